@@ -73,9 +73,9 @@ impl Clock {
     /// Creates a clock that reads `start` now and advances with tokio's timer, which simulations pause, until it
     /// [jumps](ClockJumps::jump).
     #[cfg(feature = "testing")]
-    pub fn ticking(start: Timestamp) -> (Self, Jumps) {
+    pub fn ticking(start: Timestamp) -> (Self, ClockJumps) {
         let jumped = Arc::new(std::sync::atomic::AtomicI64::new(0));
-        (Self(Source::Ticking { start, began: monotonic(), jumped: Arc::clone(&jumped) }), Jumps(jumped))
+        (Self(Source::Ticking { start, began: monotonic(), jumped: Arc::clone(&jumped) }), ClockJumps(jumped))
     }
 
     /// Returns the current time.
@@ -124,10 +124,10 @@ impl MonotonicTime {
 /// Makes a [ticking clock](Clock::ticking) jump, as an administrator or a time server may.
 #[cfg(feature = "testing")]
 #[derive(Clone, Debug)]
-pub struct Jumps(Arc<std::sync::atomic::AtomicI64>);
+pub struct ClockJumps(Arc<std::sync::atomic::AtomicI64>);
 
 #[cfg(feature = "testing")]
-impl Jumps {
+impl ClockJumps {
     /// Moves the clock by this many milliseconds, forward or back.
     pub fn jump(&self, millis: i64) {
         self.0.fetch_add(millis, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Retry policy: how often, and after which waits, a failed delivery is repeated.
+//! Retry policy: how often, and after which waits, a failed delivery is restarting.
 
 use std::time::Duration;
 

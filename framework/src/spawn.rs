@@ -23,43 +23,47 @@ impl Drop for Task {
 }
 
 /// Receives the failures of a thread's tasks.
-pub(crate) type Overseer = Arc<UserCode>;
+pub(crate) type TaskMonitor = Arc<UserCode>;
 
 /// First wait before a failed task is restarted; doubles up to [`LONGEST_RESTART`].
-pub(crate) const FIRST: Duration = Duration::from_millis(100);
-pub(crate) const LONGEST: Duration = Duration::from_secs(10);
+pub(crate) const FIRST_RESTART: Duration = Duration::from_millis(100);
+pub(crate) const LONGEST_RESTART: Duration = Duration::from_secs(10);
 
 /// Starts a task that ends by itself. A panic is logged, counted and listed in the health until a task of the same
 /// name succeeds.
-pub(crate) fn detached(overseer: &Overseer, name: &'static str, future: impl Future<Output = ()> + 'static) {
-    let overseer = Arc::clone(overseer);
+pub(crate) fn detached(monitor: &TaskMonitor, name: &'static str, future: impl Future<Output = ()> + 'static) {
+    let monitor = Arc::clone(monitor);
     drop(tokio::task::spawn_local(async move {
         match caught(future).await {
-            Ok(()) => overseer.goes_on(name),
-            Err(panicked) => overseer.failed(name, panicked.text()),
+            Ok(()) => monitor.task_recovered(name),
+            Err(panicked) => monitor.failed(name, panicked.text()),
         }
     }));
 }
 
 /// Starts a task as [`detached`] does, and restarts it after a wait if it panics.
-pub(crate) fn repeated<F: Future<Output = ()> + 'static>(
-    overseer: &Overseer,
+pub(crate) fn restarting<F: Future<Output = ()> + 'static>(
+    monitor: &TaskMonitor,
     name: &str,
     make: impl Fn() -> F + 'static,
 ) {
-    drop(tokio::task::spawn_local(until_done(Arc::clone(overseer), name.to_owned(), make)));
+    drop(tokio::task::spawn_local(restart_until_done(Arc::clone(monitor), name.to_owned(), make)));
 }
 
 /// Runs the future that `make` returns to completion. A panic is reported as by [`detached`], and a new future is
 /// made after a wait.
-pub(crate) async fn until_done<F: Future<Output = ()>>(overseer: Overseer, name: String, make: impl Fn() -> F) {
-    let mut wait = FIRST;
+pub(crate) async fn restart_until_done<F: Future<Output = ()>>(
+    monitor: TaskMonitor,
+    name: String,
+    make: impl Fn() -> F,
+) {
+    let mut wait = FIRST_RESTART;
     while let Err(panicked) = caught(make()).await {
-        overseer.failed(&name, &format!("{}; restarting", panicked.text()));
+        monitor.failed(&name, &format!("{}; restarting", panicked.text()));
         tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(LONGEST);
+        wait = (wait * 2).min(LONGEST_RESTART);
     }
-    overseer.goes_on(&name);
+    monitor.task_recovered(&name);
 }
 
 /// Runs a future and catches its panic.
@@ -152,7 +156,10 @@ pub(crate) fn ticker(name: &str, step: Duration, tick: impl Fn() -> bool + Send 
 }
 
 /// Runs `work` on a new thread, or here if no thread can be started. `None` if the thread ended during the work.
-pub(crate) async fn apart<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+pub(crate) async fn run_on_new_thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     let (done, wait) = oneshot::channel();
     let work = Arc::new(parking_lot::Mutex::new(Some((work, done))));
     let there = Arc::clone(&work);

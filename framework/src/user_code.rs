@@ -25,9 +25,9 @@ use crate::telemetry::{Counts, TARGET, shortened};
 pub(crate) const TICK: Duration = Duration::from_millis(50);
 /// Most pairs of actor type and message with their own label, because message names may come from outside. Further
 /// ones are shown by actor type alone.
-const LABELS: usize = 4096;
+const MAX_LABELS: usize = 4096;
 /// Most failed tasks listed, because their names may contain names from outside.
-const TASKS: usize = 100;
+const MAX_FAILED_TASKS: usize = 100;
 
 /// A panic of user code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl fmt::Display for Panicked {
 
 /// Calls user code and catches its panic. Only for code that runs outside a node; a node's threads use [`UserCode::call`].
 pub(crate) fn user_code<T>(code: impl FnOnce() -> T) -> Result<T, Panicked> {
-    catch_unwind(AssertUnwindSafe(code)).map_err(panic_of)
+    catch_unwind(AssertUnwindSafe(code)).map_err(panic_from_payload)
 }
 
 /// Runs a future and catches a panic in any poll. For tasks of the framework itself.
@@ -63,7 +63,7 @@ pub(crate) async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> 
 }
 
 /// Converts the payload of a panic to an error, and drops the payload.
-fn panic_of(payload: Box<dyn Any + Send>) -> Panicked {
+fn panic_from_payload(payload: Box<dyn Any + Send>) -> Panicked {
     let text = payload
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())
@@ -134,7 +134,7 @@ impl UserCode {
         if let Some(label) = labels.known.get(actor).and_then(|of| of.get(message)) {
             return Label(*label);
         }
-        let shown = if labels.names.len() < LABELS { message } else { "" };
+        let shown = if labels.names.len() < MAX_LABELS { message } else { "" };
         if let Some(label) = labels.known.get(actor).and_then(|of| of.get(shown)) {
             return Label(*label);
         }
@@ -166,13 +166,13 @@ impl UserCode {
         self.counts.failed_tasks.one();
         tracing::error!(target: TARGET, task, error, "background task failed");
         let mut failed = self.failed.lock();
-        if failed.len() < TASKS || failed.contains_key(task) {
+        if failed.len() < MAX_FAILED_TASKS || failed.contains_key(task) {
             failed.insert(task.to_owned(), format!("background task `{task}` failed: {error}"));
         }
     }
 
     /// Records that a background task has succeeded: it is no longer listed as failed.
-    pub(crate) fn goes_on(&self, task: &str) {
+    pub(crate) fn task_recovered(&self, task: &str) {
         // Nearly always no task has ever failed, and every small task calls this.
         if self.counts.failed_tasks.get() > 0 {
             self.failed.lock().remove(task);
@@ -180,7 +180,7 @@ impl UserCode {
     }
 
     /// Returns the errors of background tasks that have failed and not recovered.
-    pub(crate) fn failures(&self) -> Vec<String> {
+    pub(crate) fn failed_tasks(&self) -> Vec<String> {
         self.failed.lock().values().cloned().collect()
     }
 
@@ -281,10 +281,10 @@ mod tests {
     fn labels_from_outside_fill_no_memory() {
         let (code, _) = code();
         let first = code.label("account", "");
-        for n in 0..2 * LABELS {
+        for n in 0..2 * MAX_LABELS {
             code.label("account", &format!("m{n}"));
         }
-        assert_eq!(code.labels.lock().names.len(), LABELS);
+        assert_eq!(code.labels.lock().names.len(), MAX_LABELS);
         assert_eq!(code.label("account", "unknown"), first);
     }
 

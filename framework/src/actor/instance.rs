@@ -325,7 +325,7 @@ impl ActorInstance {
         let context = Rc::clone(&self.dispatcher.context);
         match &delivery.dedup_key {
             DedupKey::Sequence { source, sequence, tracker } => {
-                if !self.state.dedup.admit_place(source, *sequence) {
+                if !self.state.dedup.admit_sequence(source, *sequence) {
                     tracker.mark_known(*sequence);
                     context.counts.duplicates.one();
                     return self.complete_after_commit(
@@ -433,7 +433,7 @@ impl ActorInstance {
                 }
             }
             Ok(None) => {
-                this.state.dedup.looked_up();
+                this.state.dedup.grow();
                 match this.dispatcher.context.refuse_new(&delivery.envelope) {
                     Some(outcome) => (delivery.completion)(outcome),
                     None => this.run(delivery, permit, ctx),

@@ -104,7 +104,7 @@ fn difference(
     // A handled message may be remembered or looked up, but it must never count as new.
     for turn in stored {
         if let Some((source, sequence)) = &turn.from
-            && live.dedup.admit_place(source, *sequence)
+            && live.dedup.admit_sequence(source, *sequence)
         {
             return Some(format!(
                 "message {sequence} of {} was handled in turn {} and counts as new",

@@ -95,7 +95,7 @@ impl ActorInstance {
                     let bytes = snapshot.bytes.len();
                     self.shard.writer.borrow_mut().save_snapshot(&dispatcher.actor, &self.key, snapshot);
                     if dispatcher.skips_snapshots.replace(false) {
-                        dispatcher.context.settings.issues.no_note(&dispatcher.snapshots_name());
+                        dispatcher.context.settings.issues.clear_note(&dispatcher.snapshots_name());
                     }
                     bytes
                 }

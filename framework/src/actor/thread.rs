@@ -142,7 +142,7 @@ impl ThreadContext {
     ) -> Result<T, StoreError> {
         match caught(call).await {
             Ok(answer) => {
-                self.user_code.goes_on(task);
+                self.user_code.task_recovered(task);
                 answer
             }
             Err(panicked) => {
@@ -363,7 +363,7 @@ impl Drop for InFlightGuard {
             context.counts.in_flight.set(in_flight as u64);
         }
         if context.is_idle() {
-            context.idle.look();
+            context.idle.notify();
         }
     }
 }

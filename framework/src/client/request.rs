@@ -37,7 +37,7 @@ use crate::telemetry::passes;
 /// # Ok::<_, whizbang::Error>(()) }).unwrap();
 /// ```
 #[must_use = "futures do nothing unless you `.await` them"]
-pub struct SendCommand<C: Command>(State<C>);
+pub struct SendCommand<C: Command>(SendState<C>);
 
 /// A command before it is sent.
 struct Unsent<C> {
@@ -49,15 +49,15 @@ struct Unsent<C> {
     empty_key: bool,
 }
 
-enum State<C: Command> {
+enum SendState<C: Command> {
     Unsent(Unsent<C>),
-    Sent(Wait<C::Reply>),
+    Sent(PendingReply<C::Reply>),
     Done,
 }
 
 /// The wait for a reply. Generic over the reply, not the command, so that it is compiled once for all commands with
 /// that reply.
-enum Wait<R> {
+enum PendingReply<R> {
     Ready(Option<Result<R, SendError>>),
     Here(oneshot::Receiver<Result<R, SendError>>),
     Boxed(BoxFuture<'static, Result<R, SendError>>),
@@ -68,12 +68,12 @@ impl<C: Command> Unpin for SendCommand<C> {}
 
 impl<C: Command> SendCommand<C> {
     pub(super) fn new(client: Client, command: C) -> Self {
-        Self(State::Unsent(Unsent { client, command, meta: None, deadline: None, empty_key: false }))
+        Self(SendState::Unsent(Unsent { client, command, meta: None, deadline: None, empty_key: false }))
     }
 
     /// Changes the command, unless it has been polled.
     fn changed(mut self, change: impl FnOnce(&mut Unsent<C>)) -> Self {
-        if let State::Unsent(unsent) = &mut self.0 {
+        if let SendState::Unsent(unsent) = &mut self.0 {
             change(unsent);
         }
         self
@@ -136,39 +136,39 @@ impl<C> Unsent<C> {
 
 impl<C: Command> Unsent<C> {
     /// Sends the command.
-    fn send(self) -> Wait<C::Reply> {
+    fn send(self) -> PendingReply<C::Reply> {
         let Self { client, command, mut meta, deadline, empty_key } = self;
         if empty_key {
-            return Wait::Ready(Some(Err(SendError::EmptyIdempotencyKey)));
+            return PendingReply::Ready(Some(Err(SendError::EmptyIdempotencyKey)));
         }
         let limit = limit(&client, deadline, &mut meta);
         if let Some(routes) = LocalRoutes::here(client.inner.node)
-            && let Some(door) = routes.door::<C>()
+            && let Some(endpoint) = routes.endpoint::<C>()
         {
-            return match door.submit(command, meta, None) {
-                Submission::Done(reply) => Wait::Ready(Some(reply)),
-                Submission::Pending(receiver) => Wait::here(receiver, limit, C::Domain::NAME),
-                Submission::Forwarded => Wait::Ready(Some(Err(SendError::Stopped))),
+            return match endpoint.submit(command, meta, None) {
+                Submission::Done(reply) => PendingReply::Ready(Some(reply)),
+                Submission::Pending(receiver) => PendingReply::here(receiver, limit, C::Domain::NAME),
+                Submission::Forwarded => PendingReply::Ready(Some(Err(SendError::Stopped))),
             };
         }
         let remote = &client.inner.remote;
-        if let Some(home) = remote.thread_of(C::Domain::NAME, C::NAME, command.key().as_str()) {
+        if let Some(thread) = remote.thread_of(C::Domain::NAME, C::NAME, command.key().as_str()) {
             let (reply, receiver) = oneshot::channel();
             let ask = move |routes: &LocalRoutes| {
                 // Without an endpoint the node has ended, and `reply` is dropped.
-                if let Some(door) = routes.door::<C>() {
-                    door.submit(command, meta, Some(reply));
+                if let Some(endpoint) = routes.endpoint::<C>() {
+                    endpoint.submit(command, meta, Some(reply));
                 }
             };
-            if !remote.run_on(home, Box::new(ask)) {
-                return Wait::Ready(Some(Err(busy(C::Domain::NAME))));
+            if !remote.run_on(thread, Box::new(ask)) {
+                return PendingReply::Ready(Some(Err(busy(C::Domain::NAME))));
             }
-            return Wait::here(receiver, limit, C::Domain::NAME);
+            return PendingReply::here(receiver, limit, C::Domain::NAME);
         }
         let deadline = deadline.unwrap_or(DEADLINE);
         match of_command(&client, &command, meta, deadline) {
-            Ok(envelope) => Wait::elsewhere(envelope.codec, remote.send(envelope, deadline)),
-            Err(error) => Wait::Ready(Some(Err(error))),
+            Ok(envelope) => PendingReply::elsewhere(envelope.codec, remote.send(envelope, deadline)),
+            Err(error) => PendingReply::Ready(Some(Err(error))),
         }
     }
 }
@@ -187,7 +187,7 @@ fn busy(domain: &str) -> SendError {
     SendError::Busy { domain: domain.to_owned() }
 }
 
-impl<R: Coded + Send + 'static> Wait<R> {
+impl<R: Coded + Send + 'static> PendingReply<R> {
     /// Waits for an actor of this process, where every command is completed.
     fn here(
         receiver: oneshot::Receiver<Result<R, SendError>>,
@@ -230,14 +230,14 @@ impl<C: Command> Future for SendCommand<C> {
     type Output = TypedReply<C>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let State::Unsent(_) = &self.0
-            && let State::Unsent(unsent) = std::mem::replace(&mut self.0, State::Done)
+        if let SendState::Unsent(_) = &self.0
+            && let SendState::Unsent(unsent) = std::mem::replace(&mut self.0, SendState::Done)
         {
-            self.0 = State::Sent(unsent.send());
+            self.0 = SendState::Sent(unsent.send());
         }
         match &mut self.0 {
-            State::Sent(wait) => wait.poll(cx),
-            State::Unsent(_) | State::Done => Poll::Ready(Err(SendError::Stopped)),
+            SendState::Sent(wait) => wait.poll(cx),
+            SendState::Unsent(_) | SendState::Done => Poll::Ready(Err(SendError::Stopped)),
         }
     }
 }
@@ -323,9 +323,9 @@ fn envelope(
 /// # Ok::<_, whizbang::Error>(()) }).unwrap();
 /// ```
 #[must_use = "futures do nothing unless you `.await` them"]
-pub struct PostCommand<C: Command>(Post<C>);
+pub struct PostCommand<C: Command>(PostState<C>);
 
-enum Post<C: Command> {
+enum PostState<C: Command> {
     Unsent(SendCommand<C>),
     Sent(BoxFuture<'static, Result<(), SendError>>),
 }
@@ -335,13 +335,13 @@ impl<C: Command> Unpin for PostCommand<C> {}
 
 impl<C: Command> PostCommand<C> {
     pub(super) fn new(client: Client, command: C) -> Self {
-        Self(Post::Unsent(SendCommand::new(client, command)))
+        Self(PostState::Unsent(SendCommand::new(client, command)))
     }
 
     fn changed(self, change: impl FnOnce(SendCommand<C>) -> SendCommand<C>) -> Self {
         match self.0 {
-            Post::Unsent(unsent) => Self(Post::Unsent(change(unsent))),
-            sent @ Post::Sent(_) => Self(sent),
+            PostState::Unsent(unsent) => Self(PostState::Unsent(change(unsent))),
+            sent @ PostState::Sent(_) => Self(sent),
         }
     }
 
@@ -383,16 +383,16 @@ impl<C: Command> Future for PostCommand<C> {
     type Output = Result<(), SendError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Post::Unsent(SendCommand(unsent)) = &mut self.0 {
-            let unsent = std::mem::replace(unsent, State::Done);
-            self.0 = Post::Sent(match unsent {
-                State::Unsent(unsent) => unsent.post(),
+        if let PostState::Unsent(SendCommand(unsent)) = &mut self.0 {
+            let unsent = std::mem::replace(unsent, SendState::Done);
+            self.0 = PostState::Sent(match unsent {
+                SendState::Unsent(unsent) => unsent.post(),
                 _ => Box::pin(std::future::ready(Err(SendError::Stopped))),
             });
         }
         match &mut self.0 {
-            Post::Sent(future) => future.as_mut().poll(cx),
-            Post::Unsent(_) => Poll::Ready(Err(SendError::Stopped)),
+            PostState::Sent(future) => future.as_mut().poll(cx),
+            PostState::Unsent(_) => Poll::Ready(Err(SendError::Stopped)),
         }
     }
 }
@@ -408,9 +408,9 @@ impl<C: Command> std::fmt::Debug for PostCommand<C> {
 /// Nothing happens before the first poll. A query has no effect, so dropping it is harmless. See
 /// [`Projection`](crate::Projection) for an example.
 #[must_use = "futures do nothing unless you `.await` them"]
-pub struct SendQuery<Q: Query>(Asking<Q>);
+pub struct SendQuery<Q: Query>(QueryState<Q>);
 
-enum Asking<Q: Query> {
+enum QueryState<Q: Query> {
     Unsent { client: Client, query: Q, deadline: Duration },
     Sent(BoxFuture<'static, Result<Q::Reply, SendError>>),
     Done,
@@ -421,12 +421,12 @@ impl<Q: Query> Unpin for SendQuery<Q> {}
 
 impl<Q: Query> SendQuery<Q> {
     pub(super) fn new(client: Client, query: Q) -> Self {
-        Self(Asking::Unsent { client, query, deadline: DEADLINE })
+        Self(QueryState::Unsent { client, query, deadline: DEADLINE })
     }
 
     /// Sets how long to wait for the answer. Default 30 s.
     pub fn deadline(mut self, limit: Duration) -> Self {
-        if let Asking::Unsent { deadline, .. } = &mut self.0 {
+        if let QueryState::Unsent { deadline, .. } = &mut self.0 {
             *deadline = limit;
         }
         self
@@ -437,10 +437,10 @@ impl<Q: Query> Future for SendQuery<Q> {
     type Output = Result<Q::Reply, SendError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Asking::Unsent { .. } = &self.0
-            && let Asking::Unsent { client, query, deadline } = std::mem::replace(&mut self.0, Asking::Done)
+        if let QueryState::Unsent { .. } = &self.0
+            && let QueryState::Unsent { client, query, deadline } = std::mem::replace(&mut self.0, QueryState::Done)
         {
-            self.0 = Asking::Sent(match of_query(&client, &query, deadline) {
+            self.0 = QueryState::Sent(match of_query(&client, &query, deadline) {
                 Ok(envelope) => {
                     let codec = envelope.codec;
                     let answer = client.inner.remote.query(envelope, deadline);
@@ -450,8 +450,8 @@ impl<Q: Query> Future for SendQuery<Q> {
             });
         }
         match &mut self.0 {
-            Asking::Sent(future) => future.as_mut().poll(cx),
-            Asking::Unsent { .. } | Asking::Done => Poll::Ready(Err(SendError::Stopped)),
+            QueryState::Sent(future) => future.as_mut().poll(cx),
+            QueryState::Unsent { .. } | QueryState::Done => Poll::Ready(Err(SendError::Stopped)),
         }
     }
 }

@@ -12,13 +12,13 @@ use crate::message::{Codec, Digest, MessageId, Name, ShardId};
 use crate::store::{Source, SourceKind, StoredTurn};
 
 /// Most ids without a time (idempotency keys) in memory. Older ones are found in the store.
-const KEYED: usize = 32;
+const KEYED_CAPACITY: usize = 32;
 
 /// Most ids with a time in memory.
-const MOST_RECENT: usize = 128;
+const MAX_RECENT: usize = 128;
 
 /// Largest reply kept in memory, in bytes: the store has larger ones, and few callers repeat a command.
-const LARGEST_REPLY: usize = 256;
+const MAX_CACHED_REPLY: usize = 256;
 
 /// Deduplication state of one actor.
 ///
@@ -42,12 +42,12 @@ pub struct DedupStateOf<const RECENT: usize> {
     /// Largest evicted id; 0 if none.
     forgotten: u128,
     /// Ids without a time.
-    keyed: Option<Box<Keyed>>,
+    keyed: Option<Box<KeyedIds>>,
 }
 
 /// Ids without a time, oldest first.
 #[derive(Clone, Debug, Default)]
-struct Keyed {
+struct KeyedIds {
     ids: VecDeque<(Timestamp, SeenId)>,
     /// Some ids were evicted.
     forgotten: bool,
@@ -83,7 +83,7 @@ impl SmallReply {
                 room.copy_from_slice(bytes);
                 Self::Inline(codec, length, inline)
             }
-            _ if bytes.len() > LARGEST_REPLY => Self::Stored,
+            _ if bytes.len() > MAX_CACHED_REPLY => Self::Stored,
             _ => Self::Heap(codec, bytes.into()),
         }
     }
@@ -112,7 +112,7 @@ pub enum Admission {
 
 impl<const RECENT: usize> DedupStateOf<RECENT> {
     /// Returns whether the message at `sequence` of `source` is new.
-    pub fn admit_place(&self, source: &Source, sequence: u64) -> bool {
+    pub fn admit_sequence(&self, source: &Source, sequence: u64) -> bool {
         self.places.iter().find(|(known, _)| known == source).is_none_or(|(_, last)| sequence > *last)
     }
 
@@ -166,21 +166,21 @@ impl<const RECENT: usize> DedupStateOf<RECENT> {
                 Err(0) if full => self.forgotten = self.forgotten.max(id.as_u128()),
                 Err(at) => {
                     if full {
-                        self.forget_first();
+                        self.evict_smallest();
                     }
                     self.recent.insert(at - usize::from(full), seen);
                 }
             },
             _ => {
                 if full {
-                    self.forget_first();
+                    self.evict_smallest();
                 }
                 self.recent.push_back(seen);
             }
         }
     }
 
-    fn forget_first(&mut self) {
+    fn evict_smallest(&mut self) {
         if let Some(gone) = self.recent.pop_front() {
             self.forgotten = self.forgotten.max(gone.id.as_u128());
         }
@@ -188,8 +188,8 @@ impl<const RECENT: usize> DedupStateOf<RECENT> {
 
     /// Doubles the number of remembered ids: an id that was looked up turned out to be new, so ids arrive further out
     /// of order than memory reaches.
-    pub fn looked_up(&mut self) {
-        self.room = (self.room.max(RECENT) * 2).min(MOST_RECENT);
+    pub fn grow(&mut self) {
+        self.room = (self.room.max(RECENT) * 2).min(MAX_RECENT);
     }
 
     /// Records a turn read back from the log.
@@ -237,31 +237,31 @@ impl<const RECENT: usize> DedupStateOf<RECENT> {
             Some(SeenId { id, digest, reply: SmallReply::new(&reply, Codec::from_id(codec)?) })
         };
         let places = saved.places.into_iter().map(|(domain, shard, subscriber, last)| {
-            let lane = match subscriber {
+            let kind = match subscriber {
                 None => SourceKind::Direct,
                 Some(name) => SourceKind::Events { subscriber: Name::new(&name).ok()? },
             };
-            Some((Source { shard: ShardId::new(Name::new(&domain).ok()?, shard), kind: lane }, last))
+            Some((Source { shard: ShardId::new(Name::new(&domain).ok()?, shard), kind }, last))
         });
         // Older versions kept ids without their time; the store finds these ids with it.
         let forgotten = saved.keyed_forgotten || !saved.keyed.is_empty();
         Some(Self {
             places: places.collect::<Option<_>>()?,
-            room: saved.recent.len().min(MOST_RECENT),
+            room: saved.recent.len().min(MAX_RECENT),
             recent: saved.recent.into_iter().map(restore).collect::<Option<_>>()?,
             forgotten: saved.forgotten.map_or(0, MessageId::as_u128),
-            keyed: forgotten.then(|| Box::new(Keyed { ids: VecDeque::new(), forgotten })),
+            keyed: forgotten.then(|| Box::new(KeyedIds { ids: VecDeque::new(), forgotten })),
         })
     }
 }
 
-impl Keyed {
+impl KeyedIds {
     fn id(&mut self, time: Timestamp, seen: SeenId) {
         if let Some(known) = self.ids.iter_mut().rev().find(|(_, known)| known.id == seen.id) {
             *known = (time, seen);
             return;
         }
-        if self.ids.len() >= KEYED {
+        if self.ids.len() >= KEYED_CAPACITY {
             self.ids.pop_front();
             self.forgotten = true;
         }

@@ -5,7 +5,7 @@ use crate::telemetry::Issues;
 /// Open issues by name. Blocking issues make the node unready; notes and unloadable keys do not.
 #[derive(Debug, Default)]
 pub(crate) struct HealthIssues {
-    standing: Issues,
+    issues: Issues,
     notes: Issues,
     keys: Issues,
 }
@@ -13,12 +13,12 @@ pub(crate) struct HealthIssues {
 impl HealthIssues {
     /// Raises a blocking issue. Returns whether it is new.
     pub(crate) fn raise(&self, what: &str, why: String) -> bool {
-        self.standing.open(what, || why)
+        self.issues.open(what, || why)
     }
 
     /// Resolves a blocking issue. Returns whether it was open.
     pub(crate) fn resolve(&self, what: &str) -> bool {
-        self.standing.close(what)
+        self.issues.close(what)
     }
 
     /// Adds a note for operators that leaves the node ready. Returns whether it is new.
@@ -27,12 +27,12 @@ impl HealthIssues {
     }
 
     /// Removes a note.
-    pub(crate) fn no_note(&self, what: &str) {
+    pub(crate) fn clear_note(&self, what: &str) {
         self.notes.close(what);
     }
 
     /// Lists a key that cannot be loaded. All other keys are served, so the node stays ready.
-    pub(crate) fn does_not_load(&self, key: &str, why: impl FnOnce() -> String) {
+    pub(crate) fn add_unloadable_key(&self, key: &str, why: impl FnOnce() -> String) {
         self.keys.open(key, why);
     }
 
@@ -43,7 +43,7 @@ impl HealthIssues {
 
     /// Returns the reasons for which the node is not ready.
     pub(crate) fn reasons(&self) -> Vec<String> {
-        self.standing.texts()
+        self.issues.texts()
     }
 
     /// Returns the notes.

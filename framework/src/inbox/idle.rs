@@ -14,14 +14,14 @@ pub(crate) struct IdleNotifier {
 
 impl IdleNotifier {
     /// Wakes the waiting tasks to check their condition again. Nearly free while no task waits.
-    pub(crate) fn look(&self) {
+    pub(crate) fn notify(&self) {
         if self.waiting.get() > 0 {
             self.changed.notify_waiters();
         }
     }
 
     /// Waits until `at_rest` returns true.
-    pub(crate) async fn until(&self, at_rest: impl Fn() -> bool) {
+    pub(crate) async fn wait_until(&self, at_rest: impl Fn() -> bool) {
         struct Waiting<'a>(&'a Cell<usize>);
         impl Drop for Waiting<'_> {
             fn drop(&mut self) {

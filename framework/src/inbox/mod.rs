@@ -18,7 +18,7 @@ pub(crate) use health_issues::HealthIssues;
 pub(crate) use idle::IdleNotifier;
 pub(crate) use receive_window::ReceiveWindow;
 pub(crate) use recent_ids::RecentIds;
-pub(crate) use subscription::{Pages, Subscriber, Subscription};
+pub(crate) use subscription::{ReadEvents, Subscriber, Subscription};
 pub(crate) use watermark::{ActorSubscriber, WatermarkTracker};
 
 /// Callback, called once when a message is settled here.

@@ -25,11 +25,11 @@ use crate::telemetry::{Counts, TARGET, passes};
 /// Most messages dispatched and not settled.
 const IN_FLIGHT: usize = 1024;
 /// Most payload bytes dispatched and not settled; a single message may exceed them.
-const BYTES: usize = 16 << 20;
+const MAX_BYTES: usize = 16 << 20;
 /// Shortest interval between requests to a sender about conflicting messages.
-const DOUBT: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval at which a sender with a diverged log is asked again.
-const AGAIN: Duration = Duration::from_secs(30);
+const RECHECK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Callback, called once with the outcome of a message.
 type Settle = Box<dyn FnOnce(AckOutcome)>;
@@ -46,7 +46,7 @@ pub(crate) struct MissingRange {
     /// Entries above this sequence.
     pub(crate) after: u64,
     /// Sequence with conflicting messages; `None` if missing messages are requested.
-    contradicted: Option<u64>,
+    conflicting: Option<u64>,
     /// Buffer mark that separates messages held before the request from later ones.
     mark: u64,
 }
@@ -56,7 +56,7 @@ pub(crate) struct MissingRange {
 pub(crate) struct ReceiveWindow {
     pub(crate) from: ShardId,
     pub(crate) to: ShardId,
-    track: Rc<WatermarkTracker>,
+    tracker: Rc<WatermarkTracker>,
     last: Rc<Cell<u64>>,
     unsettled: RefCell<BTreeSet<u64>>,
     /// Payload bytes dispatched and not settled.
@@ -64,12 +64,12 @@ pub(crate) struct ReceiveWindow {
     held: RefCell<ReorderBuffer<Settle>>,
     /// One task is requesting from the sender.
     asking: Cell<bool>,
-    doors: EndpointLookup,
-    asks: RequestMissing,
+    endpoints: EndpointLookup,
+    request_missing: RequestMissing,
     committed: Committed,
     counts: Arc<Counts>,
-    standing: Arc<HealthIssues>,
-    trail: RefCell<RecentIds>,
+    issues: Arc<HealthIssues>,
+    recent_ids: RefCell<RecentIds>,
     /// Sequence that arrived with two ids. Until the sender has answered which one it sent, only its log is read:
     /// live messages may be of a diverged log.
     suspect: Cell<Option<u64>>,
@@ -80,44 +80,44 @@ pub(crate) struct ReceiveWindow {
     /// The sender's log has diverged: nothing is admitted until it matches again.
     shut: Cell<bool>,
     /// Earliest time of the next request about a conflict.
-    not_before: Cell<Option<Instant>>,
+    next_check: Cell<Option<Instant>>,
     /// Notified when the sender sends something while its log is diverged.
-    news: Notify,
+    activity: Notify,
 }
 
 impl ReceiveWindow {
     pub(crate) fn new(
         (from, to): (ShardId, ShardId),
-        floor: u64,
-        doors: EndpointLookup,
-        asks: RequestMissing,
+        watermark: u64,
+        endpoints: EndpointLookup,
+        request_missing: RequestMissing,
         committed: Committed,
         counts: Arc<Counts>,
-        standing: Arc<HealthIssues>,
+        issues: Arc<HealthIssues>,
     ) -> Rc<Self> {
         let source = Rc::new(Source { shard: from.clone(), kind: SourceKind::Direct });
-        let last = Rc::new(Cell::new(floor));
+        let last = Rc::new(Cell::new(watermark));
         Rc::new(Self {
             from,
             to,
-            track: WatermarkTracker::new(source, Rc::clone(&last), floor),
+            tracker: WatermarkTracker::new(source, Rc::clone(&last), watermark),
             last,
             unsettled: RefCell::default(),
             bytes: Cell::new(0),
             held: RefCell::default(),
             asking: Cell::new(false),
-            doors,
-            asks,
+            endpoints,
+            request_missing,
             committed,
             counts,
-            standing,
-            trail: RefCell::default(),
+            issues,
+            recent_ids: RefCell::default(),
             suspect: Cell::new(None),
             turned_away: Cell::new(false),
             told: Cell::new(false),
             shut: Cell::new(false),
-            not_before: Cell::new(None),
-            news: Notify::new(),
+            next_check: Cell::new(None),
+            activity: Notify::new(),
         })
     }
 
@@ -132,27 +132,27 @@ impl ReceiveWindow {
     /// Returns the watermark up to which everything is appended, if the store does not know it yet. It counts as
     /// stored from now on.
     pub(crate) fn unstored(&self) -> Option<Watermark> {
-        let through = self.track.unstored()?;
-        self.track.set_stored(through);
-        Some(Watermark { source: Source::clone(&self.track.source), through })
+        let through = self.tracker.unstored()?;
+        self.tracker.set_stored(through);
+        Some(Watermark { source: Source::clone(&self.tracker.source), through })
     }
 
     /// Returns whether nothing is in flight, held or missing, and the store knows the watermark.
-    pub(crate) fn is_at_rest(&self) -> bool {
-        self.only_waits()
+    pub(crate) fn is_idle(&self) -> bool {
+        self.has_none_in_flight()
             && self.missing_range().is_none()
             && self.held.borrow().is_empty()
-            && self.track.unstored().is_none()
+            && self.tracker.unstored().is_none()
     }
 
     /// Returns whether no message is dispatched and not settled.
-    pub(crate) fn only_waits(&self) -> bool {
+    pub(crate) fn has_none_in_flight(&self) -> bool {
         self.unsettled.borrow().is_empty()
     }
 
     /// Refuses the held messages, so that they are sent again. Needed on shutdown, which must not wait for messages
     /// that may never arrive.
-    pub(crate) fn let_go(&self) {
+    pub(crate) fn release_held(&self) {
         let held = self.held.borrow_mut().take();
         held.for_each(|(_, settle)| settle(AckOutcome::Retry));
     }
@@ -164,12 +164,12 @@ impl ReceiveWindow {
         };
         let last = self.last.get();
         if self.shut.get() {
-            self.news.notify_one();
+            self.activity.notify_one();
             return settle(AckOutcome::Retry);
         }
         if sequence <= last {
-            if self.trail.borrow().knows(sequence, envelope.id) == Some(false) {
-                self.suspects(sequence);
+            if self.recent_ids.borrow().matches(sequence, envelope.id) == Some(false) {
+                self.reject_conflicting(sequence);
                 // The message that the sender really sent stays in its outbox.
                 return settle(AckOutcome::Ack);
             }
@@ -186,7 +186,7 @@ impl ReceiveWindow {
             self.ask();
             return settle(AckOutcome::Retry);
         }
-        if !self.has_room() {
+        if !self.has_capacity() {
             return settle(AckOutcome::Retry);
         }
         if sequence == last + 1 {
@@ -205,7 +205,7 @@ impl ReceiveWindow {
     }
 
     /// Handles the sender's report that it has sent everything up to `through`: missing messages are requested.
-    pub(crate) fn is_told(self: &Rc<Self>, through: u64) {
+    pub(crate) fn note_sent(self: &Rc<Self>, through: u64) {
         let last = self.last.get();
         if through > last && !self.shut.get() && !self.asking.get() {
             tracing::debug!(target: TARGET, from = %self.from, to = %self.to, last, through, "requesting messages that did not arrive");
@@ -215,19 +215,19 @@ impl ReceiveWindow {
     }
 
     /// Records that the sender did not answer. It repeats its report; held messages are requested regardless.
-    pub(crate) fn is_not_answered(&self) {
+    pub(crate) fn request_failed(&self) {
         self.told.set(false);
     }
 
-    fn has_room(&self) -> bool {
-        self.unsettled.borrow().len() < IN_FLIGHT && self.bytes.get() < BYTES
+    fn has_capacity(&self) -> bool {
+        self.unsettled.borrow().len() < IN_FLIGHT && self.bytes.get() < MAX_BYTES
     }
 
     /// Dispatches held messages that are next.
     fn drain(self: &Rc<Self>) {
         loop {
             // Held messages are above the last dispatched one, so only the next one qualifies.
-            let next = self.held.borrow_mut().first_up_to(self.last.get() + 1);
+            let next = self.held.borrow_mut().pop_through(self.last.get() + 1);
             let Some((sequence, envelope, settle)) = next else { break };
             self.dispatch(sequence, envelope, settle);
         }
@@ -235,7 +235,7 @@ impl ReceiveWindow {
 
     /// Drops a message whose sequence was dispatched with another id, and has the sender's log checked: the log
     /// decides, not the sender of the message.
-    fn suspects(self: &Rc<Self>, sequence: u64) {
+    fn reject_conflicting(self: &Rc<Self>, sequence: u64) {
         self.counts.commands_dropped.one();
         let (from, to) = (&self.from, &self.to);
         tracing::debug!(target: TARGET, %from, %to, sequence, "message dropped: it differs from the one dispatched under this sequence");
@@ -245,7 +245,7 @@ impl ReceiveWindow {
 
     fn ask(self: &Rc<Self>) {
         if !self.asking.replace(true) {
-            (self.asks)(self);
+            (self.request_missing)(self);
         }
     }
 
@@ -253,10 +253,10 @@ impl ReceiveWindow {
     pub(crate) fn missing_range(&self) -> Option<MissingRange> {
         let (last, mark) = (self.last.get(), self.held.borrow().mark());
         if let Some(sequence) = self.suspect.get() {
-            return Some(MissingRange { after: sequence.saturating_sub(1), contradicted: Some(sequence), mark });
+            return Some(MissingRange { after: sequence.saturating_sub(1), conflicting: Some(sequence), mark });
         }
         let lacks = self.turned_away.get() || self.told.get() || !self.held.borrow().is_empty();
-        lacks.then_some(MissingRange { after: last, contradicted: None, mark })
+        lacks.then_some(MissingRange { after: last, conflicting: None, mark })
     }
 
     /// Records that requesting has ended.
@@ -265,27 +265,27 @@ impl ReceiveWindow {
     }
 
     /// Waits until the sender may be asked. Requests about conflicts are sent at a bounded rate.
-    pub(crate) async fn may_ask(&self, question: &MissingRange) {
-        if question.contradicted.is_none() {
+    pub(crate) async fn wait_to_request(&self, question: &MissingRange) {
+        if question.conflicting.is_none() {
             return;
         }
         if self.shut.get() {
-            tokio::time::sleep(DOUBT).await;
-            let _ = tokio::time::timeout(AGAIN, self.news.notified()).await;
-        } else if let Some(at) = self.not_before.get() {
+            tokio::time::sleep(CHECK_INTERVAL).await;
+            let _ = tokio::time::timeout(RECHECK_INTERVAL, self.activity.notified()).await;
+        } else if let Some(at) = self.next_check.get() {
             tokio::time::sleep_until(at).await;
         }
-        self.not_before.set(Some(instant() + DOUBT));
+        self.next_check.set(Some(instant() + CHECK_INTERVAL));
     }
 
     /// Applies the sender's response: entries of its log in order, and the last sequence that it has sent here.
     /// Returns whether to request again at once.
     pub(crate) fn answered(self: &Rc<Self>, question: MissingRange, entries: Vec<Envelope>, head: u64) -> bool {
-        if let Some(sequence) = question.contradicted {
+        if let Some(sequence) = question.conflicting {
             let there = entries.first().filter(|entry| sequence_of(entry) == sequence);
-            let known = there.and_then(|entry| self.trail.borrow().knows(sequence, entry.id));
+            let known = there.and_then(|entry| self.recent_ids.borrow().matches(sequence, entry.id));
             if head < sequence || known == Some(false) {
-                self.contradicted(sequence);
+                self.report_divergence(sequence);
             } else {
                 self.confirmed(sequence);
             }
@@ -296,14 +296,14 @@ impl ReceiveWindow {
         let told = self.told.replace(false);
         for entry in entries {
             let sequence = sequence_of(&entry);
-            let other = self.held.borrow_mut().other_than(sequence, entry.id);
-            self.drop_forged(other);
-            if sequence == self.last.get() + 1 && self.has_room() {
+            let other = self.held.borrow_mut().remove_conflicting(sequence, entry.id);
+            self.ack_forged(other);
+            if sequence == self.last.get() + 1 && self.has_capacity() {
                 self.dispatch(sequence, entry, Box::new(|_| {}));
             }
         }
-        let above = self.held.borrow_mut().above(head, question.mark);
-        self.drop_forged(above);
+        let above = self.held.borrow_mut().remove_above(head, question.mark);
+        self.ack_forged(above);
         self.drain();
         // More than one page may be missing.
         self.told.set(told && self.last.get() > last && self.last.get() < head);
@@ -311,7 +311,7 @@ impl ReceiveWindow {
     }
 
     /// Acknowledges held messages that the sender's log contradicts, which drops them.
-    fn drop_forged(&self, forged: impl IntoIterator<Item = Settle>) {
+    fn ack_forged(&self, forged: impl IntoIterator<Item = Settle>) {
         for settle in forged {
             self.counts.commands_dropped.one();
             settle(AckOutcome::Ack);
@@ -326,7 +326,7 @@ impl ReceiveWindow {
             self.turned_away.set(true);
         }
         if self.shut.replace(false) {
-            self.standing.resolve(&self.trouble());
+            self.issues.resolve(&self.issue());
             tracing::info!(target: TARGET, from = %self.from, to = %self.to, "sender log matches again: resuming");
         }
     }
@@ -334,55 +334,55 @@ impl ReceiveWindow {
     /// Stops admitting: the sender's log contains another message under a dispatched sequence, so it was restored
     /// from an older backup. Dropped as duplicates, its messages would be lost; so they stay in its outbox, health
     /// reports it, and the sender is asked again.
-    fn contradicted(&self, sequence: u64) {
+    fn report_divergence(&self, sequence: u64) {
         let (from, to) = (&self.from, &self.to);
         self.shut.set(true);
         self.suspect.set(Some(sequence));
         let why = format!(
             "messages from {from} to {to} are not handled: sequence {sequence} was a different message before. Is the sender's log an older copy? \
              The sender is asked again every {} s",
-            AGAIN.as_secs()
+            RECHECK_INTERVAL.as_secs()
         );
-        if self.standing.raise(&self.trouble(), why) {
+        if self.issues.raise(&self.issue(), why) {
             tracing::error!(
                 target: TARGET, %from, %to, sequence,
                 "sender log diverged: is it an older copy? Messages are not handled until it matches again",
             );
         }
-        self.let_go();
+        self.release_held();
     }
 
-    fn trouble(&self) -> String {
+    fn issue(&self) -> String {
         format!("{} to {}", self.from, self.to)
     }
 
     fn dispatch(self: &Rc<Self>, sequence: u64, mut envelope: Envelope, settle: Settle) {
         passes!("inbox", envelope.name, envelope.id, envelope.correlation);
         self.last.set(sequence);
-        self.trail.borrow_mut().passed(sequence, envelope.id);
+        self.recent_ids.borrow_mut().record(sequence, envelope.id);
         self.unsettled.borrow_mut().insert(sequence);
         let bytes = envelope.payload.len();
         self.bytes.set(self.bytes.get() + bytes);
-        self.track.opened(sequence);
+        self.tracker.mark_dispatched(sequence);
         let arrival = DedupKey::Sequence {
-            source: Rc::clone(&self.track.source),
+            source: Rc::clone(&self.tracker.source),
             sequence,
-            tracker: Rc::clone(&self.track) as Rc<dyn SequenceTracker>,
+            tracker: Rc::clone(&self.tracker) as Rc<dyn SequenceTracker>,
         };
-        let (door, work) = (self.doors)(&mut envelope);
-        let gate = Rc::clone(self);
+        let (endpoint, work) = (self.endpoints)(&mut envelope);
+        let window = Rc::clone(self);
         let settled = Box::new(move |outcome: Outcome| match outcome {
             Outcome::Done(..) | Outcome::DeadLetter(_) => {
-                gate.unsettled.borrow_mut().remove(&sequence);
-                gate.bytes.set(gate.bytes.get() - bytes);
-                (gate.committed)(&gate);
+                window.unsettled.borrow_mut().remove(&sequence);
+                window.bytes.set(window.bytes.get() - bytes);
+                (window.committed)(&window);
                 settle(AckOutcome::Ack);
             }
             // The shard is being reopened, or the node is shutting down: the sender keeps the message and sends it
             // again. No other outcome commits it either.
             _ => settle(AckOutcome::Retry),
         });
-        door.deliver(Delivery::new(work, envelope, arrival, settled));
+        endpoint.deliver(Delivery::new(work, envelope, arrival, settled));
     }
 }
 

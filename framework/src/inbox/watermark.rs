@@ -35,12 +35,12 @@ impl WatermarkTracker {
         Rc::new(Self { source, dispatched, open: RefCell::default(), stored: Cell::new(stored), began: stored })
     }
 
-    pub(crate) fn opened(&self, sequence: u64) {
+    pub(crate) fn mark_dispatched(&self, sequence: u64) {
         self.open.borrow_mut().insert(sequence);
     }
 
     /// Returns the sequence up to which everything is appended.
-    pub(crate) fn floor(&self) -> u64 {
+    pub(crate) fn watermark(&self) -> u64 {
         match self.open.borrow().first() {
             Some(first) => first.saturating_sub(1),
             None => self.dispatched.get(),
@@ -49,16 +49,16 @@ impl WatermarkTracker {
 
     /// Returns the watermark, if the store does not know it yet.
     pub(crate) fn unstored(&self) -> Option<u64> {
-        let floor = self.floor();
-        (floor > self.stored.get()).then_some(floor)
+        let watermark = self.watermark();
+        (watermark > self.stored.get()).then_some(watermark)
     }
 
     pub(crate) fn stored(&self) -> u64 {
         self.stored.get()
     }
 
-    pub(crate) fn set_stored(&self, floor: u64) {
-        self.stored.set(self.stored.get().max(floor));
+    pub(crate) fn set_stored(&self, watermark: u64) {
+        self.stored.set(self.stored.get().max(watermark));
     }
 }
 
@@ -72,7 +72,7 @@ impl SequenceTracker for WatermarkTracker {
 
     fn mark_appended(&self, sequence: u64) {
         self.open.borrow_mut().remove(&sequence);
-        self.set_stored(self.floor());
+        self.set_stored(self.watermark());
     }
 
     fn mark_known(&self, sequence: u64) {
@@ -88,35 +88,37 @@ impl SequenceTracker for WatermarkTracker {
 pub(crate) struct ActorSubscriber {
     /// Domain of the actors.
     domain: Name,
-    pub(crate) door: Rc<dyn ActorEndpoint>,
+    pub(crate) endpoint: Rc<dyn ActorEndpoint>,
     pub(crate) events: Vec<Name>,
     /// Trackers by the number of the actors' shard; `None` for shards of other threads.
-    pub(crate) tracks: Vec<Option<Rc<WatermarkTracker>>>,
+    pub(crate) trackers: Vec<Option<Rc<WatermarkTracker>>>,
 }
 
 impl ActorSubscriber {
     /// Creates a subscriber whose trackers start from the stored watermarks.
     pub(crate) fn new(
         (domain, actor): (&Name, &Name),
-        door: Rc<dyn ActorEndpoint>,
+        endpoint: Rc<dyn ActorEndpoint>,
         events: Vec<Name>,
         source: &ShardId,
         dispatched: &Rc<Cell<u64>>,
-        floors: &[Option<u64>],
+        watermarks: &[Option<u64>],
     ) -> Self {
-        let lane = SourceKind::Events { subscriber: actor.clone() };
-        let source = Rc::new(Source { shard: source.clone(), kind: lane });
-        let tracks = floors
+        let kind = SourceKind::Events { subscriber: actor.clone() };
+        let source = Rc::new(Source { shard: source.clone(), kind });
+        let trackers = watermarks
             .iter()
-            .map(|floor| floor.map(|floor| WatermarkTracker::new(Rc::clone(&source), Rc::clone(dispatched), floor)))
+            .map(|watermark| {
+                watermark.map(|watermark| WatermarkTracker::new(Rc::clone(&source), Rc::clone(dispatched), watermark))
+            })
             .collect();
-        Self { domain: domain.clone(), door, events, tracks }
+        Self { domain: domain.clone(), endpoint, events, trackers }
     }
 }
 
 impl Subscriber for ActorSubscriber {
-    fn floor(&self) -> u64 {
-        self.tracks.iter().flatten().map(|track| track.stored()).min().unwrap_or(u64::MAX)
+    fn watermark(&self) -> u64 {
+        self.trackers.iter().flatten().map(|tracker| tracker.stored()).min().unwrap_or(u64::MAX)
     }
 
     fn takes(&self, event: &Name) -> bool {
@@ -125,7 +127,7 @@ impl Subscriber for ActorSubscriber {
 
     fn handle(&self, event: &Envelope, done: Done) {
         let Some(origin) = &event.origin else { return done() };
-        let (key, work) = match self.door.key_of(event) {
+        let (key, work) = match self.endpoint.key_of(event) {
             Ok(Some(key)) if Key::from(&key).is_valid() => (key, Action::React),
             Ok(None) => return done(),
             // The target key is unknown: the actor with the key of the event's stream dead-letters it, where an
@@ -133,20 +135,20 @@ impl Subscriber for ActorSubscriber {
             Ok(Some(key)) => (origin.key.clone(), Action::DeadLetter(format!("invalid key of {} bytes", key.len()))),
             Err(error) => (origin.key.clone(), Action::DeadLetter(error)),
         };
-        let shards = u16::try_from(self.tracks.len()).unwrap_or(u16::MAX);
+        let shards = u16::try_from(self.trackers.len()).unwrap_or(u16::MAX);
         let shard = shard_of(&key, shards);
-        let Some(Some(track)) = self.tracks.get(usize::from(shard)) else { return done() };
-        if origin.sequence <= track.stored() {
+        let Some(Some(tracker)) = self.trackers.get(usize::from(shard)) else { return done() };
+        if origin.sequence <= tracker.stored() {
             return done();
         }
         let sequence = origin.sequence;
-        track.opened(sequence);
+        tracker.mark_dispatched(sequence);
         let mut envelope = event.clone();
         envelope.key = key;
         let arrival = DedupKey::Sequence {
-            source: Rc::clone(&track.source),
+            source: Rc::clone(&tracker.source),
             sequence,
-            tracker: Rc::clone(track) as Rc<dyn SequenceTracker>,
+            tracker: Rc::clone(tracker) as Rc<dyn SequenceTracker>,
         };
         let settle = Box::new(move |outcome: Outcome| {
             if let Outcome::Stopped | Outcome::Unknown(_) = outcome {
@@ -154,18 +156,18 @@ impl Subscriber for ActorSubscriber {
             }
             done();
         });
-        self.door.deliver(Delivery::new(work, envelope, arrival, settle));
+        self.endpoint.deliver(Delivery::new(work, envelope, arrival, settle));
     }
 
     fn unstored(&self) -> Vec<(ShardId, Source, u64)> {
-        let tracks = self.tracks.iter().enumerate();
-        tracks
-            .filter_map(|(shard, track)| {
-                let track = track.as_ref()?;
-                let floor = track.unstored()?;
-                track.set_stored(floor);
+        let trackers = self.trackers.iter().enumerate();
+        trackers
+            .filter_map(|(shard, tracker)| {
+                let tracker = tracker.as_ref()?;
+                let watermark = tracker.unstored()?;
+                tracker.set_stored(watermark);
                 let shard = ShardId::new(self.domain.clone(), u16::try_from(shard).ok()?);
-                Some((shard, Source::clone(&track.source), floor))
+                Some((shard, Source::clone(&tracker.source), watermark))
             })
             .collect()
     }

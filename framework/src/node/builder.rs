@@ -201,7 +201,7 @@ impl NodeBuilder {
                 actor: known.stored(&domain, &Name::new(&card.name)?),
                 events: known.events(&domain),
                 domain,
-                apart: hosted.apart(),
+                is_isolated: hosted.is_isolated(),
                 handles: card.handles.iter().flat_map(MessageCard::names).map(Name::new).collect::<Result<_, _>>()?,
                 takes,
                 hosted,
@@ -215,7 +215,7 @@ impl NodeBuilder {
                 handles: Vec::new(),
                 takes: Vec::new(),
                 events: known.events(domain),
-                apart: false,
+                is_isolated: false,
             });
         }
         let (mut views, mut answers) = (Vec::new(), HashMap::default());
@@ -251,10 +251,10 @@ impl NodeBuilder {
         };
         let ticks = ticks(self.seed)?;
         let shapes = self.bridge.is_some().then(|| PeerShapes::of(&manifest));
-        let spec = Arc::new(NodeDefinition {
+        let definition = Arc::new(NodeDefinition {
             id: NODES.fetch_add(1, Ordering::Relaxed),
             shapes: Arc::new(shapes.unwrap_or_default()),
-            asks_for_shapes: tokio::sync::Mutex::default(),
+            shape_requests: tokio::sync::Mutex::default(),
             manifest,
             card: card.clone(),
             user_code: (0..self.config.threads.max(1)).map(|_| UserCode::new(&ticks)).collect(),
@@ -278,33 +278,33 @@ impl NodeBuilder {
             identity: OnceLock::new(),
             known_owners: KnownOwners::default(),
         });
-        let forks = (0..spec.shares()).map(|_| ids.fork()).collect();
-        let (links, unstarted) = match start_shares(&spec, forks).await {
+        let forks = (0..definition.thread_count()).map(|_| ids.fork()).collect();
+        let (threads, unstarted) = match start_threads(&definition, forks).await {
             Ok(started) => started,
-            Err(error) => return Err(let_go(&spec, error).await),
+            Err(error) => return Err(close_store(&definition, error).await),
         };
         let mut bridge_thread = None;
-        if let Some(bridge) = &spec.bridge {
-            let door = Arc::new(BridgeHandler::new(Arc::clone(&spec), links.clone()));
-            bridge_thread = match attach(&spec, bridge, card, door, ids.next_u64()).await {
+        if let Some(bridge) = &definition.bridge {
+            let handler = Arc::new(BridgeHandler::new(Arc::clone(&definition), threads.clone()));
+            bridge_thread = match attach(&definition, bridge, card, handler, ids.next_u64()).await {
                 Ok(thread) => thread,
                 Err(error) => {
-                    links.end().await;
-                    return Err(let_go(&spec, error).await);
+                    threads.end().await;
+                    return Err(close_store(&definition, error).await);
                 }
             };
             tracing::info!(target: crate::telemetry::TARGET, durability = bridge.durability(), "bridge attached");
         }
-        links.run_all(ThreadRuntime::go);
-        unstarted.started();
+        threads.run_all(ThreadRuntime::start_tasks);
+        unstarted.disarm();
         tracing::info!(
-            target: crate::telemetry::TARGET, service = spec.manifest.service, store = spec.store.durability(),
+            target: crate::telemetry::TARGET, service = definition.manifest.service, store = definition.store.durability(),
             "node started",
         );
-        let remote = Arc::new(RemoteClient::new(&spec, links.clone()));
-        let client = Client::new(spec.id, remote, ids.fork());
+        let remote = Arc::new(RemoteClient::new(&definition, threads.clone()));
+        let client = Client::new(definition.id, remote, ids.fork());
         let (alive, _) = watch::channel(());
-        Ok(Node { spec, client, links, stop_requested: Arc::default(), alive, _bridge_thread: bridge_thread })
+        Ok(Node { definition, client, threads, stop_requested: Arc::default(), alive, _bridge_thread: bridge_thread })
     }
 }
 
@@ -320,8 +320,8 @@ fn ticks(seed: Option<u64>) -> Result<Arc<Ticks>, StartError> {
 }
 
 /// Closes the store of a node that failed to start: its ended threads may hold it, and the caller may want to reopen it.
-async fn let_go(spec: &NodeDefinition, error: StartError) -> StartError {
-    if let Err(error) = spec.store.close().await {
+async fn close_store(definition: &NodeDefinition, error: StartError) -> StartError {
+    if let Err(error) = definition.store.close().await {
         tracing::warn!(target: crate::telemetry::TARGET, %error, "failed to close the store");
     }
     error
@@ -353,7 +353,7 @@ fn manifest(service: &str, types: &[Arc<dyn HostedType>], views: &[Arc<dyn ViewT
     for hosted in types {
         let (name, count) = hosted.domain();
         Name::from_static(name)?;
-        same_domain(&mut facts, name, count, hosted.codec())?;
+        check_domain(&mut facts, name, count, hosted.codec())?;
         let card = hosted.card();
         Name::new(&card.name)?;
         let domain = domains.entry(name).or_insert_with(|| DomainCard {
@@ -370,8 +370,8 @@ fn manifest(service: &str, types: &[Arc<dyn HostedType>], views: &[Arc<dyn ViewT
         }
         let messages = [&card.handles, &card.records, &card.takes, &card.replies, &card.timers].into_iter().flatten();
         for message in messages {
-            same_type(&mut names, message)?;
-            same_domain(&mut facts, &message.domain, message.shards, message.codec)?;
+            check_type(&mut names, message)?;
+            check_domain(&mut facts, &message.domain, message.shards, message.codec)?;
         }
         for command in &card.handles {
             let place = (command.domain.clone(), command.name.clone());
@@ -394,8 +394,8 @@ fn manifest(service: &str, types: &[Arc<dyn HostedType>], views: &[Arc<dyn ViewT
             return Err(StartError::DoubleProjection { projection: card.name });
         }
         for message in card.takes.iter().chain(&card.answers) {
-            same_type(&mut names, message)?;
-            same_domain(&mut facts, &message.domain, message.shards, message.codec)?;
+            check_type(&mut names, message)?;
+            check_domain(&mut facts, &message.domain, message.shards, message.codec)?;
         }
         for query in &card.answers {
             let place = (query.domain.clone(), query.name.clone());
@@ -410,7 +410,7 @@ fn manifest(service: &str, types: &[Arc<dyn HostedType>], views: &[Arc<dyn ViewT
 }
 
 /// Rejects two types that describe one domain differently.
-fn same_domain(
+fn check_domain(
     known: &mut HashMap<String, (u16, Codec)>,
     domain: &str,
     shards: u16,
@@ -426,7 +426,7 @@ fn same_domain(
     Ok(())
 }
 
-fn same_type(known: &mut HashMap<(String, String), &'static str>, message: &MessageCard) -> Result<(), StartError> {
+fn check_type(known: &mut HashMap<(String, String), &'static str>, message: &MessageCard) -> Result<(), StartError> {
     for name in message.names() {
         Name::new(name)?;
         let place = (message.domain.clone(), name.to_owned());
@@ -440,23 +440,24 @@ fn same_type(known: &mut HashMap<(String, String), &'static str>, message: &Mess
 }
 
 /// Starts the threads' runtimes: one on this thread, or each on a thread of its own.
-async fn start_shares(
-    spec: &Arc<NodeDefinition>,
+async fn start_threads(
+    definition: &Arc<NodeDefinition>,
     ids: Vec<IdSource>,
-) -> Result<(ThreadHandles, Unstarted), StartError> {
-    let (senders, receivers): (Vec<_>, Vec<_>) = (0..spec.shares()).map(|_| mpsc::unbounded_channel()).unzip();
-    let links = ThreadHandles::new(senders, spec.config.in_flight);
-    let unstarted = Unstarted(Some(links.clone()));
-    let spec_threads = spec.config.threads;
+) -> Result<(ThreadHandles, StartGuard), StartError> {
+    let (senders, receivers): (Vec<_>, Vec<_>) =
+        (0..definition.thread_count()).map(|_| mpsc::unbounded_channel()).unzip();
+    let threads = ThreadHandles::new(senders, definition.config.in_flight);
+    let unstarted = StartGuard(Some(threads.clone()));
+    let spec_threads = definition.config.threads;
     let mut ready = Vec::new();
     for (index, (jobs, ids)) in receivers.into_iter().zip(ids).enumerate() {
-        let (spec, links) = (Arc::clone(spec), links.clone());
+        let (definition, threads) = (Arc::clone(definition), threads.clone());
         let (started, wait) = oneshot::channel();
         let run = move |ids: IdSource| async move {
-            match ThreadRuntime::open(spec, index, links, ids).await {
-                Ok(share) => {
+            match ThreadRuntime::open(definition, index, threads, ids).await {
+                Ok(runtime) => {
                     let _ = started.send(Ok(()));
-                    share.run(jobs).await;
+                    runtime.run(jobs).await;
                 }
                 Err(error) => drop(started.send(Err(error))),
             }
@@ -471,29 +472,29 @@ async fn start_shares(
     }
     let mut opened = Ok(());
     for wait in ready {
-        let share = wait.await.map_err(|_| StartError::Thread).and_then(|started| started);
-        opened = opened.and(share);
+        let runtime = wait.await.map_err(|_| StartError::Thread).and_then(|started| started);
+        opened = opened.and(runtime);
     }
     if opened.is_err() {
-        links.end().await;
+        threads.end().await;
     }
-    opened.map(|()| (links, unstarted))
+    opened.map(|()| (threads, unstarted))
 }
 
 /// Ends the threads of a node whose start is abandoned. Without it they would keep each other and the store alive.
-struct Unstarted(Option<ThreadHandles>);
+struct StartGuard(Option<ThreadHandles>);
 
-impl Unstarted {
+impl StartGuard {
     /// From now on the node ends the threads.
-    fn started(mut self) {
+    fn disarm(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Unstarted {
+impl Drop for StartGuard {
     fn drop(&mut self) {
-        if let Some(links) = self.0.take() {
-            links.run_all(|share| share.end());
+        if let Some(threads) = self.0.take() {
+            threads.run_all(|runtime| runtime.end());
         }
     }
 }

@@ -31,14 +31,14 @@ const SNAPSHOT: &str = "snapshot";
 
 /// Names that differ between the store and the program, and the known event names.
 #[derive(Default)]
-pub(super) struct Known {
+pub(super) struct StoredNames {
     /// Stored name of an actor type (or projection), by domain (or service) and current name.
     stored: HashMap<(String, String), Name>,
     /// Event names by domain: recorded or subscribed, former and retired ones.
     events: HashMap<String, Arc<HashSet<String>>>,
 }
 
-impl Known {
+impl StoredNames {
     /// Returns the stored name of an actor type of a domain, or of a projection of a service.
     pub(super) fn stored(&self, owner: &str, name: &Name) -> Name {
         let place = (owner.to_owned(), name.to_string());
@@ -60,13 +60,14 @@ pub(super) async fn check(
     store: &dyn Store,
     manifest: &Manifest,
     retired: &BTreeSet<String>,
-) -> Result<Known, StartError> {
+) -> Result<StoredNames, StartError> {
     let stored = store.catalog().await?;
     let catalog = match &stored {
         Some(entries) => entries.clone(),
-        None => found_in(store, manifest).await?,
+        None => scan_store(store, manifest).await?,
     };
-    let mut checking = Checking { store, manifest, retired, catalog, known: Known::default(), mine: BTreeMap::new() };
+    let mut checking =
+        CatalogCheck { store, manifest, retired, catalog, known: StoredNames::default(), expected: BTreeMap::new() };
     checking.resolve_names()?;
     checking.collect();
     checking.compare()?;
@@ -79,7 +80,7 @@ pub(super) async fn check(
 }
 
 /// Returns entries for a store without a catalog: actor types of the hosted domains, and projections with a saved view.
-async fn found_in(store: &dyn Store, manifest: &Manifest) -> Result<Vec<CatalogEntry>, StartError> {
+async fn scan_store(store: &dyn Store, manifest: &Manifest) -> Result<Vec<CatalogEntry>, StartError> {
     let mut actors = BTreeSet::new();
     for domain in &manifest.domains {
         for reader in readers(store, &domain.name, domain.shards).await? {
@@ -113,25 +114,25 @@ fn named(owner: &str, kind: &str, name: &str) -> CatalogEntry {
 }
 
 /// Identity of an entry: owner, kind, name, version, codec.
-type Place = (String, String, String, u32, u8);
+type EntryId = (String, String, String, u32, u8);
 
-fn place(entry: &CatalogEntry) -> Place {
+fn entry_id(entry: &CatalogEntry) -> EntryId {
     (entry.owner.clone(), entry.kind.clone(), entry.name.clone(), entry.version, entry.codec)
 }
 
 /// Comparison of one node with one store.
-struct Checking<'a> {
+struct CatalogCheck<'a> {
     store: &'a dyn Store,
     manifest: &'a Manifest,
     retired: &'a BTreeSet<String>,
     catalog: Vec<CatalogEntry>,
-    known: Known,
+    known: StoredNames,
     /// Entries that the program would write.
-    mine: BTreeMap<Place, Option<Arc<Shape>>>,
+    expected: BTreeMap<EntryId, Option<Arc<Shape>>>,
 }
 
 /// One type of the program whose bytes are stored.
-struct Mine<'a> {
+struct StoredType<'a> {
     owner: String,
     kind: &'static str,
     message: &'a MessageCard,
@@ -139,7 +140,7 @@ struct Mine<'a> {
     names: Vec<String>,
 }
 
-impl<'a> Checking<'a> {
+impl<'a> CatalogCheck<'a> {
     /// Resolves the stored names of actor types and projections that were renamed.
     fn resolve_names(&mut self) -> Result<(), StartError> {
         let service = &self.manifest.service;
@@ -169,7 +170,7 @@ impl<'a> Checking<'a> {
     }
 
     /// Returns the messages of a domain whose bytes are stored.
-    fn messages(&self, domain: &'a DomainCard) -> Vec<Mine<'a>> {
+    fn messages(&self, domain: &'a DomainCard) -> Vec<StoredType<'a>> {
         let mut mine = Vec::new();
         for actor in &domain.actors {
             let stored = self.stored_name(&domain.name, actor);
@@ -185,7 +186,7 @@ impl<'a> Checking<'a> {
                         TIMER => stored_timer(&domain.name, &message.domain, name).into_owned(),
                         _ => name.to_owned(),
                     };
-                    mine.push(Mine { owner, kind, message, names: message.names().map(name).collect() });
+                    mine.push(StoredType { owner, kind, message, names: message.names().map(name).collect() });
                 }
             }
         }
@@ -198,25 +199,25 @@ impl<'a> Checking<'a> {
         for domain in &manifest.domains {
             let text = |text: &str| text.to_owned();
             let of = (manifest.service.clone(), text(DOMAIN), domain.name.clone(), u32::from(domain.shards), 0);
-            self.mine.insert(of, None);
+            self.expected.insert(of, None);
             for actor in &domain.actors {
                 let stored = self.stored_name(&domain.name, actor);
-                self.mine.insert((domain.name.clone(), text(ACTOR), stored.clone(), 0, 0), None);
+                self.expected.insert((domain.name.clone(), text(ACTOR), stored.clone(), 0, 0), None);
                 if let Some((schema, shape)) = state_of(actor) {
                     let codec = Codec::Bincode.id();
-                    self.mine.insert((domain.name.clone(), text(SNAPSHOT), stored, schema, codec), Some(shape));
+                    self.expected.insert((domain.name.clone(), text(SNAPSHOT), stored, schema, codec), Some(shape));
                 }
             }
-            for Mine { owner, kind, message, names } in self.messages(domain) {
+            for StoredType { owner, kind, message, names } in self.messages(domain) {
                 let Some(name) = names.into_iter().next() else { continue };
                 for version in 1..=message.version {
                     let shape = traced(|| message.shapes.of(version, message.codec));
                     let of = (owner.clone(), text(kind), name.clone(), version, message.codec.id());
-                    self.mine.insert(of, shape);
+                    self.expected.insert(of, shape);
                 }
                 if let (COMMAND, Some(reply)) = (kind, message.reply) {
                     let shape = traced(|| Some(reply.of(message.codec)));
-                    self.mine.insert((owner, text(REPLY), name, message.version, message.codec.id()), shape);
+                    self.expected.insert((owner, text(REPLY), name, message.version, message.codec.id()), shape);
                 }
             }
             let mut events: HashSet<String> = HashSet::new();
@@ -234,7 +235,7 @@ impl<'a> Checking<'a> {
             let stored = self.stored_name(&manifest.service, projection);
             let (schema, shape) = state_of(projection).map_or((0, None), |(schema, shape)| (schema, Some(shape)));
             let codec = Codec::Bincode.id();
-            self.mine.insert((manifest.service.clone(), PROJECTION.to_owned(), stored, schema, codec), shape);
+            self.expected.insert((manifest.service.clone(), PROJECTION.to_owned(), stored, schema, codec), shape);
         }
     }
 
@@ -408,13 +409,13 @@ impl<'a> Checking<'a> {
 
     /// Returns the catalog with the program's entries added and unused unknown ones removed.
     fn updated(&self, gone: &HashSet<(String, String, String)>) -> Vec<CatalogEntry> {
-        let mut entries: BTreeMap<Place, CatalogEntry> = BTreeMap::new();
+        let mut entries: BTreeMap<EntryId, CatalogEntry> = BTreeMap::new();
         for entry in &self.catalog {
             if !gone.contains(&(entry.owner.clone(), entry.kind.clone(), entry.name.clone())) {
-                entries.insert(place(entry), entry.clone());
+                entries.insert(entry_id(entry), entry.clone());
             }
         }
-        for (place, shape) in &self.mine {
+        for (place, shape) in &self.expected {
             let (owner, kind, name, version, codec) = place.clone();
             let entry = entries.entry(place.clone()).or_insert_with(|| CatalogEntry {
                 version,

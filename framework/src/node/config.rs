@@ -229,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_changes_what_it_names() {
+    fn file_sets_only_named_values() {
         let config = NodeConfig::default().with_toml("threads = 2\nretry_first_ms = 5\n").unwrap();
         assert_eq!(config.threads, 2);
         assert_eq!(config.retry.first, Duration::from_millis(5));
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_refused_by_name() {
+    fn unknown_key_is_refused_by_name() {
         let error = NodeConfig::default().with_toml("thread = 2").unwrap_err().to_string();
         assert!(error.contains("`thread`") && error.contains("threads"), "{error}");
         let variables = [("WHIZBANG_THREAD".to_owned(), "2".to_owned())];
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_changes_what_it_names_and_nothing_can_be_smuggled_in() {
+    fn environment_sets_named_values_and_cannot_inject_keys() {
         let variables = [("WHIZBANG_THREADS", "3"), ("HOME", "/")].map(|(name, value)| (name.into(), value.into()));
         assert_eq!(NodeConfig::default().with_environment(variables).unwrap().threads, 3);
         let variables = [("WHIZBANG_THREADS".to_owned(), "3\nin_flight = 1".to_owned())];

@@ -9,18 +9,18 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, ready};
 
 use super::StartError;
-use super::attach::attach_on;
-use super::remote_client::{ask, failed, query_over, told};
+use super::attach::attach_on_thread;
+use super::remote_client::{bridge_failed, reply_of, request, request_query};
 use crate::bridge::{AckOutcome, Bridge, Inbound, NodeCard, Notification, Request, RequestError, Response};
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::message::{Envelope, IdSource, Name};
-use crate::router::{Remote, SendError, tell_shapes};
+use crate::router::{Remote, SendError, attach_shapes};
 use crate::spawn::LocalThread;
 use crate::telemetry::TARGET;
 
 /// Id of no node: routing by it never finds a local endpoint.
-const NOBODY: u64 = 0;
+const NO_NODE: u64 = 0;
 
 impl Client {
     /// Connects a process that hosts nothing: all messages of the client go over `bridge`. `name` identifies it in
@@ -54,9 +54,9 @@ impl Client {
             store: None,
         };
         let thread = LocalThread::start("whizbang-client").map_err(|_| StartError::Thread)?;
-        attach_on(Some(&thread), &bridge, card, Arc::new(RejectingInbound)).await?;
+        attach_on_thread(Some(&thread), &bridge, card, Arc::new(RejectingInbound)).await?;
         let remote = Arc::new(DetachedClient { bridge, _thread: thread });
-        Ok(Self::new(NOBODY, remote, IdSource::random(Clock::system())))
+        Ok(Self::new(NO_NODE, remote, IdSource::random(Clock::system())))
     }
 }
 
@@ -72,8 +72,8 @@ impl Remote for DetachedClient {
         let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
         let bridge = Arc::clone(&self.bridge);
         Box::pin(async move {
-            let answer = ask(&*bridge, Request::Command, envelope, deadline).await;
-            told(answer, &domain, &name, id, deadline)
+            let answer = request(&*bridge, Request::Command, envelope, deadline).await;
+            reply_of(answer, &domain, &name, id, deadline)
         })
     }
 
@@ -81,13 +81,13 @@ impl Remote for DetachedClient {
         let (id, domain) = (envelope.id, envelope.domain.to_string());
         let bridge = Arc::clone(&self.bridge);
         let mut envelope = envelope;
-        tell_shapes(&mut envelope);
-        Box::pin(async move { bridge.send(envelope).await.map_err(|error| failed(error, &domain, id)) })
+        attach_shapes(&mut envelope);
+        Box::pin(async move { bridge.send(envelope).await.map_err(|error| bridge_failed(error, &domain, id)) })
     }
 
     fn query(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
         let bridge = Arc::clone(&self.bridge);
-        Box::pin(async move { query_over(&*bridge, envelope, deadline).await })
+        Box::pin(async move { request_query(&*bridge, envelope, deadline).await })
     }
 
     fn disconnect(&self) -> BoxFuture<'static, ()> {

@@ -24,7 +24,7 @@ impl Node {
     /// # Errors
     /// [`Error::Store`] if the dead letters cannot be read.
     pub async fn dead_letters(&self) -> Result<Vec<DeadLetter>, Error> {
-        list(&self.spec).await
+        list(&self.definition).await
     }
 
     /// Handles the dead letters of one key again, oldest first, then the messages parked behind them; after that the
@@ -43,8 +43,8 @@ impl Node {
     /// # Errors
     /// [`SendError::DeadLetter`] with the reason if one failed again. [`SendError::Unhandled`] if this node hosts no
     /// such actor.
-    pub async fn redrive(&self, letter: &DeadLetter) -> Result<(), SendError> {
-        tend(&self.spec, &self.links, &self.client, letter, Action::Redrive).await
+    pub async fn redrive(&self, dead_letter: &DeadLetter) -> Result<(), SendError> {
+        resolve(&self.definition, &self.threads, &self.client, dead_letter, Action::Redrive).await
     }
 
     /// Discards one dead letter: it will never be handled, and the key is unparked if none remain. The letter stays
@@ -52,8 +52,15 @@ impl Node {
     ///
     /// # Errors
     /// [`SendError::Unhandled`] if the dead letter no longer exists.
-    pub async fn discard(&self, letter: &DeadLetter) -> Result<(), SendError> {
-        tend(&self.spec, &self.links, &self.client, letter, Action::Discard { message: letter.envelope.id }).await
+    pub async fn discard(&self, dead_letter: &DeadLetter) -> Result<(), SendError> {
+        resolve(
+            &self.definition,
+            &self.threads,
+            &self.client,
+            dead_letter,
+            Action::Discard { message: dead_letter.envelope.id },
+        )
+        .await
     }
 }
 
@@ -63,112 +70,128 @@ impl NodeHandle {
     /// # Errors
     /// As there; [`SendError::Stopped`] in [`Error::Send`] if the node has ended.
     pub async fn dead_letters(&self) -> Result<Vec<DeadLetter>, Error> {
-        list(&*self.spec().ok_or(SendError::Stopped)?).await
+        list(&*self.definition().ok_or(SendError::Stopped)?).await
     }
 
     /// As [`Node::redrive`].
     ///
     /// # Errors
     /// As there; [`SendError::Stopped`] if the node has ended.
-    pub async fn redrive(&self, letter: &DeadLetter) -> Result<(), SendError> {
-        let spec = self.spec().ok_or(SendError::Stopped)?;
-        tend(&spec, &self.links, &self.client, letter, Action::Redrive).await
+    pub async fn redrive(&self, dead_letter: &DeadLetter) -> Result<(), SendError> {
+        let definition = self.definition().ok_or(SendError::Stopped)?;
+        resolve(&definition, &self.threads, &self.client, dead_letter, Action::Redrive).await
     }
 
     /// As [`Node::discard`].
     ///
     /// # Errors
     /// As there; [`SendError::Stopped`] if the node has ended.
-    pub async fn discard(&self, letter: &DeadLetter) -> Result<(), SendError> {
-        let spec = self.spec().ok_or(SendError::Stopped)?;
-        tend(&spec, &self.links, &self.client, letter, Action::Discard { message: letter.envelope.id }).await
+    pub async fn discard(&self, dead_letter: &DeadLetter) -> Result<(), SendError> {
+        let definition = self.definition().ok_or(SendError::Stopped)?;
+        resolve(
+            &definition,
+            &self.threads,
+            &self.client,
+            dead_letter,
+            Action::Discard { message: dead_letter.envelope.id },
+        )
+        .await
     }
 }
 
-async fn list(spec: &NodeDefinition) -> Result<Vec<DeadLetter>, Error> {
-    let mut letters = Vec::new();
-    for (domain, shards) in &spec.domains {
+async fn list(definition: &NodeDefinition) -> Result<Vec<DeadLetter>, Error> {
+    let mut dead_letters = Vec::new();
+    for (domain, shards) in &definition.domains {
         for shard in 0..*shards {
             let shard = ShardId::new(domain.clone(), shard);
-            let Some(reader) = spec.reader(&shard) else { continue };
+            let Some(reader) = definition.reader(&shard) else { continue };
             let mut after = None;
-            let first = letters.len();
+            let first = dead_letters.len();
             loop {
                 let page = reader.dead_letters(after, PAGE).await?;
                 let full = page.len() >= PAGE;
-                after = page.last().map(|letter| letter.envelope.id).or(after);
-                letters.extend(page.into_iter().map(|letter| addressed(letter, &shard)));
+                after = page.last().map(|dead_letter| dead_letter.envelope.id).or(after);
+                dead_letters.extend(page.into_iter().map(|dead_letter| addressed(dead_letter, &shard)));
                 if !full {
                     break;
                 }
             }
             // Deferred messages are delivered without an operator, unless their key cannot be loaded or their type is
             // not hosted.
-            let mut of_shard = letters.split_off(first);
-            let hosted =
-                |actor: &Name| spec.actors.iter().any(|hosted| hosted.domain == *domain && hosted.actor == *actor);
+            let mut of_shard = dead_letters.split_off(first);
+            let hosted = |actor: &Name| {
+                definition.actors.iter().any(|hosted| hosted.domain == *domain && hosted.actor == *actor)
+            };
             let stopped: BTreeSet<(Name, String)> = of_shard
                 .iter()
-                .filter(|letter| letter.reason == DeadLetterReason::Unloadable || !hosted(&letter.actor))
-                .map(|letter| (letter.actor.clone(), letter.key.clone()))
+                .filter(|dead_letter| dead_letter.reason == DeadLetterReason::Unloadable || !hosted(&dead_letter.actor))
+                .map(|dead_letter| (dead_letter.actor.clone(), dead_letter.key.clone()))
                 .collect();
-            of_shard.retain(|letter| {
-                let deferred = letter.reason == DeadLetterReason::Deferred;
-                !deferred || stopped.contains(&(letter.actor.clone(), letter.key.clone()))
+            of_shard.retain(|dead_letter| {
+                let deferred = dead_letter.reason == DeadLetterReason::Deferred;
+                !deferred || stopped.contains(&(dead_letter.actor.clone(), dead_letter.key.clone()))
             });
-            for letter in of_shard.iter_mut().filter(|letter| letter.reason == DeadLetterReason::Deferred) {
-                letter.reason = DeadLetterReason::Behind;
+            for dead_letter in
+                of_shard.iter_mut().filter(|dead_letter| dead_letter.reason == DeadLetterReason::Deferred)
+            {
+                dead_letter.reason = DeadLetterReason::Behind;
             }
-            letters.append(&mut of_shard);
+            dead_letters.append(&mut of_shard);
         }
     }
-    Ok(letters)
+    Ok(dead_letters)
 }
 
-async fn tend(
-    spec: &NodeDefinition,
-    links: &ThreadHandles,
+async fn resolve(
+    definition: &NodeDefinition,
+    threads: &ThreadHandles,
     client: &Client,
-    letter: &DeadLetter,
+    dead_letter: &DeadLetter,
     work: Action,
 ) -> Result<(), SendError> {
     // An event's envelope names its source domain; the dead letter is in the domain of the actor that handles it, to
     // which it is addressed.
-    let domain = letter.envelope.to.as_ref().map_or(&letter.envelope.domain, |to| &to.domain).clone();
-    let shard = shard_of(&letter.key, spec.owns(&domain).unwrap_or(1));
+    let domain = dead_letter.envelope.to.as_ref().map_or(&dead_letter.envelope.domain, |to| &to.domain).clone();
+    let shard = shard_of(&dead_letter.key, definition.owns(&domain).unwrap_or(1));
     let id = client.new_id();
-    let envelope = errand(id, domain.clone(), shard, letter, client.now());
+    let envelope = operator_envelope(id, domain.clone(), shard, dead_letter, client.now());
     let (tell, told) = oneshot::channel();
-    let actor = letter.actor.clone();
-    links.run(
-        spec.home(shard),
-        Box::new(move |share| {
+    let actor = dead_letter.actor.clone();
+    threads.run(
+        definition.thread_of(shard),
+        Box::new(move |runtime| {
             let settle = Box::new(move |outcome| {
                 let _ = tell.send(outcome);
             });
-            share.inside(&actor, work, envelope, settle);
+            runtime.deliver_internal(&actor, work, envelope, settle);
         }),
     );
     let outcome = told.await.unwrap_or(Outcome::Stopped);
-    SendError::of(outcome, &domain, &letter.actor, id).map(drop)
+    SendError::of(outcome, &domain, &dead_letter.actor, id).map(drop)
 }
 
 /// Addresses a dead letter to the shard whose log contains it. An event has no destination, and several domains may
 /// have an actor type of that name.
-fn addressed(mut letter: DeadLetter, shard: &ShardId) -> DeadLetter {
-    letter.envelope.to.get_or_insert_with(|| shard.clone());
-    letter
+fn addressed(mut dead_letter: DeadLetter, shard: &ShardId) -> DeadLetter {
+    dead_letter.envelope.to.get_or_insert_with(|| shard.clone());
+    dead_letter
 }
 
 /// Returns the envelope of an operator's request to one of the node's actors.
-fn errand(id: MessageId, domain: Name, shard: u16, letter: &DeadLetter, now: crate::clock::Timestamp) -> Envelope {
+fn operator_envelope(
+    id: MessageId,
+    domain: Name,
+    shard: u16,
+    dead_letter: &DeadLetter,
+    now: crate::clock::Timestamp,
+) -> Envelope {
     Envelope {
-        version: letter.envelope.version,
+        version: dead_letter.envelope.version,
         to: Some(ShardId::new(domain.clone(), shard)),
-        key: letter.key.clone(),
-        actor: Some(letter.actor.clone()),
-        correlation: letter.envelope.correlation,
-        causation: Some(letter.envelope.id),
-        ..Envelope::new(id, Kind::Document, domain, letter.envelope.name.clone(), now)
+        key: dead_letter.key.clone(),
+        actor: Some(dead_letter.actor.clone()),
+        correlation: dead_letter.envelope.correlation,
+        causation: Some(dead_letter.envelope.id),
+        ..Envelope::new(id, Kind::Document, domain, dead_letter.envelope.name.clone(), now)
     }
 }

@@ -27,10 +27,10 @@ use crate::telemetry::Counts;
 use crate::user_code::{Ticks, UserCode};
 
 /// Index of the thread that runs the projections.
-pub(super) const VIEWS: usize = 0;
+pub(super) const VIEW_THREAD: usize = 0;
 
 /// Number of dead letters read to find one that is not only deferred.
-const EXAMPLES: usize = 16;
+const EXAMPLES_READ: usize = 16;
 
 /// State that all threads of a node share.
 pub(super) struct NodeDefinition {
@@ -49,7 +49,7 @@ pub(super) struct NodeDefinition {
     /// Known shapes of other services; empty without a bridge.
     pub(super) shapes: Arc<PeerShapes>,
     /// Locked while shapes are requested from another service.
-    pub(super) asks_for_shapes: tokio::sync::Mutex<super::peers::Failed>,
+    pub(super) shape_requests: tokio::sync::Mutex<super::peers::FailedPeers>,
     /// Owned domains with their number of shards.
     pub(super) domains: BTreeMap<Name, u16>,
     /// Subscribed domains with their number of shards.
@@ -92,7 +92,7 @@ pub(super) struct ActorDefinition {
     /// Names that the domain's stored events may have.
     pub(super) events: Arc<HashSet<String>>,
     /// Has its own subscriptions because it may be slow.
-    pub(super) apart: bool,
+    pub(super) is_isolated: bool,
 }
 
 /// One hosted projection.
@@ -105,18 +105,18 @@ pub(super) struct ViewDefinition {
 
 impl NodeDefinition {
     /// Returns the number of actor threads.
-    pub(super) fn shares(&self) -> usize {
+    pub(super) fn thread_count(&self) -> usize {
         self.user_code.len().max(1)
     }
 
     /// Returns the user-code runner of a thread.
-    pub(super) fn code(&self, share: usize) -> Arc<UserCode> {
-        self.user_code.get(share).cloned().unwrap_or_else(|| UserCode::new(&self.ticks))
+    pub(super) fn code(&self, thread: usize) -> Arc<UserCode> {
+        self.user_code.get(thread).cloned().unwrap_or_else(|| UserCode::new(&self.ticks))
     }
 
     /// Returns the thread that owns a shard.
-    pub(super) fn home(&self, shard: u16) -> usize {
-        usize::from(shard) % self.shares()
+    pub(super) fn thread_of(&self, shard: u16) -> usize {
+        usize::from(shard) % self.thread_count()
     }
 
     pub(super) fn owns(&self, domain: &str) -> Option<u16> {
@@ -124,7 +124,7 @@ impl NodeDefinition {
     }
 
     /// Returns whether events of the event's shard have subscribers here.
-    pub(super) fn takes_from(&self, event: &Envelope) -> bool {
+    pub(super) fn subscribes_to(&self, event: &Envelope) -> bool {
         let source = event.origin.as_ref().map(|origin| &origin.shard);
         source.is_some_and(|source| self.sources.get(&source.domain).is_some_and(|shards| source.shard < *shards))
     }
@@ -148,7 +148,7 @@ impl NodeDefinition {
 
     /// Ends the whole node: it must neither answer for shards that it lost nor repeat committed work. It does not try
     /// to take the shards back: two nodes would take them from each other in turns.
-    pub(super) fn retire(&self, links: &ThreadHandles, why: NodeEnd) {
+    pub(super) fn end_node(&self, threads: &ThreadHandles, why: NodeEnd) {
         self.broken.lock().get_or_insert(why.to_string());
         self.ended.send_if_modified(|ended| {
             let is_first = ended.is_none();
@@ -158,15 +158,15 @@ impl NodeDefinition {
         if let Some(bridge) = &self.bridge {
             bridge.abandon();
         }
-        links.run_all(|share| share.end());
+        threads.run_all(|runtime| runtime.end());
     }
 
     /// Returns the health of the node whose threads are `threads`.
-    pub(super) fn health_with(&self, links: &ThreadHandles) -> Health {
+    pub(super) fn health_with(&self, threads: &ThreadHandles) -> Health {
         let mut health = self.health();
         // After a takeover all threads have ended, and the reason is known.
         if health.live
-            && let Some(thread) = links.ended()
+            && let Some(thread) = threads.ended()
         {
             health.live = false;
             health.ready = false;
@@ -197,9 +197,9 @@ impl NodeDefinition {
         let ready = reasons.is_empty();
         reasons.extend(self.issues.notes());
         for (thread, code) in self.user_code.iter().enumerate() {
-            reasons.extend(code.failures().into_iter().map(|failure| format!("thread {thread}: {failure}")));
+            reasons.extend(code.failed_tasks().into_iter().map(|failure| format!("thread {thread}: {failure}")));
         }
-        reasons.extend(self.known_owners.strangers());
+        reasons.extend(self.known_owners.foreign_stores());
         // Listed without affecting readiness: all other keys are served.
         let keys = self.issues.keys();
         let all: u64 = self.user_code.iter().map(|code| code.counts.unloadable.get()).sum();
@@ -209,21 +209,22 @@ impl NodeDefinition {
             reasons.push(format!("{all} keys cannot be loaded, {listed} of them are listed"));
         }
         // One bad key does not stop the others, so the node stays ready.
-        reasons.extend(self.letters());
+        reasons.extend(self.dead_letters());
         Health { live, ready, reasons }
     }
 
     /// Returns the number of dead letters and one example. Costs the number of shards.
-    fn letters(&self) -> Option<String> {
+    fn dead_letters(&self) -> Option<String> {
         let readers = self.readers.lock();
         let count: u64 = readers.values().map(|reader| reader.dead_letter_count()).sum();
         let first = readers.values().find(|reader| reader.dead_letter_count() > 0)?;
         // Health does not wait for a store that must wait itself.
-        let letters = first.dead_letters(None, EXAMPLES).now_or_never().and_then(Result::ok).unwrap_or_default();
-        let example = letters.iter().find(|letter| letter.reason != DeadLetterReason::Deferred);
-        let example = example.map_or_else(String::new, |letter| {
-            let (actor, key, name) = (&letter.actor, letter.key.escape_debug(), &letter.envelope.name);
-            format!(", for example `{name}` of {actor} `{key}`: {}", letter.error)
+        let dead_letters =
+            first.dead_letters(None, EXAMPLES_READ).now_or_never().and_then(Result::ok).unwrap_or_default();
+        let example = dead_letters.iter().find(|dead_letter| dead_letter.reason != DeadLetterReason::Deferred);
+        let example = example.map_or_else(String::new, |dead_letter| {
+            let (actor, key, name) = (&dead_letter.actor, dead_letter.key.escape_debug(), &dead_letter.envelope.name);
+            format!(", for example `{name}` of {actor} `{key}`: {}", dead_letter.error)
         });
         let them = if count == 1 { "message waits as a dead letter" } else { "messages wait as dead letters" };
         Some(format!("{count} {them} (Node::dead_letters): redrive or discard{example}"))

@@ -79,13 +79,13 @@ pub(super) async fn has_command(reader: &dyn ShardReader, domain: &str, name: &s
     }
     let mut after = None;
     loop {
-        let letters = reader.dead_letters(after, PAGE).await?;
+        let dead_letters = reader.dead_letters(after, PAGE).await?;
         let is_it =
             |envelope: &crate::message::Envelope| envelope.domain.as_str() == domain && envelope.name.as_str() == name;
-        if letters.iter().any(|letter| is_it(&letter.envelope)) {
+        if dead_letters.iter().any(|dead_letter| is_it(&dead_letter.envelope)) {
             return Ok(true);
         }
-        match letters.last() {
+        match dead_letters.last() {
             Some(last) => after = Some(last.envelope.id),
             None => return Ok(false),
         }

@@ -10,7 +10,7 @@ use super::NodeEnd;
 use super::background;
 use super::confirmations::sent_to;
 use super::definition::NodeDefinition;
-use super::known_owners::KnownOwner;
+use super::known_owners::Ownership;
 use super::thread::ThreadRuntime;
 use crate::bridge::{Page, Request, Response};
 use crate::inbox::ReceiveWindow;
@@ -23,7 +23,7 @@ use crate::telemetry::TARGET;
 const LIMIT: u16 = 256;
 
 /// Page of a sender's outbox, with the last sequence that it has sent.
-struct Sent {
+struct OutboxPage {
     entries: Vec<Envelope>,
     head: u64,
     /// Watermark of this node, as the sender knows it.
@@ -33,44 +33,45 @@ struct Sent {
 impl ThreadRuntime {
     /// Handles a sender's report that it has sent up to `through` without progress: missing messages are fetched from
     /// its outbox.
-    pub(super) fn heard_sent(self: &Rc<Self>, from: &ShardId, to: &ShardId, through: u64) {
+    pub(super) fn note_sent(self: &Rc<Self>, from: &ShardId, to: &ShardId, through: u64) {
         if !self.shards.contains_key(to) || self.has_ended.get() || self.context.draining.get() {
             return;
         }
-        if let Some(gate) = self.gate(from, to) {
-            gate.is_told(through);
+        if let Some(window) = self.receive_window(from, to) {
+            window.note_sent(through);
         }
     }
 
     /// Requests missing messages from the sending shard's owner until the window lacks none.
-    pub(super) fn ask_sender(self: &Rc<Self>, gate: &Rc<ReceiveWindow>) {
-        let (me, gate) = (Rc::downgrade(self), Rc::downgrade(gate));
-        crate::spawn::repeated(&self.context.user_code, "request missing messages", move || {
-            ask(me.clone(), gate.clone())
+    pub(super) fn request_missing(self: &Rc<Self>, window: &Rc<ReceiveWindow>) {
+        let (me, window) = (Rc::downgrade(self), Rc::downgrade(window));
+        crate::spawn::restarting(&self.context.user_code, "request missing messages", move || {
+            request_missing(me.clone(), window.clone())
         });
     }
 }
 
-async fn ask(me: Weak<ThreadRuntime>, gate: Weak<ReceiveWindow>) {
+async fn request_missing(me: Weak<ThreadRuntime>, window: Weak<ReceiveWindow>) {
     // Repeated while messages wait behind the gap: a request or its response may be lost too.
-    let retry = Retry { longest: background::ASK, ..Retry::default() };
+    let retry = Retry { longest: background::REQUEST_TIMEOUT, ..Retry::default() };
     let mut failures = 0;
     loop {
-        let Some(asking) = gate.upgrade() else { return };
+        let Some(asking) = window.upgrade() else { return };
         let Some(question) = asking.missing_range() else { return asking.asked() };
-        asking.may_ask(&question).await;
-        let Some(spec) = me.upgrade().filter(|me| !me.has_ended.get()).map(|me| Arc::clone(&me.definition)) else {
+        asking.wait_to_request(&question).await;
+        let Some(definition) = me.upgrade().filter(|me| !me.has_ended.get()).map(|me| Arc::clone(&me.definition))
+        else {
             return asking.asked();
         };
-        let answer = entries(&spec, &asking.from, &asking.to, question.after).await;
-        drop(spec);
-        let Some(share) = me.upgrade() else { return };
-        let stops = share.has_ended.get() || share.context.draining.get();
+        let answer = read_outbox(&definition, &asking.from, &asking.to, question.after).await;
+        drop(definition);
+        let Some(runtime) = me.upgrade() else { return };
+        let stops = runtime.has_ended.get() || runtime.context.draining.get();
         if answer.is_err() {
-            asking.is_not_answered();
+            asking.request_failed();
         }
         match answer {
-            Ok(page) if share.is_older_than(&asking, page.committed) => return,
+            Ok(page) if runtime.end_if_older(&asking, page.committed) => return,
             Ok(page) => {
                 if stops || !asking.answered(question, page.entries, page.head) {
                     // The sender sends uncommitted messages again, so this need not continue forever.
@@ -82,8 +83,8 @@ async fn ask(me: Weak<ThreadRuntime>, gate: Weak<ReceiveWindow>) {
             // An unreachable owner is reported at once: without a wait this loop would spin.
             Err(_) => {
                 failures += 1;
-                let wait = retry.wait(failures, &share.context.ids);
-                drop((share, asking));
+                let wait = retry.wait(failures, &runtime.context.ids);
+                drop((runtime, asking));
                 tokio::time::sleep(wait).await;
             }
         }
@@ -93,12 +94,12 @@ async fn ask(me: Weak<ThreadRuntime>, gate: Weak<ReceiveWindow>) {
 impl ThreadRuntime {
     /// Ends the node if it has committed less of a window's messages than their sender knows: its store is empty or
     /// an older copy, and committed work would be repeated. An operator may configure the node to continue.
-    fn is_older_than(&self, gate: &ReceiveWindow, committed: u64) -> bool {
-        let here = self.watermark(&gate.from, &gate.to);
+    fn end_if_older(&self, window: &ReceiveWindow, committed: u64) -> bool {
+        let here = self.watermark(&window.from, &window.to);
         if committed <= here {
             return false;
         }
-        let (from, to) = (&gate.from, &gate.to);
+        let (from, to) = (&window.from, &window.to);
         if self.definition.identity.get().is_none_or(|own| own.in_place_of_other) {
             tracing::warn!(
                 target: TARGET, %from, %to, committed, here,
@@ -108,30 +109,39 @@ impl ThreadRuntime {
         }
         let end = NodeEnd::OlderStore { from: from.to_string(), to: to.to_string(), committed, here };
         tracing::error!(target: TARGET, %end, "store is empty or an older copy: shutting down; end the process");
-        self.definition.retire(&self.threads, end);
+        self.definition.end_node(&self.threads, end);
         true
     }
 }
 
 /// Returns entries of `from`'s outbox for `to` above a sequence, from this node's own log or from the owner over the
 /// bridge. The error tells whether to retry.
-async fn entries(spec: &Arc<NodeDefinition>, from: &ShardId, to: &ShardId, after: u64) -> Result<Sent, bool> {
-    if let Some(reader) = spec.reader(from) {
+async fn read_outbox(
+    definition: &Arc<NodeDefinition>,
+    from: &ShardId,
+    to: &ShardId,
+    after: u64,
+) -> Result<OutboxPage, bool> {
+    if let Some(reader) = definition.reader(from) {
         // Read before the entries: an entry sent in between may be missing from the page.
         let head = sent_to(&*reader, to);
         let entries = page::outbox(&*reader, to, after, usize::from(LIMIT)).await.map_err(|_| true)?;
-        return Ok(Sent { entries: entries.into_iter().map(|entry| entry.envelope).collect(), head, committed: 0 });
+        return Ok(OutboxPage {
+            entries: entries.into_iter().map(|entry| entry.envelope).collect(),
+            head,
+            committed: 0,
+        });
     }
-    let Some(bridge) = &spec.bridge else { return Err(false) };
+    let Some(bridge) = &definition.bridge else { return Err(false) };
     let asked = Request::Outbox { from: from.clone(), to: to.clone(), after, limit: LIMIT.into() };
-    match bridge.request(asked.clone(), background::ASK).await {
+    match bridge.request(asked.clone(), background::REQUEST_TIMEOUT).await {
         Ok(Response::Envelopes(Page { envelopes: mut entries, last: head, committed, store })) => {
-            if spec.known_owners.find(&**bridge, asked.domain(), store).await != KnownOwner::Owner {
+            if definition.known_owners.find(&**bridge, asked.domain(), store).await != Ownership::Owner {
                 return Err(true);
             }
             if entries.iter().all(|one| asked.admits(one)) {
-                spec.judged_all(&mut entries).await.map_err(|_| true)?;
-                return Ok(Sent { entries, head, committed: committed.unwrap_or(0) });
+                definition.resolve_shapes(&mut entries).await.map_err(|_| true)?;
+                return Ok(OutboxPage { entries, head, committed: committed.unwrap_or(0) });
             }
             tracing::error!(target: TARGET, %from, %to, "owner returned entries of a different shard");
             Err(false)

@@ -30,9 +30,9 @@ use crate::client::Client;
 /// ```
 #[derive(Clone)]
 pub struct NodeHandle {
-    spec: Weak<NodeDefinition>,
+    definition: Weak<NodeDefinition>,
     pub(super) client: Client,
-    pub(super) links: ThreadHandles,
+    pub(super) threads: ThreadHandles,
     stop_requested: Arc<Notify>,
     ended: watch::Receiver<()>,
 }
@@ -41,9 +41,9 @@ impl Node {
     /// Returns a handle that observes the node and can ask [`run`](Self::run) to end.
     pub fn handle(&self) -> NodeHandle {
         NodeHandle {
-            spec: Arc::downgrade(&self.spec),
+            definition: Arc::downgrade(&self.definition),
             client: self.client.clone(),
-            links: self.links.clone(),
+            threads: self.threads.clone(),
             stop_requested: Arc::clone(&self.stop_requested),
             ended: self.alive.subscribe(),
         }
@@ -52,8 +52,8 @@ impl Node {
 
 impl NodeHandle {
     /// Returns the shared definition, or `None` once the node has ended, even while its threads are still ending.
-    pub(super) fn spec(&self) -> Option<Arc<NodeDefinition>> {
-        self.spec.upgrade().filter(|_| self.ended.has_changed().is_ok())
+    pub(super) fn definition(&self) -> Option<Arc<NodeDefinition>> {
+        self.definition.upgrade().filter(|_| self.ended.has_changed().is_ok())
     }
 
     /// As [`Node::client`].
@@ -63,15 +63,15 @@ impl NodeHandle {
 
     /// As [`Node::health`]. A node that has ended is neither live nor ready.
     pub fn health(&self) -> Health {
-        match self.spec() {
-            Some(spec) => spec.health_with(&self.links),
+        match self.definition() {
+            Some(definition) => definition.health_with(&self.threads),
             None => Health { live: false, ready: false, reasons: vec!["the node has ended".to_owned()] },
         }
     }
 
     /// As [`Node::metrics`]; `None` if the node has ended.
     pub fn metrics(&self) -> Option<Metrics> {
-        self.spec().map(|spec| spec.metrics())
+        self.definition().map(|definition| definition.metrics())
     }
 
     /// Asks [`Node::run`] to stop the node, like SIGTERM, and returns at once. A node that is not running yet stops

@@ -20,7 +20,7 @@ pub(super) trait HostedType: Send + Sync {
     fn retired(&self) -> &'static [&'static str];
     fn card(&self) -> ActorCard;
     /// Returns whether the type has its own event subscriptions because it may be slow.
-    fn apart(&self) -> bool {
+    fn is_isolated(&self) -> bool {
         false
     }
     /// Returns the key of the actor that handles an event, if one does.
@@ -31,7 +31,7 @@ pub(super) trait HostedType: Send + Sync {
     /// Installs the type's endpoints on one thread. `events` are the names that stored events of its domain may have.
     fn install(
         &self,
-        host: &Rc<ThreadContext>,
+        context: &Rc<ThreadContext>,
         domain: Name,
         actor: Name,
         shards: Vec<Option<Rc<OwnedShard>>>,
@@ -86,7 +86,7 @@ impl HostedType for Hosted {
 
     fn install(
         &self,
-        host: &Rc<ThreadContext>,
+        context: &Rc<ThreadContext>,
         domain: Name,
         actor: Name,
         shards: Vec<Option<Rc<OwnedShard>>>,
@@ -95,13 +95,13 @@ impl HostedType for Hosted {
     ) -> Rc<dyn ActorEndpoint> {
         let mut plan = (self.wiring)();
         plan.events = Some(Arc::clone(events));
-        plan.shapes = Arc::clone(&host.settings.shapes);
+        plan.shapes = Arc::clone(&context.settings.shapes);
         let plan = Rc::new(plan);
-        let door = Dispatcher::new(Rc::clone(host), Rc::clone(&plan), domain, actor, shards);
+        let endpoint = Dispatcher::new(Rc::clone(context), Rc::clone(&plan), domain, actor, shards);
         for add in &plan.routes {
-            add(&door, routes);
+            add(&endpoint, routes);
         }
-        Rc::new(door)
+        Rc::new(endpoint)
     }
 }
 
@@ -131,20 +131,20 @@ impl<W: Worker> HostedType for HostedWorker<W> {
         WorkerPlan::<W>::of().card
     }
 
-    fn apart(&self) -> bool {
+    fn is_isolated(&self) -> bool {
         true
     }
 
     fn install(
         &self,
-        host: &Rc<ThreadContext>,
+        context: &Rc<ThreadContext>,
         domain: Name,
         actor: Name,
         shards: Vec<Option<Rc<OwnedShard>>>,
         _events: &Arc<HashSet<String>>,
         _routes: &mut LocalRoutes,
     ) -> Rc<dyn ActorEndpoint> {
-        Rc::new(WorkerDispatcher::new(Rc::clone(host), Arc::clone(&self.0), domain, actor, shards))
+        Rc::new(WorkerDispatcher::new(Rc::clone(context), Arc::clone(&self.0), domain, actor, shards))
     }
 }
 

@@ -12,10 +12,10 @@ use tokio::sync::oneshot;
 use super::NodeEnd;
 use super::confirmations::sent_to;
 use super::definition::NodeDefinition;
-use super::known_owners::{KnownOwner, said_by};
+use super::known_owners::{Ownership, claimed_store};
 use super::peers::Unreachable;
-use super::remote_answer::{Asker, unreadable};
-use super::remote_client::{ask_share, ask_view};
+use super::remote_answer::{RemoteRequest, page_unreadable};
+use super::remote_client::{run_command, run_query};
 use super::thread_handles::ThreadHandles;
 use crate::bridge::{AckOutcome, Inbound, Notification, Page, Request, RequestError, Response};
 use crate::message::{Envelope, Kind, MAX_SHAPES_BYTES, ShardId, shard_of};
@@ -24,35 +24,35 @@ use crate::router::Judgment;
 use crate::telemetry::TARGET;
 
 /// Most events or outbox entries in one response, whatever limit is requested.
-const MOST: usize = 1024;
+const MAX_ENTRIES: usize = 1024;
 
 /// Receives everything that arrives over the bridge.
 #[derive(Clone)]
 pub(super) struct BridgeHandler {
-    spec: Arc<NodeDefinition>,
-    links: ThreadHandles,
+    definition: Arc<NodeDefinition>,
+    threads: ThreadHandles,
 }
 
 impl BridgeHandler {
-    pub(super) fn new(spec: Arc<NodeDefinition>, links: ThreadHandles) -> Self {
-        Self { spec, links }
+    pub(super) fn new(definition: Arc<NodeDefinition>, threads: ThreadHandles) -> Self {
+        Self { definition, threads }
     }
 
     /// Returns how far `to` has committed messages of `from`. If `from` reports how far it has sent, missing messages
     /// are fetched.
     fn watermark(&self, from: ShardId, to: ShardId, sent: Option<u64>) -> BoxFuture<'static, Response> {
-        if self.spec.owns(&to.domain).is_none_or(|shards| to.shard >= shards) {
+        if self.definition.owns(&to.domain).is_none_or(|shards| to.shard >= shards) {
             return Box::pin(async { Response::Refused(RequestError::NotHere) });
         }
         let (tell, told) = oneshot::channel();
-        let (home, store) = (self.spec.home(to.shard), self.spec.store_id());
-        self.links.run(
+        let (home, store) = (self.definition.thread_of(to.shard), self.definition.store_id());
+        self.threads.run(
             home,
-            Box::new(move |share| {
+            Box::new(move |runtime| {
                 if let Some(through) = sent {
-                    share.heard_sent(&from, &to, through);
+                    runtime.note_sent(&from, &to, through);
                 }
-                let _ = tell.send(share.watermark(&from, &to));
+                let _ = tell.send(runtime.watermark(&from, &to));
             }),
         );
         Box::pin(async move {
@@ -64,36 +64,36 @@ impl BridgeHandler {
     }
 
     /// Returns whether the store named in an envelope is the owner of its sender's domain.
-    fn speaker(&self, envelope: &Envelope) -> KnownOwner {
-        match said_by(envelope) {
-            None => KnownOwner::Owner,
+    fn ownership(&self, envelope: &Envelope) -> Ownership {
+        match claimed_store(envelope) {
+            None => Ownership::Owner,
             // No other store speaks for a domain that this node owns.
-            Some((domain, store)) if self.spec.owns(domain).is_some() => match self.spec.identity.get() {
-                Some(own) if own.store != store => KnownOwner::Stranger,
-                _ => KnownOwner::Owner,
+            Some((domain, store)) if self.definition.owns(domain).is_some() => match self.definition.identity.get() {
+                Some(own) if own.store != store => Ownership::Foreign,
+                _ => Ownership::Owner,
             },
-            Some((domain, store)) => self.spec.known_owners.speaker(domain, Some(store)),
+            Some((domain, store)) => self.definition.known_owners.ownership(domain, Some(store)),
         }
     }
 
     /// As [`ownership`](Self::ownership); reads the claim on the domain first if it is unknown.
-    async fn find(&self, envelope: &Envelope) -> KnownOwner {
-        match (self.speaker(envelope), said_by(envelope), &self.spec.bridge) {
-            (KnownOwner::Unknown, Some((domain, store)), Some(bridge)) => {
-                self.spec.known_owners.find(&**bridge, domain, Some(store)).await
+    async fn find(&self, envelope: &Envelope) -> Ownership {
+        match (self.ownership(envelope), claimed_store(envelope), &self.definition.bridge) {
+            (Ownership::Unknown, Some((domain, store)), Some(bridge)) => {
+                self.definition.known_owners.find(&**bridge, domain, Some(store)).await
             }
             (known, ..) => known,
         }
     }
 
     /// Drops a message of a store that does not own its domain: the owner's log decides what was sent.
-    fn drops(&self, envelope: &Envelope) -> AckOutcome {
+    fn drop_message(&self, envelope: &Envelope) -> AckOutcome {
         tracing::debug!(target: TARGET, id = %envelope.id, "message dropped: its store does not own the domain");
         let is_event = envelope.kind == Kind::Event;
-        self.links.run(
+        self.threads.run(
             0,
-            Box::new(move |share| {
-                let counts = &share.context.counts;
+            Box::new(move |runtime| {
+                let counts = &runtime.context.counts;
                 if is_event { counts.events_dropped.one() } else { counts.commands_dropped.one() }
             }),
         );
@@ -101,17 +101,17 @@ impl BridgeHandler {
     }
 
     /// Delivers a message, unless its store does not own its sender's domain.
-    fn hear(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
-        match self.speaker(&envelope) {
+    fn receive(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
+        match self.ownership(&envelope) {
             // Delivered within this call, so that messages keep their order.
-            KnownOwner::Owner => self.take(envelope),
-            KnownOwner::Stranger => Box::pin(ready(self.drops(&envelope))),
-            KnownOwner::Unknown => {
-                let door = self.clone();
+            Ownership::Owner => self.take(envelope),
+            Ownership::Foreign => Box::pin(ready(self.drop_message(&envelope))),
+            Ownership::Unknown => {
+                let handler = self.clone();
                 Box::pin(async move {
-                    match door.find(&envelope).await {
-                        KnownOwner::Stranger => door.drops(&envelope),
-                        _ => door.take(envelope).await,
+                    match handler.find(&envelope).await {
+                        Ownership::Foreign => handler.drop_message(&envelope),
+                        _ => handler.take(envelope).await,
                     }
                 })
             }
@@ -120,12 +120,12 @@ impl BridgeHandler {
 
     /// Passes a command or a reply to the thread of its shard.
     fn deliver(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
-        let home = envelope.to.as_ref().map_or(0, |to| self.spec.home(to.shard));
+        let home = envelope.to.as_ref().map_or(0, |to| self.definition.thread_of(to.shard));
         let (settle, settled) = oneshot::channel();
-        self.links.run(
+        self.threads.run(
             home,
-            Box::new(move |share| {
-                share.direct(
+            Box::new(move |runtime| {
+                runtime.direct(
                     envelope,
                     Box::new(move |settled| {
                         let _ = settle.send(settled);
@@ -137,18 +137,18 @@ impl BridgeHandler {
     }
 
     /// Passes an event to all threads.
-    fn spread(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
+    fn deliver_event(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         let mut waits = Vec::with_capacity(1);
-        for share in 0..self.spec.shares() {
+        for thread in 0..self.definition.thread_count() {
             let (done, wait) = oneshot::channel();
             let envelope = envelope.clone();
-            self.links.run(
-                share,
-                Box::new(move |share| {
+            self.threads.run(
+                thread,
+                Box::new(move |runtime| {
                     let settled = move || {
                         let _ = done.send(());
                     };
-                    share.event(envelope, Box::new(settled));
+                    runtime.event(envelope, Box::new(settled));
                 }),
             );
             waits.push(wait);
@@ -165,7 +165,7 @@ impl BridgeHandler {
 
     /// Delivers a judged message. A refused message of an actor is delivered too: it becomes a dead letter, or halts
     /// its projection. A refused message of a caller that does not wait goes to the refused stream.
-    fn hand_on(&self, envelope: Envelope, judgment: Option<Judgment>) -> BoxFuture<'static, AckOutcome> {
+    fn deliver_judged(&self, envelope: Envelope, judgment: Option<Judgment>) -> BoxFuture<'static, AckOutcome> {
         let reason = match judgment {
             Some(Judgment::Differs { reason, .. }) => reason.to_string(),
             Some(Judgment::Fits { .. }) => String::new(),
@@ -176,23 +176,23 @@ impl BridgeHandler {
         if !reason.is_empty() && envelope.origin.is_none() {
             return Box::pin(async { AckOutcome::Reject(reason) });
         }
-        if envelope.kind == Kind::Event { self.spread(envelope) } else { self.deliver(envelope) }
+        if envelope.kind == Kind::Event { self.deliver_event(envelope) } else { self.deliver(envelope) }
     }
 
     /// Judges a message by its shape and delivers it.
     fn take(&self, mut envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         // The shape of an event without subscribers does not matter, and its owner may not be reachable.
-        if envelope.kind == Kind::Event && !self.spec.takes_from(&envelope) {
-            return self.spread(envelope);
+        if envelope.kind == Kind::Event && !self.definition.subscribes_to(&envelope) {
+            return self.deliver_event(envelope);
         }
-        match self.spec.judge(&mut envelope, false) {
+        match self.definition.judge(&mut envelope, false) {
             Judgment::Unknown => {}
-            judgment => return self.hand_on(envelope, Some(judgment)),
+            judgment => return self.deliver_judged(envelope, Some(judgment)),
         }
-        let door = self.clone();
+        let handler = self.clone();
         Box::pin(async move {
-            match door.spec.judged(&mut envelope, false).await {
-                Ok(judgment) => door.hand_on(envelope, judgment).await,
+            match handler.definition.resolve_shape(&mut envelope, false).await {
+                Ok(judgment) => handler.deliver_judged(envelope, judgment).await,
                 Err(Unreachable) => AckOutcome::Retry,
             }
         })
@@ -200,7 +200,7 @@ impl BridgeHandler {
 
     /// Returns the refusal of a request, if its shape demands one.
     fn refusal(&self, envelope: &mut Envelope) -> Option<Response> {
-        match self.spec.judge(envelope, true) {
+        match self.definition.judge(envelope, true) {
             Judgment::Fits { .. } => None,
             Judgment::Differs { reason, .. } => Some(Response::Refused(RequestError::Shape(reason.to_string()))),
             Judgment::Unknown => Some(Response::Refused(RequestError::UnknownShape)),
@@ -212,13 +212,13 @@ impl Inbound for BridgeHandler {
     fn deliver(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         match envelope.kind {
             Kind::Event => Box::pin(ready(AckOutcome::Reject("event received as a command".to_owned()))),
-            _ => self.hear(envelope),
+            _ => self.receive(envelope),
         }
     }
 
     fn event(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         match envelope.kind {
-            Kind::Event => self.hear(envelope),
+            Kind::Event => self.receive(envelope),
             _ => Box::pin(ready(AckOutcome::Reject("command or reply received as an event".to_owned()))),
         }
     }
@@ -226,8 +226,8 @@ impl Inbound for BridgeHandler {
     fn request(&self, asked: Request) -> BoxFuture<'static, Response> {
         match asked {
             Request::Command(mut envelope) => {
-                let asker = Asker::of(&envelope);
-                let Some(shards) = self.spec.owns(&envelope.domain) else {
+                let asker = RemoteRequest::of(&envelope);
+                let Some(shards) = self.definition.owns(&envelope.domain) else {
                     return Box::pin(async { Response::Refused(RequestError::NotHere) });
                 };
                 if let Some(refused) = self.refusal(&mut envelope) {
@@ -235,15 +235,15 @@ impl Inbound for BridgeHandler {
                 }
                 // The caller may assume another number of shards, or know none.
                 envelope.to = Some(ShardId::new(envelope.domain.clone(), shard_of(&envelope.key, shards)));
-                let outcome = ask_share(&self.spec, &self.links, envelope);
+                let outcome = run_command(&self.definition, &self.threads, envelope);
                 Box::pin(async move { asker.answer(outcome.await) })
             }
             Request::Query(mut envelope) => {
                 if let Some(refused) = self.refusal(&mut envelope) {
                     return Box::pin(async { refused });
                 }
-                let asker = Asker::of(&envelope);
-                match ask_view(&self.spec, &self.links, &envelope) {
+                let asker = RemoteRequest::of(&envelope);
+                match run_query(&self.definition, &self.threads, &envelope) {
                     Some(outcome) => Box::pin(async move { asker.answer(outcome.await) }),
                     None => {
                         let name = envelope.name.to_string();
@@ -252,9 +252,9 @@ impl Inbound for BridgeHandler {
                 }
             }
             Request::Events { shard, after, limit } => {
-                let (reader, store) = (self.spec.reader(&shard), self.spec.store_id());
-                let shapes = Arc::clone(&self.spec.shapes);
-                let limit = usize::try_from(limit).unwrap_or(MOST).min(MOST);
+                let (reader, store) = (self.definition.reader(&shard), self.definition.store_id());
+                let shapes = Arc::clone(&self.definition.shapes);
+                let limit = usize::try_from(limit).unwrap_or(MAX_ENTRIES).min(MAX_ENTRIES);
                 Box::pin(async move {
                     let Some(reader) = reader else { return Response::Refused(RequestError::NotHere) };
                     // Read before the events: an event committed in between may be missing from the page.
@@ -265,19 +265,19 @@ impl Inbound for BridgeHandler {
                                 events.into_iter().map(|event| shapes.mark(envelope_of(&shard, event))).collect();
                             Response::Envelopes(Page { store, ..Page::new(envelopes, head) })
                         }
-                        Err(error) => unreadable(&shard, &error),
+                        Err(error) => page_unreadable(&shard, &error),
                     }
                 })
             }
             Request::Outbox { from, to, after, limit } => {
-                let (reader, store) = (self.spec.reader(&from), self.spec.store_id());
-                let limit = usize::try_from(limit).unwrap_or(MOST).min(MOST);
+                let (reader, store) = (self.definition.reader(&from), self.definition.store_id());
+                let limit = usize::try_from(limit).unwrap_or(MAX_ENTRIES).min(MAX_ENTRIES);
                 let (tell, told) = oneshot::channel();
                 let place = (from.clone(), to.clone());
-                self.links.run(
-                    self.spec.home(from.shard),
-                    Box::new(move |share| {
-                        let _ = tell.send(share.confirmed(&place.0, &place.1));
+                self.threads.run(
+                    self.definition.thread_of(from.shard),
+                    Box::new(move |runtime| {
+                        let _ = tell.send(runtime.confirmed(&place.0, &place.1));
                     }),
                 );
                 Box::pin(async move {
@@ -290,7 +290,7 @@ impl Inbound for BridgeHandler {
                             let entries = entries.into_iter().map(|entry| entry.envelope).collect();
                             Response::Envelopes(Page { committed: Some(committed), store, ..Page::new(entries, head) })
                         }
-                        Err(error) => unreadable(&from, &error),
+                        Err(error) => page_unreadable(&from, &error),
                     }
                 })
             }
@@ -308,32 +308,32 @@ impl Inbound for BridgeHandler {
     fn notify(&self, tidings: Notification) {
         match tidings {
             Notification::Committed { from, to, through } => {
-                let home = self.spec.home(from.shard);
-                self.links.run(home, Box::new(move |share| share.heard_committed(&from, &to, through)));
+                let home = self.definition.thread_of(from.shard);
+                self.threads.run(home, Box::new(move |runtime| runtime.note_committed(&from, &to, through)));
             }
-            Notification::Head { shard, position } => self.links.head(&shard, position),
+            Notification::Head { shard, position } => self.threads.advance_head(&shard, position),
         }
     }
 
     fn reconnected(&self) {
-        self.links.run_all(|share| {
-            for lanes in share.send_windows.values() {
-                lanes.doubt_all(|to| !share.owns(to));
+        self.threads.run_all(|runtime| {
+            for windows in runtime.send_windows.values() {
+                windows.query_all_soon(|to| !runtime.owns(to));
             }
-            share.catch_up();
+            runtime.catch_up();
         });
     }
 
     fn claim_lost(&self, reason: String) {
         tracing::error!(target: TARGET, reason, "claim lost: shutting down; end the process");
-        self.spec.retire(&self.links, NodeEnd::TakenOver { reason });
+        self.definition.end_node(&self.threads, NodeEnd::TakenOver { reason });
     }
 
     fn capacity(&self) -> usize {
-        if self.spec.draining.load(Ordering::Relaxed) {
+        if self.definition.draining.load(Ordering::Relaxed) {
             return 0;
         }
-        let limit = self.spec.config.in_flight * self.spec.shares();
-        limit.saturating_sub(usize::try_from(self.spec.in_flight()).unwrap_or(usize::MAX))
+        let limit = self.definition.config.in_flight * self.definition.thread_count();
+        limit.saturating_sub(usize::try_from(self.definition.in_flight()).unwrap_or(usize::MAX))
     }
 }

@@ -62,9 +62,9 @@ const DETACH: Duration = Duration::from_secs(1);
 /// The node runs until it is stopped or dropped. Dropping it ends it at once, like a crash; [`stop`](Self::stop)
 /// shuts it down in order. Neither loses an acknowledged message.
 pub struct Node {
-    spec: Arc<NodeDefinition>,
+    definition: Arc<NodeDefinition>,
     client: Client,
-    links: ThreadHandles,
+    threads: ThreadHandles,
     /// Asks `run` to stop.
     stop_requested: Arc<Notify>,
     /// Closed when the node ends, which handles observe.
@@ -95,13 +95,13 @@ impl Node {
 
     /// Returns the node's description: domains, actor types, messages, subscriptions. It implements `Display`.
     pub fn manifest(&self) -> &Manifest {
-        &self.spec.manifest
+        &self.definition.manifest
     }
 
     /// Returns the node as its bridge sees it: its service, its domains and what it receives from others. Broker
     /// permissions are generated from it; to get it before they exist, start the node without a bridge.
     pub fn card(&self) -> &NodeCard {
-        &self.spec.card
+        &self.definition.card
     }
 
     /// Waits until the node is idle: no turn or job is in flight, every sent message is committed by its receiver,
@@ -121,12 +121,12 @@ impl Node {
 
     /// As [`wait_idle`](Self::wait_idle), without borrowing the node: it may be dropped during the wait.
     pub(crate) fn idle(&self) -> impl Future<Output = ()> + use<> {
-        let links = self.links.clone();
+        let threads = self.threads.clone();
         async move {
             let mut before = None;
             loop {
                 // Two equal readings in a row: while one thread was inspected, another may have sent it work.
-                let now = Some(links.at_rest().await);
+                let now = Some(threads.wait_idle().await);
                 if now == before {
                     return;
                 }
@@ -138,48 +138,48 @@ impl Node {
     /// Reports whether the node works and accepts messages. A node that finds at a commit that another node of its
     /// service has taken over ends itself and is no longer live: drop it.
     pub fn health(&self) -> Health {
-        self.spec.health_with(&self.links)
+        self.definition.health_with(&self.threads)
     }
 
     /// Returns the reason for which the node has ended itself, or `None` while it works. [`run`](Self::run) returns
     /// in that case.
     pub fn ended(&self) -> Option<NodeEnd> {
-        self.spec.ended.borrow().clone()
+        self.definition.ended.borrow().clone()
     }
 
     /// Returns the counters of the node since it started.
     pub fn metrics(&self) -> Metrics {
-        self.spec.metrics()
+        self.definition.metrics()
     }
 
     /// Passivates every idle actor: the next message of its key rebuilds it.
     #[cfg(feature = "testing")]
     pub(crate) fn passivate_idle(&self) {
-        self.links.run_all(|share| share.endpoints.values().for_each(|door| door.passivate_idle(0, 0)));
+        self.threads.run_all(|runtime| runtime.endpoints.values().for_each(|endpoint| endpoint.passivate_idle(0, 0)));
     }
 
     /// Returns the number of turns and jobs in flight.
     #[cfg(feature = "testing")]
     pub(crate) fn in_flight(&self) -> u64 {
-        self.spec.in_flight() + self.spec.jobs()
+        self.definition.in_flight() + self.definition.jobs()
     }
 
     /// Returns how long the ids of callers are remembered, if the node owns the domain.
     #[cfg(feature = "testing")]
     pub(crate) fn remembers(&self, domain: &crate::message::Name) -> Option<std::time::Duration> {
-        self.spec.owns(domain).map(|_| self.spec.config.remember)
+        self.definition.owns(domain).map(|_| self.definition.config.remember)
     }
 
     /// Returns the text of a background task that has failed, if any.
     #[cfg(feature = "testing")]
     pub(crate) fn failed_task(&self) -> Option<String> {
-        let failed = self.spec.user_code.iter().find(|code| code.counts.failed_tasks.get() > 0)?;
-        Some(failed.failures().pop().unwrap_or_else(|| "a background task has failed".to_owned()))
+        let failed = self.definition.user_code.iter().find(|code| code.counts.failed_tasks.get() > 0)?;
+        Some(failed.failed_tasks().pop().unwrap_or_else(|| "a background task has failed".to_owned()))
     }
 
     /// Returns the actors that an event is delivered to: domain, actor type and key.
     #[cfg(feature = "testing")]
-    pub(crate) fn takers(
+    pub(crate) fn subscribers_of(
         &self,
         shard: &crate::message::ShardId,
         event: &crate::store::StoredEvent,
@@ -188,8 +188,8 @@ impl Node {
         let takes = |hosted: &&definition::ActorDefinition| {
             hosted.takes.iter().any(|(domain, name)| *domain == event.domain && *name == event.name)
         };
-        let takers = self.spec.actors.iter().filter(takes);
-        takers
+        let subscribers = self.definition.actors.iter().filter(takes);
+        subscribers
             .filter_map(|hosted| Some((hosted.domain.clone(), hosted.actor.clone(), hosted.hosted.key_of(&event)?)))
             .collect()
     }
@@ -204,8 +204,8 @@ impl Node {
     /// [`Error::Store`] if closing the store failed.
     pub async fn stop(self) -> Result<(), Error> {
         let begun = crate::clock::instant();
-        self.links.drain(&self.spec, DRAIN).await;
-        if let Some(bridge) = &self.spec.bridge {
+        self.threads.drain(&self.definition, DRAIN).await;
+        if let Some(bridge) = &self.definition.bridge {
             // The drain limit is shared: time spent draining is not granted a second time.
             let limit = DRAIN.saturating_sub(begun.elapsed()).max(DETACH);
             match tokio::time::timeout(limit, bridge.detach()).await {
@@ -217,8 +217,8 @@ impl Node {
                 }
             }
         }
-        self.links.end().await;
-        self.spec.store.close().await?;
+        self.threads.end().await;
+        self.definition.store.close().await?;
         Ok(())
     }
 
@@ -229,11 +229,11 @@ impl Node {
     /// As [`stop`](Self::stop). [`Error::Signal`] if signal handlers cannot be installed. [`Error::Ended`] if the
     /// node has ended itself.
     pub async fn run(self) -> Result<(), Error> {
-        let mut ended = self.spec.ended.subscribe();
+        let mut ended = self.definition.ended.subscribe();
         let ended = async { ended.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()) };
         tokio::select! {
             biased;
-            told = self.told_to_end() => told?,
+            told = self.stop_signal() => told?,
             why = ended => {
                 self.stop().await?;
                 return why.map_or(Ok(()), |why| Err(Error::Ended(why)));
@@ -242,7 +242,7 @@ impl Node {
         self.stop().await
     }
 
-    async fn told_to_end(&self) -> Result<(), Error> {
+    async fn stop_signal(&self) -> Result<(), Error> {
         #[cfg(unix)]
         {
             use tokio::signal::unix::{SignalKind, signal};
@@ -267,16 +267,16 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         // After `stop`, nothing is left to end.
-        if let Some(bridge) = &self.spec.bridge {
+        if let Some(bridge) = &self.definition.bridge {
             bridge.abandon();
         }
-        self.links.run_all(|share| share.end());
+        self.threads.run_all(|runtime| runtime.end());
     }
 }
 
 impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Node").field("service", &self.spec.manifest.service).finish_non_exhaustive()
+        f.debug_struct("Node").field("service", &self.definition.manifest.service).finish_non_exhaustive()
     }
 }
 

@@ -16,17 +16,17 @@ use super::definition::NodeDefinition;
 use crate::bridge::{Request, RequestError, Response};
 use crate::clock::instant;
 use crate::message::{Envelope, Name};
-use crate::router::{Judgment, can_be_asked};
+use crate::router::{Judgment, is_from_actor};
 use crate::telemetry::TARGET;
 
 /// Time for which an unreachable service is not asked again: messages of others must not wait for its time-out each
 /// time.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Most unreachable services remembered.
-const MOST: usize = 256;
+const MAX_FAILED: usize = 256;
 
 /// Domains whose owners could not be reached, and when.
-pub(super) type Failed = HashMap<Name, Instant, FixedState>;
+pub(super) type FailedPeers = HashMap<Name, Instant, FixedState>;
 
 /// The sender's service cannot be reached now.
 pub(super) struct Unreachable;
@@ -39,11 +39,11 @@ impl NodeDefinition {
         let (domain, name) = (&envelope.domain, &envelope.name);
         match &judgment {
             Judgment::Fits { resumes: true } => {
-                self.issues.no_note(&about(envelope));
+                self.issues.clear_note(&note_name(envelope));
                 tracing::info!(target: TARGET, %domain, message = %name, "messages have a readable shape again");
             }
             Judgment::Differs { reason, is_news: true } => {
-                self.issues.note(&about(envelope), format!("refused from {}: {reason}", sender(envelope)));
+                self.issues.note(&note_name(envelope), format!("refused from {}: {reason}", sender(envelope)));
                 tracing::error!(
                     target: TARGET, service = self.manifest.service, sender = sender(envelope), %domain, message = %name,
                     version = envelope.version, shape = ?sent, reason = &**reason,
@@ -58,7 +58,7 @@ impl NodeDefinition {
     /// Judges a message, requesting the shapes from the sender's service if necessary.
     ///
     /// Returns `None` if the shapes are unknown and the sender is not an actor, so that there is no service to ask.
-    pub(super) async fn judged(
+    pub(super) async fn resolve_shape(
         self: &Arc<Self>,
         envelope: &mut Envelope,
         asks: bool,
@@ -67,22 +67,22 @@ impl NodeDefinition {
             Judgment::Unknown => {}
             judgment => return Ok(Some(judgment)),
         }
-        if !can_be_asked(envelope) {
+        if !is_from_actor(envelope) {
             return Ok(None);
         }
-        let mut failed = self.asks_for_shapes.lock().await;
+        let mut failed = self.shape_requests.lock().await;
         match self.judge(envelope, asks) {
             // Another message waited for the same answer.
             judgment @ (Judgment::Fits { .. } | Judgment::Differs { .. }) => return Ok(Some(judgment)),
             Judgment::Unknown => {}
         }
         let Some(domain) = envelope.origin.as_ref().map(|origin| origin.shard.domain.clone()) else { return Ok(None) };
-        if failed.get(&domain).is_some_and(|at| at.elapsed() < AGAIN) {
+        if failed.get(&domain).is_some_and(|at| at.elapsed() < RETRY_AFTER) {
             return Err(Unreachable);
         }
         failed.remove(&domain);
-        if let Err(error) = self.ask_for_shapes(envelope).await {
-            if failed.len() >= MOST {
+        if let Err(error) = self.request_shapes(envelope).await {
+            if failed.len() >= MAX_FAILED {
                 failed.clear();
             }
             failed.insert(domain, instant());
@@ -91,12 +91,12 @@ impl NodeDefinition {
         Ok(Some(self.judge(envelope, asks)))
     }
 
-    async fn ask_for_shapes(&self, envelope: &Envelope) -> Result<(), Unreachable> {
+    async fn request_shapes(&self, envelope: &Envelope) -> Result<(), Unreachable> {
         let (Some(bridge), Some(origin), Some(shape)) = (&self.bridge, &envelope.origin, envelope.shape) else {
             return Err(Unreachable);
         };
         let asked = Request::Shape { from: origin.shard.clone(), to: envelope.to.clone(), shape };
-        match bridge.request(asked, background::ASK).await {
+        match bridge.request(asked, background::REQUEST_TIMEOUT).await {
             Ok(Response::Shape(text)) => self.shapes.learn(envelope, Some(&text)),
             // The service now runs another program than the one that wrote the message, perhaps without this request.
             Ok(Response::Refused(RequestError::Unhandled(_) | RequestError::Undecodable(_))) => {
@@ -115,16 +115,16 @@ impl NodeDefinition {
     }
 
     /// Judges messages read from another service's log or outbox, in order.
-    pub(super) async fn judged_all(self: &Arc<Self>, envelopes: &mut [Envelope]) -> Result<(), Unreachable> {
+    pub(super) async fn resolve_shapes(self: &Arc<Self>, envelopes: &mut [Envelope]) -> Result<(), Unreachable> {
         for envelope in envelopes.iter_mut().filter(|envelope| envelope.shape.is_some()) {
-            self.judged(envelope, false).await?;
+            self.resolve_shape(envelope, false).await?;
         }
         Ok(())
     }
 }
 
 /// Returns the name of the health note about a message type.
-fn about(envelope: &Envelope) -> String {
+fn note_name(envelope: &Envelope) -> String {
     format!("shape of {}.{}", envelope.domain, envelope.name)
 }
 

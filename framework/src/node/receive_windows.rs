@@ -17,7 +17,7 @@ use crate::store::{Source, SourceKind};
 use crate::telemetry::TARGET;
 
 /// Most receive windows of a thread. A forged sender can name any number of shards, so the count is bounded.
-const GATES: usize = if cfg!(test) { 64 } else { 8192 };
+const MAX_WINDOWS: usize = if cfg!(test) { 64 } else { 8192 };
 
 /// Receive windows by sending and receiving shard.
 pub(super) type ReceiveWindows = HashMap<(ShardId, ShardId), Rc<ReceiveWindow>, FixedState>;
@@ -26,16 +26,16 @@ impl ThreadRuntime {
     /// Returns the endpoint for messages that no actor of a domain handles.
     pub(super) fn unrouted(&self, domain: &Name) -> Option<Rc<dyn ActorEndpoint>> {
         let found = self.endpoints.iter().find(|((of, actor), _)| of == domain && actor.as_str() == Unrouted::NAME);
-        found.map(|(_, door)| Rc::clone(door))
+        found.map(|(_, endpoint)| Rc::clone(endpoint))
     }
 
     /// Returns the endpoint for a message sent by an actor to the shard `to`, and the action to perform there.
-    fn way_of(&self, to: &ShardId, envelope: &mut Envelope) -> Option<(Rc<dyn ActorEndpoint>, Action)> {
+    fn route(&self, to: &ShardId, envelope: &mut Envelope) -> Option<(Rc<dyn ActorEndpoint>, Action)> {
         let shards = self.definition.owns(&to.domain)?;
         let valid = Key::from(envelope.key.as_str()).is_valid();
         if valid && shard_of(&envelope.key, shards) == to.shard {
             let work = if envelope.kind == Kind::Reply { Action::Reply } else { Action::Handle };
-            return Some((self.door_of(envelope)?, work));
+            return Some((self.endpoint_of(envelope)?, work));
         }
         let reason = if valid {
             let key = envelope.key.escape_debug();
@@ -53,17 +53,17 @@ impl ThreadRuntime {
     /// Delivers a message that was sent to one of this thread's shards.
     pub(super) fn direct(self: &Rc<Self>, envelope: Envelope, settle: Box<dyn FnOnce(AckOutcome)>) {
         let Some(to) = envelope.to.clone().filter(|to| self.shards.contains_key(to)) else {
-            return settle(self.nowhere(&envelope));
+            return settle(self.outcome_without_shard(&envelope));
         };
         if self.has_ended.get() || self.context.draining.get() {
             return settle(AckOutcome::Retry);
         }
         match &envelope.origin {
-            Some(origin) => match self.gate(&origin.shard.clone(), &to) {
-                Some(gate) => gate.admit(envelope, settle),
+            Some(origin) => match self.receive_window(&origin.shard.clone(), &to) {
+                Some(window) => window.admit(envelope, settle),
                 None => settle(AckOutcome::Retry),
             },
-            None => self.outside(
+            None => self.deliver_external(
                 envelope,
                 Box::new(move |outcome| {
                     settle(match outcome {
@@ -89,7 +89,7 @@ impl ThreadRuntime {
     }
 
     /// Returns the outcome for a message to a shard that does not exist on this thread.
-    fn nowhere(&self, envelope: &Envelope) -> AckOutcome {
+    fn outcome_without_shard(&self, envelope: &Envelope) -> AckOutcome {
         let Some(to) = &envelope.to else { return AckOutcome::Retry };
         let Some(shards) = self.definition.owns(&to.domain).filter(|shards| to.shard >= *shards) else {
             return AckOutcome::Retry;
@@ -109,58 +109,59 @@ impl ThreadRuntime {
         AckOutcome::Retry
     }
 
-    fn known_gate(&self, from: &ShardId, to: &ShardId) -> Option<Rc<ReceiveWindow>> {
+    fn known_window(&self, from: &ShardId, to: &ShardId) -> Option<Rc<ReceiveWindow>> {
         self.receive_windows.borrow().get(&(from.clone(), to.clone())).cloned()
     }
 
     /// Returns the window between two shards; `None` if the bound is reached and every window has messages in flight.
-    pub(super) fn gate(self: &Rc<Self>, from: &ShardId, to: &ShardId) -> Option<Rc<ReceiveWindow>> {
-        if let Some(gate) = self.known_gate(from, to) {
-            return Some(gate);
+    pub(super) fn receive_window(self: &Rc<Self>, from: &ShardId, to: &ShardId) -> Option<Rc<ReceiveWindow>> {
+        if let Some(window) = self.known_window(from, to) {
+            return Some(window);
         }
-        if self.receive_windows.borrow().len() >= GATES && !self.make_room() {
+        if self.receive_windows.borrow().len() >= MAX_WINDOWS && !self.evict_windows() {
             return None;
         }
-        let floor = self.watermark(from, to);
+        let watermark = self.watermark(from, to);
         let me = Rc::downgrade(self);
-        let doors = {
+        let endpoints = {
             let (me, to) = (me.clone(), to.clone());
             Rc::new(move |envelope: &mut Envelope| {
-                let found = me.upgrade().and_then(|share| share.way_of(&to, envelope));
+                let found = me.upgrade().and_then(|runtime| runtime.route(&to, envelope));
                 found.unwrap_or_else(|| (Rc::new(RejectingEndpoint), Action::Handle))
             })
         };
         let asks = {
             let me = me.clone();
-            Rc::new(move |gate: &Rc<ReceiveWindow>| match me.upgrade() {
-                Some(share) => share.ask_sender(gate),
-                None => gate.asked(),
+            Rc::new(move |window: &Rc<ReceiveWindow>| match me.upgrade() {
+                Some(runtime) => runtime.request_missing(window),
+                None => window.asked(),
             })
         };
-        let committed = Rc::new(move |gate: &ReceiveWindow| {
-            if let Some(share) = me.upgrade() {
-                share.tell_how_far(gate);
+        let committed = Rc::new(move |window: &ReceiveWindow| {
+            if let Some(runtime) = me.upgrade() {
+                runtime.confirm_progress(window);
             }
         });
-        let (counts, standing) = (Arc::clone(&self.context.counts), Arc::clone(&self.definition.issues));
-        let gate = ReceiveWindow::new((from.clone(), to.clone()), floor, doors, asks, committed, counts, standing);
-        self.receive_windows.borrow_mut().insert((from.clone(), to.clone()), Rc::clone(&gate));
-        Some(gate)
+        let (counts, issues) = (Arc::clone(&self.context.counts), Arc::clone(&self.definition.issues));
+        let window =
+            ReceiveWindow::new((from.clone(), to.clone()), watermark, endpoints, asks, committed, counts, issues);
+        self.receive_windows.borrow_mut().insert((from.clone(), to.clone()), Rc::clone(&window));
+        Some(window)
     }
 
     /// Confirms to the sender how far everything is committed, once this store knows it too: the sender deletes what
     /// is confirmed.
-    fn tell_how_far(self: &Rc<Self>, gate: &ReceiveWindow) {
-        let (from, to, through) = (gate.from.clone(), gate.to.clone(), gate.through());
+    fn confirm_progress(self: &Rc<Self>, window: &ReceiveWindow) {
+        let (from, to, through) = (window.from.clone(), window.to.clone(), window.through());
         // Most often the turn of the last message has stored the watermark. A duplicate writes nothing.
-        let Some(floor) = gate.unstored() else { return self.tell_committed(&from, &to, through) };
+        let Some(watermark) = window.unstored() else { return self.confirm_committed(&from, &to, through) };
         let Some(cell) = self.shards.get(&to) else { return };
-        let appended = cell.writer.borrow_mut().advance(&floor);
+        let appended = cell.writer.borrow_mut().advance(&watermark);
         let me = Rc::downgrade(self);
         match appended {
             Ok(appended) => self.context.after_commit(appended, move |committed| {
                 if let Some(me) = me.upgrade().filter(|_| committed.is_ok()) {
-                    me.tell_committed(&from, &to, through);
+                    me.confirm_committed(&from, &to, through);
                 }
             }),
             Err(error) => self.context.report_append_error(&error),
@@ -169,12 +170,12 @@ impl ThreadRuntime {
 
     /// Removes idle windows, whose state the store knows. If there are none, removes windows that only wait for
     /// missing messages; what they hold is sent again.
-    fn make_room(&self) -> bool {
-        let mut gone: Vec<_> = self.receive_windows.borrow_mut().extract_if(|_, gate| gate.is_at_rest()).collect();
+    fn evict_windows(&self) -> bool {
+        let mut gone: Vec<_> = self.receive_windows.borrow_mut().extract_if(|_, window| window.is_idle()).collect();
         if gone.is_empty() {
-            gone = self.receive_windows.borrow_mut().extract_if(|_, gate| gate.only_waits()).collect();
+            gone = self.receive_windows.borrow_mut().extract_if(|_, window| window.has_none_in_flight()).collect();
         }
-        gone.iter().for_each(|(_, gate)| gate.let_go());
+        gone.iter().for_each(|(_, window)| window.release_held());
         !gone.is_empty()
     }
 
@@ -229,36 +230,36 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_that_names_endless_shards_fills_no_memory_and_keeps_nobody_out() {
+    fn forged_shards_neither_fill_memory_nor_block_others() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         tokio::task::LocalSet::new().block_on(&runtime, async {
             let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().start().await.unwrap();
             // The first message is delivered; the one behind a gap is held.
             for sequence in [1, 3] {
                 let (done, wait) = oneshot::channel();
-                node.links.run(
+                node.threads.run(
                     0,
-                    Box::new(move |share| {
-                        let to = share.shards.keys().next().cloned().unwrap();
-                        let (all, later) = (3 * GATES, Rc::new(Cell::new(0)));
+                    Box::new(move |runtime| {
+                        let to = runtime.shards.keys().next().cloned().unwrap();
+                        let (all, later) = (3 * MAX_WINDOWS, Rc::new(Cell::new(0)));
                         for n in 0..all {
                             let later = Rc::clone(&later);
                             let count =
                                 move |settled| later.set(later.get() + usize::from(settled == AckOutcome::Retry));
-                            share.direct(from_shard(n, sequence, &to), Box::new(count));
-                            assert!(share.receive_windows.borrow().len() <= GATES);
+                            runtime.direct(from_shard(n, sequence, &to), Box::new(count));
+                            assert!(runtime.receive_windows.borrow().len() <= MAX_WINDOWS);
                         }
                         assert!(
-                            share.receive_windows.borrow().len() > GATES / 2,
+                            runtime.receive_windows.borrow().len() > MAX_WINDOWS / 2,
                             "{}",
-                            share.receive_windows.borrow().len()
+                            runtime.receive_windows.borrow().len()
                         );
                         done.send(later.get()).unwrap();
                     }),
                 );
                 let later = wait.await.unwrap();
                 // Deliveries are bounded by the windows in flight, and held messages give way to others.
-                assert!(later >= GATES, "{later} of {} come again", 3 * GATES);
+                assert!(later >= MAX_WINDOWS, "{later} of {} come again", 3 * MAX_WINDOWS);
                 node.wait_idle().await;
             }
             assert!(node.metrics().dead_letters > 0);

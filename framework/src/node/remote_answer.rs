@@ -13,13 +13,13 @@ use crate::store::StoreError;
 use crate::telemetry::TARGET;
 
 /// Data kept to answer a command or query after it has been passed on.
-pub(super) struct Asker {
+pub(super) struct RemoteRequest {
     id: MessageId,
     name: Name,
     codec: Codec,
 }
 
-impl Asker {
+impl RemoteRequest {
     pub(super) fn of(envelope: &Envelope) -> Self {
         Self { id: envelope.id, name: envelope.name.clone(), codec: envelope.codec }
     }
@@ -29,8 +29,8 @@ impl Asker {
         Response::Refused(match outcome {
             Outcome::Done(reply, written) if written == self.codec => return Response::Reply(reply),
             Outcome::Done(..) => RequestError::Unknown("handled, but the reply is encoded in another codec".to_owned()),
-            Outcome::DeadLetter(reason) => RequestError::DeadLetter(self.kept("dead-letter", &reason)),
-            Outcome::Failed(reason) => RequestError::Failed(self.kept("failed", &reason)),
+            Outcome::DeadLetter(reason) => RequestError::DeadLetter(self.log_and_redact("dead-letter", &reason)),
+            Outcome::Failed(reason) => RequestError::Failed(self.log_and_redact("failed", &reason)),
             Outcome::Busy => RequestError::Busy,
             Outcome::Unhandled => RequestError::Unhandled("no handler".to_owned()),
             Outcome::Conflict => RequestError::Conflict,
@@ -40,20 +40,20 @@ impl Asker {
             Outcome::Undecodable(reason) => RequestError::Undecodable(reason),
             Outcome::Stopped => RequestError::NotHere,
             Outcome::Refused(error @ StoreError::Full { .. }) => {
-                self.kept("full", &error);
+                self.log_and_redact("full", &error);
                 RequestError::Full
             }
             Outcome::Refused(error) => {
-                self.kept("not-here", &error);
+                self.log_and_redact("not-here", &error);
                 RequestError::NotHere
             }
-            Outcome::Unanswered(reason) => RequestError::Unknown(self.kept("unanswered", &reason)),
-            Outcome::Unknown(error) => RequestError::Unknown(self.kept("unknown", &error)),
+            Outcome::Unanswered(reason) => RequestError::Unknown(self.log_and_redact("unanswered", &reason)),
+            Outcome::Unknown(error) => RequestError::Unknown(self.log_and_redact("unknown", &error)),
         })
     }
 
     /// Logs a reason, and returns the text that the caller gets instead.
-    fn kept(&self, code: &'static str, reason: &dyn Display) -> String {
+    fn log_and_redact(&self, code: &'static str, reason: &dyn Display) -> String {
         tracing::warn!(
             target: TARGET, id = %self.id, message = %self.name, code, %reason,
             "remote request failed: reason withheld from the caller",
@@ -63,7 +63,7 @@ impl Asker {
 }
 
 /// Returns the response for a page that cannot be read.
-pub(super) fn unreadable(shard: &ShardId, error: &dyn Display) -> Response {
+pub(super) fn page_unreadable(shard: &ShardId, error: &dyn Display) -> Response {
     tracing::warn!(target: TARGET, %shard, %error, "failed to read a page of the log for a remote reader");
     Response::Refused(RequestError::Unknown(format!("see the owner's log for {shard}")))
 }
@@ -76,8 +76,9 @@ mod tests {
 
     /// Only outcomes about the caller's own bytes pass a text to the caller.
     #[test]
-    fn texts_of_the_node_stay_in_the_node() {
-        let asker = Asker { id: MessageId::from_u128(7), name: Name::from_static("Do").unwrap(), codec: Codec::Json };
+    fn internal_texts_are_not_sent_to_callers() {
+        let asker =
+            RemoteRequest { id: MessageId::from_u128(7), name: Name::from_static("Do").unwrap(), codec: Codec::Json };
         let secret = || SECRET.to_owned();
         let store = || StoreError::io("writing /srv/data/7", std::io::Error::other("hunter2"));
         for outcome in [
@@ -92,7 +93,7 @@ mod tests {
             assert!(answer.contains("NotHere") || answer.contains(&asker.id.to_string()), "{answer}");
         }
         let shard = ShardId::new(Name::from_static("bank").unwrap(), 3);
-        let answer = format!("{:?}", unreadable(&shard, &store()));
+        let answer = format!("{:?}", page_unreadable(&shard, &store()));
         assert!(!answer.contains("/srv") && answer.contains("bank/3"), "{answer}");
         // A caller must learn what is wrong with its own bytes.
         let answer = asker.answer(Outcome::Undecodable("the field `cents` is missing".to_owned()));

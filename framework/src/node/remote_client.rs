@@ -9,39 +9,39 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, ready};
 use tokio::sync::oneshot;
 
-use super::definition::{NodeDefinition, VIEWS};
+use super::definition::{NodeDefinition, VIEW_THREAD};
 use super::thread_handles::ThreadHandles;
 use crate::bridge::{Bridge, BridgeError, Request, RequestError, Response};
 use crate::clock::instant;
 use crate::message::{Envelope, MessageId, shard_of};
-use crate::router::{Completion, Outcome, Remote, RoutedJob, SendError, tell_shapes};
+use crate::router::{Completion, Outcome, Remote, RoutedJob, SendError, attach_shapes};
 use crate::store::StoreError;
 
 /// Client transport that leaves the caller's thread.
 ///
 /// Holds no reference to the node's store: clients outlive their node, and the next node may open the store.
 pub(super) struct RemoteClient {
-    spec: Weak<NodeDefinition>,
-    links: ThreadHandles,
+    definition: Weak<NodeDefinition>,
+    threads: ThreadHandles,
 }
 
 impl RemoteClient {
-    pub(super) fn new(spec: &Arc<NodeDefinition>, links: ThreadHandles) -> Self {
-        Self { spec: Arc::downgrade(spec), links }
+    pub(super) fn new(definition: &Arc<NodeDefinition>, threads: ThreadHandles) -> Self {
+        Self { definition: Arc::downgrade(definition), threads }
     }
 }
 
 /// Passes a command to the thread of its shard and waits for its outcome.
-pub(super) fn ask_share(
-    spec: &NodeDefinition,
-    links: &ThreadHandles,
+pub(super) fn run_command(
+    definition: &NodeDefinition,
+    threads: &ThreadHandles,
     envelope: Envelope,
 ) -> impl Future<Output = Outcome> + Send + 'static {
-    let home = envelope.to.as_ref().map_or(0, |to| spec.home(to.shard));
+    let home = envelope.to.as_ref().map_or(0, |to| definition.thread_of(to.shard));
     let (settle, outcome) = oneshot::channel();
     let bytes = envelope.payload.len();
-    let room = links.ask(home, bytes, move |share| {
-        share.outside(
+    let room = threads.run_bounded(home, bytes, move |runtime| {
+        runtime.deliver_external(
             envelope,
             Box::new(move |outcome| {
                 let _ = settle.send(outcome);
@@ -53,24 +53,25 @@ pub(super) fn ask_share(
 
 impl Remote for RemoteClient {
     fn thread_of(&self, domain: &str, command: &str, key: &str) -> Option<usize> {
-        let spec = self.spec.upgrade()?;
-        let shards = spec.owns(domain)?;
+        let definition = self.definition.upgrade()?;
+        let shards = definition.owns(domain)?;
         // Workers accept envelopes only.
-        let mut actors = spec.actors.iter().filter(|hosted| !hosted.apart && hosted.domain.as_str() == domain);
+        let mut actors =
+            definition.actors.iter().filter(|hosted| !hosted.is_isolated && hosted.domain.as_str() == domain);
         actors.find(|hosted| hosted.handles.iter().any(|name| name.as_str() == command))?;
-        Some(spec.home(shard_of(key, shards)))
+        Some(definition.thread_of(shard_of(key, shards)))
     }
 
     fn run_on(&self, home: usize, job: RoutedJob) -> bool {
         // Typed values are already in memory and have no encoded size: only their number is bounded.
-        self.links.ask(home, 0, move |share| job(&share.routes))
+        self.threads.run_bounded(home, 0, move |runtime| job(&runtime.routes))
     }
 
     fn send(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
-        let Some(spec) = self.spec.upgrade() else { return Box::pin(ready(Err(SendError::Stopped))) };
+        let Some(definition) = self.definition.upgrade() else { return Box::pin(ready(Err(SendError::Stopped))) };
         let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
-        if spec.owns(&domain).is_some() {
-            let outcome = ask_share(&spec, &self.links, of_this_program(envelope));
+        if definition.owns(&domain).is_some() {
+            let outcome = run_command(&definition, &self.threads, without_shape(envelope));
             return Box::pin(async move {
                 match tokio::time::timeout(deadline, outcome).await {
                     Ok(outcome) => SendError::of(outcome, &domain, &name, id).map(|(reply, _)| reply),
@@ -78,34 +79,34 @@ impl Remote for RemoteClient {
                 }
             });
         }
-        let bridge = spec.bridge.clone();
+        let bridge = definition.bridge.clone();
         Box::pin(async move {
-            let Some(bridge) = bridge else { return Err(alone(domain)) };
-            let answer = ask(&*bridge, Request::Command, envelope, deadline).await;
-            told(answer, &domain, &name, id, deadline)
+            let Some(bridge) = bridge else { return Err(no_bridge(domain)) };
+            let answer = request(&*bridge, Request::Command, envelope, deadline).await;
+            reply_of(answer, &domain, &name, id, deadline)
         })
     }
 
     fn post(&self, envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>> {
-        let Some(spec) = self.spec.upgrade() else { return Box::pin(ready(Err(SendError::Stopped))) };
+        let Some(definition) = self.definition.upgrade() else { return Box::pin(ready(Err(SendError::Stopped))) };
         let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
-        if spec.owns(&domain).is_some() {
-            let outcome = ask_share(&spec, &self.links, of_this_program(envelope));
+        if definition.owns(&domain).is_some() {
+            let outcome = run_command(&definition, &self.threads, without_shape(envelope));
             return Box::pin(async move { SendError::of(outcome.await, &domain, &name, id).map(drop) });
         }
-        let bridge = spec.bridge.clone();
+        let bridge = definition.bridge.clone();
         Box::pin(async move {
-            let Some(bridge) = bridge else { return Err(alone(domain)) };
+            let Some(bridge) = bridge else { return Err(no_bridge(domain)) };
             let mut envelope = envelope;
-            tell_shapes(&mut envelope);
-            bridge.send(envelope).await.map_err(|error| failed(error, &domain, id))
+            attach_shapes(&mut envelope);
+            bridge.send(envelope).await.map_err(|error| bridge_failed(error, &domain, id))
         })
     }
 
     fn query(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
-        let Some(spec) = self.spec.upgrade() else { return Box::pin(ready(Err(SendError::Stopped))) };
+        let Some(definition) = self.definition.upgrade() else { return Box::pin(ready(Err(SendError::Stopped))) };
         let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
-        if let Some(outcome) = ask_view(&spec, &self.links, &envelope) {
+        if let Some(outcome) = run_query(&definition, &self.threads, &envelope) {
             return Box::pin(async move {
                 match tokio::time::timeout(deadline, outcome).await {
                     Ok(outcome) => SendError::of(outcome, &domain, &name, id).map(|(answer, _)| answer),
@@ -113,27 +114,27 @@ impl Remote for RemoteClient {
                 }
             });
         }
-        let bridge = spec.bridge.clone();
+        let bridge = definition.bridge.clone();
         Box::pin(async move {
             let Some(bridge) = bridge else { return Err(SendError::Unhandled { domain, name }) };
-            query_over(&*bridge, envelope, deadline).await
+            request_query(&*bridge, envelope, deadline).await
         })
     }
 }
 
 /// Passes a query to the thread of the view that answers it, if this node has one.
-pub(super) fn ask_view(
-    spec: &NodeDefinition,
-    links: &ThreadHandles,
+pub(super) fn run_query(
+    definition: &NodeDefinition,
+    threads: &ThreadHandles,
     query: &Envelope,
 ) -> Option<impl Future<Output = Outcome> + Send + 'static> {
-    let view = *spec.answers.get(&(query.domain.clone(), query.name.clone()))?;
+    let view = *definition.answers.get(&(query.domain.clone(), query.name.clone()))?;
     let (settle, outcome) = oneshot::channel();
-    let query = of_this_program(query.clone());
+    let query = without_shape(query.clone());
     let bytes = query.payload.len();
-    let room = links.ask(VIEWS, bytes, move |share| {
+    let room = threads.run_bounded(VIEW_THREAD, bytes, move |runtime| {
         let settle: Completion = Box::new(move |outcome| drop(settle.send(outcome)));
-        match share.views.get(view) {
+        match runtime.views.get(view) {
             Some(view) => view.query(query, settle),
             None => settle(Outcome::Stopped),
         }
@@ -142,13 +143,13 @@ pub(super) fn ask_view(
 }
 
 /// Removes the fingerprint: a message that does not leave this program needs no comparison.
-fn of_this_program(envelope: Envelope) -> Envelope {
+fn without_shape(envelope: Envelope) -> Envelope {
     Envelope { shape: None, ..envelope }
 }
 
 /// Requests a reply from the owner of a message's domain. If the owner does not know the fingerprint, the request is
 /// repeated with the shapes attached.
-pub(super) async fn ask(
+pub(super) async fn request(
     bridge: &dyn Bridge,
     question: fn(Envelope) -> Request,
     envelope: Envelope,
@@ -160,15 +161,19 @@ pub(super) async fn ask(
         return Ok(answer);
     }
     let mut envelope = envelope;
-    tell_shapes(&mut envelope);
+    attach_shapes(&mut envelope);
     bridge.request(question(envelope), deadline.saturating_sub(begun.elapsed())).await
 }
 
 /// Sends a query over the bridge to a node that answers it.
-pub(super) async fn query_over(bridge: &dyn Bridge, query: Envelope, deadline: Duration) -> Result<Bytes, SendError> {
+pub(super) async fn request_query(
+    bridge: &dyn Bridge,
+    query: Envelope,
+    deadline: Duration,
+) -> Result<Bytes, SendError> {
     let (id, domain, name) = (query.id, query.domain.to_string(), query.name.to_string());
-    let answer = ask(bridge, Request::Query, query, deadline).await;
-    match told(answer, &domain, &name, id, deadline) {
+    let answer = request(bridge, Request::Query, query, deadline).await;
+    match reply_of(answer, &domain, &name, id, deadline) {
         // A query commits nothing, so the error concerns its answer.
         Err(SendError::Unknown { source: StoreError::Io { source, .. }, .. }) => {
             Err(SendError::Unanswered { domain, name, reason: source.to_string() })
@@ -181,12 +186,12 @@ pub(super) async fn query_over(bridge: &dyn Bridge, query: Envelope, deadline: D
     }
 }
 
-fn alone(domain: String) -> SendError {
+fn no_bridge(domain: String) -> SendError {
     SendError::NoOwner { domain, reason: "this node does not own it and has no bridge".to_owned() }
 }
 
 /// Converts a bridge error for the sender. Unless the reply is missing, the broker has accepted nothing.
-pub(super) fn failed(error: BridgeError, domain: &str, id: MessageId) -> SendError {
+pub(super) fn bridge_failed(error: BridgeError, domain: &str, id: MessageId) -> SendError {
     let domain = domain.to_owned();
     match error {
         BridgeError::NoResponse { deadline, .. } => SendError::NoReply { domain, deadline, id },
@@ -202,7 +207,7 @@ pub(super) fn failed(error: BridgeError, domain: &str, id: MessageId) -> SendErr
 }
 
 /// Converts the response of a domain's owner for the sender.
-pub(super) fn told(
+pub(super) fn reply_of(
     answer: Result<Response, BridgeError>,
     domain: &str,
     name: &str,
@@ -236,6 +241,6 @@ pub(super) fn told(
             }
         }),
         Ok(_) => Err(SendError::NoReply { domain: owned, deadline, id }),
-        Err(error) => Err(failed(error, domain, id)),
+        Err(error) => Err(bridge_failed(error, domain, id)),
     }
 }

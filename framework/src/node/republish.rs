@@ -24,64 +24,64 @@ use crate::telemetry::TARGET;
 
 /// Most events of a shard that are published again at start if the broker holds none. More than are ever in flight to
 /// the broker at once.
-const REPUBLISHED: u64 = 1024;
+const MAX_REPUBLISHED: u64 = 1024;
 /// Time without an answer from the broker after which health reports it.
-const SLOW: Duration = Duration::from_secs(5);
+const REPORT_AFTER: Duration = Duration::from_secs(5);
 
 /// Finds, in the background, the position up to which the events of each shard of this thread are published. Shards
 /// without history are known at once.
-pub(super) fn ask_what_is_published(share: &Rc<ThreadRuntime>) -> Option<Task> {
-    let bridge = Arc::clone(share.definition.bridge.as_ref()?);
+pub(super) fn find_published(runtime: &Rc<ThreadRuntime>) -> Option<Task> {
+    let bridge = Arc::clone(runtime.definition.bridge.as_ref()?);
     let mut unknown = Vec::new();
-    for (id, position) in &share.history {
-        let known = share.publisher.published.borrow().contains_key(id);
+    for (id, position) in &runtime.history {
+        let known = runtime.publisher.published.borrow().contains_key(id);
         match *position {
             _ if known => {}
-            0 => drop(share.publisher.published.borrow_mut().insert(id.clone(), 0)),
+            0 => drop(runtime.publisher.published.borrow_mut().insert(id.clone(), 0)),
             position => unknown.push((id.clone(), position)),
         }
     }
-    share.publisher.unanswered.set(unknown.len());
+    runtime.publisher.unanswered_shards.set(unknown.len());
     if unknown.is_empty() {
         return None;
     }
-    let me = Rc::downgrade(share);
-    let (standing, counted) = (Arc::clone(&share.definition.issues), unknown.len());
-    let trouble = format!("published events of thread {}", share.index);
+    let me = Rc::downgrade(runtime);
+    let (issues, counted) = (Arc::clone(&runtime.definition.issues), unknown.len());
+    let trouble = format!("published events of thread {}", runtime.index);
     Some(spawn::local(async move {
         let asking = join_all(unknown.into_iter().map(|(id, position)| {
             let (me, bridge) = (me.clone(), Arc::clone(&bridge));
             async move {
-                let last = published_before(&*bridge, &id, position).await;
-                let Some(share) = me.upgrade() else { return };
-                share.publisher.published.borrow_mut().insert(id.clone(), last);
-                share.publisher.unanswered.set(share.publisher.unanswered.get().saturating_sub(1));
-                if let Some(cell) = share.shards.get(&id) {
-                    share.publisher.look_at(cell);
+                let last = last_published(&*bridge, &id, position).await;
+                let Some(runtime) = me.upgrade() else { return };
+                runtime.publisher.published.borrow_mut().insert(id.clone(), last);
+                runtime.publisher.unanswered_shards.set(runtime.publisher.unanswered_shards.get().saturating_sub(1));
+                if let Some(cell) = runtime.shards.get(&id) {
+                    runtime.publisher.mark_dirty(cell);
                 }
-                share.context.idle.look();
+                runtime.context.idle.notify();
             }
         }));
         let mut asking = std::pin::pin!(asking);
-        if tokio::time::timeout(SLOW, &mut asking).await.is_err() {
+        if tokio::time::timeout(REPORT_AFTER, &mut asking).await.is_err() {
             let why = format!(
                 "the broker has not reported its last events of {counted} shards: \
                  their events are not published yet; check the server"
             );
-            if standing.raise(&trouble, why) {
+            if issues.raise(&trouble, why) {
                 tracing::warn!(target: TARGET, "no answer from the broker about its last events: publishing delayed");
             }
             asking.await;
-            standing.resolve(&trouble);
+            issues.resolve(&trouble);
         }
     }))
 }
 
 /// Returns the position up to which the events of a shard are published; its log reaches up to `position`.
-async fn published_before(bridge: &dyn Bridge, id: &ShardId, position: u64) -> u64 {
+async fn last_published(bridge: &dyn Bridge, id: &ShardId, position: u64) -> u64 {
     match bridge.last_published(id).await {
         Ok(Some(last)) => last.min(position),
-        Ok(None) if bridge.keeps_events() => position.saturating_sub(REPUBLISHED),
+        Ok(None) if bridge.keeps_events() => position.saturating_sub(MAX_REPUBLISHED),
         Ok(None) => position,
         Err(error) => {
             tracing::warn!(

@@ -4,7 +4,7 @@
 
 use tokio::sync::oneshot;
 
-use super::definition::{NodeDefinition, VIEWS};
+use super::definition::{NodeDefinition, VIEW_THREAD};
 use super::thread_handles::ThreadHandles;
 use super::{Error, Node, NodeHandle};
 use crate::message::{Name, ShardId};
@@ -20,7 +20,7 @@ impl Node {
     /// [`SkipError::NotHalted`] if the projection is not halted there; nothing was changed. [`SkipError::Store`] if
     /// the skip could not be stored; the projection is still halted.
     pub async fn skip_event(&self, projection: &str, shard: &ShardId, position: u64) -> Result<(), SkipError> {
-        skip(&self.spec, &self.links, projection, shard, position).await
+        skip(&self.definition, &self.threads, projection, shard, position).await
     }
 
     /// Returns the events that a projection has skipped, oldest first, even if this program no longer hosts it.
@@ -28,7 +28,7 @@ impl Node {
     /// # Errors
     /// [`Error::Store`] if the skips cannot be read.
     pub async fn skipped_events(&self, projection: &str) -> Result<Vec<SkippedEvent>, Error> {
-        list(&self.spec, projection).await
+        list(&self.definition, projection).await
     }
 }
 
@@ -38,8 +38,8 @@ impl NodeHandle {
     /// # Errors
     /// As there; [`SkipError::NotHalted`] also if the node has ended.
     pub async fn skip_event(&self, projection: &str, shard: &ShardId, position: u64) -> Result<(), SkipError> {
-        match self.spec() {
-            Some(spec) => skip(&spec, &self.links, projection, shard, position).await,
+        match self.definition() {
+            Some(definition) => skip(&definition, &self.threads, projection, shard, position).await,
             None => Err(not_halted(projection, shard, position)),
         }
     }
@@ -49,7 +49,7 @@ impl NodeHandle {
     /// # Errors
     /// As there; [`SendError::Stopped`] in [`Error::Send`] if the node has ended.
     pub async fn skipped_events(&self, projection: &str) -> Result<Vec<SkippedEvent>, Error> {
-        list(&*self.spec().ok_or(SendError::Stopped)?, projection).await
+        list(&*self.definition().ok_or(SendError::Stopped)?, projection).await
     }
 }
 
@@ -58,22 +58,22 @@ fn not_halted(projection: &str, shard: &ShardId, position: u64) -> SkipError {
 }
 
 async fn skip(
-    spec: &NodeDefinition,
-    links: &ThreadHandles,
+    definition: &NodeDefinition,
+    threads: &ThreadHandles,
     projection: &str,
     shard: &ShardId,
     position: u64,
 ) -> Result<(), SkipError> {
     let is_it = |viewed: &super::definition::ViewDefinition| viewed.name.as_str() == projection;
-    let at = spec.views.iter().position(is_it).ok_or_else(|| not_halted(projection, shard, position))?;
+    let at = definition.views.iter().position(is_it).ok_or_else(|| not_halted(projection, shard, position))?;
     let (tell, told) = oneshot::channel();
     let its = shard.clone();
-    links.run(
-        VIEWS,
-        Box::new(move |share| {
-            if let Some(view) = share.views.get(at) {
+    threads.run(
+        VIEW_THREAD,
+        Box::new(move |runtime| {
+            if let Some(view) = runtime.views.get(at) {
                 let skipping = view.skip(its, position);
-                crate::spawn::detached(&share.context.user_code, "skip an event", async move {
+                crate::spawn::detached(&runtime.context.user_code, "skip an event", async move {
                     let _ = tell.send(skipping.await);
                 });
             }
@@ -82,9 +82,9 @@ async fn skip(
     told.await.unwrap_or_else(|_| Err(not_halted(projection, shard, position)))
 }
 
-async fn list(spec: &NodeDefinition, projection: &str) -> Result<Vec<SkippedEvent>, Error> {
+async fn list(definition: &NodeDefinition, projection: &str) -> Result<Vec<SkippedEvent>, Error> {
     match Name::new(projection) {
-        Ok(name) => Ok(skipped(&*spec.store, &name).await?),
+        Ok(name) => Ok(skipped(&*definition.store, &name).await?),
         Err(_) => Ok(Vec::new()),
     }
 }

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use super::thread::ThreadRuntime;
 use crate::clock::instant;
-use crate::spawn::{FIRST, LONGEST, Task};
+use crate::spawn::{FIRST_RESTART, LONGEST_RESTART, Task};
 use crate::store::StoreError;
 use crate::telemetry::TARGET;
 use crate::user_code::caught;
 
 /// Uptime after which a restarted task counts as healthy again.
-const WELL: Duration = Duration::from_secs(10);
+const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 
 /// Reaction to a task that ended unexpectedly.
 #[derive(Clone, Copy)]
@@ -28,57 +28,57 @@ pub(super) enum Restart {
 
 /// Starts and supervises a background task of a thread.
 pub(super) fn supervise<F: Future<Output = ()> + 'static>(
-    share: &Rc<ThreadRuntime>,
+    runtime: &Rc<ThreadRuntime>,
     name: &'static str,
     restart: Restart,
     run: fn(Weak<ThreadRuntime>) -> F,
 ) -> Task {
-    let weak = Rc::downgrade(share);
+    let weak = Rc::downgrade(runtime);
     crate::spawn::local(async move {
-        let mut wait = FIRST;
+        let mut wait = FIRST_RESTART;
         loop {
             let begun = instant();
             let mut running = Box::pin(caught(run(weak.clone())));
-            let what = |share: &ThreadRuntime| format!("task {name} of thread {}", share.index);
-            let ended = if wait == FIRST {
+            let what = |runtime: &ThreadRuntime| format!("task {name} of thread {}", runtime.index);
+            let ended = if wait == FIRST_RESTART {
                 running.await
             } else {
                 tokio::select! {
                     biased;
                     ended = &mut running => ended,
-                    () = tokio::time::sleep(WELL) => {
-                        if let Some(share) = weak.upgrade() {
-                            share.definition.issues.resolve(&what(&share));
+                    () = tokio::time::sleep(HEALTHY_AFTER) => {
+                        if let Some(runtime) = weak.upgrade() {
+                            runtime.definition.issues.resolve(&what(&runtime));
                         }
                         running.await
                     }
                 }
             };
             // A node that is already broken ends its tasks itself; its first reason is kept.
-            let ends = |share: &Rc<ThreadRuntime>| {
-                share.has_ended.get() || share.context.stopped.get() || share.definition.broken.lock().is_some()
+            let ends = |runtime: &Rc<ThreadRuntime>| {
+                runtime.has_ended.get() || runtime.context.stopped.get() || runtime.definition.broken.lock().is_some()
             };
-            let Some(share) = weak.upgrade().filter(|share| !ends(share)) else { return };
+            let Some(runtime) = weak.upgrade().filter(|runtime| !ends(runtime)) else { return };
             let error = ended.map_or_else(|panicked| panicked.to_string(), |()| "ended without an error".to_owned());
-            share.context.counts.failed_tasks.one();
-            let reason = format!("task `{name}` of thread {} failed: {error}", share.index);
+            runtime.context.counts.failed_tasks.one();
+            let reason = format!("task `{name}` of thread {} failed: {error}", runtime.index);
             let Restart::After(put_in_order) = restart else {
-                tracing::error!(target: TARGET, task = name, thread = share.index, error, "task failed: restart the node");
-                *share.definition.broken.lock() = Some(reason);
-                share.context.stopped.set(true);
-                share.context.fail_pending_commits(&StoreError::Closed);
+                tracing::error!(target: TARGET, task = name, thread = runtime.index, error, "task failed: restart the node");
+                *runtime.definition.broken.lock() = Some(reason);
+                runtime.context.stopped.set(true);
+                runtime.context.fail_pending_commits(&StoreError::Closed);
                 return;
             };
-            if begun.elapsed() >= WELL {
-                wait = FIRST;
+            if begun.elapsed() >= HEALTHY_AFTER {
+                wait = FIRST_RESTART;
             }
-            tracing::error!(target: TARGET, task = name, thread = share.index, error, ?wait, "task failed: restarting");
-            share.definition.issues.raise(&what(&share), reason);
-            drop(share);
+            tracing::error!(target: TARGET, task = name, thread = runtime.index, error, ?wait, "task failed: restarting");
+            runtime.definition.issues.raise(&what(&runtime), reason);
+            drop(runtime);
             tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LONGEST);
-            let Some(share) = weak.upgrade() else { return };
-            put_in_order(&share);
+            wait = (wait * 2).min(LONGEST_RESTART);
+            let Some(runtime) = weak.upgrade() else { return };
+            put_in_order(&runtime);
         }
     })
 }

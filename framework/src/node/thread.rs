@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::definition::NodeDefinition;
 use super::publisher::{self, Publisher};
 use super::receive_windows::ReceiveWindows;
-use super::subscriptions::{Group, groups, views};
+use super::subscriptions::{SubscriptionGroup, groups, views};
 use super::supervisor::{Restart, supervise};
 use super::thread_handles::{ThreadHandles, ThreadJob};
 use super::{StartError, background, timers};
@@ -50,18 +50,18 @@ pub(super) struct ThreadRuntime {
     pub(super) receive_windows: RefCell<ReceiveWindows>,
     /// All subscriptions, by source shard.
     pub(super) subscriptions: BTreeMap<ShardId, Vec<Rc<Subscription>>>,
-    pub(super) groups: Vec<Group>,
+    pub(super) groups: Vec<SubscriptionGroup>,
     pub(super) views: Vec<Rc<dyn ViewEndpoint>>,
     /// Last position of each shard when it was opened. Events behind it are announced as they are committed.
     pub(super) history: BTreeMap<ShardId, u64>,
     /// The relay task is working.
-    pub(super) relaying: Cell<bool>,
+    pub(super) is_relaying: Cell<bool>,
     pub(super) publisher: Rc<Publisher>,
     pub(super) send_windows: BTreeMap<ShardId, Rc<SendWindows>>,
     /// Watermarks still to be confirmed to shards of other services.
     pub(super) told: RefCell<BTreeMap<(ShardId, ShardId), u64>>,
     /// Destinations that sent a note although nothing was sent to them, while they are queried.
-    pub(super) strangers: RefCell<BTreeSet<(ShardId, ShardId)>>,
+    pub(super) unknown_destinations: RefCell<BTreeSet<(ShardId, ShardId)>>,
     pub(super) tasks: RefCell<Vec<Task>>,
     ended: Notify,
     pub(super) has_ended: Cell<bool>,
@@ -71,46 +71,46 @@ pub(super) struct ThreadRuntime {
 impl ThreadRuntime {
     /// Opens the shards of this thread and installs the endpoints. No task runs yet.
     pub(super) async fn open(
-        spec: Arc<NodeDefinition>,
+        definition: Arc<NodeDefinition>,
         index: usize,
-        links: ThreadHandles,
+        threads: ThreadHandles,
         ids: IdSource,
     ) -> Result<Rc<Self>, StartError> {
         let settings = ThreadSettings {
-            in_flight: spec.config.in_flight,
-            in_flight_per_key: spec.config.in_flight_per_key,
-            retry: spec.retries.clone(),
-            jobs: spec.config.jobs,
-            job_limit: spec.config.job_limit,
-            live_actors: spec.config.live_actors,
-            remember: spec.config.remember,
-            issues: Arc::clone(&spec.issues),
-            shapes: Arc::clone(&spec.shapes),
-            suspect_permits: Arc::clone(&spec.suspect_permits),
-            digest_key: spec.store.digest_key(),
+            in_flight: definition.config.in_flight,
+            in_flight_per_key: definition.config.in_flight_per_key,
+            retry: definition.retries.clone(),
+            jobs: definition.config.jobs,
+            job_limit: definition.config.job_limit,
+            live_actors: definition.config.live_actors,
+            remember: definition.config.remember,
+            issues: Arc::clone(&definition.issues),
+            shapes: Arc::clone(&definition.shapes),
+            suspect_permits: Arc::clone(&definition.suspect_permits),
+            digest_key: definition.store.digest_key(),
         };
-        let code = spec.code(index);
+        let code = definition.code(index);
         let counts = Arc::clone(&code.counts);
-        let host = ThreadContext::new(ids, settings, code);
+        let context = ThreadContext::new(ids, settings, code);
         let mut shards = BTreeMap::new();
-        for (domain, count) in &spec.domains {
-            for shard in (0..*count).filter(|shard| spec.home(*shard) == index) {
+        for (domain, count) in &definition.domains {
+            for shard in (0..*count).filter(|shard| definition.thread_of(*shard) == index) {
                 let id = ShardId::new(domain.clone(), shard);
-                let listener: Arc<dyn CommitListener> = Arc::clone(&host.commits) as _;
-                let handle = spec.store.open(&id, *count, listener).await?;
-                spec.readers.lock().insert(id.clone(), Arc::clone(&handle.reader));
-                let relays = spec.bridge.is_some() || spec.sources.contains_key(domain);
+                let listener: Arc<dyn CommitListener> = Arc::clone(&context.commits) as _;
+                let handle = definition.store.open(&id, *count, listener).await?;
+                definition.readers.lock().insert(id.clone(), Arc::clone(&handle.reader));
+                let relays = definition.bridge.is_some() || definition.sources.contains_key(domain);
                 shards.insert(id.clone(), OwnedShard::new(id, handle, relays));
             }
         }
-        let (mut doors, mut commands, mut routes) =
+        let (mut endpoints, mut commands, mut routes) =
             (Endpoints::default(), Endpoints::default(), LocalRoutes::default());
-        for hosted in &spec.actors {
-            let count = spec.owns(&hosted.domain).unwrap_or(1);
+        for hosted in &definition.actors {
+            let count = definition.owns(&hosted.domain).unwrap_or(1);
             let mine =
                 (0..count).map(|shard| shards.get(&ShardId::new(hosted.domain.clone(), shard)).cloned()).collect();
-            let door = hosted.hosted.install(
-                &host,
+            let endpoint = hosted.hosted.install(
+                &context,
                 hosted.domain.clone(),
                 hosted.actor.clone(),
                 mine,
@@ -118,54 +118,55 @@ impl ThreadRuntime {
                 &mut routes,
             );
             for command in &hosted.handles {
-                commands.insert((hosted.domain.clone(), command.clone()), Rc::clone(&door));
+                commands.insert((hosted.domain.clone(), command.clone()), Rc::clone(&endpoint));
             }
-            doors.insert((hosted.domain.clone(), hosted.actor.clone()), door);
+            endpoints.insert((hosted.domain.clone(), hosted.actor.clone()), endpoint);
         }
-        let groups = groups(&spec, &host);
-        let views = views(&spec, index, &host).await?;
+        let groups = groups(&definition, &context);
+        let views = views(&definition, index, &context).await?;
         let routes = Rc::new(routes);
         // With several threads a key may be on another one, so a sender must route by key.
-        if spec.shares() == 1 {
-            Rc::clone(&routes).publish(spec.id);
+        if definition.thread_count() == 1 {
+            Rc::clone(&routes).publish(definition.id);
         }
-        let mut feeds: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        let theirs = groups.iter().map(|group| &group.feeds).chain(views.iter().map(|view| view.feeds()));
-        for (source, feed) in theirs.flatten() {
-            feeds.entry(source.clone()).or_default().push(Rc::clone(feed));
+        let mut subscriptions: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        let theirs =
+            groups.iter().map(|group| &group.subscriptions).chain(views.iter().map(|view| view.subscriptions()));
+        for (source, subscription) in theirs.flatten() {
+            subscriptions.entry(source.clone()).or_default().push(Rc::clone(subscription));
         }
         let history = shards.iter().map(|(id, cell)| (id.clone(), cell.reader().position())).collect();
-        let lanes = shards.keys().map(|id| (id.clone(), SendWindows::new(Arc::clone(&counts)))).collect();
-        let share = Rc::new(Self {
-            definition: spec,
+        let windows = shards.keys().map(|id| (id.clone(), SendWindows::new(Arc::clone(&counts)))).collect();
+        let runtime = Rc::new(Self {
+            definition,
             index,
-            threads: links,
-            context: host,
+            threads,
+            context,
             shards,
-            endpoints: doors,
+            endpoints,
             commands,
             routes,
             receive_windows: RefCell::default(),
-            subscriptions: feeds,
+            subscriptions,
             groups,
             views,
             history,
-            relaying: Cell::new(false),
+            is_relaying: Cell::new(false),
             publisher: Rc::default(),
-            send_windows: lanes,
+            send_windows: windows,
             told: RefCell::default(),
-            strangers: RefCell::default(),
+            unknown_destinations: RefCell::default(),
             tasks: RefCell::default(),
             ended: Notify::new(),
             has_ended: Cell::new(false),
             me: RefCell::default(),
         });
-        *share.me.borrow_mut() = Rc::downgrade(&share);
-        for door in share.endpoints.values() {
-            door.load_deferred().await?;
+        *runtime.me.borrow_mut() = Rc::downgrade(&runtime);
+        for endpoint in runtime.endpoints.values() {
+            endpoint.load_deferred().await?;
         }
-        share.set_takers();
-        Ok(share)
+        runtime.set_takers();
+        Ok(runtime)
     }
 
     /// Runs the jobs sent to this thread until it ends.
@@ -186,7 +187,7 @@ impl ThreadRuntime {
                 job = jobs.recv() => match job {
                     // A panicking job drops its reply channel, so its caller learns that it was stopped.
                     Some(job) => match user_code(|| job(self)) {
-                        Ok(()) => self.context.user_code.goes_on("link"),
+                        Ok(()) => self.context.user_code.task_recovered("link"),
                         Err(panicked) => self.context.user_code.failed("link", panicked.text()),
                     },
                     None => return,
@@ -196,46 +197,46 @@ impl ThreadRuntime {
     }
 
     /// Starts the background tasks.
-    pub(super) fn go(self: &Rc<Self>) {
+    pub(super) fn start_tasks(self: &Rc<Self>) {
         let mut running = self.tasks.borrow_mut();
         // A panic here loses the completions in progress: their callers would wait forever.
-        running.push(supervise(self, "release", Restart::Never, background::release));
-        running.push(supervise(self, "relay", Restart::After(ThreadRuntime::relay_again), background::relay));
+        running.push(supervise(self, "release", Restart::Never, background::complete_commits));
+        running.push(supervise(self, "relay", Restart::After(ThreadRuntime::restart_relay), background::relay));
         if self.definition.bridge.is_some() {
-            running.push(supervise(self, "carry", Restart::After(ThreadRuntime::relay_again), publisher::carry));
+            running.push(supervise(self, "carry", Restart::After(ThreadRuntime::restart_relay), publisher::run));
         }
         running.push(supervise(self, "timers", Restart::After(|_| {}), timers::fire));
-        running.push(supervise(self, "sweep", Restart::After(|_| {}), background::sweep));
+        running.push(supervise(self, "sweep", Restart::After(|_| {}), background::passivate_idle));
         drop(running);
         // Peers that have sent to this node before learn that it is back.
         for (to, shard) in &self.shards {
             for mark in shard.reader().watermarks() {
-                let abroad = self.definition.bridge.is_some() && !self.owns(&mark.source.shard);
-                if abroad && mark.source.kind == SourceKind::Direct {
+                let publisher = self.definition.bridge.is_some() && !self.owns(&mark.source.shard);
+                if publisher && mark.source.kind == SourceKind::Direct {
                     self.told.borrow_mut().insert((mark.source.shard, to.clone()), mark.through);
                 }
             }
         }
         // Before anything new: messages recorded in the log for a key are older.
-        self.endpoints.values().for_each(|door| door.deliver_deferred());
+        self.endpoints.values().for_each(|endpoint| endpoint.deliver_deferred());
         self.catch_up();
     }
 
     /// Restarts the relay, which may have lost what it was forwarding. Everything is forwarded again; receivers drop
     /// duplicates.
-    fn relay_again(self: &Rc<Self>) {
-        self.relaying.set(false);
+    fn restart_relay(self: &Rc<Self>) {
+        self.is_relaying.set(false);
         self.publisher.failed();
-        for lanes in self.send_windows.values() {
-            lanes.hurry();
+        for windows in self.send_windows.values() {
+            windows.restart_all();
         }
         self.catch_up();
     }
 
     /// Checks everything that may be missing or waiting.
     pub(super) fn catch_up(&self) {
-        for feed in self.subscriptions.values().flatten() {
-            feed.fill();
+        for subscription in self.subscriptions.values().flatten() {
+            subscription.start_filling();
         }
         for shard in self.shards.values() {
             shard.mark_dirty(&self.context);
@@ -270,11 +271,11 @@ impl ThreadRuntime {
 
     /// Returns whether everything committed has been forwarded.
     pub(super) fn is_relayed(&self) -> bool {
-        let left = self.definition.bridge.is_none() || self.publisher.is_at_rest();
-        !self.relaying.get() && self.context.is_clean() && left
+        let left = self.definition.bridge.is_none() || self.publisher.is_idle();
+        !self.is_relaying.get() && self.context.is_clean() && left
     }
 
-    pub(super) fn door_of(&self, envelope: &Envelope) -> Option<Rc<dyn ActorEndpoint>> {
+    pub(super) fn endpoint_of(&self, envelope: &Envelope) -> Option<Rc<dyn ActorEndpoint>> {
         let domain = envelope.to.as_ref().map_or(&envelope.domain, |to| &to.domain);
         let found = match &envelope.actor {
             Some(actor) => self.endpoints.get(&(domain.clone(), actor.clone())),
@@ -284,36 +285,36 @@ impl ThreadRuntime {
     }
 
     /// Delivers a command from outside to its actor.
-    pub(super) fn outside(&self, mut envelope: Envelope, settle: Completion) {
+    pub(super) fn deliver_external(&self, mut envelope: Envelope, settle: Completion) {
         if let Some(deadline) = envelope.deadline {
             // The sender wrote the deadline by its own clock. The remaining time is still known: both timestamps are
             // of that clock.
             let now = self.context.ids.clock().now();
-            if now <= deadline.after(CLOCKS_DIFFER) {
+            if now <= deadline.after(MAX_CLOCK_SKEW) {
                 envelope.deadline = Some(now.after(deadline.since(envelope.time)));
             }
         }
-        match self.door_of(&envelope) {
-            Some(door) => {
-                door.deliver(Delivery::new(Action::Handle, envelope, DedupKey::MessageId, settle));
+        match self.endpoint_of(&envelope) {
+            Some(endpoint) => {
+                endpoint.deliver(Delivery::new(Action::Handle, envelope, DedupKey::MessageId, settle));
             }
             None => settle(Outcome::Stopped),
         }
     }
 
     /// Delivers a message of the node itself to the actor with its key, by actor type.
-    pub(super) fn inside(&self, actor: &Name, work: Action, envelope: Envelope, settle: Completion) {
+    pub(super) fn deliver_internal(&self, actor: &Name, work: Action, envelope: Envelope, settle: Completion) {
         // A timer's document may belong to another domain than its actor.
         let domain = envelope.to.as_ref().map_or(&envelope.domain, |to| &to.domain).clone();
         match self.endpoints.get(&(domain, actor.clone())) {
-            Some(door) => door.deliver(Delivery::new(work, envelope, DedupKey::Internal, settle)),
+            Some(endpoint) => endpoint.deliver(Delivery::new(work, envelope, DedupKey::Internal, settle)),
             None => settle(Outcome::Unhandled),
         }
     }
 
     /// Reopens the shards after a failed commit. Discards all uncommitted state, in the store and in memory.
     pub(super) async fn recover(self: &Rc<Self>) -> Result<(), StoreError> {
-        self.forget();
+        self.discard_uncommitted();
         for (id, cell) in &self.shards {
             let listener: Arc<dyn CommitListener> = Arc::clone(&self.context.commits) as _;
             let count = self.definition.owns(&id.domain).unwrap_or(1);
@@ -322,50 +323,50 @@ impl ThreadRuntime {
             *cell.writer.borrow_mut() = handle.writer;
             *cell.reader.borrow_mut() = handle.reader;
         }
-        for door in self.endpoints.values() {
-            door.load_deferred().await?;
+        for endpoint in self.endpoints.values() {
+            endpoint.load_deferred().await?;
         }
         self.context.commits.clear_failure();
-        self.endpoints.values().for_each(|door| door.deliver_deferred());
+        self.endpoints.values().for_each(|endpoint| endpoint.deliver_deferred());
         self.set_takers();
         self.catch_up();
         Ok(())
     }
 
-    fn forget(&self) {
+    fn discard_uncommitted(&self) {
         // Views keep their subscriptions: their events are committed, whatever has failed.
-        for feed in self.groups.iter().flat_map(|group| group.feeds.values()) {
-            feed.close();
+        for subscription in self.groups.iter().flat_map(|group| group.subscriptions.values()) {
+            subscription.close();
         }
-        let gates = std::mem::take(&mut *self.receive_windows.borrow_mut());
-        drop(gates);
-        for lanes in self.send_windows.values() {
-            lanes.reset();
+        let windows = std::mem::take(&mut *self.receive_windows.borrow_mut());
+        drop(windows);
+        for windows in self.send_windows.values() {
+            windows.reset();
         }
-        for door in self.endpoints.values() {
-            door.reset();
+        for endpoint in self.endpoints.values() {
+            endpoint.reset();
         }
     }
 
     /// Stores the watermarks of received and sent messages that the store does not know yet.
-    pub(super) fn store_floors(&self, at_least: u64) {
-        for (_, feed, _) in self.groups.iter().flat_map(Group::each) {
-            for (shard, source, through) in feed.unstored() {
+    pub(super) fn store_watermarks(&self, at_least: u64) {
+        for (_, subscription, _) in self.groups.iter().flat_map(SubscriptionGroup::each) {
+            for (shard, source, through) in subscription.unstored() {
                 if let Some(cell) = self.shards.get(&shard) {
                     let advanced = cell.writer.borrow_mut().advance(&Watermark { source, through });
                     drop(advanced.inspect_err(|error| self.context.report_append_error(error)));
                 }
             }
         }
-        for gate in self.receive_windows.borrow().values() {
-            let (cell, floor) = (self.shards.get(&gate.to), gate.unstored());
-            if let Some((cell, floor)) = cell.zip(floor) {
-                let advanced = cell.writer.borrow_mut().advance(&floor);
+        for window in self.receive_windows.borrow().values() {
+            let (cell, watermark) = (self.shards.get(&window.to), window.unstored());
+            if let Some((cell, watermark)) = cell.zip(watermark) {
+                let advanced = cell.writer.borrow_mut().advance(&watermark);
                 drop(advanced.inspect_err(|error| self.context.report_append_error(error)));
             }
         }
-        for (id, lanes) in &self.send_windows {
-            for (to, through) in lanes.unstored(at_least) {
+        for (id, windows) in &self.send_windows {
+            for (to, through) in windows.unstored(at_least) {
                 if let Some(cell) = self.shards.get(id) {
                     let sent = cell.writer.borrow_mut().sent(&to, through);
                     drop(sent.inspect_err(|error| self.context.report_append_error(error)));
@@ -378,18 +379,18 @@ impl ThreadRuntime {
     pub(super) fn drain(self: &Rc<Self>, done: oneshot::Sender<()>) {
         self.context.draining.set(true);
         self.context.drain_started.notify_waiters();
-        for feed in self.subscriptions.values().flatten() {
-            feed.pause();
+        for subscription in self.subscriptions.values().flatten() {
+            subscription.pause();
         }
-        let gates: Vec<_> = self.receive_windows.borrow().values().cloned().collect();
-        gates.iter().for_each(|gate| gate.let_go());
+        let windows: Vec<_> = self.receive_windows.borrow().values().cloned().collect();
+        windows.iter().for_each(|window| window.release_held());
         let me = Rc::clone(self);
         crate::spawn::detached(&self.context.user_code, "drain", async move {
-            me.context.idle.until(|| me.context.is_idle()).await;
+            me.context.idle.wait_until(|| me.context.is_idle()).await;
             // Messages that these turns have sent must leave before the node detaches the bridge.
-            me.context.idle.until(|| me.is_relayed()).await;
+            me.context.idle.wait_until(|| me.is_relayed()).await;
             me.confirm_notes().await;
-            me.store_floors(1);
+            me.store_watermarks(1);
             for view in &me.views {
                 view.drain().await;
             }
@@ -410,11 +411,11 @@ impl ThreadRuntime {
         drop(tasks);
         // Before anything is dropped: a caller waiting for a commit must not be told that nothing was done.
         self.context.fail_pending_commits(&StoreError::Closed);
-        self.forget();
+        self.discard_uncommitted();
         for view in &self.views {
             view.end();
         }
-        self.context.idle.look();
+        self.context.idle.notify();
         self.ended.notify_one();
     }
 }
@@ -429,4 +430,4 @@ impl Drop for ThreadRuntime {
 
 /// Largest clock difference between two nodes: a deadline further in the past counts as missed. 5 minutes, as in
 /// Kerberos (RFC 4120).
-const CLOCKS_DIFFER: Duration = Duration::from_secs(300);
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(300);

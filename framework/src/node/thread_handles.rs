@@ -18,7 +18,7 @@ use crate::message::ShardId;
 
 /// Most payload bytes that callers may have queued for one thread; more is refused as `Busy`. A single job may exceed
 /// it. A thread takes its jobs within microseconds unless user code blocks it, and then the queue fills up.
-const ASKED_BYTES: usize = 64 << 20;
+const MAX_CALLER_BYTES: usize = 64 << 20;
 
 /// Job for a thread of the node.
 pub(super) type ThreadJob = Box<dyn FnOnce(&std::rc::Rc<ThreadRuntime>) + Send>;
@@ -26,74 +26,75 @@ pub(super) type ThreadJob = Box<dyn FnOnce(&std::rc::Rc<ThreadRuntime>) + Send>;
 /// Handles to all threads of a node.
 #[derive(Clone)]
 pub(super) struct ThreadHandles {
-    threads: Vec<Link>,
+    threads: Vec<ThreadHandle>,
     /// Most callers that may be queued for a thread.
-    room: usize,
+    max_callers: usize,
 }
 
 /// Handle to one thread.
 #[derive(Clone)]
-struct Link {
+struct ThreadHandle {
     sender: mpsc::UnboundedSender<ThreadJob>,
     /// Jobs of callers that the thread has not taken yet.
-    waiting: Arc<Waiting>,
+    waiting: Arc<CallerLoad>,
     /// Known log heads that the thread has not taken yet.
     heads: Arc<Mutex<BTreeMap<ShardId, u64>>>,
 }
 
 #[derive(Default)]
-struct Waiting {
-    asked: AtomicUsize,
+struct CallerLoad {
+    callers: AtomicUsize,
     bytes: AtomicUsize,
 }
 
 /// Permit of one queued caller; released when its job is taken or dropped.
-struct Place(Arc<Waiting>, usize);
+struct CallerPermit(Arc<CallerLoad>, usize);
 
-impl Waiting {
+impl CallerLoad {
     /// Acquires a permit for a job of that many bytes, if the bounds allow it.
-    fn place(self: &Arc<Self>, room: usize, bytes: usize) -> Option<Place> {
-        let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+    fn permit(self: &Arc<Self>, max_callers: usize, bytes: usize) -> Option<CallerPermit> {
+        let callers = self.callers.fetch_add(1, Ordering::Relaxed);
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let place = Place(Arc::clone(self), bytes);
-        (asked < room && (before == 0 || before.saturating_add(bytes) <= ASKED_BYTES)).then_some(place)
+        let permit = CallerPermit(Arc::clone(self), bytes);
+        (callers < max_callers && (before == 0 || before.saturating_add(bytes) <= MAX_CALLER_BYTES)).then_some(permit)
     }
 }
 
-impl Drop for Place {
+impl Drop for CallerPermit {
     fn drop(&mut self) {
-        self.0.asked.fetch_sub(1, Ordering::Relaxed);
+        self.0.callers.fetch_sub(1, Ordering::Relaxed);
         self.0.bytes.fetch_sub(self.1, Ordering::Relaxed);
     }
 }
 
 impl ThreadHandles {
-    pub(super) fn new(senders: Vec<mpsc::UnboundedSender<ThreadJob>>, room: usize) -> Self {
-        let link = |sender| Link { sender, waiting: Arc::default(), heads: Arc::default() };
-        Self { threads: senders.into_iter().map(link).collect(), room }
+    pub(super) fn new(senders: Vec<mpsc::UnboundedSender<ThreadJob>>, max_callers: usize) -> Self {
+        let handle = |sender| ThreadHandle { sender, waiting: Arc::default(), heads: Arc::default() };
+        Self { threads: senders.into_iter().map(handle).collect(), max_callers }
     }
 
     /// Runs `job` on a thread; `false` if the node has ended.
-    pub(super) fn run(&self, share: usize, job: ThreadJob) -> bool {
-        self.threads.get(share).is_some_and(|link| link.sender.send(job).is_ok())
+    pub(super) fn run(&self, thread: usize, job: ThreadJob) -> bool {
+        self.threads.get(thread).is_some_and(|handle| handle.sender.send(job).is_ok())
     }
 
     /// As [`run`](Self::run), for callers, whose number and payloads are not bounded otherwise. Returns `false` if
     /// the bound of queued callers or bytes is reached.
-    pub(super) fn ask(
+    pub(super) fn run_bounded(
         &self,
-        share: usize,
+        thread: usize,
         bytes: usize,
         job: impl FnOnce(&std::rc::Rc<ThreadRuntime>) + Send + 'static,
     ) -> bool {
-        let Some(place) = self.threads.get(share).and_then(|link| link.waiting.place(self.room, bytes)) else {
+        let Some(permit) = self.threads.get(thread).and_then(|handle| handle.waiting.permit(self.max_callers, bytes))
+        else {
             return false;
         };
         self.run(
-            share,
-            Box::new(move |share| {
-                drop(place);
-                job(share);
+            thread,
+            Box::new(move |runtime| {
+                drop(permit);
+                job(runtime);
             }),
         );
         true
@@ -101,20 +102,20 @@ impl ThreadHandles {
 
     /// Announces to every thread that the log of a shard reaches up to `position`. Announcements are merged until the
     /// thread takes them, so a blocked thread has at most one entry per shard.
-    pub(super) fn head(&self, source: &ShardId, position: u64) {
-        for (share, link) in self.threads.iter().enumerate() {
-            let mut heads = link.heads.lock();
-            let is_told = !heads.is_empty();
+    pub(super) fn advance_head(&self, source: &ShardId, position: u64) {
+        for (thread, handle) in self.threads.iter().enumerate() {
+            let mut heads = handle.heads.lock();
+            let is_announced = !heads.is_empty();
             let known = heads.entry(source.clone()).or_default();
             *known = position.max(*known);
             drop(heads);
-            if !is_told {
-                let heads = Arc::clone(&link.heads);
+            if !is_announced {
+                let heads = Arc::clone(&handle.heads);
                 self.run(
-                    share,
-                    Box::new(move |share| {
+                    thread,
+                    Box::new(move |runtime| {
                         let heads = std::mem::take(&mut *heads.lock());
-                        heads.iter().for_each(|(source, position)| share.head(source, *position));
+                        heads.iter().for_each(|(source, position)| runtime.advance_head(source, *position));
                     }),
                 );
             }
@@ -123,23 +124,23 @@ impl ThreadHandles {
 
     /// Returns a thread that has ended although the node runs, if any.
     pub(super) fn ended(&self) -> Option<usize> {
-        self.threads.iter().position(|link| link.sender.is_closed())
+        self.threads.iter().position(|handle| handle.sender.is_closed())
     }
 
     /// Runs a job on every thread.
     pub(super) fn run_all(&self, job: impl Fn(&std::rc::Rc<ThreadRuntime>) + Clone + Send + 'static) {
-        for share in 0..self.threads.len() {
+        for thread in 0..self.threads.len() {
             let job = job.clone();
-            self.run(share, Box::new(move |share| job(share)));
+            self.run(thread, Box::new(move |runtime| job(runtime)));
         }
     }
 
     /// Waits until every thread is idle. Returns a number per thread that changes with any work done there.
-    pub(super) async fn at_rest(&self) -> Vec<u64> {
+    pub(super) async fn wait_idle(&self) -> Vec<u64> {
         let mut waits = Vec::new();
-        for share in 0..self.threads.len() {
+        for thread in 0..self.threads.len() {
             let (done, wait) = oneshot::channel();
-            self.run(share, Box::new(move |share| share.rest(done)));
+            self.run(thread, Box::new(move |runtime| runtime.rest(done)));
             waits.push(wait);
         }
         let mut done = Vec::new();
@@ -150,13 +151,13 @@ impl ThreadHandles {
     }
 
     /// Stops accepting messages and waits until everything in progress is finished, for at most `limit`.
-    pub(super) async fn drain(&self, spec: &NodeDefinition, limit: Duration) {
-        spec.draining.store(true, Ordering::Relaxed);
+    pub(super) async fn drain(&self, definition: &NodeDefinition, limit: Duration) {
+        definition.draining.store(true, Ordering::Relaxed);
         let drained = async {
             let mut waits = Vec::new();
-            for share in 0..self.threads.len() {
+            for thread in 0..self.threads.len() {
                 let (done, wait) = oneshot::channel();
-                self.run(share, Box::new(move |share| share.drain(done)));
+                self.run(thread, Box::new(move |runtime| runtime.drain(done)));
                 waits.push(wait);
             }
             for wait in waits {
@@ -171,12 +172,12 @@ impl ThreadHandles {
     /// Ends every thread's runtime.
     pub(super) async fn end(&self) {
         let mut waits = Vec::new();
-        for share in 0..self.threads.len() {
+        for thread in 0..self.threads.len() {
             let (done, wait) = oneshot::channel::<()>();
             self.run(
-                share,
-                Box::new(move |share| {
-                    share.end();
+                thread,
+                Box::new(move |runtime| {
+                    runtime.end();
                     drop(done);
                 }),
             );
@@ -193,46 +194,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_that_has_ended_is_known() {
+    fn ended_thread_is_reported() {
         let (one, _runs) = mpsc::unbounded_channel();
         let (other, ended) = mpsc::unbounded_channel();
-        let links = ThreadHandles::new(vec![one, other], 1);
-        assert_eq!(links.ended(), None);
+        let threads = ThreadHandles::new(vec![one, other], 1);
+        assert_eq!(threads.ended(), None);
         drop(ended);
-        assert_eq!(links.ended(), Some(1));
+        assert_eq!(threads.ended(), Some(1));
     }
 
     #[test]
-    fn what_callers_ask_is_bounded_in_bytes() {
+    fn caller_jobs_are_bounded_in_bytes() {
         let (sender, mut jobs) = mpsc::unbounded_channel();
-        let links = ThreadHandles::new(vec![sender], 100);
-        assert!(links.ask(0, 2 * ASKED_BYTES, |_| {}), "a single job may exceed the bound");
-        assert!(!links.ask(0, 1, |_| {}));
+        let threads = ThreadHandles::new(vec![sender], 100);
+        assert!(threads.run_bounded(0, 2 * MAX_CALLER_BYTES, |_| {}), "a single job may exceed the bound");
+        assert!(!threads.run_bounded(0, 1, |_| {}));
         drop(jobs.try_recv().unwrap());
         for _ in 0..64 {
-            assert!(links.ask(0, ASKED_BYTES / 64, |_| {}));
+            assert!(threads.run_bounded(0, MAX_CALLER_BYTES / 64, |_| {}));
         }
-        assert!(!links.ask(0, 1, |_| {}) && links.ask(0, 0, |_| {}));
+        assert!(!threads.run_bounded(0, 1, |_| {}) && threads.run_bounded(0, 0, |_| {}));
         while let Ok(job) = jobs.try_recv() {
             drop(job);
         }
-        let waiting = &links.threads[0].waiting;
-        assert_eq!((waiting.asked.load(Ordering::Relaxed), waiting.bytes.load(Ordering::Relaxed)), (0, 0));
+        let waiting = &threads.threads[0].waiting;
+        assert_eq!((waiting.callers.load(Ordering::Relaxed), waiting.bytes.load(Ordering::Relaxed)), (0, 0));
     }
 
     #[test]
-    fn heads_of_logs_wait_once_for_each_thread() {
+    fn heads_are_queued_once_per_thread() {
         let (one, mut jobs) = mpsc::unbounded_channel();
         let (other, mut others) = mpsc::unbounded_channel();
-        let links = ThreadHandles::new(vec![one, other], 1);
+        let threads = ThreadHandles::new(vec![one, other], 1);
         let shard = |n| ShardId::new(crate::message::Name::from_static("bank").unwrap(), n);
         for position in 1..=10_000 {
-            links.head(&shard(0), position);
-            links.head(&shard(1), 10_001 - position);
+            threads.advance_head(&shard(0), position);
+            threads.advance_head(&shard(1), 10_001 - position);
         }
         assert!(jobs.try_recv().is_ok() && jobs.try_recv().is_err());
         assert!(others.try_recv().is_ok() && others.try_recv().is_err());
-        let known = links.threads[0].heads.lock().clone();
+        let known = threads.threads[0].heads.lock().clone();
         assert_eq!(known, [(shard(0), 10_000), (shard(1), 10_000)].into());
     }
 }

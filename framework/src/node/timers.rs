@@ -25,34 +25,34 @@ use crate::telemetry::TARGET;
 /// are handled in between however many are due.
 const IN_FLIGHT: usize = 256;
 /// Time after which an unsettled timer is long-running: its key is stuck, and others must not wait for it.
-const LONG: Duration = Duration::from_secs(1);
+const LONG_RUNNING: Duration = Duration::from_secs(1);
 /// Time after which an undelivered timer is fired again.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Interval at which every shard is checked and the timers of unknown types are counted.
-const LOOK: Duration = Duration::from_secs(30);
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Fires the timers of a thread's shards.
-pub(super) async fn fire(share: Weak<ThreadRuntime>) {
-    let Some(mut queues) = share.upgrade().map(|share| Queues::of(&share)) else { return };
+pub(super) async fn fire(runtime: Weak<ThreadRuntime>) {
+    let Some(mut queues) = runtime.upgrade().map(|runtime| TimerQueues::of(&runtime)) else { return };
     let mut look = instant();
     loop {
-        let Some(share) = share.upgrade() else { return };
-        let host = Rc::clone(&share.context);
-        if queues.generation != host.generation.get() {
+        let Some(runtime) = runtime.upgrade() else { return };
+        let context = Rc::clone(&runtime.context);
+        if queues.generation != context.generation.get() {
             // The shards were reopened: cursors are invalid, and all fired timers have an outcome.
-            queues = Queues::of(&share);
+            queues = TimerQueues::of(&runtime);
             look = instant();
         }
         if instant() >= look {
-            look = instant() + LOOK;
-            queues.look_at_all(&share);
+            look = instant() + CHECK_INTERVAL;
+            queues.check_all(&runtime);
         }
-        let wait = queues.fire(&share);
-        drop(share);
+        let wait = queues.fire(&runtime);
+        drop(runtime);
         let until = earlier(wait.map(|wait| instant() + wait.max(Duration::from_millis(1))), look);
         tokio::select! {
             biased;
-            () = host.timers.notified() => {}
+            () = context.timers.notified() => {}
             () = tokio::time::sleep_until(until) => {}
         }
     }
@@ -63,7 +63,7 @@ fn earlier(one: Option<Instant>, other: Instant) -> Instant {
 }
 
 /// Timers of one shard.
-struct Queue {
+struct ShardTimers {
     id: ShardId,
     cell: Rc<OwnedShard>,
     /// Hosted actor types, each with the cursor up to which its timers were fired.
@@ -71,25 +71,25 @@ struct Queue {
 }
 
 /// Timers of a thread, for one generation of its shards.
-struct Queues {
+struct TimerQueues {
     generation: u64,
-    queues: Vec<Queue>,
-    fired: Rc<Fired>,
+    queues: Vec<ShardTimers>,
+    fired: Rc<FiredTimers>,
     /// Index of the shard to read first next time, so that none starves.
     first: usize,
 }
 
 /// Identifies a timer: index of the shard, index of the actor type, cursor.
-type At = (usize, usize, TimerCursor);
+type TimerId = (usize, usize, TimerCursor);
 
 /// Timers that were fired and are not settled.
 #[derive(Default)]
-struct Fired {
-    open: RefCell<HashSet<At, FixedState>>,
+struct FiredTimers {
+    open: RefCell<HashSet<TimerId, FixedState>>,
     /// Undelivered timers, to be fired again.
-    again: RefCell<Vec<At>>,
+    again: RefCell<Vec<TimerId>>,
     /// Number of unsettled timers that are not long-running.
-    fresh: Cell<usize>,
+    recent: Cell<usize>,
     /// More timers are due than the bound allows.
     is_full: Cell<bool>,
     batches: RefCell<VecDeque<(Instant, Rc<Batch>)>>,
@@ -103,49 +103,49 @@ struct Batch {
     late: Cell<bool>,
 }
 
-impl Fired {
+impl FiredTimers {
     /// Stops counting long-running batches; returns when the next batch becomes one.
-    fn expire(&self) -> Option<Duration> {
+    fn expire_batches(&self) -> Option<Duration> {
         let now = instant();
         let mut batches = self.batches.borrow_mut();
         while let Some((fired, batch)) = batches.front() {
             let age = now.saturating_duration_since(*fired);
-            if age < LONG && batch.open.get() > 0 {
-                return Some(LONG.saturating_sub(age));
+            if age < LONG_RUNNING && batch.open.get() > 0 {
+                return Some(LONG_RUNNING.saturating_sub(age));
             }
-            self.fresh.set(self.fresh.get().saturating_sub(batch.open.get()));
+            self.recent.set(self.recent.get().saturating_sub(batch.open.get()));
             batch.late.set(true);
             batches.pop_front();
         }
         None
     }
 
-    fn settled(&self, at: At, batch: &Batch, host: &ThreadContext) {
+    fn settled(&self, at: TimerId, batch: &Batch, context: &ThreadContext) {
         self.open.borrow_mut().remove(&at);
         batch.open.set(batch.open.get().saturating_sub(1));
         if !batch.late.get() {
-            self.fresh.set(self.fresh.get().saturating_sub(1));
+            self.recent.set(self.recent.get().saturating_sub(1));
         }
         // Waits until half of the bound is free: a page is not read for each timer.
-        if self.is_full.get() && self.fresh.get() <= IN_FLIGHT.min(host.settings.in_flight) / 2 {
+        if self.is_full.get() && self.recent.get() <= IN_FLIGHT.min(context.settings.in_flight) / 2 {
             self.is_full.set(false);
-            host.timers.notify_one();
+            context.timers.notify_one();
         }
     }
 }
 
-impl Queues {
-    fn of(share: &Rc<ThreadRuntime>) -> Self {
-        let queues = share.shards.iter().map(|(id, cell)| {
-            let hosted = share.definition.actors.iter().filter(|hosted| hosted.domain == id.domain);
+impl TimerQueues {
+    fn of(runtime: &Rc<ThreadRuntime>) -> Self {
+        let queues = runtime.shards.iter().map(|(id, cell)| {
+            let hosted = runtime.definition.actors.iter().filter(|hosted| hosted.domain == id.domain);
             let actors = hosted.map(|hosted| (hosted.actor.clone(), TimerCursor::default())).collect();
-            Queue { id: id.clone(), cell: Rc::clone(cell), actors }
+            ShardTimers { id: id.clone(), cell: Rc::clone(cell), actors }
         });
-        Self { generation: share.context.generation.get(), queues: queues.collect(), fired: Rc::default(), first: 0 }
+        Self { generation: runtime.context.generation.get(), queues: queues.collect(), fired: Rc::default(), first: 0 }
     }
 
     /// Makes every shard report its next timer, and reports timers without a hosted actor type.
-    fn look_at_all(&self, share: &ThreadRuntime) {
+    fn check_all(&self, runtime: &ThreadRuntime) {
         let mut unknown = std::collections::BTreeMap::<(Name, Name), usize>::new();
         for queue in &self.queues {
             queue.cell.next_timer.set(Some(Timestamp::default()));
@@ -157,29 +157,29 @@ impl Queues {
             }
         }
         for ((domain, actor), count) in unknown {
-            let what = format!("timers of {domain}/{actor} on thread {}", share.index);
+            let what = format!("timers of {domain}/{actor} on thread {}", runtime.index);
             if count == 0 {
-                share.definition.issues.no_note(&what);
+                runtime.definition.issues.clear_note(&what);
                 continue;
             }
             let why = format!(
                 "{count} timers of unknown actor type `{actor}` in domain `{domain}` on thread {}: they never \
                  fire; host the type again, or ignore them",
-                share.index,
+                runtime.index,
             );
-            if share.definition.issues.note(&what, why) {
+            if runtime.definition.issues.note(&what, why) {
                 tracing::warn!(target: TARGET, %domain, %actor, count, "timers of an actor type that is not hosted: they never fire");
             }
         }
     }
 
     /// Fires due timers within the bound; returns the time until the next.
-    fn fire(&mut self, share: &Rc<ThreadRuntime>) -> Option<Duration> {
-        let now = share.context.monotonic.now();
-        self.step_back();
-        let expires = self.fired.expire();
+    fn fire(&mut self, runtime: &Rc<ThreadRuntime>) -> Option<Duration> {
+        let now = runtime.context.monotonic.now();
+        self.rewind();
+        let expires = self.fired.expire_batches();
         let batch = Rc::new(Batch::default());
-        let limit = share.context.settings.in_flight;
+        let limit = runtime.context.settings.in_flight;
         let shards = self.queues.len();
         self.first = (self.first + 1).checked_rem(shards).unwrap_or(0);
         let mut is_full = false;
@@ -193,7 +193,7 @@ impl Queues {
             let mut next: Option<Timestamp> = None;
             for (nth, (actor, place)) in queue.actors.iter_mut().enumerate() {
                 let open = self.fired.open.borrow().len();
-                let room = IN_FLIGHT.saturating_sub(self.fired.fresh.get()).min(limit.saturating_sub(open));
+                let room = IN_FLIGHT.saturating_sub(self.fired.recent.get()).min(limit.saturating_sub(open));
                 let page = reader.timers_of(actor, *place, now, room);
                 is_full |= page.next.is_some_and(|next| next <= now);
                 next = next.into_iter().chain(page.next).min();
@@ -202,8 +202,8 @@ impl Queues {
                     let at = (number, nth, at);
                     if self.fired.open.borrow_mut().insert(at) {
                         batch.open.set(batch.open.get() + 1);
-                        self.fired.fresh.set(self.fired.fresh.get() + 1);
-                        deliver(share, &queue.id, timer, at, &self.fired, &batch);
+                        self.fired.recent.set(self.fired.recent.get() + 1);
+                        deliver(runtime, &queue.id, timer, at, &self.fired, &batch);
                     }
                 }
             }
@@ -215,13 +215,13 @@ impl Queues {
         self.fired.is_full.set(is_full);
         if is_full {
             // The bound is reached: settled timers notify this task, and long-running ones stop counting.
-            return Some(expires.unwrap_or(LONG));
+            return Some(expires.unwrap_or(LONG_RUNNING));
         }
         self.queues.iter().filter_map(|queue| queue.cell.next_timer.get()).min().map(|next| next.since(now))
     }
 
     /// Moves cursors back to timers that were set behind them, and to undelivered ones.
-    fn step_back(&mut self) {
+    fn rewind(&mut self) {
         for queue in &mut self.queues {
             if let Some(due) = queue.cell.earliest_set_timer.take() {
                 let before = TimerCursor { due, number: 0 };
@@ -240,14 +240,21 @@ impl Queues {
 }
 
 /// Delivers a timer to its actor.
-fn deliver(share: &Rc<ThreadRuntime>, id: &ShardId, timer: Timer, at: At, fired: &Rc<Fired>, batch: &Rc<Batch>) {
+fn deliver(
+    runtime: &Rc<ThreadRuntime>,
+    id: &ShardId,
+    timer: Timer,
+    at: TimerId,
+    fired: &Rc<FiredTimers>,
+    batch: &Rc<Batch>,
+) {
     let label = format!("timer/{}/{}/{}/{}", timer.actor, timer.key, timer.name, timer.turn);
     // A document of another domain is stored under both names.
     let (domain, name) = timer_parts(&timer.name);
     let domain = domain.map_or_else(|| Ok(id.domain.clone()), Name::new);
     let (Ok(domain), Ok(name)) = (domain, Name::new(name)) else {
         tracing::error!(target: TARGET, timer = %label, "timer has an invalid name: it never fires");
-        return fired.settled(at, batch, &share.context);
+        return fired.settled(at, batch, &runtime.context);
     };
     let message = MessageId::of_timer(&id.domain, &label);
     let envelope = Envelope {
@@ -260,18 +267,18 @@ fn deliver(share: &Rc<ThreadRuntime>, id: &ShardId, timer: Timer, at: At, fired:
         payload: timer.payload,
         ..Envelope::new(message, Kind::Document, domain, name, timer.due)
     };
-    let (fired, batch, host) = (Rc::clone(fired), Rc::clone(batch), Rc::clone(&share.context));
+    let (fired, batch, context) = (Rc::clone(fired), Rc::clone(batch), Rc::clone(&runtime.context));
     let settle = Box::new(move |outcome| match outcome {
         // The turn has cleared it. If it is still set, another node has taken over the shard and set it: it fires
         // there.
-        Outcome::Done(..) | Outcome::DeadLetter(_) => fired.settled(at, &batch, &host),
+        Outcome::Done(..) | Outcome::DeadLetter(_) => fired.settled(at, &batch, &context),
         // The shard is being reopened, or the node is shutting down.
-        _ => crate::spawn::detached(&Arc::clone(&host.user_code), "retry a timer", async move {
-            tokio::time::sleep(AGAIN).await;
-            fired.settled(at, &batch, &host);
+        _ => crate::spawn::detached(&Arc::clone(&context.user_code), "retry a timer", async move {
+            tokio::time::sleep(RETRY_AFTER).await;
+            fired.settled(at, &batch, &context);
             fired.again.borrow_mut().push(at);
-            host.timers.notify_one();
+            context.timers.notify_one();
         }),
     });
-    share.inside(&timer.actor, Action::Timer { turn: timer.turn }, envelope, settle);
+    runtime.deliver_internal(&timer.actor, Action::Timer { turn: timer.turn }, envelope, settle);
 }

@@ -37,11 +37,11 @@ pub(crate) struct ViewContext {
     pub(crate) store: Arc<dyn Store>,
     /// A subscription for each source shard, for this projection alone: a slow or rebuilding projection delays no
     /// other.
-    pub(crate) feeds: BTreeMap<ShardId, Rc<Subscription>>,
+    pub(crate) subscriptions: BTreeMap<ShardId, Rc<Subscription>>,
     pub(crate) retry: Retry,
     pub(crate) ids: IdSource,
     pub(crate) code: Arc<UserCode>,
-    pub(crate) standing: Arc<HealthIssues>,
+    pub(crate) issues: Arc<HealthIssues>,
     /// Known shapes of other services.
     pub(crate) shapes: Arc<PeerShapes>,
     /// Permission to start helper threads may be started; false in a simulation.
@@ -53,7 +53,7 @@ pub(crate) struct ViewContext {
 /// A projection on its thread.
 pub(crate) trait ViewEndpoint {
     /// Returns its subscriptions.
-    fn feeds(&self) -> &BTreeMap<ShardId, Rc<Subscription>>;
+    fn subscriptions(&self) -> &BTreeMap<ShardId, Rc<Subscription>>;
 
     /// Answers a query.
     fn query(&self, envelope: Envelope, settle: Completion);
@@ -89,18 +89,18 @@ impl<P: Projection> ViewType for ProjectionType<P> {
             let skips = skipped(&*context.store, &context.name).await?;
             // End of this store's logs: a rebuilt view answers only once it has come that far.
             let mut heads = BTreeMap::new();
-            for shard in context.feeds.keys() {
+            for shard in context.subscriptions.keys() {
                 if let Some(log) = context.store.read(shard).await? {
                     heads.insert(shard.clone(), log.position());
                 }
             }
-            let (name, feeds, limit) = (context.name.clone(), context.feeds.clone(), context.queries);
+            let (name, subscriptions, limit) = (context.name.clone(), context.subscriptions.clone(), context.queries);
             let view = ViewActor::create(|ctx| {
                 let mut actor = ViewActor::new(context, epoch, restored, skips, &heads);
                 actor.begin(ctx);
                 actor
             });
-            Ok(Rc::new(ProjectionDispatcher { name, view, feeds, limit, waiting: Rc::default() })
+            Ok(Rc::new(ProjectionDispatcher { name, view, subscriptions, limit, waiting: Rc::default() })
                 as Rc<dyn ViewEndpoint>)
         })
     }
@@ -109,40 +109,40 @@ impl<P: Projection> ViewType for ProjectionType<P> {
 struct ProjectionDispatcher<P: Projection> {
     name: Name,
     view: Addr<ViewActor<P>>,
-    feeds: BTreeMap<ShardId, Rc<Subscription>>,
+    subscriptions: BTreeMap<ShardId, Rc<Subscription>>,
     limit: usize,
     waiting: Rc<Cell<usize>>,
 }
 
 /// A query on its way to its view.
-pub(super) struct Asking {
+pub(super) struct PendingQuery {
     pub(super) envelope: Envelope,
     pub(super) settle: Completion,
-    pub(super) _place: Place,
+    pub(super) _place: QueryPermit,
 }
 
 /// Permit of one waiting query.
-pub(super) struct Place(Rc<Cell<usize>>);
+pub(super) struct QueryPermit(Rc<Cell<usize>>);
 
-impl Drop for Place {
+impl Drop for QueryPermit {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
     }
 }
 
 /// Request to save the view; the sender is notified.
-pub(super) struct SaveNow(pub(super) oneshot::Sender<()>);
+pub(super) struct SaveRequest(pub(super) oneshot::Sender<()>);
 
 /// Request to skip an event.
-pub(super) struct SkipNow {
+pub(super) struct SkipRequest {
     pub(super) shard: ShardId,
     pub(super) position: u64,
     pub(super) told: oneshot::Sender<Result<(), SkipError>>,
 }
 
 impl<P: Projection> ViewEndpoint for ProjectionDispatcher<P> {
-    fn feeds(&self) -> &BTreeMap<ShardId, Rc<Subscription>> {
-        &self.feeds
+    fn subscriptions(&self) -> &BTreeMap<ShardId, Rc<Subscription>> {
+        &self.subscriptions
     }
 
     fn query(&self, envelope: Envelope, settle: Completion) {
@@ -150,7 +150,7 @@ impl<P: Projection> ViewEndpoint for ProjectionDispatcher<P> {
             return settle(Outcome::Busy);
         }
         self.waiting.set(self.waiting.get() + 1);
-        let asking = Asking { envelope, settle, _place: Place(Rc::clone(&self.waiting)) };
+        let asking = PendingQuery { envelope, settle, _place: QueryPermit(Rc::clone(&self.waiting)) };
         #[expect(clippy::disallowed_methods, reason = "`limit` bounds how many wait")]
         self.view.do_send(LocalMessage::new(asking));
     }
@@ -159,20 +159,20 @@ impl<P: Projection> ViewEndpoint for ProjectionDispatcher<P> {
         let (told, wait) = oneshot::channel();
         let gone = SkipError::NotHalted { projection: self.name.to_string(), shard: shard.to_string(), position };
         #[expect(clippy::disallowed_methods, reason = "sent by an operator, one at a time")]
-        self.view.do_send(LocalMessage::new(SkipNow { shard, position, told }));
+        self.view.do_send(LocalMessage::new(SkipRequest { shard, position, told }));
         Box::pin(async move { wait.await.unwrap_or(Err(gone)) })
     }
 
     fn drain(&self) -> LocalBoxFuture<'static, ()> {
         let (saved, wait) = oneshot::channel();
         #[expect(clippy::disallowed_methods, reason = "sent once, when the node stops")]
-        self.view.do_send(LocalMessage::new(SaveNow(saved)));
+        self.view.do_send(LocalMessage::new(SaveRequest(saved)));
         Box::pin(async move { drop(wait.await) })
     }
 
     fn end(&self) {
-        for feed in self.feeds.values() {
-            feed.shut();
+        for subscription in self.subscriptions.values() {
+            subscription.suspend();
         }
     }
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 
 use super::Projection;
-use super::endpoint::SkipNow;
+use super::endpoint::SkipRequest;
 use super::restore::restore;
 use super::skips::{self, SkipError, SkippedEvent};
-use super::view::{Source, ViewActor};
+use super::view::{ViewActor, ViewSource};
 use crate::inbox::Done;
 use crate::message::{Envelope, MessageId, Name, ShardId};
 use crate::telemetry::TARGET;
@@ -26,10 +26,10 @@ pub(super) struct Halt {
 }
 
 /// Reason why an event was not projected.
-pub(super) struct Failure {
+pub(super) struct ProjectFailure {
     pub(super) text: String,
     /// Another attempt may succeed.
-    pub(super) may_pass: bool,
+    pub(super) is_transient: bool,
 }
 
 impl<P: Projection> ViewActor<P> {
@@ -40,7 +40,7 @@ impl<P: Projection> ViewActor<P> {
         at: usize,
         position: u64,
         event: &Envelope,
-        failure: Failure,
+        failure: ProjectFailure,
         done: Done,
         ctx: &mut Context<Self>,
     ) {
@@ -48,16 +48,16 @@ impl<P: Projection> ViewActor<P> {
         let count = self.failures.entry((at, position)).or_insert(0);
         *count += 1;
         let (attempt, name, retry) = (*count, &self.context.name, self.context.retry);
-        let is_final = !failure.may_pass || attempt >= retry.attempts.max(1);
+        let is_final = !failure.is_transient || attempt >= retry.attempts.max(1);
         let error = failure.text;
         let shard = &source.shard;
         if is_final {
             tracing::error!(target: TARGET, projection = %name, message = %event.name, id = %event.id, %shard, position, attempt, error, "projection halted: event failed after the last attempt; skip it or deploy a version that projects it");
             let reason =
                 format!("projection `{name}` halted at position {position} of {shard}, other shards continue: {error}");
-            self.context.standing.note(&halted(name, shard), reason);
-            if let Some(feed) = self.context.feeds.get(shard) {
-                feed.shut();
+            self.context.issues.note(&issue(name, shard), reason);
+            if let Some(subscription) = self.context.subscriptions.get(shard) {
+                subscription.suspend();
             }
             done();
             source.halt = Some(Halt { position, is_final, id: event.id, reason: error, dones: Vec::new() });
@@ -66,22 +66,22 @@ impl<P: Projection> ViewActor<P> {
             tracing::warn!(target: TARGET, projection = %name, message = %event.name, id = %event.id, attempt, error, "failed to project event: retrying");
             source.halt = Some(Halt { position, is_final, id: event.id, reason: error, dones: vec![done] });
             let wait = retry.wait(attempt, &self.context.ids);
-            ctx.run_later(wait, move |this, ctx| this.go_on(at, position, ctx));
+            ctx.run_later(wait, move |this, ctx| this.resume(at, position, ctx));
         }
     }
 
     /// Resumes a halted source, with the event at which it is halted unless that is skipped.
-    fn go_on(&mut self, at: usize, position: u64, ctx: &mut Context<Self>) {
+    fn resume(&mut self, at: usize, position: u64, ctx: &mut Context<Self>) {
         let Some(source) = self.sources.get_mut(at).filter(|source| source.holds(position)) else { return };
         let Some(halt) = source.halt.take() else { return };
-        self.take_again(at, halt.is_final, ctx);
+        self.restart_source(at, halt.is_final, ctx);
         halt.dones.into_iter().for_each(|done| done());
     }
 
     /// Skips the event at which a source is finally halted.
-    pub(super) fn skip(&mut self, skip: SkipNow, ctx: &mut Context<Self>) {
-        let SkipNow { shard, position, told } = skip;
-        let is_it = |source: &Source| source.shard == shard && source.holds(position);
+    pub(super) fn skip(&mut self, skip: SkipRequest, ctx: &mut Context<Self>) {
+        let SkipRequest { shard, position, told } = skip;
+        let is_it = |source: &ViewSource| source.shard == shard && source.holds(position);
         let found = self.sources.iter().position(is_it).and_then(|at| Some((at, self.sources.get(at)?.halt.as_ref()?)));
         let Some((at, halt)) = found.filter(|(_, halt)| halt.is_final) else {
             let (projection, shard) = (self.context.name.to_string(), shard.to_string());
@@ -108,9 +108,9 @@ impl<P: Projection> ViewActor<P> {
                     let name = &this.context.name;
                     tracing::warn!(target: TARGET, projection = %name, %shard, position, "event skipped by an operator");
                     this.skips = skips;
-                    this.context.standing.no_note(&halted(name, &shard));
+                    this.context.issues.clear_note(&issue(name, &shard));
                     this.failures.remove(&(at, position));
-                    this.go_on(at, position, ctx);
+                    this.resume(at, position, ctx);
                     Ok(())
                 }
                 Err(error) => Err(error.into()),
@@ -120,12 +120,12 @@ impl<P: Projection> ViewActor<P> {
 
     /// Loads the view from the store again and restarts all subscriptions behind it. Queries wait until it contains
     /// what it did.
-    pub(super) fn start_again(&mut self, ctx: &mut Context<Self>) {
+    pub(super) fn reload(&mut self, ctx: &mut Context<Self>) {
         self.view = None;
         for source in &mut self.sources {
             source.target = source.target.max(source.position());
         }
-        self.catches_up = true;
+        self.is_catching_up = true;
         let context = Rc::clone(&self.context);
         let restoring = async move { restore::<P>(&context).await };
         ctx.wait(restoring.into_actor(self).map(move |restored, this, ctx| match restored {
@@ -136,20 +136,20 @@ impl<P: Projection> ViewActor<P> {
                     let Some(source) = this.sources.get_mut(at) else { continue };
                     source.projected = restored.positions.get(&source.shard).copied().unwrap_or(0);
                     let was_halted = source.halt.as_ref().is_some_and(|halt| halt.is_final);
-                    this.take_again(at, was_halted, ctx);
+                    this.restart_source(at, was_halted, ctx);
                 }
                 this.catch_up(ctx);
             }
             Err(error) => {
                 tracing::warn!(target: TARGET, projection = %this.context.name, %error, "failed to read the view: retrying");
                 let wait = this.context.retry.wait(3, &this.context.ids).max(Duration::from_millis(1));
-                ctx.wait(tokio::time::sleep(wait).into_actor(this).map(|(), this, ctx| this.start_again(ctx)));
+                ctx.wait(tokio::time::sleep(wait).into_actor(this).map(|(), this, ctx| this.reload(ctx)));
             }
         }));
     }
 }
 
 /// Returns the name of the health note about a halted shard.
-fn halted(projection: &Name, shard: &ShardId) -> String {
+fn issue(projection: &Name, shard: &ShardId) -> String {
     format!("projection {projection} at {shard}")
 }

@@ -11,7 +11,7 @@ use crate::user_code::user_code;
 
 /// Size in bytes above which a view is encoded and decoded on a separate thread. Smaller ones take less than a
 /// millisecond.
-pub(super) const LARGE: usize = 256 * 1024;
+pub(super) const LARGE_VIEW: usize = 256 * 1024;
 
 /// A view with its positions.
 pub(super) struct Restored<P> {
@@ -40,15 +40,16 @@ pub(super) async fn restore<P: Projection>(context: &ViewContext) -> Result<Rest
         return empty(stored.checkpoint);
     }
     let bytes = stored.bytes.clone();
-    let restored = match context.apart(bytes.len(), move || user_code(|| P::restore(&bytes).map(Box::new))).await {
-        Some(Ok(Ok(view))) => Ok(view),
-        Some(Ok(Err(error))) => Err(error.to_string()),
-        Some(Err(panicked)) => {
-            context.code.counts.panics.one();
-            Err(panicked.to_string())
-        }
-        None => Err("thread ended".to_owned()),
-    };
+    let restored =
+        match context.run_user_code(bytes.len(), move || user_code(|| P::restore(&bytes).map(Box::new))).await {
+            Some(Ok(Ok(view))) => Ok(view),
+            Some(Ok(Err(error))) => Err(error.to_string()),
+            Some(Err(panicked)) => {
+                context.code.counts.panics.one();
+                Err(panicked.to_string())
+            }
+            None => Err("thread ended".to_owned()),
+        };
     match restored {
         Ok(view) => {
             if let Some(shard) = newer_than_its_log(context, &stored.checkpoint).await? {
@@ -70,11 +71,15 @@ pub(super) async fn restore<P: Projection>(context: &ViewContext) -> Result<Rest
 
 impl ViewContext {
     /// Runs user code for a view of this size, on a separate thread if it is large.
-    async fn apart<T: Send + 'static>(&self, bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-        if bytes <= LARGE || !self.has_threads {
+    async fn run_user_code<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        if bytes <= LARGE_VIEW || !self.has_threads {
             return Some(work());
         }
-        crate::spawn::apart("whizbang-view", work).await
+        crate::spawn::run_on_new_thread("whizbang-view", work).await
     }
 }
 

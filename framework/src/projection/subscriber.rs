@@ -12,7 +12,7 @@ use crate::inbox::{Done, Subscriber};
 use crate::message::{Envelope, Name};
 
 /// An event on its way to its view.
-pub(super) struct Taken {
+pub(super) struct DeliveredEvent {
     pub(super) source: usize,
     pub(super) round: u64,
     pub(super) event: Envelope,
@@ -26,13 +26,13 @@ pub(super) struct ViewSubscriber<P: Projection> {
     pub(super) events: Vec<Name>,
     pub(super) source: usize,
     pub(super) round: u64,
-    pub(super) floor: u64,
+    pub(super) watermark: u64,
     pub(super) waiting: Rc<Cell<usize>>,
 }
 
 impl<P: Projection> Subscriber for ViewSubscriber<P> {
-    fn floor(&self) -> u64 {
-        self.floor
+    fn watermark(&self) -> u64 {
+        self.watermark
     }
 
     fn takes(&self, event: &Name) -> bool {
@@ -43,6 +43,12 @@ impl<P: Projection> Subscriber for ViewSubscriber<P> {
         self.waiting.set(self.waiting.get() + 1);
         let (event, waiting) = (event.clone(), Rc::clone(&self.waiting));
         #[expect(clippy::disallowed_methods, reason = "the subscription bounds unsettled events")]
-        self.view.do_send(LocalMessage::new(Taken { source: self.source, round: self.round, event, done, waiting }));
+        self.view.do_send(LocalMessage::new(DeliveredEvent {
+            source: self.source,
+            round: self.round,
+            event,
+            done,
+            waiting,
+        }));
     }
 }

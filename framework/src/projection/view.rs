@@ -9,12 +9,12 @@ use actix::{Actor, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::endpoint::{Asking, SaveNow, SkipNow, ViewContext};
-use super::halt::{Failure, Halt};
+use super::endpoint::{PendingQuery, SaveRequest, SkipRequest, ViewContext};
+use super::halt::{Halt, ProjectFailure};
 use super::plan::Unanswered;
 use super::restore::Restored;
 use super::skips::SkippedEvent;
-use super::subscriber::{Taken, ViewSubscriber};
+use super::subscriber::{DeliveredEvent, ViewSubscriber};
 use super::{Projection, ProjectionPlan};
 use crate::actor::LocalMessage;
 use crate::clock::instant;
@@ -27,10 +27,10 @@ use crate::telemetry::TARGET;
 const BURST: u32 = 64;
 const BURST_TIME: Duration = Duration::from_millis(2);
 /// Interval at which a view that is catching up is checked.
-const LOOK: Duration = Duration::from_millis(50);
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Progress of one source shard.
-pub(super) struct Source {
+pub(super) struct ViewSource {
     pub(super) shard: ShardId,
     /// Last position dispatched by its subscription, including events that the view does not project.
     pub(super) dispatched: Rc<Cell<u64>>,
@@ -46,7 +46,7 @@ pub(super) struct Source {
     pub(super) target: u64,
 }
 
-impl Source {
+impl ViewSource {
     /// Returns the position up to which the view contains everything; events that it does not project count as
     /// contained.
     pub(super) fn position(&self) -> u64 {
@@ -67,7 +67,7 @@ pub(super) struct ViewActor<P: Projection> {
     pub(super) epoch: Epoch,
     /// `None` while the view is reloaded or encoded.
     pub(super) view: Option<Box<P>>,
-    pub(super) sources: Vec<Source>,
+    pub(super) sources: Vec<ViewSource>,
     /// Events skipped by an operator.
     pub(super) skips: Vec<SkippedEvent>,
     /// Number of failed attempts, by source and position.
@@ -75,10 +75,10 @@ pub(super) struct ViewActor<P: Projection> {
     /// Another node has taken over the view: no event is projected.
     pub(super) is_taken_over: bool,
     /// Queries that arrived while the view is catching up.
-    pub(super) parked: VecDeque<Asking>,
-    pub(super) catches_up: bool,
+    pub(super) waiting_queries: VecDeque<PendingQuery>,
+    pub(super) is_catching_up: bool,
     /// A catch-up check is scheduled.
-    pub(super) looks: bool,
+    pub(super) check_scheduled: bool,
     /// Number of events projected since other tasks ran, and since when.
     pub(super) burst: (u32, Instant),
     /// Number of events projected since the last save.
@@ -87,9 +87,9 @@ pub(super) struct ViewActor<P: Projection> {
     pub(super) bytes: usize,
     pub(super) saving: bool,
     /// Timer of the next save.
-    pub(super) alarm: Option<SpawnHandle>,
+    pub(super) save_timer: Option<SpawnHandle>,
     /// Duration of the last save.
-    pub(super) cost: Duration,
+    pub(super) save_duration: Duration,
     /// Notified when everything is saved.
     pub(super) drained: Vec<oneshot::Sender<()>>,
 }
@@ -107,8 +107,8 @@ impl<P: Projection> ViewActor<P> {
             let rebuilt = rebuilt.as_ref()?;
             rebuilt.get(shard).copied().into_iter().chain(heads.get(shard).copied()).max()
         };
-        let sources = context.feeds.iter().map(|(shard, feed)| Source {
-            dispatched: Rc::clone(&feed.last),
+        let sources = context.subscriptions.iter().map(|(shard, subscription)| ViewSource {
+            dispatched: Rc::clone(&subscription.last),
             waiting: Rc::default(),
             projected: restored.positions.get(shard).copied().unwrap_or(0),
             round: 0,
@@ -125,15 +125,15 @@ impl<P: Projection> ViewActor<P> {
             skips,
             failures: BTreeMap::new(),
             is_taken_over: false,
-            parked: VecDeque::new(),
-            catches_up: false,
-            looks: false,
+            waiting_queries: VecDeque::new(),
+            is_catching_up: false,
+            check_scheduled: false,
             burst: (0, instant()),
             unsaved: 0,
             bytes: restored.bytes,
             saving: false,
-            alarm: None,
-            cost: Duration::ZERO,
+            save_timer: None,
+            save_duration: Duration::ZERO,
             drained: Vec::new(),
         }
     }
@@ -141,80 +141,83 @@ impl<P: Projection> ViewActor<P> {
     /// Starts the subscriptions behind the view's positions, once they are filled.
     pub(super) fn begin(&mut self, ctx: &mut Context<Self>) {
         for at in 0..self.sources.len() {
-            self.set_taker(at, ctx);
+            self.subscribe(at, ctx);
         }
         self.catch_up(ctx);
     }
 
-    pub(super) fn set_taker(&mut self, at: usize, ctx: &mut Context<Self>) {
+    pub(super) fn subscribe(&mut self, at: usize, ctx: &mut Context<Self>) {
         let Some(source) = self.sources.get_mut(at) else { return };
         source.waiting = Rc::default();
         source.round += 1;
         let events = self.plan.card.takes.iter().filter(|card| card.domain.as_str() == &*source.shard.domain);
-        let taker = ViewSubscriber {
+        let subscriber = ViewSubscriber {
             view: ctx.address(),
             events: events.filter_map(|card| Name::new(&card.name).ok()).collect(),
             source: at,
             round: source.round,
-            floor: source.projected,
+            watermark: source.projected,
             waiting: Rc::clone(&source.waiting),
         };
-        if let Some(feed) = self.context.feeds.get(&source.shard) {
-            feed.takers(vec![Box::new(taker)]);
+        if let Some(subscription) = self.context.subscriptions.get(&source.shard) {
+            subscription.set_subscribers(vec![Box::new(subscriber)]);
         }
     }
 
     /// Restarts the subscription of a source behind the view's position. One that is suspended for another reason
     /// than a halt stays suspended.
-    pub(super) fn take_again(&mut self, at: usize, was_halted: bool, ctx: &mut Context<Self>) {
-        let feed = self.sources.get(at).and_then(|source| self.context.feeds.get(&source.shard)).map(Rc::clone);
-        let Some(feed) = feed else { return };
-        if !was_halted && feed.is_shut() {
-            return feed.shut();
+    pub(super) fn restart_source(&mut self, at: usize, was_halted: bool, ctx: &mut Context<Self>) {
+        let subscription =
+            self.sources.get(at).and_then(|source| self.context.subscriptions.get(&source.shard)).map(Rc::clone);
+        let Some(subscription) = subscription else { return };
+        if !was_halted && subscription.is_suspended() {
+            return subscription.suspend();
         }
-        feed.close();
-        feed.reopen();
-        self.set_taker(at, ctx);
-        feed.fill();
+        subscription.close();
+        subscription.reopen();
+        self.subscribe(at, ctx);
+        subscription.start_filling();
     }
 
     /// Holds queries back, and keeps the node unready, until the view contains everything that it has answered from
     /// before.
     pub(super) fn catch_up(&mut self, ctx: &mut Context<Self>) {
         let what = format!("projection {} catches up", self.context.name);
-        if let Some(source) = self.behind() {
+        if let Some(source) = self.source_behind() {
             let (name, shard, target) = (&self.context.name, &source.shard, source.target);
             let reason =
                 format!("projection `{name}` is being rebuilt: {shard} is at {} of {target}", source.position());
-            self.context.standing.raise(&what, reason);
-            self.catches_up = true;
-            if !std::mem::replace(&mut self.looks, true) {
-                ctx.run_later(LOOK, |this, ctx| {
-                    this.looks = false;
-                    if this.catches_up {
+            self.context.issues.raise(&what, reason);
+            self.is_catching_up = true;
+            if !std::mem::replace(&mut self.check_scheduled, true) {
+                ctx.run_later(CHECK_INTERVAL, |this, ctx| {
+                    this.check_scheduled = false;
+                    if this.is_catching_up {
                         this.catch_up(ctx);
                     }
                 });
             }
             return;
         }
-        self.context.standing.resolve(&what);
-        self.catches_up = false;
+        self.context.issues.resolve(&what);
+        self.is_catching_up = false;
         self.sources.iter_mut().for_each(|source| source.target = 0);
-        while let Some(asking) = self.parked.pop_front() {
+        while let Some(asking) = self.waiting_queries.pop_front() {
             self.answer(asking);
         }
     }
 
     /// Returns a source whose events are still missing from the view before queries are answered.
-    fn behind(&self) -> Option<&Source> {
-        let is_shut = |source: &Source| self.context.feeds.get(&source.shard).is_some_and(|feed| feed.is_shut());
+    fn source_behind(&self) -> Option<&ViewSource> {
+        let is_shut = |source: &ViewSource| {
+            self.context.subscriptions.get(&source.shard).is_some_and(|subscription| subscription.is_suspended())
+        };
         let mut behind = self.sources.iter().filter(|source| source.position() < source.target);
         behind.find(|source| !self.is_taken_over && (source.halt.is_some() || !is_shut(source)))
     }
 
-    fn project(&mut self, taken: Taken, ctx: &mut Context<Self>) {
-        let Taken { source: at, round, event, done, .. } = taken;
+    fn project(&mut self, taken: DeliveredEvent, ctx: &mut Context<Self>) {
+        let DeliveredEvent { source: at, round, event, done, .. } = taken;
         let Some(position) = event.origin.as_ref().map(|origin| origin.sequence) else { return done() };
         let (Some(source), false) = (self.sources.get_mut(at), self.is_taken_over) else { return done() };
         if round != source.round || position <= source.projected {
@@ -225,8 +228,8 @@ impl<P: Projection> ViewActor<P> {
                 halt.dones.push(done);
                 return;
             }
-            if let Some(feed) = self.context.feeds.get(&source.shard) {
-                feed.shut();
+            if let Some(subscription) = self.context.subscriptions.get(&source.shard) {
+                subscription.suspend();
             }
             return done();
         }
@@ -254,18 +257,18 @@ impl<P: Projection> ViewActor<P> {
                 self.unsaved += 1;
                 self.save_if_due(ctx);
                 done();
-                if self.catches_up && self.behind().is_none() {
+                if self.is_catching_up && self.source_behind().is_none() {
                     self.catch_up(ctx);
                 }
                 return self.rest(ctx);
             }
-            Ok(Err(error)) => Failure { text: format!("failed to decode event: {error}"), may_pass: false },
-            Err(panicked) => Failure { text: format!("`project` {panicked}"), may_pass: true },
+            Ok(Err(error)) => ProjectFailure { text: format!("failed to decode event: {error}"), is_transient: false },
+            Err(panicked) => ProjectFailure { text: format!("`project` {panicked}"), is_transient: true },
         };
         self.fail(at, position, &event, failure, done, ctx);
         if changes.get() {
             // The panic may have interrupted a change: the view in memory is no longer used.
-            self.start_again(ctx);
+            self.reload(ctx);
         }
     }
 
@@ -282,8 +285,8 @@ impl<P: Projection> ViewActor<P> {
         }
     }
 
-    fn answer(&self, asking: Asking) {
-        let Asking { envelope, settle, _place } = asking;
+    fn answer(&self, asking: PendingQuery) {
+        let PendingQuery { envelope, settle, _place } = asking;
         let _span = tracing::debug_span!(
             target: TARGET, "answer", room = "projection", projection = %self.context.name, message = %envelope.name,
             id = %envelope.id, correlation = %envelope.correlation,
@@ -310,7 +313,7 @@ impl<P: Projection> Drop for ViewActor<P> {
             let name = &self.context.name;
             self.context.code.failed(&format!("projection {name}"), "its actor panicked");
             let reason = format!("projection `{name}` failed: restart the node");
-            self.context.standing.raise(&format!("projection {name} failed"), reason);
+            self.context.issues.raise(&format!("projection {name} failed"), reason);
         }
     }
 }
@@ -319,38 +322,38 @@ impl<P: Projection> Actor for ViewActor<P> {
     type Context = Context<Self>;
 }
 
-impl<P: Projection> Handler<LocalMessage<Taken>> for ViewActor<P> {
+impl<P: Projection> Handler<LocalMessage<DeliveredEvent>> for ViewActor<P> {
     type Result = ();
 
-    fn handle(&mut self, taken: LocalMessage<Taken>, ctx: &mut Self::Context) {
+    fn handle(&mut self, taken: LocalMessage<DeliveredEvent>, ctx: &mut Self::Context) {
         let taken = taken.0.take();
         taken.waiting.set(taken.waiting.get() - 1);
         self.project(taken, ctx);
     }
 }
 
-impl<P: Projection> Handler<LocalMessage<Asking>> for ViewActor<P> {
+impl<P: Projection> Handler<LocalMessage<PendingQuery>> for ViewActor<P> {
     type Result = ();
 
-    fn handle(&mut self, asking: LocalMessage<Asking>, _ctx: &mut Self::Context) {
+    fn handle(&mut self, asking: LocalMessage<PendingQuery>, _ctx: &mut Self::Context) {
         let asking = asking.0.take();
         // The dispatcher bounds the number of waiting queries.
-        if self.catches_up { self.parked.push_back(asking) } else { self.answer(asking) }
+        if self.is_catching_up { self.waiting_queries.push_back(asking) } else { self.answer(asking) }
     }
 }
 
-impl<P: Projection> Handler<LocalMessage<SkipNow>> for ViewActor<P> {
+impl<P: Projection> Handler<LocalMessage<SkipRequest>> for ViewActor<P> {
     type Result = ();
 
-    fn handle(&mut self, skip: LocalMessage<SkipNow>, ctx: &mut Self::Context) {
+    fn handle(&mut self, skip: LocalMessage<SkipRequest>, ctx: &mut Self::Context) {
         self.skip(skip.0.take(), ctx);
     }
 }
 
-impl<P: Projection> Handler<LocalMessage<SaveNow>> for ViewActor<P> {
+impl<P: Projection> Handler<LocalMessage<SaveRequest>> for ViewActor<P> {
     type Result = ();
 
-    fn handle(&mut self, save: LocalMessage<SaveNow>, ctx: &mut Self::Context) {
+    fn handle(&mut self, save: LocalMessage<SaveRequest>, ctx: &mut Self::Context) {
         self.drained.push(save.0.take().0);
         // A save in progress checks again when it ends.
         self.unsaved = self.unsaved.max(1);

@@ -8,7 +8,7 @@
 pub(crate) mod page;
 mod send_window;
 
-pub(crate) use send_window::{ConfirmationCheck, Forward, SendWindows, Suspicion};
+pub(crate) use send_window::{ConfirmationCheck, Forward, SendWindows, StalledWindows};
 
 use crate::message::{Envelope, Kind, MessageId, Origin, ReplyMode, ShardId};
 use crate::store::StoredEvent;

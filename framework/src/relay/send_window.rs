@@ -22,26 +22,26 @@ use crate::telemetry::{Counts, passes};
 /// Most entries in flight in a window.
 const WINDOW: u64 = 1024;
 /// Most payload bytes in flight in a window; a single entry may exceed them.
-const BYTES: usize = 16 << 20;
+const MAX_BYTES: usize = 16 << 20;
 /// Number of entries read at a time.
 const PAGE: usize = 128;
 /// Time without progress after which a window's entries are sent again; doubles up to [`LONGEST_RETRY`].
-const PATIENCE: Duration = Duration::from_millis(500);
-const LONGEST: Duration = Duration::from_secs(10);
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
 /// Forwards an entry, and returns whether more may follow. The destination's commit is reported to
-/// [`SendWindows::record_note`].
+/// [`SendWindows::committed`].
 pub(crate) type Forward = Rc<dyn Fn(Envelope) -> bool>;
 
 /// Effect of a destination's note about what it has committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConfirmationCheck {
     /// It has committed more than before.
-    News,
+    Advanced,
     /// It has committed more than before, after a stall that was reported.
     Resumed,
     /// It has committed nothing new.
-    Known,
+    Unchanged,
     /// It claims more than was ever sent to it. Accepting that would skip the next entries.
     Impossible,
 }
@@ -63,7 +63,7 @@ struct SendWindow {
     stored: u64,
     /// Time at which the entries in flight are sent again.
     again: Instant,
-    patience: Duration,
+    retry_delay: Duration,
     /// Sending is stopped, and notes are ignored.
     stopped: bool,
     /// The stall was reported.
@@ -71,7 +71,7 @@ struct SendWindow {
     /// Lowest sequence in flight that the bridge refused.
     refused: Option<u64>,
     /// The destination is being queried about its progress.
-    questioned: bool,
+    is_queried: bool,
 }
 
 impl SendWindow {
@@ -85,12 +85,12 @@ impl SendWindow {
             confirmed: committed,
             asking: false,
             stored: committed,
-            again: instant() + PATIENCE,
-            patience: PATIENCE,
+            again: instant() + FIRST_RETRY,
+            retry_delay: FIRST_RETRY,
             stopped: false,
             stalled: false,
             refused: None,
-            questioned: false,
+            is_queried: false,
         }
     }
 }
@@ -98,7 +98,7 @@ impl SendWindow {
 impl SendWindow {
     /// Returns how many more entries may be in flight.
     fn room(&self) -> u64 {
-        if self.bytes >= BYTES { 0 } else { self.committed.saturating_add(WINDOW).saturating_sub(self.offered) }
+        if self.bytes >= MAX_BYTES { 0 } else { self.committed.saturating_add(WINDOW).saturating_sub(self.offered) }
     }
 
     fn offer(&mut self, sequence: u64, bytes: usize) {
@@ -138,7 +138,7 @@ impl SendWindow {
     }
 
     /// Treats the refused entry and those behind it as not in flight.
-    fn go_back(&mut self, refused: u64) {
+    fn rewind(&mut self, refused: u64) {
         self.offered = self.committed.max(refused.saturating_sub(1));
         while let Some((_, bytes)) = self.sizes.pop_back_if(|(sequence, _)| *sequence >= refused) {
             self.bytes -= bytes;
@@ -148,89 +148,89 @@ impl SendWindow {
 
 /// Result of checking the windows to remote destinations that make no progress.
 #[derive(Default)]
-pub(crate) struct Suspicion {
+pub(crate) struct StalledWindows {
     /// Some entries must be sent again.
     pub(crate) restarted: bool,
     /// Destinations to be queried, each with the last sequence sent to it.
-    pub(crate) doubtful: Vec<(ShardId, u64)>,
+    pub(crate) to_query: Vec<(ShardId, u64)>,
     /// Time of the next check.
     pub(crate) next: Option<Instant>,
 }
 
 /// Send windows of one shard.
 pub(crate) struct SendWindows {
-    lanes: RefCell<BTreeMap<ShardId, SendWindow>>,
+    windows: RefCell<BTreeMap<ShardId, SendWindow>>,
     counts: Arc<Counts>,
 }
 
 impl SendWindows {
     pub(crate) fn new(counts: Arc<Counts>) -> Rc<Self> {
-        Rc::new(Self { lanes: RefCell::default(), counts })
+        Rc::new(Self { windows: RefCell::default(), counts })
     }
 
     /// Returns when to check windows to matching destinations for progress.
-    pub(crate) fn next_impatience(&self, of: impl Fn(&ShardId) -> bool) -> Option<Instant> {
-        let lanes = self.lanes.borrow();
-        let waiting = lanes.iter().filter(|(to, lane)| lane.offered > lane.committed && of(to));
-        waiting.map(|(_, lane)| lane.again).min()
+    pub(crate) fn next_retry(&self, of: impl Fn(&ShardId) -> bool) -> Option<Instant> {
+        let windows = self.windows.borrow();
+        let waiting = windows.iter().filter(|(to, window)| window.offered > window.committed && of(to));
+        waiting.map(|(_, window)| window.again).min()
     }
 
     /// Restarts all windows: entries in flight may have been lost and are sent again by the next run.
-    pub(crate) fn hurry(&self) {
-        self.lanes.borrow_mut().values_mut().for_each(SendWindow::restart);
+    pub(crate) fn restart_all(&self) {
+        self.windows.borrow_mut().values_mut().for_each(SendWindow::restart);
     }
 
     /// Restarts the window to one destination, unless it is stopped.
     pub(crate) fn restart(&self, to: &ShardId) {
-        if let Some(lane) = self.lanes.borrow_mut().get_mut(to).filter(|lane| !lane.stopped) {
-            lane.restart();
+        if let Some(window) = self.windows.borrow_mut().get_mut(to).filter(|window| !window.stopped) {
+            window.restart();
         }
     }
 
     /// Restarts the window to one destination, unless its entries were just sent.
-    pub(crate) fn hurry_to(&self, to: &ShardId) {
+    pub(crate) fn restart_if_stalled(&self, to: &ShardId) {
         let now = instant();
-        if let Some(lane) = self.lanes.borrow_mut().get_mut(to)
-            && !lane.stopped
-            && lane.again > now + PATIENCE / 2
-            && lane.patience > PATIENCE
+        if let Some(window) = self.windows.borrow_mut().get_mut(to)
+            && !window.stopped
+            && window.again > now + FIRST_RETRY / 2
+            && window.retry_delay > FIRST_RETRY
         {
-            lane.patience = PATIENCE;
-            lane.restart();
+            window.retry_delay = FIRST_RETRY;
+            window.restart();
         }
     }
 
     /// Records that the bridge refused an entry: it is sent again after a delay, with those behind it.
     pub(crate) fn refused(&self, to: &ShardId, sequence: u64) {
-        if let Some(lane) = self.lanes.borrow_mut().get_mut(to).filter(|lane| sequence > lane.committed) {
-            lane.refused = Some(lane.refused.map_or(sequence, |refused| refused.min(sequence)));
+        if let Some(window) = self.windows.borrow_mut().get_mut(to).filter(|window| sequence > window.committed) {
+            window.refused = Some(window.refused.map_or(sequence, |refused| refused.min(sequence)));
         }
     }
 
     /// Makes the next check query matching destinations: entries in flight may have been lost.
-    pub(crate) fn doubt_all(&self, of: impl Fn(&ShardId) -> bool) {
+    pub(crate) fn query_all_soon(&self, of: impl Fn(&ShardId) -> bool) {
         let now = instant();
-        for (_, lane) in self.lanes.borrow_mut().iter_mut().filter(|(to, _)| of(to)) {
-            (lane.patience, lane.again) = (PATIENCE, now);
+        for (_, window) in self.windows.borrow_mut().iter_mut().filter(|(to, _)| of(to)) {
+            (window.retry_delay, window.again) = (FIRST_RETRY, now);
         }
     }
 
     /// Makes the next check query one destination, unless a query is due or its entries were just sent.
-    pub(crate) fn doubt(&self, to: &ShardId) {
+    pub(crate) fn query_soon(&self, to: &ShardId) {
         let now = instant();
-        if let Some(lane) = self.lanes.borrow_mut().get_mut(to)
-            && lane.again > now + PATIENCE / 2
-            && lane.patience > PATIENCE
+        if let Some(window) = self.windows.borrow_mut().get_mut(to)
+            && window.again > now + FIRST_RETRY / 2
+            && window.retry_delay > FIRST_RETRY
         {
-            (lane.patience, lane.again) = (PATIENCE, now);
+            (window.retry_delay, window.again) = (FIRST_RETRY, now);
         }
     }
 
     /// Records that the destination has answered a query. Returns whether `through` is more than was known.
     pub(crate) fn answered(&self, to: &ShardId, through: u64) -> bool {
-        self.lanes.borrow_mut().get_mut(to).is_some_and(|lane| {
-            lane.questioned = false;
-            through > lane.committed
+        self.windows.borrow_mut().get_mut(to).is_some_and(|window| {
+            window.is_queried = false;
+            through > window.committed
         })
     }
 
@@ -240,42 +240,46 @@ impl SendWindows {
     /// receive them many times. Instead, the owner is queried, told how far everything was sent, and fetches what it
     /// lacks. Only entries that the bridge refused are sent again. A window that has reached the longest retry delay
     /// is reported to `stalled`, once.
-    pub(crate) fn suspicion(&self, of: impl Fn(&ShardId) -> bool, mut stalled: impl FnMut(&ShardId)) -> Suspicion {
+    pub(crate) fn check_stalled(
+        &self,
+        of: impl Fn(&ShardId) -> bool,
+        mut stalled: impl FnMut(&ShardId),
+    ) -> StalledWindows {
         let now = instant();
-        let mut found = Suspicion::default();
-        let mut lanes = self.lanes.borrow_mut();
-        for (to, lane) in lanes.iter_mut().filter(|(to, lane)| lane.offered > lane.committed && of(to)) {
-            if lane.again <= now {
-                if lane.patience == LONGEST && !std::mem::replace(&mut lane.stalled, true) {
+        let mut found = StalledWindows::default();
+        let mut windows = self.windows.borrow_mut();
+        for (to, window) in windows.iter_mut().filter(|(to, window)| window.offered > window.committed && of(to)) {
+            if window.again <= now {
+                if window.retry_delay == LONGEST_RETRY && !std::mem::replace(&mut window.stalled, true) {
                     stalled(to);
                 }
-                match lane.refused.take() {
+                match window.refused.take() {
                     Some(refused) => {
-                        lane.go_back(refused);
+                        window.rewind(refused);
                         found.restarted = true;
                     }
-                    None if lane.questioned => {}
+                    None if window.is_queried => {}
                     None => {
-                        lane.questioned = true;
-                        found.doubtful.push((to.clone(), lane.offered));
+                        window.is_queried = true;
+                        found.to_query.push((to.clone(), window.offered));
                     }
                 }
-                lane.patience = (lane.patience * 2).min(LONGEST);
-                lane.again = now + lane.patience;
+                window.retry_delay = (window.retry_delay * 2).min(LONGEST_RETRY);
+                window.again = now + window.retry_delay;
             }
-            found.next = Some(found.next.map_or(lane.again, |next: Instant| next.min(lane.again)));
+            found.next = Some(found.next.map_or(window.again, |next: Instant| next.min(window.again)));
         }
         found
     }
 
     /// Forgets all windows: uncommitted entries are sent again.
     pub(crate) fn reset(&self) {
-        self.lanes.borrow_mut().clear();
+        self.windows.borrow_mut().clear();
     }
 
     /// Forwards stored entries to matching destinations, as far as the windows allow. Returns `false` if `onward`
     /// accepts no more.
-    pub(crate) async fn pump(
+    pub(crate) async fn forward_pending(
         &self,
         reader: &Arc<dyn ShardReader>,
         onward: &Forward,
@@ -284,18 +288,18 @@ impl SendWindows {
         for (to, done, head) in reader.outbox_heads().into_iter().filter(|(to, ..)| of(to)) {
             loop {
                 let (after, room) = {
-                    let mut lanes = self.lanes.borrow_mut();
-                    let lane = lanes.entry(to.clone()).or_insert_with(|| SendWindow::from(done));
-                    if lane.stopped {
+                    let mut windows = self.windows.borrow_mut();
+                    let window = windows.entry(to.clone()).or_insert_with(|| SendWindow::from(done));
+                    if window.stopped {
                         break;
                     }
-                    lane.commit(done);
-                    lane.confirmed = lane.confirmed.max(done);
-                    lane.stored = lane.stored.max(done);
-                    if lane.offered == lane.committed {
-                        lane.again = instant() + lane.patience;
+                    window.commit(done);
+                    window.confirmed = window.confirmed.max(done);
+                    window.stored = window.stored.max(done);
+                    if window.offered == window.committed {
+                        window.again = instant() + window.retry_delay;
                     }
-                    (lane.offered, lane.room())
+                    (window.offered, window.room())
                 };
                 if after >= head || room == 0 {
                     break;
@@ -307,16 +311,16 @@ impl SendWindows {
                 }
                 for entry in entries {
                     {
-                        let mut lanes = self.lanes.borrow_mut();
-                        let Some(lane) = lanes.get_mut(&to) else { return Ok(true) };
+                        let mut windows = self.windows.borrow_mut();
+                        let Some(window) = windows.get_mut(&to) else { return Ok(true) };
                         // A commit reported during the read may have advanced the window.
-                        if entry.sequence <= lane.offered {
+                        if entry.sequence <= window.offered {
                             continue;
                         }
-                        if lane.room() == 0 {
+                        if window.room() == 0 {
                             break;
                         }
-                        lane.offer(entry.sequence, entry.envelope.payload.len());
+                        window.offer(entry.sequence, entry.envelope.payload.len());
                     }
                     self.counts.sent.one();
                     let envelope = entry.envelope;
@@ -333,123 +337,129 @@ impl SendWindows {
     /// Applies a destination's note that it has committed everything up to `through`. `head` returns the last
     /// sequence sent to it and is called only if `through` exceeds what was forwarded.
     pub(crate) fn committed(&self, to: &ShardId, through: u64, head: impl FnOnce() -> u64) -> ConfirmationCheck {
-        let mut lanes = self.lanes.borrow_mut();
+        let mut windows = self.windows.borrow_mut();
         // Without a window nothing was forwarded since the start: the store's head is the limit.
-        let Some(lane) = lanes.get_mut(to) else {
-            return if through > head() { ConfirmationCheck::Impossible } else { ConfirmationCheck::Known };
+        let Some(window) = windows.get_mut(to) else {
+            return if through > head() { ConfirmationCheck::Impossible } else { ConfirmationCheck::Unchanged };
         };
-        if through <= lane.committed || lane.stopped {
-            return ConfirmationCheck::Known;
+        if through <= window.committed || window.stopped {
+            return ConfirmationCheck::Unchanged;
         }
         // A destination may fetch more than was forwarded, but never more than exists.
-        if through > lane.offered && through > head() {
+        if through > window.offered && through > head() {
             return ConfirmationCheck::Impossible;
         }
-        lane.commit(through);
-        lane.patience = PATIENCE;
-        lane.again = instant() + PATIENCE;
-        if std::mem::take(&mut lane.stalled) { ConfirmationCheck::Resumed } else { ConfirmationCheck::News }
+        window.commit(through);
+        window.retry_delay = FIRST_RETRY;
+        window.again = instant() + FIRST_RETRY;
+        if std::mem::take(&mut window.stalled) { ConfirmationCheck::Resumed } else { ConfirmationCheck::Advanced }
     }
 
     /// Marks a destination as being confirmed and returns its last noted sequence; `None` if there is no window or it
     /// is being confirmed already.
-    pub(crate) fn begins_asking(&self, to: &ShardId) -> Option<u64> {
-        let mut lanes = self.lanes.borrow_mut();
-        let lane = lanes.get_mut(to).filter(|lane| !lane.asking)?;
-        lane.asking = true;
-        Some(lane.committed)
+    pub(crate) fn begin_confirming(&self, to: &ShardId) -> Option<u64> {
+        let mut windows = self.windows.borrow_mut();
+        let window = windows.get_mut(to).filter(|window| !window.asking)?;
+        window.asking = true;
+        Some(window.committed)
     }
 
     /// Returns whether there is a window to a destination.
     pub(crate) fn has(&self, to: &ShardId) -> bool {
-        self.lanes.borrow().contains_key(to)
+        self.windows.borrow().contains_key(to)
     }
 
     /// Returns the last sequence that a destination has confirmed, 0 without a window.
     pub(crate) fn confirmed(&self, to: &ShardId) -> u64 {
-        self.lanes.borrow().get(to).map_or(0, |lane| lane.confirmed)
+        self.windows.borrow().get(to).map_or(0, |window| window.confirmed)
     }
 
     /// Returns the last sequence that a destination has noted beyond its confirmed one, if any.
-    pub(crate) fn noted(&self, to: &ShardId) -> Option<u64> {
-        self.lanes.borrow().get(to).filter(|lane| lane.committed > lane.confirmed).map(|lane| lane.committed)
+    pub(crate) fn unconfirmed_note(&self, to: &ShardId) -> Option<u64> {
+        self.windows
+            .borrow()
+            .get(to)
+            .filter(|window| window.committed > window.confirmed)
+            .map(|window| window.committed)
     }
 
     /// Marks a destination as no longer being confirmed.
     pub(crate) fn asked(&self, to: &ShardId) {
-        if let Some(lane) = self.lanes.borrow_mut().get_mut(to) {
-            lane.asking = false;
+        if let Some(window) = self.windows.borrow_mut().get_mut(to) {
+            window.asking = false;
         }
     }
 
     /// Applies the owner's answer to a request sent after `noted` was noted: everything up to `through` is committed.
     /// Returns whether the note was exaggerated.
     pub(crate) fn confirm(&self, to: &ShardId, through: u64, noted: u64) -> bool {
-        self.lanes.borrow_mut().get_mut(to).is_some_and(|lane| lane.confirm(through, noted))
+        self.windows.borrow_mut().get_mut(to).is_some_and(|window| window.confirm(through, noted))
     }
 
     /// Returns the destinations that have noted more than they have confirmed.
     pub(crate) fn unconfirmed(&self) -> Vec<ShardId> {
-        let lanes = self.lanes.borrow();
-        lanes.iter().filter(|(_, lane)| lane.committed > lane.confirmed).map(|(to, _)| to.clone()).collect()
+        let windows = self.windows.borrow();
+        windows.iter().filter(|(_, window)| window.committed > window.confirmed).map(|(to, _)| to.clone()).collect()
     }
 
     /// Stops sending to a destination.
     pub(crate) fn stop(&self, to: &ShardId) {
-        let mut lanes = self.lanes.borrow_mut();
-        let lane = lanes.entry(to.clone()).or_insert_with(|| SendWindow::from(0));
-        lane.stopped = true;
+        let mut windows = self.windows.borrow_mut();
+        let window = windows.entry(to.clone()).or_insert_with(|| SendWindow::from(0));
+        window.stopped = true;
         // The caller keeps asking the owner; recorded here for windows that did not exist before.
-        lane.asking = true;
-        lane.restart();
+        window.asking = true;
+        window.restart();
     }
 
     /// Resumes sending to a destination. Returns whether it was stopped.
     pub(crate) fn resume(&self, to: &ShardId) -> bool {
-        let mut lanes = self.lanes.borrow_mut();
-        lanes.get_mut(to).is_some_and(|lane| std::mem::take(&mut lane.stopped))
+        let mut windows = self.windows.borrow_mut();
+        windows.get_mut(to).is_some_and(|window| std::mem::take(&mut window.stopped))
     }
 
     /// Returns whether every entry ever sent, according to the store, is committed by its destination.
-    pub(crate) fn is_at_rest(&self, heads: &[(ShardId, u64, u64)]) -> bool {
-        let lanes = self.lanes.borrow();
-        heads.iter().all(|(to, done, head)| lanes.get(to).map_or(*done, |lane| lane.committed.max(*done)) >= *head)
+    pub(crate) fn is_idle(&self, heads: &[(ShardId, u64, u64)]) -> bool {
+        let windows = self.windows.borrow();
+        heads
+            .iter()
+            .all(|(to, done, head)| windows.get(to).map_or(*done, |window| window.committed.max(*done)) >= *head)
     }
 
     /// Returns confirmed watermarks to be stored, by destination, and counts them as stored.
     pub(crate) fn unstored(&self, at_least: u64) -> Vec<(ShardId, u64)> {
-        let mut lanes = self.lanes.borrow_mut();
-        lanes
+        let mut windows = self.windows.borrow_mut();
+        windows
             .iter_mut()
-            .filter(|(_, lane)| lane.confirmed >= lane.stored + at_least.max(1))
-            .map(|(to, lane)| {
-                lane.stored = lane.confirmed;
-                (to.clone(), lane.confirmed)
+            .filter(|(_, window)| window.confirmed >= window.stored + at_least.max(1))
+            .map(|(to, window)| {
+                window.stored = window.confirmed;
+                (to.clone(), window.confirmed)
             })
             .collect()
     }
 
     /// Restarts the windows to matching destinations that make no progress. Returns whether any was restarted, and
     /// when to check next. A window that has reached the longest retry delay is reported to `stalled`, once.
-    pub(crate) fn impatience(
+    pub(crate) fn restart_stalled(
         &self,
         of: impl Fn(&ShardId) -> bool,
         mut stalled: impl FnMut(&ShardId),
     ) -> (bool, Option<Instant>) {
         let now = instant();
         let (mut restarted, mut next) = (false, None);
-        let mut lanes = self.lanes.borrow_mut();
-        for (to, lane) in lanes.iter_mut().filter(|(to, lane)| lane.offered > lane.committed && of(to)) {
-            if lane.again <= now {
+        let mut windows = self.windows.borrow_mut();
+        for (to, window) in windows.iter_mut().filter(|(to, window)| window.offered > window.committed && of(to)) {
+            if window.again <= now {
                 restarted = true;
-                if lane.patience == LONGEST && !std::mem::replace(&mut lane.stalled, true) {
+                if window.retry_delay == LONGEST_RETRY && !std::mem::replace(&mut window.stalled, true) {
                     stalled(to);
                 }
-                lane.restart();
-                lane.patience = (lane.patience * 2).min(LONGEST);
-                lane.again = now + lane.patience;
+                window.restart();
+                window.retry_delay = (window.retry_delay * 2).min(LONGEST_RETRY);
+                window.again = now + window.retry_delay;
             }
-            next = Some(next.map_or(lane.again, |next: Instant| next.min(lane.again)));
+            next = Some(next.map_or(window.again, |next: Instant| next.min(window.again)));
         }
         (restarted, next)
     }

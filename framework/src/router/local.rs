@@ -41,25 +41,25 @@ impl Hasher for TypeIdHasher {
 type Registry = RefCell<Vec<(NodeId, Rc<LocalRoutes>)>>;
 
 thread_local! {
-    static HERE: Registry = const { RefCell::new(Vec::new()) };
+    static ROUTES: Registry = const { RefCell::new(Vec::new()) };
 }
 
 impl LocalRoutes {
     /// Adds the endpoint of a command.
-    pub fn add<C: Command>(&mut self, door: Rc<dyn CommandEndpoint<C>>) {
-        self.typed.insert(TypeId::of::<C>(), Box::new(door));
+    pub fn add<C: Command>(&mut self, endpoint: Rc<dyn CommandEndpoint<C>>) {
+        self.typed.insert(TypeId::of::<C>(), Box::new(endpoint));
     }
 
     /// Publishes these routes on this thread.
     pub fn publish(self: Rc<Self>, node: NodeId) {
-        HERE.with(|here| here.borrow_mut().push((node, self)));
+        ROUTES.with(|here| here.borrow_mut().push((node, self)));
     }
 
     /// Withdraws a node's routes on this thread.
     pub fn withdraw(node: NodeId) {
         // Dropped after the borrow ends, because dropping an actor's endpoint may run user code. A thread that is
         // ending has no routes left.
-        let gone = HERE.try_with(|here| {
+        let gone = ROUTES.try_with(|here| {
             let mut here = here.borrow_mut();
             let at = here.iter().position(|(id, _)| *id == node);
             at.map(|at| here.swap_remove(at))
@@ -70,12 +70,12 @@ impl LocalRoutes {
     /// Returns the routes of a node on this thread, if they are published.
     pub fn here(node: NodeId) -> Option<Rc<Self>> {
         // Cloned, so that a re-entrant call does not meet an open borrow.
-        HERE.with(|here| here.borrow().iter().find(|(id, _)| *id == node).map(|(_, routes)| Rc::clone(routes)))
+        ROUTES.with(|here| here.borrow().iter().find(|(id, _)| *id == node).map(|(_, routes)| Rc::clone(routes)))
     }
 
     /// Returns the endpoint of `C`, if an actor handles it.
-    pub fn door<C: Command>(&self) -> Option<&dyn CommandEndpoint<C>> {
-        let door = self.typed.get(&TypeId::of::<C>())?;
-        door.downcast_ref::<Rc<dyn CommandEndpoint<C>>>().map(Rc::as_ref)
+    pub fn endpoint<C: Command>(&self) -> Option<&dyn CommandEndpoint<C>> {
+        let endpoint = self.typed.get(&TypeId::of::<C>())?;
+        endpoint.downcast_ref::<Rc<dyn CommandEndpoint<C>>>().map(Rc::as_ref)
     }
 }

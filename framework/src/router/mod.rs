@@ -17,4 +17,4 @@ pub use local::{LocalRoutes, NodeId};
 #[cfg(feature = "testing")]
 pub(crate) use manifest::PayloadTexts;
 pub use manifest::{ActorCard, DomainCard, Manifest, MessageCard, Shapes, StateCard};
-pub(crate) use shapes::{Judgment, PeerShapes, can_be_asked, tell_shapes};
+pub(crate) use shapes::{Judgment, PeerShapes, attach_shapes, is_from_actor};

@@ -27,7 +27,7 @@ use crate::message::{
 const SHAPES: &str = "whizbang-shapes";
 /// Time without a refusal after which messages of a type count as readable again. During a rolling upgrade, both
 /// kinds arrive alternately.
-const QUIET: Duration = Duration::from_secs(1);
+const RESUME_AFTER: Duration = Duration::from_secs(1);
 /// Most fingerprints remembered for one message type. A sender may invent any number of them.
 const MOST: usize = 64;
 
@@ -36,14 +36,14 @@ const MOST: usize = 64;
 pub(crate) struct PeerShapes {
     /// The node's own domains; `None` without a bridge.
     domains: Option<HashSet<String>>,
-    own: HashMap<String, HashMap<String, Own, FixedState>, FixedState>,
+    own: HashMap<String, HashMap<String, OwnType, FixedState>, FixedState>,
     /// Number of messages refused because of their shape.
     pub(crate) refused: AtomicU64,
 }
 
 /// One message type, as this node knows it.
 #[derive(Debug)]
-struct Own {
+struct OwnType {
     codec: Codec,
     /// Versions from 1 on; `None` where the shape is unknown.
     versions: Vec<Option<(Fingerprint, MessageShapes)>>,
@@ -115,7 +115,7 @@ impl PeerShapes {
         });
         let versions: Vec<_> = versions.collect();
         for name in card.names() {
-            let own = Own {
+            let own = OwnType {
                 codec: card.codec,
                 versions: versions.clone(),
                 judged: Mutex::default(),
@@ -126,7 +126,7 @@ impl PeerShapes {
         }
     }
 
-    fn own(&self, envelope: &Envelope) -> Option<&Own> {
+    fn own(&self, envelope: &Envelope) -> Option<&OwnType> {
         self.own.get(envelope.domain.as_str())?.get(envelope.name.as_str())
     }
 
@@ -140,7 +140,7 @@ impl PeerShapes {
     /// Judges a received message, and removes the fingerprint of a readable one. `asks` tells that the sender waits
     /// for the reply.
     pub(crate) fn judge(&self, envelope: &mut Envelope, asks: bool, now: Instant) -> Judgment {
-        let told = take_shapes(envelope);
+        let told = detach_shapes(envelope);
         let Some(fingerprint) = envelope.shape else { return Judgment::Fits { resumes: false } };
         let reads_reply = asks || envelope.wants == ReplyMode::Reply;
         let Some(own) = self.own(envelope) else {
@@ -199,10 +199,10 @@ impl PeerShapes {
     }
 }
 
-impl Own {
+impl OwnType {
     /// Returns whether a readable message is the first one after refused ones.
     fn resumes(&self, now: Instant) -> bool {
-        let is_quiet = || self.last.lock().is_none_or(|last| now.saturating_duration_since(last) >= QUIET);
+        let is_quiet = || self.last.lock().is_none_or(|last| now.saturating_duration_since(last) >= RESUME_AFTER);
         self.is_refused.load(Ordering::Relaxed) && is_quiet() && self.is_refused.swap(false, Ordering::Relaxed)
     }
 
@@ -269,19 +269,19 @@ fn shown(text: &str) -> String {
 }
 
 /// Attaches the shapes of a message, for a receiver that cannot request them.
-pub(crate) fn tell_shapes(envelope: &mut Envelope) {
+pub(crate) fn attach_shapes(envelope: &mut Envelope) {
     let shapes = envelope.shape.and_then(Fingerprint::shapes);
     if let Some(shapes) = shapes.filter(|shapes| shapes.len() <= MAX_SHAPES_BYTES) {
         envelope.headers.push((SHAPES.to_owned(), shapes.to_string()));
     }
 }
 
-fn take_shapes(envelope: &mut Envelope) -> Option<String> {
+fn detach_shapes(envelope: &mut Envelope) -> Option<String> {
     let at = envelope.headers.iter().position(|(name, _)| name == SHAPES)?;
     Some(envelope.headers.swap_remove(at).1)
 }
 
 /// Returns whether an actor sent the message, so that its service can be asked for shapes.
-pub(crate) fn can_be_asked(envelope: &Envelope) -> bool {
+pub(crate) fn is_from_actor(envelope: &Envelope) -> bool {
     envelope.origin.is_some() && matches!(envelope.kind, Kind::Command | Kind::Event)
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use parking_lot::Mutex;
 
 /// Most issues listed. A forged sender may name any number of shards, and an operator needs no more.
-pub(crate) const MOST: usize = 100;
+pub(crate) const MAX_ISSUES: usize = 100;
 
 /// Open issues by subject, so that each is reported once and can be closed.
 #[derive(Debug, Default)]
@@ -17,7 +17,7 @@ impl Issues {
     /// Opens an issue, or replaces its text. Returns whether it is new. Beyond [`MAX_ISSUES`] none is opened.
     pub(crate) fn open(&self, about: &str, text: impl FnOnce() -> String) -> bool {
         let mut open = self.0.lock();
-        let room = open.len() < MOST || open.contains_key(about);
+        let room = open.len() < MAX_ISSUES || open.contains_key(about);
         room && open.insert(about.to_owned(), text()).is_none()
     }
 
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_issue_is_new_once_and_can_be_closed() {
+    fn issue_is_new_once_and_can_be_closed() {
         let issues = Issues::default();
         assert!(issues.open("stream a", || "one".to_owned()));
         assert!(!issues.open("stream a", || "two".to_owned()));
@@ -51,12 +51,12 @@ mod tests {
     #[test]
     fn issues_are_bounded_and_close_again() {
         let issues = Issues::default();
-        for n in 0..2 * MOST {
+        for n in 0..2 * MAX_ISSUES {
             issues.open(&n.to_string(), || format!("{n} stopped"));
         }
-        assert_eq!(issues.texts().len(), MOST);
+        assert_eq!(issues.texts().len(), MAX_ISSUES);
         assert!(!issues.open("0", || "known".to_owned()), "an open issue is replaced even if the list is full");
-        assert_eq!((0..2 * MOST).filter(|n| issues.close(&n.to_string())).count(), MOST);
+        assert_eq!((0..2 * MAX_ISSUES).filter(|n| issues.close(&n.to_string())).count(), MAX_ISSUES);
         assert!(issues.texts().is_empty());
     }
 }

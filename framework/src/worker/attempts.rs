@@ -10,7 +10,7 @@ use std::rc::Rc;
 use tokio::time::Instant;
 
 use super::job::Failure;
-use super::plan::{Done, Undone};
+use super::plan::{Done, JobFailure};
 use crate::actor::{Failpoint, Failpoints};
 use crate::clock::instant;
 use crate::message::{Envelope, MessageId};
@@ -75,12 +75,12 @@ impl Attempt {
     }
 
     /// Records that user code has returned and its effect is done, and triggers a failpoint if one is set.
-    pub(super) async fn returned(&self, done: Result<Done, Undone>) -> Result<Done, Undone> {
+    pub(super) async fn returned(&self, done: Result<Done, JobFailure>) -> Result<Done, JobFailure> {
         let done = done?;
         self.0.borrow_mut().effect = Some(instant());
         let (domain, id) = (self.0.borrow().domain, self.0.borrow().message.id);
         match Failpoints::after_effect(domain, id) {
-            Some(Failpoint::Fail) => Err(Undone::Retry("a simulated failure".to_owned())),
+            Some(Failpoint::Fail) => Err(JobFailure::Retry("a simulated failure".to_owned())),
             Some(Failpoint::Hang) => std::future::pending().await,
             Some(Failpoint::Kill(killer)) => {
                 killer.notify_one();

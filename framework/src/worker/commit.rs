@@ -8,7 +8,7 @@ use foldhash::fast::FixedState;
 use tokio::sync::OnceCell;
 
 use super::Worker;
-use super::dispatcher::{Number, WorkerDispatcher};
+use super::dispatcher::{JobNumber, WorkerDispatcher};
 use super::ledger::Ledger;
 use crate::actor::OwnedShard;
 use crate::message::{Domain, Envelope, Kind, MessageId};
@@ -27,7 +27,7 @@ pub(super) struct JobLog {
     pub(super) single: bool,
     pub(super) ledger: OnceCell<RefCell<Ledger>>,
     /// Jobs in progress, with the digest of their message.
-    pub(super) running: RefCell<HashMap<MessageId, (Number, u64), FixedState>>,
+    pub(super) running: RefCell<HashMap<MessageId, (JobNumber, u64), FixedState>>,
     /// Last append that may not be durable yet.
     pub(super) last: Cell<Option<Ticket>>,
 }
@@ -44,7 +44,7 @@ pub(super) enum End<'a> {
 }
 
 /// Record about a message.
-pub(super) struct Entry<'a> {
+pub(super) struct JobEntry<'a> {
     pub(super) envelope: &'a Envelope,
     pub(super) end: End<'a>,
     pub(super) reply: &'a [u8],
@@ -57,21 +57,21 @@ impl<W: Worker> WorkerDispatcher<W> {
     /// done, and only the record is missing.
     pub(super) async fn commit(
         &self,
-        book: &JobLog,
+        log: &JobLog,
         ledger: &RefCell<Ledger>,
-        entry: &Entry<'_>,
+        entry: &JobEntry<'_>,
         outcome: Outcome,
     ) -> Outcome {
         let outside = matches!(entry.end, End::Marked(DedupKey::MessageId));
         let mut failures = 0;
         let appended = loop {
-            match self.append(book, ledger, entry) {
+            match self.append(log, ledger, entry) {
                 Ok(appended) => break appended,
                 Err(error) if outside || !error.is_transient() => return Outcome::Unknown(error),
                 Err(error) => {
                     failures += 1;
                     tracing::warn!(target: TARGET, worker = %self.actor, %error, "failed to commit a finished job: retrying");
-                    tokio::time::sleep(self.host.settings.retry.all.wait(failures, &self.host.ids)).await;
+                    tokio::time::sleep(self.context.settings.retry.all.wait(failures, &self.context.ids)).await;
                 }
             }
         };
@@ -82,7 +82,7 @@ impl<W: Worker> WorkerDispatcher<W> {
     pub(super) async fn after(&self, ticket: Option<Ticket>, outcome: Outcome) -> Outcome {
         let Some(ticket) = ticket else { return outcome };
         let (tell, told) = tokio::sync::oneshot::channel();
-        self.host.after_ticket(ticket, move |committed| {
+        self.context.after_ticket(ticket, move |committed| {
             let _ = tell.send(committed);
         });
         match told.await {
@@ -92,9 +92,9 @@ impl<W: Worker> WorkerDispatcher<W> {
         }
     }
 
-    fn append(&self, book: &JobLog, ledger: &RefCell<Ledger>, entry: &Entry<'_>) -> Result<Appended, StoreError> {
+    fn append(&self, log: &JobLog, ledger: &RefCell<Ledger>, entry: &JobEntry<'_>) -> Result<Appended, StoreError> {
         let envelope = entry.envelope;
-        let time = self.host.ids.clock().now();
+        let time = self.context.ids.clock().now();
         let answers = envelope.kind == Kind::Command && !entry.reply.is_empty();
         let reply = if answers {
             envelope.reply(&self.domain, entry.rejected, time, W::Domain::CODEC, entry.reply)
@@ -102,7 +102,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             None
         };
         let outbox: Vec<_> = reply.iter().map(|(to, envelope)| OutboxWrite { to, envelope }).collect();
-        let digest = self.host.digest(envelope).value();
+        let digest = self.context.digest(envelope).value();
         let mark = match entry.end {
             End::Marked(DedupKey::MessageId) => Mark::Outside { digest },
             End::Marked(DedupKey::Sequence { source, sequence, tracker: floor }) => {
@@ -115,7 +115,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         let mut ledger = ledger.borrow_mut();
         let turn = Turn {
             actor: &self.actor,
-            key: &book.key,
+            key: &log.key,
             stream: StreamHint::default(),
             number: ledger.turns + 1,
             version: 0,
@@ -131,8 +131,8 @@ impl<W: Worker> WorkerDispatcher<W> {
             timers: &[],
             notes: entry.notes,
         };
-        let appended = book.shard.writer.borrow_mut().append(&turn);
-        let appended = appended.inspect_err(|error| self.host.report_append_error(error))?;
+        let appended = log.shard.writer.borrow_mut().append(&turn);
+        let appended = appended.inspect_err(|error| self.context.report_append_error(error))?;
         ledger.turns += 1;
         match &turn.mark {
             Mark::Outside { digest } => ledger.seen.id(envelope.id, time, *digest, entry.reply, W::Domain::CODEC),
@@ -147,15 +147,15 @@ impl<W: Worker> WorkerDispatcher<W> {
             ledger.failing.remove(&envelope.id);
         }
         entry.notes.iter().for_each(|note| ledger.note(note));
-        book.last.set((!appended.committed).then_some(appended.ticket));
-        self.host.counts.turns.one();
+        log.last.set((!appended.committed).then_some(appended.ticket));
+        self.context.counts.turns.one();
         if !outbox.is_empty() {
-            let (shard, host) = (Rc::clone(&book.shard), Rc::clone(&self.host));
-            self.host.after_commit(appended, move |_| shard.mark_dirty(&host));
+            let (shard, context) = (Rc::clone(&log.shard), Rc::clone(&self.context));
+            self.context.after_commit(appended, move |_| shard.mark_dirty(&context));
         }
         if ledger.turns.is_multiple_of(SNAPSHOT_EVERY) {
             match ledger.save() {
-                Ok(snapshot) => book.shard.writer.borrow_mut().save_snapshot(&self.actor, &book.key, snapshot),
+                Ok(snapshot) => log.shard.writer.borrow_mut().save_snapshot(&self.actor, &log.key, snapshot),
                 Err(error) => {
                     tracing::warn!(target: TARGET, worker = %self.actor, %error, "failed to encode a snapshot");
                 }

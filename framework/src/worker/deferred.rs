@@ -19,8 +19,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::Instant;
 
 use super::Worker;
-use super::commit::{End, Entry, JobLog};
-use super::dispatcher::{Number, WorkerDispatcher};
+use super::commit::{End, JobEntry, JobLog};
+use super::dispatcher::{JobNumber, WorkerDispatcher};
 use super::job::Failure;
 use super::ledger::Ledger;
 use super::plan::Done;
@@ -34,17 +34,17 @@ use crate::telemetry::{Counts, TARGET};
 use crate::user_code::caught;
 
 /// Time after which the message of a running job is recorded. Shorter jobs are not worth a second record.
-pub(super) const KEEP_AFTER: Duration = Duration::from_millis(100);
+pub(super) const DEFER_AFTER: Duration = Duration::from_millis(100);
 /// Most deferred jobs of one worker on one thread. Each takes about 100 bytes of memory.
-const MOST: usize = 65_536;
+const MAX_DEFERRED: usize = 65_536;
 /// Time after which a job is started again whose message could not be read.
-const READ_AGAIN: Duration = Duration::from_secs(1);
+const REREAD_AFTER: Duration = Duration::from_secs(1);
 
 /// Deferred jobs by due time and insertion number: the shard and the message.
 type Due = BTreeMap<(Instant, u64), (Rc<OwnedShard>, MessageId)>;
 
 /// Deferred jobs, by the time when they are due.
-pub(super) struct Pending {
+pub(super) struct DeferredJobs {
     due: RefCell<Due>,
     next: Cell<u64>,
     wake: Notify,
@@ -52,7 +52,7 @@ pub(super) struct Pending {
     counts: Arc<Counts>,
 }
 
-impl Pending {
+impl DeferredJobs {
     pub(super) fn new(counts: Arc<Counts>) -> Rc<Self> {
         let (due, next, wake, task) = (RefCell::default(), Cell::default(), Notify::new(), RefCell::default());
         Rc::new(Self { due, next, wake, task, counts })
@@ -104,7 +104,7 @@ impl Pending {
 impl<W: Worker> WorkerDispatcher<W> {
     /// Returns whether a message can be deferred here.
     pub(super) fn can_defer(&self, arrival: &DedupKey) -> bool {
-        matches!(arrival, DedupKey::Sequence { .. }) && self.pending.due.borrow().len() < MOST
+        matches!(arrival, DedupKey::Sequence { .. }) && self.pending.due.borrow().len() < MAX_DEFERRED
     }
 
     /// Returns whether a message must be deferred until a slot is free.
@@ -116,25 +116,25 @@ impl<W: Worker> WorkerDispatcher<W> {
     /// Records an unfinished job, after that many failed attempts. Returns whether its message is settled by that.
     pub(super) async fn defer(
         &self,
-        book: &JobLog,
+        log: &JobLog,
         ledger: &RefCell<Ledger>,
         envelope: &Envelope,
         arrival: &DedupKey,
         failed: u32,
     ) -> bool {
-        let letter = DeadLetter {
+        let dead_letter = DeadLetter {
             actor: self.actor.clone(),
             key: envelope.key.clone(),
             reason: DeadLetterReason::Deferred,
             error: "deferred until its worker is free".to_owned(),
             attempts: failed,
-            time: self.host.ids.clock().now(),
+            time: self.context.ids.clock().now(),
             envelope: envelope.clone(),
         };
         let attempt = (failed > 0).then_some(Note::Attempt { message: envelope.id, attempt: failed });
-        let notes: Vec<_> = attempt.into_iter().chain([Note::DeadLetter(Box::new(letter))]).collect();
-        let entry = Entry { envelope, end: End::Marked(arrival), reply: &[], rejected: false, notes: &notes };
-        matches!(self.commit(book, ledger, &entry, nothing()).await, Outcome::Done(..))
+        let notes: Vec<_> = attempt.into_iter().chain([Note::DeadLetter(Box::new(dead_letter))]).collect();
+        let entry = JobEntry { envelope, end: End::Marked(arrival), reply: &[], rejected: false, notes: &notes };
+        matches!(self.commit(log, ledger, &entry, no_reply()).await, Outcome::Done(..))
     }
 
     /// Schedules a deferred job to start after `wait`, when a slot is free.
@@ -149,7 +149,7 @@ impl<W: Worker> WorkerDispatcher<W> {
                         pending.is_due().await;
                         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
                         let Some(me) = me.upgrade() else { return };
-                        if me.host.draining.get() || me.host.stopped.get() {
+                        if me.context.draining.get() || me.context.stopped.get() {
                             // They are started after the restart.
                             return;
                         }
@@ -160,7 +160,7 @@ impl<W: Worker> WorkerDispatcher<W> {
                 }
             };
             let name = format!("deferred jobs of {}", self.actor);
-            crate::spawn::local(crate::spawn::until_done(Arc::clone(&self.host.user_code), name, begin))
+            crate::spawn::local(crate::spawn::restart_until_done(Arc::clone(&self.context.user_code), name, begin))
         });
     }
 
@@ -169,32 +169,32 @@ impl<W: Worker> WorkerDispatcher<W> {
         self.spawn(None, move |number| async move {
             let running = caught(me.run_deferred(number, &shard, id, slot)).await;
             if let Err(panicked) = &running {
-                let book = me.shard_book(&shard);
-                me.close(&book, id, number);
-                me.host.user_code.failed(&me.task(), &format!("{}; restarting its job", panicked.text()));
-                me.begin_later(&shard, id, READ_AGAIN);
+                let log = me.shard_log(&shard);
+                me.close(&log, id, number);
+                me.context.user_code.failed(&me.task(), &format!("{}; restarting its job", panicked.text()));
+                me.begin_later(&shard, id, REREAD_AFTER);
             }
             if let Ok(Ok(())) = running {
-                me.goes_on();
+                me.report_recovered();
             }
             if let Ok(Err(error)) = running {
                 tracing::warn!(
                     target: TARGET, worker = %me.actor, %id, %error, "failed to read a deferred job: retrying",
                 );
-                me.begin_later(&shard, id, READ_AGAIN);
+                me.begin_later(&shard, id, REREAD_AFTER);
             }
-            me.settle(number, &nothing());
+            me.settle(number, &no_reply());
         });
     }
 
     /// Schedules the jobs of a shard that were deferred before the last start.
     pub(super) async fn begin_deferred(self: Rc<Self>, shard: Rc<OwnedShard>) {
-        let book = self.shard_book(&shard);
+        let log = self.shard_log(&shard);
         loop {
-            match self.ledger(&book).await {
+            match self.ledger(&log).await {
                 Ok(ledger) => {
                     let waiting: Vec<_> = ledger.borrow().waiting.iter().copied().collect();
-                    let running = |id: &MessageId| book.running.borrow().contains_key(id);
+                    let running = |id: &MessageId| log.running.borrow().contains_key(id);
                     waiting.into_iter().filter(|id| !running(id)).for_each(|id| {
                         self.begin_later(&shard, id, Duration::ZERO);
                     });
@@ -202,8 +202,8 @@ impl<W: Worker> WorkerDispatcher<W> {
                 }
                 Err(error) => {
                     tracing::warn!(target: TARGET, worker = %self.actor, %error, "failed to read a worker's stream");
-                    Rc::clone(&self.host).sleep_unless_draining(READ_AGAIN).await;
-                    if self.host.draining.get() || self.host.stopped.get() {
+                    Rc::clone(&self.context).sleep_unless_draining(REREAD_AFTER).await;
+                    if self.context.draining.get() || self.context.stopped.get() {
                         return;
                     }
                 }
@@ -213,111 +213,113 @@ impl<W: Worker> WorkerDispatcher<W> {
 
     async fn run_deferred(
         self: &Rc<Self>,
-        number: Number,
+        number: JobNumber,
         shard: &Rc<OwnedShard>,
         id: MessageId,
         slot: OwnedSemaphorePermit,
     ) -> Result<(), StoreError> {
-        let book = self.shard_book(shard);
-        let ledger = self.ledger(&book).await?;
-        let Some(letter) = self.deferred_letter(shard, id).await? else { return Ok(()) };
-        if !ledger.borrow().waiting.contains(&id) || book.running.borrow().contains_key(&id) {
+        let log = self.shard_log(shard);
+        let ledger = self.ledger(&log).await?;
+        let Some(dead_letter) = self.deferred_job(shard, id).await? else { return Ok(()) };
+        if !ledger.borrow().waiting.contains(&id) || log.running.borrow().contains_key(&id) {
             return Ok(());
         }
-        let envelope = Envelope { key: letter.key, ..letter.envelope };
-        book.running.borrow_mut().insert(id, (number, self.host.digest(&envelope).value()));
+        let envelope = Envelope { key: dead_letter.key, ..dead_letter.envelope };
+        log.running.borrow_mut().insert(id, (number, self.context.digest(&envelope).value()));
         let mut failed = ledger.borrow().failing.get(&id).copied().unwrap_or(0);
         // As with a job that is not deferred: an attempt that may crash the process is recorded before it begins.
         let mut alone = None;
-        if self.host.predates_start(&envelope) {
-            if failed >= self.host.settings.retry.of(&envelope).crashes() {
-                self.failed_deferred(&book, ledger, &envelope, &Failure::ended(failed), failed).await;
-                self.close(&book, id, number);
+        if self.context.predates_start(&envelope) {
+            if failed >= self.context.settings.retry.of(&envelope).crashes() {
+                self.failed_deferred(&log, ledger, &envelope, &Failure::ended(failed), failed).await;
+                self.close(&log, id, number);
                 return Ok(());
             }
             if failed > 0 {
-                alone = self.host.suspect_permits.acquire().await.ok();
+                alone = self.context.suspect_permits.acquire().await.ok();
             }
-            let noted = self.note_attempt(&book, ledger, &envelope, failed + 1).await;
+            let noted = self.note_attempt(&log, ledger, &envelope, failed + 1).await;
             if !matches!(noted, Outcome::Done(..)) {
-                self.close(&book, id, number);
+                self.close(&log, id, number);
                 return Ok(());
             }
         }
         self.begin(number);
-        let done = self.once(&envelope, failed + 1).await;
+        let done = self.run_once(&envelope, failed + 1).await;
         drop(alone);
         drop(slot);
         match done {
-            Ok(Done { reply, rejected }) => drop(self.done_deferred(&book, ledger, &envelope, &reply, rejected).await),
+            Ok(Done { reply, rejected }) => drop(self.done_deferred(&log, ledger, &envelope, &reply, rejected).await),
             Err(failure) => {
                 failed += 1;
-                self.failed_deferred(&book, ledger, &envelope, &failure, failed).await;
+                self.failed_deferred(&log, ledger, &envelope, &failure, failed).await;
             }
         }
-        self.close(&book, id, number);
+        self.close(&log, id, number);
         Ok(())
     }
 
     /// Commits that a deferred job is done.
     pub(super) async fn done_deferred(
         &self,
-        book: &JobLog,
+        log: &JobLog,
         ledger: &RefCell<Ledger>,
         envelope: &Envelope,
         reply: &[u8],
         rejected: bool,
     ) -> Outcome {
         if rejected {
-            self.host.counts.rejections.one();
+            self.context.counts.rejections.one();
         }
         let notes = [Note::Resolved { message: envelope.id }];
-        let entry = Entry { envelope, end: End::Resolved, reply, rejected, notes: &notes };
+        let entry = JobEntry { envelope, end: End::Resolved, reply, rejected, notes: &notes };
         let done = Outcome::Done(Bytes::copy_from_slice(reply), W::Domain::CODEC);
-        self.commit(book, ledger, &entry, done).await
+        self.commit(log, ledger, &entry, done).await
     }
 
     /// Records the failure of a deferred job: it is retried or becomes a dead letter.
     pub(super) async fn failed_deferred(
         self: &Rc<Self>,
-        book: &JobLog,
+        log: &JobLog,
         ledger: &RefCell<Ledger>,
         envelope: &Envelope,
         failure: &Failure,
         failed: u32,
     ) {
-        let retry = self.host.settings.retry.of(envelope);
+        let retry = self.context.settings.retry.of(envelope);
         let again = failure.is_transient() && failed < retry.attempts.max(1);
         let note = if again {
             tracing::warn!(
                 target: TARGET, worker = %self.actor, message = %envelope.name, id = %envelope.id, attempt = failed,
                 error = failure.text(), again, "job failed",
             );
-            self.host.counts.retries.one();
+            self.context.counts.retries.one();
             Note::Attempt { message: envelope.id, attempt: failed }
         } else {
-            self.letter(envelope, failure, failed)
+            self.dead_letter_note(envelope, failure, failed)
         };
         let notes = [note];
         let end = if again { End::Not } else { End::Resolved };
-        let entry = Entry { envelope, end, reply: &[], rejected: false, notes: &notes };
-        let noted = self.commit(book, ledger, &entry, nothing()).await;
+        let entry = JobEntry { envelope, end, reply: &[], rejected: false, notes: &notes };
+        let noted = self.commit(log, ledger, &entry, no_reply()).await;
         if again && matches!(noted, Outcome::Done(..)) {
-            self.begin_later(&book.shard, envelope.id, retry.wait(failed, &self.host.ids).max(MIN_WAIT));
+            self.begin_later(&log.shard, envelope.id, retry.wait(failed, &self.context.ids).max(MIN_WAIT));
         }
     }
 
     /// Returns the message of a deferred job; `None` if it is no longer deferred.
-    async fn deferred_letter(&self, shard: &OwnedShard, id: MessageId) -> Result<Option<DeadLetter>, StoreError> {
+    async fn deferred_job(&self, shard: &OwnedShard, id: MessageId) -> Result<Option<DeadLetter>, StoreError> {
         let before = id.as_u128().checked_sub(1).map(MessageId::from_u128);
-        let letters = shard.reader().dead_letters(before, 1).await?;
-        Ok(letters.into_iter().find(|letter| {
-            letter.envelope.id == id && letter.actor == self.actor && letter.reason == DeadLetterReason::Deferred
+        let dead_letters = shard.reader().dead_letters(before, 1).await?;
+        Ok(dead_letters.into_iter().find(|dead_letter| {
+            dead_letter.envelope.id == id
+                && dead_letter.actor == self.actor
+                && dead_letter.reason == DeadLetterReason::Deferred
         }))
     }
 }
 
 /// Returns the outcome for a message without a reply.
-pub(super) fn nothing() -> Outcome {
+pub(super) fn no_reply() -> Outcome {
     Outcome::Done(Bytes::new(), Codec::Bincode)
 }

@@ -9,7 +9,7 @@ use foldhash::fast::FixedState;
 use tokio::sync::Semaphore;
 
 use super::commit::JobLog;
-use super::deferred::Pending;
+use super::deferred::DeferredJobs;
 use super::{Worker, WorkerPlan};
 use crate::actor::{InFlightGuard, OwnedShard, ThreadContext};
 use crate::message::{Envelope, Key, Name, shard_of};
@@ -20,7 +20,7 @@ use crate::user_code::caught;
 
 /// Endpoint of one worker on one thread.
 pub(crate) struct WorkerDispatcher<W: Worker> {
-    pub(super) host: Rc<ThreadContext>,
+    pub(super) context: Rc<ThreadContext>,
     pub(super) plan: WorkerPlan<W>,
     pub(super) worker: Arc<W>,
     pub(super) domain: Name,
@@ -30,18 +30,18 @@ pub(crate) struct WorkerDispatcher<W: Worker> {
     /// One permit for each job that may run at once.
     pub(super) slots: Arc<Semaphore>,
     /// Deferred jobs.
-    pub(super) pending: Rc<Pending>,
+    pub(super) pending: Rc<DeferredJobs>,
     /// Logs by stream key.
-    pub(super) books: RefCell<HashMap<String, Rc<JobLog>, FixedState>>,
-    jobs: RefCell<HashMap<Number, Running, FixedState>>,
-    next: Cell<Number>,
+    pub(super) logs: RefCell<HashMap<String, Rc<JobLog>, FixedState>>,
+    jobs: RefCell<HashMap<JobNumber, RunningJob, FixedState>>,
+    next: Cell<JobNumber>,
 }
 
 /// Identifies one job of a dispatcher.
-pub(super) type Number = u64;
+pub(super) type JobNumber = u64;
 
 /// An admitted, unsettled message.
-struct Running {
+struct RunningJob {
     _task: Task,
     /// User code has begun: from now on an external effect is possible.
     begun: bool,
@@ -52,16 +52,16 @@ struct Running {
 
 impl<W: Worker> WorkerDispatcher<W> {
     pub(crate) fn new(
-        host: Rc<ThreadContext>,
+        context: Rc<ThreadContext>,
         worker: Arc<W>,
         domain: Name,
         actor: Name,
         shards: Vec<Option<Rc<OwnedShard>>>,
     ) -> Rc<Self> {
-        let slots = Arc::new(Semaphore::new(host.settings.jobs));
-        let pending = Pending::new(Arc::clone(&host.counts));
+        let slots = Arc::new(Semaphore::new(context.settings.jobs));
+        let pending = DeferredJobs::new(Arc::clone(&context.counts));
         Rc::new(Self {
-            host,
+            context,
             plan: WorkerPlan::of(),
             worker,
             domain,
@@ -69,7 +69,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             shards,
             slots,
             pending,
-            books: RefCell::default(),
+            logs: RefCell::default(),
             jobs: RefCell::default(),
             next: Cell::new(1),
         })
@@ -78,13 +78,13 @@ impl<W: Worker> WorkerDispatcher<W> {
     /// Returns the outcome of a message that is not admitted.
     fn refused(&self, delivery: &Delivery) -> Option<Outcome> {
         let outside = matches!(delivery.dedup_key, DedupKey::MessageId);
-        if self.host.stopped.get() || self.host.draining.get() {
+        if self.context.stopped.get() || self.context.draining.get() {
             return Some(Outcome::Stopped);
         }
         // Jobs have their own bound, so that jobs waiting for slow services use up no turns. Messages of the node
         // itself (events, redrives) were bounded where they were pulled in.
-        if outside && self.jobs.borrow().len() >= self.host.settings.in_flight {
-            self.host.counts.busy.one();
+        if outside && self.jobs.borrow().len() >= self.context.settings.in_flight {
+            self.context.counts.busy.one();
             return Some(Outcome::Busy);
         }
         let key = Key::from(delivery.envelope.key.as_str());
@@ -97,14 +97,14 @@ impl<W: Worker> WorkerDispatcher<W> {
     }
 
     /// Records that user code begins.
-    pub(super) fn begin(&self, job: Number) {
+    pub(super) fn begin(&self, job: JobNumber) {
         if let Some(running) = self.jobs.borrow_mut().get_mut(&job) {
             running.begun = true;
         }
     }
 
     /// Settles a message whose job continues, because it is deferred.
-    pub(super) fn settle_early(&self, job: Number, outcome: &Outcome) {
+    pub(super) fn settle_early(&self, job: JobNumber, outcome: &Outcome) {
         let settle = self.jobs.borrow_mut().get_mut(&job).map(|running| std::mem::take(&mut running.settle));
         for settle in settle.into_iter().flatten() {
             settle(outcome.clone());
@@ -115,17 +115,17 @@ impl<W: Worker> WorkerDispatcher<W> {
     pub(super) fn spawn<T: Future<Output = ()> + 'static>(
         &self,
         settle: Option<Completion>,
-        work: impl FnOnce(Number) -> T,
+        work: impl FnOnce(JobNumber) -> T,
     ) {
         let number = self.next.replace(self.next.get() + 1);
-        let flights = vec![self.host.track_job()];
+        let flights = vec![self.context.track_job()];
         let task = crate::spawn::local(work(number));
         let settle = settle.into_iter().collect();
-        self.jobs.borrow_mut().insert(number, Running { _task: task, begun: false, settle, _flights: flights });
+        self.jobs.borrow_mut().insert(number, RunningJob { _task: task, begun: false, settle, _flights: flights });
     }
 
     /// Merges a repeated delivery into the running job of its message: it gets the same outcome.
-    pub(super) fn join(&self, again: Number, first: Number) {
+    pub(super) fn join(&self, again: JobNumber, first: JobNumber) {
         let mut jobs = self.jobs.borrow_mut();
         let Some(mut running) = jobs.remove(&again) else { return };
         if let Some(first) = jobs.get_mut(&first) {
@@ -137,7 +137,7 @@ impl<W: Worker> WorkerDispatcher<W> {
     }
 
     /// Returns whether user code has begun for a job.
-    pub(super) fn has_begun(&self, job: Number) -> bool {
+    pub(super) fn has_begun(&self, job: JobNumber) -> bool {
         self.jobs.borrow().get(&job).is_some_and(|running| running.begun)
     }
 
@@ -147,24 +147,24 @@ impl<W: Worker> WorkerDispatcher<W> {
     }
 
     /// Reports that a job has ended normally: its worker is no longer listed as failed.
-    pub(super) fn goes_on(&self) {
-        if self.host.counts.failed_tasks.get() > 0 {
-            self.host.user_code.goes_on(&self.task());
+    pub(super) fn report_recovered(&self) {
+        if self.context.counts.failed_tasks.get() > 0 {
+            self.context.user_code.task_recovered(&self.task());
         }
     }
 
     /// Runs an operator's request. A panic outside of user code is reported, and the operator gets an error.
-    async fn guarded(&self, job: Number, work: impl Future<Output = ()>) {
+    async fn guarded(&self, job: JobNumber, work: impl Future<Output = ()>) {
         if let Err(panicked) = caught(work).await {
-            self.host.user_code.failed(&self.task(), panicked.text());
+            self.context.user_code.failed(&self.task(), panicked.text());
             self.settle(job, &Outcome::Unknown(StoreError::Closed));
         }
     }
 
     /// Settles the message of a job with its outcome.
-    pub(super) fn settle(&self, job: Number, outcome: &Outcome) {
+    pub(super) fn settle(&self, job: JobNumber, outcome: &Outcome) {
         let Some(running) = self.jobs.borrow_mut().remove(&job) else { return };
-        let Running { _task, settle, _flights, .. } = running;
+        let RunningJob { _task, settle, _flights, .. } = running;
         // The in-flight guard is released first: the completion may check at once whether the node is idle.
         drop(_flights);
         for settle in settle {
@@ -180,14 +180,14 @@ impl<W: Worker> ActorEndpoint for Rc<WorkerDispatcher<W>> {
         }
         let Delivery { action: work, envelope, dedup_key: arrival, completion: settle } = delivery;
         let Some(shard) = self.shard(&envelope.key) else { return settle(Outcome::Stopped) };
-        let (door, shard) = (Rc::clone(self), Rc::clone(shard));
+        let (dispatcher, shard) = (Rc::clone(self), Rc::clone(shard));
         self.spawn(Some(settle), move |number| async move {
             match work {
-                Action::Redrive => door.guarded(number, door.redrive(number, &shard, envelope)).await,
+                Action::Redrive => dispatcher.guarded(number, dispatcher.redrive(number, &shard, envelope)).await,
                 Action::Discard { message } => {
-                    door.guarded(number, door.discard(number, &shard, envelope, message)).await;
+                    dispatcher.guarded(number, dispatcher.discard(number, &shard, envelope, message)).await;
                 }
-                _ => door.take(number, shard, envelope, arrival).await,
+                _ => dispatcher.take(number, shard, envelope, arrival).await,
             }
         });
     }
@@ -209,17 +209,17 @@ impl<W: Worker> ActorEndpoint for Rc<WorkerDispatcher<W>> {
         for shard in self.shards.iter().flatten() {
             let (me, shard) = (Rc::clone(self), Rc::clone(shard));
             let begin = move || Rc::clone(&me).begin_deferred(Rc::clone(&shard));
-            crate::spawn::repeated(&self.host.user_code, "schedule deferred jobs", begin);
+            crate::spawn::restarting(&self.context.user_code, "schedule deferred jobs", begin);
         }
     }
 
     fn is_idle(&self) -> bool {
-        self.pending.is_empty() || self.host.draining.get()
+        self.pending.is_empty() || self.context.draining.get()
     }
 
     fn reset(&self) {
         let jobs = std::mem::take(&mut *self.jobs.borrow_mut());
-        self.books.borrow_mut().clear();
+        self.logs.borrow_mut().clear();
         self.pending.clear();
         for running in jobs.into_values() {
             let outcome = if running.begun { Outcome::Unknown(StoreError::Closed) } else { Outcome::Stopped };

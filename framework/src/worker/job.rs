@@ -8,17 +8,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 
-use super::commit::{End, Entry, JobLog};
-use super::deferred::{KEEP_AFTER, nothing};
-use super::dispatcher::{Number, WorkerDispatcher};
+use super::commit::{End, JobEntry, JobLog};
+use super::deferred::{DEFER_AFTER, no_reply};
+use super::dispatcher::{JobNumber, WorkerDispatcher};
 use super::ledger::Ledger;
-use super::plan::{Done, Undone};
+use super::plan::{Done, JobFailure};
 use super::{Job, Worker, stream_of};
 use crate::actor::{MIN_WAIT, OwnedShard, duplicate_outcome};
 use crate::inbox::Admission;
 use crate::message::{Codec, Digest, Domain, Envelope, Kind, MessageId};
 use crate::router::{DedupKey, Outcome};
-use crate::spawn::{FIRST, LONGEST};
+use crate::spawn::{FIRST_RESTART, LONGEST_RESTART};
 use crate::store::{DeadLetter, DeadLetterReason, Note, StoreError, StreamState};
 use crate::telemetry::TARGET;
 use crate::user_code::caught;
@@ -30,82 +30,82 @@ impl<W: Worker> WorkerDispatcher<W> {
     /// an error, and a message of an actor or a log is processed again after a wait: it is delivered only once.
     pub(super) async fn take(
         self: &Rc<Self>,
-        number: Number,
+        number: JobNumber,
         shard: Rc<OwnedShard>,
         envelope: Envelope,
         arrival: DedupKey,
     ) {
-        let mut wait = FIRST;
-        while let Err(panicked) = caught(self.take_once(number, &shard, &envelope, &arrival)).await {
-            let book = self.book(&shard, &envelope);
-            self.close(&book, envelope.id, number);
+        let mut wait = FIRST_RESTART;
+        while let Err(panicked) = caught(self.process_once(number, &shard, &envelope, &arrival)).await {
+            let log = self.log(&shard, &envelope);
+            self.close(&log, envelope.id, number);
             let again = matches!(arrival, DedupKey::Sequence { .. });
             let then = if again { "; processing its message again" } else { "" };
-            self.host.user_code.failed(&self.task(), &format!("{}{then}", panicked.text()));
+            self.context.user_code.failed(&self.task(), &format!("{}{then}", panicked.text()));
             if again {
-                Rc::clone(&self.host).sleep_unless_draining(wait).await;
-                wait = (wait * 2).min(LONGEST);
+                Rc::clone(&self.context).sleep_unless_draining(wait).await;
+                wait = (wait * 2).min(LONGEST_RESTART);
             }
-            if !again || self.host.draining.get() || self.host.stopped.get() {
+            if !again || self.context.draining.get() || self.context.stopped.get() {
                 let unknown = self.has_begun(number);
                 let outcome = if unknown { Outcome::Unknown(StoreError::Closed) } else { Outcome::Stopped };
                 return self.settle(number, &outcome);
             }
             let waits = |ledger: &RefCell<Ledger>| ledger.borrow().waiting.contains(&envelope.id);
-            if book.ledger.get().is_some_and(waits) {
+            if log.ledger.get().is_some_and(waits) {
                 // It was deferred before the panic.
                 self.begin_later(&shard, envelope.id, wait);
-                return self.settle(number, &nothing());
+                return self.settle(number, &no_reply());
             }
         }
-        self.goes_on();
+        self.report_recovered();
     }
 
-    async fn take_once(
+    async fn process_once(
         self: &Rc<Self>,
-        number: Number,
+        number: JobNumber,
         shard: &Rc<OwnedShard>,
         envelope: &Envelope,
         arrival: &DedupKey,
     ) {
-        let book = self.book(shard, envelope);
+        let log = self.log(shard, envelope);
         let outcome = loop {
-            match self.ledger(&book).await {
-                Ok(ledger) => match self.admit(number, &book, ledger, envelope, arrival).await {
-                    Admitted::Yes => break self.perform(number, &book, ledger, envelope, arrival).await,
-                    Admitted::Joined => return,
-                    Admitted::No(outcome) => break self.after(book.last.get(), outcome).await,
+            match self.ledger(&log).await {
+                Ok(ledger) => match self.admit(number, &log, ledger, envelope, arrival).await {
+                    JobAdmission::Yes => break self.perform(number, &log, ledger, envelope, arrival).await,
+                    JobAdmission::Joined => return,
+                    JobAdmission::No(outcome) => break self.after(log.last.get(), outcome).await,
                 },
                 Err(error) if matches!(arrival, DedupKey::MessageId) => break Outcome::Refused(error),
                 Err(error) => {
                     tracing::warn!(target: TARGET, worker = %self.actor, %error, "failed to read a worker's stream: retrying");
-                    Rc::clone(&self.host)
-                        .sleep_unless_draining(self.host.settings.retry.all.wait(3, &self.host.ids).max(MIN_WAIT))
+                    Rc::clone(&self.context)
+                        .sleep_unless_draining(self.context.settings.retry.all.wait(3, &self.context.ids).max(MIN_WAIT))
                         .await;
-                    if self.host.draining.get() || self.host.stopped.get() {
+                    if self.context.draining.get() || self.context.stopped.get() {
                         break Outcome::Stopped;
                     }
                 }
             }
         };
-        self.close(&book, envelope.id, number);
+        self.close(&log, envelope.id, number);
         self.settle(number, &outcome);
     }
 
     /// Returns the log in which the message is recorded.
-    pub(super) fn book(&self, shard: &Rc<OwnedShard>, envelope: &Envelope) -> Rc<JobLog> {
+    pub(super) fn log(&self, shard: &Rc<OwnedShard>, envelope: &Envelope) -> Rc<JobLog> {
         let single = envelope.kind == Kind::Command && envelope.origin.is_none() && envelope.id.time().is_none();
-        if single { self.book_of(shard, format!("key-{}", envelope.id), true) } else { self.shard_book(shard) }
+        if single { self.log_of(shard, format!("key-{}", envelope.id), true) } else { self.shard_log(shard) }
     }
 
     /// Returns the log of a shard.
-    pub(super) fn shard_book(&self, shard: &Rc<OwnedShard>) -> Rc<JobLog> {
-        self.book_of(shard, stream_of(shard.id.shard), false)
+    pub(super) fn shard_log(&self, shard: &Rc<OwnedShard>) -> Rc<JobLog> {
+        self.log_of(shard, stream_of(shard.id.shard), false)
     }
 
-    fn book_of(&self, shard: &Rc<OwnedShard>, key: String, single: bool) -> Rc<JobLog> {
-        let mut books = self.books.borrow_mut();
-        let book = books.entry(key.clone()).or_insert_with(|| {
+    fn log_of(&self, shard: &Rc<OwnedShard>, key: String, single: bool) -> Rc<JobLog> {
+        let mut logs = self.logs.borrow_mut();
+        let log = logs.entry(key.clone()).or_insert_with(|| {
             Rc::new(JobLog {
                 shard: Rc::clone(shard),
                 key,
@@ -115,155 +115,155 @@ impl<W: Worker> WorkerDispatcher<W> {
                 last: Cell::new(None),
             })
         });
-        Rc::clone(book)
+        Rc::clone(log)
     }
 
-    pub(super) async fn ledger<'a>(&self, book: &'a JobLog) -> Result<&'a RefCell<Ledger>, StoreError> {
+    pub(super) async fn ledger<'a>(&self, log: &'a JobLog) -> Result<&'a RefCell<Ledger>, StoreError> {
         let load = || async {
-            let reader = book.shard.reader();
-            let mut stored = reader.load(&self.actor, &book.key).await?;
+            let reader = log.shard.reader();
+            let mut stored = reader.load(&self.actor, &log.key).await?;
             if stored.snapshot.as_ref().is_some_and(|snapshot| !Ledger::accepts(snapshot)) {
                 // A snapshot is a cache: the log is complete without it.
-                let turns = reader.history(&self.actor, &book.key).await?;
+                let turns = reader.history(&self.actor, &log.key).await?;
                 stored = StreamState { snapshot: None, turns };
             }
             Ok(RefCell::new(Ledger::rebuild(&stored, reader.watermarks())))
         };
-        book.ledger.get_or_try_init(load).await
+        log.ledger.get_or_try_init(load).await
     }
 
     /// Admits a new message, which is in progress from now on.
     async fn admit(
         &self,
-        number: Number,
-        book: &JobLog,
+        number: JobNumber,
+        log: &JobLog,
         ledger: &RefCell<Ledger>,
         envelope: &Envelope,
         arrival: &DedupKey,
-    ) -> Admitted {
-        let (id, digest) = (envelope.id, self.host.digest(envelope));
-        if let Some(outcome) = self.host.refuse_expired_id(id).filter(|_| matches!(arrival, DedupKey::MessageId)) {
-            return Admitted::No(outcome);
+    ) -> JobAdmission {
+        let (id, digest) = (envelope.id, self.context.digest(envelope));
+        if let Some(outcome) = self.context.refuse_expired_id(id).filter(|_| matches!(arrival, DedupKey::MessageId)) {
+            return JobAdmission::No(outcome);
         }
         let mut looked_up = false;
         loop {
-            if let Some((first, known)) = book.running.borrow().get(&id).copied() {
-                self.host.counts.duplicates.one();
+            if let Some((first, known)) = log.running.borrow().get(&id).copied() {
+                self.context.counts.duplicates.one();
                 if known != digest.value() {
-                    return Admitted::No(Outcome::Conflict);
+                    return JobAdmission::No(Outcome::Conflict);
                 }
                 self.join(number, first);
-                return Admitted::Joined;
+                return JobAdmission::Joined;
             }
             match arrival {
                 DedupKey::Sequence { source, sequence, tracker: floor } => {
                     if ledger.borrow().has(source, *sequence) {
                         floor.mark_known(*sequence);
-                        self.host.counts.duplicates.one();
-                        return Admitted::No(Outcome::Done(Bytes::new(), Codec::Bincode));
+                        self.context.counts.duplicates.one();
+                        return JobAdmission::No(Outcome::Done(Bytes::new(), Codec::Bincode));
                     }
                 }
                 DedupKey::MessageId => {
-                    let admission = ledger.borrow().seen.admit_id(id, &digest, self.host.dedup_horizon());
+                    let admission = ledger.borrow().seen.admit_id(id, &digest, self.context.dedup_horizon());
                     match admission {
                         Admission::LookUp if !looked_up => {
                             looked_up = true;
-                            match self.look_up(book, id, &digest).await {
-                                Some(outcome) => return Admitted::No(outcome),
+                            match self.look_up(log, id, &digest).await {
+                                Some(outcome) => return JobAdmission::No(outcome),
                                 // Another delivery may have begun during the lookup.
                                 None => continue,
                             }
                         }
                         Admission::New | Admission::LookUp => {
-                            if let Some(outcome) = self.host.refuse_new(envelope) {
-                                return Admitted::No(outcome);
+                            if let Some(outcome) = self.context.refuse_new(envelope) {
+                                return JobAdmission::No(outcome);
                             }
                         }
                         Admission::Duplicate(reply, codec) => {
-                            self.host.counts.duplicates.one();
-                            return Admitted::No(duplicate_outcome(reply, codec));
+                            self.context.counts.duplicates.one();
+                            return JobAdmission::No(duplicate_outcome(reply, codec));
                         }
-                        Admission::Conflict => return Admitted::No(Outcome::Conflict),
+                        Admission::Conflict => return JobAdmission::No(Outcome::Conflict),
                     }
                 }
                 DedupKey::Internal => {}
             }
-            book.running.borrow_mut().insert(id, (number, digest.value()));
-            return Admitted::Yes;
+            log.running.borrow_mut().insert(id, (number, digest.value()));
+            return JobAdmission::Yes;
         }
     }
 
     /// Looks up an id in the store that memory does not know.
-    async fn look_up(&self, book: &JobLog, id: MessageId, digest: &Digest<'_>) -> Option<Outcome> {
+    async fn look_up(&self, log: &JobLog, id: MessageId, digest: &Digest<'_>) -> Option<Outcome> {
         // The last append is visible once it is committed.
-        let outcome = self.after(book.last.get(), Outcome::Done(Bytes::new(), Codec::Bincode)).await;
+        let outcome = self.after(log.last.get(), Outcome::Done(Bytes::new(), Codec::Bincode)).await;
         if !matches!(outcome, Outcome::Done(..)) {
             return Some(outcome);
         }
-        let turn = match book.shard.reader().find_turn(&self.actor, &book.key, id).await {
-            Ok(turn) => turn.filter(|turn| id.time().is_some() || turn.time >= self.host.dedup_horizon())?,
+        let turn = match log.shard.reader().find_turn(&self.actor, &log.key, id).await {
+            Ok(turn) => turn.filter(|turn| id.time().is_some() || turn.time >= self.context.dedup_horizon())?,
             Err(error) => return Some(Outcome::Refused(error)),
         };
         if !turn.digest.is_some_and(|known| digest.matches(known)) {
             return Some(Outcome::Conflict);
         }
-        self.host.counts.duplicates.one();
+        self.context.counts.duplicates.one();
         Some(duplicate_outcome(turn.reply, turn.reply_codec))
     }
 
     /// Runs the job, retrying if necessary, and commits that it is done.
     async fn perform(
         self: &Rc<Self>,
-        number: Number,
-        book: &Rc<JobLog>,
+        number: JobNumber,
+        log: &Rc<JobLog>,
         ledger: &RefCell<Ledger>,
         envelope: &Envelope,
         arrival: &DedupKey,
     ) -> Outcome {
-        let retry = self.host.settings.retry.of(envelope);
+        let retry = self.context.settings.retry.of(envelope);
         let mut failed = ledger.borrow().failing.get(&envelope.id).copied().unwrap_or(0);
         // A fresh job needs no record before it begins. One that may have crashed the process has each attempt
         // recorded first, and a recorded, unfinished one runs alone, so that no job is blamed for the crash of
         // another.
-        let mut caution = self.host.envelope_may_have_begun(envelope, arrival);
+        let mut caution = self.context.envelope_may_have_begun(envelope, arrival);
         loop {
-            if self.must_wait(arrival) && self.defer(book, ledger, envelope, arrival, failed).await {
-                self.begin_later(&book.shard, envelope.id, Duration::ZERO);
-                return nothing();
+            if self.must_wait(arrival) && self.defer(log, ledger, envelope, arrival, failed).await {
+                self.begin_later(&log.shard, envelope.id, Duration::ZERO);
+                return no_reply();
             }
             if caution && failed >= retry.crashes() {
-                return self.put_aside(book, ledger, envelope, arrival, &Failure::ended(failed), failed).await;
+                return self.dead_letter(log, ledger, envelope, arrival, &Failure::ended(failed), failed).await;
             }
-            let alone = if caution && failed > 0 { self.host.suspect_permits.acquire().await.ok() } else { None };
+            let alone = if caution && failed > 0 { self.context.suspect_permits.acquire().await.ok() } else { None };
             let (done, kept) = {
                 let Ok(_slot) = self.slots.acquire().await else { return Outcome::Stopped };
-                if self.host.draining.get() || self.host.stopped.get() {
+                if self.context.draining.get() || self.context.stopped.get() {
                     // It stays in its source and is run after the restart. The caller must not be told that nothing
                     // was done if an attempt was made.
                     return if failed == 0 { Outcome::Stopped } else { Outcome::Unknown(StoreError::Closed) };
                 }
                 // It may have waited long for its slot.
                 let first = failed == 0 && matches!(arrival, DedupKey::MessageId);
-                if let Some(outcome) = self.host.refuse_new(envelope).filter(|_| first) {
+                if let Some(outcome) = self.context.refuse_new(envelope).filter(|_| first) {
                     return outcome;
                 }
                 if caution {
-                    let noted = self.note_attempt(book, ledger, envelope, failed + 1).await;
+                    let noted = self.note_attempt(log, ledger, envelope, failed + 1).await;
                     if !matches!(noted, Outcome::Done(..)) {
                         return noted;
                     }
                     caution = false;
                 }
                 self.begin(number);
-                let mut job = pin!(self.once(envelope, failed + 1));
-                match tokio::time::timeout(KEEP_AFTER, &mut job).await {
+                let mut job = pin!(self.run_once(envelope, failed + 1));
+                match tokio::time::timeout(DEFER_AFTER, &mut job).await {
                     Ok(done) => (done, false),
                     Err(_) if self.can_defer(arrival) => {
                         // It runs long: its message is recorded, so that it blocks nothing.
                         let keep = async {
-                            let kept = self.defer(book, ledger, envelope, arrival, failed).await;
+                            let kept = self.defer(log, ledger, envelope, arrival, failed).await;
                             if kept {
-                                self.settle_early(number, &nothing());
+                                self.settle_early(number, &no_reply());
                             }
                             kept
                         };
@@ -276,20 +276,20 @@ impl<W: Worker> WorkerDispatcher<W> {
             if kept {
                 match done {
                     Ok(Done { reply, rejected }) => {
-                        return self.done_deferred(book, ledger, envelope, &reply, rejected).await;
+                        return self.done_deferred(log, ledger, envelope, &reply, rejected).await;
                     }
-                    Err(failure) => self.failed_deferred(book, ledger, envelope, &failure, failed + 1).await,
+                    Err(failure) => self.failed_deferred(log, ledger, envelope, &failure, failed + 1).await,
                 }
-                return nothing();
+                return no_reply();
             }
             let failure = match done {
                 Ok(Done { reply, rejected }) => {
                     if rejected {
-                        self.host.counts.rejections.one();
+                        self.context.counts.rejections.one();
                     }
-                    let entry = Entry { envelope, end: End::Marked(arrival), reply: &reply, rejected, notes: &[] };
+                    let entry = JobEntry { envelope, end: End::Marked(arrival), reply: &reply, rejected, notes: &[] };
                     let done = Outcome::Done(Bytes::copy_from_slice(&reply), W::Domain::CODEC);
-                    return self.commit(book, ledger, &entry, done).await;
+                    return self.commit(log, ledger, &entry, done).await;
                 }
                 Err(failure) => failure,
             };
@@ -308,34 +308,34 @@ impl<W: Worker> WorkerDispatcher<W> {
                 error = failure.text(), again, "job failed",
             );
             if !again {
-                return self.put_aside(book, ledger, envelope, arrival, &failure, failed).await;
+                return self.dead_letter(log, ledger, envelope, arrival, &failure, failed).await;
             }
-            self.host.counts.retries.one();
-            let wait = retry.wait(failed, &self.host.ids).max(MIN_WAIT);
-            if self.can_defer(arrival) && self.defer(book, ledger, envelope, arrival, failed).await {
-                self.begin_later(&book.shard, envelope.id, wait);
-                return nothing();
+            self.context.counts.retries.one();
+            let wait = retry.wait(failed, &self.context.ids).max(MIN_WAIT);
+            if self.can_defer(arrival) && self.defer(log, ledger, envelope, arrival, failed).await {
+                self.begin_later(&log.shard, envelope.id, wait);
+                return no_reply();
             }
             // Recorded before the next attempt: a failing job must reach its last attempt even across restarts.
-            let noted = self.note_attempt(book, ledger, envelope, failed).await;
+            let noted = self.note_attempt(log, ledger, envelope, failed).await;
             if !matches!(noted, Outcome::Done(..)) {
                 return noted;
             }
-            Rc::clone(&self.host).sleep_unless_draining(wait).await;
+            Rc::clone(&self.context).sleep_unless_draining(wait).await;
         }
     }
 
     /// Records that this many deliveries of a message have begun, and waits until that is durable.
     pub(super) async fn note_attempt(
         &self,
-        book: &JobLog,
+        log: &JobLog,
         ledger: &RefCell<Ledger>,
         envelope: &Envelope,
         attempt: u32,
     ) -> Outcome {
         let notes = [Note::Attempt { message: envelope.id, attempt }];
-        let entry = Entry { envelope, end: End::Not, reply: &[], rejected: false, notes: &notes };
-        let noted = self.commit(book, ledger, &entry, Outcome::Done(Bytes::new(), Codec::Bincode)).await;
+        let entry = JobEntry { envelope, end: End::Not, reply: &[], rejected: false, notes: &notes };
+        let noted = self.commit(log, ledger, &entry, Outcome::Done(Bytes::new(), Codec::Bincode)).await;
         if matches!(noted, Outcome::Done(..)) {
             ledger.borrow_mut().failing.insert(envelope.id, attempt);
         }
@@ -343,10 +343,10 @@ impl<W: Worker> WorkerDispatcher<W> {
     }
 
     /// Calls user code once.
-    pub(super) async fn once(&self, envelope: &Envelope, delivery: u32) -> Result<Done, Failure> {
+    pub(super) async fn run_once(&self, envelope: &Envelope, delivery: u32) -> Result<Done, Failure> {
         let list = if envelope.kind == Kind::Event { &self.plan.on } else { &self.plan.performs };
         let run = list.get(&(&*envelope.domain, &*envelope.name)).ok_or(Failure::Unhandled)?;
-        if let Some(error) = self.host.settings.shapes.refusal(envelope) {
+        if let Some(error) = self.context.settings.shapes.refusal(envelope) {
             return Err(Failure::Undecodable(error.to_string()));
         }
         tracing::debug!(
@@ -373,14 +373,14 @@ impl<W: Worker> WorkerDispatcher<W> {
             let done = watched.returned(done).await;
             done
         };
-        let limit = self.host.settings.job_limit;
-        let code = &self.host.user_code;
+        let limit = self.context.settings.job_limit;
+        let code = &self.context.user_code;
         let label = code.label(W::NAME, &envelope.name);
         let ended = match tokio::time::timeout(limit, code.run(label, running)).await {
             Ok(Ok(Ok(done))) => Ok(done),
-            Ok(Ok(Err(Undone::Undecodable(error)))) => Err(Failure::Undecodable(error.to_string())),
-            Ok(Ok(Err(Undone::Retry(text)))) => Err(Failure::Retry(text)),
-            Ok(Ok(Err(Undone::Fail(text)))) => Err(Failure::Fail(text)),
+            Ok(Ok(Err(JobFailure::Undecodable(error)))) => Err(Failure::Undecodable(error.to_string())),
+            Ok(Ok(Err(JobFailure::Retry(text)))) => Err(Failure::Retry(text)),
+            Ok(Ok(Err(JobFailure::Fail(text)))) => Err(Failure::Fail(text)),
             Ok(Err(panicked)) => Err(Failure::Retry(format!("the job {panicked}"))),
             Err(_) => Err(Failure::Retry(format!("the job took longer than {limit:?}"))),
         };
@@ -390,23 +390,23 @@ impl<W: Worker> WorkerDispatcher<W> {
     }
 
     /// Dead-letters a message after its last delivery. Other jobs continue, because jobs have no order.
-    async fn put_aside(
+    async fn dead_letter(
         &self,
-        book: &JobLog,
+        log: &JobLog,
         ledger: &RefCell<Ledger>,
         envelope: &Envelope,
         arrival: &DedupKey,
         failure: &Failure,
         attempts: u32,
     ) -> Outcome {
-        let notes = [self.letter(envelope, failure, attempts)];
-        let entry = Entry { envelope, end: End::Marked(arrival), reply: &[], rejected: false, notes: &notes };
-        self.commit(book, ledger, &entry, Outcome::DeadLetter(failure.text().to_owned())).await
+        let notes = [self.dead_letter_note(envelope, failure, attempts)];
+        let entry = JobEntry { envelope, end: End::Marked(arrival), reply: &[], rejected: false, notes: &notes };
+        self.commit(log, ledger, &entry, Outcome::DeadLetter(failure.text().to_owned())).await
     }
 
     /// Returns the note that a message is a dead letter.
-    pub(super) fn letter(&self, envelope: &Envelope, failure: &Failure, attempts: u32) -> Note {
-        self.host.counts.dead_letters.one();
+    pub(super) fn dead_letter_note(&self, envelope: &Envelope, failure: &Failure, attempts: u32) -> Note {
+        self.context.counts.dead_letters.one();
         tracing::error!(
             target: TARGET, worker = %self.actor, message = %envelope.name, id = %envelope.id, attempts,
             error = failure.text(), "message dead-lettered: redrive or discard it",
@@ -417,28 +417,28 @@ impl<W: Worker> WorkerDispatcher<W> {
             reason: failure.reason(),
             error: failure.text().to_owned(),
             attempts,
-            time: self.host.ids.clock().now(),
+            time: self.context.ids.clock().now(),
             envelope: envelope.clone(),
         }))
     }
 
     /// Records that the message is no longer in progress.
-    pub(super) fn close(&self, book: &Rc<JobLog>, id: MessageId, number: Number) {
-        let mut running = book.running.borrow_mut();
+    pub(super) fn close(&self, log: &Rc<JobLog>, id: MessageId, number: JobNumber) {
+        let mut running = log.running.borrow_mut();
         if running.get(&id).is_some_and(|(first, _)| *first == number) {
             running.remove(&id);
         }
-        if book.single && running.is_empty() {
-            let mut books = self.books.borrow_mut();
-            if books.get(&book.key).is_some_and(|known| Rc::ptr_eq(known, book)) {
-                books.remove(&book.key);
+        if log.single && running.is_empty() {
+            let mut logs = self.logs.borrow_mut();
+            if logs.get(&log.key).is_some_and(|known| Rc::ptr_eq(known, log)) {
+                logs.remove(&log.key);
             }
         }
     }
 }
 
 /// Result of admitting a message.
-enum Admitted {
+enum JobAdmission {
     Yes,
     /// Its job is in progress already; it gets the outcome of that.
     Joined,

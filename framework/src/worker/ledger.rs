@@ -15,7 +15,7 @@ const RECENT: usize = 4096;
 /// Schema of snapshots.
 const SCHEMA: u32 = 2;
 /// Previous schema, still readable.
-const WITHOUT_WAITING: u32 = 1;
+const SCHEMA_WITHOUT_DEFERRED: u32 = 1;
 
 /// Memory of one stream of a worker.
 ///
@@ -36,7 +36,7 @@ pub(super) struct Ledger {
 
 /// Snapshot of schema 1; schema 2 appends the ids of deferred messages.
 #[derive(Serialize, Deserialize)]
-struct Saved {
+struct SavedLedger {
     above: Vec<(String, u16, Option<String>, Vec<u64>)>,
     seen: SavedDedupState,
     failing: Vec<(MessageId, u32)>,
@@ -80,12 +80,12 @@ impl Ledger {
     pub(super) fn note(&mut self, note: &Note) {
         match note {
             Note::Attempt { message, attempt } => drop(self.failing.insert(*message, *attempt)),
-            Note::DeadLetter(letter) if letter.reason == DeadLetterReason::Deferred => {
-                self.waiting.insert(letter.envelope.id);
+            Note::DeadLetter(dead_letter) if dead_letter.reason == DeadLetterReason::Deferred => {
+                self.waiting.insert(dead_letter.envelope.id);
             }
-            Note::DeadLetter(letter) => {
-                self.waiting.remove(&letter.envelope.id);
-                self.failing.remove(&letter.envelope.id);
+            Note::DeadLetter(dead_letter) => {
+                self.waiting.remove(&dead_letter.envelope.id);
+                self.failing.remove(&dead_letter.envelope.id);
             }
             Note::Resolved { message } => {
                 self.waiting.remove(message);
@@ -128,19 +128,19 @@ impl Ledger {
             };
             (source.shard.domain.to_string(), source.shard.shard, subscriber, above.iter().copied().collect())
         });
-        let saved = Saved {
+        let saved = SavedLedger {
             above: above.collect(),
             seen: self.seen.save(),
             failing: self.failing.iter().map(|(id, count)| (*id, *count)).collect(),
         };
-        let saved: (Saved, Vec<MessageId>) = (saved, self.waiting.iter().copied().collect());
+        let saved: (SavedLedger, Vec<MessageId>) = (saved, self.waiting.iter().copied().collect());
         Ok(Snapshot { turn: self.turns, version: 0, schema: SCHEMA, bytes: Bytes::from(Coded::save(&saved)?) })
     }
 
     fn restore(snapshot: &Snapshot) -> Option<Self> {
-        let (saved, waiting): (Saved, Vec<MessageId>) = match snapshot.schema {
+        let (saved, waiting): (SavedLedger, Vec<MessageId>) = match snapshot.schema {
             SCHEMA => Coded::restore(&snapshot.bytes).ok()?,
-            WITHOUT_WAITING => (Coded::restore(&snapshot.bytes).ok()?, Vec::new()),
+            SCHEMA_WITHOUT_DEFERRED => (Coded::restore(&snapshot.bytes).ok()?, Vec::new()),
             _ => return None,
         };
         let above = saved.above.into_iter().map(|(domain, shard, subscriber, above)| {
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn places_done_out_of_order_are_known_and_forgotten_below_the_floor() {
+    fn jobs_done_out_of_order_are_pruned_by_the_watermark() {
         let mut ledger = Ledger::default();
         ledger.place(&source(), 3, 0);
         ledger.place(&source(), 1, 1);
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_with_the_shards_floor_knows_what_it_knew() {
+    fn snapshot_and_watermark_restore_the_ledger() {
         let (id, time) = (MessageId::from_u128(0x7000 << 64), Timestamp::default());
         let digest = Digest::new(1, "job", 1, Codec::Json, b"");
         let mut ledger = Ledger { turns: 7, ..Ledger::default() };

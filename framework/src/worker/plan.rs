@@ -14,7 +14,7 @@ use crate::router::{ActorCard, MessageCard};
 use crate::telemetry::shortened;
 
 /// Runs one job.
-type Doing<W> = fn(Arc<W>, Envelope, Job) -> LocalBoxFuture<'static, Result<Done, Undone>>;
+type Doing<W> = fn(Arc<W>, Envelope, Job) -> LocalBoxFuture<'static, Result<Done, JobFailure>>;
 type ByName<T> = HashMap<(&'static str, &'static str), T, FixedState>;
 
 /// A finished job.
@@ -25,7 +25,7 @@ pub(crate) struct Done {
 }
 
 /// Reason why a job is not done.
-pub(crate) enum Undone {
+pub(crate) enum JobFailure {
     /// The message cannot be decoded; nothing was done.
     Undecodable(CodecError),
     /// Another attempt may succeed.
@@ -34,7 +34,7 @@ pub(crate) enum Undone {
     Fail(String),
 }
 
-impl Undone {
+impl JobFailure {
     fn of(error: Box<dyn Error + Send + Sync>, make: fn(String) -> Self) -> Self {
         let mut text = error.to_string();
         let mut source = error.source();
@@ -74,7 +74,7 @@ impl<W: Worker> WorkerPlan<W> {
         let perform: Doing<W> = |worker, envelope, job| {
             Box::pin(async move {
                 let command = <C as Message>::decode(envelope.version, envelope.codec, &envelope.payload)
-                    .map_err(Undone::Undecodable)?;
+                    .map_err(JobFailure::Undecodable)?;
                 reply::<W, C::Reply>(worker.perform(command, job).await)
             })
         };
@@ -93,7 +93,7 @@ impl<W: Worker> WorkerPlan<W> {
                 <E as Message>::decode_each(envelope.version, envelope.codec, &envelope.payload, &mut |event| {
                     events.push(event);
                 })
-                .map_err(Undone::Undecodable)?;
+                .map_err(JobFailure::Undecodable)?;
                 let mut done = reply::<W, ()>(Ok(()))?;
                 for (event, nth) in events.into_iter().zip(0..) {
                     let mut job = job.clone();
@@ -110,16 +110,16 @@ impl<W: Worker> WorkerPlan<W> {
     }
 }
 
-fn reply<W: Worker, R: Coded + 'static>(result: Result<R, WorkError>) -> Result<Done, Undone> {
+fn reply<W: Worker, R: Coded + 'static>(result: Result<R, WorkError>) -> Result<Done, JobFailure> {
     let reply = match result {
         Ok(reply) => Ok(reply),
         Err(WorkError::Rejected(rejection)) => Err(rejection),
-        Err(WorkError::Retry(error)) => return Err(Undone::of(error, Undone::Retry)),
-        Err(WorkError::Fail(error)) => return Err(Undone::of(error, Undone::Fail)),
+        Err(WorkError::Retry(error)) => return Err(JobFailure::of(error, JobFailure::Retry)),
+        Err(WorkError::Fail(error)) => return Err(JobFailure::of(error, JobFailure::Fail)),
     };
     let rejected = reply.is_err();
     let mut bytes = Vec::new();
     let settled = encode_reply_verified(reply, W::Domain::CODEC, &mut bytes);
-    drop(settled.map_err(|error| Undone::Fail(format!("failed to encode reply: {error}")))?);
+    drop(settled.map_err(|error| JobFailure::Fail(format!("failed to encode reply: {error}")))?);
     Ok(Done { reply: bytes, rejected })
 }

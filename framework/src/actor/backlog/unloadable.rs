@@ -69,7 +69,7 @@ impl Backlog {
             self.retry_after(key, retry.wait(failures, &self.context.ids).clamp(SLOW_RETRY, SLOWEST_RETRY), false);
         } else {
             self.set_head(key, HeadState::Parked);
-            self.context.idle.look();
+            self.context.idle.notify();
         }
         Ok(())
     }
@@ -100,7 +100,7 @@ impl Backlog {
         self.unloadable_keys.set(after);
         drop(state);
         self.count_unloadable(before, after);
-        self.context.settings.issues.does_not_load(&self.issue_name(key), || {
+        self.context.settings.issues.add_unloadable_key(&self.issue_name(key), || {
             shortened(format!(
                 "key `{}` of `{}` in {} cannot be loaded: {error}",
                 key.escape_debug(),

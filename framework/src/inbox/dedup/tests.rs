@@ -51,7 +51,7 @@ fn every_id_is_a_duplicate_or_looked_up_and_never_new_again() {
 }
 
 #[test]
-fn more_is_remembered_where_ids_come_far_out_of_order() {
+fn memory_grows_for_ids_far_out_of_order() {
     let ids = ids();
     let mut seen: DedupState = DedupStateOf::default();
     let mut looked_up = 0;
@@ -64,7 +64,7 @@ fn more_is_remembered_where_ids_come_far_out_of_order() {
                 Admission::New => {}
                 Admission::LookUp => {
                     looked_up += 1;
-                    seen.looked_up();
+                    seen.grow();
                 }
                 known => panic!("{known:?}"),
             }
@@ -72,7 +72,7 @@ fn more_is_remembered_where_ids_come_far_out_of_order() {
         }
     }
     assert!(looked_up > 0 && looked_up <= callers, "{looked_up} of {} ids", callers * rounds);
-    assert!(seen.recent.len() <= MOST_RECENT);
+    assert!(seen.recent.len() <= MAX_RECENT);
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn idempotency_keys_are_kept_apart_and_never_new_again() {
     let ids = ids();
     let mut seen: DedupState = DedupStateOf::default();
     let key = |n: usize| MessageId::from_idempotency_key("bank", "ada", &n.to_string());
-    for n in 0..KEYED + 10 {
+    for n in 0..KEYED_CAPACITY + 10 {
         assert!(matches!(admit(&seen, key(n)), Admission::New | Admission::LookUp));
         remember(&mut seen, key(n), b"yes");
         assert_eq!(admit(&seen, key(n)), yes());
@@ -88,7 +88,7 @@ fn idempotency_keys_are_kept_apart_and_never_new_again() {
     assert_eq!(admit(&seen, key(0)), Admission::LookUp);
     assert_eq!(admit(&seen, ids.message_id()), Admission::New);
     let again = DedupState::restore(seen.save()).unwrap();
-    for n in 0..KEYED + 10 {
+    for n in 0..KEYED_CAPACITY + 10 {
         assert_eq!(admit(&again, key(n)), Admission::LookUp, "{n}");
     }
 }
@@ -126,32 +126,32 @@ fn memory_and_snapshot_are_bounded_in_bytes() {
 }
 
 #[test]
-fn a_place_is_admitted_once() {
+fn sequence_is_admitted_once() {
     let shard = ShardId::new(Name::from_static("bank").unwrap(), 3);
     let direct = Source { shard: shard.clone(), kind: SourceKind::Direct };
     let events = Source { shard, kind: SourceKind::Events { subscriber: Name::from_static("saga").unwrap() } };
     let mut seen: DedupState = DedupStateOf::default();
-    assert!(seen.admit_place(&direct, 1));
+    assert!(seen.admit_sequence(&direct, 1));
     seen.place(&direct, 5);
-    assert!(!seen.admit_place(&direct, 5));
-    assert!(!seen.admit_place(&direct, 1));
-    assert!(seen.admit_place(&direct, 6));
-    assert!(seen.admit_place(&events, 1));
+    assert!(!seen.admit_sequence(&direct, 5));
+    assert!(!seen.admit_sequence(&direct, 1));
+    assert!(seen.admit_sequence(&direct, 6));
+    assert!(seen.admit_sequence(&events, 1));
     let again = DedupState::restore(seen.save()).unwrap();
-    assert!(!again.admit_place(&direct, 5));
-    assert!(again.admit_place(&events, 1));
+    assert!(!again.admit_sequence(&direct, 5));
+    assert!(again.admit_sequence(&events, 1));
 }
 
 #[test]
 fn replies_in_memory_are_bounded_and_unchanged() {
     let ids = ids();
     for codec in [Codec::Bincode, Codec::Json] {
-        for length in [0, 1, 21, 22, LARGEST_REPLY, LARGEST_REPLY + 1] {
+        for length in [0, 1, 21, 22, MAX_CACHED_REPLY, MAX_CACHED_REPLY + 1] {
             let reply: Vec<u8> = (0..length).map(|byte| byte as u8).collect();
             let mut seen: DedupState = DedupStateOf::default();
             let id = ids.message_id();
             seen.id(id, AT, digest(b"one").value(), &reply, codec);
-            let expected = if length > LARGEST_REPLY {
+            let expected = if length > MAX_CACHED_REPLY {
                 Admission::LookUp
             } else {
                 Admission::Duplicate(Bytes::from(reply), codec)
@@ -163,7 +163,7 @@ fn replies_in_memory_are_bounded_and_unchanged() {
 }
 
 #[test]
-fn a_redriven_dead_letter_replaces_its_reply() {
+fn redriven_dead_letter_replaces_its_reply() {
     let ids = ids();
     let timed: Vec<_> = (0..3).map(|_| ids.message_id()).collect();
     let keyed: Vec<_> = ["1", "2", "3"].map(|key| MessageId::from_idempotency_key("bank", "ada", key)).into();
@@ -177,7 +177,7 @@ fn a_redriven_dead_letter_replaces_its_reply() {
 }
 
 #[test]
-fn the_newest_ids_are_kept_in_memory() {
+fn newest_ids_are_kept_in_memory() {
     let ids = ids();
     let all: Vec<_> = (0..=RECENT).map(|_| ids.message_id()).collect();
     let mut seen: DedupState = DedupStateOf::default();
@@ -194,7 +194,7 @@ fn the_newest_ids_are_kept_in_memory() {
 }
 
 #[test]
-fn a_late_id_takes_the_room_of_the_oldest() {
+fn late_id_replaces_the_oldest() {
     let ids = ids();
     let all: Vec<_> = (0..RECENT + 2).map(|_| ids.message_id()).collect();
     let mut seen: DedupState = DedupStateOf::default();
@@ -213,8 +213,8 @@ fn memory_doubles_up_to_its_bound_and_survives_a_snapshot() {
     let mut seen: DedupState = DedupStateOf::default();
     let mut kept = Vec::new();
     for _ in 0..6 {
-        seen.looked_up();
-        (0..2 * MOST_RECENT).for_each(|_| remember(&mut seen, ids.message_id(), b"yes"));
+        seen.grow();
+        (0..2 * MAX_RECENT).for_each(|_| remember(&mut seen, ids.message_id(), b"yes"));
         kept.push(seen.recent.len());
     }
     assert_eq!(kept, [16, 32, 64, 128, 128, 128]);
@@ -227,10 +227,10 @@ fn memory_doubles_up_to_its_bound_and_survives_a_snapshot() {
 fn idempotency_keys_in_memory_are_bounded() {
     let mut seen: DedupState = DedupStateOf::default();
     let key = |n: usize| MessageId::from_idempotency_key("bank", "ada", &n.to_string());
-    (0..KEYED).for_each(|n| remember(&mut seen, key(n), b"yes"));
-    assert!((0..KEYED).all(|n| admit(&seen, key(n)) == yes()));
+    (0..KEYED_CAPACITY).for_each(|n| remember(&mut seen, key(n), b"yes"));
+    assert!((0..KEYED_CAPACITY).all(|n| admit(&seen, key(n)) == yes()));
     // Nothing was evicted, so an unknown key is new without a lookup.
-    assert_eq!(admit(&seen, key(KEYED)), Admission::New);
-    remember(&mut seen, key(KEYED), b"yes");
+    assert_eq!(admit(&seen, key(KEYED_CAPACITY)), Admission::New);
+    remember(&mut seen, key(KEYED_CAPACITY), b"yes");
     assert_eq!((admit(&seen, key(0)), admit(&seen, key(1))), (Admission::LookUp, yes()));
 }

@@ -23,14 +23,14 @@ struct Owner {
 /// Handles events of one name, and keeps them until the test settles them.
 #[derive(Clone, Default)]
 struct Taken {
-    floor: u64,
+    watermark: u64,
     name: &'static str,
     events: Rc<RefCell<VecDeque<(u64, Done)>>>,
 }
 
 impl Subscriber for Taken {
-    fn floor(&self) -> u64 {
-        self.floor
+    fn watermark(&self) -> u64 {
+        self.watermark
     }
 
     fn takes(&self, event: &Name) -> bool {
@@ -42,14 +42,14 @@ impl Subscriber for Taken {
     }
 
     fn unstored(&self) -> Vec<(ShardId, Source, u64)> {
-        let lane = crate::store::SourceKind::Events { subscriber: Name::from_static("saga").unwrap() };
-        vec![(shard(), Source { shard: shard(), kind: lane }, self.floor)]
+        let kind = crate::store::SourceKind::Events { subscriber: Name::from_static("saga").unwrap() };
+        vec![(shard(), Source { shard: shard(), kind }, self.watermark)]
     }
 }
 
 impl Taken {
-    fn new(floor: u64, name: &'static str) -> Self {
-        Self { floor, name, ..Self::default() }
+    fn new(watermark: u64, name: &'static str) -> Self {
+        Self { watermark, name, ..Self::default() }
     }
 
     /// Returns the positions that wait.
@@ -65,10 +65,10 @@ impl Taken {
 }
 
 struct Fixture {
-    feed: Rc<Subscription>,
+    source: Rc<Subscription>,
     owner: Rc<Owner>,
-    overseer: Overseer,
-    standing: Arc<HealthIssues>,
+    monitor: TaskMonitor,
+    issues: Arc<HealthIssues>,
     /// Live events that are settled.
     settled: Rc<RefCell<Vec<u64>>>,
 }
@@ -95,10 +95,10 @@ fn other(sequence: u64) -> Envelope {
 }
 
 impl Fixture {
-    fn new(takers: &[Taken]) -> Self {
+    fn new(subscribers: &[Taken]) -> Self {
         let owner = Rc::new(Owner::default());
         let asked = Rc::clone(&owner);
-        let pages: Pages = Rc::new(move |_, after, most| {
+        let pages: ReadEvents = Rc::new(move |_, after, most| {
             asked.asked.borrow_mut().push((after, most, Instant::now()));
             let silent = asked.silent.get();
             asked.silent.set(silent.saturating_sub(1));
@@ -108,16 +108,17 @@ impl Fixture {
             let head = log.last().map_or(0, position);
             Box::pin(async move { if silent > 0 { Err("no answer".to_owned()) } else { Ok((page, head)) } })
         });
-        let (overseer, standing) = (crate::user_code::UserCode::new(&Arc::default()), Arc::<HealthIssues>::default());
-        let feed = Subscription::new(shard(), pages, Overseer::clone(&overseer), Rc::default(), Arc::clone(&standing));
-        feed.takers(takers.iter().map(|taker| Box::new(taker.clone()) as Box<dyn Subscriber>).collect());
-        Self { feed, owner, overseer, standing, settled: Rc::default() }
+        let (monitor, issues) = (crate::user_code::UserCode::new(&Arc::default()), Arc::<HealthIssues>::default());
+        let source =
+            Subscription::new(shard(), pages, TaskMonitor::clone(&monitor), Rc::default(), Arc::clone(&issues));
+        source.set_subscribers(subscribers.iter().map(|one| Box::new(one.clone()) as Box<dyn Subscriber>).collect());
+        Self { source, owner, monitor, issues, settled: Rc::default() }
     }
 
     fn live(&self, event: Envelope) {
         let settled = Rc::clone(&self.settled);
         let position = position(&event);
-        self.feed.event(event, Box::new(move || settled.borrow_mut().push(position)));
+        self.source.event(event, Box::new(move || settled.borrow_mut().push(position)));
     }
 
     fn settled(&self) -> Vec<u64> {
@@ -154,30 +155,30 @@ async fn pass(span: Duration) {
 }
 
 #[test]
-fn what_nobody_on_a_thread_takes_is_not_read_there() {
+fn source_without_subscribers_is_not_read() {
     run(async {
         let all = Fixture::new(&[]);
-        all.feed.head(5);
-        all.feed.fill();
+        all.source.advance_head(5);
+        all.source.start_filling();
         turn().await;
-        assert!(all.questions() == 0 && all.feed.is_at_rest() && all.feed.is_shut());
+        assert!(all.questions() == 0 && all.source.is_idle() && all.source.is_suspended());
     });
 }
 
 #[test]
-fn an_event_is_settled_when_its_last_taker_is_done() {
+fn event_is_settled_after_its_last_subscriber() {
     run(async {
         let (all, some, none) = (Taken::new(3, ""), Taken::new(9, "bank"), Taken::new(5, "other"));
         let test = Fixture::new(&[some.clone(), all.clone(), none.clone()]);
         test.live(event(4));
         assert_eq!((all.positions(), some.positions(), none.positions()), (vec![4], vec![4], vec![]));
-        assert!(!test.feed.is_at_rest());
+        assert!(!test.source.is_idle());
         some.finish();
-        assert!(test.settled().is_empty() && !test.feed.is_at_rest());
+        assert!(test.settled().is_empty() && !test.source.is_idle());
         all.finish();
         assert_eq!(test.settled(), [4]);
-        assert!(test.feed.is_at_rest());
-        assert_eq!(test.feed.unstored().iter().map(|(.., floor)| *floor).collect::<Vec<_>>(), [9, 3, 5]);
+        assert!(test.source.is_idle());
+        assert_eq!(test.source.unstored().iter().map(|(.., watermark)| *watermark).collect::<Vec<_>>(), [9, 3, 5]);
         let nowhere = Envelope { origin: None, ..event(0) };
         test.live(nowhere);
         assert_eq!((test.settled(), all.positions()), (vec![0], vec![]));
@@ -188,77 +189,77 @@ fn an_event_is_settled_when_its_last_taker_is_done() {
 #[test]
 fn events_in_flight_are_bounded_in_count() {
     run(async {
-        let taker = Taken::new(0, "");
-        let test = Fixture::new(std::slice::from_ref(&taker));
+        let subscriber = Taken::new(0, "");
+        let test = Fixture::new(std::slice::from_ref(&subscriber));
         let most = IN_FLIGHT as u64;
         test.log_reaches(most + 3);
         (1..=most + 1).for_each(|position| test.live(event(position)));
         turn().await;
-        assert_eq!(taker.positions().len(), IN_FLIGHT);
-        taker.finish();
+        assert_eq!(subscriber.positions().len(), IN_FLIGHT);
+        subscriber.finish();
         turn().await;
-        assert_eq!(taker.positions().len(), IN_FLIGHT);
-        (0..5).for_each(|_| taker.finish());
+        assert_eq!(subscriber.positions().len(), IN_FLIGHT);
+        (0..5).for_each(|_| subscriber.finish());
         turn().await;
-        assert_eq!(taker.positions().last(), Some(&(most + 3)));
+        assert_eq!(subscriber.positions().last(), Some(&(most + 3)));
     });
 }
 
 #[test]
 fn events_in_flight_are_bounded_in_bytes() {
     run(async {
-        let taker = Taken::new(0, "");
-        let test = Fixture::new(std::slice::from_ref(&taker));
-        let large = |position| Envelope { payload: Bytes::from(vec![0; BYTES / 2]), ..event(position) };
+        let subscriber = Taken::new(0, "");
+        let test = Fixture::new(std::slice::from_ref(&subscriber));
+        let large = |position| Envelope { payload: Bytes::from(vec![0; MAX_BYTES / 2]), ..event(position) };
         *test.owner.log.borrow_mut() = (1..=6).map(large).collect();
-        test.feed.head(6);
+        test.source.advance_head(6);
         turn().await;
-        assert_eq!(taker.positions(), [1, 2]);
+        assert_eq!(subscriber.positions(), [1, 2]);
         for last in 3..=6 {
-            taker.finish();
+            subscriber.finish();
             turn().await;
-            assert_eq!(taker.positions(), [last - 1, last]);
+            assert_eq!(subscriber.positions(), [last - 1, last]);
         }
         test.live(large(7));
         turn().await;
-        assert_eq!(taker.positions(), [5, 6], "live events respect the bound too");
+        assert_eq!(subscriber.positions(), [5, 6], "live events respect the bound too");
     });
 }
 
 #[test]
-fn a_gap_is_read_from_the_log_in_pages() {
+fn gap_is_read_from_the_log_in_pages() {
     run(async {
-        let taker = Taken::new(2, "");
-        let test = Fixture::new(std::slice::from_ref(&taker));
+        let subscriber = Taken::new(2, "");
+        let test = Fixture::new(std::slice::from_ref(&subscriber));
         let last = 2 + 2 * PAGE as u64;
         test.log_reaches(last + 1);
         test.live(event(last + 1));
         test.live(event(last));
-        assert_eq!(test.overseer.counts.gaps.get(), 1);
-        assert!(!test.feed.is_at_rest());
+        assert_eq!(test.monitor.counts.gaps.get(), 1);
+        assert!(!test.source.is_idle());
         turn().await;
-        assert_eq!(taker.positions(), (3..=last + 1).collect::<Vec<_>>());
+        assert_eq!(subscriber.positions(), (3..=last + 1).collect::<Vec<_>>());
         let asked: Vec<_> = test.owner.asked.borrow().iter().map(|(after, most, _)| (*after, *most)).collect();
         assert_eq!(asked[..2], [(2, PAGE), (2 + PAGE as u64, PAGE)]);
         assert!(asked.len() <= 3, "{asked:?}");
-        (3..=last + 1).for_each(|_| taker.finish());
-        assert!(test.feed.is_at_rest());
+        (3..=last + 1).for_each(|_| subscriber.finish());
+        assert!(test.source.is_idle());
     });
 }
 
 #[test]
-fn an_owner_that_does_not_answer_is_asked_again() {
+fn silent_owner_is_asked_again() {
     run(async {
-        let taker = Taken::new(0, "");
-        let test = Fixture::new(std::slice::from_ref(&taker));
+        let subscriber = Taken::new(0, "");
+        let test = Fixture::new(std::slice::from_ref(&subscriber));
         test.log_reaches(2);
         test.owner.silent.set(2);
-        test.feed.head(2);
+        test.source.advance_head(2);
         turn().await;
-        assert_eq!((test.questions(), taker.positions()), (1, vec![]));
+        assert_eq!((test.questions(), subscriber.positions()), (1, vec![]));
         pass(Duration::from_secs(60)).await;
         pass(Duration::from_secs(60)).await;
-        assert_eq!((test.questions(), taker.positions()), (3, vec![1, 2]));
+        assert_eq!((test.questions(), subscriber.positions()), (3, vec![1, 2]));
         // The first wait is short, and each is longer than the one before.
         let asked = test.owner.asked.borrow();
         assert!(asked[1].2 > asked[0].2 && asked[2].2 > asked[1].2);
@@ -266,186 +267,186 @@ fn an_owner_that_does_not_answer_is_asked_again() {
 }
 
 #[test]
-fn a_paused_feed_settles_what_comes_and_takes_nothing() {
+fn paused_subscription_settles_and_dispatches_nothing() {
     run(async {
-        let taker = Taken::new(0, "");
-        let test = Fixture::new(std::slice::from_ref(&taker));
+        let subscriber = Taken::new(0, "");
+        let test = Fixture::new(std::slice::from_ref(&subscriber));
         test.live(event(1));
         test.live(event(3));
         assert!(test.settled().is_empty());
-        test.feed.pause();
+        test.source.pause();
         assert_eq!(test.settled(), [3]);
         test.live(event(2));
-        assert_eq!((test.settled(), taker.positions()), (vec![2], vec![1]));
-        test.feed.head(8);
+        assert_eq!((test.settled(), subscriber.positions()), (vec![2], vec![1]));
+        test.source.advance_head(8);
         turn().await;
-        assert!(test.questions() == 0 && test.feed.is_at_rest());
+        assert!(test.questions() == 0 && test.source.is_idle());
     });
 }
 
 #[test]
-fn a_shut_feed_takes_again_after_it_is_opened() {
+fn suspended_subscription_resumes_after_reopening() {
     run(async {
-        let taker = Taken::new(0, "");
-        let test = Fixture::new(std::slice::from_ref(&taker));
+        let subscriber = Taken::new(0, "");
+        let test = Fixture::new(std::slice::from_ref(&subscriber));
         test.live(event(1));
-        test.feed.shut();
-        assert!(test.feed.is_shut() && test.feed.is_at_rest());
+        test.source.suspend();
+        assert!(test.source.is_suspended() && test.source.is_idle());
         test.live(event(2));
-        assert_eq!((test.settled(), taker.positions()), (vec![2], vec![1]));
-        test.feed.reopen();
-        test.feed.takers(vec![Box::new(Taken { floor: 1, ..taker.clone() })]);
-        assert!(!test.feed.is_shut());
+        assert_eq!((test.settled(), subscriber.positions()), (vec![2], vec![1]));
+        test.source.reopen();
+        test.source.set_subscribers(vec![Box::new(Taken { watermark: 1, ..subscriber.clone() })]);
+        assert!(!test.source.is_suspended());
         // Events in flight when it was suspended no longer count.
         test.live(event(2));
-        taker.finish();
-        assert!(!test.feed.is_at_rest());
-        taker.finish();
-        assert!(test.feed.is_at_rest());
+        subscriber.finish();
+        assert!(!test.source.is_idle());
+        subscriber.finish();
+        assert!(test.source.is_idle());
     });
 }
 
 #[test]
-fn an_owner_is_asked_about_old_positions_at_a_bounded_rate() {
+fn old_positions_are_checked_at_a_bounded_rate() {
     run(async {
-        let taker = Taken::new(5, "");
-        let test = Fixture::new(std::slice::from_ref(&taker));
+        let subscriber = Taken::new(5, "");
+        let test = Fixture::new(std::slice::from_ref(&subscriber));
         test.log_reaches(5);
         // Not remembered, so it may differ from the dispatched event.
         test.live(event(4));
         turn().await;
-        assert_eq!((test.settled(), test.questions(), test.overseer.counts.duplicates.get()), (vec![4], 2, 1));
+        assert_eq!((test.settled(), test.questions(), test.monitor.counts.duplicates.get()), (vec![4], 2, 1));
         (0..10).for_each(|_| test.live(event(4)));
-        test.feed.head(3);
+        test.source.advance_head(3);
         turn().await;
         assert_eq!(test.questions(), 2);
-        pass(DOUBT + Duration::from_millis(1)).await;
-        test.feed.head(3);
+        pass(CHECK_INTERVAL + Duration::from_millis(1)).await;
+        test.source.advance_head(3);
         turn().await;
         assert_eq!(test.questions(), 4);
-        assert!(test.feed.is_at_rest() && test.standing.reasons().is_empty());
+        assert!(test.source.is_idle() && test.issues.reasons().is_empty());
         // Neither a remembered event nor the last position is in doubt.
         test.live(event(6));
-        pass(DOUBT + Duration::from_millis(1)).await;
+        pass(CHECK_INTERVAL + Duration::from_millis(1)).await;
         test.live(event(6));
-        test.feed.head(6);
+        test.source.advance_head(6);
         turn().await;
         assert_eq!(test.questions(), 4);
     });
 }
 
 #[test]
-fn an_owner_with_another_log_is_not_taken_from() {
+fn owner_with_diverged_log_is_not_read() {
     run(async {
-        let taker = Taken::new(0, "");
-        let test = Fixture::new(std::slice::from_ref(&taker));
+        let subscriber = Taken::new(0, "");
+        let test = Fixture::new(std::slice::from_ref(&subscriber));
         *test.owner.log.borrow_mut() = vec![other(1), other(2)];
         test.live(event(1));
         test.live(event(1));
-        taker.finish();
-        assert_eq!(test.overseer.counts.events_dropped.get(), 0);
+        subscriber.finish();
+        assert_eq!(test.monitor.counts.events_dropped.get(), 0);
         test.live(other(1));
         test.live(event(2));
-        assert_eq!((test.settled(), test.overseer.counts.events_dropped.get()), (vec![1, 1, 1], 1));
+        assert_eq!((test.settled(), test.monitor.counts.events_dropped.get()), (vec![1, 1, 1], 1));
         turn().await;
-        assert_eq!((test.settled(), taker.positions()), (vec![2], vec![]));
-        assert!(test.feed.is_shut() && test.feed.is_at_rest());
-        assert_eq!(test.standing.reasons().len(), 1);
+        assert_eq!((test.settled(), subscriber.positions()), (vec![2], vec![]));
+        assert!(test.source.is_suspended() && test.source.is_idle());
+        assert_eq!(test.issues.reasons().len(), 1);
         test.live(event(2));
-        assert_eq!((test.settled(), taker.positions()), (vec![2], vec![]));
+        assert_eq!((test.settled(), subscriber.positions()), (vec![2], vec![]));
         // The log is restored; the owner is asked after a while at the latest.
         test.log_reaches(2);
-        pass(DOUBT).await;
+        pass(CHECK_INTERVAL).await;
         pass(Duration::from_secs(31)).await;
-        assert_eq!(taker.positions(), [2]);
-        assert!(!test.feed.is_shut() && test.standing.reasons().is_empty());
+        assert_eq!(subscriber.positions(), [2]);
+        assert!(!test.source.is_suspended() && test.issues.reasons().is_empty());
     });
 }
 
 #[test]
-fn news_of_an_owner_with_another_log_lead_to_a_question() {
+fn activity_of_diverged_owner_triggers_a_check() {
     run(async {
         for told_by_event in [true, false] {
-            let taker = Taken::new(3, "");
-            let test = Fixture::new(std::slice::from_ref(&taker));
+            let subscriber = Taken::new(3, "");
+            let test = Fixture::new(std::slice::from_ref(&subscriber));
             test.log_reaches(2);
-            test.feed.head(2);
+            test.source.advance_head(2);
             turn().await;
-            assert!(test.feed.is_shut());
+            assert!(test.source.is_suspended());
             let before = test.questions();
-            pass(DOUBT).await;
+            pass(CHECK_INTERVAL).await;
             assert_eq!(test.questions(), before);
             test.log_reaches(4);
             if told_by_event {
                 test.live(event(4));
             } else {
-                test.feed.head(4);
+                test.source.advance_head(4);
             }
             turn().await;
-            assert!(!test.feed.is_shut());
-            assert_eq!(taker.positions(), [4]);
+            assert!(!test.source.is_suspended());
+            assert_eq!(subscriber.positions(), [4]);
         }
     });
 }
 
 #[test]
-fn claims_above_the_log_are_asked_about_at_a_bounded_rate() {
+fn claims_above_the_log_are_checked_at_a_bounded_rate() {
     run(async {
-        let taker = Taken::new(0, "");
-        let test = Fixture::new(std::slice::from_ref(&taker));
+        let subscriber = Taken::new(0, "");
+        let test = Fixture::new(std::slice::from_ref(&subscriber));
         test.log_reaches(1);
         test.live(event(9));
         turn().await;
-        assert_eq!((taker.positions(), test.settled()), (vec![1], vec![9]));
-        assert_eq!((test.questions(), test.overseer.counts.events_dropped.get()), (1, 1));
-        taker.finish();
-        assert!(test.feed.is_at_rest());
-        test.feed.head(8);
+        assert_eq!((subscriber.positions(), test.settled()), (vec![1], vec![9]));
+        assert_eq!((test.questions(), test.monitor.counts.events_dropped.get()), (1, 1));
+        subscriber.finish();
+        assert!(test.source.is_idle());
+        test.source.advance_head(8);
         turn().await;
         assert_eq!(test.questions(), 1);
-        pass(DOUBT + Duration::from_millis(1)).await;
-        assert!(test.questions() == 2 && test.feed.is_at_rest());
+        pass(CHECK_INTERVAL + Duration::from_millis(1)).await;
+        assert!(test.questions() == 2 && test.source.is_idle());
     });
 }
 
 #[test]
-fn a_held_event_gives_way_to_the_one_in_the_log() {
+fn held_event_is_replaced_by_the_logged_one() {
     run(async {
-        let taker = Taken::new(0, "");
-        let test = Fixture::new(std::slice::from_ref(&taker));
+        let subscriber = Taken::new(0, "");
+        let test = Fixture::new(std::slice::from_ref(&subscriber));
         test.log_reaches(3);
         test.live(other(2));
         test.live(event(3));
         turn().await;
-        assert_eq!((taker.positions(), test.settled()), (vec![1, 2, 3], vec![2, 3]));
-        assert_eq!(test.overseer.counts.events_dropped.get(), 1);
+        assert_eq!((subscriber.positions(), test.settled()), (vec![1, 2, 3], vec![2, 3]));
+        assert_eq!(test.monitor.counts.events_dropped.get(), 1);
     });
 }
 
 #[test]
-fn what_was_held_waits_for_room_too() {
+fn held_events_respect_the_in_flight_bound() {
     run(async {
-        let taker = Taken::new(0, "");
-        let test = Fixture::new(std::slice::from_ref(&taker));
+        let subscriber = Taken::new(0, "");
+        let test = Fixture::new(std::slice::from_ref(&subscriber));
         test.owner.silent.set(usize::MAX);
         let most = IN_FLIGHT as u64;
         (1..most).for_each(|position| test.live(event(position)));
         test.live(event(most + 1));
         test.live(event(most));
-        assert_eq!(taker.positions().len(), IN_FLIGHT);
+        assert_eq!(subscriber.positions().len(), IN_FLIGHT);
         // The next settled event frees one slot.
-        taker.finish();
+        subscriber.finish();
         test.live(event(most + 2));
-        assert_eq!(taker.positions().len(), IN_FLIGHT - 1);
-        assert!(!test.feed.is_at_rest());
+        assert_eq!(subscriber.positions().len(), IN_FLIGHT - 1);
+        assert!(!test.source.is_idle());
     });
 }
 
 #[test]
-fn forged_events_lead_to_questions_at_a_bounded_rate() {
+fn forged_events_trigger_checks_at_a_bounded_rate() {
     run(async {
-        let taker = Taken::new(0, "");
-        let test = Fixture::new(std::slice::from_ref(&taker));
+        let subscriber = Taken::new(0, "");
+        let test = Fixture::new(std::slice::from_ref(&subscriber));
         test.log_reaches(1);
         test.live(event(1));
         test.live(other(1));
@@ -456,43 +457,43 @@ fn forged_events_lead_to_questions_at_a_bounded_rate() {
             (0..10).for_each(|_| test.live(other(1)));
             turn().await;
             assert_eq!(test.questions(), 2 * (round - 1));
-            pass(DOUBT + Duration::from_millis(1)).await;
+            pass(CHECK_INTERVAL + Duration::from_millis(1)).await;
             assert_eq!(test.questions(), 2 * round);
         }
-        assert!(test.standing.reasons().is_empty());
-        assert_eq!(test.overseer.counts.events_dropped.get(), 31);
+        assert!(test.issues.reasons().is_empty());
+        assert_eq!(test.monitor.counts.events_dropped.get(), 31);
     });
 }
 
 #[test]
-fn a_log_that_ends_before_what_was_taken_is_another_one() {
+fn log_shorter_than_dispatched_has_diverged() {
     run(async {
-        let taker = Taken::new(5, "");
-        let test = Fixture::new(std::slice::from_ref(&taker));
+        let subscriber = Taken::new(5, "");
+        let test = Fixture::new(std::slice::from_ref(&subscriber));
         test.log_reaches(2);
         test.live(event(9));
         turn().await;
-        assert!(test.feed.is_shut());
-        assert_eq!((test.settled(), test.standing.reasons().len()), (vec![9], 1));
+        assert!(test.source.is_suspended());
+        assert_eq!((test.settled(), test.issues.reasons().len()), (vec![9], 1));
     });
 }
 
 #[test]
-fn short_answers_are_followed_by_more_questions() {
+fn short_pages_are_followed_by_more_requests() {
     run(async {
-        let taker = Taken::new(0, "");
-        let test = Fixture::new(std::slice::from_ref(&taker));
+        let subscriber = Taken::new(0, "");
+        let test = Fixture::new(std::slice::from_ref(&subscriber));
         test.log_reaches(5);
         test.owner.short.set(Some(2));
-        test.feed.head(5);
+        test.source.advance_head(5);
         turn().await;
-        assert_eq!((taker.positions(), test.questions()), (vec![1, 2, 3, 4, 5], 3));
+        assert_eq!((subscriber.positions(), test.questions()), (vec![1, 2, 3, 4, 5], 3));
         // An owner that withholds announced events is not asked endlessly.
         test.log_reaches(8);
         test.owner.short.set(Some(0));
-        test.feed.head(8);
+        test.source.advance_head(8);
         turn().await;
-        assert_eq!((taker.positions().len(), test.questions()), (5, 4));
-        assert!(!test.feed.is_at_rest());
+        assert_eq!((subscriber.positions().len(), test.questions()), (5, 4));
+        assert!(!test.source.is_idle());
     });
 }

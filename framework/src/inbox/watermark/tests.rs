@@ -26,49 +26,50 @@ impl ActorEndpoint for Actors {
     fn reset(&self) {}
 }
 
-fn track(dispatched: u64, stored: u64) -> (Rc<WatermarkTracker>, Rc<Cell<u64>>) {
+fn tracker(dispatched: u64, stored: u64) -> (Rc<WatermarkTracker>, Rc<Cell<u64>>) {
     let shard = ShardId::new(Name::from_static("bank").unwrap(), 0);
     let last = Rc::new(Cell::new(dispatched));
     (WatermarkTracker::new(Rc::new(Source { shard, kind: SourceKind::Direct }), Rc::clone(&last), stored), last)
 }
 
 #[test]
-fn the_floor_is_below_the_first_open_place() {
-    let (track, last) = track(4, 4);
-    assert_eq!((track.floor(), track.unstored(), track.stored()), (4, None, 4));
+fn watermark_is_below_the_first_open_sequence() {
+    let (tracker, last) = tracker(4, 4);
+    assert_eq!((tracker.watermark(), tracker.unstored(), tracker.stored()), (4, None, 4));
     for place in 5..=8 {
         last.set(place);
-        track.opened(place);
+        tracker.mark_dispatched(place);
     }
-    assert_eq!((track.floor(), track.unstored()), (4, None));
-    track.mark_known(6);
-    assert_eq!((track.floor(), track.watermark_after(5), track.watermark_after(7)), (4, 6, 4));
-    track.mark_known(5);
-    assert_eq!((track.floor(), track.unstored(), track.stored()), (6, Some(6), 4));
-    track.mark_appended(7);
-    assert_eq!((track.floor(), track.unstored(), track.stored()), (7, None, 7));
+    assert_eq!((tracker.watermark(), tracker.unstored()), (4, None));
+    tracker.mark_known(6);
+    assert_eq!((tracker.watermark(), tracker.watermark_after(5), tracker.watermark_after(7)), (4, 6, 4));
+    tracker.mark_known(5);
+    assert_eq!((tracker.watermark(), tracker.unstored(), tracker.stored()), (6, Some(6), 4));
+    tracker.mark_appended(7);
+    assert_eq!((tracker.watermark(), tracker.unstored(), tracker.stored()), (7, None, 7));
     // Once the last one is appended, nothing is open.
-    assert_eq!(track.watermark_after(8), 8);
-    track.set_stored(3);
-    assert_eq!(track.stored(), 7, "the stored watermark never falls");
+    assert_eq!(tracker.watermark_after(8), 8);
+    tracker.set_stored(3);
+    assert_eq!(tracker.stored(), 7, "the stored watermark never falls");
 }
 
 #[test]
-fn only_places_near_the_start_may_have_been_under_way() {
-    let (track, _) = track(10, 10);
-    assert!(track.is_near_start(10 + NEAR_START));
-    assert!(!track.is_near_start(11 + NEAR_START));
+fn only_sequences_near_the_start_are_suspect() {
+    let (tracker, _) = tracker(10, 10);
+    assert!(tracker.is_near_start(10 + NEAR_START));
+    assert!(!tracker.is_near_start(11 + NEAR_START));
 }
 
 #[test]
-fn an_event_below_the_floor_is_not_taken_again() {
+fn event_below_the_watermark_is_not_redelivered() {
     let name = Name::from_static("bank").unwrap();
     let shard = ShardId::new(name.clone(), 0);
     let actors = Rc::new(Actors::default());
     let dispatched = Rc::new(Cell::new(7));
-    let door = Rc::clone(&actors) as Rc<dyn ActorEndpoint>;
-    let taker = ActorSubscriber::new((&name, &name), door, vec![name.clone()], &shard, &dispatched, &[Some(5)]);
-    assert_eq!(taker.floor(), 5);
+    let endpoint = Rc::clone(&actors) as Rc<dyn ActorEndpoint>;
+    let subscriber =
+        ActorSubscriber::new((&name, &name), endpoint, vec![name.clone()], &shard, &dispatched, &[Some(5)]);
+    assert_eq!(subscriber.watermark(), 5);
     let done = Rc::new(Cell::new(0));
     for sequence in 4..=6 {
         let origin =
@@ -76,12 +77,13 @@ fn an_event_below_the_floor_is_not_taken_again() {
         let event =
             Envelope::new(MessageId::from_u128(1), Kind::Event, name.clone(), name.clone(), Timestamp::from_millis(0));
         let counted = Rc::clone(&done);
-        taker.handle(&Envelope { origin: Some(origin), ..event }, Box::new(move || counted.set(counted.get() + 1)));
+        subscriber
+            .handle(&Envelope { origin: Some(origin), ..event }, Box::new(move || counted.set(counted.get() + 1)));
     }
     assert_eq!((actors.0.borrow().len(), done.get()), (1, 2));
     let delivery = actors.0.borrow_mut().remove(0);
     (delivery.completion)(Outcome::Stopped);
     assert_eq!(done.get(), 3);
     // 6 was not appended, so the stored watermark stays.
-    assert!(taker.unstored().is_empty());
+    assert!(subscriber.unstored().is_empty());
 }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::payload::Payload;
 use crate::actor::Count;
 use crate::client::SendError;
-use crate::clock::{Clock, Jumps, Timestamp, instant};
+use crate::clock::{Clock, ClockJumps, Timestamp, instant};
 use crate::message::{Codec, Command, Domain, Envelope, Kind, MessageId, Name, ShardId, shard_of};
 
 /// An encoded command, kept so that it can be sent again.
@@ -131,7 +131,7 @@ struct Attempts {
 /// All clients of a cluster.
 pub(super) struct Clients {
     pub(super) clock: Clock,
-    pub(super) jumps: Jumps,
+    pub(super) jumps: ClockJumps,
     acks: RefCell<Vec<AckedCommand>>,
     /// The index in `acks`, by the id of the command and its target.
     ack_index: RefCell<BTreeMap<(MessageId, &'static str, String), usize>>,
@@ -146,7 +146,7 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    pub(super) fn new(clock: Clock, jumps: Jumps) -> Self {
+    pub(super) fn new(clock: Clock, jumps: ClockJumps) -> Self {
         Self {
             clock,
             jumps,

@@ -19,7 +19,7 @@ impl World {
     /// Returns the subscribers of an event: domain, actor type and key.
     pub(super) fn subscribers(&self, shard: &ShardId, event: &StoredEvent) -> Vec<(Name, Name, String)> {
         let nodes = self.services().iter().map(|service| service.node.borrow());
-        nodes.flat_map(|node| node.as_ref().map(|node| node.takers(shard, event)).unwrap_or_default()).collect()
+        nodes.flat_map(|node| node.as_ref().map(|node| node.subscribers_of(shard, event)).unwrap_or_default()).collect()
     }
 
     /// Returns the shards of a service's store, with readers of committed data.

@@ -24,7 +24,7 @@ use super::trace::Trace;
 use super::violation::Violation;
 use super::{Coverage, Sim};
 use crate::actor::{Count, Failpoints, ReplayChecker};
-use crate::clock::{Clock, Jumps, Timestamp};
+use crate::clock::{Clock, ClockJumps, Timestamp};
 use crate::message::{IdSource, Name};
 use crate::node::{Node, NodeConfig};
 use crate::router::{ActorCard, Manifest};
@@ -68,7 +68,7 @@ pub(super) struct Service {
     pub(super) name: String,
     pub(super) store: SimStore,
     pub(super) clock: Clock,
-    pub(super) jumps: Jumps,
+    pub(super) jumps: ClockJumps,
     pub(super) node: RefCell<Option<Node>>,
     starts: Cell<u64>,
     starting: Cell<bool>,
