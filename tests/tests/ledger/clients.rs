@@ -49,10 +49,10 @@ impl Callers {
     pub(crate) async fn call(&self, client: &Client, id: MessageId, command: CallerCommand) {
         match command {
             CallerCommand::Deposit { account, cents } => {
-                drop(self.send(id, client.send(deposit(&account, cents))).await)
+                self.send(id, client.send(deposit(&account, cents))).await;
             }
             CallerCommand::Withdraw { account, cents } => {
-                drop(self.send(id, client.send(withdraw(&account, cents, ""))).await)
+                self.send(id, client.send(withdraw(&account, cents, ""))).await;
             }
             CallerCommand::Transfer { number, from, to, cents } => {
                 if self.send(id, client.send(transfer(&number, &from, &to, cents))).await.is_some() {
