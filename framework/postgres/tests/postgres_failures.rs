@@ -394,6 +394,26 @@ fn events_are_read_with_plain_sql() {
 }
 
 #[test]
+fn commits_leave_no_dead_rows() {
+    let server = PostgresServer::start();
+    run(async {
+        let store = connect(&server.url()).await;
+        let (mut owner, _) = take(&store).await;
+        let to = ShardId::new(Name::new("shop").unwrap(), 0);
+        for round in 0..50 {
+            fill(&mut owner, 10 * round + 1, 10 * round + 10).await;
+            owner.sent(&to, round).await;
+        }
+        store.close().await.unwrap();
+        let dead = "SELECT sum(n_dead_tup) FROM pg_stat_user_tables WHERE relname IN ('turns', 'event_data')";
+        assert_eq!(server.sql(dead), "0");
+        // A row that commits only lock, and one that is replaced in its page.
+        let pages = "SELECT pg_relation_size('whizbang.shards') / 8192, pg_relation_size('whizbang.progress') / 8192";
+        assert_eq!(server.sql(pages), "1|1");
+    });
+}
+
+#[test]
 fn silent_server_is_named() {
     let server = PostgresServer::start();
     run(async {
