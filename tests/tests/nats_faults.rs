@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+use whizbang::testing::bridge::node::TestCard as _;
 
 use async_nats::jetstream;
 use futures_util::future::join_all;

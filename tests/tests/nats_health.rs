@@ -1,6 +1,7 @@
 //! The issues that the bridge reports while the server has a fault, and their end once it is repaired.
 
 use std::sync::Arc;
+use whizbang::testing::bridge::node::TestCard as _;
 
 use async_nats::jetstream::{self, consumer, stream};
 use futures_util::StreamExt;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
+use whizbang::testing::bridge::node::TestCard as _;
 
 use async_nats::{HeaderMap, jetstream};
 use bytes::Bytes;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
+use whizbang::testing::bridge::node::TestCard as _;
 
 use whizbang::bridge::nats::{NatsBridge, NatsBuilder};
 use whizbang::bridge::{Bridge, BridgeError};

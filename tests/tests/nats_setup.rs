@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
+use whizbang::testing::bridge::node::TestCard as _;
 
 use async_nats::jetstream::{self, consumer, stream};
 use whizbang::bridge::nats::NatsBridge;

@@ -10,7 +10,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type};
 use tokio_postgres::{Client, NoTls, Statement};
 use whizbang::derive::block_on;
 use whizbang::{Node, NodeConfig};
-use whizbang_postgres::PostgresStore;
+use whizbang_store_postgres::PostgresStore;
 use whizbang_tests::postgres::PostgresServer;
 
 use crate::account::{Account, deposit};

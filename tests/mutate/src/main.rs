@@ -29,7 +29,7 @@ use trial::{Plan, Verdicts};
 const USAGE: &str = "\
 cargo run --release --manifest-path tests/mutate/Cargo.toml -- [OPTION]...
 
-  --folder NAME      only mutants of framework/src/NAME; may be repeated (default: inbox actor relay saga store)
+  --folder NAME      only mutants of this module; may be repeated (default: inbox actor relay saga log store-embedded)
   --file PART        only mutants in files whose path contains this
   --sample N         only N mutants of those, chosen by the seed
   --seed N           chooses the sample (default 1)

@@ -10,11 +10,25 @@ use std::process::Command;
 use crate::find::{self, Site};
 use crate::rewrite::{Rewritten, SWITCH, rewrite};
 
-/// The folders of `framework/src` that are mutated if none is named.
-pub(crate) const FOLDERS: [&str; 5] = ["inbox", "actor", "relay", "saga", "store"];
+/// The modules that are mutated if none is named.
+pub(crate) const FOLDERS: [&str; 6] = ["inbox", "actor", "relay", "saga", "log", "store-embedded"];
 
-/// The code whose mutants are numbered.
-const SOURCES: &str = "framework/src";
+/// The crate that defines the switch.
+const SWITCHES: &str = "framework/core/src";
+
+/// The folders of the modules that are mutated.
+const SOURCES: [(&str, &str); 6] = [
+    ("inbox", "framework/runtime/src/inbox/"),
+    ("actor", "framework/runtime/src/actor/"),
+    ("relay", "framework/runtime/src/relay/"),
+    ("saga", "framework/runtime/src/saga/"),
+    ("log", "framework/log/src/"),
+    ("store-embedded", "framework/store-embedded/src/"),
+];
+
+/// The roots of the mutated crates that import the switch.
+const USERS: [&str; 3] =
+    ["framework/runtime/src/lib.rs", "framework/log/src/lib.rs", "framework/store-embedded/src/lib.rs"];
 
 /// One mutant of the product.
 #[derive(Clone, Debug)]
@@ -127,15 +141,18 @@ impl Tree {
                 rewritten.insert(path.clone(), file);
             } else {
                 let mut bytes = fs::read(&from).map_err(|error| format!("failed to read {path}: {error}"))?;
-                if *path == format!("{SOURCES}/lib.rs") {
-                    bytes.extend_from_slice(b"\nmod mutants;\n");
+                if *path == format!("{SWITCHES}/lib.rs") {
+                    bytes.extend_from_slice(b"\n#[doc(hidden)]\n#[allow(missing_docs)]\npub mod mutants;\n");
+                }
+                if USERS.contains(&path.as_str()) {
+                    bytes.extend_from_slice(b"\npub(crate) use whizbang_core::mutants;\n");
                 }
                 update(&to, &bytes)?;
             }
         }
         let (doc, code) = SWITCH.split_once('\n').unwrap_or_default();
         let switch = format!("{doc}\nconst COUNT: usize = {};\n{code}", self.mutants.len() + 1);
-        update(&self.copy.join(SOURCES).join("mutants.rs"), switch.as_bytes())?;
+        update(&self.copy.join(SWITCHES).join("mutants.rs"), switch.as_bytes())?;
         self.delete_stale(&self.copy, "")?;
         Ok(rewritten)
     }
@@ -147,7 +164,7 @@ impl Tree {
             let inner = format!("{path}{}", entry.file_name().to_string_lossy());
             if entry.path().is_dir() {
                 self.delete_stale(&entry.path(), &format!("{inner}/"))?;
-            } else if self.files.binary_search(&inner).is_err() && inner != format!("{SOURCES}/mutants.rs") {
+            } else if self.files.binary_search(&inner).is_err() && inner != format!("{SWITCHES}/mutants.rs") {
                 fs::remove_file(entry.path()).map_err(|error| format!("failed to delete {inner}: {error}"))?;
             }
         }
@@ -157,9 +174,8 @@ impl Tree {
 
 /// The mutated folder in which a file lies.
 fn folder_of(path: &str) -> Option<&'static str> {
-    let inside = path.strip_prefix(SOURCES)?.strip_prefix('/')?;
-    let is_code = inside.ends_with(".rs") && !inside.ends_with("/tests.rs");
-    FOLDERS.into_iter().find(|folder| is_code && inside.starts_with(&format!("{folder}/")))
+    let is_code = path.ends_with(".rs") && !path.ends_with("/tests.rs") && !USERS.contains(&path);
+    SOURCES.into_iter().find(|(_, folder)| is_code && path.starts_with(folder)).map(|(name, _)| name)
 }
 
 fn read(path: &Path) -> Result<String, String> {

@@ -4,7 +4,7 @@
 //! `replied ID BYTES` once it is acknowledged, `refused ID` if it was certainly not handled, `begun TRANSFER`; and `ready` once the
 //! node works. A line is written at once and completely, so that a reader knows every reply before a kill.
 
-#[path = "../../../framework/tests/bank/mod.rs"]
+#[path = "../../../framework/whizbang/tests/bank/mod.rs"]
 mod bank;
 
 use std::fmt::Write as _;

@@ -2,9 +2,9 @@
 //!
 //! `tests/run --long` checks many more seeds.
 
-#[path = "../../../framework/tests/bank/mod.rs"]
+#[path = "../../../framework/whizbang/tests/bank/mod.rs"]
 mod bank;
-#[path = "../../../framework/tests/bank/transfers.rs"]
+#[path = "../../../framework/whizbang/tests/bank/transfers.rs"]
 mod bank_transfers;
 
 mod diagrams;

@@ -2,7 +2,7 @@
 //! is in the log, once, in order, and nothing else is.
 #![cfg(unix)]
 
-#[path = "../../../framework/tests/bank/mod.rs"]
+#[path = "../../../framework/whizbang/tests/bank/mod.rs"]
 mod bank;
 mod crashes;
 mod process;

@@ -3,7 +3,7 @@
 //!
 //! All runs use one thread, virtual time and a seed. `tests/run --long` runs more seeds.
 
-#[path = "../../../framework/tests/bank/mod.rs"]
+#[path = "../../../framework/whizbang/tests/bank/mod.rs"]
 mod bank;
 mod clients;
 mod world;

@@ -3,11 +3,11 @@
 //! A test runs on one thread in real time, except for the server and for callers in their own processes.
 
 mod adversary;
-#[path = "../../../framework/tests/bank/mod.rs"]
+#[path = "../../../framework/whizbang/tests/bank/mod.rs"]
 mod bank;
 mod callers;
 mod claims;
-#[path = "../../../framework/tests/drift/contracts.rs"]
+#[path = "../../../framework/whizbang/tests/drift/contracts.rs"]
 mod contracts;
 mod diary;
 mod disclosure;

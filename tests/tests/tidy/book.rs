@@ -7,8 +7,8 @@ use crate::source::{File, Finding, assert_none, file, repository};
 
 /// The pages whose Rust blocks are compiled elsewhere, and where.
 const ELSEWHERE: [(&str, &str); 2] = [
-    ("docs/postgres.md", "a doctest of framework/postgres/src/lib.rs"),
-    ("docs/testing-sagas.md", "compared with the code of framework/tests/testing_sagas.rs"),
+    ("docs/postgres.md", "a doctest of framework/store-postgres/src/lib.rs"),
+    ("docs/testing-sagas.md", "compared with the code of framework/whizbang/tests/testing_sagas.rs"),
 ];
 
 /// The limit for the README's program, in lines that are not blank.

@@ -26,7 +26,7 @@ const TESTED: [(&str, &str); 19] = [
     ("tests/mutants …", HERE),
     ("tests/compile-cost", HERE),
     ("tests/compile-cost …", HERE),
-    ("cargo test -p whizbang --lib …", "framework/src/lib.rs"),
+    ("cargo test -p whizbang --lib …", "framework/whizbang/src/lib.rs"),
     ("cargo run --release -p whizbang-bench -- …", "tests/bench/src/main.rs"),
 ];
 

@@ -36,7 +36,7 @@ fn unexplained(manifest: &toml::Table, page: &File) -> Vec<Finding> {
 
 /// True if a file may use a dependency with this last cell. Tests may use all of them.
 fn may_use(file: &File, used_in: &str) -> bool {
-    let path = file.path.strip_prefix("framework/src/").unwrap_or(&file.path);
+    let path = file.inside().unwrap_or_else(|| file.path.clone());
     let is_test = path.starts_with("tests/") || path.contains("/tests/") || path.ends_with("tests.rs");
     is_test || used_in == ANYWHERE || used_in.split('`').skip(1).step_by(2).any(|allowed| path.starts_with(allowed))
 }
@@ -87,12 +87,12 @@ fn misplaced_and_unused_dependency_are_found() {
         misplaced(&File::new("docs/dependencies.md", row), &[File::new(path, text)]).len()
     };
     let (row, text) = ("| `left-pad` | x | `actor`, `macros` |", "use left_pad::Pad;");
-    assert_eq!(found(row, "framework/src/actor/a.rs", text), 0);
+    assert_eq!(found(row, "framework/runtime/src/actor/a.rs", text), 0);
     assert_eq!(found(row, "macros/src/a.rs", text), 0);
     assert_eq!(found(row, "tests/tests/a.rs", text), 0);
-    assert_eq!(found(row, "framework/src/store/a.rs", text), 1);
-    assert_eq!(found(row, "framework/src/actor/a.rs", "// left_pad::Pad"), 1, "not used");
-    assert_eq!(found("| `left-pad` | x | any module |", "framework/src/store/a.rs", text), 0);
-    assert_eq!(found("| `left-pad` | x | not used yet |", "framework/src/store/a.rs", text), 1, "used");
-    assert_eq!(found("| `left-pad` | x | not used yet |", "framework/src/store/a.rs", ""), 0);
+    assert_eq!(found(row, "framework/core/src/store/a.rs", text), 1);
+    assert_eq!(found(row, "framework/runtime/src/actor/a.rs", "// left_pad::Pad"), 1, "not used");
+    assert_eq!(found("| `left-pad` | x | any module |", "framework/core/src/store/a.rs", text), 0);
+    assert_eq!(found("| `left-pad` | x | not used yet |", "framework/core/src/store/a.rs", text), 1, "used");
+    assert_eq!(found("| `left-pad` | x | not used yet |", "framework/core/src/store/a.rs", ""), 0);
 }

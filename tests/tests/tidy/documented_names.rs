@@ -98,7 +98,7 @@ fn documented_names_exist() {
 #[test]
 fn unknown_name_is_found() {
     let found = |text: &str| {
-        let code = File::new("framework/src/a.rs", "pub enum SendError { Busy } impl Node { fn run() {} }");
+        let code = File::new("framework/core/src/a.rs", "pub enum SendError { Busy } impl Node { fn run() {} }");
         unknown_names(&[code, File::new("docs/a.md", text)]).len()
     };
     assert_eq!(found("`SendError::Busy`, `SendError`, `Node::run(&self)`, `NS.ask.D`, `tests/run`, `Lane`"), 0);

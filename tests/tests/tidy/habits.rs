@@ -30,7 +30,7 @@ const SLEEPERS: [(&str, &str); 5] = [
     ("tests/bench/src/idle.rs", "measures a node that does nothing for a while"),
     ("tests/bench/src/nats/ours.rs", "the interval of a poll in a benchmark"),
     ("tests/tests/flows/wrong_fulfilment.rs", "virtual time passes in a simulated cluster"),
-    ("framework/src/store/embedded/disk.rs", "retries a lock that a reader may hold for a moment"),
+    ("framework/store-embedded/src/disk.rs", "retries a lock that a reader may hold for a moment"),
 ];
 
 fn empty_names(files: &[File]) -> Vec<Finding> {
@@ -219,9 +219,9 @@ fn text_is_true_on_every_machine() {
 
 #[test]
 fn empty_file_name_is_found() {
-    assert_eq!(empty_names(&[File::new("framework/src/store/util.rs", "")]).len(), 1);
-    assert_eq!(empty_names(&[File::new("framework/src/common/mod.rs", "")]).len(), 1);
-    assert_eq!(empty_names(&[File::new("framework/src/store/utility_rates.rs", "")]).len(), 0);
+    assert_eq!(empty_names(&[File::new("framework/core/src/store/util.rs", "")]).len(), 1);
+    assert_eq!(empty_names(&[File::new("framework/core/src/common/mod.rs", "")]).len(), 1);
+    assert_eq!(empty_names(&[File::new("framework/core/src/store/utility_rates.rs", "")]).len(), 0);
 }
 
 #[test]

@@ -4,8 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::source::{File, Finding, assert_none, file, name_at, places, repository};
 
-/// Files of framework/src that may use all modules; no module uses them.
-const ROOT: [&str; 3] = ["lib", "prelude", "doc_fixtures"];
+/// The crate that re-exports all others, and the roots of the crates that have modules. No module uses them.
+const ROOT: [&str; 2] = ["lib", "whizbang"];
+
+/// Crates of one module each, by the names that code has for them.
+const CRATES: [(&str, &str); 6] = [
+    ("whizbang_log", "log"),
+    ("whizbang_store_embedded", "store-embedded"),
+    ("whizbang_wire", "wire"),
+    ("whizbang_bridge_nats", "bridge-nats"),
+    ("whizbang_conformance", "conformance"),
+    ("whizbang_testing", "testing"),
+];
 
 /// From each module to the modules it may use.
 type Table = BTreeMap<String, BTreeSet<String>>;
@@ -37,7 +47,7 @@ fn missing_entry_points(architecture: &File, files: &[File]) -> Vec<Finding> {
     for (at, [module, _, start, _]) in rows(architecture) {
         let (module, start) = (module.trim_matches('`'), start.trim_matches('`'));
         let is_inside = start == format!("{module}.rs") || start.starts_with(&format!("{module}/"));
-        if !is_inside || files.iter().all(|file| file.path != format!("framework/src/{start}")) {
+        if !is_inside || files.iter().all(|file| file.inside().as_deref() != Some(start)) {
             findings.push(architecture.finding(at, format!("`{start}` is not a file of `{module}`")));
         }
     }
@@ -61,9 +71,13 @@ fn unknown_names(architecture: &File, files: &[File]) -> Vec<Finding> {
 }
 
 /// The module of a file of the framework.
-fn module(file: &File) -> Option<&str> {
-    let inside = file.path.strip_prefix("framework/src/")?;
-    Some(inside.split('/').next()?.trim_end_matches(".rs"))
+fn module(file: &File) -> Option<String> {
+    Some(file.inside()?.split('/').next()?.trim_end_matches(".rs").to_owned())
+}
+
+/// Returns true for a file of a crate that is divided into modules.
+fn has_modules(file: &File) -> bool {
+    file.path.starts_with("framework/core/") || file.path.starts_with("framework/runtime/")
 }
 
 /// The names that a file uses from modules at the crate's root, with their places.
@@ -71,13 +85,20 @@ fn uses(file: &File) -> Vec<(String, usize)> {
     let code = file.product_code();
     let mut uses = Vec::new();
     // The crate is also named `whizbang` inside itself, for generated code.
-    for root in ["crate::", "whizbang::"] {
+    let roots: &[&str] = if has_modules(file) { &["crate::", "whizbang::"] } else { &["whizbang::"] };
+    for root in roots.iter().chain(&["whizbang_core::", "whizbang_runtime::"]) {
         for at in places(&code, root) {
             names_behind(&code, at + root.len(), &mut uses);
         }
     }
+    for (name, module) in CRATES {
+        uses.extend(places(&code, &format!("{name}::")).into_iter().map(|at| (module.to_owned(), at)));
+    }
+    if !has_modules(file) {
+        return uses;
+    }
     // `super::` chains up to the root reach the same modules.
-    let mut depth = file.path.trim_start_matches("framework/src/").split('/').count();
+    let mut depth = file.inside().unwrap_or_default().split('/').count();
     if file.path.ends_with("/mod.rs") {
         depth -= 1;
     }
@@ -125,8 +146,8 @@ fn names_behind(code: &str, at: usize, into: &mut Vec<(String, usize)>) {
 fn edges_against_the_table(files: &[File], table: &Table) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in files.iter().filter(|file| file.is_product()) {
-        let Some(from) = module(file).filter(|module| !ROOT.contains(module)) else { continue };
-        let Some(allowed) = table.get(from) else {
+        let Some(from) = module(file).filter(|module| !ROOT.contains(&module.as_str())) else { continue };
+        let Some(allowed) = table.get(&from) else {
             findings.push(file.finding_at_top(format!("`{from}` is not in the table of modules in ARCHITECTURE.md")));
             continue;
         };
@@ -147,9 +168,9 @@ fn edges_against_the_table(files: &[File], table: &Table) -> Vec<Finding> {
 fn edges(files: &[File]) -> Table {
     let mut edges = Table::new();
     for file in files.iter().filter(|file| file.is_product()) {
-        let Some(from) = module(file).filter(|module| !ROOT.contains(module)) else { continue };
-        let to = uses(file).into_iter().map(|(to, _)| to).filter(|to| to != from);
-        edges.entry(from.to_owned()).or_default().extend(to);
+        let Some(from) = module(file).filter(|module| !ROOT.contains(&module.as_str())) else { continue };
+        let to: Vec<String> = uses(file).into_iter().map(|(to, _)| to).filter(|to| *to != from).collect();
+        edges.entry(from).or_default().extend(to);
     }
     edges
 }
@@ -212,7 +233,7 @@ fn diagrams_name_existing_types() {
 
 #[test]
 fn unknown_name_in_a_diagram_is_found() {
-    let files = [File::new("framework/src/client.rs", "pub struct Client; // Server")];
+    let files = [File::new("framework/core/src/client.rs", "pub struct Client; // Server")];
     let found = |text: &str| unknown_names(&File::new("ARCHITECTURE.md", text), &files).len();
     assert_eq!(found("Server\n```text\nClient::send ──▶ store\n```\n"), 0);
     assert_eq!(found("```text\nClient::send ──▶ Server\n```\n"), 1);
@@ -227,7 +248,7 @@ const TABLE: &str = "| module | contents | start reading at | uses |
 
 #[test]
 fn wrong_entry_point_is_found() {
-    let files = ["message.rs", "store/mod.rs"].map(|path| File::new(&format!("framework/src/{path}"), ""));
+    let files = ["message.rs", "store/mod.rs"].map(|path| File::new(&format!("framework/core/src/{path}"), ""));
     let found = |table: &str| missing_entry_points(&File::new("ARCHITECTURE.md", table), &files).len();
     assert_eq!(found(TABLE), 1, "the entry point of `actor` is in another module");
     assert_eq!(found(&TABLE.replace("store/mod.rs", "store/none.rs")), 2);
@@ -238,7 +259,7 @@ fn forbidden_use_is_found_however_it_is_written() {
     let table = table(&File::new("ARCHITECTURE.md", TABLE));
     assert_eq!(table.len(), 3);
     let found = |path: &str, text: &str| edges_against_the_table(&[File::new(path, text)], &table).len();
-    let store = "framework/src/store/memory/mod.rs";
+    let store = "framework/core/src/store/memory/mod.rs";
     assert_eq!(found(store, "use crate::message::Name; // crate::actor\nuse crate::store::Turn;"), 0);
     assert_eq!(found(store, "use crate::actor::Effects;"), 1);
     assert_eq!(found(store, "use crate::{message::Name, actor::{Effects, Plan}};"), 1);
@@ -249,16 +270,16 @@ fn forbidden_use_is_found_however_it_is_written() {
     assert_eq!(found(store, "macro_rules! m { () => { $crate::m!() } }"), 0);
     assert_eq!(found(store, "use crate::Effects;"), 1);
     assert_eq!(found(store, "#[cfg(test)]\nmod tests { use crate::actor::Effects; }"), 0);
-    assert_eq!(found("framework/src/cellar/mod.rs", ""), 1);
-    assert_eq!(found("framework/src/lib.rs", "pub use crate::actor::Effects;"), 0);
+    assert_eq!(found("framework/core/src/cellar/mod.rs", ""), 1);
+    assert_eq!(found("framework/whizbang/src/lib.rs", "pub use crate::actor::Effects;"), 0);
 }
 
 #[test]
 fn cycle_is_found() {
     let files = [
-        File::new("framework/src/a/mod.rs", "use crate::b::X;"),
-        File::new("framework/src/b.rs", "use crate::c::X;"),
-        File::new("framework/src/c.rs", "use crate::b::Y;"),
+        File::new("framework/core/src/a/mod.rs", "use crate::b::X;"),
+        File::new("framework/core/src/b.rs", "use crate::c::X;"),
+        File::new("framework/core/src/c.rs", "use crate::b::Y;"),
     ];
     assert_eq!(cycle(&edges(&files)), Some(vec!["b".into(), "c".into(), "b".into()]));
     assert_eq!(cycle(&edges(&files[..2])), None);

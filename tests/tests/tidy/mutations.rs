@@ -101,14 +101,14 @@ fn mutations_apply_to_the_code() {
 #[test]
 fn product_code_contains_no_deliberate_bugs() {
     assert_none(&deliberate_bugs(&repository()));
-    let bad = File::new("framework/src/a.rs", "fn f() { if cfg!(plant = \"x\") { g() } }");
+    let bad = File::new("framework/core/src/a.rs", "fn f() { if cfg!(plant = \"x\") { g() } }");
     assert_eq!(deliberate_bugs(&[bad]).len(), 1);
 }
 
 #[test]
 fn invalid_mutation_is_found() {
-    let code = File::new("framework/tests/a.rs", "#[test]\nfn money_is_conserved() {}");
-    let product = "+++ b/framework/src/a.rs";
+    let code = File::new("framework/whizbang/tests/a.rs", "#[test]\nfn money_is_conserved() {}");
+    let product = "+++ b/framework/core/src/a.rs";
     let found = |head: &str, changed: &str| {
         let code = File::new(&code.path, &code.text);
         invalid_mutations(&[code, File::new("tests/mutations/x.patch", &format!("{head}\n{changed}\n"))]).len()
@@ -118,6 +118,6 @@ fn invalid_mutation_is_found() {
     assert_eq!(found("# detect: --test a nothing_is", product), 1, "another name");
     assert_eq!(found("diff --git", product), 1, "no head");
     assert_eq!(found("# detect: money_is", product), 1, "no target");
-    assert_eq!(found("# detect: --test a money_is", "+++ b/framework/tests/a.rs"), 1, "changes a test");
+    assert_eq!(found("# detect: --test a money_is", "+++ b/framework/whizbang/tests/a.rs"), 1, "changes a test");
     assert_eq!(invalid_mutations(&[File::new("tests/mutations/x.txt", "")]).len(), 1);
 }

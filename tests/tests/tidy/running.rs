@@ -65,7 +65,7 @@ fn quoted_texts_exist() {
 
 #[test]
 fn stale_quote_is_found() {
-    let files = [File::new("framework/src/a.rs", "log(\"store {} is full of bytes\");")];
+    let files = [File::new("framework/core/src/a.rs", "log(\"store {} is full of bytes\");")];
     let found = |text: &str| stale_quotes(&File::new("docs/a.md", text), &files).len();
     assert_eq!(found("`store … is full of bytes` or `cargo run` or `Some text of code`"), 0);
     assert_eq!(found("`store … is empty now`"), 1);
@@ -73,19 +73,19 @@ fn stale_quote_is_found() {
 
 #[test]
 fn every_configuration_key_has_a_row() {
-    let (page, code) = (file("docs/running.md"), file("framework/src/node/config.rs"));
+    let (page, code) = (file("docs/running.md"), file("framework/runtime/src/node/config.rs"));
     assert_none(&differences(&page, &first_cells(&page, "Configuration"), &code, "struct FileConfig"));
 }
 
 #[test]
 fn every_send_error_has_a_row() {
-    let (page, code) = (file("docs/running.md"), file("framework/src/router/error.rs"));
+    let (page, code) = (file("docs/running.md"), file("framework/runtime/src/router/error.rs"));
     assert_none(&differences(&page, &first_cells(&page, "Errors of senders"), &code, "pub enum SendError"));
 }
 
 #[test]
 fn every_metric_has_a_row() {
-    let (page, code) = (file("docs/running.md"), file("framework/src/node/mod.rs"));
+    let (page, code) = (file("docs/running.md"), file("framework/runtime/src/node/mod.rs"));
     assert_none(&differences(&page, &names_below(&page, "| counts | fields |"), &code, "pub struct Metrics"));
 }
 

@@ -39,7 +39,17 @@ impl File {
 
     /// Returns true for a file of the released framework.
     pub(crate) fn is_product(&self) -> bool {
-        self.path.starts_with("framework/src/") && self.is_rust() && !self.path.ends_with("/tests.rs")
+        self.inside().is_some() && self.is_rust() && !self.path.ends_with("/tests.rs")
+    }
+
+    /// The path of a file of the released framework below the source folder of its crate. The crates `core` and `runtime` are
+    /// divided into modules: their paths begin with the module. The paths of all other crates begin with the crate.
+    pub(crate) fn inside(&self) -> Option<String> {
+        let (package, path) = self.path.strip_prefix("framework/")?.split_once("/src/")?;
+        if package.contains('/') {
+            return None;
+        }
+        Some(if ["core", "runtime"].contains(&package) { path.to_owned() } else { format!("{package}/{path}") })
     }
 
     /// Rust code with blanks instead of comments and the content of strings. All other bytes keep their offsets.
@@ -108,7 +118,7 @@ pub(crate) fn repository() -> Vec<File> {
         }
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
-    assert!(files.iter().any(|file| file.path == "framework/src/lib.rs"), "this is not the repository");
+    assert!(files.iter().any(|file| file.path == "framework/whizbang/src/lib.rs"), "this is not the repository");
     files
 }
 
@@ -269,7 +279,7 @@ let f = b"bytes\" {"; let for_real = "é";"####;
 #[test]
 fn modules_for_tests_are_not_product_code() {
     let file =
-        File::new("framework/src/a.rs", "fn kept() {}\n#[cfg(test)]\nmod tests { fn x() { y() } }\nfn also() {}");
+        File::new("framework/core/src/a.rs", "fn kept() {}\n#[cfg(test)]\nmod tests { fn x() { y() } }\nfn also() {}");
     let code = file.product_code();
     assert!(code.contains("kept") && code.contains("also") && !code.contains("tests") && !code.contains("y()"));
 }

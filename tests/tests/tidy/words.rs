@@ -152,8 +152,8 @@ fn former_term_is_found_however_it_is_spelled() {
     let former = former(&File::new("docs/glossary.md", glossary));
     assert_eq!(former, [("process manager".into(), "saga".into()), ("topic".into(), "stream".into())]);
     let found = |path: &str, text: &str| former_names(&[File::new(path, text)], &former).len();
-    let path = "framework/src/saga/mod.rs";
-    assert_eq!(found("framework/src/saga/process_manager.rs", ""), 1);
+    let path = "framework/runtime/src/saga/mod.rs";
+    assert_eq!(found("framework/runtime/src/saga/process_manager.rs", ""), 1);
     assert_eq!(found("tests/tests/topics.rs", ""), 1);
     assert_eq!(found(path, "pub struct ProcessManagerBuilder;"), 1);
     assert_eq!(found(path, "pub async fn topic(&self) {}"), 1);

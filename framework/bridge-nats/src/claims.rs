@@ -1,0 +1,286 @@
+//! The claims of this node's store on its domains: messages of one stream, in which the last message of each subject counts.
+//!
+//! Called by the bridge at attach and detach, and by a loop of the bridge's actor that renews the claims. A claim is written with
+//! the stream sequence of the claim that it replaces, and the server rejects the write if that is no longer the last one. The
+//! result of the write decides, so clocks and pauses of nodes do not matter.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_nats::Subscriber;
+use futures_util::StreamExt;
+use futures_util::stream::{SelectAll, select_all};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::Report;
+use super::connection::LinkState;
+use super::jetstream::{DesiredConfig, JetStream, PublishOutcome};
+use whizbang_core::bridge::claim;
+use whizbang_core::bridge::claim::Claim;
+use whizbang_core::bridge::{BridgeError, Inbound, NodeCard, StoreCard};
+use whizbang_core::message::{Name, StoreId};
+use whizbang_wire::subject::Namespace;
+
+/// The interval of renewals. A renewal also reveals a rival whose message was missed.
+const RENEW_INTERVAL: Duration = Duration::from_secs(5);
+/// The minimum interval of renewals: messages on the subject of a claim must not cause a loop of writes.
+const MIN_RENEW_INTERVAL: Duration = Duration::from_millis(250);
+/// The maximum number of attempts of a write whose result is unknown or that met another write.
+const MAX_ATTEMPTS: usize = 5;
+/// The key of the issue about claims.
+const ISSUE: &str = "claims";
+
+/// The claims of one node.
+pub(super) struct Claims {
+    pub(super) jetstream: JetStream,
+    pub(super) namespace: Namespace,
+    /// The desired configuration of the stream of all claims.
+    pub(super) stream: DesiredConfig,
+    pub(super) card: NodeCard,
+    pub(super) store: StoreCard,
+    /// The stream sequence of this node's claim, by domain.
+    held: Mutex<BTreeMap<Name, u64>>,
+    /// The node was stopped in order, or has lost a claim.
+    ended: AtomicBool,
+}
+
+/// The result of a renewal.
+enum RenewalOutcome {
+    Held,
+    Lost(Option<Claim>),
+}
+
+/// Returns the store that holds the claim on a domain at the server, if there is one.
+pub(super) async fn owner(
+    jetstream: &JetStream,
+    namespace: &Namespace,
+    domain: &Name,
+) -> Result<Option<StoreId>, BridgeError> {
+    let stored = jetstream.last_message(&namespace.claims_stream(), &namespace.claim_subject(domain)).await?;
+    stored.map(|stored| Ok(parse_claim(domain, &stored.payload)?.store)).transpose()
+}
+
+fn parse_claim(domain: &Name, payload: &[u8]) -> Result<Claim, BridgeError> {
+    serde_json::from_slice(payload)
+        .map_err(|error| BridgeError::Malformed { reason: format!("invalid claim on domain `{domain}`: {error}") })
+}
+
+impl Claims {
+    /// Returns the claims of a node. `None` if its store has no identity or it owns no domain.
+    pub(super) fn new(
+        jetstream: JetStream,
+        namespace: Namespace,
+        stream: DesiredConfig,
+        card: &NodeCard,
+    ) -> Option<Self> {
+        let store = card.store.clone().filter(|_| !card.owns.is_empty())?;
+        Some(Self {
+            jetstream,
+            namespace,
+            stream,
+            card: card.clone(),
+            store,
+            held: Mutex::default(),
+            ended: AtomicBool::new(false),
+        })
+    }
+
+    fn domains(&self) -> impl Iterator<Item = &Name> {
+        self.card.owns.iter().map(|(domain, _)| domain)
+    }
+
+    /// Returns the subjects of this node's claims. A message of another node on one of them is a rival claim.
+    pub(super) fn subjects(&self) -> Vec<String> {
+        self.domains().map(|domain| self.namespace.claim_subject(domain)).collect()
+    }
+
+    /// Ensures the stream of claims and checks that no other store holds a claim on a domain of this node. Claims nothing yet.
+    pub(super) async fn check(&self) -> Result<(), BridgeError> {
+        self.jetstream.ensure_stream(&self.stream).await?;
+        for domain in self.domains() {
+            if let Some((_, found)) = self.read(domain).await? {
+                found.admits(&self.card, &self.store, domain)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Claims all domains. Releases the new claims again after an error.
+    pub(super) async fn claim_all(&self) -> Result<(), BridgeError> {
+        for domain in self.domains() {
+            if let Err(error) = self.claim_one(domain).await {
+                self.release().await;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn claim_one(&self, domain: &Name) -> Result<(), BridgeError> {
+        let mut failed = self.contended(domain);
+        for _ in 0..MAX_ATTEMPTS {
+            let last = match self.read(domain).await? {
+                Some((number, found)) => {
+                    found.admits(&self.card, &self.store, domain)?;
+                    number
+                }
+                None => 0,
+            };
+            match self.write(domain, last, false).await {
+                Ok(true) => return Ok(()),
+                // Another node was quicker, or this node's own write succeeded without a response. The next read tells.
+                Ok(false) => {}
+                Err(error) if error.is_transient() => failed = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(failed)
+    }
+
+    /// Renews the claims until the node stops or has lost one of them.
+    pub(super) async fn run(
+        self: Arc<Self>,
+        watched: Vec<Subscriber>,
+        mut link: watch::Receiver<LinkState>,
+        inbound: Arc<dyn Inbound>,
+        report: Arc<Report>,
+    ) {
+        let mut watched = select_all(watched);
+        loop {
+            self.wait_for_renewal(&mut watched, &mut link).await;
+            if self.ended.load(Ordering::Acquire) {
+                return;
+            }
+            for domain in self.domains() {
+                match self.renew(domain).await {
+                    Ok(RenewalOutcome::Held) => drop(report.issues.close(ISSUE)),
+                    Ok(RenewalOutcome::Lost(found)) if !self.ended.swap(true, Ordering::AcqRel) => {
+                        return inbound.claim_lost(claim::lost_reason(domain, found.as_ref()));
+                    }
+                    Ok(RenewalOutcome::Lost(_)) => return,
+                    Err(error) if link.borrow().up => {
+                        let text = format!("failed to renew the claim on domain `{domain}`: {error}; retrying");
+                        if report.issues.open(ISSUE, || text) {
+                            tracing::error!(%domain, %error, "failed to renew a claim; retrying");
+                        }
+                    }
+                    // Nothing can be published while the link is down, and the claim is renewed after the reconnection.
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+
+    /// Waits until the next renewal is due or a message indicates a rival.
+    async fn wait_for_renewal(&self, watched: &mut SelectAll<Subscriber>, link: &mut watch::Receiver<LinkState>) {
+        tokio::time::sleep(MIN_RENEW_INTERVAL).await;
+        let rival = async {
+            while let Some(message) = watched.next().await {
+                let written = serde_json::from_slice::<Claim>(&message.payload);
+                if !written.is_ok_and(|claim| claim.is_of(&self.store)) {
+                    return;
+                }
+            }
+            std::future::pending().await
+        };
+        let reconnected = async {
+            let before = link.borrow_and_update().epoch;
+            if link.wait_for(|link| link.up && link.epoch != before).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = rival => {}
+            () = reconnected => {}
+            () = tokio::time::sleep(RENEW_INTERVAL - MIN_RENEW_INTERVAL) => {}
+        }
+    }
+
+    async fn renew(&self, domain: &Name) -> Result<RenewalOutcome, BridgeError> {
+        let mut last = self.held.lock().get(domain).copied().unwrap_or(0);
+        for _ in 0..MAX_ATTEMPTS {
+            match self.write(domain, last, false).await {
+                Ok(true) => return Ok(RenewalOutcome::Held),
+                Ok(false) => {}
+                Err(error) => {
+                    // The stream may be missing; create it for the next renewal.
+                    self.jetstream.ensure_stream(&self.stream).await?;
+                    return Err(error);
+                }
+            }
+            // The last claim is not the one this node wrote last. Either a rival wrote it, or this node did without receiving the
+            // result, or the server has lost its newest messages or all of them.
+            match self.read(domain).await? {
+                Some((number, found))
+                    if found.store == self.store.store && found.service == self.card.service.as_str() =>
+                {
+                    let is_mine = found.is_of(&self.store) || self.store.earlier.contains(&found.run);
+                    if !is_mine {
+                        return Ok(RenewalOutcome::Lost(Some(found)));
+                    }
+                    last = number;
+                }
+                Some((_, found)) => return Ok(RenewalOutcome::Lost(Some(found))),
+                None => {
+                    self.jetstream.ensure_stream(&self.stream).await?;
+                    last = 0;
+                }
+            }
+        }
+        Err(self.contended(domain))
+    }
+
+    fn contended(&self, domain: &Name) -> BridgeError {
+        self.jetstream
+            .refused(format!("the claim on domain `{domain}` keeps changing: another node writes it at the same time"))
+    }
+
+    /// Records that this node was stopped in order: its claims may be continued on a copy of its store.
+    pub(super) async fn release(&self) {
+        self.ended.store(true, Ordering::Release);
+        let held = std::mem::take(&mut *self.held.lock());
+        for (domain, last) in held {
+            if let Err(error) = self.release_one(&domain, last).await {
+                tracing::warn!(%domain, %error, "failed to release a claim: only this store can continue it, no copy of it");
+            }
+        }
+    }
+
+    async fn release_one(&self, domain: &Name, last: u64) -> Result<(), BridgeError> {
+        if !self.write(domain, last, true).await? {
+            // A renewal may have been in flight. A rival's claim is left as it is.
+            let found = self.read(domain).await?.filter(|(_, claim)| claim.is_of(&self.store));
+            if let Some((number, _)) = found {
+                self.write(domain, number, true).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn read(&self, domain: &Name) -> Result<Option<(u64, Claim)>, BridgeError> {
+        let subject = self.namespace.claim_subject(domain);
+        let Some(stored) = self.jetstream.last_message(&self.stream.path, &subject).await? else { return Ok(None) };
+        Ok(Some((stored.number, parse_claim(domain, &stored.payload)?)))
+    }
+
+    /// Replaces the claim with the sequence `last`. Returns false if that was no longer the last one.
+    async fn write(&self, domain: &Name, last: u64, released: bool) -> Result<bool, BridgeError> {
+        let claim = Claim { released, ..Claim::of(&self.card, &self.store) };
+        let doing = || format!("write the claim on domain `{domain}`");
+        let payload = serde_json::to_vec(&claim)
+            .map_err(|error| BridgeError::Broker { doing: doing(), source: Arc::new(error) })?;
+        match self.jetstream.publish_after(self.namespace.claim_subject(domain), payload.into(), last).await? {
+            PublishOutcome::Stored(number) => {
+                if !released {
+                    self.held.lock().insert(domain.clone(), number);
+                }
+                Ok(true)
+            }
+            PublishOutcome::Conflict => Ok(false),
+        }
+    }
+}

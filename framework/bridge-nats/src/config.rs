@@ -1,0 +1,214 @@
+//! The configuration of a bridge to NATS: servers, login, namespace and stream sizes.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::NatsBridge;
+use super::credentials::LoginFile;
+use whizbang_core::bridge::{BridgeError, NodeCard};
+use whizbang_wire::subject::Namespace;
+
+/// A builder of a [`NatsBridge`].
+///
+/// ```no_run
+/// # async fn example() -> Result<(), whizbang::bridge::BridgeError> {
+/// use whizbang::bridge::nats::NatsBridge;
+///
+/// let bridge = NatsBridge::builder("tls://nats.example.com")
+///     .credentials(std::fs::read_to_string("orders.creds").unwrap_or_default())
+///     .replicas(3)
+///     .connect()
+///     .await?;
+/// # let _ = bridge;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct NatsBuilder {
+    pub(super) url: String,
+    pub(super) namespace: Namespace,
+    pub(super) login: Login,
+    pub(super) root_certificates: Vec<PathBuf>,
+    pub(super) certificate: Option<(PathBuf, PathBuf)>,
+    pub(super) tls_required: bool,
+    pub(super) replicas: u8,
+    pub(super) stream_bytes: u64,
+    pub(super) event_age: Duration,
+    pub(super) ack_wait: Duration,
+    pub(super) wait_for_server: Duration,
+    pub(super) stream_setup: StreamSetup,
+}
+
+/// The party that creates the streams and consumers of a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StreamSetup {
+    /// The node creates missing ones. It needs permission to create streams, and a user with that permission can read and forge
+    /// the messages of every service in its account, because the name of a stream does not restrict its subjects.
+    #[default]
+    Create,
+    /// The node creates nothing and fails to start if something is missing. [`NatsBuilder::set_up`] creates everything in
+    /// advance, under an identity of its own. Use this with [`NatsPermissions::runtime`](super::NatsPermissions::runtime).
+    Existing,
+}
+
+/// The login of the bridge.
+#[derive(Clone)]
+pub(super) enum Login {
+    None,
+    UserPassword(String, String),
+    Token(String),
+    NKey(String),
+    Credentials(String),
+    File(LoginFile),
+}
+
+impl NatsBuilder {
+    pub(super) fn new(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            namespace: Namespace::default(),
+            login: Login::None,
+            root_certificates: Vec::new(),
+            certificate: None,
+            tls_required: false,
+            replicas: 1,
+            // The server reserves it, so it must fit a small disk for a dozen services.
+            stream_bytes: 128 * 1024 * 1024,
+            event_age: Duration::from_secs(24 * 60 * 60),
+            // A turn takes milliseconds, but a key may be parked behind a retry. Redelivery is cheap: the inbox drops duplicates.
+            ack_wait: Duration::from_secs(30),
+            wait_for_server: Duration::ZERO,
+            stream_setup: StreamSetup::default(),
+        }
+    }
+
+    /// Sets the namespace, which keeps this installation apart from others on the same server. Default `whizbang`.
+    pub fn namespace(mut self, namespace: Namespace) -> Self {
+        self.namespace = namespace;
+        self
+    }
+
+    /// Logs in with a user name and a password.
+    pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
+        self.login = Login::UserPassword(name.into(), password.into());
+        self
+    }
+
+    /// Logs in with a token.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.login = Login::Token(token.into());
+        self
+    }
+
+    /// Logs in with the seed of an NKey (`SU…`). The seed signs a nonce of the server and is never sent.
+    pub fn nkey(mut self, seed: impl Into<String>) -> Self {
+        self.login = Login::NKey(seed.into());
+        self
+    }
+
+    /// Logs in with the text of a `.creds` file: the JWT and the seed of a user.
+    pub fn credentials(mut self, text: impl Into<String>) -> Self {
+        self.login = Login::Credentials(text.into());
+        self
+    }
+
+    /// Logs in with a `.creds` file, which is read again for each connection. To rotate the credentials, replace the file, then
+    /// let the server close the connections of the old user.
+    pub fn credentials_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.login = Login::File(LoginFile::Credentials(file.into()));
+        self
+    }
+
+    /// Logs in with a user name and a password from a file, which is read again for each connection as for
+    /// [`credentials_file`](Self::credentials_file). A line break at the end of the file is not part of the password.
+    pub fn password_file(mut self, name: impl Into<String>, file: impl Into<PathBuf>) -> Self {
+        self.login = Login::File(LoginFile::Password(name.into(), file.into()));
+        self
+    }
+
+    /// Trusts the certificate authority in a PEM file. After the first call the authorities of the system are not trusted.
+    pub fn root_certificate(mut self, file: impl Into<PathBuf>) -> Self {
+        self.root_certificates.push(file.into());
+        self
+    }
+
+    /// Presents a client certificate to the server: PEM files of the certificate and of its key.
+    pub fn certificate(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.certificate = Some((certificate.into(), key.into()));
+        self
+    }
+
+    /// Refuses a server without TLS. An address with `tls://` does the same.
+    pub fn require_tls(mut self) -> Self {
+        self.tls_required = true;
+        self
+    }
+
+    /// Sets the number of servers of a cluster that keep each stream: 1, 3 or 5. Default 1.
+    pub fn replicas(mut self, replicas: u8) -> Self {
+        self.replicas = replicas;
+        self
+    }
+
+    /// Sets the maximum size of each stream in bytes. Default 128 MiB, which the server reserves. A full stream of commands makes
+    /// senders wait. A full stream of events drops the oldest ones, which subscribers then fetch from the owner's log.
+    pub fn stream_bytes(mut self, bytes: u64) -> Self {
+        self.stream_bytes = bytes;
+        self
+    }
+
+    /// Sets the retention of events for absent subscribers, which fetch older ones from the owner's log. Default 24 hours.
+    pub fn event_age(mut self, age: Duration) -> Self {
+        self.event_age = age;
+        self
+    }
+
+    /// Sets the time after which the server redelivers an unacknowledged message. Default 30 s, minimum 1 s. The bridge extends it
+    /// for messages that take longer.
+    pub fn ack_wait(mut self, span: Duration) -> Self {
+        self.ack_wait = span.max(Duration::from_secs(1));
+        self
+    }
+
+    /// Sets how long [`connect`](Self::connect) waits for an unreachable server, which may be starting too. Default zero, so that a
+    /// wrong address fails immediately. A refusal by the server (a login, a name) always fails immediately.
+    pub fn wait_for_server(mut self, span: Duration) -> Self {
+        self.wait_for_server = span;
+        self
+    }
+
+    /// Sets the party that creates streams and consumers. Default [`StreamSetup::Create`].
+    pub fn stream_setup(mut self, setup: StreamSetup) -> Self {
+        self.stream_setup = setup;
+        self
+    }
+
+    /// Creates the streams and consumers of these services and compares existing ones. Run it once per deployment, with the cards
+    /// of all services of the namespace ([`Node::card`](whizbang_runtime::Node::card)) and the permissions of
+    /// [`NatsPermissions::setup`](super::NatsPermissions::setup). Nodes with [`StreamSetup::Existing`] then need no permission to
+    /// create anything. Running it again changes nothing.
+    ///
+    /// # Errors
+    /// [`BridgeError::Unreachable`] or [`BridgeError::Refused`], and [`BridgeError::Mismatch`] if a stream exists with settings that
+    /// change its meaning. Streams and consumers created before the error are kept.
+    pub async fn set_up(self, cards: &[NodeCard]) -> Result<(), BridgeError> {
+        NatsBridge::set_up(&self, cards).await
+    }
+
+    /// Connects once, so that a wrong address or password fails now. The connection of the node is made when the node starts.
+    ///
+    /// # Errors
+    /// [`BridgeError::Unreachable`] or [`BridgeError::Refused`].
+    pub async fn connect(self) -> Result<NatsBridge, BridgeError> {
+        NatsBridge::open(self).await
+    }
+}
+
+impl fmt::Debug for NatsBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither the address nor the login: both may contain a password.
+        f.debug_struct("NatsBuilder").field("namespace", &self.namespace).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,473 @@
+//! The consumer loop: pulls messages in batches as large as the node's capacity, delivers them, acknowledges after the commit.
+//!
+//! One task, owned by the bridge's actor. Calls the node's [`Inbound`]; writes acknowledgements and responses.
+//! Undecodable messages, and messages whose headers contradict their subject, are moved to the refused stream with a reason and
+//! are not redelivered.
+//!
+//! All state of the loop is in [`ConsumerLoop`] and [`InFlightMessages`], which one task changes between awaits: no locks and no
+//! order of locks. The futures of the node never touch it; they return a [`Completed`] that the loop applies. A message keeps its
+//! number from receipt to acknowledgement, so a result that arrives after a reconnection still finds its message.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Client, HeaderMap, Message, StatusCode, Subject, Subscriber};
+use futures_util::stream::{SelectAll, StreamExt};
+use futures_util::{FutureExt, Stream};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use super::Report;
+use super::connection::{LinkState, round_trip};
+use super::decode::{self, excerpt};
+use super::headers;
+use super::in_flight::{Completed, InFlightMessages, OutboundMessage, ReceivedMessage, RequestContext};
+use super::jetstream::{DesiredConfig, JetStream};
+use super::json_request;
+use super::publisher::PublisherLoop;
+use super::pull_consumer::{ConsumerStatus, DELETION_GRACE, MAX_HANDLING, PullConsumer};
+use super::streams::StreamContent;
+use whizbang_core::bridge::{AckOutcome, BridgeError, Inbound, Request, RequestError, Response};
+use whizbang_core::clock::monotonic;
+use whizbang_core::message::Name;
+use whizbang_wire::Packet;
+use whizbang_wire::subject::Namespace;
+
+/// The maximum number of messages, and of requests, that are handled at once, whatever capacity the node reports.
+const MAX_IN_FLIGHT: usize = 4096;
+/// The maximum number of pages that are read or written at once as responses. A page has up to the server's `max_payload` bytes
+/// (1 MiB by default) and its request has forty, so this bounds the memory.
+const MAX_PAGES: usize = 8;
+/// The number of written bytes after which the loop waits until the client has sent them to the server.
+const MAX_UNFLUSHED_BYTES: usize = 4 * 1024 * 1024;
+/// The interval at which a node without capacity is polled. A completed message triggers an earlier poll.
+const CAPACITY_POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// The kind of subscription by which a message arrived.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Channel {
+    Stream(usize),
+    Requests,
+    Notifications,
+}
+
+/// A subscription that tags its messages with its channel.
+pub(super) struct ChannelSubscriber {
+    channel: Channel,
+    subscriber: Subscriber,
+}
+
+impl ChannelSubscriber {
+    pub(super) fn new(channel: Channel, subscriber: Subscriber) -> Self {
+        Self { channel, subscriber }
+    }
+}
+
+impl Stream for ChannelSubscriber {
+    type Item = (Channel, Message);
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        let channel = self.channel;
+        self.subscriber.poll_next_unpin(context).map(|message| message.map(|message| (channel, message)))
+    }
+}
+
+pub(super) struct ConsumerLoop {
+    pub(super) client: Client,
+    pub(super) jetstream: JetStream,
+    pub(super) namespace: Namespace,
+    pub(super) service: Name,
+    /// The domains that this node owns, with their number of shards.
+    pub(super) owns: Vec<(Name, u16)>,
+    pub(super) inbound: Arc<dyn Inbound>,
+    pub(super) publisher: Arc<PublisherLoop>,
+    pub(super) link: watch::Receiver<LinkState>,
+    pub(super) ack_wait: Duration,
+    pub(super) consumers: Vec<PullConsumer>,
+    /// The streams that this node only writes to.
+    pub(super) write_only: Arc<Vec<DesiredConfig>>,
+    pub(super) subscribers: SelectAll<ChannelSubscriber>,
+    pub(super) closing: oneshot::Receiver<()>,
+    pub(super) report: Arc<Report>,
+}
+
+impl ConsumerLoop {
+    /// Receives messages until `closing` fires, then finishes those in flight.
+    pub(super) async fn run(mut self) {
+        let mut in_flight = InFlightMessages::default();
+        let mut epoch = self.link.borrow().epoch;
+        loop {
+            let now = monotonic();
+            let up = self.link.borrow_and_update().up;
+            let mut at_capacity = self.deliver_ready(&mut in_flight);
+            if up {
+                at_capacity |= self.pull_messages(&mut in_flight, now);
+                self.extend_ack_deadlines(&mut in_flight, now);
+                if in_flight.check_write_only_at.is_some_and(|due| due <= now) {
+                    self.check_write_only(&mut in_flight);
+                }
+                self.write_outgoing(&mut in_flight).await;
+            }
+            let wake = self.next_wake(&in_flight, now, at_capacity, up);
+            tokio::select! {
+                biased;
+                _ = &mut self.closing => break,
+                changed = self.link.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                }
+                Some(completed) = in_flight.tasks.next() => self.complete(&mut in_flight, completed),
+                Some((channel, message)) = self.subscribers.next() => self.receive(&mut in_flight, channel, message),
+                () = self.publisher.stream_missing.notified() => {
+                    in_flight.check_write_only_at.get_or_insert(monotonic() + DELETION_GRACE);
+                }
+                () = sleep_until(wake) => {}
+            }
+            // Drain everything that is ready, so that capacity is polled and messages are written once per batch.
+            while let Some(Some(completed)) = in_flight.tasks.next().now_or_never() {
+                self.complete(&mut in_flight, completed);
+            }
+            for _ in 0..MAX_IN_FLIGHT {
+                let Some(Some((channel, message))) = self.subscribers.next().now_or_never() else { break };
+                self.receive(&mut in_flight, channel, message);
+            }
+            let link = *self.link.borrow();
+            if link.up && link.epoch != epoch {
+                epoch = link.epoch;
+                in_flight.reconnect_pending = true;
+                self.check_all(&mut in_flight);
+            }
+        }
+        self.shut_down(in_flight).await;
+    }
+
+    fn receive(&mut self, in_flight: &mut InFlightMessages, channel: Channel, message: Message) {
+        match channel {
+            Channel::Stream(index) => self.receive_message(in_flight, index, message),
+            Channel::Requests => self.receive_request(in_flight, &message),
+            Channel::Notifications => match decode::notification(&self.namespace, &message) {
+                Ok(notification) => self.inbound.notify(notification),
+                Err(error) => tracing::warn!(subject = excerpt(&message.subject), %error, "dropped a notification"),
+            },
+        }
+    }
+
+    fn receive_message(&mut self, in_flight: &mut InFlightMessages, index: usize, message: Message) {
+        let Some(consumer) = self.consumers.get_mut(index) else { return };
+        let now = monotonic();
+        if let Some(status) = message.status.filter(|status| *status != StatusCode::OK) {
+            consumer.end_pull(status.as_u16(), message.description.as_deref().unwrap_or_default(), now);
+            return;
+        }
+        // Only JetStream publishes here. A message that cannot be acknowledged did not come from it.
+        let Some(ack_subject) = message.reply.clone().filter(|reply| reply.starts_with("$JS.ACK.")) else {
+            tracing::warn!(stream = consumer.source.stream, "dropped a message that JetStream did not deliver");
+            return;
+        };
+        in_flight.next_number += 1;
+        let received =
+            ReceivedMessage { consumer: index, ack_subject, extended_at: now, remaining: 1, redeliver: false };
+        in_flight.messages.insert(in_flight.next_number, received);
+        in_flight.extend_at.get_or_insert(now + self.ack_wait / 3);
+        consumer.receive(in_flight.next_number, message);
+    }
+
+    fn receive_request(&mut self, in_flight: &mut InFlightMessages, message: &Message) {
+        // Reply only to inbox subjects, so a caller cannot make this node publish with its permissions (confused deputy).
+        let Some(reply) = message.reply.clone().filter(|reply| reply.starts_with("_INBOX")) else {
+            tracing::warn!(subject = excerpt(&message.subject), "dropped a request without an inbox for its response");
+            return;
+        };
+        let request = match json_request::request(&self.namespace, message) {
+            Some(request) => request.map(|(request, names)| (request, Some(names))),
+            None => decode::request(&self.namespace, &self.owns, message).map(|request| (request, None)),
+        };
+        match request {
+            Ok(_) if in_flight.requests >= MAX_IN_FLIGHT => {
+                self.respond(in_flight, reply, &Response::Refused(RequestError::Busy));
+            }
+            Ok((Request::Events { .. } | Request::Outbox { .. }, _)) if in_flight.pages >= MAX_PAGES => {
+                self.respond(in_flight, reply, &Response::Refused(RequestError::Busy));
+            }
+            Ok((request, names)) => {
+                let is_page = matches!(request, Request::Events { .. } | Request::Outbox { .. });
+                let after = if let Request::Events { after, .. } = &request { *after } else { 0 };
+                let context = RequestContext { reply, is_page, json: names.map(|names| (after, names)) };
+                in_flight.requests += 1;
+                in_flight.pages += usize::from(is_page);
+                let response = self.inbound.request(request);
+                in_flight.tasks.push(response.map(move |response| Completed::Responded(context, response)).boxed());
+            }
+            Err(error) => {
+                tracing::warn!(subject = excerpt(&message.subject), %error, "refused a request");
+                self.respond(in_flight, reply, &Response::Refused(RequestError::Undecodable(error.to_string())));
+            }
+        }
+    }
+
+    fn respond(&self, in_flight: &mut InFlightMessages, reply: Subject, response: &Response) {
+        let limit = self.client.max_payload();
+        let mut packet = Packet::from_response(response, limit);
+        if packet.size() > limit {
+            let reason = format!("response of {} bytes exceeds the broker's limit of {limit}", packet.size());
+            packet = Packet::from_response(&Response::Refused(RequestError::Unknown(reason)), limit);
+        }
+        Self::queue_reply(in_flight, reply, packet);
+    }
+
+    fn queue_reply(in_flight: &mut InFlightMessages, reply: Subject, packet: Packet) {
+        match headers::to_nats(&packet) {
+            Ok(headers) => {
+                in_flight.outgoing.push_back(OutboundMessage {
+                    subject: reply,
+                    reply: None,
+                    headers,
+                    payload: packet.payload,
+                });
+            }
+            Err(error) => tracing::error!(%error, "failed to encode a response"),
+        }
+    }
+
+    /// Delivers as many messages as the node has capacity for, in turn from each consumer. Returns true if some are left.
+    fn deliver_ready(&mut self, in_flight: &mut InFlightMessages) -> bool {
+        if self.consumers.iter().all(PullConsumer::is_empty) {
+            return false;
+        }
+        let mut capacity = self.inbound.capacity().min(MAX_IN_FLIGHT.saturating_sub(in_flight.handling));
+        let mut empty = 0;
+        while capacity > 0 && empty < self.consumers.len() {
+            in_flight.last_served = (in_flight.last_served + 1) % self.consumers.len();
+            let Some(consumer) = self.consumers.get_mut(in_flight.last_served) else { break };
+            if consumer.handling >= MAX_HANDLING {
+                empty += 1;
+                continue;
+            }
+            if let Some((number, envelope, message)) = consumer.decoded.pop_front() {
+                empty = 0;
+                capacity -= 1;
+                in_flight.handling += 1;
+                consumer.handling += 1;
+                let outcome = match consumer.source.content {
+                    StreamContent::Direct => self.inbound.deliver(envelope),
+                    StreamContent::Events => self.inbound.event(envelope),
+                };
+                let completed = outcome.map(move |outcome| match (outcome, message) {
+                    (AckOutcome::Reject(reason), Some(message)) => {
+                        Completed::Unhandled(number, Box::new(message), reason)
+                    }
+                    (outcome, _) => Completed::Handled(number, outcome),
+                });
+                in_flight.tasks.push(completed.boxed());
+                continue;
+            }
+            let Some((number, message)) = consumer.received.pop_front() else {
+                empty += 1;
+                continue;
+            };
+            empty = 0;
+            match decode::envelopes(&self.namespace, &consumer.source, &message) {
+                Ok(envelopes) => {
+                    if let Some(received) = in_flight.messages.get_mut(&number) {
+                        received.remaining = envelopes.len();
+                    }
+                    let mut message = (envelopes.len() == 1).then_some(message);
+                    let decoded = envelopes.into_iter().map(|envelope| (number, envelope, message.take()));
+                    consumer.decoded.extend(decoded);
+                }
+                Err(error) => {
+                    capacity -= 1;
+                    self.copy_to_refused(in_flight, number, &message, &error);
+                }
+            }
+        }
+        self.consumers.iter().any(|consumer| !consumer.is_empty() && consumer.handling < MAX_HANDLING)
+    }
+
+    fn complete(&mut self, in_flight: &mut InFlightMessages, completed: Completed) {
+        match completed {
+            Completed::Unhandled(number, message, reason) => {
+                self.end_handling(in_flight, number);
+                self.copy_to_refused(in_flight, number, &message, &BridgeError::Unhandled { reason });
+            }
+            Completed::CopiedToRefused(number, copied) => self.copy_completed(in_flight, number, copied),
+            Completed::Handled(number, outcome) => {
+                self.end_handling(in_flight, number);
+                in_flight.complete(number, outcome == AckOutcome::Retry);
+            }
+            Completed::Responded(RequestContext { reply, is_page, json }, response) => {
+                in_flight.requests -= 1;
+                in_flight.pages -= usize::from(is_page);
+                match (json, response) {
+                    (Some((after, names)), Response::Envelopes(page)) => {
+                        let limit = self.client.max_payload();
+                        match json_request::response(after, &page.envelopes, page.last, &names, limit) {
+                            Ok(packet) => Self::queue_reply(in_flight, reply, packet),
+                            Err(error) => {
+                                let refused = Response::Refused(RequestError::Undecodable(error.to_string()));
+                                self.respond(in_flight, reply, &refused);
+                            }
+                        }
+                    }
+                    (_, response) => self.respond(in_flight, reply, &response),
+                }
+            }
+            Completed::Checked(index, checked) => self.check_completed(in_flight, index, checked),
+            Completed::Inspected(index, state, leaves_behind) => {
+                self.inspection_completed(in_flight, index, state, leaves_behind);
+            }
+        }
+    }
+
+    /// Counts an envelope as being handled by the node.
+    pub(super) fn begin_handling(&mut self, in_flight: &mut InFlightMessages, number: u64) {
+        in_flight.handling += 1;
+        let consumer = in_flight.messages.get(&number).and_then(|received| self.consumers.get_mut(received.consumer));
+        if let Some(consumer) = consumer {
+            consumer.handling += 1;
+        }
+    }
+
+    /// Counts an envelope as no longer being handled by the node.
+    pub(super) fn end_handling(&mut self, in_flight: &mut InFlightMessages, number: u64) {
+        in_flight.handling -= 1;
+        let consumer = in_flight.messages.get(&number).and_then(|received| self.consumers.get_mut(received.consumer));
+        if let Some(consumer) = consumer {
+            consumer.handling = consumer.handling.saturating_sub(1);
+        }
+    }
+
+    /// Pulls as many messages as the node has capacity for. Returns true if it has none.
+    fn pull_messages(&mut self, in_flight: &mut InFlightMessages, now: Instant) -> bool {
+        if self.consumers.is_empty() {
+            return false;
+        }
+        let capacity = self.inbound.capacity().min(MAX_IN_FLIGHT.saturating_sub(in_flight.handling));
+        for index in 0..self.consumers.len() {
+            let Some(consumer) = self.consumers.get_mut(index) else { break };
+            if matches!(consumer.status, ConsumerStatus::Missing(again) if again <= now) {
+                self.check_consumer(in_flight, index);
+                continue;
+            }
+            if consumer.is_suspect {
+                self.inspect_consumer(in_flight, index);
+            }
+            let Some(consumer) = self.consumers.get_mut(index) else { break };
+            if let Some(count) = consumer.pull_size(capacity, now) {
+                in_flight.outgoing.push_back(OutboundMessage {
+                    subject: consumer.pull_subject.clone(),
+                    reply: Some(consumer.inbox.clone()),
+                    headers: HeaderMap::new(),
+                    payload: consumer.start_pull(count, now).into(),
+                });
+            }
+        }
+        capacity == 0
+    }
+
+    /// Reports the messages in flight as in progress, before the server redelivers them.
+    fn extend_ack_deadlines(&self, in_flight: &mut InFlightMessages, now: Instant) {
+        if in_flight.extend_at.is_none_or(|due| due > now) {
+            return;
+        }
+        let third = self.ack_wait / 3;
+        for received in in_flight.messages.values_mut().filter(|received| received.extended_at + third <= now) {
+            received.extended_at = now;
+            in_flight.outgoing.push_back(OutboundMessage::acknowledgement(received.ack_subject.clone(), "+WPI"));
+        }
+        in_flight.extend_at = (!in_flight.messages.is_empty()).then_some(now + third);
+    }
+
+    /// Writes the outgoing messages. One that is lost with the connection costs a redelivery.
+    ///
+    /// The client bounds its queue by count, so large responses are flushed after [`MAX_UNFLUSHED_BYTES`]: this bounds the memory by
+    /// bytes, whatever was requested.
+    async fn write_outgoing(&mut self, in_flight: &mut InFlightMessages) {
+        let mut unflushed = 0;
+        while let Some(message) = in_flight.outgoing.pop_front() {
+            let OutboundMessage { subject, reply, headers, payload } = message;
+            let client = &self.client;
+            unflushed += payload.len();
+            let published = async {
+                match reply {
+                    Some(reply) => client.publish_with_reply_and_headers(subject, reply, headers, payload).await?,
+                    None => client.publish_with_headers(subject, headers, payload).await?,
+                }
+                if unflushed >= MAX_UNFLUSHED_BYTES {
+                    // A failure means a lost connection, which the loop observes through `link`.
+                    let _ = client.flush().await;
+                }
+                Ok::<_, async_nats::PublishError>(())
+            };
+            tokio::select! {
+                biased;
+                published = published => {
+                    if unflushed >= MAX_UNFLUSHED_BYTES {
+                        unflushed = 0;
+                    }
+                    if let Err(error) = published {
+                        tracing::error!(%error, "failed to write an acknowledgement or response");
+                    }
+                }
+                // While the client reconnects and its queue is full, the write blocks; the lost connection ends it.
+                _ = self.link.wait_for(|link| !link.up) => return,
+            }
+        }
+    }
+
+    fn next_wake(&self, in_flight: &InFlightMessages, now: Instant, at_capacity: bool, up: bool) -> Option<Instant> {
+        let consumers = self.consumers.iter().filter(|_| up).filter_map(|consumer| consumer.next_wake(now));
+        let due = in_flight.extend_at.into_iter().chain(in_flight.check_write_only_at).filter(|_| up);
+        consumers.chain(due).chain(at_capacity.then(|| now + CAPACITY_POLL_INTERVAL)).min()
+    }
+
+    /// Stops receiving, returns undelivered messages to the server, and waits for the delivered ones.
+    async fn shut_down(mut self, mut in_flight: InFlightMessages) {
+        for subscriber in self.subscribers.iter_mut() {
+            // After a failure the subscription ends with the connection.
+            let _ = subscriber.subscriber.unsubscribe().await;
+        }
+        round_trip(&self.client).await;
+        while let Some(Some((channel, message))) = self.subscribers.next().now_or_never() {
+            match (channel, message.reply.clone()) {
+                (Channel::Requests, Some(reply)) if reply.starts_with("_INBOX") => {
+                    self.respond(&mut in_flight, reply, &Response::Refused(RequestError::NotHere));
+                }
+                (Channel::Stream(index), _) => self.receive_message(&mut in_flight, index, message),
+                _ => {}
+            }
+        }
+        for consumer in &mut self.consumers {
+            let received = consumer.received.drain(..).map(|(number, _)| number);
+            let decoded = consumer.decoded.drain(..).map(|(number, ..)| number);
+            for number in received.chain(decoded) {
+                in_flight.complete(number, true);
+            }
+        }
+        while let Some(completed) = in_flight.tasks.next().await {
+            if !matches!(completed, Completed::Checked(..) | Completed::Inspected(..)) {
+                self.complete(&mut in_flight, completed);
+            }
+            self.extend_ack_deadlines(&mut in_flight, monotonic());
+            if self.link.borrow().up {
+                self.write_outgoing(&mut in_flight).await;
+            }
+        }
+        if self.link.borrow().up {
+            self.write_outgoing(&mut in_flight).await;
+            round_trip(&self.client).await;
+        }
+    }
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(wake) => tokio::time::sleep_until(wake).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,125 @@
+//! Durable consumers at the server: creates, compares and inspects them, and recreates those that stalled or left messages behind.
+//!
+//! Called at attach, after each reconnection and by the watchdog.
+
+use serde_json::{Value, json};
+
+use super::config::StreamSetup;
+use super::jetstream::{ApiFailure, DesiredConfig, Incarnation, JetStream, RETRY_PAUSE};
+use super::streams::{StreamContent, StreamSource};
+use whizbang_core::bridge::BridgeError;
+
+/// The delivery state of a consumer at the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ConsumerState {
+    /// The number of messages not delivered yet.
+    pub(super) pending: u64,
+    /// The number of delivered messages that are not acknowledged.
+    pub(super) unacknowledged: u64,
+    /// The sequence of the last delivery.
+    pub(super) delivered: u64,
+    /// The sequence up to which every delivery is acknowledged.
+    pub(super) acknowledged: u64,
+}
+
+impl ConsumerState {
+    pub(super) fn read(info: &Value) -> Self {
+        let number = |path: &str| info.pointer(path).and_then(Value::as_u64).unwrap_or(0);
+        Self {
+            pending: number("/num_pending"),
+            unacknowledged: number("/num_ack_pending"),
+            delivered: number("/delivered/consumer_seq"),
+            acknowledged: number("/ack_floor/consumer_seq"),
+        }
+    }
+
+    /// Returns true if the consumer has messages to deliver or to redeliver.
+    pub(super) fn has_outstanding(&self) -> bool {
+        self.pending > 0 || self.unacknowledged > 0
+    }
+}
+
+impl JetStream {
+    /// Ensures that a stream and its consumer exist with the right settings. Returns `None` if another service's stream is missing.
+    pub(super) async fn ensure_source(&self, source: &StreamSource) -> Result<Option<Incarnation>, BridgeError> {
+        let incarnation = match &source.owned {
+            Some(wanted) => Some(self.ensure_stream(wanted).await?),
+            None => self.stream_info(&source.stream).await?,
+        };
+        if incarnation.is_some() {
+            if self.leaves_behind(source).await {
+                tracing::warn!(
+                    stream = source.stream,
+                    "messages below the acknowledgement floor of the consumer remain in the stream; recreating the consumer"
+                );
+                self.delete_consumer(source).await?;
+            }
+            self.ensure_consumer(&source.stream, &source.consumer).await?;
+        }
+        Ok(incarnation)
+    }
+
+    /// Creates a consumer if it does not exist, then compares it.
+    async fn ensure_consumer(&self, stream: &str, wanted: &DesiredConfig) -> Result<(), BridgeError> {
+        let body = json!({ "stream_name": stream, "config": wanted.settings });
+        self.ensure("CONSUMER", wanted, &body).await.map(|_| ())
+    }
+
+    /// Returns the state of a consumer.
+    pub(super) async fn consumer_state(&self, path: &str) -> Result<ConsumerState, BridgeError> {
+        match self.request_with_retry(&format!("CONSUMER.INFO.{path}"), &Value::Null).await {
+            Ok(info) => Ok(ConsumerState::read(&info)),
+            // A missing consumer has no state. The failing pulls reveal that it is missing.
+            Err(ApiFailure::Missing) => Ok(ConsumerState::default()),
+            Err(failure) => Err(self.bridge_error(failure)),
+        }
+    }
+
+    /// Deletes the consumer of a source and creates it again. No message is lost: the stream keeps unacknowledged messages, the new
+    /// consumer redelivers them, and the receiver drops duplicates.
+    pub(super) async fn recreate_consumer(&self, source: &StreamSource) -> Result<Option<Incarnation>, BridgeError> {
+        if self.setup == StreamSetup::Existing {
+            let consumer = &source.consumer.label;
+            let reason = format!(
+                "{consumer} stalled and this node must not recreate it: run `nats consumer rm`, then the setup"
+            );
+            return Err(self.refused(reason));
+        }
+        self.delete_consumer(source).await?;
+        self.ensure_source(source).await
+    }
+
+    async fn delete_consumer(&self, source: &StreamSource) -> Result<(), BridgeError> {
+        match self.request_with_retry(&format!("CONSUMER.DELETE.{}", source.consumer.path), &Value::Null).await {
+            Ok(_) | Err(ApiFailure::Missing) => Ok(()),
+            Err(failure) => Err(self.bridge_error(failure)),
+        }
+    }
+
+    /// Returns true if a work queue holds messages that its consumer counts as acknowledged and therefore never delivers. They would
+    /// remain until the stream is full.
+    ///
+    /// nats-server 2.9.10 was observed to leave thousands behind after it was killed under load. A recreated consumer delivers them;
+    /// the receiver drops the duplicates and acknowledges them again.
+    pub(super) async fn leaves_behind(&self, source: &StreamSource) -> bool {
+        // A node that must not recreate a consumer continues to receive.
+        if source.content != StreamContent::Direct || self.setup == StreamSetup::Existing {
+            return false;
+        }
+        // A message acknowledged just now may not be removed from the stream yet. Only one that remains for a while was left behind.
+        let Some(first) = self.left_behind(source).await else { return false };
+        tokio::time::sleep(RETRY_PAUSE * 2).await;
+        self.left_behind(source).await == Some(first)
+    }
+
+    /// Returns the sequence of the first message of a stream if it is below the acknowledgement floor of the consumer.
+    async fn left_behind(&self, source: &StreamSource) -> Option<u64> {
+        let read = async |path: String| self.request_with_retry(&path, &Value::Null).await.ok();
+        let number = |info: &Value, path: &str| info.pointer(path).and_then(Value::as_u64).unwrap_or(0);
+        // Read the consumer first: messages acknowledged between the two reads are above the floor.
+        let consumer = read(format!("CONSUMER.INFO.{}", source.consumer.path)).await?;
+        let stream = read(format!("STREAM.INFO.{}", source.stream)).await?;
+        let (first, floor) = (number(&stream, "/state/first_seq"), number(&consumer, "/ack_floor/stream_seq"));
+        (number(&stream, "/state/messages") > 0 && first <= floor).then_some(first)
+    }
+}

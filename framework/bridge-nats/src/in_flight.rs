@@ -1,0 +1,122 @@
+//! The state of the consumer loop: received messages, running tasks, and messages to write.
+//!
+//! Used by the consumer loop only. A message may contain several envelopes; it is acknowledged when the last one is completed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use async_nats::{HeaderMap, Message, Subject};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
+
+use super::consumer_setup::ConsumerState;
+use super::decode;
+use super::jetstream::Incarnation;
+use super::json_request::Names;
+use whizbang_core::bridge::{AckOutcome, BridgeError, Response};
+
+/// The delay before the first redelivery of a message; it doubles up to [`MAX_REDELIVERY_DELAY`].
+const MIN_REDELIVERY_DELAY: Duration = Duration::from_millis(50);
+const MAX_REDELIVERY_DELAY: Duration = Duration::from_secs(5);
+
+/// A received message that is not acknowledged yet.
+pub(super) struct ReceivedMessage {
+    /// The index of the consumer that received it.
+    pub(super) consumer: usize,
+    /// The subject of its acknowledgement.
+    pub(super) ack_subject: Subject,
+    /// The time at which its acknowledgement deadline was last extended.
+    pub(super) extended_at: Instant,
+    /// The number of envelopes that are not completed. A message that is not decoded yet counts as one.
+    pub(super) remaining: usize,
+    /// At least one envelope needs a redelivery, and therefore all of them.
+    pub(super) redeliver: bool,
+}
+
+/// A message to write: an acknowledgement, a response or a pull.
+pub(super) struct OutboundMessage {
+    pub(super) subject: Subject,
+    pub(super) reply: Option<Subject>,
+    pub(super) headers: HeaderMap,
+    pub(super) payload: Bytes,
+}
+
+impl OutboundMessage {
+    pub(super) fn acknowledgement(subject: Subject, payload: impl Into<Bytes>) -> Self {
+        Self { subject, reply: None, headers: HeaderMap::new(), payload: payload.into() }
+    }
+}
+
+/// The destination and the form of a response.
+pub(super) struct RequestContext {
+    pub(super) reply: Subject,
+    /// The response is a page of messages.
+    pub(super) is_page: bool,
+    /// For a JSON request: the position and the names that it asked for.
+    pub(super) json: Option<(u64, Names)>,
+}
+
+/// The result of a task of the consumer loop.
+pub(super) enum Completed {
+    Handled(u64, AckOutcome),
+    /// No handler exists here; with the message and the reason.
+    Unhandled(u64, Box<Message>, String),
+    /// A refused message was copied to the refused stream, or the copy failed.
+    CopiedToRefused(u64, Result<(), BridgeError>),
+    /// The response to a request.
+    Responded(RequestContext, Response),
+    /// The state of a consumer, and whether it has left messages behind.
+    Inspected(usize, Result<ConsumerState, BridgeError>, bool),
+    /// The check of a consumer, or, with `None`, of the streams that are only written to.
+    Checked(Option<usize>, Result<Option<Incarnation>, BridgeError>),
+}
+
+/// The state of the consumer loop.
+#[derive(Default)]
+pub(super) struct InFlightMessages {
+    pub(super) tasks: FuturesUnordered<BoxFuture<'static, Completed>>,
+    pub(super) messages: BTreeMap<u64, ReceivedMessage>,
+    pub(super) next_number: u64,
+    /// The number of messages that the node handles, over all consumers.
+    pub(super) handling: usize,
+    /// The number of page requests that are being answered.
+    pub(super) pages: usize,
+    /// The number of requests that are being answered. Counted separately: waiting requests must not block messages.
+    pub(super) requests: usize,
+    pub(super) outgoing: VecDeque<OutboundMessage>,
+    /// The number of checks to complete before the node is notified of the reconnection.
+    pub(super) pending_checks: usize,
+    /// The connection, a stream or a consumer was lost and is restored: the node must be notified.
+    pub(super) reconnect_pending: bool,
+    /// The time to check the write-only streams, because one is missing.
+    pub(super) check_write_only_at: Option<Instant>,
+    /// The time to extend the acknowledgement deadlines.
+    pub(super) extend_at: Option<Instant>,
+    /// The index of the consumer that was served last.
+    pub(super) last_served: usize,
+}
+
+impl InFlightMessages {
+    /// Completes one envelope of a message. With the last one, the message is acknowledged or a redelivery is requested.
+    pub(super) fn complete(&mut self, number: u64, redeliver: bool) {
+        let Some(received) = self.messages.get_mut(&number) else { return };
+        received.redeliver |= redeliver;
+        received.remaining -= 1;
+        if received.remaining > 0 {
+            return;
+        }
+        let Some(received) = self.messages.remove(&number) else { return };
+        let payload =
+            if received.redeliver { nak_with_delay(&received.ack_subject) } else { Bytes::from_static(b"+ACK") };
+        self.outgoing.push_back(OutboundMessage::acknowledgement(received.ack_subject, payload));
+    }
+}
+
+/// Returns a negative acknowledgement whose delay grows with the number of deliveries.
+fn nak_with_delay(ack_subject: &Subject) -> Bytes {
+    let doubled = decode::delivery_numbers(ack_subject).0.saturating_sub(1).min(10);
+    let delay = MIN_REDELIVERY_DELAY.saturating_mul(1 << doubled).min(MAX_REDELIVERY_DELAY);
+    Bytes::from(format!("-NAK {{\"delay\":{}}}", delay.as_nanos()))
+}

@@ -1,0 +1,494 @@
+//! The bridge to a NATS server with JetStream: commands and events through streams, requests by request/reply.
+//!
+//! Called by the relay and the client; delivers to the node's [`Inbound`]. No other module knows NATS. docs/wire.md describes the
+//! subjects, streams and headers for operators and for clients in other languages.
+//! The server is only a transport: the sequence numbers in the messages reveal its losses, and the services' logs repair them.
+
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
+
+mod acknowledgement;
+mod actor;
+mod claims;
+mod config;
+mod connection;
+mod consumer;
+mod consumer_setup;
+mod credentials;
+pub mod decode;
+mod durability;
+mod headers;
+mod in_flight;
+mod jetstream;
+mod json_request;
+mod pending_replies;
+mod permissions;
+mod publisher;
+mod pull_consumer;
+mod recovery;
+mod refused;
+mod servers;
+mod streams;
+mod subscriptions;
+mod watchdog;
+
+pub use config::{NatsBuilder, StreamSetup};
+pub use permissions::NatsPermissions;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use actix::{Actor, Addr};
+use async_nats::Client;
+use futures_util::future::{BoxFuture, FutureExt, ready};
+use futures_util::stream::SelectAll;
+use parking_lot::RwLock;
+use tokio::sync::{Notify, oneshot, watch};
+
+use self::acknowledgement::{PublishFailure, has_no_responder};
+use self::actor::{Detach, Loops, NatsActor};
+use self::claims::Claims;
+use self::connection::{Connection, LinkState, client_name, round_trip};
+use self::consumer::{Channel, ChannelSubscriber, ConsumerLoop};
+use self::jetstream::JetStream;
+use self::publisher::{PublisherLoop, Reply, ReplyFuture, ReplyKind};
+use self::pull_consumer::PullConsumer;
+use self::subscriptions::{subscribe, subscriptions};
+use whizbang_core::bridge::{Bridge, BridgeError, BridgeHealth, Inbound, NodeCard, Notification, Request, Response};
+use whizbang_core::clock::instant;
+use whizbang_core::message::{Envelope, Name, ShardId, StoreId};
+use whizbang_core::telemetry::Issues;
+use whizbang_wire::Packet;
+use whizbang_wire::subject::{Address, Namespace};
+
+/// The pause between attempts to reach a server at start.
+const CONNECT_RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// A connection that is down for longer is reported by [`Bridge::health`]. A restarting server is back sooner.
+const DOWN_THRESHOLD: Duration = Duration::from_secs(5);
+/// The time limit for the acknowledgement of a stream. After that the message counts as not sent.
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The connection of a node to a NATS server.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), whizbang::bridge::BridgeError> {
+/// let bridge = whizbang::bridge::nats::NatsBridge::connect("nats://127.0.0.1:4222").await?;
+/// # let _ = bridge;
+/// # Ok(())
+/// # }
+/// ```
+pub struct NatsBridge {
+    config: NatsBuilder,
+    durability: String,
+    attached: RwLock<AttachState>,
+}
+
+enum AttachState {
+    New,
+    Attaching,
+    Attached(Session),
+    /// Detached: finishing the messages in flight.
+    Detaching(Session),
+    Closed,
+}
+
+/// The parts of an attached bridge that sending needs.
+#[derive(Clone)]
+struct Session {
+    client: Client,
+    publisher: Arc<PublisherLoop>,
+    actor: Addr<NatsActor>,
+    abandoned: Arc<Notify>,
+    /// Set before this node closes the connection itself.
+    ending: Arc<AtomicBool>,
+    link: watch::Receiver<LinkState>,
+    report: Arc<Report>,
+    jetstream: JetStream,
+    claims: Option<Arc<Claims>>,
+}
+
+/// The condition that the loops report.
+#[derive(Debug, Default)]
+struct Report {
+    issues: Issues,
+    refused: AtomicU64,
+    recreated_consumers: AtomicU64,
+}
+
+impl NatsBridge {
+    /// Returns a builder of a bridge to the server at `url`, or to the servers of a cluster, separated by commas.
+    pub fn builder(url: &str) -> NatsBuilder {
+        NatsBuilder::new(url)
+    }
+
+    /// Returns a bridge to the server at `url`, without a login and in the namespace `whizbang`.
+    ///
+    /// # Errors
+    /// As for [`NatsBuilder::connect`].
+    pub async fn connect(url: &str) -> Result<Self, BridgeError> {
+        Self::builder(url).connect().await
+    }
+
+    async fn open(config: NatsBuilder) -> Result<Self, BridgeError> {
+        let started = instant();
+        let connection = loop {
+            match Connection::open(&config, "whizbang").await {
+                Ok(connection) => break connection,
+                Err(BridgeError::Unreachable { .. }) if started.elapsed() < config.wait_for_server => {
+                    tokio::time::sleep(CONNECT_RETRY_PAUSE).await;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        let info = connection.client.server_info();
+        if durability::parse_version(&info.version) < (2, 9, 0) || !info.jetstream {
+            let reason = if info.jetstream {
+                format!("nats-server {} is older than the minimum 2.9", info.version)
+            } else {
+                "the server runs without JetStream: start it with `-js`".to_owned()
+            };
+            return Err(BridgeError::Refused { broker: connection.broker.to_string(), reason });
+        }
+        if let Some(reason) = durability::payload_limit_issue(&info) {
+            return Err(BridgeError::Refused { broker: connection.broker.to_string(), reason });
+        }
+        let durability = durability::describe(&config, &info);
+        // This connection was only a check.
+        connection.ending.store(true, Ordering::Relaxed);
+        Ok(Self { config, durability, attached: RwLock::new(AttachState::New) })
+    }
+
+    /// Creates the streams and consumers of services and compares existing ones.
+    async fn set_up(config: &NatsBuilder, cards: &[NodeCard]) -> Result<(), BridgeError> {
+        let connection = Connection::open(config, &format!("{}_setup", config.namespace)).await?;
+        let jetstream = JetStream::new(&connection, StreamSetup::Create);
+        jetstream.ensure_stream(&streams::claims_stream(config)).await?;
+        // Create all streams first: a service may subscribe to events of a service later in the list.
+        for card in cards {
+            let own = streams::sources(config, card).into_iter().filter_map(|source| source.owned);
+            for wanted in streams::write_only(config, card).into_iter().chain(own) {
+                jetstream.ensure_stream(&wanted).await?;
+            }
+        }
+        for source in cards.iter().flat_map(|card| streams::sources(config, card)) {
+            if jetstream.ensure_source(&source).await?.is_none() {
+                let reason = format!("stream `{}` does not exist: add the card of its owner", source.stream);
+                return Err(BridgeError::Refused { broker: connection.broker.to_string(), reason });
+            }
+        }
+        connection.ending.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn namespace(&self) -> &Namespace {
+        &self.config.namespace
+    }
+
+    fn session(&self) -> Result<Session, BridgeError> {
+        match &*self.attached.read() {
+            AttachState::Attached(line) => Ok(line.clone()),
+            _ => Err(BridgeError::Closed),
+        }
+    }
+
+    async fn start(&self, card: NodeCard, inbound: Arc<dyn Inbound>) -> Result<Session, BridgeError> {
+        let config = &self.config;
+        let mut connection = Connection::open(config, &client_name(&config.namespace, &card.service)).await?;
+        connection.wait_until_up().await;
+        let client = connection.client.clone();
+        let mut denials = connection.denials.subscribe();
+        for warning in durability::warnings(&client.server_info()) {
+            tracing::warn!(broker = &*connection.broker, "{warning}");
+        }
+        let jetstream = JetStream::new(&connection, config.stream_setup);
+        let claims_stream = streams::claims_stream(config);
+        let claims = Claims::new(jetstream.clone(), config.namespace.clone(), claims_stream, &card).map(Arc::new);
+        // Check the claims before changing anything: a domain of another store must stay untouched.
+        if let Some(claims) = &claims {
+            claims.check().await?;
+        }
+        let written = streams::write_only(config, &card);
+        for wanted in &written {
+            jetstream.ensure_stream(wanted).await?;
+        }
+        let inbox = client.new_inbox();
+        let replies = subscribe(&client, format!("{inbox}.r.*"), None).await?;
+        let mut subscribers = SelectAll::new();
+        let mut consumers = Vec::new();
+        for (index, source) in streams::sources(config, &card).into_iter().enumerate() {
+            let incarnation = jetstream.ensure_source(&source).await?;
+            let pulled = format!("{inbox}.p.{index}");
+            subscribers
+                .push(ChannelSubscriber::new(Channel::Stream(index), subscribe(&client, pulled.clone(), None).await?));
+            consumers.push(PullConsumer::new(source, pulled.into(), incarnation));
+        }
+        for (channel, subject, shared) in subscriptions(&config.namespace, &card) {
+            // A queue group: one of the nodes that can answer a request receives it.
+            let group = shared.then(|| "whizbang".to_owned());
+            subscribers.push(ChannelSubscriber::new(channel, subscribe(&client, subject, group).await?));
+        }
+        let mut watched = Vec::new();
+        for subject in claims.iter().flat_map(|claims| claims.subjects()) {
+            watched.push(subscribe(&client, subject, None).await?);
+        }
+        // A subscription counts once the server has read it. Two round trips also bring back its denials.
+        round_trip(&client).await;
+        round_trip(&client).await;
+        if let Ok(subject) = denials.try_recv() {
+            let reason = format!("this user is not permitted to use `{subject}`");
+            return Err(BridgeError::Refused { broker: connection.broker.to_string(), reason });
+        }
+        if !connection.link.borrow().up {
+            return Err(connection.unreachable("the connection was lost while starting"));
+        }
+        if let Some(claims) = &claims {
+            claims.claim_all().await?;
+        }
+        let publisher = Arc::new(PublisherLoop::new(
+            format!("{inbox}.r"),
+            config.namespace.clone(),
+            connection.link.clone(),
+            Arc::clone(&connection.broker),
+        ));
+        let (closing, closed) = oneshot::channel();
+        let report = Arc::<Report>::default();
+        let link = connection.link.clone();
+        let claim_renewal: BoxFuture<'static, ()> = match &claims {
+            Some(claims) => Arc::clone(claims)
+                .run(watched, connection.link.clone(), Arc::clone(&inbound), Arc::clone(&report))
+                .boxed(),
+            None => ready(()).boxed(),
+        };
+        let consumer = ConsumerLoop {
+            report: Arc::clone(&report),
+            client: client.clone(),
+            jetstream: jetstream.clone(),
+            namespace: config.namespace.clone(),
+            service: card.service,
+            owns: card.owns,
+            inbound,
+            publisher: Arc::clone(&publisher),
+            link: connection.link,
+            ack_wait: config.ack_wait,
+            consumers,
+            write_only: Arc::new(written),
+            subscribers,
+            closing: closed,
+        };
+        let loops = Loops { replies, consumer, denials, claim_renewal, report: Arc::clone(&report) };
+        let abandoned = Arc::<Notify>::default();
+        let actor =
+            NatsActor::new(client.clone(), Arc::clone(&publisher), loops, closing, Arc::clone(&abandoned)).start();
+        let ending = connection.ending;
+        Ok(Session { client, publisher, actor, abandoned, ending, link, report, jetstream, claims })
+    }
+}
+
+impl Session {
+    fn publish(&self, packet: Packet, subject: String, reply: ReplyKind) -> Result<ReplyFuture, BridgeError> {
+        self.check_size(&packet)?;
+        self.publisher.publish(subject, headers::to_nats(&packet)?, packet.payload, reply)
+    }
+
+    fn check_size(&self, packet: &Packet) -> Result<(), BridgeError> {
+        let (bytes, limit) = (packet.size(), self.client.max_payload());
+        if bytes > limit { Err(BridgeError::Oversize { bytes, limit }) } else { Ok(()) }
+    }
+
+    async fn wait_for_acknowledgement(self, reply: ReplyFuture, domain: String) -> Result<(), BridgeError> {
+        match reply.within(ACK_TIMEOUT).await? {
+            Some(Reply::Acknowledgement(Ok(())) | Reply::Response(_)) => Ok(()),
+            // No stream takes the subject: the owner, which would have created it, has never run here.
+            Some(Reply::Acknowledgement(Err(PublishFailure::NoStream))) => Err(BridgeError::NoOwner { domain }),
+            Some(Reply::Acknowledgement(Err(PublishFailure::Rejected(source)))) => {
+                Err(BridgeError::Broker { doing: "publish to a stream".to_owned(), source })
+            }
+            // It may be stored; the sender retries with the same id.
+            None => Err(BridgeError::NoResponse { domain, deadline: ACK_TIMEOUT }),
+        }
+    }
+}
+
+/// Returns the error for a message without an address.
+fn unaddressable(reason: &str) -> BridgeError {
+    BridgeError::Malformed { reason: format!("message without an address: {reason}") }
+}
+
+impl Bridge for NatsBridge {
+    fn attach<'a>(&'a self, card: NodeCard, inbound: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
+        async move {
+            {
+                let mut attached = self.attached.write();
+                if !matches!(*attached, AttachState::New) {
+                    return Err(BridgeError::Closed);
+                }
+                *attached = AttachState::Attaching;
+            }
+            let started = self.start(card, inbound).await;
+            let mut attached = self.attached.write();
+            match started {
+                Ok(session) => {
+                    *attached = AttachState::Attached(session);
+                    Ok(())
+                }
+                Err(error) => {
+                    *attached = AttachState::New;
+                    Err(error)
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn send(&self, envelope: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
+        let published = self.session().and_then(|session| {
+            let address = Address::for_message(&envelope).ok_or_else(|| unaddressable("no destination shard"))?;
+            let packet = Packet::from_envelope(&envelope)?;
+            let reply = session.publish(packet, self.namespace().subject(&address), ReplyKind::Acknowledgement)?;
+            let domain = envelope.to.as_ref().map_or(&envelope.domain, |to| &to.domain).to_string();
+            Ok((session, reply, domain))
+        });
+        match published {
+            Ok((session, reply, domain)) => session.wait_for_acknowledgement(reply, domain).boxed(),
+            Err(error) => ready(Err(error)).boxed(),
+        }
+    }
+
+    fn publish(&self, event: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
+        let published = self.session().and_then(|session| {
+            Packet::check(&event)?;
+            let domain = event.domain.to_string();
+            let reply = session.publisher.publish_event(event)?;
+            Ok((session, reply, domain))
+        });
+        match published {
+            Ok((session, reply, domain)) => async move {
+                let publisher = Arc::clone(&session.publisher);
+                let acknowledged = session.wait_for_acknowledgement(reply, domain).await;
+                if matches!(acknowledged, Err(BridgeError::NoOwner { .. })) {
+                    // The owner is this node: it created the stream at start, so the stream has been deleted since.
+                    publisher.stream_missing.notify_one();
+                }
+                acknowledged
+            }
+            .boxed(),
+            Err(error) => ready(Err(error)).boxed(),
+        }
+    }
+
+    fn last_published<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<u64>, BridgeError>> {
+        async move {
+            let jetstream = self.session()?.jetstream;
+            let (stream, subject) = (self.namespace().event_stream(&shard.domain), Address::Events(shard.clone()));
+            let pack_subject = self.namespace().subject(&subject);
+            let mut last = None;
+            // Events are published alone, under their name, or packed into one message.
+            for subject in [format!("{pack_subject}.*"), pack_subject] {
+                if let Some(stored) = jetstream.last_message(&stream, &subject).await? {
+                    last = last.max(decode::last_position(shard, &stored.headers, stored.payload));
+                }
+            }
+            Ok(last)
+        }
+        .boxed()
+    }
+
+    fn keeps_events(&self) -> bool {
+        true
+    }
+
+    fn owner<'a>(&'a self, domain: &'a Name) -> BoxFuture<'a, Result<Option<StoreId>, BridgeError>> {
+        async move { claims::owner(&self.session()?.jetstream, self.namespace(), domain).await }.boxed()
+    }
+
+    fn request(&self, request: Request, deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>> {
+        async move {
+            let packet = self.session().and_then(|session| Ok((session, Packet::from_request(&request)?)));
+            let subject = self.namespace().subject(&Address::for_request(&request));
+            let reply = packet.and_then(|(session, packet)| session.publish(packet, subject, ReplyKind::Response))?;
+            let domain = request.domain().to_string();
+            match reply.within(deadline).await? {
+                None => Err(BridgeError::NoResponse { domain, deadline }),
+                Some(Reply::Acknowledgement(_)) => Err(BridgeError::NoResponse { domain, deadline }),
+                Some(Reply::Response(message)) if has_no_responder(&message) => Err(BridgeError::NoOwner { domain }),
+                Some(Reply::Response(message)) => {
+                    let headers: Vec<_> = headers::from_nats(message.headers.as_ref()).collect();
+                    let response = Packet::read_response(&headers, message.payload.clone());
+                    response.map_err(|error| error.in_response(request.domain()))
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn notify(&self, notification: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
+        let published = self.session().and_then(|session| {
+            let packet = Packet::from_notification(&notification);
+            let subject = self.namespace().subject(&Address::for_notification(&notification));
+            session.publisher.publish_unawaited(subject, headers::to_nats(&packet)?, packet.payload)
+        });
+        ready(published).boxed()
+    }
+
+    fn durability(&self) -> String {
+        self.durability.clone()
+    }
+
+    fn health(&self) -> BridgeHealth {
+        let session = match &*self.attached.read() {
+            AttachState::Attached(session) | AttachState::Detaching(session) => session.clone(),
+            AttachState::New | AttachState::Attaching | AttachState::Closed => return BridgeHealth::default(),
+        };
+        let mut issues = session.report.issues.texts();
+        let link = *session.link.borrow();
+        let down = instant().saturating_duration_since(link.since);
+        if !link.up && down >= DOWN_THRESHOLD {
+            issues.push(format!(
+                "no connection to {} for {} s, no messages to or from other services: check the server and the network; retrying",
+                session.publisher.broker(),
+                down.as_secs()
+            ));
+        }
+        let mut health = BridgeHealth::new(issues);
+        health.refused = session.report.refused.load(Ordering::Relaxed);
+        health.recreated_consumers = session.report.recreated_consumers.load(Ordering::Relaxed);
+        health
+    }
+
+    fn detach(&self) -> BoxFuture<'_, Result<(), BridgeError>> {
+        async move {
+            let session = self.session()?;
+            *self.attached.write() = AttachState::Detaching(session.clone());
+            session.ending.store(true, Ordering::Relaxed);
+            // The actor may have stopped already; then nothing is left to finish.
+            let _ = session.actor.send(Detach).await;
+            if let Some(claims) = &session.claims
+                && session.link.borrow().up
+            {
+                claims.release().await;
+            }
+            *self.attached.write() = AttachState::Closed;
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn abandon(&self) {
+        let mut attached = self.attached.write();
+        if let AttachState::Attached(session) | AttachState::Detaching(session) = &*attached {
+            session.ending.store(true, Ordering::Relaxed);
+            session.publisher.abandon();
+            session.abandoned.notify_one();
+            *attached = AttachState::Closed;
+        }
+    }
+}

@@ -1,0 +1,498 @@
+//! The publisher loop: messages wait in a queue, are written in order, and complete when their reply arrives.
+//!
+//! Filled by the methods of the bridge on any thread; written by one task, which the bridge's actor owns.
+//! A limited number of messages waits for [acknowledgements](super::pending_replies); the rest waits in the queue, which slows the
+//! senders down.
+//!
+//! A reply must find its message, so a message is registered in `pending` before it is queued and removed by whichever comes
+//! first: the reply, a denial, a lost connection, or the drop of its [`ReplyFuture`]. The lock on `pending` is never held across an
+//! await or while a queue is locked. The loop checks the registration again before writing, because the sender may have given up.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_nats::{Client, HeaderMap, Message, Subject, Subscriber};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot, watch};
+
+use super::acknowledgement;
+use super::connection::LinkState;
+use super::headers;
+use super::pending_replies::{PendingReplies, PendingReply};
+pub(super) use super::pending_replies::{Reply, ReplyError, ReplyKind};
+use whizbang_core::bridge::BridgeError;
+use whizbang_core::message::{Codec, Envelope, Origin};
+use whizbang_wire::Packet;
+use whizbang_wire::queue::Queue;
+use whizbang_wire::subject::{Address, Namespace};
+
+/// The maximum number of messages that wait to be written, for senders that do not await what they send.
+const MAX_QUEUED: usize = 64 * 1024;
+/// The maximum total payload of these messages in bytes.
+const MAX_QUEUED_BYTES: usize = 32 << 20;
+/// The maximum number and the maximum size in bytes of the events in one message. Only events that wait already are packed: none
+/// waits for a pack to fill.
+const MAX_PACK_EVENTS: usize = 128;
+const MAX_PACK_BYTES: usize = 32 * 1024;
+
+/// A message in the queue.
+enum OutgoingMessage {
+    Ready(EncodedMessage),
+    /// An event. It is encoded when it is written, alone or packed with the events behind it in the queue.
+    Event(Box<Envelope>, u64),
+}
+
+impl OutgoingMessage {
+    /// Returns the payload size in bytes.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Ready(written) => written.payload.len(),
+            Self::Event(event, _) => event.payload.len(),
+        }
+    }
+}
+
+/// An encoded message.
+struct EncodedMessage {
+    subject: Subject,
+    headers: HeaderMap,
+    payload: Bytes,
+    number: Option<u64>,
+}
+
+pub(super) struct PublisherLoop {
+    /// Messages for streams.
+    messages: Queue<OutgoingMessage>,
+    /// Requests and notifications: they do not wait for acknowledgements.
+    urgent: Queue<OutgoingMessage>,
+    /// The payload size of both queues in bytes.
+    queued_bytes: AtomicUsize,
+    pending: Mutex<PendingReplies>,
+    next_number: AtomicU64,
+    closing: AtomicBool,
+    /// Fires when a stream of this node's own events does not exist: it was deleted.
+    pub(super) stream_missing: Notify,
+    link: watch::Receiver<LinkState>,
+    broker: Arc<str>,
+    namespace: Namespace,
+    /// Replies arrive at this subject plus a message number.
+    inbox: String,
+}
+
+impl PublisherLoop {
+    pub(super) fn new(inbox: String, namespace: Namespace, link: watch::Receiver<LinkState>, broker: Arc<str>) -> Self {
+        Self {
+            messages: Queue::new(MAX_QUEUED),
+            urgent: Queue::new(MAX_QUEUED),
+            queued_bytes: AtomicUsize::new(0),
+            pending: Mutex::default(),
+            next_number: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
+            stream_missing: Notify::new(),
+            link,
+            broker,
+            namespace,
+            inbox,
+        }
+    }
+
+    /// Queues a message, within this call, and returns the future of its reply.
+    pub(super) fn publish(
+        self: &Arc<Self>,
+        subject: String,
+        headers: HeaderMap,
+        payload: Bytes,
+        kind: ReplyKind,
+    ) -> Result<ReplyFuture, BridgeError> {
+        let reply = self.register(kind)?;
+        let number = Some(reply.number);
+        let message =
+            OutgoingMessage::Ready(EncodedMessage { subject: Subject::from(subject), headers, payload, number });
+        let queue = if kind == ReplyKind::Acknowledgement { &self.messages } else { &self.urgent };
+        self.enqueue(queue, message).map(|()| reply)
+    }
+
+    /// Queues an event, which may be packed with others, and returns the future of its acknowledgement.
+    pub(super) fn publish_event(self: &Arc<Self>, event: Envelope) -> Result<ReplyFuture, BridgeError> {
+        let reply = self.register(ReplyKind::Acknowledgement)?;
+        self.enqueue(&self.messages, OutgoingMessage::Event(Box::new(event), reply.number)).map(|()| reply)
+    }
+
+    fn register(self: &Arc<Self>, kind: ReplyKind) -> Result<ReplyFuture, BridgeError> {
+        self.check_open()?;
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let (sender, reply) = oneshot::channel();
+        let entry = PendingReply { subject: None, kind, written_bytes: None, packed_with: Vec::new(), reply: sender };
+        self.pending.lock().entries.insert(number, entry);
+        Ok(ReplyFuture { publisher: Arc::clone(self), number, reply })
+    }
+
+    fn enqueue(&self, queue: &Queue<OutgoingMessage>, message: OutgoingMessage) -> Result<(), BridgeError> {
+        let bytes = message.bytes();
+        let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        // An empty queue accepts a message of any size.
+        let fits = queued == 0 || queued + bytes <= MAX_QUEUED_BYTES;
+        if fits && queue.try_push(message).is_ok() {
+            return Ok(());
+        }
+        self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        Err(if queue.is_closed() { BridgeError::Closed } else { BridgeError::Busy { waiting: queue.len() } })
+    }
+
+    /// Removes the first message of a queue if `wanted` returns true for it.
+    fn dequeue(
+        &self,
+        queue: &Queue<OutgoingMessage>,
+        wanted: impl FnOnce(&OutgoingMessage) -> bool,
+    ) -> Option<OutgoingMessage> {
+        let message = queue.pop_if(wanted)?;
+        self.queued_bytes.fetch_sub(message.bytes(), Ordering::Relaxed);
+        Some(message)
+    }
+
+    /// Queues a message without a reply. It may be lost.
+    pub(super) fn publish_unawaited(
+        &self,
+        subject: String,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<(), BridgeError> {
+        self.check_open()?;
+        let message =
+            OutgoingMessage::Ready(EncodedMessage { subject: Subject::from(subject), headers, payload, number: None });
+        self.enqueue(&self.urgent, message)
+    }
+
+    /// Returns the addresses of the servers without credentials.
+    pub(super) fn broker(&self) -> &str {
+        &self.broker
+    }
+
+    fn check_open(&self) -> Result<(), BridgeError> {
+        if self.closing.load(Ordering::Acquire) {
+            return Err(BridgeError::Closed);
+        }
+        if self.link.borrow().up { Ok(()) } else { Err(self.connection_lost()) }
+    }
+
+    fn connection_lost(&self) -> BridgeError {
+        BridgeError::Unreachable { broker: self.broker.to_string(), reason: "the connection is lost".to_owned() }
+    }
+
+    /// Fails the messages on a subject that the server denies.
+    pub(super) fn fail_denied(&self, subject: &str) {
+        let denied: Vec<u64> = {
+            let is_denied =
+                |entry: &PendingReply| entry.subject.as_ref().is_some_and(|known| known.as_str() == subject);
+            let denied = |(number, entry): (&u64, &PendingReply)| is_denied(entry).then_some(*number);
+            self.pending.lock().entries.iter().filter_map(denied).collect()
+        };
+        for number in denied {
+            let reason = format!("this user is not permitted to publish to `{subject}`");
+            let refused = BridgeError::Refused { broker: self.broker.to_string(), reason };
+            self.resolve(number, Err(ReplyError::NotSent(refused)));
+        }
+    }
+
+    /// Rejects new messages. The loop ends once the queued ones are completed.
+    pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.messages.wake();
+    }
+
+    /// Drops all messages immediately. Their senders learn that the message may or may not have been sent.
+    pub(super) fn abandon(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.messages.close();
+        self.urgent.close();
+        let pending = std::mem::take(&mut *self.pending.lock());
+        drop(pending);
+    }
+
+    fn is_done(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+            && self.messages.len() == 0
+            && self.urgent.len() == 0
+            && self.pending.lock().all_acknowledged()
+    }
+
+    /// Writes messages until [`close`](Self::close) was called and every message is completed, or the client is gone.
+    pub(super) async fn run(self: Arc<Self>, client: Client, mut inbox: Subscriber) {
+        let mut link = self.link.clone();
+        while !self.is_done() {
+            tokio::select! {
+                biased;
+                changed = link.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                }
+                reply = inbox.next() => {
+                    let Some(reply) = reply else { break };
+                    self.receive_reply(reply);
+                    while let Some(Some(reply)) = inbox.next().now_or_never() {
+                        self.receive_reply(reply);
+                    }
+                }
+                () = self.urgent.filled() => {}
+                () = self.messages.filled() => {}
+            }
+            if link.borrow_and_update().up {
+                self.write(&client, &mut link).await;
+            } else {
+                self.fail_unacknowledged();
+            }
+        }
+        self.messages.close();
+        self.urgent.close();
+    }
+
+    async fn write(&self, client: &Client, link: &mut watch::Receiver<LinkState>) {
+        loop {
+            let message = match self.dequeue(&self.urgent, |_| true) {
+                Some(message) => message,
+                None if self.pending.lock().has_capacity() => match self.dequeue(&self.messages, |_| true) {
+                    Some(message) => message,
+                    None => return,
+                },
+                None => return,
+            };
+            let encoded = match message {
+                OutgoingMessage::Ready(encoded) => encoded,
+                OutgoingMessage::Event(event, number) => match self.encode_pack(*event, number, client.max_payload()) {
+                    Some(encoded) => encoded,
+                    None => continue,
+                },
+            };
+            let number = encoded.number;
+            if let Some(number) = number
+                && !self.pending.lock().mark_written(number, &encoded.subject, encoded.payload.len())
+            {
+                // Its sender gave up before it was written.
+                continue;
+            }
+            let written = tokio::select! {
+                biased;
+                written = write_message(client, &self.inbox, encoded) => written,
+                // While the client reconnects and its queue is full, the write blocks; the lost connection ends it.
+                _ = link.wait_for(|link| !link.up) => Err(self.connection_lost()),
+            };
+            if let (Some(number), Err(error)) = (number, written) {
+                self.resolve(number, Err(ReplyError::NotSent(error)));
+            }
+            // Replies are not received in this loop, so it must return when the link changes.
+            if link.has_changed().unwrap_or(true) {
+                return;
+            }
+        }
+    }
+
+    /// Encodes an event, packed with those behind it in the queue that are of the same shard. Returns `None` if it cannot be sent; its
+    /// sender was notified.
+    fn encode_pack(&self, event: Envelope, number: u64, max_payload: usize) -> Option<EncodedMessage> {
+        if !self.pending.lock().entries.contains_key(&number) {
+            // Its sender gave up before it was written.
+            return None;
+        }
+        let mut events = vec![event];
+        let mut packed_with = Vec::new();
+        let mut bytes = events.iter().map(Packet::packed_size).sum::<usize>();
+        let limit = MAX_PACK_BYTES.min(max_payload / 2);
+        while let Some(first) = events.first().filter(|_| events.len() < MAX_PACK_EVENTS) {
+            let fits = |message: &OutgoingMessage| match message {
+                OutgoingMessage::Event(next, _) => {
+                    can_share_pack(first, next) && bytes + Packet::packed_size(next) <= limit
+                }
+                OutgoingMessage::Ready(_) => false,
+            };
+            let Some(OutgoingMessage::Event(next, number)) = self.dequeue(&self.messages, fits) else { break };
+            bytes += Packet::packed_size(&next);
+            events.push(*next);
+            packed_with.push(number);
+        }
+        if let Some(entry) = self.pending.lock().entries.get_mut(&number) {
+            entry.packed_with = packed_with;
+        }
+        self.encode(&events, number, max_payload)
+            .map_err(|error| self.resolve(number, Err(ReplyError::NotSent(error))))
+            .ok()
+    }
+
+    fn encode(&self, events: &[Envelope], number: u64, max_payload: usize) -> Result<EncodedMessage, BridgeError> {
+        let (address, packet) = match events {
+            [event] => (Address::for_event(event), Packet::from_envelope(event)?),
+            events => {
+                let shard = events.first().and_then(|event| event.origin.as_ref()).map(|origin| origin.shard.clone());
+                (shard.map(Address::Events), Packet::from_events(events))
+            }
+        };
+        let address =
+            address.ok_or_else(|| BridgeError::Malformed { reason: "event without a log position".to_owned() })?;
+        if packet.size() > max_payload {
+            return Err(BridgeError::Oversize { bytes: packet.size(), limit: max_payload });
+        }
+        let subject = Subject::from(self.namespace.subject(&address));
+        Ok(EncodedMessage {
+            subject,
+            headers: headers::to_nats(&packet)?,
+            payload: packet.payload,
+            number: Some(number),
+        })
+    }
+
+    /// Completes a message, and those of the same pack, with a reply or an error.
+    fn resolve(&self, number: u64, reply: Result<Reply, ReplyError>) {
+        let (first, others) = {
+            let mut pending = self.pending.lock();
+            let Some(first) = pending.remove(number) else { return };
+            let others: Vec<PendingReply> =
+                first.packed_with.iter().filter_map(|other| pending.remove(*other)).collect();
+            (first, others)
+        };
+        // A sender may have dropped its future.
+        for other in others {
+            let _ = other.reply.send(reply.clone());
+        }
+        let _ = first.reply.send(reply);
+    }
+
+    /// Fails the messages that wait to be written or acknowledged, after the connection was lost: their senders retry.
+    fn fail_unacknowledged(&self) {
+        while let Some(message) =
+            self.dequeue(&self.urgent, |_| true).or_else(|| self.dequeue(&self.messages, |_| true))
+        {
+            let number = match message {
+                OutgoingMessage::Ready(encoded) => encoded.number,
+                OutgoingMessage::Event(_, number) => Some(number),
+            };
+            if let Some(number) = number {
+                self.resolve(number, Err(ReplyError::NotSent(self.connection_lost())));
+            }
+        }
+        let acknowledgements: Vec<u64> = {
+            let pending = self.pending.lock();
+            let unacknowledged =
+                |(number, entry): (&u64, &PendingReply)| (entry.kind == ReplyKind::Acknowledgement).then_some(*number);
+            pending.entries.iter().filter_map(unacknowledged).collect()
+        };
+        for number in acknowledgements {
+            self.resolve(number, Err(ReplyError::ConnectionLost));
+        }
+    }
+
+    fn receive_reply(&self, message: Message) {
+        let Some(number) = message.subject.rsplit('.').next().and_then(|token| token.parse().ok()) else { return };
+        let kind = self.pending.lock().entries.get(&number).map(|entry| entry.kind);
+        let reply = match kind {
+            None => return,
+            Some(ReplyKind::Response) => Reply::Response(message),
+            // Parsed once, although the acknowledgement of a pack is for many events.
+            Some(ReplyKind::Acknowledgement) => Reply::Acknowledgement(acknowledgement::parse(&message)),
+        };
+        self.resolve(number, Ok(reply));
+    }
+}
+
+/// Returns true if an event may be packed with the first one of a pack. A JSON event is not packed: it may be read by clients in
+/// other languages, which expect one event per message.
+fn can_share_pack(first: &Envelope, next: &Envelope) -> bool {
+    let is_compact = first.codec == Codec::Bincode && next.codec == Codec::Bincode;
+    let of_one_shard = |one: &Origin, other: &Origin| one.shard == other.shard;
+    is_compact && first.origin.as_ref().zip(next.origin.as_ref()).is_some_and(|(one, other)| of_one_shard(one, other))
+}
+
+async fn write_message(client: &Client, inbox: &str, message: EncodedMessage) -> Result<(), BridgeError> {
+    let EncodedMessage { subject, headers, payload, number } = message;
+    let published = match number {
+        Some(number) => {
+            let reply = Subject::from(format!("{inbox}.{number}"));
+            client.publish_with_reply_and_headers(subject, reply, headers, payload).await
+        }
+        None => client.publish_with_headers(subject, headers, payload).await,
+    };
+    published.map_err(|error| BridgeError::Broker { doing: "publish".to_owned(), source: Arc::new(error) })
+}
+
+/// The future of the reply to one message. Dropping it unregisters the message.
+pub(super) struct ReplyFuture {
+    publisher: Arc<PublisherLoop>,
+    number: u64,
+    reply: oneshot::Receiver<Result<Reply, ReplyError>>,
+}
+
+impl ReplyFuture {
+    /// Returns the reply, or `None` if it does not arrive in time: the message may have been delivered. A message without
+    /// responders has a reply with that status.
+    ///
+    /// # Errors
+    /// [`BridgeError`] if the message was not sent.
+    pub(super) async fn within(self, deadline: Duration) -> Result<Option<Reply>, BridgeError> {
+        match tokio::time::timeout(deadline, self).await {
+            Ok(Ok(reply)) => Ok(Some(reply)),
+            Ok(Err(ReplyError::NotSent(error))) => Err(error),
+            Ok(Err(ReplyError::ConnectionLost)) | Err(_) => Ok(None),
+        }
+    }
+}
+
+impl Future for ReplyFuture {
+    type Output = Result<Reply, ReplyError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // The sender is dropped only with the loop.
+        self.reply.poll_unpin(context).map(|reply| reply.unwrap_or(Err(ReplyError::ConnectionLost)))
+    }
+}
+
+impl Drop for ReplyFuture {
+    fn drop(&mut self) {
+        let is_pending = self.publisher.pending.lock().entries.contains_key(&self.number);
+        if is_pending {
+            // The other messages of the same pack wait for this one's reply, which would be ignored.
+            self.publisher.resolve(self.number, Err(ReplyError::ConnectionLost));
+            // The window may have space now.
+            self.publisher.messages.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rejected_message_is_not_kept() {
+        let (_link, link) = watch::channel(LinkState { up: true, epoch: 1, ..LinkState::default() });
+        let publisher = PublisherLoop::new("inbox".to_owned(), Namespace::default(), link, "broker".into());
+        let publisher = Arc::new(publisher);
+        let publish = || publisher.publish("a".to_owned(), HeaderMap::new(), Bytes::new(), ReplyKind::Acknowledgement);
+        let waiting: Vec<_> = (0..MAX_QUEUED).map(|_| publish().map_err(|error| error.to_string()).unwrap()).collect();
+        for _ in 0..10 {
+            assert!(matches!(publish().map(drop), Err(BridgeError::Busy { .. })));
+        }
+        assert_eq!(publisher.messages.len(), MAX_QUEUED);
+        assert_eq!(publisher.pending.lock().entries.len(), waiting.len());
+        publisher.abandon();
+        assert!(matches!(publish().map(drop), Err(BridgeError::Closed)));
+    }
+
+    #[test]
+    fn queued_messages_are_bounded_in_bytes() {
+        let (_link, link) = watch::channel(LinkState { up: true, epoch: 1, ..LinkState::default() });
+        let publisher = Arc::new(PublisherLoop::new("inbox".to_owned(), Namespace::default(), link, "broker".into()));
+        let large = Bytes::from(vec![0; MAX_QUEUED_BYTES / 4]);
+        let publish = || publisher.publish("a".to_owned(), HeaderMap::new(), large.clone(), ReplyKind::Acknowledgement);
+        let waiting: Vec<_> = (0..4).map(|_| publish().map_err(|error| error.to_string()).unwrap()).collect();
+        assert!(matches!(publish().map(drop), Err(BridgeError::Busy { waiting: 4 })));
+        let small = publisher.publish_unawaited("a".to_owned(), HeaderMap::new(), Bytes::new());
+        assert!(small.is_ok(), "a small message still fits");
+        assert!(publisher.dequeue(&publisher.messages, |_| true).is_some());
+        assert!(publish().is_ok());
+        drop(waiting);
+    }
+}

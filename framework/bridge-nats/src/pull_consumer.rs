@@ -1,0 +1,292 @@
+//! The client side of one pull consumer: outstanding pulls, received messages and messages in flight.
+//!
+//! Used by the consumer loop. A pull requests a number of messages; the server reports the end of a pull that it abandons. The
+//! loop does not poll: a pull waits at the server until there are messages.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Message, Subject};
+use tokio::time::Instant;
+
+use super::consumer_setup::ConsumerState;
+use super::decode;
+use super::jetstream::Incarnation;
+use super::streams::StreamSource;
+use whizbang_core::clock::monotonic;
+use whizbang_core::message::Envelope;
+
+/// The time a pull waits at the server. A consumer that delivers nothing for two pulls is inspected.
+const PULL_EXPIRY: Duration = Duration::from_secs(15);
+/// The time after its expiry at which a pull without a reported end is considered lost.
+const PULL_GRACE: Duration = Duration::from_secs(5);
+/// The maximum number of messages of one pull.
+const MAX_BATCH: usize = 512;
+/// The pause after a rejected pull or a missing stream; it doubles up to [`MAX_BACKOFF`].
+const MIN_BACKOFF: Duration = Duration::from_millis(100);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// The delay before a deleted stream is created again. The server (observed with 2.9.10) responds before it has removed the files.
+/// A stream that is created earlier loses its folder with the old one and stores nothing until the server restarts.
+pub(super) const DELETION_GRACE: Duration = Duration::from_secs(1);
+
+/// The availability of a stream and its consumer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ConsumerStatus {
+    Open,
+    /// The stream and the consumer are being checked.
+    Checking,
+    /// The stream or the consumer is missing; the next check is due at the given time.
+    Missing(Instant),
+}
+
+pub(super) struct PullConsumer {
+    pub(super) source: Arc<StreamSource>,
+    /// The subject that receives messages.
+    pub(super) inbox: Subject,
+    /// The subject of pulls.
+    pub(super) pull_subject: Subject,
+    /// The stream as of the last check.
+    incarnation: Incarnation,
+    pub(super) status: ConsumerStatus,
+    /// The received messages that are not decoded yet, with their numbers.
+    pub(super) received: VecDeque<(u64, Message)>,
+    /// The decoded envelopes that are not delivered yet; they come before `received`. Each has its number, and the message if it
+    /// contains no other envelope.
+    pub(super) decoded: VecDeque<(u64, Envelope, Option<Message>)>,
+    /// The pulls at the server, oldest first: the number of messages still to come, and the latest end.
+    pulls: VecDeque<(usize, Instant)>,
+    /// No pull is made before this time.
+    paused_until: Option<Instant>,
+    backoff: Duration,
+    /// The number of envelopes of this consumer that the node handles. Each consumer has a window of its own, so one with messages
+    /// that wait for a slow job or behind a gap leaves capacity to the others.
+    pub(super) handling: usize,
+    /// A pull expired and no message arrived since the previous one: the consumer should be inspected.
+    pub(super) is_suspect: bool,
+    /// No message has arrived since the last pull expired.
+    is_silent: bool,
+    /// The state of the consumer when it was last suspected.
+    suspect_state: Option<ConsumerState>,
+    /// The stream did not exist at the last check.
+    absent: bool,
+}
+
+/// The maximum number of envelopes of one consumer that the node handles at once.
+pub(super) const MAX_HANDLING: usize = 1024;
+
+impl PullConsumer {
+    /// Creates a consumer of a stream; `None` as incarnation means that the stream is missing.
+    pub(super) fn new(source: StreamSource, inbox: Subject, incarnation: Option<Incarnation>) -> Self {
+        Self {
+            pull_subject: Subject::from(format!("$JS.API.CONSUMER.MSG.NEXT.{}", source.consumer.path)),
+            source: Arc::new(source),
+            inbox,
+            status: if incarnation.is_some() {
+                ConsumerStatus::Open
+            } else {
+                ConsumerStatus::Missing(monotonic() + MIN_BACKOFF)
+            },
+            incarnation: incarnation.unwrap_or_default(),
+            received: VecDeque::new(),
+            decoded: VecDeque::new(),
+            pulls: VecDeque::new(),
+            paused_until: None,
+            backoff: MIN_BACKOFF,
+            handling: 0,
+            is_suspect: false,
+            is_silent: false,
+            suspect_state: None,
+            absent: false,
+        }
+    }
+
+    /// Returns true if every received message was delivered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.received.is_empty() && self.decoded.is_empty()
+    }
+
+    /// Returns the number of pulled messages that have not arrived.
+    pub(super) fn outstanding(&self) -> usize {
+        self.pulls.iter().map(|(count, _)| count).sum()
+    }
+
+    /// Returns the number of messages to pull now, given the node's capacity; `None` if enough are outstanding.
+    pub(super) fn pull_size(&mut self, capacity: usize, now: Instant) -> Option<usize> {
+        while self.pulls.front().is_some_and(|(_, end)| *end <= now) {
+            self.pulls.pop_front();
+        }
+        if self.status != ConsumerStatus::Open || !self.is_empty() || self.paused_until.is_some_and(|until| until > now)
+        {
+            return None;
+        }
+        let enough = capacity.min(MAX_BATCH).min(MAX_HANDLING.saturating_sub(self.handling));
+        let outstanding = self.outstanding();
+        // Pull again at half, so that messages arrive without a pause and not one by one.
+        (enough > 0 && outstanding <= enough / 2).then(|| enough - outstanding)
+    }
+
+    /// Records a pull and returns its body.
+    pub(super) fn start_pull(&mut self, count: usize, now: Instant) -> String {
+        self.pulls.push_back((count, now + PULL_EXPIRY + PULL_GRACE));
+        format!("{{\"batch\":{count},\"expires\":{}}}", PULL_EXPIRY.as_nanos())
+    }
+
+    /// Accepts a message, which belongs to the oldest pull.
+    pub(super) fn receive(&mut self, number: u64, message: Message) {
+        self.backoff = MIN_BACKOFF;
+        (self.is_silent, self.is_suspect, self.suspect_state) = (false, false, None);
+        let (_, in_stream) = decode::delivery_numbers(message.reply.as_deref().unwrap_or_default());
+        self.incarnation.last = self.incarnation.last.max(in_stream);
+        if let Some((count, _)) = self.pulls.front_mut() {
+            *count -= 1;
+            if *count == 0 {
+                self.pulls.pop_front();
+            }
+        }
+        self.received.push_back((number, message));
+    }
+
+    /// Handles the end of a pull as the server reports it.
+    pub(super) fn end_pull(&mut self, status: u16, description: &str, now: Instant) {
+        match status {
+            // An idle heartbeat.
+            100 => {}
+            // Expired, or no messages.
+            404 | 408 => {
+                self.pulls.pop_front();
+                self.is_suspect = self.is_silent;
+                self.is_silent = true;
+            }
+            // No responders, or the consumer was deleted.
+            503 => self.mark_missing(now),
+            409 if description.to_ascii_lowercase().contains("deleted") => self.mark_missing(now),
+            // The leader changed, too many pulls, or too many unacknowledged messages: retry after a pause.
+            _ => {
+                tracing::debug!(stream = self.source.stream, status, description, "pull rejected");
+                self.pulls.pop_front();
+                self.paused_until = Some(now + self.backoff);
+                self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
+            }
+        }
+    }
+
+    fn mark_missing(&mut self, now: Instant) {
+        self.pulls.clear();
+        if self.status == ConsumerStatus::Open {
+            tracing::warn!(stream = self.source.stream, "stream or consumer missing; checking it");
+            self.status = ConsumerStatus::Missing(now + DELETION_GRACE);
+        }
+    }
+
+    /// Schedules the next check of a missing stream or consumer.
+    pub(super) fn retry_later(&mut self) {
+        self.status = ConsumerStatus::Missing(monotonic() + self.backoff);
+        self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
+    }
+
+    /// Records that the stream does not exist. Returns true if it existed at the last check.
+    pub(super) fn mark_absent(&mut self) -> bool {
+        !std::mem::replace(&mut self.absent, true)
+    }
+
+    /// Records that the stream and the consumer exist.
+    pub(super) fn mark_open(&mut self, found: Incarnation) {
+        self.absent = false;
+        let stream = &self.source.stream;
+        if self.incarnation != Incarnation::default() && !self.incarnation.continues(&found) {
+            tracing::warn!(stream, "the stream was recreated or has lost its end; missing messages come from the logs");
+        }
+        self.incarnation = found;
+        self.status = ConsumerStatus::Open;
+        self.backoff = MIN_BACKOFF;
+        self.paused_until = None;
+        // Pulls of the previous stream or consumer have ended with it.
+        self.pulls.clear();
+    }
+
+    /// Compares the state of the consumer with its previous one, after pulls without messages. Returns true if it has stalled: it has
+    /// messages, and twice in a row a pull of [`PULL_EXPIRY`] received none of them.
+    ///
+    /// nats-server 2.9.10 was observed to stall after it was killed under load. It delivered again only after the consumer was
+    /// deleted.
+    pub(super) fn has_stalled(&mut self, state: ConsumerState) -> bool {
+        self.is_suspect = false;
+        // Messages in flight on this node are unacknowledged, too.
+        let has_outstanding = state.has_outstanding() && self.handling == 0 && self.is_empty();
+        let again = self.suspect_state == Some(state) && has_outstanding;
+        self.suspect_state = has_outstanding.then_some(state);
+        again
+    }
+
+    /// Returns the time of the next action that does not depend on a message.
+    pub(super) fn next_wake(&self, now: Instant) -> Option<Instant> {
+        match self.status {
+            ConsumerStatus::Open => {
+                let end = self.pulls.front().map(|(_, end)| *end);
+                end.into_iter().chain(self.paused_until.filter(|until| *until > now)).min()
+            }
+            ConsumerStatus::Checking => None,
+            ConsumerStatus::Missing(again) => Some(again),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::NatsBuilder;
+    use super::super::streams;
+    use super::*;
+    use whizbang_core::bridge::NodeCard;
+    use whizbang_core::message::Name;
+
+    fn pull_consumer() -> PullConsumer {
+        let bank = Name::new("bank").unwrap();
+        let card = NodeCard {
+            service: bank.clone(),
+            owns: vec![(bank, 1)],
+            subscribes: Vec::new(),
+            answers: Vec::new(),
+            store: None,
+        };
+        let source = streams::sources(&NatsBuilder::new("nats://host"), &card).remove(0);
+        PullConsumer::new(source, "inbox".into(), Some(Incarnation::default()))
+    }
+
+    #[test]
+    fn two_silent_pulls_raise_suspicion() {
+        let (mut consumer, now) = (pull_consumer(), monotonic());
+        consumer.end_pull(408, "", now);
+        assert!(!consumer.is_suspect);
+        consumer.end_pull(408, "", now);
+        assert!(consumer.is_suspect);
+        let message = Message {
+            subject: "x".into(),
+            reply: Some("$JS.ACK.s.c.1.2.3.4.5".into()),
+            payload: Default::default(),
+            headers: None,
+            status: None,
+            description: None,
+            length: 0,
+        };
+        consumer.receive(1, message);
+        assert!(!consumer.is_suspect);
+    }
+
+    #[test]
+    fn unchanged_outstanding_messages_mean_a_stall() {
+        let mut consumer = pull_consumer();
+        let outstanding = ConsumerState { pending: 3, delivered: 7, ..ConsumerState::default() };
+        assert!(!consumer.has_stalled(outstanding));
+        // The consumer has delivered since.
+        assert!(!consumer.has_stalled(ConsumerState { delivered: 8, ..outstanding }));
+        assert!(consumer.has_stalled(ConsumerState { delivered: 8, ..outstanding }));
+        let idle = ConsumerState { delivered: 8, ..ConsumerState::default() };
+        assert!(!consumer.has_stalled(idle));
+        assert!(!consumer.has_stalled(idle));
+        // Messages in flight on this node do not count.
+        consumer.handling = 1;
+        assert!(!consumer.has_stalled(outstanding));
+        assert!(!consumer.has_stalled(outstanding));
+    }
+}

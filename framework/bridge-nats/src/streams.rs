@@ -1,0 +1,182 @@
+//! The streams and consumers that a node needs, and their settings.
+//!
+//! Called at attach and after each reconnection. docs/wire.md lists the same settings for operators.
+
+use serde_json::json;
+
+use super::config::NatsBuilder;
+use super::jetstream::DesiredConfig;
+use whizbang_core::bridge::NodeCard;
+use whizbang_core::message::Name;
+
+/// The maximum number of unacknowledged messages of one consumer, more than a node handles at once.
+const MAX_ACK_PENDING: u32 = 10_000;
+
+/// The size in bytes of a service's stream of refused messages: 32 messages of the maximum size, thousands of ordinary ones.
+const REFUSED_BYTES: u64 = 16 * 1024 * 1024;
+
+/// The size in bytes of the stream of claims, which have a few hundred bytes each.
+const CLAIMS_BYTES: u64 = 1024 * 1024;
+
+/// The stream settings that an operator may change: they limit size and retention and do not change the meaning.
+const STREAM_ADJUSTABLE: &[&str] = &["max_bytes", "max_age", "num_replicas"];
+/// The consumer settings that an operator may change.
+const CONSUMER_ADJUSTABLE: &[&str] = &["ack_wait", "max_ack_pending"];
+
+/// The stream settings that would keep, drop or change messages in an unexpected way.
+const STREAM_UNSET: &[&str] = &["sealed", "mirror", "sources", "max_msg_size", "subject_transform", "republish"];
+/// The consumer settings that would skip messages, slow them down, or remove the consumer.
+const CONSUMER_UNSET: &[&str] = &[
+    "filter_subject",
+    "filter_subjects",
+    "headers_only",
+    "inactive_threshold",
+    "backoff",
+    "rate_limit_bps",
+    "deliver_subject",
+    "max_batch",
+    "max_expires",
+    "max_bytes",
+    "priority_groups",
+    "pause_until",
+];
+
+/// The messages in a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StreamContent {
+    /// Commands and replies for a domain this service owns.
+    Direct,
+    /// Events of a domain this service subscribes to.
+    Events,
+}
+
+/// A stream that this node reads.
+pub(super) struct StreamSource {
+    pub(super) content: StreamContent,
+    pub(super) domain: Name,
+    pub(super) shards: u16,
+    pub(super) stream: String,
+    /// The stream, if this service creates it. The streams of other services' events are created by their owners.
+    pub(super) owned: Option<DesiredConfig>,
+    pub(super) consumer: DesiredConfig,
+}
+
+/// Returns the streams that a node reads.
+pub(super) fn sources(config: &NatsBuilder, card: &NodeCard) -> Vec<StreamSource> {
+    let own = card.owns.iter().map(|(domain, shards)| StreamSource {
+        content: StreamContent::Direct,
+        domain: domain.clone(),
+        shards: *shards,
+        stream: config.namespace.direct_stream(domain),
+        owned: Some(direct_stream(config, domain)),
+        consumer: consumer(config, &config.namespace.direct_stream(domain), &card.service),
+    });
+    let others = card.subscribes.iter().map(|(domain, shards, _)| StreamSource {
+        content: StreamContent::Events,
+        domain: domain.clone(),
+        shards: *shards,
+        stream: config.namespace.event_stream(domain),
+        owned: None,
+        consumer: consumer(config, &config.namespace.event_stream(domain), &card.service),
+    });
+    own.chain(others).collect()
+}
+
+/// Returns the streams that a node only writes to; it creates them.
+pub(super) fn write_only(config: &NatsBuilder, card: &NodeCard) -> Vec<DesiredConfig> {
+    let events = card.owns.iter().map(|(domain, _)| event_stream(config, domain));
+    events.chain(receives_messages(card).then(|| refused_stream(config, &card.service))).collect()
+}
+
+/// Returns true if a service receives messages from streams, which it may have to refuse. A client-only service receives none.
+pub(super) fn receives_messages(card: &NodeCard) -> bool {
+    !card.owns.is_empty() || !card.subscribes.is_empty()
+}
+
+fn direct_stream(config: &NatsBuilder, domain: &Name) -> DesiredConfig {
+    let subjects = config.namespace.direct_filter(domain);
+    // Messages are removed once acknowledged. A full stream rejects new ones, and the sender's outbox waits.
+    stream(config, config.namespace.direct_stream(domain), &subjects, "workqueue", "new", 0)
+}
+
+fn event_stream(config: &NatsBuilder, domain: &Name) -> DesiredConfig {
+    let subjects = config.namespace.event_filter(domain);
+    let age = u64::try_from(config.event_age.as_nanos()).unwrap_or(u64::MAX);
+    stream(config, config.namespace.event_stream(domain), &subjects, "limits", "old", age)
+}
+
+/// Returns the stream of refused messages. Their senders consider them accepted, so it drops none: while it is full, the messages
+/// stay in their own streams and the node's health reports it.
+fn refused_stream(config: &NatsBuilder, service: &Name) -> DesiredConfig {
+    let name = config.namespace.refused_stream(service);
+    let mut wanted = stream(config, name, &config.namespace.refused_subject(service), "limits", "new", 0);
+    if let Some(settings) = wanted.settings.as_object_mut() {
+        settings.insert("max_bytes".to_owned(), json!(REFUSED_BYTES));
+    }
+    // A stream that an older version created discards its oldest messages: the operator should change it, but the node can start.
+    wanted.adjustable = &["max_bytes", "max_age", "num_replicas", "discard"];
+    wanted
+}
+
+/// Returns the stream of the claims of all services, with the last claim on each domain. It drops none: a full one rejects new
+/// domains.
+pub(super) fn claims_stream(config: &NatsBuilder) -> DesiredConfig {
+    let mut wanted =
+        stream(config, config.namespace.claims_stream(), &config.namespace.claims_filter(), "limits", "new", 0);
+    if let Some(settings) = wanted.settings.as_object_mut() {
+        settings.insert("max_bytes".to_owned(), json!(CLAIMS_BYTES));
+        settings.insert("max_msgs_per_subject".to_owned(), json!(1));
+    }
+    wanted
+}
+
+fn stream(
+    config: &NatsBuilder,
+    name: String,
+    subjects: &str,
+    retention: &str,
+    discard: &str,
+    max_age: u64,
+) -> DesiredConfig {
+    let settings = json!({
+        "name": name,
+        "subjects": [subjects],
+        "retention": retention,
+        "discard": discard,
+        "storage": "file",
+        "max_bytes": config.stream_bytes,
+        "max_age": max_age,
+        "max_msgs": -1,
+        "max_msgs_per_subject": -1,
+        "max_consumers": -1,
+        "num_replicas": config.replicas,
+        "no_ack": false,
+    });
+    DesiredConfig {
+        label: format!("stream `{name}`"),
+        path: name,
+        settings,
+        must_be_unset: STREAM_UNSET,
+        adjustable: STREAM_ADJUSTABLE,
+    }
+}
+
+fn consumer(config: &NatsBuilder, stream: &str, service: &Name) -> DesiredConfig {
+    let settings = json!({
+        "durable_name": service.as_str(),
+        "deliver_policy": "all",
+        "replay_policy": "instant",
+        "ack_policy": "explicit",
+        "ack_wait": u64::try_from(config.ack_wait.as_nanos()).unwrap_or(u64::MAX),
+        // Unlimited: the node counts attempts durably and decides when a message becomes a dead letter.
+        "max_deliver": -1,
+        "max_ack_pending": MAX_ACK_PENDING,
+    });
+    DesiredConfig {
+        label: format!("consumer `{service}` of stream `{stream}`"),
+        path: format!("{stream}.{service}"),
+        settings,
+        must_be_unset: CONSUMER_UNSET,
+        adjustable: CONSUMER_ADJUSTABLE,
+    }
+}

@@ -1,0 +1,40 @@
+//! The core NATS subjects that a node subscribes to, besides its streams.
+//!
+//! Called at attach.
+
+use std::sync::Arc;
+
+use async_nats::{Client, Subscriber};
+
+use super::consumer::Channel;
+use whizbang_core::bridge::{BridgeError, NodeCard};
+use whizbang_wire::subject::Namespace;
+
+/// Returns the channel and the subject of each subscription, and true if only one of several nodes receives each message.
+pub(super) fn subscriptions(namespace: &Namespace, card: &NodeCard) -> Vec<(Channel, String, bool)> {
+    let mut subscriptions = Vec::new();
+    for (domain, _) in &card.owns {
+        subscriptions.push((Channel::Requests, namespace.request_filter(domain), true));
+        subscriptions.push((Channel::Notifications, namespace.committed_filter(domain), false));
+    }
+    for (domain, _, _) in &card.subscribes {
+        subscriptions.push((Channel::Notifications, namespace.head_filter(domain), false));
+    }
+    for (domain, query) in &card.answers {
+        subscriptions.push((Channel::Requests, namespace.query_subject(domain, query), true));
+    }
+    subscriptions
+}
+
+pub(super) async fn subscribe(
+    client: &Client,
+    subject: String,
+    group: Option<String>,
+) -> Result<Subscriber, BridgeError> {
+    let doing = format!("subscribe to `{subject}`");
+    let subscribed = match group {
+        Some(group) => client.queue_subscribe(subject, group).await,
+        None => client.subscribe(subject).await,
+    };
+    subscribed.map_err(|error| BridgeError::Broker { doing, source: Arc::new(error) })
+}

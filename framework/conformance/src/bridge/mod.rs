@@ -1,0 +1,93 @@
+//! The conformance suite of bridges: the guarantees that a node relies on, whatever transport is behind a bridge.
+//!
+//! An implementation provides a [`Fixture`] and calls [`bridge_suite!`](whizbang::bridge_suite), which creates a test of each of the
+//! [cases]. The suite accounts for what a bridge need not guarantee: it repeats messages that may be lost and counts effects, not
+//! deliveries.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a case fails by panicking, as every test does"
+)]
+
+pub mod cases;
+pub mod hostile;
+pub mod node;
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use self::hostile::Forgery;
+use whizbang_core::bridge::Bridge;
+use whizbang_core::message::ShardId;
+use whizbang_wire::Packet;
+
+/// The number of shards of every domain in the suite.
+pub const SHARDS: u16 = 4;
+
+/// A broker under test, empty at the start of each case, and the faults that the suite injects into it.
+pub trait Fixture {
+    /// Returns a bridge for one more node, not attached.
+    fn bridge(&self) -> BoxFuture<'_, Arc<dyn Bridge>>;
+
+    /// Breaks the connections of all bridges and lets them reconnect.
+    fn interrupt(&self) -> BoxFuture<'_, ()>;
+
+    /// Sends a packet with any content to the owner of a shard, as if it were a command of an external caller.
+    fn inject(&self, to: ShardId, packet: Packet) -> BoxFuture<'_, ()>;
+
+    /// Publishes a packet with any content to its address, as any client of the broker can, without waiting for an acknowledgement.
+    fn forge(&self, forgery: Forgery) -> BoxFuture<'_, ()>;
+
+    /// Returns the number of packets that the bridges have refused as invalid.
+    fn refused(&self) -> BoxFuture<'_, usize>;
+}
+
+/// Runs one case on its own current-thread runtime and `LocalSet`, as an arbiter has.
+pub fn run(case: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    tokio::task::LocalSet::new().block_on(&runtime, case);
+}
+
+/// Creates a test of each case of the bridge suite. The argument is an expression, in async code, that evaluates to a [`Fixture`].
+#[macro_export]
+macro_rules! bridge_suite {
+    ($fixture:expr) => {
+        $crate::bridge_suite!(@ $fixture;
+            command_reaches_its_owner_only
+            command_arrives_unchanged
+            event_reaches_every_subscribing_service
+            subscriber_may_start_before_its_source
+            nodes_of_one_service_share_messages
+            every_kind_of_request_gets_a_response
+            long_response_is_truncated_and_continued
+            unowned_domain_is_reported_immediately
+            silent_owner_is_reported_at_the_deadline
+            notification_reaches_the_concerned_nodes
+            message_sent_before_detaching_arrives
+            unattached_bridge_refuses_every_call
+            thousand_messages_in_flight_arrive
+            order_per_destination_is_preserved
+            node_receives_no_more_than_its_capacity
+            retried_message_is_redelivered
+            node_is_notified_of_a_reconnection
+            oversize_is_refused_and_maximum_size_arrives
+            similar_names_do_not_collide
+            invalid_message_is_refused_and_blocks_nothing
+            hostile_client_does_not_affect_other_nodes
+            flood_of_junk_blocks_no_message
+        );
+    };
+    (@ $fixture:expr; $($case:ident)*) => { $(
+        // The full path of the attribute keeps source checks that look for tests from taking the macro for one.
+        #[::core::prelude::v1::test]
+        fn $case() {
+            $crate::bridge::run(async {
+                let fixture = $fixture;
+                $crate::bridge::cases::$case(&fixture).await;
+            });
+        }
+    )* };
+}

@@ -1,0 +1,280 @@
+//! A test node as a bridge sees it: a card and an [`Inbound`] that records everything it receives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use super::Fixture;
+use whizbang_core::bridge::{
+    AckOutcome, Bridge, BridgeError, Inbound, NodeCard, Notification, Request, RequestError, Response,
+};
+use whizbang_core::message::{Envelope, Name};
+
+/// The time limit for a message that must arrive.
+pub const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The messages that a test node has received.
+#[derive(Debug, Default)]
+pub struct Received {
+    /// Commands and replies.
+    pub direct: Vec<Envelope>,
+    /// Events.
+    pub events: Vec<Envelope>,
+    /// Requests.
+    pub requests: Vec<Request>,
+    /// Notifications.
+    pub notifications: Vec<Notification>,
+    /// The number of reported reconnections.
+    pub reconnected: usize,
+    /// The number of messages being handled now.
+    pub handling: usize,
+    /// The maximum number of messages that were handled at the same time.
+    pub max_handling: usize,
+}
+
+/// Responds to a request.
+pub type Responder = dyn Fn(Request) -> BoxFuture<'static, Response> + Send + Sync;
+/// Returns the outcome of a message.
+pub type OutcomeHandler = dyn Fn(&Envelope, &Received) -> AckOutcome + Send + Sync;
+
+/// The [`Inbound`] of a test node.
+pub struct TestInbound {
+    received: Mutex<Received>,
+    changed: Notify,
+    capacity: usize,
+    /// Messages complete while it is true.
+    open: watch::Sender<bool>,
+    responder: Box<Responder>,
+    handler: Box<OutcomeHandler>,
+    this: std::sync::Weak<TestInbound>,
+}
+
+/// The behavior of a test node.
+pub struct NodeBehavior {
+    /// The number of messages that it handles at once.
+    pub capacity: usize,
+    /// Messages complete immediately; otherwise first after [`open`](TestNode::open) is called.
+    pub open: bool,
+    /// The responses to requests.
+    pub responder: Box<Responder>,
+    /// The outcome of a message, given everything received before it.
+    pub handler: Box<OutcomeHandler>,
+}
+
+impl Default for NodeBehavior {
+    fn default() -> Self {
+        Self {
+            capacity: 1024,
+            open: true,
+            responder: Box::new(|_| Box::pin(async { Response::Refused(RequestError::NotHere) })),
+            handler: Box::new(|_, _| AckOutcome::Ack),
+        }
+    }
+}
+
+impl TestInbound {
+    fn new(behavior: NodeBehavior) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            received: Mutex::default(),
+            changed: Notify::new(),
+            capacity: behavior.capacity,
+            open: watch::channel(behavior.open).0,
+            responder: behavior.responder,
+            handler: behavior.handler,
+            this: this.clone(),
+        })
+    }
+
+    fn record<T>(&self, write: impl FnOnce(&mut Received) -> T) -> T {
+        let result = write(&mut self.received.lock());
+        self.changed.notify_waiters();
+        result
+    }
+
+    fn handle(
+        &self,
+        envelope: Envelope,
+        list: fn(&mut Received) -> &mut Vec<Envelope>,
+    ) -> BoxFuture<'static, AckOutcome> {
+        let outcome = self.record(|received| {
+            let outcome = (self.handler)(&envelope, received);
+            list(received).push(envelope);
+            received.handling += 1;
+            received.max_handling = received.max_handling.max(received.handling);
+            outcome
+        });
+        let mut open = self.open.subscribe();
+        let this = self.this.clone();
+        Box::pin(async move {
+            // The inbound lives as long as the test; without it the count is not read.
+            let _ = open.wait_for(|open| *open).await;
+            if let Some(inbound) = this.upgrade() {
+                inbound.record(|received| received.handling -= 1);
+            }
+            outcome
+        })
+    }
+}
+
+impl Inbound for TestInbound {
+    fn deliver(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
+        self.handle(envelope, |received| &mut received.direct)
+    }
+
+    fn event(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
+        self.handle(envelope, |received| &mut received.events)
+    }
+
+    fn request(&self, request: Request) -> BoxFuture<'static, Response> {
+        self.record(|received| received.requests.push(request.clone()));
+        (self.responder)(request)
+    }
+
+    fn notify(&self, notification: Notification) {
+        self.record(|received| received.notifications.push(notification));
+    }
+
+    fn reconnected(&self) {
+        self.record(|received| received.reconnected += 1);
+    }
+
+    fn capacity(&self) -> usize {
+        self.capacity.saturating_sub(self.received.lock().handling)
+    }
+}
+
+/// A node of a test.
+pub struct TestNode {
+    /// Its bridge.
+    pub bridge: Arc<dyn Bridge>,
+    inbound: Arc<TestInbound>,
+}
+
+impl TestNode {
+    /// Starts a node with the domains, subscriptions and queries on `card`.
+    pub async fn start(fixture: &dyn Fixture, card: NodeCard) -> Self {
+        Self::start_with(fixture, card, NodeBehavior::default()).await
+    }
+
+    /// Starts a node with the given behavior.
+    pub async fn start_with(fixture: &dyn Fixture, card: NodeCard, behavior: NodeBehavior) -> Self {
+        Self::attach(fixture.bridge().await, card, behavior).await.expect("attaches")
+    }
+
+    /// Starts a node on the given bridge.
+    ///
+    /// # Errors
+    /// The error of attaching.
+    pub async fn attach(bridge: Arc<dyn Bridge>, card: NodeCard, behavior: NodeBehavior) -> Result<Self, BridgeError> {
+        let node = Self { bridge, inbound: TestInbound::new(behavior) };
+        node.bridge.attach(card, Arc::clone(&node.inbound) as Arc<dyn Inbound>).await?;
+        Ok(node)
+    }
+
+    /// Reads the received messages.
+    pub fn inspect<T>(&self, read: impl FnOnce(&Received) -> T) -> T {
+        read(&self.inbound.received.lock())
+    }
+
+    /// Completes the messages that are being handled, and further ones immediately.
+    pub fn open(&self) {
+        self.inbound.open.send_replace(true);
+    }
+
+    /// Waits until `holds`; fails the test after [`ARRIVAL_TIMEOUT`].
+    pub async fn wait_until(&self, what: &str, holds: impl Fn(&Received) -> bool) {
+        let waiting = async {
+            loop {
+                let changed = self.inbound.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                if self.inspect(&holds) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        if tokio::time::timeout(ARRIVAL_TIMEOUT, waiting).await.is_err() {
+            panic!("{what}: not within {ARRIVAL_TIMEOUT:?}; received {}", self.inspect(summary));
+        }
+    }
+
+    /// Repeats `action` until `holds`, for messages that the broker may lose.
+    pub async fn retry_until<F>(&self, what: &str, mut action: impl FnMut() -> F, holds: impl Fn(&Received) -> bool)
+    where
+        F: Future<Output = Result<(), BridgeError>>,
+    {
+        let waiting = async {
+            while !self.inspect(&holds) {
+                // Failures are expected; the loop retries.
+                let _ = action().await;
+                let changed = self.inbound.changed.notified();
+                let _ = tokio::time::timeout(Duration::from_millis(50), changed).await;
+            }
+        };
+        if tokio::time::timeout(ARRIVAL_TIMEOUT, waiting).await.is_err() {
+            panic!("{what}: not within {ARRIVAL_TIMEOUT:?}; received {}", self.inspect(summary));
+        }
+    }
+
+    /// Waits for the next message for at most `span`, between two attempts of an action that may fail.
+    pub async fn wait_for_message(&self, span: Duration) {
+        // A timeout is fine.
+        let _ = tokio::time::timeout(span, self.inbound.changed.notified()).await;
+    }
+
+    /// Detaches the bridge.
+    pub async fn stop(self) {
+        self.bridge.detach().await.expect("detaches");
+    }
+}
+
+fn summary(received: &Received) -> String {
+    format!(
+        "{} commands, {} events, {} requests, {} notifications, {} reconnections, {} being handled",
+        received.direct.len(),
+        received.events.len(),
+        received.requests.len(),
+        received.notifications.len(),
+        received.reconnected,
+        received.handling
+    )
+}
+
+/// Returns the card of a service without domains, subscriptions and queries.
+pub fn service(name: &'static str) -> NodeCard {
+    NodeCard { service: named(name), owns: Vec::new(), subscribes: Vec::new(), answers: Vec::new(), store: None }
+}
+
+/// Returns a name.
+pub fn named(name: &'static str) -> Name {
+    Name::from_static(name).expect("a name")
+}
+
+/// Fills the card of a service under test.
+pub trait TestCard {
+    /// Adds an owned domain.
+    fn owning(self, domain: &'static str) -> Self;
+    /// Adds a subscription to the events of a domain.
+    fn subscribing(self, domain: &'static str) -> Self;
+    /// Adds an answered query.
+    fn answering(self, domain: &'static str, query: &'static str) -> Self;
+}
+
+impl TestCard for NodeCard {
+    fn owning(mut self, domain: &'static str) -> Self {
+        self.owns.push((named(domain), super::SHARDS));
+        self
+    }
+    fn subscribing(mut self, domain: &'static str) -> Self {
+        self.subscribes.push((named(domain), super::SHARDS, vec![named("Happened")]));
+        self
+    }
+    fn answering(mut self, domain: &'static str, query: &'static str) -> Self {
+        self.answers.push((named(domain), named(query)));
+        self
+    }
+}

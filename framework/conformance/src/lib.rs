@@ -1,0 +1,19 @@
+//! The suites that stores, bridges and brokers of the `whizbang` framework must pass.
+//!
+//! A store's test calls [`store::run`], a bridge's test [`bridge::run`]. Applications use them through
+//! `whizbang::testing`.
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
+
+pub mod bridge;
+pub mod broker;
+pub mod decoders;
+pub mod store;

@@ -1,0 +1,108 @@
+//! An owner of a shard, as used by a node.
+
+use std::sync::Arc;
+
+use super::turn_builder::{TurnBuilder, name};
+use super::{RecordingListener, SHARDS};
+use whizbang_core::message::ShardId;
+use whizbang_core::store::{
+    Appended, ShardReader, ShardWriter, Snapshot, Store, StoreError, StoredEvent, StreamState, Watermark,
+};
+
+/// An owner of one shard, with its writer, its reader and its commit listener.
+pub struct Owner {
+    /// The shard.
+    pub shard: ShardId,
+    /// The writer.
+    pub writer: Box<dyn ShardWriter>,
+    /// A reader.
+    pub reader: Arc<dyn ShardReader>,
+    /// The commit listener.
+    pub ears: Arc<RecordingListener>,
+}
+
+impl Owner {
+    /// Takes ownership of a shard.
+    pub async fn take(store: &Arc<dyn Store>, shard: &ShardId) -> Self {
+        Self::take_with(store, shard, Arc::default()).await
+    }
+
+    /// Takes ownership of a shard, with a listener that other owners may share.
+    pub async fn take_with(store: &Arc<dyn Store>, shard: &ShardId, ears: Arc<RecordingListener>) -> Self {
+        let listener = Arc::clone(&ears) as Arc<_>;
+        let handle = store.open(shard, SHARDS, listener).await.expect("the shard opens");
+        Self { shard: shard.clone(), writer: handle.writer, reader: handle.reader, ears }
+    }
+
+    /// Appends a turn without waiting for the commit.
+    ///
+    /// # Errors
+    /// The error of the store.
+    pub fn append(&mut self, draft: &TurnBuilder) -> Result<Appended, StoreError> {
+        draft.write(|turn| self.writer.append(turn))
+    }
+
+    /// Appends a turn through `append_alone` without waiting for the commit.
+    ///
+    /// # Errors
+    /// The error of the store.
+    pub fn append_alone(&mut self, draft: &TurnBuilder) -> Result<Appended, StoreError> {
+        draft.write(|turn| self.writer.append_alone(turn))
+    }
+
+    /// Appends a turn and waits for the commit.
+    pub async fn commit(&mut self, draft: &TurnBuilder) -> Appended {
+        let appended = self.append(draft).expect("the turn is appended");
+        self.settled(appended).await;
+        appended
+    }
+
+    /// Records a watermark and waits for the commit.
+    pub async fn advance(&mut self, watermark: &Watermark) {
+        let appended = self.writer.advance(watermark).expect("the watermark is appended");
+        self.settled(appended).await;
+    }
+
+    /// Records the progress of a destination and waits for the commit.
+    pub async fn sent(&mut self, to: &ShardId, through: u64) {
+        let appended = self.writer.sent(to, through).expect("it is appended");
+        self.settled(appended).await;
+    }
+
+    /// Waits for the commit of an append.
+    pub async fn settled(&self, appended: Appended) {
+        if !appended.committed {
+            self.ears.until(appended.ticket).await.expect("the append is committed");
+        }
+    }
+
+    /// Commits `turns` turns of one event each, alternating between the streams `keys`, and waits for the last.
+    pub async fn fill(&mut self, actor: &str, keys: &[&str], turns: u64) {
+        let mut last = None;
+        for turn in 0..turns {
+            let streams = keys.len() as u64;
+            let (key, before) = (keys[usize::try_from(turn % streams).unwrap()], turn / streams);
+            let draft = TurnBuilder::new(actor, key, turn).at(before + 1, before).event("Happened", turn.to_string());
+            last = Some(self.append(&draft).expect("the turn is appended"));
+        }
+        if let Some(last) = last {
+            self.settled(last).await;
+        }
+    }
+
+    /// Loads a stream.
+    pub async fn load(&self, actor: &str, key: &str) -> StreamState {
+        self.reader.load(&name(actor), key).await.expect("the stream is loaded")
+    }
+
+    /// Reads a page of events.
+    pub async fn events(&self, after: u64, limit: usize) -> Vec<StoredEvent> {
+        self.reader.events(after, limit).await.expect("the events are read")
+    }
+
+    /// Saves a snapshot.
+    pub fn snapshot(&mut self, actor: &str, key: &str, turn: u64, bytes: &'static [u8]) {
+        let snapshot = Snapshot { turn, version: turn, schema: 7, bytes: bytes.into() };
+        self.writer.save_snapshot(&name(actor), key, snapshot);
+    }
+}

@@ -1,0 +1,147 @@
+//! The claim of a store on a domain: which store's node owns the domain at a broker.
+//!
+//! Used by bridges, which keep one claim per domain and replace it only by compare-and-set. The result of that write decides,
+//! never a clock. A start on the same store continues the claim of the previous start. Another store is refused, and so is a
+//! copy of the store whose starts do not include the start of the claim.
+
+use serde::{Deserialize, Serialize};
+
+use super::{BridgeError, NodeCard, RivalClaim, StoreCard};
+use crate::message::{Name, Run, StoreId};
+
+/// The claim of a store on a domain, as the broker holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The service whose node holds the claim.
+    pub service: String,
+    pub store: StoreId,
+    pub run: Run,
+    /// The node was stopped in order: any start on the same store, or on a copy of it, may continue the claim.
+    #[serde(default)]
+    pub released: bool,
+}
+
+impl Claim {
+    /// Returns the claim of a node on one of its domains.
+    pub fn of(card: &NodeCard, store: &StoreCard) -> Self {
+        Self { service: card.service.to_string(), store: store.store, run: store.run, released: false }
+    }
+
+    /// Returns true if this start made the claim.
+    pub fn is_of(&self, store: &StoreCard) -> bool {
+        self.store == store.store && self.run == store.run
+    }
+
+    /// Checks that a node may replace the found claim.
+    ///
+    /// # Errors
+    /// [`BridgeError::Claimed`] with a remedy.
+    pub fn admits(&self, card: &NodeCard, mine: &StoreCard, domain: &Name) -> Result<(), BridgeError> {
+        let is_same_store = self.store == mine.store;
+        let is_same_service = self.service == card.service.as_str();
+        let continues = self.is_of(mine) || mine.earlier.contains(&self.run) || self.released;
+        if is_same_store && is_same_service && continues {
+            return Ok(());
+        }
+        if mine.replaces.includes(self.store) {
+            tracing::warn!(
+                %domain, service = self.service, store = %self.store, new_store = %mine.store,
+                "replacing the claim of another store, as configured",
+            );
+            return Ok(());
+        }
+        let remedy = match (is_same_store, is_same_service) {
+            (true, true) => {
+                "this store is a copy: end the node on the other copy; if that copy is gone for good, start once with it as \
+                 `replaces_store`"
+            }
+            (true, false) => {
+                "the service has another name than before: restore the name, or remove the old consumers and start once with the \
+                 store as `replaces_store`"
+            }
+            (false, true) => {
+                "start this node on the store of the claim (is its folder mounted?); if that store is gone for good, start once \
+                 with it as `replaces_store`"
+            }
+            (false, false) => {
+                "two services own the domain: remove it from one of them; if the other is gone for good, start once with its store \
+                 as `replaces_store`"
+            }
+        };
+        Err(BridgeError::Claimed(Box::new(RivalClaim {
+            domain: domain.to_string(),
+            service: self.service.clone(),
+            store: self.store,
+            epoch: self.run.epoch,
+            mine: mine.store,
+            remedy,
+        })))
+    }
+}
+
+/// Parses any bytes as a claim, for tests. Returns true if they are one.
+#[cfg(feature = "testing")]
+pub fn parses_claim(payload: &[u8]) -> bool {
+    let claim = serde_json::from_slice::<Claim>(payload);
+    if let (Ok(claim), Ok(domain)) = (&claim, Name::from_static("bank")) {
+        let _ = lost_reason(&domain, Some(claim));
+    }
+    claim.is_ok()
+}
+
+/// Returns the reason that a node reports when it has lost a claim.
+pub fn lost_reason(domain: &Name, found: Option<&Claim>) -> String {
+    match found {
+        Some(claim) => format!(
+            "another node has taken over: domain `{domain}` is claimed by service `{}` with store {} (start {})",
+            claim.service, claim.store, claim.run.epoch
+        ),
+        None => format!("another node has taken over: the claim on domain `{domain}` is lost"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::ReplacedStore;
+
+    fn card(service: &'static str, store: u128, run: u64, earlier: &[u64]) -> (NodeCard, StoreCard) {
+        let start = |nonce: u64| Run { epoch: 1, nonce };
+        let store = StoreCard {
+            store: StoreId::from_u128(store),
+            run: start(run),
+            earlier: earlier.iter().copied().map(start).collect(),
+            replaces: ReplacedStore::None,
+        };
+        let card = NodeCard {
+            service: Name::from_static(service).unwrap(),
+            owns: Vec::new(),
+            subscribes: Vec::new(),
+            answers: Vec::new(),
+            store: Some(store.clone()),
+        };
+        (card, store)
+    }
+
+    #[test]
+    fn claim_admits_only_its_own_line_of_starts() {
+        let domain = Name::from_static("bank").unwrap();
+        let (holder, held) = card("bank", 1, 5, &[4]);
+        let claim = Claim::of(&holder, &held);
+        let admits = |claim: &Claim, (card, store): &(NodeCard, StoreCard)| claim.admits(card, store, &domain);
+        assert!(admits(&claim, &card("bank", 1, 5, &[])).is_ok(), "the start itself");
+        assert!(admits(&claim, &card("bank", 1, 6, &[3, 5])).is_ok(), "the next start");
+        let copy = card("bank", 1, 6, &[4]);
+        for other in [&copy, &card("bank", 2, 6, &[]), &card("shop", 2, 6, &[]), &card("renamed", 1, 6, &[5])] {
+            assert!(matches!(admits(&claim, other), Err(BridgeError::Claimed(_))), "{other:?}");
+        }
+        let released = Claim { released: true, ..claim.clone() };
+        assert!(admits(&released, &copy).is_ok(), "its node has ended");
+        assert!(admits(&released, &card("bank", 2, 6, &[])).is_err(), "a store without its history");
+        let mut new = card("bank", 2, 6, &[]);
+        new.1.replaces = ReplacedStore::Store(StoreId::from_u128(1));
+        assert!(admits(&claim, &new).is_ok(), "configured by an operator");
+        new.1.replaces = ReplacedStore::Store(StoreId::from_u128(3));
+        assert!(admits(&claim, &new).is_err(), "another store is configured");
+    }
+}

@@ -1,0 +1,170 @@
+//! Finds the turn that handled a message from outside by the id of the message.
+//!
+//! Called by the [index](super) with the shard's lock held. An id is added with its turn and found in constant time,
+//! independent of the length of the stream and of the clocks of callers. Ids are kept in generations: a store on disk
+//! writes older generations to a file and drops them here; a store in memory drops them when they expire.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::stream::Stream;
+use crate::record::Location;
+use whizbang_core::clock::Timestamp;
+
+/// A 128-bit hash of a stream and a message id, keyed with the store's secret seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IdHash(pub u64, pub u64);
+
+/// The newest turn of each id that was handled in a span of time.
+#[derive(Debug, Default)]
+pub struct Generation {
+    turns: HashMap<IdHash, Location, foldhash::fast::FixedState>,
+    /// The times of the oldest and the newest turn.
+    oldest: Timestamp,
+    newest: Timestamp,
+}
+
+impl Generation {
+    fn add(&mut self, id: IdHash, location: Location, time: Timestamp) {
+        self.oldest = if self.turns.is_empty() { time } else { self.oldest.min(time) };
+        self.newest = self.newest.max(time);
+        self.turns.insert(id, location);
+    }
+
+    /// Returns the time of the newest turn.
+    pub fn newest(&self) -> Timestamp {
+        self.newest
+    }
+
+    /// Returns all ids with the locations of their turns, unordered.
+    pub fn iter(&self) -> impl Iterator<Item = (IdHash, Location)> {
+        self.turns.iter().map(|(id, location)| (*id, *location))
+    }
+}
+
+/// The ids of one shard that are held in memory.
+#[derive(Debug, Default)]
+pub struct Ids {
+    current: Generation,
+    /// Oldest first.
+    frozen: Vec<Arc<Generation>>,
+}
+
+impl Ids {
+    /// Adds the id of the turn at `location`. If several turns have the same id, the last one added is found first.
+    pub(crate) fn add(&mut self, id: IdHash, location: Location, time: Timestamp) {
+        self.current.add(id, location, time);
+    }
+
+    /// Returns the locations of the turns with an id, newest first; at most one per generation.
+    pub(crate) fn find(&self, id: IdHash) -> impl Iterator<Item = Location> {
+        let frozen = self.frozen.iter().rev().map(|generation| &**generation);
+        std::iter::once(&self.current).chain(frozen).filter_map(move |generation| generation.turns.get(&id).copied())
+    }
+
+    /// Starts a new generation. Returns the generations that no longer change, oldest first.
+    pub fn freeze(&mut self) -> Vec<Arc<Generation>> {
+        if !self.current.turns.is_empty() {
+            self.frozen.push(Arc::new(std::mem::take(&mut self.current)));
+        }
+        self.frozen.clone()
+    }
+
+    /// Drops generations that [`freeze`](Self::freeze) returned and adds their remaining ids to the current generation.
+    pub fn replace_frozen(
+        &mut self,
+        generations: &[Arc<Generation>],
+        left: impl IntoIterator<Item = (IdHash, Location, Timestamp)>,
+    ) {
+        self.frozen.retain(|generation| !generations.iter().any(|gone| Arc::ptr_eq(gone, generation)));
+        for (id, location, time) in left {
+            if self.current.turns.get(&id).is_none_or(|younger| *younger < location) {
+                self.current.add(id, location, time);
+            }
+        }
+    }
+
+    /// Drops generations whose turns are all older than `before`. Starts a new generation when the current one spans
+    /// more than `span` milliseconds, so that ids are dropped soon after they expire.
+    pub(crate) fn expire(&mut self, before: Timestamp, span: u64) {
+        self.frozen.retain(|generation| generation.newest >= before);
+        if self.current.newest.as_millis().saturating_sub(self.current.oldest.as_millis()) > span {
+            self.freeze();
+        }
+        if self.current.newest < before {
+            self.current = Generation::default();
+        }
+    }
+
+    /// Returns the number of ids.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.current.turns.len() + self.frozen.iter().map(|generation| generation.turns.len()).sum::<usize>()
+    }
+}
+
+/// Hashes a stream and a message id.
+pub(super) fn hash(
+    fast: &foldhash::fast::FixedState,
+    quality: &foldhash::quality::FixedState,
+    stream: Stream,
+    id: u128,
+) -> IdHash {
+    use std::hash::{BuildHasher, Hasher};
+    fn feed<H: Hasher>(mut hasher: H, stream: Stream, id: u128) -> u64 {
+        hasher.write_u64(stream.0);
+        hasher.write_u64(stream.1);
+        hasher.write_u128(id);
+        hasher.finish()
+    }
+    IdHash(feed(quality.build_hasher(), stream, id), feed(fast.build_hasher(), stream, id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u64) -> IdHash {
+        IdHash(number, !number)
+    }
+
+    fn time(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    #[test]
+    fn last_turn_of_an_id_is_found_first() {
+        let mut ids = Ids::default();
+        ids.add(id(1), 10, time(1));
+        ids.freeze();
+        ids.add(id(1), 20, time(2));
+        ids.add(id(2), 30, time(3));
+        assert_eq!(ids.find(id(1)).collect::<Vec<_>>(), [20, 10]);
+        assert_eq!(ids.find(id(3)).count(), 0);
+    }
+
+    #[test]
+    fn dropped_generation_keeps_unwritten_ids() {
+        let mut ids = Ids::default();
+        ids.add(id(1), 10, time(1));
+        ids.add(id(2), 20, time(2));
+        let frozen = ids.freeze();
+        ids.add(id(3), 30, time(3));
+        ids.replace_frozen(&frozen, [(id(2), 20, time(2))]);
+        assert_eq!(ids.find(id(1)).count(), 0);
+        assert_eq!(ids.find(id(2)).collect::<Vec<_>>(), [20]);
+        assert_eq!(ids.find(id(3)).collect::<Vec<_>>(), [30]);
+    }
+
+    #[test]
+    fn expired_ids_free_memory() {
+        let mut ids = Ids::default();
+        for hour in 0..1_000u64 {
+            ids.add(id(hour), hour + 1, time(hour * 100));
+            ids.expire(time((hour * 100).saturating_sub(1_000)), 200);
+            assert!(ids.len() <= 16, "{}", ids.len());
+            assert_eq!(ids.find(id(hour)).count(), 1);
+            assert_eq!(ids.find(id(hour.saturating_sub(9))).count(), 1, "{hour} is not old enough");
+        }
+    }
+}

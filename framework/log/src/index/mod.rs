@@ -1,0 +1,295 @@
+//! Data derived from one shard's log to avoid searching it: the newest turn of each stream, record locations by
+//! position, outbox, watermarks, timers and dead letters.
+//!
+//! Called by the stores that keep a log, with the shard's lock held. It is derived from the records alone, so it can
+//! always be rebuilt. Writers use the appended state and readers the committed state; the pending appends are the
+//! difference. Its size does not grow with the number of events, except for one location per 256 events.
+
+pub mod append;
+mod apply;
+mod dead_letters;
+pub mod ids;
+mod latest_versions;
+mod outbox;
+mod save;
+mod stream;
+mod timers;
+
+use std::collections::{HashMap, VecDeque};
+
+use self::dead_letters::DeadLetterIndex;
+use self::ids::{IdHash, Ids};
+use self::latest_versions::LatestVersions;
+pub(crate) use self::outbox::Destination;
+use self::outbox::Outbox;
+pub use self::stream::{Stream, StreamHasher};
+use self::timers::Timers;
+use crate::record::{Location, Sent};
+use whizbang_core::clock::Timestamp;
+use whizbang_core::message::{MessageId, Name, ShardId};
+use whizbang_core::store::{Source, Timer, TimerCursor, TimerPage, Watermark};
+
+/// One in this many positions has its location in the index. Other positions are reached from there along the links.
+const POSITIONS_PER_ANCHOR: u64 = 256;
+
+/// The newest turn of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The location of its record.
+    pub location: Location,
+    /// The number of the turn.
+    pub number: u64,
+}
+
+/// A turn whose number does not follow the last turn of its stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfTurn {
+    /// The expected number.
+    pub expected: u64,
+}
+
+/// The index of one shard.
+#[derive(Debug)]
+pub struct Index {
+    hasher: StreamHasher,
+    heads: LatestVersions,
+    /// The position of the last appended event and the location of its record.
+    position: u64,
+    events: Location,
+    /// The locations of the records with the positions 1, 1 + 256, 1 + 512 …
+    anchors: Vec<Location>,
+    outbox: Outbox,
+    sources: HashMap<Source, usize, foldhash::fast::FixedState>,
+    watermarks: Vec<Watermark>,
+    timers: Timers,
+    dead_letters: DeadLetterIndex,
+    /// The ids of messages from outside.
+    pub ids: Ids,
+    /// The ids of records before this location are stored elsewhere.
+    ids_from: Location,
+    /// Set while the index is being saved.
+    saving: Option<save::IndexSave>,
+    committed: Committed,
+    pending: VecDeque<Pending>,
+    /// Reused between appends to avoid an allocation.
+    sent: Vec<Sent>,
+}
+
+/// The state that readers see.
+#[derive(Clone, Copy, Debug, Default)]
+struct Committed {
+    /// Every record before this location is committed.
+    through: Location,
+    position: u64,
+    events: Location,
+}
+
+/// The changes of an append that become visible when it is committed, and the head of its stream before it.
+#[derive(Debug)]
+struct Pending {
+    location: Location,
+    stream: Option<Stream>,
+    before: Option<Head>,
+    position: u64,
+    events: Location,
+    changes: Vec<Change>,
+}
+
+/// A change that only some turns make.
+#[derive(Debug)]
+enum Change {
+    Watermark {
+        source: usize,
+        through: u64,
+    },
+    Through {
+        destination: usize,
+        through: u64,
+    },
+    TimerSet(Box<Timer>),
+    TimerCleared(Box<str>),
+    /// A dead letter, and whether it is only deferred.
+    DeadLetter(MessageId, bool),
+    Resolved(MessageId),
+}
+
+impl Index {
+    /// Creates the index of an empty log.
+    pub fn new(hasher: StreamHasher) -> Self {
+        Self {
+            hasher,
+            heads: LatestVersions::default(),
+            position: 0,
+            events: 0,
+            anchors: Vec::new(),
+            outbox: Outbox::default(),
+            sources: HashMap::default(),
+            watermarks: Vec::new(),
+            timers: Timers::default(),
+            dead_letters: DeadLetterIndex::default(),
+            ids: Ids::default(),
+            ids_from: 0,
+            saving: None,
+            committed: Committed::default(),
+            pending: VecDeque::new(),
+            sent: Vec::new(),
+        }
+    }
+
+    /// Makes every record that begins before `through` visible to readers.
+    pub fn commit(&mut self, through: Location) {
+        if through <= self.committed.through {
+            return;
+        }
+        self.committed.through = through;
+        while let Some(pending) = self.pending.pop_front_if(|pending| pending.location < through) {
+            self.committed.position = pending.position;
+            self.committed.events = pending.events;
+            for change in pending.changes {
+                self.apply_change(pending.stream, pending.location, change);
+            }
+        }
+    }
+
+    fn apply_change(&mut self, stream: Option<Stream>, location: Location, change: Change) {
+        match (change, stream) {
+            (Change::Watermark { source, through }, _) => {
+                if let Some(watermark) = self.watermarks.get_mut(source) {
+                    watermark.through = watermark.through.max(through);
+                }
+            }
+            (Change::Through { destination, through }, _) => self.outbox.through(destination, through),
+            (Change::TimerSet(timer), Some(stream)) => self.timers.set(stream, *timer),
+            (Change::TimerCleared(name), Some(stream)) => self.timers.clear(stream, &name),
+            (Change::DeadLetter(id, deferred), Some(stream)) => self.dead_letters.add(id, stream, location, deferred),
+            (Change::Resolved(id), Some(stream)) => self.dead_letters.resolve(id, stream),
+            (_, None) => {}
+        }
+    }
+
+    /// Returns the location before which every record is committed and in this index.
+    pub fn committed(&self) -> Location {
+        self.committed.through
+    }
+
+    /// Returns the position of the last committed event.
+    pub fn position(&self) -> u64 {
+        self.committed.position
+    }
+
+    /// Returns the stream of an actor.
+    pub fn stream(&self, actor: &str, key: &str) -> Stream {
+        self.hasher.stream(actor, key)
+    }
+
+    /// Returns the hash of a message id in a stream.
+    pub fn id(&self, stream: Stream, id: MessageId) -> IdHash {
+        self.hasher.id(stream, id)
+    }
+
+    /// Returns the locations of the committed turns that handled the message with this hash, newest first, as far as
+    /// they are in this index.
+    pub fn turns_with_id(&self, id: IdHash) -> Vec<Location> {
+        self.ids.find(id).filter(|location| *location < self.committed.through).collect()
+    }
+
+    /// Ignores the ids of records before `location`, which are stored elsewhere.
+    pub fn skip_ids_before(&mut self, location: Location) {
+        self.ids_from = location;
+    }
+
+    fn add_id(&mut self, stream: Stream, id: MessageId, location: Location, time: Timestamp) {
+        if location >= self.ids_from {
+            let id = self.hasher.id(stream, id);
+            self.ids.add(id, location, time);
+        }
+    }
+
+    /// Returns the newest committed turn of a stream.
+    pub fn head(&self, stream: Stream) -> Option<Head> {
+        let head = self.heads.get(stream)?;
+        if head.location < self.committed.through {
+            return Some(head);
+        }
+        // The first pending append of the stream holds the head before it. Rare: a stream is read when its actor is
+        // activated, and its last turn is usually committed by then.
+        self.pending.iter().find(|pending| pending.stream == Some(stream)).and_then(|pending| pending.before)
+    }
+
+    /// Returns the newest appended turn of a stream, committed or not.
+    pub fn newest(&self, stream: Stream) -> Option<Head> {
+        self.heads.get(stream)
+    }
+
+    /// Returns the location of the newest committed turn of each stream.
+    pub fn heads(&self) -> Vec<Location> {
+        self.heads.iter().filter_map(|(stream, _)| self.head(stream)).map(|head| head.location).collect()
+    }
+
+    /// Returns a record from which the links lead back to the committed position `to`: the record of the position
+    /// itself or one slightly later.
+    pub fn events_from(&self, to: u64) -> Location {
+        let mark = to.div_ceil(POSITIONS_PER_ANCHOR);
+        if mark * POSITIONS_PER_ANCHOR < self.committed.position {
+            let mark = usize::try_from(mark).ok().and_then(|mark| self.anchors.get(mark));
+            return mark.copied().unwrap_or(self.committed.events);
+        }
+        self.committed.events
+    }
+
+    /// Returns the outbox state of a destination.
+    pub fn destination(&mut self, to: &ShardId) -> Option<&Destination> {
+        self.outbox.commit_through(self.committed.through);
+        self.outbox.destination(to)
+    }
+
+    /// Returns for each destination the sequence it has committed and the last sequence assigned.
+    pub fn destinations(&mut self) -> Vec<(ShardId, u64, u64)> {
+        self.outbox.commit_through(self.committed.through);
+        self.outbox.heads()
+    }
+
+    /// Returns the watermark of each source.
+    pub fn watermarks(&self) -> Vec<Watermark> {
+        self.watermarks.iter().filter(|watermark| watermark.through > 0).cloned().collect()
+    }
+
+    /// Returns the watermark of one source.
+    pub fn watermark(&self, source: &Source) -> u64 {
+        self.sources.get(source).and_then(|number| self.watermarks.get(*number)).map_or(0, |mark| mark.through)
+    }
+
+    /// Returns up to `limit` timers that are due at `now`, earliest first.
+    pub fn timers_due(&self, now: Timestamp, limit: usize) -> Vec<Timer> {
+        self.timers.due(now, limit)
+    }
+
+    /// Returns up to `limit` timers of an actor type after `after` that are due at `now`.
+    pub fn timers_of(&self, actor: &Name, after: TimerCursor, now: Timestamp, limit: usize) -> TimerPage {
+        self.timers.of(actor, after, now, limit)
+    }
+
+    /// Returns the number of timers by actor type.
+    pub fn timer_counts(&self) -> Vec<(Name, usize)> {
+        self.timers.counts()
+    }
+
+    /// Returns the time at which the next timer is due.
+    pub fn next_timer(&self) -> Option<Timestamp> {
+        self.timers.next()
+    }
+
+    /// Returns the number of dead letters.
+    pub fn dead_letter_count(&self) -> u64 {
+        self.dead_letters.count()
+    }
+
+    /// Returns the locations of up to `limit` dead letters with ids above `after`. All dead letters of one id are in
+    /// the same page.
+    pub fn dead_letters(&self, after: Option<MessageId>, limit: usize) -> Vec<(MessageId, Location)> {
+        self.dead_letters.after(after, limit)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,315 @@
+//! Encodes the index, so that opening a store does not have to read the whole log.
+//!
+//! Called by the writer of checkpoints and, to decode, by recovery.
+//! The saved state is the state that readers see, after the last committed record. It is a cache: it can be rebuilt
+//! from the log.
+
+use std::collections::HashMap;
+
+use super::outbox::SavedDestination;
+use super::stream::{Stream, StreamHasher};
+use super::{Change, Head, Index, POSITIONS_PER_ANCHOR};
+use crate::record::decode::Decoder;
+use crate::record::encode;
+use crate::record::{Location, Malformed, Names, SourceRecord};
+use whizbang_core::clock::Timestamp;
+use whizbang_core::message::ShardId;
+use whizbang_core::store::{SourceKind, Timer, Watermark};
+
+/// The number of entries encoded per slice. Appends wait while a slice is encoded.
+pub(crate) const ENTRIES_AT_ONCE: usize = 4096;
+
+/// A save of the index in slices, with appends in between. It saves the state at its beginning.
+///
+/// Copying the whole index would block appends for too long. Parts that only grow are read later up to their former
+/// length. Small parts, the destinations and sources, are copied. For the others, heads, timers and dead letters, the
+/// former value of an entry is preserved when the entry changes before it was saved.
+#[derive(Debug)]
+pub(super) struct IndexSave {
+    stage: Stage,
+    /// The next entry of the stage.
+    next: usize,
+    /// The number of heads at the beginning.
+    count: usize,
+    /// The values to save for heads that changed since the beginning or were not committed then.
+    old: HashMap<u32, Option<Head>, foldhash::fast::FixedState>,
+    /// The number of anchors at the beginning.
+    anchors: usize,
+    /// The anchor before the next one.
+    last_anchor: Location,
+    destinations: Vec<SavedDestination>,
+    watermarks: Vec<Watermark>,
+    timers: usize,
+    letters: usize,
+}
+
+/// The parts of an index, in the order in which they are saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Heads,
+    Anchors,
+    /// The destination with this number, and its anchors.
+    Outbox(usize),
+    Watermarks,
+    Timers,
+    DeadLetters,
+}
+
+impl IndexSave {
+    /// Preserves the value of a head that is about to change and has not been saved.
+    pub(super) fn preserve(&mut self, number: u32, head: Head) {
+        let place = number as usize;
+        if self.stage == Stage::Heads && place >= self.next && place < self.count {
+            self.old.entry(number).or_insert(Some(head));
+        }
+    }
+
+    fn go_to(&mut self, stage: Stage) {
+        (self.stage, self.next, self.last_anchor) = (stage, 0, 0);
+    }
+}
+
+impl Index {
+    /// Begins to save the index: appends the part before the entries to `into`. The entries follow in slices through
+    /// [`save_next`](Self::save_next). A save that is not finished is aborted.
+    ///
+    /// The cost grows with the destinations and sources of the shard and with the uncommitted appends.
+    pub fn begin_saving(&mut self, into: &mut Vec<u8>) {
+        self.outbox.commit_through(self.committed.through);
+        encode::number(into, self.committed.through);
+        encode::number(into, self.committed.position);
+        encode::number(into, self.committed.events);
+        // For a stream with pending appends, the first of them holds the committed head.
+        let (count, mut old) = (self.heads.len(), HashMap::default());
+        for (stream, before) in self.pending.iter().filter_map(|one| Some((one.stream?, one.before))) {
+            if let Some(number) = self.heads.number(stream) {
+                old.entry(number).or_insert(before);
+            }
+        }
+        let new = old.values().filter(|head| head.is_none()).count();
+        encode::number(into, (count - new) as u64);
+        let marks = usize::try_from(self.committed.position.div_ceil(POSITIONS_PER_ANCHOR)).unwrap_or(usize::MAX);
+        self.timers.begin_saving();
+        self.saving = Some(IndexSave {
+            stage: Stage::Heads,
+            next: 0,
+            count,
+            old,
+            anchors: marks.min(self.anchors.len()),
+            last_anchor: 0,
+            destinations: self.outbox.committed(),
+            watermarks: self.watermarks.clone(),
+            timers: self.timers.len(),
+            letters: self.dead_letters.begin_saving(),
+        });
+    }
+
+    /// Appends up to [`ENTRIES_AT_ONCE`] further entries. Returns whether there are more.
+    pub fn save_next(&mut self, into: &mut Vec<u8>) -> bool {
+        let Some(mut saving) = self.saving.take() else { return false };
+        let more = self.save_stage(&mut saving, into);
+        if more {
+            self.saving = Some(saving);
+        }
+        more
+    }
+
+    /// Aborts the save, because its output could not be written. Otherwise former values would be preserved until the
+    /// next save.
+    pub fn abort_saving(&mut self) {
+        self.saving = None;
+        self.timers.abort_saving();
+        self.dead_letters.abort_saving();
+    }
+
+    fn save_stage(&mut self, saving: &mut IndexSave, into: &mut Vec<u8>) -> bool {
+        match saving.stage {
+            Stage::Heads => {
+                let end = saving.count.min(saving.next + ENTRIES_AT_ONCE);
+                for number in (saving.next..end).filter_map(|number| u32::try_from(number).ok()) {
+                    let Some((stream, now)) = self.heads.at(number) else { continue };
+                    if let Some(head) = saving.old.remove(&number).unwrap_or(Some(now)) {
+                        encode_stream(into, stream);
+                        encode::number(into, head.location);
+                        encode::number(into, head.number);
+                    }
+                }
+                saving.next = end;
+                if end == saving.count {
+                    saving.go_to(Stage::Anchors);
+                    encode::number(into, saving.anchors as u64);
+                }
+            }
+            Stage::Anchors => {
+                if encode_anchors(into, &self.anchors, saving.anchors, &mut saving.next, &mut saving.last_anchor) {
+                    saving.go_to(Stage::Outbox(0));
+                    encode::number(into, saving.destinations.len() as u64);
+                }
+            }
+            Stage::Outbox(number) => match saving.destinations.get(number) {
+                Some(SavedDestination { id, numbers, anchors: marks }) => {
+                    if saving.next == 0 {
+                        encode_shard(into, id);
+                        numbers.iter().for_each(|number| encode::number(into, *number));
+                        encode::number(into, *marks as u64);
+                    }
+                    if encode_anchors(
+                        into,
+                        self.outbox.anchors(number),
+                        *marks,
+                        &mut saving.next,
+                        &mut saving.last_anchor,
+                    ) {
+                        saving.go_to(Stage::Outbox(number + 1));
+                    }
+                }
+                None => {
+                    saving.go_to(Stage::Watermarks);
+                    encode::number(into, saving.watermarks.len() as u64);
+                }
+            },
+            Stage::Watermarks => {
+                for watermark in saving.watermarks.iter().skip(saving.next).take(ENTRIES_AT_ONCE) {
+                    encode_watermark(into, watermark);
+                    saving.next += 1;
+                }
+                if saving.next >= saving.watermarks.len() {
+                    saving.go_to(Stage::Timers);
+                    encode::number(into, saving.timers as u64);
+                }
+            }
+            Stage::Timers => {
+                let timers = self.timers.save_next(ENTRIES_AT_ONCE);
+                timers.iter().for_each(|(stream, timer)| encode_timer(into, *stream, timer));
+                if self.timers.is_saved() {
+                    saving.go_to(Stage::DeadLetters);
+                    encode::number(into, saving.letters as u64);
+                }
+            }
+            Stage::DeadLetters => {
+                for (id, stream, location) in self.dead_letters.save_next(ENTRIES_AT_ONCE) {
+                    encode::id(into, id);
+                    encode_stream(into, stream);
+                    encode::number(into, location);
+                }
+                return !self.dead_letters.is_saved();
+            }
+        }
+        true
+    }
+
+    /// Decodes the output of [`begin_saving`](Self::begin_saving) and [`save_next`](Self::save_next).
+    pub fn restore(decoder: &mut Decoder<'_>, hasher: StreamHasher, names: &mut Names) -> Result<Self, Malformed> {
+        let mut index = Self::new(hasher);
+        index.committed.through = decoder.number()?;
+        index.committed.position = decoder.number()?;
+        index.committed.events = decoder.number()?;
+        index.position = index.committed.position;
+        index.events = index.committed.events;
+        let heads = decoder.count()?;
+        index.heads.reserve(heads);
+        for _ in 0..heads {
+            let stream = decode_stream(decoder)?;
+            let head = Head { location: decoder.number()?, number: decoder.number()? };
+            match index.heads.number(stream) {
+                Some(number) => index.heads.set(number, head),
+                None => drop(index.heads.add(stream, head)),
+            }
+        }
+        index.anchors = decode_anchors(decoder)?;
+        index.outbox.restore(decoder, names)?;
+        for _ in 0..decoder.count()? {
+            let (domain, shard) = (decoder.text()?, decoder.shard()?);
+            let source = SourceRecord { domain, shard, subscriber: decoder.text()? }.to_source(names)?;
+            let (source, through) = (index.source(&source), decoder.number()?);
+            index.apply_change(None, 0, Change::Watermark { source, through });
+        }
+        for _ in 0..decoder.count()? {
+            let (stream, timer) = decode_timer(decoder, names)?;
+            index.timers.set(stream, timer);
+        }
+        for _ in 0..decoder.count()? {
+            let (id, stream) = (decoder.id()?, decode_stream(decoder)?);
+            index.dead_letters.restore(id, stream, decoder.number()?);
+        }
+        Ok(index)
+    }
+}
+
+fn encode_stream(into: &mut Vec<u8>, stream: Stream) {
+    into.extend_from_slice(&stream.0.to_le_bytes());
+    into.extend_from_slice(&stream.1.to_le_bytes());
+}
+
+fn decode_stream(decoder: &mut Decoder<'_>) -> Result<Stream, Malformed> {
+    Ok(Stream(u64::from_le_bytes(decoder.array()?), u64::from_le_bytes(decoder.array()?)))
+}
+
+fn encode_shard(into: &mut Vec<u8>, shard: &ShardId) {
+    encode::text(into, &shard.domain);
+    encode::number(into, u64::from(shard.shard));
+}
+
+/// Appends the next of the first `count` anchors and returns whether these were the last. Anchors increase, so each is
+/// encoded as the difference from the one before.
+fn encode_anchors(into: &mut Vec<u8>, marks: &[u64], count: usize, next: &mut usize, before: &mut u64) -> bool {
+    let end = count.min(*next + ENTRIES_AT_ONCE);
+    for mark in marks.get(*next..end).unwrap_or_default() {
+        encode::number(into, mark.wrapping_sub(*before));
+        *before = *mark;
+    }
+    *next = end;
+    end == count
+}
+
+fn encode_watermark(into: &mut Vec<u8>, Watermark { source, through }: &Watermark) {
+    encode_shard(into, &source.shard);
+    encode::text(
+        into,
+        match &source.kind {
+            SourceKind::Direct => "",
+            SourceKind::Events { subscriber } => subscriber,
+        },
+    );
+    encode::number(into, *through);
+}
+
+pub(super) fn decode_anchors(decoder: &mut Decoder<'_>) -> Result<Vec<u64>, Malformed> {
+    let count = decoder.count()?;
+    let mut marks = Vec::with_capacity(count);
+    let mut mark = 0u64;
+    for _ in 0..count {
+        mark = mark.wrapping_add(decoder.number()?);
+        marks.push(mark);
+    }
+    Ok(marks)
+}
+
+fn encode_timer(into: &mut Vec<u8>, stream: Stream, timer: &Timer) {
+    encode_stream(into, stream);
+    encode::text(into, &timer.actor);
+    encode::text(into, &timer.key);
+    encode::text(into, &timer.name);
+    encode::number(into, timer.turn);
+    encode::number(into, timer.due.as_millis());
+    encode::number(into, u64::from(timer.version));
+    into.push(timer.codec.id());
+    encode::bytes(into, &timer.payload);
+    encode::id(into, timer.correlation);
+}
+
+fn decode_timer(decoder: &mut Decoder<'_>, names: &mut Names) -> Result<(Stream, Timer), Malformed> {
+    let stream = decode_stream(decoder)?;
+    let timer = Timer {
+        actor: names.get(decoder.text()?)?,
+        key: decoder.text()?.to_owned(),
+        name: decoder.text()?.to_owned(),
+        turn: decoder.number()?,
+        due: Timestamp::from_millis(decoder.number()?),
+        version: decoder.small()?,
+        codec: decoder.codec()?,
+        payload: bytes::Bytes::copy_from_slice(decoder.bytes()?),
+        correlation: decoder.id()?,
+    };
+    Ok((stream, timer))
+}

@@ -1,0 +1,63 @@
+//! Streams, identified by a hash of their name.
+
+use std::hash::{BuildHasher, Hash, Hasher};
+
+use super::ids::{self, IdHash};
+use whizbang_core::message::MessageId;
+
+/// A stream: a 128-bit hash of the actor's type and key, with a secret seed.
+///
+/// A collision is not expected in the life of a store (10 million streams: 1 in 10^24). Even then the streams are not
+/// mixed up: reading along the links compares the names, and the first turn of the later stream is rejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stream(pub(super) u64, pub(super) u64);
+
+impl Stream {
+    /// Returns the two halves for storage.
+    pub fn halves(self) -> (u64, u64) {
+        (self.0, self.1)
+    }
+
+    /// Creates a stream from its stored halves.
+    pub fn from_halves(first: u64, second: u64) -> Self {
+        Self(first, second)
+    }
+}
+
+impl Hash for Stream {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0);
+    }
+}
+
+/// Hashes names to [`Stream`]s.
+#[derive(Clone, Debug)]
+pub struct StreamHasher {
+    fast: foldhash::fast::FixedState,
+    quality: foldhash::quality::FixedState,
+}
+
+impl StreamHasher {
+    pub fn new(seed: u64) -> Self {
+        Self {
+            fast: foldhash::fast::FixedState::with_seed(seed),
+            quality: foldhash::quality::FixedState::with_seed(seed.rotate_left(32) ^ 0x9E37_79B9_7F4A_7C15),
+        }
+    }
+
+    pub fn stream(&self, actor: &str, key: &str) -> Stream {
+        fn feed<H: Hasher>(mut hasher: H, actor: &str, key: &str) -> u64 {
+            // The length first, so that no other pair of names produces the same bytes.
+            hasher.write_u8(actor.len() as u8);
+            hasher.write(actor.as_bytes());
+            hasher.write(key.as_bytes());
+            hasher.finish()
+        }
+        Stream(feed(self.fast.build_hasher(), actor, key), feed(self.quality.build_hasher(), actor, key))
+    }
+
+    /// Returns the hash of a message id in a stream.
+    pub(crate) fn id(&self, stream: Stream, id: MessageId) -> IdHash {
+        ids::hash(&self.fast, &self.quality, stream, id.as_u128())
+    }
+}

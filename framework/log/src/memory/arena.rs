@@ -1,0 +1,99 @@
+//! The records of a shard, in chunks that never move.
+
+use bytes::Bytes;
+
+use crate::record::{Location, Malformed};
+use crate::traverse::Log;
+use whizbang_core::store::StoreError;
+
+/// The first chunk is small, because a node has many shards; later chunks grow with the shard.
+const FIRST_CHUNK_BYTES: usize = 4 * 1024;
+const LARGEST_CHUNK_BYTES: usize = 1024 * 1024;
+const LENGTH_BYTES: usize = 4;
+
+#[derive(Debug, Default)]
+pub(super) struct Arena {
+    chunks: Vec<Chunk>,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    start: Location,
+    bytes: Vec<u8>,
+}
+
+impl Arena {
+    /// Reserves space for a record of up to `bound` bytes. Returns its location and the buffer to write it to.
+    pub(super) fn begin(&mut self, bound: usize) -> (Location, &mut Vec<u8>) {
+        let need = bound + LENGTH_BYTES;
+        if self.chunks.last().is_none_or(|chunk| chunk.bytes.capacity() - chunk.bytes.len() < need) {
+            let capacity = self.chunks.last().map_or(FIRST_CHUNK_BYTES, |chunk| chunk.bytes.capacity() * 2);
+            let bytes = Vec::with_capacity(capacity.min(LARGEST_CHUNK_BYTES).max(need));
+            self.chunks.push(Chunk { start: self.end(), bytes });
+        }
+        let last = self.chunks.len() - 1;
+        #[expect(clippy::indexing_slicing, reason = "the chunk was pushed above if there was none")]
+        let Chunk { start, bytes } = &mut self.chunks[last];
+        let location = *start + bytes.len() as u64;
+        bytes.extend_from_slice(&[0; LENGTH_BYTES]);
+        (location, bytes)
+    }
+
+    /// Completes the record that was begun at `location`.
+    pub(super) fn finish(&mut self, location: Location) {
+        let Some(chunk) = self.chunks.last_mut() else { return };
+        let offset = usize::try_from(location - chunk.start).unwrap_or(usize::MAX);
+        let length = chunk.bytes.len().saturating_sub(offset + LENGTH_BYTES);
+        if let Some(slot) = chunk.bytes.get_mut(offset..offset + LENGTH_BYTES) {
+            slot.copy_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
+        }
+    }
+
+    /// Removes all records from `location` on.
+    pub(super) fn cut(&mut self, location: Location) {
+        while let Some(chunk) = self.chunks.last_mut() {
+            if chunk.start < location {
+                chunk.bytes.truncate(usize::try_from(location - chunk.start).unwrap_or(usize::MAX));
+                return;
+            }
+            self.chunks.pop();
+        }
+    }
+
+    /// Returns the location of the next record.
+    pub(super) fn end(&self) -> Location {
+        self.chunks.last().map_or(1, |chunk| chunk.start + chunk.bytes.len() as u64)
+    }
+
+    /// Returns all records with their locations, oldest first.
+    #[cfg(feature = "testing")]
+    pub(super) fn records(&self) -> Vec<(Location, Bytes)> {
+        let mut records = Vec::new();
+        let mut location = 1;
+        while location < self.end() {
+            let Some(record) = self.get(location) else { break };
+            records.push((location, Bytes::copy_from_slice(record)));
+            location += (record.len() + LENGTH_BYTES) as u64;
+        }
+        records
+    }
+
+    fn get(&self, location: Location) -> Option<&[u8]> {
+        let nth = self.chunks.partition_point(|chunk| chunk.start <= location).checked_sub(1)?;
+        let chunk = self.chunks.get(nth)?;
+        let rest = chunk.bytes.get(usize::try_from(location - chunk.start).ok()?..)?;
+        let (length, rest) = rest.split_first_chunk::<LENGTH_BYTES>()?;
+        rest.get(..usize::try_from(u32::from_le_bytes(*length)).ok()?)
+    }
+}
+
+impl Log for Arena {
+    fn read(&self, location: Location) -> Result<Bytes, StoreError> {
+        let record = self.get(location).ok_or_else(|| self.damaged(location, Malformed("no record found")))?;
+        Ok(Bytes::copy_from_slice(record))
+    }
+
+    fn damaged(&self, location: Location, Malformed(reason): Malformed) -> StoreError {
+        StoreError::Corrupt { file: "memory".into(), offset: location, reason: reason.to_owned() }
+    }
+}

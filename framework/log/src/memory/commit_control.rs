@@ -1,0 +1,167 @@
+//! Fault injection for the store in memory: commits that are delayed, batched or lost, and appends that are rejected.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+use super::shard::MemoryShard;
+use super::{MemoryStore, RegisteredListener};
+use crate::record::Location;
+use whizbang_core::store::{StoreError, Ticket};
+
+/// Controls the commits of a [`MemoryStore`] and makes it fail. Created by [`MemoryStore::faulty`].
+///
+/// ```
+/// # use whizbang::store::memory::MemoryStore;
+/// let (store, faults) = MemoryStore::faulty();
+/// faults.hold();
+/// // … turns are appended and not committed …
+/// assert_eq!(faults.waiting(), 0);
+/// faults.commit(usize::MAX);
+/// # drop(store);
+/// ```
+#[derive(Clone, Debug)]
+pub struct CommitControl(MemoryStore);
+
+/// The uncommitted appends of a store in memory.
+#[derive(Default)]
+pub(super) struct HeldCommits {
+    /// Set once a control exists. Read on every append, so it needs no lock.
+    active: AtomicBool,
+    state: Mutex<HeldCommitsState>,
+    /// Serializes reports, so that they arrive in order.
+    reporting: Mutex<()>,
+}
+
+#[derive(Default)]
+struct HeldCommitsState {
+    holding: bool,
+    waiting: VecDeque<HeldCommit>,
+    refusals: VecDeque<StoreError>,
+}
+
+struct HeldCommit {
+    shard: Arc<MemoryShard>,
+    location: Location,
+    registered: Arc<RegisteredListener>,
+    ticket: Ticket,
+}
+
+impl HeldCommits {
+    /// Returns whether the next append is committed immediately, or the error with which it is rejected.
+    pub(super) fn admit_append(&self) -> Result<bool, StoreError> {
+        if !self.active.load(Ordering::Acquire) {
+            return Ok(true);
+        }
+        let mut state = self.state.lock();
+        match state.refusals.pop_front() {
+            Some(error) => Err(error),
+            None => Ok(!state.holding && state.waiting.is_empty()),
+        }
+    }
+
+    pub(super) fn hold_back(
+        &self,
+        shard: &Arc<MemoryShard>,
+        location: Location,
+        registered: &Arc<RegisteredListener>,
+        ticket: Ticket,
+    ) {
+        let (shard, registered) = (Arc::clone(shard), Arc::clone(registered));
+        self.state.lock().waiting.push_back(HeldCommit { shard, location, registered, ticket });
+    }
+
+    /// Commits everything and stops holding commits.
+    pub(super) fn release(&self) {
+        self.state.lock().holding = false;
+        self.commit(usize::MAX);
+    }
+
+    fn commit(&self, appends: usize) -> usize {
+        let reporting = self.reporting.lock();
+        let mut taken = self.take(appends);
+        for waiting in &taken {
+            waiting.shard.state().index.commit(waiting.location + 1);
+        }
+        let committed = taken.len();
+        // One report per listener, with the last ticket.
+        while let Some(last) = taken.pop() {
+            last.registered.listener.committed(last.ticket);
+            taken.retain(|waiting| !Arc::ptr_eq(&waiting.registered, &last.registered));
+        }
+        drop(reporting);
+        committed
+    }
+
+    fn take(&self, appends: usize) -> Vec<HeldCommit> {
+        let mut state = self.state.lock();
+        let appends = appends.min(state.waiting.len());
+        state.waiting.drain(..appends).collect()
+    }
+}
+
+impl CommitControl {
+    pub(super) fn new(store: &MemoryStore) -> Self {
+        store.0.held_commits.active.store(true, Ordering::Release);
+        Self(store.clone())
+    }
+
+    fn held(&self) -> &HeldCommits {
+        &self.0.0.held_commits
+    }
+
+    /// Holds all further commits until [`commit`](Self::commit) is called.
+    pub fn hold(&self) {
+        self.held().state.lock().holding = true;
+    }
+
+    /// Returns the number of uncommitted appends in all shards.
+    pub fn waiting(&self) -> usize {
+        self.held().state.lock().waiting.len()
+    }
+
+    /// Commits up to `appends` uncommitted appends, oldest first, and reports them as one batch. Returns their number.
+    pub fn commit(&self, appends: usize) -> usize {
+        self.held().commit(appends)
+    }
+
+    /// Commits all held appends and stops holding commits.
+    pub fn go_on(&self) {
+        self.held().release();
+    }
+
+    /// Breaks the store. The first `kept` uncommitted appends are in the log but were not reported; the others are
+    /// lost. Listeners are notified of the failure. Appends fail as closed until their shard is reopened.
+    ///
+    /// Appends after a reopening are committed immediately, unless [`hold`](Self::hold) is called again.
+    pub fn fail(&self, kept: usize, error: StoreError) {
+        let store = &self.0.0;
+        let shards: Vec<Arc<MemoryShard>> = store.shards.lock().values().cloned().collect();
+        for shard in &shards {
+            shard.stop_accepting();
+        }
+        let held = self.held();
+        held.state.lock().holding = false;
+        for waiting in held.take(kept) {
+            waiting.shard.state().index.commit(waiting.location + 1);
+        }
+        // Losing a record of a shard loses all later ones too.
+        let mut lost: Vec<HeldCommit> = held.take(usize::MAX);
+        lost.reverse();
+        for waiting in lost {
+            waiting.shard.state().lose_from(waiting.location);
+        }
+        let listeners: Vec<Arc<RegisteredListener>> =
+            store.listeners.lock().iter().filter_map(std::sync::Weak::upgrade).collect();
+        for registered in listeners {
+            registered.listener.failed(error.clone());
+        }
+    }
+
+    /// Rejects the next `appends` appends with `error`; nothing of them is in the log.
+    pub fn refuse(&self, appends: usize, error: StoreError) {
+        self.held().state.lock().refusals.extend(std::iter::repeat_n(error, appends));
+    }
+}

@@ -1,0 +1,165 @@
+//! Keys that cannot be loaded: retried for a while, then parked and reported until they load.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::queues::HeadState;
+use super::{Backlog, MAX_DEFERRED, MIN_WAIT, SLOW_RETRY, outcome_of};
+use crate::router::{DedupKey, Delivery};
+use whizbang_core::clock::instant;
+use whizbang_core::store::{DeadLetter, DeadLetterReason, Mark, Note, StoreError};
+use whizbang_core::telemetry::{TARGET, shortened};
+
+/// The longest wait before a key with a transient error is loaded again.
+const SLOWEST_RETRY: Duration = Duration::from_secs(60);
+
+/// A key that cannot be loaded.
+pub(super) struct Unloadable {
+    failures: u32,
+    /// Timers do not retry the key before this time.
+    next_attempt: Instant,
+}
+
+impl Backlog {
+    /// Defers a message whose key could not be loaded, and retries it according to [`Retry`](whizbang_core::retry::Retry). After the
+    /// last attempt it is parked and listed among the dead letters.
+    ///
+    /// # Errors
+    /// The message unchanged, if it cannot be written now.
+    #[allow(clippy::result_large_err, reason = "the message goes back to its caller, which keeps it on its stack")]
+    pub(crate) fn defer_unloadable<P: 'static>(
+        self: &Rc<Self>,
+        key: &Rc<str>,
+        delivery: Delivery,
+        permit: P,
+        error: &StoreError,
+    ) -> Result<(), (Delivery, P)> {
+        let fresh = matches!(&delivery.dedup_key, DedupKey::Sequence { tracker, .. } if !tracker.is_deferred());
+        let failures = self.state.borrow().queues.get(key).map_or(0, |queue| queue.failures) + 1;
+        let retry = self.context.settings.retry.all;
+        let spent = failures >= retry.attempts.max(1);
+        let dead_letter = spent.then(|| {
+            let (action, error) = (&delivery.action, error.to_string());
+            self.dead_letter(key, action, &delivery.envelope, DeadLetterReason::Unloadable, Some(error))
+        });
+        if fresh {
+            let Ok(appended) = self.write_message(key, &delivery) else { return Err((delivery, permit)) };
+            let Delivery { action, envelope, dedup_key, completion } = delivery;
+            self.push((key, envelope.id), &dedup_key, &appended, Some(Box::new((action, envelope))));
+            self.context.after_commit(appended, move |committed| {
+                drop(permit);
+                completion(outcome_of(committed));
+            });
+        } else {
+            let Delivery { action, envelope, .. } = delivery;
+            self.state.borrow_mut().cache(key, envelope.id, Some(Box::new((action, envelope))));
+            drop(permit);
+        }
+        if let Some(dead_letter) = dead_letter {
+            self.park(key, dead_letter);
+        }
+        if let Some(queue) = self.state.borrow_mut().queues.get_mut(key) {
+            queue.failures = failures;
+        }
+        if !spent {
+            self.retry_after(key, retry.wait(failures, &self.context.ids).max(MIN_WAIT), true);
+        } else if error.is_transient() {
+            self.retry_after(key, retry.wait(failures, &self.context.ids).clamp(SLOW_RETRY, SLOWEST_RETRY), false);
+        } else {
+            self.set_head(key, HeadState::Parked);
+            self.context.idle.notify();
+        }
+        Ok(())
+    }
+
+    /// Reports a key that could not be loaded in logs, health and metrics. The log repeats it after 1, 2, 4, 8, …
+    /// failures.
+    pub(crate) fn failed_to_load(&self, key: &Rc<str>, error: &StoreError) {
+        let mut state = self.state.borrow_mut();
+        if state.unloadable.len() >= MAX_DEFERRED && !state.unloadable.contains_key(key) {
+            return;
+        }
+        let before = state.unloadable.len();
+        let known = state
+            .unloadable
+            .entry(Rc::clone(key))
+            .or_insert_with(|| Unloadable { failures: 0, next_attempt: instant() });
+        known.failures += 1;
+        let wait =
+            self.context.settings.retry.all.wait(known.failures, &self.context.ids).clamp(SLOW_RETRY, SLOWEST_RETRY);
+        known.next_attempt = instant() + wait;
+        if known.failures.is_power_of_two() {
+            tracing::error!(
+                target: TARGET, actor = %self.actor, %key, failures = known.failures, %error,
+                "failed to load a key; other keys are not affected",
+            );
+        }
+        let after = state.unloadable.len();
+        self.unloadable_keys.set(after);
+        drop(state);
+        self.count_unloadable(before, after);
+        self.context.settings.issues.add_unloadable_key(&self.issue_name(key), || {
+            shortened(format!(
+                "key `{}` of `{}` in {} cannot be loaded: {error}",
+                key.escape_debug(),
+                self.actor,
+                self.shard.id
+            ))
+        });
+    }
+
+    /// Returns whether a key failed to load so recently that only a caller or an operator makes it retry.
+    pub(crate) fn rests(&self, key: &str) -> bool {
+        self.unloadable_keys.get() > 0
+            && self.state.borrow().unloadable.get(key).is_some_and(|known| instant() < known.next_attempt)
+    }
+
+    /// Clears the failure of a key that was loaded, and delivers its deferred messages.
+    pub(crate) fn loaded(self: &Rc<Self>, key: &Rc<str>) {
+        if self.unloadable_keys.get() == 0 || self.state.borrow_mut().unloadable.remove(key).is_none() {
+            return;
+        }
+        let left = self.state.borrow().unloadable.len();
+        self.unloadable_keys.set(left);
+        self.count_unloadable(left + 1, left);
+        self.context.settings.issues.loads(&self.issue_name(key));
+        tracing::info!(target: TARGET, actor = %self.actor, %key, "key can be loaded again");
+        let waits = {
+            let mut state = self.state.borrow_mut();
+            let queue =
+                state.queues.get_mut(key).filter(|queue| matches!(queue.head, HeadState::BackOff | HeadState::Parked));
+            queue.map(|queue| queue.head = HeadState::Idle).is_some()
+        };
+        if waits {
+            self.deliver_next(key);
+        }
+    }
+
+    pub(super) fn count_unloadable(&self, before: usize, after: usize) {
+        let count = &self.context.counts.unloadable;
+        count.set((count.get() + after as u64).saturating_sub(before as u64));
+    }
+
+    /// Marks the first message of a key as the one for which it could not be loaded, so that it is listed as a dead
+    /// letter.
+    fn park(&self, key: &Rc<str>, dead_letter: DeadLetter) {
+        let is_parked = {
+            let state = self.state.borrow();
+            state.queues.get(key).and_then(|queue| queue.entries.front()).is_none_or(|entry| entry.parked)
+        };
+        if is_parked {
+            return;
+        }
+        let about = (dead_letter.envelope.id, dead_letter.envelope.correlation);
+        // If it cannot be written now, the next failure writes it.
+        if self.write(about, Mark::None, &[Note::DeadLetter(Box::new(dead_letter))], &[]).is_ok() {
+            self.context.counts.dead_letters.one();
+            let mut state = self.state.borrow_mut();
+            if let Some(entry) = state.queues.get_mut(key).and_then(|queue| queue.entries.front_mut()) {
+                entry.parked = true;
+            }
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! The compensation log of a saga: steps in the order they were sent, undone in reverse, each once.
+//!
+//! Called by the [routing](super::routing) of a reply and by the [turn](super::turn), which applies changes before it
+//! appends them. Every operation costs O(log n) in the number of open steps, so the cost of a saga grows linearly with
+//! its steps.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use whizbang_core::message::{Codec, MessageId};
+
+/// A command encoded now and sent later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedCommand {
+    pub domain: String,
+    pub shard: u16,
+    pub key: String,
+    pub name: String,
+    pub version: u32,
+    pub codec: u8,
+    pub payload: Vec<u8>,
+}
+
+impl PlannedCommand {
+    pub(crate) fn codec(&self) -> Codec {
+        // Written by this module from a codec, so the number is known; bincode is the fallback for a log from another
+        // program.
+        Codec::from_id(self.codec).unwrap_or(Codec::Bincode)
+    }
+}
+
+/// One change of a [`Compensation`], as a turn's note stores it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CompensationChange {
+    /// A command was sent that can be undone.
+    Step { command: MessageId, undo: PlannedCommand },
+    /// Its owner has done it.
+    Done { command: MessageId },
+    /// Its owner has rejected it: nothing to undo.
+    Rejected { command: MessageId },
+    /// Compensation begins: from now on steps are undone.
+    Begin { finally: Vec<PlannedCommand> },
+    /// The compensating command of the last open step was sent.
+    Sent { command: MessageId },
+    /// The step is undone.
+    Undone { command: MessageId },
+    /// The compensating command was rejected, and an operator wants it sent again.
+    Retry { command: MessageId },
+    /// Every step is undone; the final commands were sent.
+    Finished,
+    /// The compensating command was rejected, and an operator discarded that dead letter: its step stays done.
+    GivenUp { command: MessageId },
+    /// An ended saga starts again with an empty log.
+    Restarted,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum StepState {
+    Sent,
+    Done,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Step {
+    command: MessageId,
+    undo: PlannedCommand,
+    state: StepState,
+}
+
+/// The open steps, in the order in which they were sent. Stored as a list.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "Vec<Step>", into = "Vec<Step>")]
+struct Steps {
+    /// By the order in which they were sent.
+    by_order: BTreeMap<u64, Step>,
+    /// The key of each command in `by_order`.
+    order: BTreeMap<MessageId, u64>,
+    /// The number of steps whose reply has not arrived.
+    awaiting_reply: usize,
+}
+
+impl Steps {
+    const fn new() -> Self {
+        Self { by_order: BTreeMap::new(), order: BTreeMap::new(), awaiting_reply: 0 }
+    }
+
+    fn add(&mut self, step: Step) {
+        let place = self.by_order.last_key_value().map_or(0, |(last, _)| last + 1);
+        self.remove(step.command);
+        self.awaiting_reply += usize::from(step.state == StepState::Sent);
+        self.order.insert(step.command, place);
+        self.by_order.insert(place, step);
+    }
+
+    fn remove(&mut self, command: MessageId) {
+        if let Some(step) = self.order.remove(&command).and_then(|place| self.by_order.remove(&place)) {
+            self.awaiting_reply -= usize::from(step.state == StepState::Sent);
+        }
+    }
+
+    fn get(&self, command: MessageId) -> Option<&Step> {
+        self.by_order.get(self.order.get(&command)?)
+    }
+
+    fn mark_done(&mut self, command: MessageId) {
+        let step = self.order.get(&command).and_then(|place| self.by_order.get_mut(place));
+        if let Some(step) = step.filter(|step| step.state == StepState::Sent) {
+            step.state = StepState::Done;
+            self.awaiting_reply -= 1;
+        }
+    }
+}
+
+/// Equal if both hold the same steps in the same order.
+impl PartialEq for Steps {
+    fn eq(&self, other: &Self) -> bool {
+        self.by_order.values().eq(other.by_order.values())
+    }
+}
+
+impl Eq for Steps {}
+
+impl From<Vec<Step>> for Steps {
+    fn from(list: Vec<Step>) -> Self {
+        let mut steps = Self::new();
+        list.into_iter().for_each(|step| steps.add(step));
+        steps
+    }
+}
+
+impl From<Steps> for Vec<Step> {
+    fn from(steps: Steps) -> Self {
+        steps.by_order.into_values().collect()
+    }
+}
+
+/// How often a saga has run. Stored as a number; the `false` and `true` of older versions are the first two.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+enum SagaRun {
+    #[default]
+    First,
+    /// Every step is undone.
+    Finished,
+    /// It has ended and was started again.
+    Restarted,
+}
+
+/// The steps of one saga and the progress of their compensation. Rebuilt from its notes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Compensation {
+    steps: Steps,
+    active: Option<ActiveCompensation>,
+    run: SagaRun,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct ActiveCompensation {
+    finally: Vec<PlannedCommand>,
+    awaited: Option<AwaitedReply>,
+}
+
+/// A compensating command whose reply is awaited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct AwaitedReply {
+    command: MessageId,
+    /// The step that it undoes. Later steps come after it.
+    step: Option<MessageId>,
+}
+
+/// The next action of a saga that compensates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NextCompensation {
+    /// Send this command and await its reply.
+    Send(PlannedCommand),
+    /// Await a reply.
+    Wait,
+    /// Send these and end.
+    Finish(Vec<PlannedCommand>),
+}
+
+impl Compensation {
+    pub(crate) const fn new() -> Self {
+        Self { steps: Steps::new(), active: None, run: SagaRun::First }
+    }
+
+    pub(crate) fn is_compensating(&self) -> bool {
+        self.active.is_some() && self.run != SagaRun::Finished
+    }
+
+    /// Returns whether the saga has ended and was started again.
+    pub(crate) fn is_restarted(&self) -> bool {
+        self.run == SagaRun::Restarted
+    }
+
+    /// Returns whether `command` is a step whose reply is awaited.
+    pub(crate) fn is_step(&self, command: MessageId) -> bool {
+        self.steps.get(command).is_some_and(|step| step.state == StepState::Sent)
+    }
+
+    /// Returns whether `command` undoes the last step and its reply is awaited.
+    pub(crate) fn is_awaiting(&self, command: MessageId) -> bool {
+        self.awaited().is_some_and(|awaited| awaited.command == command)
+    }
+
+    fn awaited(&self) -> Option<AwaitedReply> {
+        self.active.as_ref().and_then(|active| active.awaited)
+    }
+
+    /// Removes and returns the awaited reply if it is the one to `command`.
+    fn take_awaited(&mut self, command: MessageId) -> Option<AwaitedReply> {
+        let active = self.active.as_mut()?;
+        active.awaited.take_if(|awaited| awaited.command == command)
+    }
+
+    pub(crate) fn apply(&mut self, change: &CompensationChange) {
+        match change {
+            CompensationChange::Step { command, undo } => {
+                self.steps.add(Step { command: *command, undo: undo.clone(), state: StepState::Sent });
+            }
+            CompensationChange::Done { command } => self.steps.mark_done(*command),
+            CompensationChange::Rejected { command } => {
+                self.steps.remove(*command);
+            }
+            CompensationChange::Begin { finally } => {
+                // A repeated request continues: the awaited reply stays. The latest final commands replace earlier
+                // ones.
+                let active = self.active.get_or_insert_default();
+                if !finally.is_empty() {
+                    active.finally.clone_from(finally);
+                }
+            }
+            CompensationChange::Sent { command } => {
+                let step = self.last_step().map(|step| step.command);
+                if let Some(active) = &mut self.active {
+                    active.awaited = Some(AwaitedReply { command: *command, step });
+                }
+            }
+            // It is not tried again in either case. The log shows that an abandoned step was not undone.
+            CompensationChange::Undone { command } | CompensationChange::GivenUp { command } => {
+                if let Some(step) = self.take_awaited(*command).and_then(|awaited| awaited.step) {
+                    self.steps.remove(step);
+                }
+            }
+            CompensationChange::Retry { command } => drop(self.take_awaited(*command)),
+            CompensationChange::Finished => self.run = SagaRun::Finished,
+            CompensationChange::Restarted => *self = Self { run: SagaRun::Restarted, ..Self::new() },
+        }
+    }
+
+    /// Returns the step to undo next: the last one.
+    fn last_step(&self) -> Option<&Step> {
+        self.steps.by_order.last_key_value().map(|(_, step)| step)
+    }
+
+    /// Returns the next action of a saga that compensates.
+    ///
+    /// A step without a reply is awaited, because it may or may not have been done. Undoing it now could overtake it;
+    /// skipping it would leave it done.
+    pub(crate) fn next(&self) -> NextCompensation {
+        let Some(active) = &self.active else { return NextCompensation::Wait };
+        if active.awaited.is_some() || self.steps.awaiting_reply > 0 {
+            return NextCompensation::Wait;
+        }
+        match self.last_step() {
+            Some(step) => NextCompensation::Send(step.undo.clone()),
+            None => NextCompensation::Finish(active.finally.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u128) -> MessageId {
+        MessageId::from_u128(n)
+    }
+
+    fn command(name: &str) -> PlannedCommand {
+        PlannedCommand {
+            domain: "stock".into(),
+            shard: 0,
+            key: "k".into(),
+            name: name.into(),
+            version: 1,
+            codec: 1,
+            payload: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn compensation_runs_in_reverse_and_skips_rejected_steps() {
+        let mut undo = Compensation::default();
+        for n in 1..=3 {
+            undo.apply(&CompensationChange::Step { command: id(n), undo: command(&format!("undo{n}")) });
+        }
+        undo.apply(&CompensationChange::Done { command: id(1) });
+        undo.apply(&CompensationChange::Done { command: id(3) });
+        undo.apply(&CompensationChange::Begin { finally: vec![command("cancel")] });
+        assert_eq!(undo.next(), NextCompensation::Wait, "the second step's reply is awaited");
+        undo.apply(&CompensationChange::Rejected { command: id(2) });
+        assert_eq!(undo.next(), NextCompensation::Send(command("undo3")));
+        undo.apply(&CompensationChange::Sent { command: id(13) });
+        assert_eq!(undo.next(), NextCompensation::Wait);
+        undo.apply(&CompensationChange::Undone { command: id(13) });
+        assert_eq!(undo.next(), NextCompensation::Send(command("undo1")));
+        undo.apply(&CompensationChange::Sent { command: id(11) });
+        undo.apply(&CompensationChange::Undone { command: id(99) });
+        assert_eq!(undo.next(), NextCompensation::Wait, "a foreign reply changes nothing");
+        undo.apply(&CompensationChange::Undone { command: id(11) });
+        assert_eq!(undo.next(), NextCompensation::Finish(vec![command("cancel")]));
+    }
+
+    #[test]
+    fn repeated_compensation_undoes_each_step_once() {
+        let mut undo = Compensation::default();
+        undo.apply(&CompensationChange::Step { command: id(1), undo: command("undo1") });
+        undo.apply(&CompensationChange::Done { command: id(1) });
+        undo.apply(&CompensationChange::Begin { finally: Vec::new() });
+        undo.apply(&CompensationChange::Sent { command: id(11) });
+        // A command handled during compensation requests it once more and adds a step.
+        undo.apply(&CompensationChange::Begin { finally: vec![command("cancel")] });
+        undo.apply(&CompensationChange::Step { command: id(2), undo: command("undo2") });
+        assert_eq!(undo.next(), NextCompensation::Wait, "the first step's undoing is awaited");
+        undo.apply(&CompensationChange::Undone { command: id(11) });
+        assert_eq!(undo.next(), NextCompensation::Wait, "the second step's reply is awaited");
+        undo.apply(&CompensationChange::Done { command: id(2) });
+        assert_eq!(undo.next(), NextCompensation::Send(command("undo2")));
+        undo.apply(&CompensationChange::Sent { command: id(12) });
+        undo.apply(&CompensationChange::Undone { command: id(12) });
+        assert_eq!(undo.next(), NextCompensation::Finish(vec![command("cancel")]));
+    }
+
+    #[test]
+    fn abandoned_step_leaves_remaining_steps_to_undo() {
+        let mut undo = Compensation::default();
+        for n in 1..=2 {
+            undo.apply(&CompensationChange::Step { command: id(n), undo: command(&format!("undo{n}")) });
+            undo.apply(&CompensationChange::Done { command: id(n) });
+        }
+        undo.apply(&CompensationChange::Begin { finally: Vec::new() });
+        undo.apply(&CompensationChange::Sent { command: id(12) });
+        undo.apply(&CompensationChange::GivenUp { command: id(12) });
+        assert_eq!(undo.next(), NextCompensation::Send(command("undo1")));
+    }
+
+    #[test]
+    fn restart_forgets_all_steps() {
+        let mut undo = Compensation::default();
+        undo.apply(&CompensationChange::Step { command: id(1), undo: command("undo1") });
+        undo.apply(&CompensationChange::Begin { finally: Vec::new() });
+        undo.apply(&CompensationChange::Finished);
+        undo.apply(&CompensationChange::Restarted);
+        assert!(undo.is_restarted() && !undo.is_compensating() && !undo.is_step(id(1)));
+        undo.apply(&CompensationChange::Step { command: id(2), undo: command("undo2") });
+        undo.apply(&CompensationChange::Done { command: id(2) });
+        undo.apply(&CompensationChange::Begin { finally: Vec::new() });
+        assert!(undo.is_compensating());
+        assert_eq!(undo.next(), NextCompensation::Send(command("undo2")));
+    }
+
+    /// The format in which older versions stored it in snapshots.
+    #[derive(Serialize)]
+    struct Older {
+        steps: Vec<Step>,
+        undoing: Option<ActiveCompensation>,
+        finished: bool,
+    }
+
+    #[test]
+    fn stored_format_matches_older_versions() {
+        for (finished, run) in [(false, SagaRun::First), (true, SagaRun::Finished)] {
+            let step = |n, state| Step { command: id(n), undo: command("u"), state };
+            let list = vec![step(2, StepState::Done), step(1, StepState::Sent)];
+            let undoing = Some(ActiveCompensation { finally: vec![command("f")], awaited: None });
+            let (mut older, mut newer) = (Vec::new(), Vec::new());
+            let undo = Compensation { steps: list.clone().into(), active: undoing.clone(), run };
+            Codec::Bincode.encode(&Older { steps: list, undoing, finished }, &mut older).unwrap();
+            Codec::Bincode.encode(&undo, &mut newer).unwrap();
+            assert_eq!(older, newer);
+            assert_eq!(Codec::Bincode.decode::<Compensation>(&older), Ok(undo));
+        }
+    }
+}

@@ -1,0 +1,499 @@
+//! The dispatcher of one actor type on one thread: finds the live actor of a key or activates it.
+//!
+//! Called by the router, by the [command dispatchers](super::command_dispatcher) and by the backlogs. Calls the mailboxes of
+//! the actors, and an actor directly if its mailbox is empty. It does not know the type of its actors.
+//!
+//! Why there are no locks: a key belongs to one shard, and a shard to one thread. The risk is re-entrance: user code may send
+//! from inside a turn. So the registry is not borrowed while a turn runs, and a nested command is queued.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+
+use actix::{Actor, Addr};
+use futures_util::future::LocalBoxFuture;
+
+use super::backlog::{Backlog, Backlogs, Deliver};
+use super::handler_table::HandlerTable;
+use super::inline::{InlineGuard, InlineOutcome, PendingCommit, TypedCommand, delivery_of};
+use super::mailbox::{Delivered, FailedTurn, LiveActor, LocalMessage, Mailbox, MailboxMessage, TypedDelivery};
+use super::registry::ActorRegistry;
+use super::requested::AnyEffects;
+use super::thread::{InFlightGuard, OwnedShard, ThreadContext};
+use super::turn::TurnError;
+use crate::router::{ActorEndpoint, CommandMeta, Delivery, Outcome, SendError};
+use whizbang_core::message::{CodecError, Envelope, Key, Name, shard_of};
+use whizbang_core::store::StoreError;
+use whizbang_core::telemetry::TARGET;
+use whizbang_core::user_code::{Label, Panicked};
+
+/// The dispatcher of one actor type on one thread.
+pub struct Dispatcher {
+    pub(crate) context: Rc<ThreadContext>,
+    pub(crate) handlers: Rc<HandlerTable>,
+    pub(crate) domain: Name,
+    pub(crate) actor: Name,
+    /// By shard number; `None` for shards of other threads.
+    pub(crate) shards: Vec<Option<Rc<OwnedShard>>>,
+    registry: RefCell<ActorRegistry<RegistryEntry>>,
+    spare_effects: RefCell<Option<Box<dyn AnyEffects>>>,
+    /// The deferred messages of each shard.
+    pub(super) backlogs: Backlogs,
+    /// The label of user code that runs for no particular message.
+    pub(super) label: Label,
+    /// Whether appends of this actor type are durable when they return.
+    commits_at_once: bool,
+    /// Whether the last snapshot was skipped because the state cannot be saved.
+    pub(super) skips_snapshots: Cell<bool>,
+}
+
+/// A live actor. Dropping the last address stops the mailbox and with it the actor.
+struct RegistryEntry {
+    addr: Addr<Mailbox>,
+    live: Weak<LiveActor>,
+}
+
+/// The number of actors sampled to find the one that was idle for longest.
+const PROBES: usize = 16;
+
+/// The result of a lookup by key.
+enum Lookup<'a> {
+    Live(&'a RegistryEntry, Rc<LiveActor>),
+    /// No entry, or the entry of an actor that has ended.
+    Absent {
+        key: Rc<str>,
+        died: bool,
+    },
+    /// An invalid key of this many bytes.
+    Invalid(usize),
+}
+
+impl RegistryEntry {
+    /// Returns the actor, if it can still receive messages.
+    fn live(&self) -> Option<Rc<LiveActor>> {
+        self.live.upgrade().filter(|_| self.addr.connected())
+    }
+
+    /// Returns the last use of an idle actor on the clock of [`ThreadContext::uses`]; `None` if it is busy.
+    fn last_use_if_idle(&self) -> Option<u64> {
+        self.live.upgrade().map_or(Some(0), |live| (live.queued.get() == 0).then(|| live.last_use.get()))
+    }
+
+    fn is_idle_since(&self, sweep: u64) -> bool {
+        self.live.upgrade().is_none_or(|live| live.queued.get() == 0 && live.last_sweep.get() <= sweep)
+    }
+
+    /// Queues a message behind those in the mailbox.
+    fn send(&self, live: &LiveActor, message: MailboxMessage) {
+        live.mailbox_len.set(live.mailbox_len.get() + 1);
+        #[expect(clippy::disallowed_methods, reason = "the permit bounds what is queued; see `admit`")]
+        self.addr.do_send(LocalMessage::new(message));
+    }
+}
+
+/// The right to have one turn in flight. It is returned when the turn is completed, or dropped with it.
+pub(crate) struct Permit {
+    /// `None` for a message that waits for an operator: it does not count as in flight.
+    pub(super) in_flight: Option<InFlightGuard>,
+    live: Rc<LiveActor>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.live.queued.set(self.live.queued.get() - 1);
+    }
+}
+
+enum AdmitError {
+    Busy,
+    Stopped,
+    /// An invalid key of this many bytes.
+    InvalidKey(usize),
+    /// The user code that returns the key panicked.
+    Panicked(Panicked),
+    NotOwned,
+}
+
+/// A message that has no permit yet.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is moved into the mailbox or given back, and a box would cost an allocation"
+)]
+enum Unadmitted {
+    Envelope(Delivery),
+    Typed(Box<dyn TypedCommand>, Option<Box<CommandMeta>>, Label),
+}
+
+impl Unadmitted {
+    fn key(&self) -> Key<'_> {
+        match self {
+            Self::Envelope(delivery) => Key::from(delivery.envelope.key.as_str()),
+            Self::Typed(command, ..) => command.key(),
+        }
+    }
+
+    fn with(self, permit: Permit) -> MailboxMessage {
+        match self {
+            Self::Envelope(delivery) => MailboxMessage::Envelope(Delivered { delivery, permit }),
+            Self::Typed(command, meta, label) => MailboxMessage::Typed(TypedDelivery { command, meta, label, permit }),
+        }
+    }
+}
+
+impl Dispatcher {
+    pub fn new(
+        context: Rc<ThreadContext>,
+        plan: Rc<HandlerTable>,
+        domain: Name,
+        actor: Name,
+        shards: Vec<Option<Rc<OwnedShard>>>,
+    ) -> Rc<Self> {
+        let keys = RefCell::new(ActorRegistry::new(context.ids.next_u64()));
+        let commits_at_once = shards.iter().flatten().all(|shard| shard.writer.borrow().commits_at_once());
+        let label = context.user_code.label(plan.facts.name, "");
+        Rc::new_cyclic(|me: &Weak<Self>| {
+            let me = me.clone();
+            let deliver: Deliver = Rc::new(move |delivery| match me.upgrade() {
+                Some(dispatcher) => dispatcher.deliver(delivery),
+                None => (delivery.completion)(Outcome::Stopped),
+            });
+            let backlogs = Backlogs::new(&context, &shards, &actor, &deliver);
+            let effects = RefCell::default();
+            let skips_snapshots = Cell::new(false);
+            Self {
+                context,
+                handlers: plan,
+                domain,
+                actor,
+                shards,
+                registry: keys,
+                spare_effects: effects,
+                backlogs,
+                label,
+                commits_at_once,
+                skips_snapshots,
+            }
+        })
+    }
+
+    /// Returns the name of the health note for skipped snapshots.
+    pub(super) fn snapshots_name(&self) -> String {
+        format!("snapshots of `{}.{}`", self.domain, self.actor)
+    }
+
+    /// Takes the buffers for one turn. They are put back after it, so their memory is reused.
+    pub(crate) fn take_effects(&self) -> Box<dyn AnyEffects> {
+        let kept = self.spare_effects.borrow_mut().take();
+        kept.unwrap_or_else(|| (self.handlers.facts.effects)(Rc::clone(&self.handlers), self.context.monotonic.clone()))
+    }
+
+    pub(crate) fn put_effects(&self, effects: Box<dyn AnyEffects>) {
+        *self.spare_effects.borrow_mut() = Some(effects);
+    }
+
+    /// Returns whether the thread may have one more turn in flight.
+    fn has_capacity(&self) -> bool {
+        self.context.in_flight.get() < self.context.settings.in_flight
+    }
+
+    /// Queues `message` with a permit for the actor of its key, and activates the actor if necessary.
+    ///
+    /// It does not clone the address, because a clone allocates.
+    ///
+    /// # Errors
+    /// The reason for the refusal, and `message` unchanged.
+    #[expect(clippy::result_large_err, reason = "the error is the message itself, which is given back")]
+    fn admit(self: &Rc<Self>, message: Unadmitted, inside: bool) -> Result<(), (AdmitError, Unadmitted)> {
+        let context = &self.context;
+        if context.stopped.get() || (context.draining.get() && !inside) {
+            return Err((AdmitError::Stopped, message));
+        }
+        // Messages of the node itself (events, timers) were bounded where they were read.
+        if !inside && !self.has_capacity() {
+            context.counts.busy.one();
+            return Err((AdmitError::Busy, message));
+        }
+        let keys = self.registry.borrow();
+        let lookup = context.user_code.call(self.label, || {
+            let key = message.key();
+            let entry = keys.get(key.as_str());
+            match entry.and_then(|entry| Some((entry, entry.live()?))) {
+                Some((entry, live)) => Lookup::Live(entry, live),
+                None if key.is_valid() => Lookup::Absent { key: Rc::from(key.as_str()), died: entry.is_some() },
+                None => Lookup::Invalid(key.as_str().len()),
+            }
+        });
+        let (key, died) = match lookup {
+            Err(panicked) => return Err((AdmitError::Panicked(panicked), message)),
+            Ok(Lookup::Invalid(bytes)) => return Err((AdmitError::InvalidKey(bytes), message)),
+            Ok(Lookup::Live(entry, live)) => {
+                if !inside && live.queued.get() >= context.settings.in_flight_per_key {
+                    context.counts.busy.one();
+                    return Err((AdmitError::Busy, message));
+                }
+                // `send` queues the message and wakes a task. Nothing re-enters while the registry is borrowed.
+                entry.send(&live, message.with(self.new_permit(&live)));
+                return Ok(());
+            }
+            Ok(Lookup::Absent { key, died }) => (key, died),
+        };
+        drop(keys);
+        let shards = u16::try_from(self.shards.len()).unwrap_or(u16::MAX);
+        let shard = usize::from(shard_of(&key, shards));
+        let Some(Some(shard)) = self.shards.get(shard) else { return Err((AdmitError::NotOwned, message)) };
+        if died {
+            // Two entries for one key would be two actors that decide on one stream.
+            tracing::error!(target: TARGET, actor = %self.actor, %key, "live actor ended unexpectedly; activated again");
+            drop(self.registry.borrow_mut().remove(&key));
+        }
+        self.passivate_over_limit();
+        let live = (self.handlers.facts.new_live)(Rc::clone(self), Rc::clone(shard), Rc::clone(&key));
+        let entry = RegistryEntry { addr: Mailbox(Rc::clone(&live)).start(), live: Rc::downgrade(&live) };
+        entry.send(&live, message.with(self.new_permit(&live)));
+        context.counts.activations.one();
+        self.registry.borrow_mut().add(key, entry);
+        Ok(())
+    }
+
+    /// Passivates idle actors until there is capacity for one more below `live_actors`.
+    ///
+    /// Busy actors stay, so more than that may be live; `in_flight` bounds those. This is a sampled LRU: it looks at the next
+    /// [`PROBES`] entries and passivates the one that was idle for longest. Its cost does not grow with the number of actors.
+    /// If all of them are busy it passivates none, and catches up later, two at a time.
+    fn passivate_over_limit(&self) {
+        let limit = self.context.settings.live_actors;
+        let mut gone = Vec::new();
+        {
+            let mut keys = self.registry.borrow_mut();
+            while keys.len() >= limit && gone.len() < 2 {
+                let mut oldest: Option<(u64, usize)> = None;
+                for _ in 0..PROBES {
+                    let (at, entry) = keys.advance_cursor();
+                    let idle = entry.and_then(RegistryEntry::last_use_if_idle).map(|used| (used, at));
+                    oldest = idle.into_iter().chain(oldest).min();
+                }
+                let Some((_, at)) = oldest else { break };
+                gone.extend(keys.remove_at(at));
+            }
+        }
+        self.context.counts.passivations.many(gone.len() as u64);
+        // Outside the borrow: dropping the last address ends the actor.
+        drop(gone);
+    }
+
+    fn new_permit(&self, live: &Rc<LiveActor>) -> Permit {
+        live.queued.set(live.queued.get() + 1);
+        live.last_sweep.set(self.context.sweeps.get());
+        live.last_use.set(self.context.uses.replace(self.context.uses.get() + 1));
+        Permit { in_flight: Some(self.context.track_in_flight()), live: Rc::clone(live) }
+    }
+
+    /// Returns the actor of a key, if it is live and its mailbox is empty.
+    fn find_unoccupied(&self, key: &str) -> Option<Rc<LiveActor>> {
+        let live = self.registry.borrow().get(key)?.live.upgrade()?;
+        (live.mailbox_len.get() == 0 && live.queued.get() < self.context.settings.in_flight_per_key).then_some(live)
+    }
+
+    /// Submits a command to an actor of this thread. Runs its turn inline if nothing is queued before it; otherwise returns
+    /// the [continuation](Self::proceed).
+    pub(super) fn submit(
+        self: &Rc<Self>,
+        command: &mut dyn TypedCommand,
+        meta: Option<Box<CommandMeta>>,
+        label: Label,
+    ) -> Result<Result<(), SendError>, Continuation> {
+        let InlineRun { outcome, permit, live } = match self.try_inline(command, meta, label) {
+            Ok(outcome) => outcome,
+            Err(meta) => return Err(Continuation(NextStep::Queue(meta))),
+        };
+        match outcome {
+            InlineOutcome::Done(result) => {
+                drop(permit);
+                Ok(result)
+            }
+            InlineOutcome::Pending(appended) => Err(Continuation(NextStep::Commit(appended, permit))),
+            InlineOutcome::Failed(failed) => Err(Continuation(NextStep::Recover(failed, permit, live))),
+        }
+    }
+
+    /// Continues a command whose sender has to wait.
+    pub(super) fn proceed(self: &Rc<Self>, mut command: Box<dyn TypedCommand>, label: Label, next: Continuation) {
+        match next.0 {
+            NextStep::Queue(meta) => {
+                if let Err((refused, unadmitted)) = self.admit(Unadmitted::Typed(command, meta, label), false)
+                    && let Unadmitted::Typed(command, ..) = unadmitted
+                {
+                    let domain = || command.facts().domain.to_owned();
+                    let refused = match refused {
+                        AdmitError::Busy => SendError::Busy { domain: domain() },
+                        AdmitError::Stopped | AdmitError::NotOwned => SendError::Stopped,
+                        AdmitError::InvalidKey(bytes) => SendError::Key { bytes },
+                        AdmitError::Panicked(panicked) => {
+                            SendError::Encode(CodecError::Encode { reason: format!("computing the key {panicked}") })
+                        }
+                    };
+                    command.complete(Err(refused));
+                }
+            }
+            NextStep::Commit(appended, permit) => self.context.after_ticket(appended.ticket, move |committed| {
+                drop(permit);
+                command.complete(appended.result(committed));
+            }),
+            NextStep::Recover(failed, permit, live) => {
+                let (envelope, failure) = *failed;
+                command.clear();
+                self.recover(&live, FailedTurn { delivery: delivery_of(envelope, command), permit, failure });
+            }
+        }
+    }
+
+    /// Runs a command's turn inline if nothing is queued before it, or returns its metadata.
+    ///
+    /// If nothing is in flight on this thread, a turn that has to wait for its commit is queued: everything that is ready runs
+    /// first, and then it is known whether the turn is [alone](ThreadContext::is_alone).
+    fn try_inline(
+        self: &Rc<Self>,
+        command: &mut dyn TypedCommand,
+        meta: Option<Box<CommandMeta>>,
+        label: Label,
+    ) -> Result<InlineRun, Option<Box<CommandMeta>>> {
+        let context = &self.context;
+        let is_open = !context.stopped.get() && !context.draining.get() && self.has_capacity();
+        // A handler that sends a command re-enters here. Its command is queued until the turn is over.
+        if !is_open || context.inline_running.get() || !(self.commits_at_once || context.in_flight.get() > 0) {
+            return Err(meta);
+        }
+        let live = context.user_code.call(label, || self.find_unoccupied(command.key().as_str())).ok().flatten();
+        let Some(live) = live else { return Err(meta) };
+        let Ok(mut actor) = live.actor.try_borrow_mut() else { return Err(meta) };
+        if !actor.may_run_inline(meta.as_deref()) {
+            return Err(meta);
+        }
+        let permit = self.new_permit(&live);
+        // Reset on unwinding as well: a panic must not disable inline turns on this thread forever.
+        let open = InlineGuard::enter(&context.inline_running);
+        let outcome = actor.run_inline(command, meta, label);
+        drop((open, actor));
+        Ok(InlineRun { outcome, permit, live })
+    }
+
+    /// Recovers from a failed inline turn. The failure is queued before any other message of the key.
+    fn recover(&self, live: &LiveActor, failed: FailedTurn) {
+        let key = Rc::clone(&live.actor.borrow().key);
+        match self.registry.borrow().get(&key) {
+            Some(entry) => entry.send(live, MailboxMessage::Failed(failed)),
+            None => (failed.delivery.completion)(Outcome::Stopped),
+        }
+    }
+}
+
+/// The result of an inline turn.
+struct InlineRun {
+    outcome: InlineOutcome,
+    permit: Permit,
+    live: Rc<LiveActor>,
+}
+
+/// The continuation of a command whose sender has to wait.
+pub(super) struct Continuation(NextStep);
+
+enum NextStep {
+    /// Queue it in the mailbox of its actor.
+    Queue(Option<Box<CommandMeta>>),
+    /// Reply after the commit.
+    Commit(PendingCommit, Permit),
+    /// Recover from the failed turn.
+    Recover(Box<(Envelope, TurnError)>, Permit, Rc<LiveActor>),
+}
+
+impl ActorEndpoint for Rc<Dispatcher> {
+    fn deliver(&self, delivery: Delivery) {
+        let inside = !matches!(delivery.dedup_key, crate::router::DedupKey::MessageId);
+        let admitted = self.admit(Unadmitted::Envelope(delivery), inside);
+        if let Err((refused, Unadmitted::Envelope(delivery))) = admitted {
+            let outcome = match refused {
+                AdmitError::Busy => Outcome::Busy,
+                AdmitError::Stopped | AdmitError::NotOwned => Outcome::Stopped,
+                AdmitError::InvalidKey(_) => Outcome::Undecodable("a key has 1 to 256 bytes".to_owned()),
+                AdmitError::Panicked(panicked) => Outcome::Undecodable(format!("computing the key {panicked}")),
+            };
+            (delivery.completion)(outcome);
+        }
+    }
+
+    fn key_of(&self, event: &Envelope) -> Result<Option<String>, String> {
+        if let Some(error) = self.context.settings.shapes.refusal(event) {
+            return Err(error.to_string());
+        }
+        match self.handlers.reacts.get(&(event.domain.as_str(), event.name.as_str())) {
+            Some((key_of, _)) => self
+                .context
+                .user_code
+                .call(self.label, || key_of(event))
+                .unwrap_or_else(|panicked| Err(CodecError::Decode { reason: format!("cannot be read: {panicked}") }))
+                .map_err(|error| error.to_string()),
+            None => Ok(None),
+        }
+    }
+
+    fn live_count(&self) -> usize {
+        self.registry.borrow().len()
+    }
+
+    fn passivate_idle(&self, idle_sweeps: u64, cap: usize) {
+        let now = self.context.sweeps.get();
+        let mut gone = Vec::new();
+        {
+            let mut keys = self.registry.borrow_mut();
+            let oldest = now.checked_sub(idle_sweeps);
+            if let Some(oldest) = oldest {
+                gone.extend(keys.extract(|entry| entry.is_idle_since(oldest)));
+            }
+            if keys.len() > cap {
+                // Find the sweep below which enough actors are idle: a count per sweep, not a sort of all keys.
+                let mut excess = keys.len() - cap;
+                let mut by_sweep = std::collections::BTreeMap::<u64, usize>::new();
+                let live = keys.values().filter_map(|entry| entry.live.upgrade());
+                for idle in live.filter(|live| live.queued.get() == 0) {
+                    *by_sweep.entry(idle.last_sweep.get()).or_default() += 1;
+                }
+                let mut limit = None;
+                let mut sum = 0;
+                for (sweep, count) in by_sweep {
+                    if sum >= excess {
+                        break;
+                    }
+                    sum += count;
+                    limit = Some(sweep);
+                }
+                if let Some(limit) = limit {
+                    gone.extend(keys.extract(|entry| {
+                        let goes = excess > 0 && entry.is_idle_since(limit);
+                        excess -= usize::from(goes);
+                        goes
+                    }));
+                }
+            }
+        }
+        self.context.counts.passivations.many(gone.len() as u64);
+        // Dropping the last address ends the actor. None has anything queued, and no other address exists.
+        drop(gone);
+    }
+
+    fn reset(&self) {
+        let gone = self.registry.borrow_mut().extract(|_| true);
+        drop(gone);
+        self.backlogs.iter().for_each(|backlog| backlog.reset());
+    }
+
+    fn load_deferred(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        self.backlogs.load_deferred()
+    }
+
+    fn deliver_deferred(&self) {
+        self.backlogs.iter().for_each(Backlog::deliver_deferred);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.backlogs.iter().all(|backlog| backlog.is_idle())
+    }
+}

@@ -1,0 +1,225 @@
+//! The effects that a handler requests. None of them has happened when the handler returns.
+//!
+//! Called by user code in handlers. A thin wrapper of [`RequestedEffects`](super::requested::RequestedEffects) that
+//! knows the type of its actor: this code is compiled once for each actor type and message of the user's program, so it
+//! is kept small.
+
+use std::any::{Any, TypeId};
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::rc::Rc;
+
+use super::compensation::{CompensationChange, PlannedCommand};
+use super::handler_table::HandlerTable;
+use super::plan::{EventContext, Stateful};
+use super::requested::{AnyEffects, RequestedEffects};
+use whizbang_core::clock::{MonotonicTime, Timestamp};
+use whizbang_core::message::{
+    Codec, Command, Domain, Fingerprint, Message, MessageFacts, MessageId, encode_command_verified, encode_verified,
+};
+
+/// The effects that a handler requests: events to record, commands to send, timers to set.
+///
+/// No effect happens before the turn is committed; then all of them have happened. A rejection discards them. If the
+/// process ends before the commit, none of them happens, and messages of actors and logs are delivered again.
+///
+/// A handler has no other access to the outside: time and ids come from here, so that a replay in a test gives the same
+/// result.
+///
+/// ```
+/// use whizbang::doc_fixtures::Deposited;
+/// use whizbang::prelude::*;
+/// # #[derive(Command, Serialize, Deserialize)]
+/// # #[command(domain = whizbang::doc_fixtures::Bank, reply = u64)]
+/// # struct Open {
+/// #     #[key]
+/// #     account: String,
+/// # }
+///
+/// #[derive(Aggregate, Default)]
+/// #[aggregate(domain = whizbang::doc_fixtures::Bank, handles(Open), applies(Deposited))]
+/// struct Gift {
+///     cents: u64,
+/// }
+///
+/// impl Handle<Open> for Gift {
+///     fn handle(&self, _open: Open, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
+///         effects.record(Deposited { cents: 100 });
+///         // Recorded, but not applied yet.
+///         Ok(self.cents)
+///     }
+/// }
+///
+/// impl Apply<Deposited> for Gift {
+///     fn apply(&mut self, deposited: &Deposited) {
+///         self.cents += deposited.cents;
+///     }
+/// }
+/// ```
+pub struct Effects<A: Stateful> {
+    pub(crate) requested: RequestedEffects,
+    actor: PhantomData<fn() -> A>,
+}
+
+/// The slot of one recorded event until it is applied.
+pub(super) trait RecordedSlot: Any {
+    /// Applies the event to the state, if the slot holds one.
+    fn apply(&mut self, state: &mut dyn Any);
+    /// Drops the event.
+    fn clear(&mut self);
+}
+
+struct RecordedEvent<A, M> {
+    event: Option<M>,
+    apply: fn(&M, &mut A),
+}
+
+impl<A: 'static, M: 'static> RecordedSlot for RecordedEvent<A, M> {
+    fn apply(&mut self, state: &mut dyn Any) {
+        if let (Some(event), Some(state)) = (self.event.take(), state.downcast_mut()) {
+            (self.apply)(&event, state);
+        }
+    }
+
+    fn clear(&mut self) {
+        self.event = None;
+    }
+}
+
+impl<A: Stateful> Effects<A> {
+    /// Returns effects without any request. Their type is unknown to the caller.
+    pub(super) fn empty(handlers: Rc<HandlerTable>, monotonic: MonotonicTime) -> Box<dyn AnyEffects> {
+        Box::new(Self { requested: RequestedEffects::new(handlers, monotonic), actor: PhantomData })
+    }
+
+    /// Encodes a message and returns its range in the payloads. An error fails the turn.
+    pub(crate) fn encode<M: Message>(&mut self, codec: Codec, message: &M) -> Range<usize> {
+        let start = self.requested.payloads.len();
+        if let Err(error) = encode_verified(message, codec, &mut self.requested.payloads) {
+            self.requested.error.get_or_insert(error);
+        }
+        start..self.requested.payloads.len()
+    }
+
+    /// Records an event: its bytes for the log, and for the state the event as decoded from them. So the state always
+    /// equals a replay of the log.
+    pub(crate) fn record_with<M: Message>(&mut self, event: M, apply: fn(&M, &mut A)) {
+        let requested = &mut self.requested;
+        let start = requested.payloads.len();
+        let event = match encode_verified(&event, A::Domain::CODEC, &mut requested.payloads) {
+            Ok(read) => read.unwrap_or(event),
+            Err(error) => {
+                requested.error.get_or_insert(error);
+                return;
+            }
+        };
+        match requested.spare_slot().and_then(|place| place.downcast_mut::<RecordedEvent<A, M>>()) {
+            Some(place) => place.event = Some(event),
+            None => requested.add_slot(Box::new(RecordedEvent { event: Some(event), apply })),
+        }
+        requested.record(M::NAME, M::VERSION, start);
+    }
+
+    /// Sends a command to the owner of its domain after the turn is committed.
+    ///
+    /// It is sent until the owner has committed it, and handled once. A saga receives the reply through
+    /// [`OnReply`](crate::OnReply) if it lists the command in `replies(…)`. If it does not and the command is rejected,
+    /// the saga [compensates](Self::compensate).
+    ///
+    /// A key that is empty or longer than 256 bytes, or a command that cannot be encoded, fails the whole turn.
+    pub fn send<C: Command>(&mut self, command: C) -> Sent<'_, A> {
+        let planned = self.plan_command(&command);
+        let command = self.requested.send(TypeId::of::<C>(), planned, Fingerprint::of_command::<C>);
+        Sent { effects: self, command }
+    }
+
+    fn plan_command<C: Command>(&mut self, command: &C) -> Option<PlannedCommand> {
+        let facts = MessageFacts::of::<C>();
+        self.requested.planned(facts, command.key(), &mut |payload| {
+            encode_command_verified(command, facts.codec, payload).map(drop)
+        })
+    }
+
+    /// Begins to undo the steps so far.
+    pub(crate) fn begin_compensation(&mut self) -> CompensationScope<'_, A> {
+        self.requested.begin_compensation();
+        CompensationScope { effects: self }
+    }
+
+    /// Returns the time of this turn. It does not change during the turn.
+    pub fn now(&self) -> Timestamp {
+        self.requested.turn.time
+    }
+
+    /// Returns a new id, derived from this turn's message and this actor. A retry of the turn gives the same id;
+    /// another actor that handles the same message gets another one.
+    pub fn new_id(&mut self) -> MessageId {
+        self.requested.new_id()
+    }
+
+    /// Returns the actor's key.
+    pub fn key(&self) -> &str {
+        &self.requested.turn.key
+    }
+
+    /// Returns the id of the message that this turn handles.
+    pub fn message_id(&self) -> MessageId {
+        self.requested.turn.id
+    }
+
+    /// Returns the correlation id of the message that this turn handles.
+    pub fn correlation(&self) -> MessageId {
+        self.requested.turn.correlation
+    }
+
+    /// Returns the context of the event in [`React::react`](crate::React::react): the key of the actor that recorded
+    /// it, its position and its time. `None` in every other turn.
+    pub fn event_context(&self) -> Option<&EventContext> {
+        self.requested.event_context.as_ref()
+    }
+
+    /// Returns the answered command in [`OnReply::on_reply`](crate::OnReply::on_reply), by the id that [`Sent::id`]
+    /// returned when it was sent. `None` in every other turn.
+    pub fn replied_command(&self) -> Option<MessageId> {
+        self.requested.replied_command
+    }
+}
+
+/// A command that will be sent.
+pub struct Sent<'a, A: Stateful> {
+    effects: &'a mut Effects<A>,
+    command: MessageId,
+}
+
+impl<A: Stateful> Sent<'_, A> {
+    /// Registers the command that undoes this one.
+    pub(crate) fn plan_compensation<C: Command>(self, undo: C) -> Self {
+        if let Some(undo) = self.effects.plan_command(&undo) {
+            self.effects.requested.compensate_last_with(self.command, undo);
+        }
+        self
+    }
+
+    /// Returns the id under which it is sent; every replay gives the same. [`Effects::replied_command`] returns it when
+    /// the reply arrives.
+    pub fn id(&self) -> MessageId {
+        self.command
+    }
+}
+
+/// A compensation that will begin.
+pub struct CompensationScope<'a, A: Stateful> {
+    effects: &'a mut Effects<A>,
+}
+
+impl<A: Stateful> CompensationScope<'_, A> {
+    /// Sends this command after everything is undone.
+    pub fn then<C: Command>(self, command: C) -> Self {
+        if let Some(planned) = self.effects.plan_command(&command)
+            && let Some(CompensationChange::Begin { finally }) = self.effects.requested.compensation.last_mut()
+        {
+            finally.push(planned);
+        }
+        self
+    }
+}

@@ -1,0 +1,261 @@
+//! Inline turns: a command of the same thread runs without mailbox and envelope.
+//!
+//! Called by the [dispatcher](super::dispatcher) if nothing is queued before the command, and by the
+//! [mailbox](super::mailbox) otherwise. Inline turns are for new commands to a live actor that has nothing to recover
+//! from. All other commands become envelopes and are handled by [`ActorInstance::handle`].
+//!
+//! Why this is safe: one thread owns the actor, and the actor is mutably borrowed for the whole turn. A nested command
+//! finds it borrowed, or finds [`ThreadContext::inline_running`] set, and is queued. Order is kept because an inline
+//! turn requires an empty mailbox, no back-off and no parked message. The reply waits for the commit like every other
+//! reply.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::handler_table::UserState;
+use super::instance::ActorInstance;
+use super::mailbox::{Ctx, Delivered, TypedDelivery};
+use super::requested::{AnyEffects, RequestedEffects, TurnFacts};
+use super::thread::ThreadContext;
+use super::turn::{DedupMark, TurnError};
+use crate::router::{Action, CommandMeta, DedupKey, Delivery, Outcome, SendError};
+use whizbang_core::clock::Timestamp;
+use whizbang_core::message::{CodecError, Digest, Envelope, Key, Kind, MessageFacts, MessageId, Name, Rejection};
+use whizbang_core::store::{StoreError, Ticket};
+use whizbang_core::telemetry::TARGET;
+use whizbang_core::user_code::Label;
+
+/// A command inside one thread, with its sender: the operations that depend on the command's type. The path that calls
+/// them is compiled once.
+pub(super) trait TypedCommand {
+    fn facts(&self) -> MessageFacts;
+
+    fn key(&self) -> Key<'_>;
+
+    /// Appends the command's bytes to `into` and replaces the command with the value decoded from them. User code.
+    ///
+    /// # Errors
+    /// The command cannot be encoded or decoded.
+    fn round_trip(&mut self, into: &mut Vec<u8>) -> Result<(), CodecError>;
+
+    /// Runs the handler. User code.
+    ///
+    /// # Errors
+    /// State or effects belong to another actor type.
+    fn handle(&mut self, state: &dyn UserState, effects: &mut dyn AnyEffects) -> Result<(), CodecError>;
+
+    /// Returns whether the handler has rejected the command.
+    fn is_rejected(&self) -> bool;
+
+    /// Rejects the command, regardless of the handler's result.
+    fn reject(&mut self, rejection: Rejection);
+
+    /// Encodes the handler's result into the turn. User code.
+    fn store_reply(&mut self, requested: &mut RequestedEffects);
+
+    /// Drops the command and the handler's result: only the sender is needed from now on.
+    fn clear(&mut self);
+
+    /// Completes the command with the handler's result or with the error.
+    fn complete(self: Box<Self>, result: Result<(), SendError>);
+
+    /// Completes the command with the outcome of its envelope.
+    fn complete_with(self: Box<Self>, id: MessageId, outcome: Outcome);
+}
+
+/// Marks that an inline turn runs. No other turn runs outside the mailboxes until it is dropped.
+pub(super) struct InlineGuard<'a>(&'a Cell<bool>);
+
+impl<'a> InlineGuard<'a> {
+    pub(super) fn enter(inline_running: &'a Cell<bool>) -> Self {
+        inline_running.set(true);
+        Self(inline_running)
+    }
+}
+
+impl Drop for InlineGuard<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+/// The outcome of an inline turn.
+pub(super) enum InlineOutcome {
+    /// The sender can be answered.
+    Done(Result<(), SendError>),
+    /// The sender can be answered after the commit.
+    Pending(PendingCommit),
+    /// The turn failed and the actor may have to recover.
+    Failed(Box<(Envelope, TurnError)>),
+}
+
+/// A turn that is appended and not yet committed.
+pub(super) struct PendingCommit {
+    pub(super) ticket: Ticket,
+    id: MessageId,
+}
+
+impl PendingCommit {
+    /// Returns the sender's result after the commit.
+    pub(super) fn result(&self, committed: Result<(), StoreError>) -> Result<(), SendError> {
+        committed.map_err(|source| SendError::Unknown { id: self.id, source })
+    }
+}
+
+impl ActorInstance {
+    /// Returns whether a command may run inline: its id is new, and the actor is loaded, in order and not stopped.
+    pub(crate) fn may_run_inline(&self, meta: Option<&CommandMeta>) -> bool {
+        meta.is_none_or(|meta| meta.id.is_none())
+            && self.holds == 0
+            && self.back_off.is_none()
+            && self.load_error.is_none()
+            && self.state.rare.parked.is_empty()
+            && !self.is_stopped()
+    }
+
+    /// Runs the turn of a command that [may run inline](Self::may_run_inline).
+    pub(super) fn run_inline(
+        &mut self,
+        command: &mut dyn TypedCommand,
+        meta: Option<Box<CommandMeta>>,
+        label: Label,
+    ) -> InlineOutcome {
+        let payload = match self.encode_command(command) {
+            Ok(payload) => payload,
+            Err(error) => return InlineOutcome::Done(Err(SendError::Encode(error))),
+        };
+        let context = Rc::clone(&self.dispatcher.context);
+        let now = context.ids.clock().now();
+        let id = context.ids.message_id_at(now);
+        let facts = TurnFacts {
+            id,
+            correlation: meta.as_ref().and_then(|meta| meta.correlation).unwrap_or(id),
+            traceparent: meta.as_ref().and_then(|meta| meta.traceparent.clone()),
+            time: now,
+            key: Rc::clone(&self.key),
+        };
+        let MessageFacts { name, version, codec, .. } = command.facts();
+        let _span = tracing::debug_span!(target: TARGET, "turn", room = "actor", message = name, %id, correlation = %facts.correlation).entered();
+        let digest = Digest::new(context.settings.digest_key, name, version, codec, &payload);
+        let mark = DedupMark::MessageId { digest: digest.value() };
+        let (code, dispatcher) = (&context.user_code, Rc::clone(&self.dispatcher));
+        let turned = self.run_turn(facts, &mark, Vec::new(), false, |state, user, effects| {
+            code.relabel(label);
+            command.handle(user.get()?, effects)?;
+            let requested = effects.requested();
+            if !command.is_rejected() && dispatcher.is_too_late(state, None, requested) {
+                command.reject(Rejection::saga_ended());
+            }
+            command.store_reply(requested);
+            Ok(())
+        });
+        let outcome = match turned {
+            Ok(turned) => {
+                let appended = PendingCommit { ticket: turned.appended.ticket, id };
+                if ThreadContext::is_committed(&turned.appended) {
+                    InlineOutcome::Done(appended.result(Ok(())))
+                } else {
+                    InlineOutcome::Pending(appended)
+                }
+            }
+            Err(failure) => {
+                InlineOutcome::Failed(Box::new((self.envelope_of(command.facts(), id, meta, now, &payload), failure)))
+            }
+        };
+        context.scratch.replace(payload);
+        outcome
+    }
+
+    /// Handles a command from the mailbox.
+    pub(super) fn handle_typed(&mut self, mail: TypedDelivery, ctx: &mut Ctx) {
+        let TypedDelivery { mut command, meta, label, permit } = mail;
+        if self.may_run_inline(meta.as_deref()) {
+            match self.run_inline(&mut *command, meta, label) {
+                InlineOutcome::Done(result) => {
+                    drop(permit);
+                    command.complete(result);
+                }
+                InlineOutcome::Pending(appended) => {
+                    self.dispatcher.context.after_ticket(appended.ticket, move |committed| {
+                        drop(permit);
+                        command.complete(appended.result(committed));
+                    })
+                }
+                InlineOutcome::Failed(failed) => {
+                    let (envelope, failure) = *failed;
+                    command.clear();
+                    self.handle_failure(delivery_of(envelope, command), permit, failure, ctx);
+                }
+            }
+            return;
+        }
+        let payload = match self.encode_command(&mut *command) {
+            Ok(payload) => payload,
+            Err(error) => {
+                drop(permit);
+                return command.complete(Err(SendError::Encode(error)));
+            }
+        };
+        let context = Rc::clone(&self.dispatcher.context);
+        let now = context.ids.clock().now();
+        let given = meta.as_ref().and_then(|meta| meta.id);
+        let id = given.unwrap_or_else(|| context.ids.message_id_at(now));
+        let envelope = self.envelope_of(command.facts(), id, meta, now, &payload);
+        context.scratch.replace(payload);
+        command.clear();
+        self.handle(Delivered { delivery: delivery_of(envelope, command), permit }, ctx);
+    }
+
+    /// Replaces the command with the value decoded from its bytes, so the handler receives the same value as on another
+    /// thread or node. Returns the bytes in a buffer that the caller gives back: they are needed for the digest, and
+    /// for a dead letter.
+    fn encode_command(&self, command: &mut dyn TypedCommand) -> Result<Vec<u8>, CodecError> {
+        let context = &self.dispatcher.context;
+        let mut payload = context.scratch.take();
+        payload.clear();
+        let encoded = context.user_code.call(self.dispatcher.label, || command.round_trip(&mut payload));
+        let encoded = encoded.unwrap_or_else(|panicked| Err(CodecError::Encode { reason: panicked.to_string() }));
+        match encoded {
+            Ok(()) => Ok(payload),
+            Err(error) => {
+                context.scratch.replace(payload);
+                Err(error)
+            }
+        }
+    }
+
+    fn envelope_of(
+        &self,
+        command: MessageFacts,
+        id: MessageId,
+        meta: Option<Box<CommandMeta>>,
+        now: Timestamp,
+        payload: &[u8],
+    ) -> Envelope {
+        let meta = *meta.unwrap_or_default();
+        let name = Name::from_static(command.name).unwrap_or_else(|_| self.dispatcher.actor.clone());
+        Envelope {
+            version: command.version,
+            to: Some(self.shard.id.clone()),
+            key: self.key.to_string(),
+            correlation: meta.correlation.unwrap_or(id),
+            traceparent: meta.traceparent.map(String::from),
+            codec: command.codec,
+            payload: Bytes::copy_from_slice(payload),
+            ..Envelope::new(id, Kind::Command, self.dispatcher.domain.clone(), name, now)
+        }
+    }
+}
+
+/// Converts a typed command to a delivery, for the paths that need its bytes.
+pub(super) fn delivery_of(envelope: Envelope, command: Box<dyn TypedCommand>) -> Delivery {
+    let id = envelope.id;
+    Delivery {
+        action: Action::Handle,
+        envelope,
+        dedup_key: DedupKey::MessageId,
+        completion: Box::new(move |outcome| command.complete_with(id, outcome)),
+    }
+}

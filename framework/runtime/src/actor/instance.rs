@@ -1,0 +1,500 @@
+//! One live actor: handles one message after the other, in order, and is rebuilt after a failure.
+//!
+//! Called by the [mailbox](super::mailbox). Calls the [turn](super::turn), [retries](super::retry), [dead
+//! letters](super::dead_letters) and [backlog](super::backlog).
+//!
+//! Why the order holds: a load or a lookup [holds](ActorInstance::hold) the mailbox. A back-off may last minutes, so the
+//! mailbox stays open. Messages with a sequence then go to the durable backlog, and the others wait in [`BackOffQueue`]. A
+//! later sequence handled first would make the waiting message a duplicate.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use actix::AsyncContext;
+use actix::fut::{ActorFutureExt, wrap_future};
+use tokio::sync::oneshot;
+
+use super::backlog::{Backlog, MIN_WAIT};
+use super::dispatcher::{Dispatcher, Permit};
+use super::handler_table::UserSlot;
+use super::mailbox::{Ctx, Delivered, Mailbox};
+use super::state::KeyState;
+use super::thread::OwnedShard;
+use super::timer_name::timer_in;
+use crate::inbox::Admission;
+use crate::router::{Action, DedupKey, Delivery, Outcome};
+use whizbang_core::message::{Codec, CodecError, MessageId};
+use whizbang_core::store::{Appended, StoreError, StreamHint, StreamPages, Ticket};
+use whizbang_core::telemetry::TARGET;
+use whizbang_core::user_code::Panicked;
+
+/// The live actor of one key. While it loads, waits for a commit or looks up an id it [holds](Self::hold) its mailbox, so the
+/// order of its messages never changes.
+pub(crate) struct ActorInstance<U: ?Sized = dyn UserSlot> {
+    pub(crate) dispatcher: Rc<Dispatcher>,
+    pub(crate) shard: Rc<OwnedShard>,
+    pub(crate) key: Rc<str>,
+    pub(crate) state: KeyState,
+    pub(crate) generation: u64,
+    /// The hint of the shard's writer for this stream.
+    pub(super) stream: StreamHint,
+    /// The last append that is not known to be durable.
+    pub(crate) last_append: Cell<Option<Ticket>>,
+    /// The error of the last load. The next message loads again.
+    pub(crate) load_error: Option<Box<StoreError>>,
+    /// Messages of other actors that exceed the limit of parked messages. Bounded by the senders' windows.
+    #[allow(clippy::box_collection, reason = "few actors have one, and every live actor pays for the field")]
+    pub(super) overflow: Option<Box<VecDeque<Delivered>>>,
+    /// The message whose attempt was recorded before it began.
+    pub(super) recorded_attempt: Option<MessageId>,
+    /// The number of pending [holds](Self::hold).
+    pub(super) holds: u32,
+    /// The messages that arrived during a back-off and are not written to the backlog.
+    pub(super) back_off: Option<Box<BackOffQueue>>,
+    /// The user's state. Stored in place and not behind a pointer, because each turn reads it.
+    pub(super) user: U,
+}
+
+/// The messages that arrived while a message of the key is in back-off: commands of callers, and timers. Permits bound their
+/// number.
+#[derive(Default)]
+pub(crate) struct BackOffQueue {
+    is_active: bool,
+    queue: VecDeque<Delivered>,
+}
+
+impl<U> ActorInstance<U> {
+    pub(crate) fn new(dispatcher: Rc<Dispatcher>, shard: Rc<OwnedShard>, key: Rc<str>, user: U) -> Self {
+        let generation = dispatcher.context.generation.get();
+        Self {
+            dispatcher,
+            shard,
+            key,
+            state: KeyState::default(),
+            generation,
+            stream: StreamHint::default(),
+            last_append: Cell::new(None),
+            load_error: None,
+            overflow: None,
+            recorded_attempt: None,
+            holds: 0,
+            back_off: None,
+            user,
+        }
+    }
+}
+
+impl ActorInstance {
+    /// Returns the backlog of this key's shard.
+    fn backlog(&self) -> Option<&Rc<Backlog>> {
+        self.dispatcher.backlogs.get(self.shard.id.shard)
+    }
+
+    /// Holds the mailbox until `work` is done, then calls `then` with its result.
+    pub(super) fn hold<T: 'static>(
+        &mut self,
+        ctx: &mut Ctx,
+        work: impl Future<Output = T> + 'static,
+        then: impl FnOnce(&mut Self, T, &mut Ctx) + 'static,
+    ) {
+        self.holds += 1;
+        ctx.wait(wrap_future::<_, Mailbox>(work).map(move |done, mailbox, ctx| {
+            let mut actor = mailbox.actor();
+            actor.holds -= 1;
+            then(&mut actor, done, ctx);
+            actor.drain_back_off(ctx);
+        }));
+    }
+
+    /// Retries a message after a back-off, during which the mailbox stays open. Messages with a sequence are written to the
+    /// backlog, so they block no sender; the others wait here. The message itself is written to the backlog as well, unless a
+    /// caller waits for it.
+    pub(super) fn retry_after(&mut self, delivered: Delivered, wait: Duration, ctx: &mut Ctx) {
+        let Delivered { delivery, permit } = delivered;
+        let delivery = match self.backlog() {
+            Some(backlog) => Rc::clone(backlog).defer_current(&self.key, delivery),
+            None => delivery,
+        };
+        self.back_off.get_or_insert_default().is_active = true;
+        let waits = Rc::clone(&self.dispatcher.context).sleep_unless_draining(wait.max(MIN_WAIT));
+        let again = wrap_future::<_, Mailbox>(waits).map(move |(), mailbox, ctx| {
+            let mut actor = mailbox.actor();
+            if let Some(waiting) = &mut actor.back_off {
+                waiting.is_active = false;
+            }
+            if actor.dispatcher.context.draining.get() {
+                // It is in the log, or its caller learns that nothing was done.
+                drop(permit);
+                (delivery.completion)(Outcome::Stopped);
+            } else {
+                actor.handle(Delivered { delivery, permit }, ctx);
+            }
+            actor.drain_back_off(ctx);
+        });
+        ctx.spawn(again);
+    }
+
+    /// Handles the messages that arrived during a back-off, in order, until one of them holds the mailbox.
+    fn drain_back_off(&mut self, ctx: &mut Ctx) {
+        while self.holds == 0
+            && let Some(waiting) = self.back_off.as_mut().filter(|waiting| !waiting.is_active)
+        {
+            match waiting.queue.pop_front() {
+                Some(delivered) => self.handle(delivered, ctx),
+                None => {
+                    self.back_off = None;
+                    if let Some(backlog) = self.backlog() {
+                        backlog.deliver_next(&self.key);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Holds the mailbox, waits until every append is durable, reads the stream and rebuilds the state; then calls `then`.
+    pub(crate) fn load(&mut self, ctx: &mut Ctx, then: impl FnOnce(&mut Self, &mut Ctx) + 'static) {
+        let committed = self.all_committed();
+        let (reader, dispatcher, key) = (self.shard.reader(), Rc::clone(&self.dispatcher), Rc::clone(&self.key));
+        let loading = async move {
+            committed.await?;
+            let pages = reader.pages(&dispatcher.actor, &key, true).await?;
+            let has_snapshot = pages.snapshot().is_some();
+            match rebuild(&dispatcher, pages).await {
+                Err(StoreError::Codec(_)) if has_snapshot => {
+                    // A snapshot is a cache; the log is complete without it.
+                    tracing::warn!(target: TARGET, actor = %dispatcher.actor, "snapshot unusable; the whole stream is read");
+                    rebuild(&dispatcher, reader.pages(&dispatcher.actor, &key, false).await?).await
+                }
+                rebuilt => rebuilt,
+            }
+        };
+        let context = Rc::clone(&self.dispatcher.context);
+        let loading = async move { context.call_store("load a key", loading).await };
+        self.hold(ctx, loading, |this, loaded, ctx| match loaded {
+            Ok(mut state) => {
+                let user = state.user.take();
+                this.state = state;
+                // The old state is dropped: user code.
+                let _ = this.dispatcher.context.user_code.call(this.dispatcher.label, || this.user.put(user));
+                this.load_error = None;
+                this.report_long_activation();
+                if let Some(backlog) = this.backlog() {
+                    backlog.loaded(&this.key);
+                }
+                then(this, ctx);
+            }
+            Err(error) => this.fail_to_load(error, ctx, then),
+        });
+    }
+
+    /// Stores the error; the next message loads again.
+    fn fail_to_load(&mut self, error: StoreError, ctx: &mut Ctx, then: impl FnOnce(&mut Self, &mut Ctx)) {
+        if let Some(backlog) = self.backlog().filter(|_| !self.is_stopped()) {
+            backlog.failed_to_load(&self.key, &error);
+        }
+        self.load_error = Some(Box::new(error));
+        then(self, ctx);
+    }
+
+    /// Completes once every append of this actor is durable.
+    pub(crate) fn all_committed(&self) -> impl Future<Output = Result<(), StoreError>> + 'static {
+        let receiver = self.last_append.get().map(|ticket| {
+            let (sender, receiver) = oneshot::channel();
+            self.dispatcher.context.after_ticket(ticket, move |result| {
+                let _ = sender.send(result);
+            });
+            receiver
+        });
+        async move {
+            match receiver {
+                Some(receiver) => receiver.await.unwrap_or(Err(StoreError::Closed)),
+                None => Ok(()),
+            }
+        }
+    }
+
+    /// Returns whether this actor must not handle anything: the node stops, or commits have failed and the shard is reopened.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.generation != self.dispatcher.context.generation.get() || self.dispatcher.context.stopped.get()
+    }
+
+    /// Returns why no turn can run, if none can.
+    pub(crate) fn unavailable(&self) -> Option<StoreError> {
+        if self.is_stopped() { Some(StoreError::Closed) } else { self.load_error.as_deref().cloned() }
+    }
+
+    /// Loads the state before handling a message that arrived while it was not loaded.
+    fn handle_after_load(&mut self, delivered: Delivered, ctx: &mut Ctx) {
+        self.load_error = None;
+        self.load(ctx, move |this, ctx| match this.load_error.as_deref().cloned() {
+            None => this.handle(delivered, ctx),
+            Some(error) => this.handle_unloadable(delivered, error, ctx),
+        });
+    }
+
+    /// Handles a message whose key cannot be loaded.
+    fn handle_unloadable(&mut self, delivered: Delivered, error: StoreError, ctx: &mut Ctx) {
+        let Delivered { delivery, permit } = delivered;
+        if self.is_stopped() {
+            drop(permit);
+            return (delivery.completion)(Outcome::Stopped);
+        }
+        // A message with a sequence becomes a duplicate once a later one of its source is handled. It must be handled before
+        // anything else of this key, however long that takes, so it waits in the log. All others are answered with the error.
+        let (DedupKey::Sequence { .. }, Some(backlog)) = (&delivery.dedup_key, self.backlog()) else {
+            drop(permit);
+            return (delivery.completion)(Outcome::Refused(error));
+        };
+        let kept = Rc::clone(backlog).defer_unloadable(&self.key, delivery, permit, &error);
+        if let Err((delivery, permit)) = kept {
+            self.handle_later(Delivered { delivery, permit }, ctx);
+        }
+    }
+
+    /// Holds the mailbox for a while, then handles the message: the store rejects appends, so the backlog cannot keep it.
+    pub(crate) fn handle_later(&mut self, delivered: Delivered, ctx: &mut Ctx) {
+        let context = &self.dispatcher.context;
+        if context.draining.get() {
+            let Delivered { delivery, permit } = delivered;
+            drop(permit);
+            return (delivery.completion)(Outcome::Stopped);
+        }
+        let wait = context.settings.retry.all.wait(3, &context.ids).max(MIN_WAIT);
+        let waits = Rc::clone(context).sleep_unless_draining(wait);
+        self.hold(ctx, waits, move |this, (), ctx| this.handle(delivered, ctx));
+    }
+
+    /// Returns whether a message must be deferred behind others, because it would overtake them.
+    fn must_defer(&self, delivery: &Delivery) -> bool {
+        let fresh = matches!(&delivery.dedup_key, DedupKey::Sequence { tracker, .. } if !tracker.is_deferred());
+        let in_back_off = || self.back_off.as_ref().is_some_and(|waiting| waiting.is_active);
+        fresh && (in_back_off() || self.backlog().is_some_and(|backlog| backlog.has(&self.key)))
+    }
+
+    /// Writes a message to the backlog. It is delivered after those before it.
+    fn defer(&mut self, delivered: Delivered, ctx: &mut Ctx) {
+        let Delivered { delivery, permit } = delivered;
+        let deferred = match self.backlog() {
+            Some(backlog) => Rc::clone(backlog).defer(&self.key, delivery, permit),
+            None => Err((delivery, permit)),
+        };
+        if let Err((delivery, permit)) = deferred {
+            self.handle_later(Delivered { delivery, permit }, ctx);
+        }
+    }
+
+    /// Handles a message: answers duplicates, parks messages behind a dead letter, and runs the turns of the others.
+    pub(crate) fn handle(&mut self, delivered: Delivered, ctx: &mut Ctx) {
+        if self.is_stopped() {
+            (delivered.delivery.completion)(Outcome::Stopped);
+            return;
+        }
+        if self.backlog().is_some_and(|backlog| !backlog.is_loaded()) {
+            // The shard is being reopened.
+            return self.handle_later(delivered, ctx);
+        }
+        if self.must_defer(&delivered.delivery) {
+            return self.defer(delivered, ctx);
+        }
+        if let Some(waiting) = self.back_off.as_mut().filter(|waiting| waiting.is_active) {
+            return waiting.queue.push_back(delivered);
+        }
+        if let Action::Discard { message } = delivered.delivery.action
+            && let Some(reading) = self.backlog().and_then(|backlog| backlog.find(&self.key, message))
+        {
+            return self.hold(ctx, reading, move |this, found, _| {
+                let discarded = match found {
+                    Ok(found) => this.backlog().and_then(|backlog| {
+                        backlog.discard(&this.key, message, found.as_ref().map(|(_, envelope)| envelope))
+                    }),
+                    Err(error) => Some(Err(Outcome::Refused(error))),
+                };
+                this.complete_discard(delivered, discarded.unwrap_or(Err(Outcome::Unhandled)));
+            });
+        }
+        if let Some(error) = self.load_error.as_deref() {
+            let waits = matches!(delivered.delivery.action, Action::Timer { .. });
+            if waits && self.backlog().is_some_and(|backlog| backlog.rests(&self.key)) {
+                return self.handle_unloadable(delivered, error.clone(), ctx);
+            }
+            return self.handle_after_load(delivered, ctx);
+        }
+        let Delivered { delivery, permit } = delivered;
+        let context = Rc::clone(&self.dispatcher.context);
+        match &delivery.dedup_key {
+            DedupKey::Sequence { source, sequence, tracker } => {
+                if !self.state.dedup.admit_sequence(source, *sequence) {
+                    tracker.mark_known(*sequence);
+                    context.counts.duplicates.one();
+                    return self.complete_after_commit(
+                        delivery,
+                        permit,
+                        Outcome::Done(bytes::Bytes::new(), Codec::Bincode),
+                    );
+                }
+            }
+            DedupKey::MessageId => {
+                let id = delivery.envelope.id;
+                if let Some(outcome) = context.refuse_expired_id(id) {
+                    return (delivery.completion)(outcome);
+                }
+                match self.state.dedup.admit_id(id, &context.digest(&delivery.envelope), context.dedup_horizon()) {
+                    Admission::New => {
+                        if let Some(outcome) = context.refuse_new(&delivery.envelope) {
+                            (delivery.completion)(outcome);
+                            return;
+                        }
+                    }
+                    Admission::Duplicate(reply, codec) => {
+                        context.counts.duplicates.one();
+                        return self.complete_after_commit(delivery, permit, duplicate_outcome(reply, codec));
+                    }
+                    Admission::Conflict => return (delivery.completion)(Outcome::Conflict),
+                    Admission::LookUp => return self.look_up(delivery, permit, ctx),
+                }
+            }
+            DedupKey::Internal => {}
+        }
+        self.run(delivery, permit, ctx);
+    }
+
+    /// Completes the discard of a deferred message once that is committed.
+    fn complete_discard(&self, errand: Delivered, discarded: Result<Appended, Outcome>) {
+        let Delivered { delivery, permit } = errand;
+        let completion = delivery.completion;
+        match discarded {
+            Ok(appended) => self.dispatcher.context.after_commit(appended, move |committed| {
+                drop(permit);
+                completion(match committed {
+                    Ok(()) => Outcome::Done(bytes::Bytes::new(), Codec::Bincode),
+                    Err(error) => Outcome::Unknown(error),
+                });
+            }),
+            Err(outcome) => {
+                drop(permit);
+                completion(outcome);
+            }
+        }
+    }
+
+    /// Runs a message that is known to be new.
+    pub(crate) fn run(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
+        match &delivery.action {
+            Action::Redrive => return self.redrive(delivery, permit, ctx),
+            Action::Discard { message } => {
+                let message = *message;
+                return self.discard(message, delivery, permit, ctx);
+            }
+            Action::Timer { turn } => {
+                if self.state.rare.timers.get(&*timer_in(self.dispatcher.handlers.facts.domain, &delivery.envelope))
+                    != Some(turn)
+                {
+                    // Set again or cleared since: a late timer does nothing.
+                    return self.complete_after_commit(
+                        delivery,
+                        permit,
+                        Outcome::Done(bytes::Bytes::new(), Codec::Bincode),
+                    );
+                }
+            }
+            Action::Handle | Action::React | Action::DeadLetter(_) | Action::Reply => {}
+        }
+        if !self.state.rare.parked.is_empty() {
+            self.park(delivery, permit, ctx);
+        } else if self.dispatcher.context.may_have_begun(&delivery) {
+            self.attempt_recorded(delivery, permit, ctx);
+        } else {
+            self.attempt(delivery, permit, ctx);
+        }
+    }
+
+    /// Looks up an id in the store that is not in memory.
+    fn look_up(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
+        let committed = self.all_committed();
+        let reader = self.shard.reader();
+        let (actor, key) = (self.dispatcher.actor.clone(), Rc::clone(&self.key));
+        let (id, context) = (delivery.envelope.id, Rc::clone(&self.dispatcher.context));
+        let looking = async move {
+            committed.await?;
+            let found = context.call_store("look up an id", async { reader.find_turn(&actor, &key, id).await }).await?;
+            // The store may find older turns than are remembered.
+            Ok(found.filter(|turn| id.time().is_some() || turn.time >= context.dedup_horizon()))
+        };
+        self.hold(ctx, looking, move |this, found: Result<_, StoreError>, ctx| match found {
+            Ok(Some(turn)) => {
+                let digest = this.dispatcher.context.digest(&delivery.envelope);
+                if turn.digest.is_some_and(|known| digest.matches(known)) {
+                    this.dispatcher.context.counts.duplicates.one();
+                    (delivery.completion)(duplicate_outcome(turn.reply, turn.reply_codec));
+                } else {
+                    (delivery.completion)(Outcome::Conflict);
+                }
+            }
+            Ok(None) => {
+                this.state.dedup.grow();
+                match this.dispatcher.context.refuse_new(&delivery.envelope) {
+                    Some(outcome) => (delivery.completion)(outcome),
+                    None => this.run(delivery, permit, ctx),
+                }
+            }
+            Err(error) => (delivery.completion)(Outcome::Refused(error)),
+        });
+    }
+
+    /// Completes a delivery once every append of this actor is durable, which may include that of its first delivery.
+    pub(crate) fn complete_after_commit(&self, delivery: Delivery, permit: Permit, outcome: Outcome) {
+        let completion = delivery.completion;
+        let then = move |committed: Result<(), StoreError>| {
+            // Held until now: an actor with a permit is not passivated, so a rebuilt one finds its own appends.
+            drop(permit);
+            match committed {
+                Ok(()) => completion(outcome),
+                Err(error) => completion(Outcome::Unknown(error)),
+            }
+        };
+        match self.last_append.get() {
+            Some(ticket) => self.dispatcher.context.after_ticket(ticket, then),
+            None => then(Ok(())),
+        }
+    }
+}
+
+/// Returns the outcome of a duplicate. A dead letter has no reply yet.
+pub(crate) fn duplicate_outcome(reply: bytes::Bytes, codec: Codec) -> Outcome {
+    if reply.is_empty() {
+        Outcome::DeadLetter("an earlier delivery became a dead letter".to_owned())
+    } else {
+        Outcome::Done(reply, codec)
+    }
+}
+
+/// The number of turns that are applied before other actors of the thread run.
+const REPLAY_SLICE: usize = 64;
+
+/// Rebuilds the state from the turns of a stream, page by page.
+async fn rebuild(dispatcher: &Dispatcher, mut pages: Box<dyn StreamPages>) -> Result<KeyState, StoreError> {
+    let (code, label) = (&dispatcher.context.user_code, dispatcher.label);
+    let panicked = |panicked: Panicked| {
+        StoreError::from(CodecError::Decode { reason: format!("rebuilding the state {panicked}") })
+    };
+    let mut state =
+        code.call(label, || KeyState::initial(&dispatcher.handlers, pages.snapshot())).map_err(panicked)??;
+    loop {
+        let page = pages.next().await?;
+        if page.is_empty() {
+            return Ok(state);
+        }
+        for (nth, slice) in page.chunks(REPLAY_SLICE).enumerate() {
+            if nth > 0 {
+                tokio::task::yield_now().await;
+            }
+            let applied = code.call(label, || state.replay_all(&dispatcher.handlers, slice)).map_err(panicked);
+            if let Err(error) = applied.and_then(|applied| applied.map_err(StoreError::from)) {
+                let _ = code.call(label, move || drop(state));
+                return Err(error);
+            }
+        }
+    }
+}

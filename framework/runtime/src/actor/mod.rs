@@ -1,0 +1,56 @@
+//! The life of a keyed actor: activation, turns, effects, commits, retries, passivation.
+//!
+//! Called by the router through its endpoints; calls the [store](whizbang_core::store). At most one actor per key is live, and
+//! it runs one turn at a time. A reply never leaves before its turn is committed. A panic in user code fails one turn
+//! and nothing else.
+
+mod backlog;
+mod command_dispatcher;
+mod compensation;
+mod dead_letters;
+mod dispatcher;
+mod effects;
+#[cfg(feature = "testing")]
+mod failpoints;
+mod handler_table;
+mod inline;
+mod instance;
+mod mailbox;
+mod parked;
+mod plan;
+mod registry;
+#[cfg(feature = "testing")]
+mod replay_checker;
+mod requested;
+mod retry;
+mod routing;
+mod snapshots;
+mod state;
+#[cfg(feature = "testing")]
+mod stored;
+mod thread;
+mod timer_name;
+mod turn;
+
+pub use backlog::{DEFERRED, MIN_WAIT};
+pub(crate) use command_dispatcher::{CommandCall, CommandDispatcher};
+#[cfg(feature = "testing")]
+pub use compensation::{CompensationChange, PlannedCommand};
+pub use dispatcher::Dispatcher;
+pub use effects::{CompensationScope, Effects, Sent};
+#[cfg(feature = "testing")]
+pub use failpoints::{Count, Failpoint, Failpoints};
+pub use handler_table::{HandlerTable, typed, typed_state};
+pub(crate) use instance::duplicate_outcome;
+pub(crate) use mailbox::LocalMessage;
+pub(crate) use plan::names;
+pub use plan::{EventContext, Plan, Role, Stateful};
+#[cfg(feature = "testing")]
+pub use replay_checker::ReplayChecker;
+pub(crate) use requested::TimerSlot;
+pub use snapshots::Snapshots;
+#[cfg(feature = "testing")]
+pub use stored::{begins_compensation, compensation_change, finishes_compensation, restarts, user_state};
+pub use thread::{InFlightGuard, OwnedShard, ThreadContext, ThreadSettings};
+pub use timer_name::stored as stored_timer;
+pub use timer_name::{parts as timer_parts, timer_name};

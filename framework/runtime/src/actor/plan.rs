@@ -1,0 +1,130 @@
+//! The descriptions of actor types that the derives generate: constants, and the lists of handled messages.
+//!
+//! Called by derived code at start. Fills the [handler table](super::handler_table).
+
+use std::any::TypeId;
+use std::marker::PhantomData;
+
+use super::handler_table::{AddRoute, ApplyStored, Decide, HandlerTable, KeyOf};
+use super::snapshots::Snapshots;
+use crate::router::MessageCard;
+use whizbang_core::clock::Timestamp;
+use whizbang_core::message::{Command, Domain, Envelope, Message, MessageFacts, MessageId, Name, StateCoding};
+
+/// The role of an actor type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Guards one consistency boundary.
+    Aggregate,
+    /// Reacts to events by sending commands.
+    Saga,
+}
+
+/// The description of an actor type. `#[derive(Aggregate)]` and `#[derive(Saga)]` implement it.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is neither an aggregate nor a saga",
+    note = "derive it: `#[derive(Aggregate, Default)] #[aggregate(domain = …, handles(…), applies(…))]`"
+)]
+pub trait Stateful: Sized + Unpin + 'static {
+    /// The domain whose shard logs hold its events.
+    type Domain: Domain;
+    /// The name in the store, unique in its domain.
+    const NAME: &'static str;
+    /// The role.
+    const ROLE: Role;
+    /// The former names.
+    const FORMERLY: &'static [&'static str] = &[];
+    /// The snapshot policy.
+    const SNAPSHOTS: Snapshots = Snapshots::IfCoded;
+
+    /// Returns the state before the first event: its `Default`.
+    fn initial() -> Self;
+
+    /// Lists the handled messages.
+    fn wire(plan: &mut Plan<Self>);
+
+    /// Returns the coding of the state, if it has one.
+    fn coding() -> Option<StateCoding<Self>> {
+        None
+    }
+
+    /// Returns the state as text, if it implements `Debug`. Simulations compare it.
+    fn described(&self) -> Option<String> {
+        None
+    }
+}
+
+/// The context of an event: the stream and position in which it was recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventContext {
+    /// The domain of the event.
+    pub domain: Name,
+    /// The key of the aggregate or saga that recorded it.
+    pub key: String,
+    /// The version in that stream, from 1.
+    pub version: u64,
+    /// The shard of the domain.
+    pub shard: u16,
+    /// The position in the shard's log.
+    pub position: u64,
+    /// The time of recording.
+    pub time: Timestamp,
+    /// The correlation id.
+    pub correlation: MessageId,
+}
+
+impl EventContext {
+    /// Reads the context from an event's envelope.
+    pub(crate) fn of(event: &Envelope) -> Self {
+        let origin = event.origin.as_ref();
+        Self {
+            domain: event.domain.clone(),
+            key: origin.map_or_else(String::new, |origin| origin.key.clone()),
+            version: origin.map_or(0, |origin| origin.version),
+            shard: origin.map_or(0, |origin| origin.shard.shard),
+            position: origin.map_or(0, |origin| origin.sequence),
+            time: event.time,
+            correlation: event.correlation,
+        }
+    }
+}
+
+/// Returns the names that a stored or sent message of the type may have.
+pub(crate) fn names<M: Message>() -> impl Iterator<Item = &'static str> {
+    MessageFacts::of::<M>().names()
+}
+
+/// The list that [`Stateful::wire`] fills.
+#[doc(hidden)]
+pub struct Plan<A: Stateful> {
+    pub(super) table: HandlerTable,
+    actor: PhantomData<fn() -> A>,
+}
+
+impl<A: Stateful> Plan<A> {
+    pub(super) fn new(wiring: HandlerTable) -> Self {
+        Self { table: wiring, actor: PhantomData }
+    }
+
+    pub(crate) fn add_command<M: Command>(&mut self, decide: Decide, route: AddRoute) {
+        self.table.add_command(MessageFacts::of::<M>(), MessageCard::of_command::<M>(), decide, route);
+    }
+
+    pub(crate) fn add_apply<M: Message>(&mut self, apply: ApplyStored) {
+        self.table.add_apply(MessageFacts::of::<M>(), MessageCard::of::<M>(), apply);
+    }
+
+    pub(crate) fn add_react<M: Message>(&mut self, key_of: KeyOf, decide: Decide) {
+        self.table.add_react(MessageFacts::of::<M>(), MessageCard::of::<M>(), key_of, decide);
+    }
+
+    pub(crate) fn add_reply<M: Command>(&mut self, decide: Decide) {
+        let (facts, card) = (MessageFacts::of::<M>(), MessageCard::of_command::<M>());
+        self.table.add_reply(facts, card, TypeId::of::<M>(), decide);
+    }
+
+    pub(crate) fn add_timer<M: Message>(&mut self, decide: Decide) {
+        self.table.add_timer(MessageFacts::of::<M>(), MessageCard::of::<M>(), decide);
+    }
+}

@@ -1,0 +1,346 @@
+//! The effects that a handler has requested, independent of its actor's type. None of them has happened yet.
+//!
+//! Filled through [`Effects`](super::effects::Effects), which adds the actor's type. Read by the [turn](super::turn),
+//! which is compiled once for all actor types.
+
+use std::any::{Any, TypeId};
+use std::borrow::Cow;
+use std::ops::Range;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::compensation::{CompensationChange, PlannedCommand};
+use super::effects::{Effects, RecordedSlot};
+use super::handler_table::HandlerTable;
+use super::plan::{EventContext, Role, Stateful};
+use whizbang_core::clock::{MonotonicTime, Timestamp};
+use whizbang_core::message::{
+    Codec, CodecError, Coded, Envelope, Fingerprint, Key, Kind, MessageFacts, MessageId, Name, Rejection, ReplyMode,
+    ShardId, encode_reply_verified, shard_of,
+};
+
+/// The effects requested in one turn. Each dispatcher keeps one value, so that turns reuse its memory.
+pub(crate) struct RequestedEffects {
+    pub(crate) turn: TurnFacts,
+    /// The clock by which timers are due.
+    pub(crate) monotonic: MonotonicTime,
+    pub(crate) handlers: Rc<HandlerTable>,
+    pub(crate) payloads: Vec<u8>,
+    pub(super) events: Vec<EventSlot>,
+    /// One slot for each of `events`. The slots after them are empty and kept for the next turn.
+    recorded: Vec<Box<dyn RecordedSlot>>,
+    /// Whether the slots of this turn were applied, and so are empty as well.
+    applied: bool,
+    pub(crate) outgoing: Vec<Outgoing>,
+    pub(crate) timers: Vec<TimerSlot>,
+    pub(crate) compensation: Vec<CompensationChange>,
+    pub(crate) reply: Vec<u8>,
+    pub(crate) rejected: bool,
+    pub(crate) ended: bool,
+    /// Whether an ended saga starts again.
+    pub(crate) restarts: bool,
+    pub(crate) error: Option<CodecError>,
+    /// The context of the event that is being handled.
+    pub(crate) event_context: Option<EventContext>,
+    /// The command whose reply is being handled.
+    pub(crate) replied_command: Option<MessageId>,
+    fresh_ids: u32,
+}
+
+/// The [`Effects`] of an unknown actor type: handlers receive it, behind one virtual call.
+pub(crate) trait AnyEffects: Any {
+    fn requested(&mut self) -> &mut RequestedEffects;
+}
+
+impl<A: Stateful> AnyEffects for Effects<A> {
+    fn requested(&mut self) -> &mut RequestedEffects {
+        &mut self.requested
+    }
+}
+
+/// The number of event slots kept for the next turn.
+const MAX_SPARE_SLOTS: usize = 16;
+
+/// The facts of the current turn.
+#[derive(Clone, Debug)]
+pub(crate) struct TurnFacts {
+    pub(crate) id: MessageId,
+    pub(crate) correlation: MessageId,
+    pub(crate) traceparent: Option<Box<str>>,
+    pub(crate) time: Timestamp,
+    pub(crate) key: Rc<str>,
+}
+
+/// An event to record; its bytes are in the payloads of the effects.
+pub(super) struct EventSlot {
+    pub(crate) name: &'static str,
+    pub(crate) version: u32,
+    pub(crate) payload: Range<usize>,
+}
+
+/// A message to send.
+pub(crate) struct Outgoing {
+    pub(crate) to: ShardId,
+    pub(crate) envelope: Envelope,
+}
+
+/// A timer to set or clear.
+pub(crate) enum TimerSlot {
+    Set { name: Cow<'static, str>, due: Timestamp, version: u32, codec: Codec, payload: Range<usize> },
+    Clear { name: Cow<'static, str> },
+}
+
+impl TimerSlot {
+    /// Returns the stored name.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Set { name, .. } | Self::Clear { name } => name,
+        }
+    }
+}
+
+impl RequestedEffects {
+    pub(crate) fn new(handlers: Rc<HandlerTable>, monotonic: MonotonicTime) -> Self {
+        Self {
+            turn: TurnFacts {
+                id: MessageId::from_u128(0),
+                correlation: MessageId::from_u128(0),
+                traceparent: None,
+                time: Timestamp::default(),
+                key: Rc::from(""),
+            },
+            monotonic,
+            handlers,
+            payloads: Vec::new(),
+            events: Vec::new(),
+            recorded: Vec::new(),
+            applied: false,
+            outgoing: Vec::new(),
+            timers: Vec::new(),
+            compensation: Vec::new(),
+            reply: Vec::new(),
+            rejected: false,
+            ended: false,
+            restarts: false,
+            error: None,
+            event_context: None,
+            replied_command: None,
+            fresh_ids: 0,
+        }
+    }
+
+    pub(crate) fn begin(&mut self, turn: TurnFacts) {
+        self.discard();
+        self.turn = turn;
+        self.reply.clear();
+        self.rejected = false;
+        self.error = None;
+        (self.event_context, self.replied_command) = (None, None);
+        self.fresh_ids = 0;
+    }
+
+    /// Discards everything requested so far except the reply.
+    fn discard(&mut self) {
+        self.payloads.clear();
+        if !std::mem::take(&mut self.applied) {
+            self.recorded.iter_mut().take(self.events.len()).for_each(|recorded| recorded.clear());
+        }
+        self.recorded.truncate(MAX_SPARE_SLOTS);
+        self.events.clear();
+        self.outgoing.clear();
+        self.timers.clear();
+        self.compensation.clear();
+        self.ended = false;
+        self.restarts = false;
+    }
+
+    /// Returns whether only a reply was requested.
+    pub(super) fn is_reply_only(&self) -> bool {
+        let records = !self.events.is_empty() || !self.compensation.is_empty() || self.ended;
+        !records && self.is_events_only()
+    }
+
+    /// Returns whether only events were requested: no command, no timer, no compensation.
+    pub(super) fn is_events_only(&self) -> bool {
+        self.outgoing.is_empty() && self.timers.is_empty() && self.compensation.is_empty()
+    }
+
+    /// Discards every request and rejects the command.
+    pub(super) fn reject(&mut self, rejection: Rejection) {
+        self.discard();
+        self.rejected = true;
+        self.reply.clear();
+        if let Err(error) = <()>::write_reply(&Err(rejection), self.handlers.facts.codec, &mut self.reply) {
+            self.error.get_or_insert(error);
+        }
+    }
+
+    /// Stores the result of a command's handler. Returns it as every caller will decode it; `None` if it cannot be
+    /// decoded, which fails the turn.
+    pub(crate) fn set_reply<R: Coded + 'static>(
+        &mut self,
+        codec: Codec,
+        reply: Result<R, Rejection>,
+    ) -> Option<Result<R, Rejection>> {
+        if reply.is_err() {
+            self.discard();
+            self.rejected = true;
+        }
+        self.reply.clear();
+        match encode_reply_verified(reply, codec, &mut self.reply) {
+            Ok(reply) => Some(reply),
+            Err(error) => {
+                self.error.get_or_insert(error);
+                None
+            }
+        }
+    }
+
+    /// Returns the slot of the previous event with this index, if it was kept.
+    ///
+    /// Nearly every turn records the same event type as the turn before it: reusing its slot saves an allocation.
+    pub(super) fn spare_slot(&mut self) -> Option<&mut dyn Any> {
+        self.recorded.get_mut(self.events.len()).map(|place| &mut **place as &mut dyn Any)
+    }
+
+    /// Adds a slot for the next event.
+    pub(super) fn add_slot(&mut self, place: Box<dyn RecordedSlot>) {
+        self.recorded.truncate(self.events.len());
+        self.recorded.push(place);
+    }
+
+    /// Records an event whose slot is filled and whose bytes begin at `start`.
+    pub(super) fn record(&mut self, name: &'static str, version: u32, start: usize) {
+        let payload = start..self.payloads.len();
+        self.events.push(EventSlot { name, version, payload });
+    }
+
+    /// Applies the recorded events in order.
+    pub(crate) fn apply_to(&mut self, state: &mut dyn Any) {
+        for recorded in self.recorded.iter_mut().take(self.events.len()) {
+            recorded.apply(state);
+        }
+        self.applied = true;
+    }
+
+    /// Sends a command of the given Rust type. `shape` computes its fingerprint, which is needed only if it leaves the
+    /// node. Returns the command's id.
+    pub(super) fn send(
+        &mut self,
+        command: TypeId,
+        plan_command: Option<PlannedCommand>,
+        shape: fn() -> Option<Fingerprint>,
+    ) -> MessageId {
+        let wants = if self.handlers.wants_reply(command) {
+            ReplyMode::Reply
+        } else if self.handlers.facts.role == Role::Saga {
+            ReplyMode::Rejection
+        } else {
+            ReplyMode::Nothing
+        };
+        let id = self.derived_id();
+        if let Some(planned) = plan_command {
+            let shape = if self.handlers.shapes.leaves(&planned.domain) { shape() } else { None };
+            self.push_outgoing(id, planned, wants, shape);
+        }
+        id
+    }
+
+    fn derived_id(&self) -> MessageId {
+        let index = u32::try_from(self.outgoing.len()).unwrap_or(u32::MAX);
+        self.turn.id.derive(&self.stream_name(), index)
+    }
+
+    /// Returns the name of the actor's stream. Several actors may handle one message, and the ids they derive from it
+    /// must differ.
+    fn stream_name(&self) -> String {
+        format!("{}/{}/{}", self.handlers.facts.domain, self.handlers.facts.name, self.turn.key)
+    }
+
+    /// Encodes a command; `None` if that is impossible, which fails the turn.
+    pub(super) fn planned(
+        &mut self,
+        command: MessageFacts,
+        key: Key<'_>,
+        write: &mut dyn FnMut(&mut Vec<u8>) -> Result<(), CodecError>,
+    ) -> Option<PlannedCommand> {
+        let mut payload = Vec::new();
+        let written = if key.is_valid() {
+            write(&mut payload)
+        } else {
+            Err(CodecError::Encode {
+                reason: format!("invalid key of `{}`: {} bytes, expected 1 to 256", command.name, key.as_str().len()),
+            })
+        };
+        if let Err(error) = written {
+            self.error.get_or_insert(error);
+            return None;
+        }
+        Some(PlannedCommand {
+            domain: command.domain.to_owned(),
+            shard: shard_of(key.as_str(), command.shards),
+            key: key.into_string(),
+            name: command.name.to_owned(),
+            version: command.version,
+            codec: command.codec.id(),
+            payload,
+        })
+    }
+
+    fn push_outgoing(&mut self, id: MessageId, planned: PlannedCommand, wants: ReplyMode, shape: Option<Fingerprint>) {
+        let (Ok(domain), Ok(name)) = (Name::new(&planned.domain), Name::new(&planned.name)) else {
+            self.error.get_or_insert(CodecError::Encode {
+                reason: format!("invalid name `{}.{}`", planned.domain, planned.name),
+            });
+            return;
+        };
+        let to = ShardId::new(domain.clone(), planned.shard);
+        let envelope = Envelope {
+            version: planned.version,
+            shape,
+            to: Some(to.clone()),
+            codec: planned.codec(),
+            key: planned.key,
+            correlation: self.turn.correlation,
+            causation: Some(self.turn.id),
+            wants,
+            traceparent: self.turn.traceparent.as_deref().map(str::to_owned),
+            payload: Bytes::from(planned.payload),
+            ..Envelope::new(id, Kind::Command, domain, name, self.turn.time)
+        };
+        self.outgoing.push(Outgoing { to, envelope });
+    }
+
+    /// Sends a planned compensating command and awaits its reply.
+    pub(crate) fn send_compensation(&mut self, planned: PlannedCommand) {
+        let id = self.derived_id();
+        // Planned in another turn, perhaps by an older program: its shape is unknown.
+        self.push_outgoing(id, planned, ReplyMode::Reply, None);
+        self.compensation.push(CompensationChange::Sent { command: id });
+    }
+
+    pub(crate) fn send_planned(&mut self, planned: PlannedCommand) {
+        let id = self.derived_id();
+        self.push_outgoing(id, planned, ReplyMode::Nothing, None);
+    }
+
+    /// Begins to undo the steps so far.
+    pub(crate) fn begin_compensation(&mut self) {
+        self.compensation.push(CompensationChange::Begin { finally: Vec::new() });
+    }
+
+    pub(super) fn new_id(&mut self) -> MessageId {
+        self.fresh_ids += 1;
+        self.turn.id.derive(&format!("id/{}", self.stream_name()), self.fresh_ids)
+    }
+
+    /// Registers the command that undoes the last sent command.
+    pub(super) fn compensate_last_with(&mut self, command: MessageId, undo: PlannedCommand) {
+        // Only a step that was done is undone, so its reply is needed.
+        if let Some(sent) = self.outgoing.last_mut() {
+            sent.envelope.wants = ReplyMode::Reply;
+        }
+        self.compensation.push(CompensationChange::Step { command, undo });
+    }
+}

@@ -1,0 +1,447 @@
+//! One thread's part of a node: its shards, the commits it waits for, and how much is in flight.
+//!
+//! Called by the dispatchers, the actors, the workers and the background loops of a node. Calls the
+//! [store](whizbang_core::store). It never runs user code.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::inbox::{HealthIssues, IdleNotifier};
+use crate::router::{DedupKey, Delivery, Outcome, PeerShapes};
+use whizbang_core::clock::{MonotonicTime, Timestamp};
+use whizbang_core::message::{Digest, Envelope, IdSource, Kind, MessageId, ShardId};
+use whizbang_core::retry::Retries;
+use whizbang_core::store::{Appended, CommitListener, ShardHandle, ShardReader, ShardWriter, StoreError, Ticket};
+use whizbang_core::telemetry::{Counts, TARGET};
+use whizbang_core::user_code::{UserCode, caught};
+
+/// The most by which a caller's clock may be ahead of the owner's. The ids that a caller makes contain its time.
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
+
+/// The settings of one thread, fixed at start.
+#[derive(Clone, Debug)]
+pub struct ThreadSettings {
+    /// The most turns in flight, queued or waiting for their commit.
+    pub in_flight: usize,
+    /// The most turns in flight for one key.
+    pub in_flight_per_key: u32,
+    /// The retry policies for failed deliveries.
+    pub retry: Retries,
+    /// The most jobs of one worker that run at once.
+    pub jobs: usize,
+    /// The time after which a job is ended.
+    pub job_limit: Duration,
+    /// The number of live actors of one type above which idle ones are passivated.
+    pub live_actors: usize,
+    /// The time for which message ids of external callers are remembered.
+    pub remember: Duration,
+    /// The health issues of the node.
+    pub issues: Arc<HealthIssues>,
+    /// The known message shapes of other services.
+    pub shapes: Arc<PeerShapes>,
+    /// One permit for the whole node; see [`ThreadContext::suspect_permits`].
+    pub suspect_permits: Arc<Semaphore>,
+    /// The key of the store's message digests.
+    pub digest_key: u128,
+}
+
+/// One thread's part of a node. It is shared by everything on that thread and never leaves it.
+pub struct ThreadContext {
+    pub(crate) ids: IdSource,
+    /// The clock by which timers are due.
+    pub(crate) monotonic: MonotonicTime,
+    /// The time of the start. A message sent before it may have been started by the previous process.
+    started: Timestamp,
+    /// Held while a suspect is delivered, so that one is delivered at a time on the whole node. A suspect is a message
+    /// whose attempt was recorded and did not finish.
+    pub(crate) suspect_permits: Arc<Semaphore>,
+    pub(crate) settings: ThreadSettings,
+    pub(crate) counts: Arc<Counts>,
+    /// The wrapper through which user code is called on this thread.
+    pub(crate) user_code: Arc<UserCode>,
+    pub commits: Arc<CommitNotifier>,
+    /// Incremented when commits have failed. Messages queued for an actor of an older generation are refused and not
+    /// handled.
+    pub(crate) generation: Cell<u64>,
+    /// The number of passivation sweeps so far; the clock of idleness.
+    pub(crate) sweeps: Cell<u64>,
+    /// The number of uses of all actors so far; the clock of the LRU order.
+    pub(super) uses: Cell<u64>,
+    pub(crate) stopped: Cell<bool>,
+    /// Set when draining begins; new messages are refused.
+    pub(crate) draining: Cell<bool>,
+    /// The shards that the relay has to read.
+    dirty: RefCell<Vec<Rc<OwnedShard>>>,
+    /// Notified when draining begins.
+    pub(crate) drain_started: Notify,
+    /// Notified when nothing is in flight.
+    pub(crate) idle: Rc<IdleNotifier>,
+    /// Notified when a turn with outbox entries or relayed events was committed.
+    pub(crate) relay: Rc<Notify>,
+    /// Notified when a timer was set.
+    pub(crate) timers: Rc<Notify>,
+    pub(crate) in_flight: Cell<usize>,
+    /// The jobs of workers that run or wait in memory.
+    pub(crate) jobs: Cell<usize>,
+    /// Set while a turn runs outside a mailbox; a nested command is queued instead.
+    pub(super) inline_running: Cell<bool>,
+    /// Set from a failed append until the next commit.
+    store_failing: Cell<bool>,
+    pending_commits: RefCell<VecDeque<(Ticket, CommitCallback)>>,
+    pub(crate) scratch: RefCell<Vec<u8>>,
+}
+
+/// The name of the health issue for a store that rejects appends.
+const STORE_ISSUE: &str = "store";
+
+type CommitCallback = Box<dyn FnOnce(Result<(), StoreError>)>;
+
+impl ThreadContext {
+    pub fn new(ids: IdSource, settings: ThreadSettings, code: Arc<UserCode>) -> Rc<Self> {
+        Rc::new(Self {
+            monotonic: MonotonicTime::of(ids.clock()),
+            started: ids.clock().now(),
+            suspect_permits: Arc::clone(&settings.suspect_permits),
+            ids,
+            settings,
+            counts: Arc::clone(&code.counts),
+            user_code: code,
+            commits: Arc::default(),
+            generation: Cell::new(0),
+            sweeps: Cell::new(0),
+            uses: Cell::new(0),
+            stopped: Cell::new(false),
+            draining: Cell::new(false),
+            dirty: RefCell::default(),
+            drain_started: Notify::new(),
+            idle: Rc::default(),
+            relay: Rc::default(),
+            timers: Rc::default(),
+            in_flight: Cell::new(0),
+            jobs: Cell::new(0),
+            inline_running: Cell::new(false),
+            store_failing: Cell::new(false),
+            pending_commits: RefCell::default(),
+            scratch: RefCell::default(),
+        })
+    }
+
+    /// Awaits a store operation on behalf of one key. A panic inside it is reported and becomes an error, so the task
+    /// that awaits it survives.
+    pub(crate) async fn call_store<T>(
+        &self,
+        task: &str,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        match caught(call).await {
+            Ok(answer) => {
+                self.user_code.task_recovered(task);
+                answer
+            }
+            Err(panicked) => {
+                self.user_code.failed(task, panicked.text());
+                Err(StoreError::io("calling the store", std::io::Error::other(panicked.to_string())))
+            }
+        }
+    }
+
+    /// Returns whether the previous process may have begun a message and may have ended because of it. Such a message
+    /// was sent before this start, is redelivered without a new request, and is among the first of its source. A
+    /// command of a caller that waits is not among them: the caller repeats it itself, or not at all.
+    ///
+    /// The comparison uses the clocks of two machines, which may differ. If the sender's clock is behind, its first
+    /// messages cost a second commit; if it is ahead, their crashes are counted from a later start. Nothing else
+    /// depends on it.
+    pub(crate) fn may_have_begun(&self, delivery: &Delivery) -> bool {
+        let (envelope, dedup_key) = (&delivery.envelope, &delivery.dedup_key);
+        self.envelope_may_have_begun(envelope, dedup_key)
+    }
+
+    /// Returns whether a message was sent before this start.
+    pub(crate) fn predates_start(&self, envelope: &Envelope) -> bool {
+        envelope.time < self.started
+    }
+
+    /// As [`may_have_begun`](Self::may_have_begun), for a message without its delivery.
+    pub(crate) fn envelope_may_have_begun(&self, envelope: &Envelope, dedup_key: &DedupKey) -> bool {
+        self.predates_start(envelope)
+            && match dedup_key {
+                DedupKey::Sequence { sequence, tracker, .. } => tracker.is_near_start(*sequence),
+                DedupKey::MessageId => envelope.deadline.is_none(),
+                DedupKey::Internal => envelope.kind == Kind::Document,
+            }
+    }
+
+    /// Returns the digest of a message from an external caller.
+    pub(crate) fn digest<'a>(&self, envelope: &'a Envelope) -> Digest<'a> {
+        Digest::of(self.settings.digest_key, envelope)
+    }
+
+    /// Returns the time before which turns are no longer found by message id.
+    pub(crate) fn dedup_horizon(&self) -> Timestamp {
+        self.ids.clock().now().before(self.settings.remember)
+    }
+
+    /// Refuses a message id from an external caller that is older than ids are remembered, handled or not.
+    pub(crate) fn refuse_expired_id(&self, id: MessageId) -> Option<Outcome> {
+        let (made, now) = (id.time()?, self.ids.clock().now());
+        (now.since(made) > self.settings.remember).then_some(Outcome::Expired)
+    }
+
+    /// Returns the outcome with which a new message from an external caller is refused, if it is. Duplicates are
+    /// answered first, even if this node's clock was set back.
+    pub(crate) fn refuse_new(&self, envelope: &Envelope) -> Option<Outcome> {
+        let now = self.ids.clock().now();
+        if envelope.id.time().is_some_and(|made| made.since(now) > MAX_CLOCK_SKEW) {
+            return Some(Outcome::IdInFuture);
+        }
+        envelope.deadline.is_some_and(|deadline| now > deadline).then_some(Outcome::Late)
+    }
+
+    /// Counts one more turn in flight until the guard is dropped.
+    pub(crate) fn track_in_flight(self: &Rc<Self>) -> InFlightGuard {
+        let in_flight = self.in_flight.get() + 1;
+        self.in_flight.set(in_flight);
+        self.counts.in_flight.set(in_flight as u64);
+        InFlightGuard { context: Rc::clone(self), is_job: false }
+    }
+
+    /// Counts one more job until the guard is dropped. Jobs have their own limit, so jobs that wait for slow I/O do not
+    /// reduce the capacity for turns.
+    pub(crate) fn track_job(self: &Rc<Self>) -> InFlightGuard {
+        self.jobs.set(self.jobs.get() + 1);
+        self.counts.jobs.set(self.jobs.get() as u64);
+        InFlightGuard { context: Rc::clone(self), is_job: true }
+    }
+
+    /// Returns whether no turn and no job is in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight.get() == 0 && self.jobs.get() == 0
+    }
+
+    /// Sleeps for `wait`, or until draining begins.
+    pub(crate) async fn sleep_unless_draining(self: Rc<Self>, wait: Duration) {
+        let drains = self.drain_started.notified();
+        if !self.draining.get() && !self.stopped.get() {
+            tokio::select! {
+                biased;
+                () = drains => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Returns whether the running turn is the only one in flight on this thread. Everything that was ready has run
+    /// before, so a message that arrived with it would be in flight as well.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.in_flight.get() == 1 && self.pending_commits.borrow().is_empty()
+    }
+
+    /// Returns whether an append is durable already.
+    pub(crate) fn is_committed(appended: &Appended) -> bool {
+        appended.committed
+    }
+
+    /// Calls `then` once the append is durable: immediately if it is.
+    pub(crate) fn after_commit(&self, appended: Appended, then: impl FnOnce(Result<(), StoreError>) + 'static) {
+        if Self::is_committed(&appended) {
+            self.report_commit();
+            then(Ok(()));
+        } else {
+            self.after_ticket(appended.ticket, then);
+        }
+    }
+
+    /// Calls `then` once everything up to `ticket` is durable.
+    pub(crate) fn after_ticket(&self, ticket: Ticket, then: impl FnOnce(Result<(), StoreError>) + 'static) {
+        if ticket <= self.commits.committed_through.load(Ordering::Acquire) {
+            then(Ok(()));
+        } else {
+            self.pending_commits.borrow_mut().push_back((ticket, Box::new(then)));
+        }
+    }
+
+    /// Runs the callbacks of commits as the store reports them, for as long as the thread lives.
+    ///
+    /// Returns the error when commits have failed; all pending callbacks were called with it.
+    pub(crate) async fn complete_commits(&self) -> StoreError {
+        loop {
+            self.commits.changed.notified().await;
+            self.complete_ready_commits();
+            if let Some(error) = self.commits.failed.lock().clone() {
+                self.fail_pending_commits(&error);
+                return error;
+            }
+        }
+    }
+
+    /// Fails every pending commit: its record may or may not have been written.
+    pub(crate) fn fail_pending_commits(&self, error: &StoreError) {
+        self.generation.set(self.generation.get() + 1);
+        let lost = std::mem::take(&mut *self.pending_commits.borrow_mut());
+        for (_, release) in lost {
+            release(Err(error.clone()));
+        }
+    }
+
+    /// Reports a failed append. A fenced shard belongs to a newer owner, so the node must stop. If the disk is full or
+    /// broken, the node's health shows an issue until a commit succeeds.
+    pub(crate) fn report_append_error(&self, error: &StoreError) {
+        match error {
+            StoreError::Fenced { .. } => self.commits.failed(error.clone()),
+            error if error.is_transient() => {
+                self.store_failing.set(true);
+                if self.settings.issues.raise(STORE_ISSUE, format!("failed to commit: {error}")) {
+                    tracing::error!(target: TARGET, %error, "failed to commit; turns are refused until the store accepts them");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Reports a commit and resolves the health issue of earlier failures.
+    pub(super) fn report_commit(&self) {
+        if self.store_failing.replace(false) && self.settings.issues.resolve(STORE_ISSUE) {
+            tracing::info!(target: TARGET, "store accepts turns again");
+        }
+    }
+
+    /// Returns whether the relay has read every dirty shard.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.dirty.borrow().is_empty()
+    }
+
+    /// Takes the shards that the relay has to read.
+    pub(crate) fn take_dirty(&self) -> Vec<Rc<OwnedShard>> {
+        let dirty = std::mem::take(&mut *self.dirty.borrow_mut());
+        for cell in &dirty {
+            cell.dirty.set(false);
+        }
+        dirty
+    }
+
+    fn complete_ready_commits(&self) {
+        let through = self.commits.committed_through.load(Ordering::Acquire);
+        loop {
+            // One at a time and outside the borrow: a callback may append and re-enter this function.
+            let next = {
+                let mut waiting = self.pending_commits.borrow_mut();
+                match waiting.front() {
+                    Some((ticket, _)) if *ticket <= through => waiting.pop_front(),
+                    _ => None,
+                }
+            };
+            let Some((_, release)) = next else { break };
+            self.report_commit();
+            release(Ok(()));
+        }
+    }
+}
+
+/// One turn or job in flight, until it is dropped.
+pub struct InFlightGuard {
+    context: Rc<ThreadContext>,
+    is_job: bool,
+}
+
+impl Drop for InFlightGuard {
+    fn drop(&mut self) {
+        let context = &self.context;
+        if self.is_job {
+            context.jobs.set(context.jobs.get() - 1);
+            context.counts.jobs.set(context.jobs.get() as u64);
+        } else {
+            let in_flight = context.in_flight.get() - 1;
+            context.in_flight.set(in_flight);
+            context.counts.in_flight.set(in_flight as u64);
+        }
+        if context.is_idle() {
+            context.idle.notify();
+        }
+    }
+}
+
+/// Receives commit notifications on the store's thread and wakes the actors' thread.
+#[derive(Default)]
+pub struct CommitNotifier {
+    committed_through: AtomicU64,
+    failed: Mutex<Option<StoreError>>,
+    changed: Notify,
+}
+
+impl CommitNotifier {
+    /// Clears a failure after the shards were reopened. Earlier appends count as completed.
+    pub(crate) fn clear_failure(&self) {
+        *self.failed.lock() = None;
+    }
+}
+
+impl CommitListener for CommitNotifier {
+    fn committed(&self, through: Ticket) {
+        self.committed_through.fetch_max(through, Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    fn failed(&self, error: StoreError) {
+        self.failed.lock().get_or_insert(error);
+        self.changed.notify_one();
+    }
+}
+
+/// One shard on its thread.
+pub struct OwnedShard {
+    pub(crate) id: ShardId,
+    pub writer: RefCell<Box<dyn ShardWriter>>,
+    pub(crate) reader: RefCell<Arc<dyn ShardReader>>,
+    /// Whether any subscriber besides the stream's own actor receives the shard's events.
+    pub(crate) relays_events: bool,
+    /// Whether the shard is in the list of dirty shards.
+    dirty: Cell<bool>,
+    /// The due time of the earliest timer that the timer loop knows.
+    pub(crate) next_timer: Cell<Option<Timestamp>>,
+    /// The earliest due time set since the timer loop last looked, if it is before `next_timer`.
+    pub(crate) earliest_set_timer: Cell<Option<Timestamp>>,
+}
+
+impl OwnedShard {
+    pub fn new(id: ShardId, handle: ShardHandle, relays_events: bool) -> Rc<Self> {
+        Rc::new(Self {
+            id,
+            writer: RefCell::new(handle.writer),
+            reader: RefCell::new(handle.reader),
+            relays_events,
+            dirty: Cell::new(false),
+            next_timer: Cell::new(None),
+            earliest_set_timer: Cell::new(None),
+        })
+    }
+
+    /// Records a committed timer. The timer loop is woken only if the timer is due before the next one it knows, so
+    /// most turns that set a timer wake nothing.
+    pub(crate) fn schedule_timer(&self, due: Timestamp, timers: &Notify) {
+        if self.next_timer.get().is_none_or(|next| due < next) {
+            self.next_timer.set(Some(due));
+            self.earliest_set_timer.set(Some(self.earliest_set_timer.get().map_or(due, |earliest| earliest.min(due))));
+            timers.notify_one();
+        }
+    }
+
+    /// Queues the shard for the relay.
+    pub(crate) fn mark_dirty(self: &Rc<Self>, context: &ThreadContext) {
+        if !self.dirty.replace(true) {
+            context.dirty.borrow_mut().push(Rc::clone(self));
+        }
+        context.relay.notify_one();
+    }
+
+    pub fn reader(&self) -> Arc<dyn ShardReader> {
+        Arc::clone(&self.reader.borrow())
+    }
+}

@@ -1,0 +1,108 @@
+//! Client: sends commands and queries, from inside a node and from a process that hosts nothing.
+//!
+//! Called by users. Calls the router: an owner in the same node is reached without encoding, all others through
+//! [`Remote`]. Never sends a message twice by itself.
+
+mod request;
+
+pub use crate::router::SendError;
+pub use request::{PostCommand, SendCommand, SendQuery};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::router::{NodeId, Remote};
+use whizbang_core::clock::Clock;
+use whizbang_core::message::{Command, IdSource, MessageId, Query};
+
+/// Default time to wait for a reply of another node.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Sends commands and queries. Cheap to clone, and usable on any thread.
+///
+/// ```
+/// # use whizbang::doc_fixtures::*;
+/// # whizbang::derive::block_on(async {
+/// # let node = bank().await;
+/// let client = node.client();
+/// let balance = client.send(Deposit { account: "ada".into(), cents: 500 }).await?;
+/// assert_eq!(balance, 500);
+/// # Ok::<_, whizbang::Error>(()) }).unwrap();
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    node: NodeId,
+    remote: Arc<dyn Remote>,
+    ids: Mutex<IdSource>,
+    clock: Clock,
+}
+
+impl Client {
+    pub(crate) fn new(node: NodeId, remote: Arc<dyn Remote>, ids: IdSource) -> Self {
+        let clock = ids.clock().clone();
+        Self { inner: Arc::new(Inner { node, remote, ids: Mutex::new(ids), clock }) }
+    }
+
+    /// Sends a command to the owner of its domain. Await the returned future for the reply.
+    ///
+    /// Nothing is sent before the first poll. The future can be spawned, joined and selected. Dropping it after the
+    /// first poll does not cancel the command.
+    ///
+    /// # Errors
+    /// [`SendError`] tells whether the command may have been handled. [`SendError::Rejected`] is a rejection by the
+    /// domain.
+    pub fn send<C: Command>(&self, command: C) -> SendCommand<C> {
+        SendCommand::new(self.clone(), command)
+    }
+
+    /// Hands a command over to be handled at any later time, without a reply. Await the returned future to know that
+    /// it is accepted: it is then as durable as its owner's store, or as the broker on the way there.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), except that a rejection is not reported.
+    pub fn post<C: Command>(&self, command: C) -> PostCommand<C> {
+        PostCommand::new(self.clone(), command)
+    }
+
+    /// Queries a view. Await the returned future for the answer.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send); a query has no effect, so it can always be repeated.
+    pub fn query<Q: Query>(&self, query: Q) -> SendQuery<Q> {
+        SendQuery::new(self.clone(), query)
+    }
+
+    /// Returns the transport for messages that leave this client's thread.
+    #[cfg(feature = "testing")]
+    pub fn remote(&self) -> &dyn Remote {
+        &*self.inner.remote
+    }
+
+    /// Returns the current time of this client's clock.
+    pub(crate) fn now(&self) -> whizbang_core::clock::Timestamp {
+        self.inner.clock.now()
+    }
+
+    /// Closes the connection of a client created with [`connect`](Self::connect), after sending what it has posted.
+    /// Its clones reach no node afterwards. No-op for a client of a node, which has no connection of its own.
+    pub async fn disconnect(self) {
+        self.inner.remote.disconnect().await;
+    }
+
+    /// Returns a new message id, for [`SendCommand::id`].
+    pub fn new_id(&self) -> MessageId {
+        self.inner.ids.lock().message_id()
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("node", &self.inner.node).finish_non_exhaustive()
+    }
+}

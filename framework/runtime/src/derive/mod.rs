@@ -1,0 +1,44 @@
+//! The items to which derived code refers. Not a public API; it may change at any time.
+//!
+//! Called by the code that the derives generate in users' programs. Calls the traits of [message](whizbang_core::message),
+//! [actor](crate::actor), [projection](crate::projection) and [worker](crate::worker). It contains no logic: it checks
+//! the listed types, so that a mistake is one error at the listed type.
+
+mod check;
+mod coding;
+pub mod derives;
+mod described;
+mod maybe_coded;
+mod older;
+mod run;
+pub mod serial;
+
+pub use check::{
+    KeyField, Split, Upcast, answers, applies, command, document, event, handles, listed_once, not_in_bincode,
+    not_in_json, on, performs, projects, query, reacts, records, replies, timers,
+};
+pub use coding::{Coding, coding, never_coded, state_coding};
+pub use described::{Described, DescribedByDebug, NotDescribed};
+pub use maybe_coded::{CodedState, MaybeCoded, UncodedState};
+pub use older::{Splitting, Upcasting, split, upcast};
+pub use run::block_on;
+/// serde, for programs that do not list it themselves.
+pub use serde;
+pub use std::sync::Arc;
+/// The vector of the standard library, which a program may not call `std`.
+pub use std::vec::Vec;
+
+pub use crate::actor::{Plan, Role, Snapshots, Stateful};
+pub use crate::aggregate::{Aggregate, Applies, Apply};
+pub use crate::projection::{Projection, ProjectionPlan};
+pub use crate::saga::Saga;
+pub use crate::worker::{Worker, WorkerPlan};
+pub use whizbang_core::message::{
+    Codec, CodecError, Coded, Command, Document, Domain, Event, Key, Kind, Message, Name, Of, Query, Shape,
+    StateCoding, Trust,
+};
+
+/// Returns the error for a message with a version that this program does not know.
+pub fn unknown_version<M: Message>(found: u32) -> CodecError {
+    CodecError::Version { name: M::NAME, found, known: M::VERSION }
+}

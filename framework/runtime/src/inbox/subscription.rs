@@ -1,0 +1,402 @@
+//! Subscription: the events of one source shard, in order and without gaps, for all subscribers on this thread.
+//!
+//! Called by the node's thread with live events and log heads, and by projections. Live events arrive from the
+//! bridge; missing ones, and the history for a late subscriber, are read from the owner's log. Both use one path: an
+//! event is dispatched when it is the next one, wherever it came from.
+
+use std::cell::{Cell, RefCell};
+use std::cmp::Ordering;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::LocalBoxFuture;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::reorder_buffer::ReorderBuffer;
+use super::{Done, HealthIssues, IdleNotifier, RecentIds};
+use whizbang_core::clock::instant;
+use whizbang_core::message::{Envelope, IdSource, Name, ShardId};
+use whizbang_core::retry::Retry;
+use whizbang_core::spawn;
+use whizbang_core::spawn::{Task, TaskMonitor};
+use whizbang_core::store::Source;
+use whizbang_core::telemetry::{TARGET, passes};
+
+/// Number of events read from a log at a time.
+const PAGE: usize = 256;
+/// Most events dispatched and not settled.
+const IN_FLIGHT: usize = 1024;
+/// Most payload bytes dispatched and not settled; a single event may exceed them.
+const MAX_BYTES: usize = 16 << 20;
+/// Shortest interval between checks whether an owner's log still matches.
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Handles the events of one source shard, once each and in order.
+pub(crate) trait Subscriber {
+    /// Returns the position up to which it has everything; `u64::MAX` if no event is for it.
+    fn watermark(&self) -> u64;
+    /// Returns whether it handles events of this name.
+    fn takes(&self, event: &Name) -> bool;
+    /// Handles an event. Calls `done` once the event is settled.
+    fn handle(&self, event: &Envelope, done: Done);
+    /// Returns watermarks to be stored: the subscribing shard, the source, the watermark.
+    fn unstored(&self) -> Vec<(ShardId, Source, u64)> {
+        Vec::new()
+    }
+}
+
+/// Reads events of a shard above a position from its owner's log. Returns the events, and the position of the log's
+/// last one.
+pub(crate) type ReadEvents =
+    Rc<dyn Fn(ShardId, u64, usize) -> LocalBoxFuture<'static, Result<(Vec<Envelope>, u64), String>>>;
+
+/// Events of one source shard on one thread.
+pub(crate) struct Subscription {
+    pub(crate) source: ShardId,
+    subscribers: RefCell<Vec<Box<dyn Subscriber>>>,
+    /// Last position dispatched.
+    pub(crate) last: Rc<Cell<u64>>,
+    /// Highest position known to exist.
+    pub(super) known: Cell<u64>,
+    /// Live events that arrived early. Those beyond the bound are dropped: the log contains them.
+    pub(super) held: RefCell<ReorderBuffer<Done>>,
+    filling: Cell<bool>,
+    paused: Cell<bool>,
+    /// Dispatched and unsettled events. Closing starts a new counter: older events settle later and decrement the old
+    /// one.
+    in_flight: RefCell<Rc<InFlight>>,
+    landed: Rc<Notify>,
+    /// Notified of activity of the source while its log is diverged.
+    pub(super) activity: Notify,
+    /// Suspended: dispatches nothing until it is reopened.
+    shut: Cell<bool>,
+    /// The owner's log has diverged: nothing is dispatched until it matches again.
+    pub(super) stopped: Cell<bool>,
+    pub(super) pages: ReadEvents,
+    pub(super) monitor: TaskMonitor,
+    pub(super) idle: Rc<IdleNotifier>,
+    pub(super) issues: Arc<HealthIssues>,
+    pub(super) recent_ids: RefCell<RecentIds>,
+    /// The owner must be asked whether its log still matches.
+    pub(super) needs_check: Cell<bool>,
+    /// Position that arrived with two ids. Until the owner has answered which one its log contains, only the log is
+    /// read: live events may be of a diverged log.
+    pub(super) suspect: Cell<Option<u64>>,
+    /// Time of the last doubt.
+    pub(super) last_doubt: Cell<Option<Instant>>,
+    /// Time of the last check while nothing was missing.
+    asked: Cell<Option<Instant>>,
+    /// Time at which the owner last refuted a claimed position.
+    pub(super) last_disproof: Cell<Option<Instant>>,
+    task: RefCell<Option<Task>>,
+}
+
+/// Counters of dispatched and unsettled events.
+#[derive(Default)]
+struct InFlight {
+    events: Cell<usize>,
+    bytes: Cell<usize>,
+}
+
+impl Subscription {
+    pub(crate) fn new(
+        source: ShardId,
+        pages: ReadEvents,
+        monitor: TaskMonitor,
+        idle: Rc<IdleNotifier>,
+        issues: Arc<HealthIssues>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            source,
+            subscribers: RefCell::default(),
+            last: Rc::default(),
+            known: Cell::new(0),
+            held: RefCell::default(),
+            filling: Cell::new(false),
+            paused: Cell::new(false),
+            in_flight: RefCell::default(),
+            landed: Rc::default(),
+            activity: Notify::new(),
+            shut: Cell::new(false),
+            stopped: Cell::new(false),
+            pages,
+            monitor,
+            idle,
+            issues,
+            recent_ids: RefCell::default(),
+            needs_check: Cell::new(false),
+            last_doubt: Cell::new(None),
+            suspect: Cell::new(None),
+            asked: Cell::new(None),
+            last_disproof: Cell::new(None),
+            task: RefCell::default(),
+        })
+    }
+
+    /// Sets the subscribers; the subscription continues from the lowest of their watermarks.
+    pub(crate) fn set_subscribers(&self, subscribers: Vec<Box<dyn Subscriber>>) {
+        let watermark = subscribers.iter().map(|subscriber| subscriber.watermark()).min().unwrap_or(u64::MAX);
+        if watermark == u64::MAX {
+            // No subscribing shard is on this thread: reading the log would be wasted.
+            return self.suspend();
+        }
+        self.last.set(watermark);
+        *self.subscribers.borrow_mut() = subscribers;
+        let held = self.held.borrow_mut().take();
+        drop(held);
+    }
+
+    /// Stops dispatching; dispatched events may finish. Held events are settled: the log contains them.
+    pub(crate) fn pause(&self) {
+        self.paused.set(true);
+        let task = self.task.borrow_mut().take();
+        drop(task);
+        let held = self.held.borrow_mut().take();
+        held.for_each(|(_, done)| done());
+    }
+
+    /// Ends background work and discards held events, because the thread ends or recovers.
+    pub(crate) fn close(&self) {
+        let task = self.task.borrow_mut().take();
+        drop(task);
+        self.filling.set(false);
+        self.in_flight.take();
+        let subscribers = std::mem::take(&mut *self.subscribers.borrow_mut());
+        let held = self.held.borrow_mut().take();
+        drop((subscribers, held));
+    }
+
+    /// Suspends the subscription: its subscriber has halted. Arriving events are settled at once; the log keeps them.
+    pub(crate) fn suspend(&self) {
+        self.shut.set(true);
+        self.close();
+        self.idle.notify();
+    }
+
+    /// Ends the suspension; dispatching begins once subscribers are set.
+    pub(crate) fn reopen(&self) {
+        self.shut.set(false);
+    }
+
+    /// Returns whether nothing is dispatched now: it is suspended, or the owner's log has diverged.
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.shut.get() || self.stopped.get()
+    }
+
+    /// Returns whether every event known to exist has been dispatched and settled.
+    pub(crate) fn is_idle(&self) -> bool {
+        let caught_up = !self.filling.get() && self.last.get() >= self.known.get() && self.held.borrow().is_empty();
+        let takes = !self.shut.get() && !self.paused.get() && !self.stopped.get();
+        !takes || (caught_up && self.in_flight.borrow().events.get() == 0)
+    }
+
+    /// Delivers a live event. `done` is called once it is settled here.
+    pub(crate) fn event(self: &Rc<Self>, event: Envelope, done: Done) {
+        let Some(position) = event.origin.as_ref().map(|origin| origin.sequence) else { return done() };
+        if self.stopped.get() {
+            self.activity.notify_one();
+        }
+        if self.paused.get() || self.shut.get() || self.stopped.get() {
+            // The log keeps it, to be read when the node restarts or the subscriber resumes.
+            return done();
+        }
+        self.known.set(self.known.get().max(position));
+        let last = self.last.get();
+        if position <= last {
+            self.monitor.counts.duplicates.one();
+            let known = self.recent_ids.borrow().matches(position, event.id);
+            match known {
+                Some(true) => {}
+                Some(false) => self.reject_conflicting(position),
+                None => self.request_check(),
+            }
+            return done();
+        }
+        // Also while the log is read or an unreachable owner is waited for: the next event is the next one wherever
+        // it comes from, and the reader skips what was dispatched.
+        if position == last + 1 && self.has_capacity() && self.suspect.get().is_none() {
+            self.dispatch(&event, position, done);
+            self.drain();
+            return;
+        }
+        let unkept = self.held.borrow_mut().keep(position, event, done);
+        if let Some(done) = unkept {
+            done();
+        }
+        if position > last + 1 && !self.filling.get() {
+            self.monitor.counts.gaps.one();
+            tracing::debug!(target: TARGET, source = %self.source, last, position, "gap detected: reading the owner's log");
+        }
+        self.start_filling();
+    }
+
+    /// Records that the owner's log reaches up to `position`.
+    pub(crate) fn advance_head(self: &Rc<Self>, position: u64) {
+        if self.stopped.get() {
+            return self.activity.notify_one();
+        }
+        self.known.set(self.known.get().max(position));
+        match position.cmp(&self.last.get()) {
+            Ordering::Greater => self.start_filling(),
+            Ordering::Equal => {}
+            // A late announcement, or an owner whose log is an older copy.
+            Ordering::Less => self.request_check(),
+        }
+    }
+
+    fn dispatch(&self, event: &Envelope, position: u64, done: Done) {
+        passes!("inbox", event.name, event.id, event.correlation);
+        self.last.set(position);
+        self.recent_ids.borrow_mut().record(position, event.id);
+        let in_flight = Rc::clone(&self.in_flight.borrow());
+        let (landed, idle) = (Rc::clone(&self.landed), Rc::clone(&self.idle));
+        let bytes = event.payload.len();
+        in_flight.events.set(in_flight.events.get() + 1);
+        in_flight.bytes.set(in_flight.bytes.get() + bytes);
+        // One event, several subscribers: it is settled when the last of them is done.
+        let rest = Rc::new(Cell::new(1usize));
+        let done = Rc::new(Cell::new(Some(done)));
+        let finished = move |rest: &Cell<usize>| {
+            rest.set(rest.get() - 1);
+            if rest.get() == 0 {
+                in_flight.events.set(in_flight.events.get() - 1);
+                in_flight.bytes.set(in_flight.bytes.get() - bytes);
+                landed.notify_one();
+                idle.notify();
+                if let Some(done) = done.take() {
+                    done();
+                }
+            }
+        };
+        for subscriber in self.subscribers.borrow().iter().filter(|subscriber| subscriber.takes(&event.name)) {
+            rest.set(rest.get() + 1);
+            let (rest, finished) = (Rc::clone(&rest), finished.clone());
+            subscriber.handle(event, Box::new(move || finished(&rest)));
+        }
+        finished(&rest);
+    }
+
+    /// Dispatches held events that are next.
+    fn drain(&self) {
+        while self.has_capacity() && self.suspect.get().is_none() {
+            let last = self.last.get();
+            let next = self.held.borrow_mut().pop_through(last + 1);
+            let Some((position, event, done)) = next else { break };
+            if position <= last {
+                // The log has delivered it already.
+                done();
+            } else {
+                self.dispatch(&event, position, done);
+            }
+        }
+    }
+
+    /// Reads missing events from the owner's log, in the background, until none are missing.
+    pub(crate) fn start_filling(self: &Rc<Self>) {
+        let closed = self.paused.get() || self.shut.get();
+        if closed || self.filling.replace(true) {
+            return;
+        }
+        let subscription = Rc::clone(self);
+        let task = spawn::local(async move {
+            let filling = Rc::clone(&subscription);
+            let name = format!("subscription to {}", subscription.source);
+            spawn::restart_until_done(TaskMonitor::clone(&subscription.monitor), name, move || {
+                Rc::clone(&filling).fill_gaps()
+            })
+            .await;
+            subscription.filling.set(false);
+            // No await between the last check and this line, so no event can have arrived in between.
+            subscription.idle.notify();
+        });
+        *self.task.borrow_mut() = Some(task);
+    }
+
+    async fn fill_gaps(self: Rc<Self>) {
+        let ids = IdSource::seeded(whizbang_core::clock::Clock::system(), self.last.get());
+        let retry = Retry { attempts: u32::MAX, ..Retry::default() };
+        let mut failures = 0;
+        loop {
+            if self.needs_check.get() && self.last.get() >= self.known.get() {
+                // Nothing is missing: however many conflicting events arrive, the owner is asked at a bounded rate.
+                if let Some(before) = self.asked.get() {
+                    tokio::time::sleep_until(before + CHECK_INTERVAL).await;
+                }
+                // Set after the wait: a time noted before it would let the next request go at once.
+                self.asked.set(Some(instant()));
+            }
+            if let Some(before) = self.last_disproof.take() {
+                // However many nonexistent positions are claimed, the owner is asked at a bounded rate.
+                tokio::time::sleep_until(before + CHECK_INTERVAL).await;
+            }
+            let as_taken = self.log_matches().await;
+            let (after, known, mark) = (self.last.get(), self.known.get(), self.held.borrow().mark());
+            let page = match as_taken {
+                Ok(true) => (self.pages)(self.source.clone(), after, PAGE).await,
+                Ok(false) => {
+                    self.wait_while_diverged(after).await;
+                    continue;
+                }
+                Err(reason) => {
+                    self.needs_check.set(true);
+                    Err(reason)
+                }
+            };
+            match page {
+                Ok((_, head)) if head < after => self.wait_while_diverged(after).await,
+                Ok((events, head)) => {
+                    failures = 0;
+                    self.confirmed();
+                    self.apply_log_end(head, known, mark);
+                    let full = events.len() >= PAGE;
+                    for event in events {
+                        self.wait_for_capacity().await;
+                        let position = event.origin.as_ref().map_or(0, |origin| origin.sequence);
+                        self.drop_conflicting(position, &event);
+                        // Another page, or a live event, may have been faster.
+                        if position == self.last.get() + 1 {
+                            self.dispatch(&event, position, Box::new(|| {}));
+                        }
+                    }
+                    self.wait_for_capacity().await;
+                    self.drain();
+                    let missing = self.known.get() > self.last.get() || !self.held.borrow().is_empty();
+                    let moved = self.last.get() > after;
+                    // A head that became known while the page was read may not be in it, and no other task fetches it.
+                    let risen = self.known.get() > known.max(head);
+                    let more = full || self.needs_check.get() || (missing && (moved || risen));
+                    if !more {
+                        break;
+                    }
+                }
+                Err(reason) => {
+                    failures += 1;
+                    tracing::debug!(target: TARGET, source = %self.source, reason, "failed to read the owner's log");
+                    tokio::time::sleep(retry.wait(failures, &ids)).await;
+                }
+            }
+        }
+    }
+
+    /// Waits until one more event may be in flight.
+    async fn wait_for_capacity(&self) {
+        while !self.has_capacity() {
+            self.landed.notified().await;
+        }
+    }
+
+    fn has_capacity(&self) -> bool {
+        let in_flight = self.in_flight.borrow();
+        in_flight.events.get() < IN_FLIGHT && in_flight.bytes.get() < MAX_BYTES
+    }
+
+    /// Returns watermarks to be stored.
+    pub(crate) fn unstored(&self) -> Vec<(ShardId, Source, u64)> {
+        self.subscribers.borrow().iter().flat_map(|subscriber| subscriber.unstored()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,503 @@
+//! Node builder, called by users: collects the description of a node, checks it, and starts it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::attach::attach;
+use super::catalog;
+use super::definition::{ActorDefinition, NodeDefinition, ViewDefinition};
+use super::hosted::{Hosted, HostedType, HostedWorker, Unrouted};
+use super::inbound::BridgeHandler;
+use super::known_owners::KnownOwners;
+use super::remote_client::RemoteClient;
+use super::thread::ThreadRuntime;
+use super::thread_handles::ThreadHandles;
+use super::{Node, NodeConfig, StartError};
+use crate::actor::DEFERRED;
+use crate::aggregate::Aggregate;
+use crate::client::Client;
+use crate::projection::{Projection, ProjectionType, ViewType};
+use crate::router::{ActorCard, DomainCard, Manifest, MessageCard, PeerShapes};
+use crate::saga::Saga;
+use crate::worker::Worker;
+use whizbang_core::bridge::{Bridge, NodeCard};
+use whizbang_core::clock::Clock;
+use whizbang_core::message::{Codec, IdSource, Message, Name, ReplacedStore};
+use whizbang_core::retry::{Retries, Retry};
+use whizbang_core::store::Store;
+use whizbang_core::user_code::{TICK, Ticks, UserCode};
+
+/// Describes a node; [`start`](Self::start) validates the whole description at once.
+#[must_use = "a node starts only when `start` is called and awaited"]
+pub struct NodeBuilder {
+    service: String,
+    store: Arc<dyn Store>,
+    bridge: Option<Arc<dyn Bridge>>,
+    config: NodeConfig,
+    retries: Retries,
+    types: Vec<Arc<dyn HostedType>>,
+    views: Vec<Arc<dyn ViewType>>,
+    retired: BTreeSet<String>,
+    clock: Clock,
+    seed: Option<u64>,
+}
+
+impl NodeBuilder {
+    pub(super) fn new(service: &str, store: Arc<dyn Store>) -> Self {
+        Self {
+            service: service.to_owned(),
+            store,
+            bridge: None,
+            config: NodeConfig::default(),
+            retries: Retries::default(),
+            types: Vec::new(),
+            views: Vec::new(),
+            retired: BTreeSet::new(),
+            clock: Clock::system(),
+            seed: None,
+        }
+    }
+
+    /// Hosts an aggregate. The node's service owns the aggregate's domain.
+    pub fn aggregate<A: Aggregate>(mut self) -> Self {
+        self.types.push(Arc::new(Hosted::new::<A>()));
+        self
+    }
+
+    /// Hosts a saga. The node's service owns the saga's domain.
+    pub fn saga<S: Saga>(mut self) -> Self {
+        self.types.push(Arc::new(Hosted::new::<S>()));
+        self
+    }
+
+    /// Hosts a projection: its view follows the events it subscribes to, of any domain, and answers queries.
+    pub fn projection<P: Projection>(mut self) -> Self {
+        self.views.push(Arc::new(ProjectionType::<P>::new()));
+        self
+    }
+
+    /// Hosts a worker: it performs commands of its domain, which the node's service owns, and reacts to events.
+    pub fn worker(mut self, worker: impl Worker) -> Self {
+        self.types.push(Arc::new(HostedWorker::new(worker)));
+        self
+    }
+
+    /// Connects the node to other services. Default: no bridge.
+    pub fn bridge(mut self, bridge: impl Bridge) -> Self {
+        self.bridge = Some(Arc::new(bridge));
+        self
+    }
+
+    /// Returns whether the node hosts an aggregate or a saga.
+    #[cfg(feature = "testing")]
+    pub fn has_keys(&self) -> bool {
+        self.types.iter().any(|hosted| hosted.card().role != "worker")
+    }
+
+    /// Returns the domains that the node would own.
+    #[cfg(feature = "testing")]
+    pub fn owned(&self) -> Vec<String> {
+        self.types.iter().map(|hosted| hosted.domain().0.to_owned()).collect()
+    }
+
+    /// Returns whether the node hosts a worker.
+    #[cfg(feature = "testing")]
+    pub fn has_worker(&self) -> bool {
+        self.types.iter().any(|hosted| hosted.card().role == "worker")
+    }
+
+    /// Sets the whole configuration. Default: [`NodeConfig::default`].
+    pub fn config(mut self, config: NodeConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Sets the number of actor threads, see [`NodeConfig::threads`]. Default 1; 0 runs on the thread that starts the
+    /// node.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.config.threads = threads;
+        self
+    }
+
+    /// Sets how failed deliveries are retried.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.config.retry = retry;
+        self
+    }
+
+    /// Overrides [`retry`](Self::retry) for one message type (a command, an event) and every handler on this node.
+    /// Replies to a command count as the command.
+    pub fn retry_of<M: Message>(mut self, retry: Retry) -> Self {
+        self.retries.set::<M>(retry);
+        self
+    }
+
+    /// Declares a name that the program has removed on purpose: of a domain, projection, actor type, event, command or
+    /// timer. Data stored under it is kept and not read. Default: none; any other unknown name in the store is
+    /// [`StartError::UnknownName`]. A domain declares its own removed names with `#[domain(retired("…"))]`.
+    pub fn retired(mut self, name: &str) -> Self {
+        self.retired.insert(name.to_owned());
+        self
+    }
+
+    /// Takes over the broker claims of another store, see [`NodeConfig::replaces_store`]. Default: none.
+    pub fn replaces_store(mut self, store: ReplacedStore) -> Self {
+        self.config.replaces_store = store;
+        self
+    }
+
+    /// Sets the wall clock. Default: the operating system's clock.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Derives all ids and random numbers from a seed, for simulations. Default: the system's randomness.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Validates the description, opens the shards, attaches the bridge, and accepts messages from then on. Works on every
+    /// tokio runtime: the node has its own threads, unless [`threads`](Self::threads) is 0.
+    ///
+    /// # Errors
+    /// [`StartError`] with the cause. No message was handled.
+    pub async fn start(mut self) -> Result<Node, StartError> {
+        static NODES: AtomicU64 = AtomicU64::new(1);
+        self.config.check()?;
+        if self.seed.is_some() {
+            self.config.threads = 0;
+        }
+        if self.config.threads == 0 && !whizbang_core::spawn::has_local_set() {
+            return Err(StartError::NoLocalSet);
+        }
+        let service = Name::new(&self.service)?;
+        let mut types = self.types;
+        let manifest = manifest(&self.service, &types, &self.views)?;
+        let known = catalog::check(&*self.store, &manifest, &self.retired).await?;
+        let mut domains = BTreeMap::new();
+        for domain in &manifest.domains {
+            domains.insert(Name::new(&domain.name)?, domain.shards);
+        }
+        let mut described = Vec::new();
+        let mut sources = BTreeMap::new();
+        for hosted in types.drain(..) {
+            let card = hosted.card();
+            let mut takes = Vec::new();
+            for taken in &card.takes {
+                let domain = Name::new(&taken.domain)?;
+                sources.insert(domain.clone(), taken.shards);
+                for name in taken.names() {
+                    takes.push((domain.clone(), Name::new(name)?));
+                }
+            }
+            let domain = Name::from_static(hosted.domain().0)?;
+            described.push(ActorDefinition {
+                actor: known.stored(&domain, &Name::new(&card.name)?),
+                events: known.events(&domain),
+                domain,
+                is_isolated: hosted.is_isolated(),
+                handles: card.handles.iter().flat_map(MessageCard::names).map(Name::new).collect::<Result<_, _>>()?,
+                takes,
+                hosted,
+            });
+        }
+        for domain in domains.keys() {
+            described.push(ActorDefinition {
+                domain: domain.clone(),
+                actor: Name::from_static(Unrouted::NAME)?,
+                hosted: Arc::new(Hosted::new::<Unrouted>()),
+                handles: Vec::new(),
+                takes: Vec::new(),
+                events: known.events(domain),
+                is_isolated: false,
+            });
+        }
+        let (mut views, mut answers) = (Vec::new(), HashMap::default());
+        for hosted in self.views {
+            let card = hosted.card();
+            for answered in &card.answers {
+                for name in answered.names() {
+                    answers.insert((Name::new(&answered.domain)?, Name::new(name)?), views.len());
+                }
+            }
+            let mut takes = Vec::new();
+            for taken in &card.takes {
+                let domain = Name::new(&taken.domain)?;
+                sources.insert(domain.clone(), taken.shards);
+                for name in taken.names() {
+                    takes.push((domain.clone(), Name::new(name)?));
+                }
+            }
+            views.push(ViewDefinition { name: known.stored(&service, &Name::new(&card.name)?), hosted, takes });
+        }
+        let taken = described.iter().flat_map(|hosted: &ActorDefinition| &hosted.takes);
+        let taken: Vec<_> = taken.chain(views.iter().flat_map(|viewed| &viewed.takes)).cloned().collect();
+        let card = NodeCard {
+            service,
+            owns: domains.iter().map(|(name, shards)| (name.clone(), *shards)).collect(),
+            subscribes: subscribes(&taken, &sources, &domains),
+            answers: answers.keys().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
+            store: None,
+        };
+        let ids = match self.seed {
+            Some(seed) => IdSource::seeded(self.clock.clone(), seed),
+            None => IdSource::random(self.clock.clone()),
+        };
+        let ticks = ticks(self.seed)?;
+        let shapes = self.bridge.is_some().then(|| PeerShapes::of(&manifest));
+        let definition = Arc::new(NodeDefinition {
+            id: NODES.fetch_add(1, Ordering::Relaxed),
+            shapes: Arc::new(shapes.unwrap_or_default()),
+            shape_requests: tokio::sync::Mutex::default(),
+            manifest,
+            card: card.clone(),
+            user_code: (0..self.config.threads.max(1)).map(|_| UserCode::new(&ticks)).collect(),
+            ticks,
+            has_threads: self.seed.is_none(),
+            retries: self.retries.with_all(self.config.retry),
+            config: self.config,
+            store: self.store,
+            bridge: self.bridge,
+            actors: described,
+            views,
+            answers,
+            issues: Arc::default(),
+            domains,
+            sources,
+            readers: Mutex::default(),
+            draining: AtomicBool::new(false),
+            suspect_permits: Arc::new(tokio::sync::Semaphore::new(1)),
+            broken: Mutex::default(),
+            ended: watch::Sender::default(),
+            identity: OnceLock::new(),
+            known_owners: KnownOwners::default(),
+        });
+        let forks = (0..definition.thread_count()).map(|_| ids.fork()).collect();
+        let (threads, unstarted) = match start_threads(&definition, forks).await {
+            Ok(started) => started,
+            Err(error) => return Err(close_store(&definition, error).await),
+        };
+        let mut bridge_thread = None;
+        if let Some(bridge) = &definition.bridge {
+            let handler = Arc::new(BridgeHandler::new(Arc::clone(&definition), threads.clone()));
+            bridge_thread = match attach(&definition, bridge, card, handler, ids.next_u64()).await {
+                Ok(thread) => thread,
+                Err(error) => {
+                    threads.end().await;
+                    return Err(close_store(&definition, error).await);
+                }
+            };
+            tracing::info!(target: whizbang_core::telemetry::TARGET, durability = bridge.durability(), "bridge attached");
+        }
+        threads.run_all(ThreadRuntime::start_tasks);
+        unstarted.disarm();
+        tracing::info!(
+            target: whizbang_core::telemetry::TARGET, service = definition.manifest.service, store = definition.store.durability(),
+            "node started",
+        );
+        let remote = Arc::new(RemoteClient::new(&definition, threads.clone()));
+        let client = Client::new(definition.id, remote, ids.fork());
+        let (alive, _) = watch::channel(());
+        Ok(Node { definition, client, threads, stop_requested: Arc::default(), alive, _bridge_thread: bridge_thread })
+    }
+}
+
+/// Starts the clock that measures user code, on its own thread because all others may be blocked. A simulation has none.
+fn ticks(seed: Option<u64>) -> Result<Arc<Ticks>, StartError> {
+    let ticks = Arc::new(Ticks::default());
+    if seed.is_none() {
+        let node = Arc::downgrade(&ticks);
+        whizbang_core::spawn::ticker("whizbang-watch", TICK, move || {
+            node.upgrade().map(|ticks| ticks.tick()).is_some()
+        })
+        .map_err(|_| StartError::Thread)?;
+    }
+    Ok(ticks)
+}
+
+/// Closes the store of a node that failed to start: its ended threads may hold it, and the caller may want to reopen it.
+async fn close_store(definition: &NodeDefinition, error: StartError) -> StartError {
+    if let Err(error) = definition.store.close().await {
+        tracing::warn!(target: whizbang_core::telemetry::TARGET, %error, "failed to close the store");
+    }
+    error
+}
+
+/// Returns the subscribed domains that are not owned here: their events arrive over the bridge.
+fn subscribes(
+    taken: &[(Name, Name)],
+    sources: &BTreeMap<Name, u16>,
+    owned: &BTreeMap<Name, u16>,
+) -> Vec<(Name, u16, Vec<Name>)> {
+    sources
+        .iter()
+        .filter(|(domain, _)| !owned.contains_key(*domain))
+        .map(|(domain, shards)| {
+            let names = taken.iter().filter(|(source, _)| source == domain).map(|(_, name)| name.clone());
+            let names: BTreeSet<_> = names.collect();
+            (domain.clone(), *shards, names.into_iter().collect())
+        })
+        .collect()
+}
+
+/// Builds the manifest and rejects contradictions between the hosted types.
+fn manifest(service: &str, types: &[Arc<dyn HostedType>], views: &[Arc<dyn ViewType>]) -> Result<Manifest, StartError> {
+    let mut domains: BTreeMap<&'static str, DomainCard> = BTreeMap::new();
+    let mut handlers: HashMap<(String, String), String> = HashMap::new();
+    let mut names: HashMap<(String, String), &'static str> = HashMap::new();
+    let mut facts: HashMap<String, (u16, Codec)> = HashMap::new();
+    for hosted in types {
+        let (name, count) = hosted.domain();
+        Name::from_static(name)?;
+        check_domain(&mut facts, name, count, hosted.codec())?;
+        let card = hosted.card();
+        Name::new(&card.name)?;
+        let domain = domains.entry(name).or_insert_with(|| DomainCard {
+            name: name.to_owned(),
+            shards: count,
+            actors: Vec::new(),
+            retired: hosted.retired(),
+        });
+        if card.name == Unrouted::NAME
+            || card.name == DEFERRED
+            || domain.actors.iter().any(|actor| actor.shares_a_name(&card))
+        {
+            return Err(StartError::DoubleActor { domain: name.to_owned(), actor: card.name });
+        }
+        let messages = [&card.handles, &card.records, &card.takes, &card.replies, &card.timers].into_iter().flatten();
+        for message in messages {
+            check_type(&mut names, message)?;
+            check_domain(&mut facts, &message.domain, message.shards, message.codec)?;
+        }
+        for command in &card.handles {
+            let place = (command.domain.clone(), command.name.clone());
+            if let Some(one) = handlers.insert(place, card.name.clone()) {
+                return Err(StartError::DoubleHandler {
+                    domain: command.domain.clone(),
+                    command: command.name.clone(),
+                    one,
+                    other: card.name,
+                });
+            }
+        }
+        domain.actors.push(card);
+    }
+    let mut projections: Vec<ActorCard> = Vec::new();
+    let mut answers: HashMap<(String, String), String> = HashMap::new();
+    for card in views.iter().map(|hosted| hosted.card()) {
+        Name::new(&card.name)?;
+        if projections.iter().any(|known| known.shares_a_name(&card)) {
+            return Err(StartError::DoubleProjection { projection: card.name });
+        }
+        for message in card.takes.iter().chain(&card.answers) {
+            check_type(&mut names, message)?;
+            check_domain(&mut facts, &message.domain, message.shards, message.codec)?;
+        }
+        for query in &card.answers {
+            let place = (query.domain.clone(), query.name.clone());
+            if let Some(one) = answers.insert(place, card.name.clone()) {
+                let (domain, query, other) = (query.domain.clone(), query.name.clone(), card.name);
+                return Err(StartError::DoubleAnswer { domain, query, one, other });
+            }
+        }
+        projections.push(card);
+    }
+    Ok(Manifest { service: service.to_owned(), domains: domains.into_values().collect(), projections })
+}
+
+/// Rejects two types that describe one domain differently.
+fn check_domain(
+    known: &mut HashMap<String, (u16, Codec)>,
+    domain: &str,
+    shards: u16,
+    codec: Codec,
+) -> Result<(), StartError> {
+    let (one_shards, one_codec) = *known.entry(domain.to_owned()).or_insert((shards, codec));
+    if one_shards != shards {
+        return Err(StartError::Shards { domain: domain.to_owned(), one: one_shards, other: shards });
+    }
+    if one_codec != codec {
+        return Err(StartError::Codecs { domain: domain.to_owned(), one: one_codec, other: codec });
+    }
+    Ok(())
+}
+
+fn check_type(known: &mut HashMap<(String, String), &'static str>, message: &MessageCard) -> Result<(), StartError> {
+    for name in message.names() {
+        Name::new(name)?;
+        let place = (message.domain.clone(), name.to_owned());
+        let one = *known.entry(place).or_insert(message.type_name);
+        if one != message.type_name {
+            let (domain, name, other) = (message.domain.clone(), name.to_owned(), message.type_name);
+            return Err(StartError::DoubleName { domain, name, one, other });
+        }
+    }
+    Ok(())
+}
+
+/// Starts the threads' runtimes: one on this thread, or each on a thread of its own.
+async fn start_threads(
+    definition: &Arc<NodeDefinition>,
+    ids: Vec<IdSource>,
+) -> Result<(ThreadHandles, StartGuard), StartError> {
+    let (senders, receivers): (Vec<_>, Vec<_>) =
+        (0..definition.thread_count()).map(|_| mpsc::unbounded_channel()).unzip();
+    let threads = ThreadHandles::new(senders, definition.config.in_flight);
+    let unstarted = StartGuard(Some(threads.clone()));
+    let spec_threads = definition.config.threads;
+    let mut ready = Vec::new();
+    for (index, (jobs, ids)) in receivers.into_iter().zip(ids).enumerate() {
+        let (definition, threads) = (Arc::clone(definition), threads.clone());
+        let (started, wait) = oneshot::channel();
+        let run = move |ids: IdSource| async move {
+            match ThreadRuntime::open(definition, index, threads, ids).await {
+                Ok(runtime) => {
+                    let _ = started.send(Ok(()));
+                    runtime.run(jobs).await;
+                }
+                Err(error) => drop(started.send(Err(error))),
+            }
+        };
+        if spec_threads == 0 {
+            // Ends with the node: `Node` ends it when it is dropped.
+            whizbang_core::spawn::alone("thread", run(ids));
+        } else {
+            whizbang_core::spawn::thread(&format!("whizbang-{index}"), move || run(ids))
+                .map_err(|_| StartError::Thread)?;
+        }
+        ready.push(wait);
+    }
+    let mut opened = Ok(());
+    for wait in ready {
+        let runtime = wait.await.map_err(|_| StartError::Thread).and_then(|started| started);
+        opened = opened.and(runtime);
+    }
+    if opened.is_err() {
+        threads.end().await;
+    }
+    opened.map(|()| (threads, unstarted))
+}
+
+/// Ends the threads of a node whose start is abandoned. Without it they would keep each other and the store alive.
+struct StartGuard(Option<ThreadHandles>);
+
+impl StartGuard {
+    /// From now on the node ends the threads.
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for StartGuard {
+    fn drop(&mut self) {
+        if let Some(threads) = self.0.take() {
+            threads.run_all(|runtime| runtime.end());
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Client transport that leaves the caller's thread: to the node's own shards, and over the bridge to other services.
+//!
+//! Called by the [client](crate::Client) and, for the shared parts, by the bridge handler and the detached client.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, ready};
+use tokio::sync::oneshot;
+
+use super::definition::{NodeDefinition, VIEW_THREAD};
+use super::thread_handles::ThreadHandles;
+use crate::router::{Completion, Outcome, Remote, RoutedJob, SendError, attach_shapes};
+use whizbang_core::bridge::{Bridge, BridgeError, Request, RequestError, Response};
+use whizbang_core::clock::instant;
+use whizbang_core::message::{Envelope, MessageId, shard_of};
+use whizbang_core::store::StoreError;
+
+/// Client transport that leaves the caller's thread.
+///
+/// Holds no reference to the node's store: clients outlive their node, and the next node may open the store.
+pub(super) struct RemoteClient {
+    definition: Weak<NodeDefinition>,
+    threads: ThreadHandles,
+}
+
+impl RemoteClient {
+    pub(super) fn new(definition: &Arc<NodeDefinition>, threads: ThreadHandles) -> Self {
+        Self { definition: Arc::downgrade(definition), threads }
+    }
+}
+
+/// Passes a command to the thread of its shard and waits for its outcome.
+pub(super) fn run_command(
+    definition: &NodeDefinition,
+    threads: &ThreadHandles,
+    envelope: Envelope,
+) -> impl Future<Output = Outcome> + Send + 'static {
+    let home = envelope.to.as_ref().map_or(0, |to| definition.thread_of(to.shard));
+    let (settle, outcome) = oneshot::channel();
+    let bytes = envelope.payload.len();
+    let room = threads.run_bounded(home, bytes, move |runtime| {
+        runtime.deliver_external(
+            envelope,
+            Box::new(move |outcome| {
+                let _ = settle.send(outcome);
+            }),
+        );
+    });
+    async move { if room { outcome.await.unwrap_or(Outcome::Stopped) } else { Outcome::Busy } }
+}
+
+impl Remote for RemoteClient {
+    fn thread_of(&self, domain: &str, command: &str, key: &str) -> Option<usize> {
+        let definition = self.definition.upgrade()?;
+        let shards = definition.owns(domain)?;
+        // Workers accept envelopes only.
+        let mut actors =
+            definition.actors.iter().filter(|hosted| !hosted.is_isolated && hosted.domain.as_str() == domain);
+        actors.find(|hosted| hosted.handles.iter().any(|name| name.as_str() == command))?;
+        Some(definition.thread_of(shard_of(key, shards)))
+    }
+
+    fn run_on(&self, home: usize, job: RoutedJob) -> bool {
+        // Typed values are already in memory and have no encoded size: only their number is bounded.
+        self.threads.run_bounded(home, 0, move |runtime| job(&runtime.routes))
+    }
+
+    fn send(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
+        let Some(definition) = self.definition.upgrade() else { return Box::pin(ready(Err(SendError::Stopped))) };
+        let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
+        if definition.owns(&domain).is_some() {
+            let outcome = run_command(&definition, &self.threads, without_shape(envelope));
+            return Box::pin(async move {
+                match tokio::time::timeout(deadline, outcome).await {
+                    Ok(outcome) => SendError::of(outcome, &domain, &name, id).map(|(reply, _)| reply),
+                    Err(_) => Err(SendError::NoReply { domain, deadline, id }),
+                }
+            });
+        }
+        let bridge = definition.bridge.clone();
+        Box::pin(async move {
+            let Some(bridge) = bridge else { return Err(no_bridge(domain)) };
+            let answer = request(&*bridge, Request::Command, envelope, deadline).await;
+            reply_of(answer, &domain, &name, id, deadline)
+        })
+    }
+
+    fn post(&self, envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>> {
+        let Some(definition) = self.definition.upgrade() else { return Box::pin(ready(Err(SendError::Stopped))) };
+        let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
+        if definition.owns(&domain).is_some() {
+            let outcome = run_command(&definition, &self.threads, without_shape(envelope));
+            return Box::pin(async move { SendError::of(outcome.await, &domain, &name, id).map(drop) });
+        }
+        let bridge = definition.bridge.clone();
+        Box::pin(async move {
+            let Some(bridge) = bridge else { return Err(no_bridge(domain)) };
+            let mut envelope = envelope;
+            attach_shapes(&mut envelope);
+            bridge.send(envelope).await.map_err(|error| bridge_failed(error, &domain, id))
+        })
+    }
+
+    fn query(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
+        let Some(definition) = self.definition.upgrade() else { return Box::pin(ready(Err(SendError::Stopped))) };
+        let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
+        if let Some(outcome) = run_query(&definition, &self.threads, &envelope) {
+            return Box::pin(async move {
+                match tokio::time::timeout(deadline, outcome).await {
+                    Ok(outcome) => SendError::of(outcome, &domain, &name, id).map(|(answer, _)| answer),
+                    Err(_) => Err(SendError::NoReply { domain, deadline, id }),
+                }
+            });
+        }
+        let bridge = definition.bridge.clone();
+        Box::pin(async move {
+            let Some(bridge) = bridge else { return Err(SendError::Unhandled { domain, name }) };
+            request_query(&*bridge, envelope, deadline).await
+        })
+    }
+}
+
+/// Passes a query to the thread of the view that answers it, if this node has one.
+pub(super) fn run_query(
+    definition: &NodeDefinition,
+    threads: &ThreadHandles,
+    query: &Envelope,
+) -> Option<impl Future<Output = Outcome> + Send + 'static> {
+    let view = *definition.answers.get(&(query.domain.clone(), query.name.clone()))?;
+    let (settle, outcome) = oneshot::channel();
+    let query = without_shape(query.clone());
+    let bytes = query.payload.len();
+    let room = threads.run_bounded(VIEW_THREAD, bytes, move |runtime| {
+        let settle: Completion = Box::new(move |outcome| drop(settle.send(outcome)));
+        match runtime.views.get(view) {
+            Some(view) => view.query(query, settle),
+            None => settle(Outcome::Stopped),
+        }
+    });
+    Some(async move { if room { outcome.await.unwrap_or(Outcome::Stopped) } else { Outcome::Busy } })
+}
+
+/// Removes the fingerprint: a message that does not leave this program needs no comparison.
+fn without_shape(envelope: Envelope) -> Envelope {
+    Envelope { shape: None, ..envelope }
+}
+
+/// Requests a reply from the owner of a message's domain. If the owner does not know the fingerprint, the request is
+/// repeated with the shapes attached.
+pub(super) async fn request(
+    bridge: &dyn Bridge,
+    question: fn(Envelope) -> Request,
+    envelope: Envelope,
+    deadline: Duration,
+) -> Result<Response, BridgeError> {
+    let begun = instant();
+    let answer = bridge.request(question(envelope.clone()), deadline).await?;
+    if !matches!(answer, Response::Refused(RequestError::UnknownShape)) {
+        return Ok(answer);
+    }
+    let mut envelope = envelope;
+    attach_shapes(&mut envelope);
+    bridge.request(question(envelope), deadline.saturating_sub(begun.elapsed())).await
+}
+
+/// Sends a query over the bridge to a node that answers it.
+pub(super) async fn request_query(
+    bridge: &dyn Bridge,
+    query: Envelope,
+    deadline: Duration,
+) -> Result<Bytes, SendError> {
+    let (id, domain, name) = (query.id, query.domain.to_string(), query.name.to_string());
+    let answer = request(bridge, Request::Query, query, deadline).await;
+    match reply_of(answer, &domain, &name, id, deadline) {
+        // A query commits nothing, so the error concerns its answer.
+        Err(SendError::Unknown { source: StoreError::Io { source, .. }, .. }) => {
+            Err(SendError::Unanswered { domain, name, reason: source.to_string() })
+        }
+        Err(SendError::NoOwner { domain, reason: _ }) => {
+            let reason = format!("no node that answers `{name}` is connected");
+            Err(SendError::NoOwner { domain, reason })
+        }
+        told => told,
+    }
+}
+
+fn no_bridge(domain: String) -> SendError {
+    SendError::NoOwner { domain, reason: "this node does not own it and has no bridge".to_owned() }
+}
+
+/// Converts a bridge error for the sender. Unless the reply is missing, the broker has accepted nothing.
+pub(super) fn bridge_failed(error: BridgeError, domain: &str, id: MessageId) -> SendError {
+    let domain = domain.to_owned();
+    match error {
+        BridgeError::NoResponse { deadline, .. } => SendError::NoReply { domain, deadline, id },
+        BridgeError::Oversize { bytes, limit } => {
+            SendError::Encode(whizbang_core::message::CodecError::Oversize { bytes, limit })
+        }
+        BridgeError::InvalidResponse { reason, .. } => SendError::Unknown {
+            id,
+            source: StoreError::io("reading the owner's answer", std::io::Error::other(reason)),
+        },
+        error => SendError::NoOwner { domain, reason: error.to_string() },
+    }
+}
+
+/// Converts the response of a domain's owner for the sender.
+pub(super) fn reply_of(
+    answer: Result<Response, BridgeError>,
+    domain: &str,
+    name: &str,
+    id: MessageId,
+    deadline: Duration,
+) -> Result<Bytes, SendError> {
+    let owned = domain.to_owned();
+    match answer {
+        Ok(Response::Reply(reply)) => Ok(reply),
+        Ok(Response::Refused(refusal)) => Err(match refusal {
+            RequestError::Busy => SendError::Busy { domain: owned },
+            RequestError::NotHere => {
+                SendError::NoOwner { domain: owned, reason: "the owner is shutting down or has changed".to_owned() }
+            }
+            RequestError::Full => SendError::Refused(StoreError::Full { at: format!("the store of domain `{owned}`") }),
+            RequestError::Unhandled(_) => SendError::Unhandled { domain: owned, name: name.to_owned() },
+            RequestError::Undecodable(reason) => SendError::Undecodable { domain: owned, reason },
+            RequestError::Shape(reason) => SendError::Shape { domain: owned, reason },
+            RequestError::UnknownShape => {
+                let reason = format!("`{name}` has a different shape there, and the shapes are too large to compare");
+                SendError::Shape { domain: owned, reason }
+            }
+            RequestError::Conflict => SendError::Conflict,
+            RequestError::Expired => SendError::Expired,
+            RequestError::IdInFuture => SendError::IdInFuture,
+            RequestError::Late => SendError::Late,
+            RequestError::DeadLetter(reason) => SendError::DeadLetter { reason },
+            RequestError::Failed(reason) => SendError::Failed { reason },
+            RequestError::Unknown(reason) => {
+                SendError::Unknown { id, source: StoreError::io("the owner's commit", std::io::Error::other(reason)) }
+            }
+            // An error that a newer bridge reports: whether the command was handled is unknown.
+            other => {
+                let reason = std::io::Error::other(other.code_and_text().0);
+                SendError::Unknown { id, source: StoreError::io("the owner's commit", reason) }
+            }
+        }),
+        Ok(_) => Err(SendError::NoReply { domain: owned, deadline, id }),
+        Err(error) => Err(bridge_failed(error, domain, id)),
+    }
+}

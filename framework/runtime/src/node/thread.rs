@@ -1,0 +1,433 @@
+//! Thread runtime: one thread's shards with everything wired to them.
+//!
+//! Created by the builder, one per thread; runs until the node ends. Its methods are in the files of their concern:
+//! [`receive_windows`](super::receive_windows), [`subscriptions`](super::subscriptions),
+//! [`confirmations`](super::confirmations) and [`gaps`](super::gaps). All state here is `Rc` and `Cell`: other
+//! threads reach it only through jobs.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foldhash::fast::FixedState;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::definition::NodeDefinition;
+use super::publisher::{self, Publisher};
+use super::receive_windows::ReceiveWindows;
+use super::subscriptions::{SubscriptionGroup, groups, views};
+use super::supervisor::{Restart, supervise};
+use super::thread_handles::{ThreadHandles, ThreadJob};
+use super::{StartError, background, timers};
+use crate::actor::{OwnedShard, ThreadContext, ThreadSettings};
+use crate::inbox::Subscription;
+use crate::projection::ViewEndpoint;
+use crate::relay::SendWindows;
+use crate::router::{Action, ActorEndpoint, Completion, DedupKey, Delivery, LocalRoutes, Outcome};
+use whizbang_core::message::{Envelope, IdSource, Name, ShardId};
+use whizbang_core::spawn::Task;
+use whizbang_core::store::{CommitListener, SourceKind, StoreError, Watermark};
+use whizbang_core::telemetry::TARGET;
+use whizbang_core::user_code::{caught, user_code};
+
+pub(super) type Endpoints = HashMap<(Name, Name), Rc<dyn ActorEndpoint>, FixedState>;
+
+/// One thread of a node.
+pub(super) struct ThreadRuntime {
+    pub(super) definition: Arc<NodeDefinition>,
+    pub(super) index: usize,
+    pub(super) threads: ThreadHandles,
+    pub(super) context: Rc<ThreadContext>,
+    pub(super) shards: BTreeMap<ShardId, Rc<OwnedShard>>,
+    /// Endpoints by domain and actor type.
+    pub(super) endpoints: Endpoints,
+    /// Endpoints by domain and command.
+    commands: Endpoints,
+    /// Endpoints of typed commands.
+    pub(super) routes: Rc<LocalRoutes>,
+    pub(super) receive_windows: RefCell<ReceiveWindows>,
+    /// All subscriptions, by source shard.
+    pub(super) subscriptions: BTreeMap<ShardId, Vec<Rc<Subscription>>>,
+    pub(super) groups: Vec<SubscriptionGroup>,
+    pub(super) views: Vec<Rc<dyn ViewEndpoint>>,
+    /// Last position of each shard when it was opened. Events behind it are announced as they are committed.
+    pub(super) history: BTreeMap<ShardId, u64>,
+    /// The relay task is working.
+    pub(super) is_relaying: Cell<bool>,
+    pub(super) publisher: Rc<Publisher>,
+    pub(super) send_windows: BTreeMap<ShardId, Rc<SendWindows>>,
+    /// Watermarks still to be confirmed to shards of other services.
+    pub(super) told: RefCell<BTreeMap<(ShardId, ShardId), u64>>,
+    /// Destinations that sent a note although nothing was sent to them, while they are queried.
+    pub(super) unknown_destinations: RefCell<BTreeSet<(ShardId, ShardId)>>,
+    pub(super) tasks: RefCell<Vec<Task>>,
+    ended: Notify,
+    pub(super) has_ended: Cell<bool>,
+    me: RefCell<std::rc::Weak<ThreadRuntime>>,
+}
+
+impl ThreadRuntime {
+    /// Opens the shards of this thread and installs the endpoints. No task runs yet.
+    pub(super) async fn open(
+        definition: Arc<NodeDefinition>,
+        index: usize,
+        threads: ThreadHandles,
+        ids: IdSource,
+    ) -> Result<Rc<Self>, StartError> {
+        let settings = ThreadSettings {
+            in_flight: definition.config.in_flight,
+            in_flight_per_key: definition.config.in_flight_per_key,
+            retry: definition.retries.clone(),
+            jobs: definition.config.jobs,
+            job_limit: definition.config.job_limit,
+            live_actors: definition.config.live_actors,
+            remember: definition.config.remember,
+            issues: Arc::clone(&definition.issues),
+            shapes: Arc::clone(&definition.shapes),
+            suspect_permits: Arc::clone(&definition.suspect_permits),
+            digest_key: definition.store.digest_key(),
+        };
+        let code = definition.code(index);
+        let counts = Arc::clone(&code.counts);
+        let context = ThreadContext::new(ids, settings, code);
+        let mut shards = BTreeMap::new();
+        for (domain, count) in &definition.domains {
+            for shard in (0..*count).filter(|shard| definition.thread_of(*shard) == index) {
+                let id = ShardId::new(domain.clone(), shard);
+                let listener: Arc<dyn CommitListener> = Arc::clone(&context.commits) as _;
+                let handle = definition.store.open(&id, *count, listener).await?;
+                definition.readers.lock().insert(id.clone(), Arc::clone(&handle.reader));
+                let relays = definition.bridge.is_some() || definition.sources.contains_key(domain);
+                shards.insert(id.clone(), OwnedShard::new(id, handle, relays));
+            }
+        }
+        let (mut endpoints, mut commands, mut routes) =
+            (Endpoints::default(), Endpoints::default(), LocalRoutes::default());
+        for hosted in &definition.actors {
+            let count = definition.owns(&hosted.domain).unwrap_or(1);
+            let mine =
+                (0..count).map(|shard| shards.get(&ShardId::new(hosted.domain.clone(), shard)).cloned()).collect();
+            let endpoint = hosted.hosted.install(
+                &context,
+                hosted.domain.clone(),
+                hosted.actor.clone(),
+                mine,
+                &hosted.events,
+                &mut routes,
+            );
+            for command in &hosted.handles {
+                commands.insert((hosted.domain.clone(), command.clone()), Rc::clone(&endpoint));
+            }
+            endpoints.insert((hosted.domain.clone(), hosted.actor.clone()), endpoint);
+        }
+        let groups = groups(&definition, &context);
+        let views = views(&definition, index, &context).await?;
+        let routes = Rc::new(routes);
+        // With several threads a key may be on another one, so a sender must route by key.
+        if definition.thread_count() == 1 {
+            Rc::clone(&routes).publish(definition.id);
+        }
+        let mut subscriptions: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        let theirs =
+            groups.iter().map(|group| &group.subscriptions).chain(views.iter().map(|view| view.subscriptions()));
+        for (source, subscription) in theirs.flatten() {
+            subscriptions.entry(source.clone()).or_default().push(Rc::clone(subscription));
+        }
+        let history = shards.iter().map(|(id, cell)| (id.clone(), cell.reader().position())).collect();
+        let windows = shards.keys().map(|id| (id.clone(), SendWindows::new(Arc::clone(&counts)))).collect();
+        let runtime = Rc::new(Self {
+            definition,
+            index,
+            threads,
+            context,
+            shards,
+            endpoints,
+            commands,
+            routes,
+            receive_windows: RefCell::default(),
+            subscriptions,
+            groups,
+            views,
+            history,
+            is_relaying: Cell::new(false),
+            publisher: Rc::default(),
+            send_windows: windows,
+            told: RefCell::default(),
+            unknown_destinations: RefCell::default(),
+            tasks: RefCell::default(),
+            ended: Notify::new(),
+            has_ended: Cell::new(false),
+            me: RefCell::default(),
+        });
+        *runtime.me.borrow_mut() = Rc::downgrade(&runtime);
+        for endpoint in runtime.endpoints.values() {
+            endpoint.load_deferred().await?;
+        }
+        runtime.set_takers();
+        Ok(runtime)
+    }
+
+    /// Runs the jobs sent to this thread until it ends.
+    pub(super) async fn run(self: Rc<Self>, jobs: mpsc::UnboundedReceiver<ThreadJob>) {
+        if let Err(panicked) = caught(self.work(jobs)).await {
+            self.context.user_code.failed("thread", panicked.text());
+            let reason = format!("thread {} failed: {panicked}", self.index);
+            self.definition.broken.lock().get_or_insert(reason);
+        }
+        self.end();
+    }
+
+    async fn work(self: &Rc<Self>, mut jobs: mpsc::UnboundedReceiver<ThreadJob>) {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.ended.notified() => return,
+                job = jobs.recv() => match job {
+                    // A panicking job drops its reply channel, so its caller learns that it was stopped.
+                    Some(job) => match user_code(|| job(self)) {
+                        Ok(()) => self.context.user_code.task_recovered("link"),
+                        Err(panicked) => self.context.user_code.failed("link", panicked.text()),
+                    },
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// Starts the background tasks.
+    pub(super) fn start_tasks(self: &Rc<Self>) {
+        let mut running = self.tasks.borrow_mut();
+        // A panic here loses the completions in progress: their callers would wait forever.
+        running.push(supervise(self, "release", Restart::Never, background::complete_commits));
+        running.push(supervise(self, "relay", Restart::After(ThreadRuntime::restart_relay), background::relay));
+        if self.definition.bridge.is_some() {
+            running.push(supervise(self, "carry", Restart::After(ThreadRuntime::restart_relay), publisher::run));
+        }
+        running.push(supervise(self, "timers", Restart::After(|_| {}), timers::fire));
+        running.push(supervise(self, "sweep", Restart::After(|_| {}), background::passivate_idle));
+        drop(running);
+        // Peers that have sent to this node before learn that it is back.
+        for (to, shard) in &self.shards {
+            for mark in shard.reader().watermarks() {
+                let publisher = self.definition.bridge.is_some() && !self.owns(&mark.source.shard);
+                if publisher && mark.source.kind == SourceKind::Direct {
+                    self.told.borrow_mut().insert((mark.source.shard, to.clone()), mark.through);
+                }
+            }
+        }
+        // Before anything new: messages recorded in the log for a key are older.
+        self.endpoints.values().for_each(|endpoint| endpoint.deliver_deferred());
+        self.catch_up();
+    }
+
+    /// Restarts the relay, which may have lost what it was forwarding. Everything is forwarded again; receivers drop
+    /// duplicates.
+    fn restart_relay(self: &Rc<Self>) {
+        self.is_relaying.set(false);
+        self.publisher.failed();
+        for windows in self.send_windows.values() {
+            windows.restart_all();
+        }
+        self.catch_up();
+    }
+
+    /// Checks everything that may be missing or waiting.
+    pub(super) fn catch_up(&self) {
+        for subscription in self.subscriptions.values().flatten() {
+            subscription.start_filling();
+        }
+        for shard in self.shards.values() {
+            shard.mark_dirty(&self.context);
+        }
+        self.context.timers.notify_one();
+    }
+
+    /// Returns whether a shard belongs to this node.
+    pub(super) fn owns(&self, shard: &ShardId) -> bool {
+        self.definition.owns(&shard.domain).is_some()
+    }
+
+    /// Returns whether a shard can be reached: it belongs to this node, or there is a bridge.
+    pub(super) fn is_reachable(&self, shard: &ShardId) -> bool {
+        self.definition.bridge.is_some() || self.owns(shard)
+    }
+
+    /// Reports messages of a shard's outbox that cannot be forwarded. They stay there until the node starts with a
+    /// route to them.
+    pub(super) fn report_unreachable(&self, from: &ShardId, heads: &[(ShardId, u64, u64)]) {
+        for (to, ..) in heads.iter().filter(|(to, done, head)| done < head && !self.is_reachable(to)) {
+            let domain = &to.domain;
+            let why = format!(
+                "messages to `{domain}` stay in the outbox: this node does not host that domain and has no bridge. \
+                 Host it, or start the node with a bridge to the service that does"
+            );
+            if self.definition.issues.raise(&format!("no route to {domain}"), why) {
+                tracing::error!(target: TARGET, %from, %domain, "no route to domain: messages stay in the outbox");
+            }
+        }
+    }
+
+    /// Returns whether everything committed has been forwarded.
+    pub(super) fn is_relayed(&self) -> bool {
+        let left = self.definition.bridge.is_none() || self.publisher.is_idle();
+        !self.is_relaying.get() && self.context.is_clean() && left
+    }
+
+    pub(super) fn endpoint_of(&self, envelope: &Envelope) -> Option<Rc<dyn ActorEndpoint>> {
+        let domain = envelope.to.as_ref().map_or(&envelope.domain, |to| &to.domain);
+        let found = match &envelope.actor {
+            Some(actor) => self.endpoints.get(&(domain.clone(), actor.clone())),
+            None => self.commands.get(&(domain.clone(), envelope.name.clone())),
+        };
+        found.cloned().or_else(|| self.unrouted(domain))
+    }
+
+    /// Delivers a command from outside to its actor.
+    pub(super) fn deliver_external(&self, mut envelope: Envelope, settle: Completion) {
+        if let Some(deadline) = envelope.deadline {
+            // The sender wrote the deadline by its own clock. The remaining time is still known: both timestamps are
+            // of that clock.
+            let now = self.context.ids.clock().now();
+            if now <= deadline.after(MAX_CLOCK_SKEW) {
+                envelope.deadline = Some(now.after(deadline.since(envelope.time)));
+            }
+        }
+        match self.endpoint_of(&envelope) {
+            Some(endpoint) => {
+                endpoint.deliver(Delivery::new(Action::Handle, envelope, DedupKey::MessageId, settle));
+            }
+            None => settle(Outcome::Stopped),
+        }
+    }
+
+    /// Delivers a message of the node itself to the actor with its key, by actor type.
+    pub(super) fn deliver_internal(&self, actor: &Name, work: Action, envelope: Envelope, settle: Completion) {
+        // A timer's document may belong to another domain than its actor.
+        let domain = envelope.to.as_ref().map_or(&envelope.domain, |to| &to.domain).clone();
+        match self.endpoints.get(&(domain, actor.clone())) {
+            Some(endpoint) => endpoint.deliver(Delivery::new(work, envelope, DedupKey::Internal, settle)),
+            None => settle(Outcome::Unhandled),
+        }
+    }
+
+    /// Reopens the shards after a failed commit. Discards all uncommitted state, in the store and in memory.
+    pub(super) async fn recover(self: &Rc<Self>) -> Result<(), StoreError> {
+        self.discard_uncommitted();
+        for (id, cell) in &self.shards {
+            let listener: Arc<dyn CommitListener> = Arc::clone(&self.context.commits) as _;
+            let count = self.definition.owns(&id.domain).unwrap_or(1);
+            let handle = self.definition.store.open(id, count, listener).await?;
+            self.definition.readers.lock().insert(id.clone(), Arc::clone(&handle.reader));
+            *cell.writer.borrow_mut() = handle.writer;
+            *cell.reader.borrow_mut() = handle.reader;
+        }
+        for endpoint in self.endpoints.values() {
+            endpoint.load_deferred().await?;
+        }
+        self.context.commits.clear_failure();
+        self.endpoints.values().for_each(|endpoint| endpoint.deliver_deferred());
+        self.set_takers();
+        self.catch_up();
+        Ok(())
+    }
+
+    fn discard_uncommitted(&self) {
+        // Views keep their subscriptions: their events are committed, whatever has failed.
+        for subscription in self.groups.iter().flat_map(|group| group.subscriptions.values()) {
+            subscription.close();
+        }
+        let windows = std::mem::take(&mut *self.receive_windows.borrow_mut());
+        drop(windows);
+        for windows in self.send_windows.values() {
+            windows.reset();
+        }
+        for endpoint in self.endpoints.values() {
+            endpoint.reset();
+        }
+    }
+
+    /// Stores the watermarks of received and sent messages that the store does not know yet.
+    pub(super) fn store_watermarks(&self, at_least: u64) {
+        for (_, subscription, _) in self.groups.iter().flat_map(SubscriptionGroup::each) {
+            for (shard, source, through) in subscription.unstored() {
+                if let Some(cell) = self.shards.get(&shard) {
+                    let advanced = cell.writer.borrow_mut().advance(&Watermark { source, through });
+                    drop(advanced.inspect_err(|error| self.context.report_append_error(error)));
+                }
+            }
+        }
+        for window in self.receive_windows.borrow().values() {
+            let (cell, watermark) = (self.shards.get(&window.to), window.unstored());
+            if let Some((cell, watermark)) = cell.zip(watermark) {
+                let advanced = cell.writer.borrow_mut().advance(&watermark);
+                drop(advanced.inspect_err(|error| self.context.report_append_error(error)));
+            }
+        }
+        for (id, windows) in &self.send_windows {
+            for (to, through) in windows.unstored(at_least) {
+                if let Some(cell) = self.shards.get(id) {
+                    let sent = cell.writer.borrow_mut().sent(&to, through);
+                    drop(sent.inspect_err(|error| self.context.report_append_error(error)));
+                }
+            }
+        }
+    }
+
+    /// Stops accepting messages. `done` is notified once nothing is in flight and everything committed is forwarded.
+    pub(super) fn drain(self: &Rc<Self>, done: oneshot::Sender<()>) {
+        self.context.draining.set(true);
+        self.context.drain_started.notify_waiters();
+        for subscription in self.subscriptions.values().flatten() {
+            subscription.pause();
+        }
+        let windows: Vec<_> = self.receive_windows.borrow().values().cloned().collect();
+        windows.iter().for_each(|window| window.release_held());
+        let me = Rc::clone(self);
+        whizbang_core::spawn::detached(&self.context.user_code, "drain", async move {
+            me.context.idle.wait_until(|| me.context.is_idle()).await;
+            // Messages that these turns have sent must leave before the node detaches the bridge.
+            me.context.idle.wait_until(|| me.is_relayed()).await;
+            me.confirm_notes().await;
+            me.store_watermarks(1);
+            for view in &me.views {
+                view.drain().await;
+            }
+            let _ = done.send(());
+        });
+    }
+
+    /// Ends at once: tasks, endpoints, actors.
+    pub(super) fn end(&self) {
+        if self.has_ended.replace(true) {
+            return;
+        }
+        self.context.stopped.set(true);
+        // Actors waiting in a back-off hold the store.
+        self.context.drain_started.notify_waiters();
+        LocalRoutes::withdraw(self.definition.id);
+        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
+        drop(tasks);
+        // Before anything is dropped: a caller waiting for a commit must not be told that nothing was done.
+        self.context.fail_pending_commits(&StoreError::Closed);
+        self.discard_uncommitted();
+        for view in &self.views {
+            view.end();
+        }
+        self.context.idle.notify();
+        self.ended.notify_one();
+    }
+}
+
+/// Covers a thread that is dropped without ending itself, for instance with its runtime: its routes must not stay
+/// behind.
+impl Drop for ThreadRuntime {
+    fn drop(&mut self) {
+        LocalRoutes::withdraw(self.definition.id);
+    }
+}
+
+/// Largest clock difference between two nodes: a deadline further in the past counts as missed. 5 minutes, as in
+/// Kerberos (RFC 4120).
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(300);

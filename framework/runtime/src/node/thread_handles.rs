@@ -1,0 +1,239 @@
+//! Handles to the threads of a node: send jobs there, with bounds on what may be queued.
+//!
+//! Called by clients, by the bridge handler and by the threads themselves. Everything queued here is bounded:
+//! messages of actors by their send windows, messages of the bridge by its own windows, commands of callers by count
+//! and by bytes, and log heads by one entry per shard.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use super::definition::NodeDefinition;
+use super::thread::ThreadRuntime;
+use whizbang_core::message::ShardId;
+
+/// Most payload bytes that callers may have queued for one thread; more is refused as `Busy`. A single job may exceed
+/// it. A thread takes its jobs within microseconds unless user code blocks it, and then the queue fills up.
+const MAX_CALLER_BYTES: usize = 64 << 20;
+
+/// Job for a thread of the node.
+pub(super) type ThreadJob = Box<dyn FnOnce(&std::rc::Rc<ThreadRuntime>) + Send>;
+
+/// Handles to all threads of a node.
+#[derive(Clone)]
+pub(super) struct ThreadHandles {
+    threads: Vec<ThreadHandle>,
+    /// Most callers that may be queued for a thread.
+    max_callers: usize,
+}
+
+/// Handle to one thread.
+#[derive(Clone)]
+struct ThreadHandle {
+    sender: mpsc::UnboundedSender<ThreadJob>,
+    /// Jobs of callers that the thread has not taken yet.
+    waiting: Arc<CallerLoad>,
+    /// Known log heads that the thread has not taken yet.
+    heads: Arc<Mutex<BTreeMap<ShardId, u64>>>,
+}
+
+#[derive(Default)]
+struct CallerLoad {
+    callers: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// Permit of one queued caller; released when its job is taken or dropped.
+struct CallerPermit(Arc<CallerLoad>, usize);
+
+impl CallerLoad {
+    /// Acquires a permit for a job of that many bytes, if the bounds allow it.
+    fn permit(self: &Arc<Self>, max_callers: usize, bytes: usize) -> Option<CallerPermit> {
+        let callers = self.callers.fetch_add(1, Ordering::Relaxed);
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let permit = CallerPermit(Arc::clone(self), bytes);
+        (callers < max_callers && (before == 0 || before.saturating_add(bytes) <= MAX_CALLER_BYTES)).then_some(permit)
+    }
+}
+
+impl Drop for CallerPermit {
+    fn drop(&mut self) {
+        self.0.callers.fetch_sub(1, Ordering::Relaxed);
+        self.0.bytes.fetch_sub(self.1, Ordering::Relaxed);
+    }
+}
+
+impl ThreadHandles {
+    pub(super) fn new(senders: Vec<mpsc::UnboundedSender<ThreadJob>>, max_callers: usize) -> Self {
+        let handle = |sender| ThreadHandle { sender, waiting: Arc::default(), heads: Arc::default() };
+        Self { threads: senders.into_iter().map(handle).collect(), max_callers }
+    }
+
+    /// Runs `job` on a thread; `false` if the node has ended.
+    pub(super) fn run(&self, thread: usize, job: ThreadJob) -> bool {
+        self.threads.get(thread).is_some_and(|handle| handle.sender.send(job).is_ok())
+    }
+
+    /// As [`run`](Self::run), for callers, whose number and payloads are not bounded otherwise. Returns `false` if
+    /// the bound of queued callers or bytes is reached.
+    pub(super) fn run_bounded(
+        &self,
+        thread: usize,
+        bytes: usize,
+        job: impl FnOnce(&std::rc::Rc<ThreadRuntime>) + Send + 'static,
+    ) -> bool {
+        let Some(permit) = self.threads.get(thread).and_then(|handle| handle.waiting.permit(self.max_callers, bytes))
+        else {
+            return false;
+        };
+        self.run(
+            thread,
+            Box::new(move |runtime| {
+                drop(permit);
+                job(runtime);
+            }),
+        );
+        true
+    }
+
+    /// Announces to every thread that the log of a shard reaches up to `position`. Announcements are merged until the
+    /// thread takes them, so a blocked thread has at most one entry per shard.
+    pub(super) fn advance_head(&self, source: &ShardId, position: u64) {
+        for (thread, handle) in self.threads.iter().enumerate() {
+            let mut heads = handle.heads.lock();
+            let is_announced = !heads.is_empty();
+            let known = heads.entry(source.clone()).or_default();
+            *known = position.max(*known);
+            drop(heads);
+            if !is_announced {
+                let heads = Arc::clone(&handle.heads);
+                self.run(
+                    thread,
+                    Box::new(move |runtime| {
+                        let heads = std::mem::take(&mut *heads.lock());
+                        heads.iter().for_each(|(source, position)| runtime.advance_head(source, *position));
+                    }),
+                );
+            }
+        }
+    }
+
+    /// Returns a thread that has ended although the node runs, if any.
+    pub(super) fn ended(&self) -> Option<usize> {
+        self.threads.iter().position(|handle| handle.sender.is_closed())
+    }
+
+    /// Runs a job on every thread.
+    pub(super) fn run_all(&self, job: impl Fn(&std::rc::Rc<ThreadRuntime>) + Clone + Send + 'static) {
+        for thread in 0..self.threads.len() {
+            let job = job.clone();
+            self.run(thread, Box::new(move |runtime| job(runtime)));
+        }
+    }
+
+    /// Waits until every thread is idle. Returns a number per thread that changes with any work done there.
+    pub(super) async fn wait_idle(&self) -> Vec<u64> {
+        let mut waits = Vec::new();
+        for thread in 0..self.threads.len() {
+            let (done, wait) = oneshot::channel();
+            self.run(thread, Box::new(move |runtime| runtime.rest(done)));
+            waits.push(wait);
+        }
+        let mut done = Vec::new();
+        for wait in waits {
+            done.push(wait.await.unwrap_or(0));
+        }
+        done
+    }
+
+    /// Stops accepting messages and waits until everything in progress is finished, for at most `limit`.
+    pub(super) async fn drain(&self, definition: &NodeDefinition, limit: Duration) {
+        definition.draining.store(true, Ordering::Relaxed);
+        let drained = async {
+            let mut waits = Vec::new();
+            for thread in 0..self.threads.len() {
+                let (done, wait) = oneshot::channel();
+                self.run(thread, Box::new(move |runtime| runtime.drain(done)));
+                waits.push(wait);
+            }
+            for wait in waits {
+                drop(wait.await);
+            }
+        };
+        if tokio::time::timeout(limit, drained).await.is_err() {
+            tracing::warn!(target: whizbang_core::telemetry::TARGET, "turns not finished in time: stopping anyway");
+        }
+    }
+
+    /// Ends every thread's runtime.
+    pub(super) async fn end(&self) {
+        let mut waits = Vec::new();
+        for thread in 0..self.threads.len() {
+            let (done, wait) = oneshot::channel::<()>();
+            self.run(
+                thread,
+                Box::new(move |runtime| {
+                    runtime.end();
+                    drop(done);
+                }),
+            );
+            waits.push(wait);
+        }
+        for wait in waits {
+            drop(wait.await);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ended_thread_is_reported() {
+        let (one, _runs) = mpsc::unbounded_channel();
+        let (other, ended) = mpsc::unbounded_channel();
+        let threads = ThreadHandles::new(vec![one, other], 1);
+        assert_eq!(threads.ended(), None);
+        drop(ended);
+        assert_eq!(threads.ended(), Some(1));
+    }
+
+    #[test]
+    fn caller_jobs_are_bounded_in_bytes() {
+        let (sender, mut jobs) = mpsc::unbounded_channel();
+        let threads = ThreadHandles::new(vec![sender], 100);
+        assert!(threads.run_bounded(0, 2 * MAX_CALLER_BYTES, |_| {}), "a single job may exceed the bound");
+        assert!(!threads.run_bounded(0, 1, |_| {}));
+        drop(jobs.try_recv().unwrap());
+        for _ in 0..64 {
+            assert!(threads.run_bounded(0, MAX_CALLER_BYTES / 64, |_| {}));
+        }
+        assert!(!threads.run_bounded(0, 1, |_| {}) && threads.run_bounded(0, 0, |_| {}));
+        while let Ok(job) = jobs.try_recv() {
+            drop(job);
+        }
+        let waiting = &threads.threads[0].waiting;
+        assert_eq!((waiting.callers.load(Ordering::Relaxed), waiting.bytes.load(Ordering::Relaxed)), (0, 0));
+    }
+
+    #[test]
+    fn heads_are_queued_once_per_thread() {
+        let (one, mut jobs) = mpsc::unbounded_channel();
+        let (other, mut others) = mpsc::unbounded_channel();
+        let threads = ThreadHandles::new(vec![one, other], 1);
+        let shard = |n| ShardId::new(whizbang_core::message::Name::from_static("bank").unwrap(), n);
+        for position in 1..=10_000 {
+            threads.advance_head(&shard(0), position);
+            threads.advance_head(&shard(1), 10_001 - position);
+        }
+        assert!(jobs.try_recv().is_ok() && jobs.try_recv().is_err());
+        assert!(others.try_recv().is_ok() && others.try_recv().is_err());
+        let known = threads.threads[0].heads.lock().clone();
+        assert_eq!(known, [(shard(0), 10_000), (shard(1), 10_000)].into());
+    }
+}

@@ -1,0 +1,178 @@
+//! Projection endpoint: how the node starts, feeds, queries and stops a projection.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix::{Actor, Addr};
+use futures_util::future::LocalBoxFuture;
+use tokio::sync::oneshot;
+
+use super::restore::restore;
+use super::skips::{SkipError, skipped};
+use super::view::ViewActor;
+use super::{Projection, ProjectionPlan};
+use crate::actor::LocalMessage;
+use crate::inbox::{HealthIssues, Subscription};
+use crate::router::{ActorCard, Completion, Outcome, PeerShapes};
+use whizbang_core::message::{Envelope, IdSource, Name, ShardId};
+use whizbang_core::retry::Retry;
+use whizbang_core::store::{Store, StoreError};
+use whizbang_core::user_code::UserCode;
+
+/// A projection type before it is started.
+pub(crate) trait ViewType: Send + Sync {
+    /// Returns the events and queries of the projection.
+    fn card(&self) -> ActorCard;
+
+    /// Loads the stored view and starts the actor on this thread. No event arrives before its subscriptions are filled.
+    fn open(&self, context: ViewContext) -> LocalBoxFuture<'static, Result<Rc<dyn ViewEndpoint>, StoreError>>;
+}
+
+/// Dependencies of a projection.
+pub(crate) struct ViewContext {
+    pub(crate) name: Name,
+    pub(crate) store: Arc<dyn Store>,
+    /// A subscription for each source shard, for this projection alone: a slow or rebuilding projection delays no
+    /// other.
+    pub(crate) subscriptions: BTreeMap<ShardId, Rc<Subscription>>,
+    pub(crate) retry: Retry,
+    pub(crate) ids: IdSource,
+    pub(crate) code: Arc<UserCode>,
+    pub(crate) issues: Arc<HealthIssues>,
+    /// Known shapes of other services.
+    pub(crate) shapes: Arc<PeerShapes>,
+    /// Permission to start helper threads may be started; false in a simulation.
+    pub(crate) has_threads: bool,
+    /// Most queries that may wait for an answer.
+    pub(crate) queries: usize,
+}
+
+/// A projection on its thread.
+pub(crate) trait ViewEndpoint {
+    /// Returns its subscriptions.
+    fn subscriptions(&self) -> &BTreeMap<ShardId, Rc<Subscription>>;
+
+    /// Answers a query.
+    fn query(&self, envelope: Envelope, settle: Completion);
+
+    /// Skips the event at which the projection is halted.
+    fn skip(&self, shard: ShardId, position: u64) -> LocalBoxFuture<'static, Result<(), SkipError>>;
+
+    /// Stops accepting events and saves the view.
+    fn drain(&self) -> LocalBoxFuture<'static, ()>;
+
+    /// Stops accepting events.
+    fn end(&self);
+}
+
+/// A projection type before it is started.
+pub(crate) struct ProjectionType<P>(PhantomData<fn() -> P>);
+
+impl<P> ProjectionType<P> {
+    pub(crate) fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<P: Projection> ViewType for ProjectionType<P> {
+    fn card(&self) -> ActorCard {
+        ProjectionPlan::<P>::of().card
+    }
+
+    fn open(&self, context: ViewContext) -> LocalBoxFuture<'static, Result<Rc<dyn ViewEndpoint>, StoreError>> {
+        Box::pin(async move {
+            let epoch = context.store.claim_view(&context.name).await?;
+            let restored = restore::<P>(&context).await?;
+            let skips = skipped(&*context.store, &context.name).await?;
+            // End of this store's logs: a rebuilt view answers only once it has come that far.
+            let mut heads = BTreeMap::new();
+            for shard in context.subscriptions.keys() {
+                if let Some(log) = context.store.read(shard).await? {
+                    heads.insert(shard.clone(), log.position());
+                }
+            }
+            let (name, subscriptions, limit) = (context.name.clone(), context.subscriptions.clone(), context.queries);
+            let view = ViewActor::create(|ctx| {
+                let mut actor = ViewActor::new(context, epoch, restored, skips, &heads);
+                actor.begin(ctx);
+                actor
+            });
+            Ok(Rc::new(ProjectionDispatcher { name, view, subscriptions, limit, waiting: Rc::default() })
+                as Rc<dyn ViewEndpoint>)
+        })
+    }
+}
+
+struct ProjectionDispatcher<P: Projection> {
+    name: Name,
+    view: Addr<ViewActor<P>>,
+    subscriptions: BTreeMap<ShardId, Rc<Subscription>>,
+    limit: usize,
+    waiting: Rc<Cell<usize>>,
+}
+
+/// A query on its way to its view.
+pub(super) struct PendingQuery {
+    pub(super) envelope: Envelope,
+    pub(super) settle: Completion,
+    pub(super) _place: QueryPermit,
+}
+
+/// Permit of one waiting query.
+pub(super) struct QueryPermit(Rc<Cell<usize>>);
+
+impl Drop for QueryPermit {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// Request to save the view; the sender is notified.
+pub(super) struct SaveRequest(pub(super) oneshot::Sender<()>);
+
+/// Request to skip an event.
+pub(super) struct SkipRequest {
+    pub(super) shard: ShardId,
+    pub(super) position: u64,
+    pub(super) told: oneshot::Sender<Result<(), SkipError>>,
+}
+
+impl<P: Projection> ViewEndpoint for ProjectionDispatcher<P> {
+    fn subscriptions(&self) -> &BTreeMap<ShardId, Rc<Subscription>> {
+        &self.subscriptions
+    }
+
+    fn query(&self, envelope: Envelope, settle: Completion) {
+        if self.waiting.get() >= self.limit {
+            return settle(Outcome::Busy);
+        }
+        self.waiting.set(self.waiting.get() + 1);
+        let asking = PendingQuery { envelope, settle, _place: QueryPermit(Rc::clone(&self.waiting)) };
+        #[expect(clippy::disallowed_methods, reason = "`limit` bounds how many wait")]
+        self.view.do_send(LocalMessage::new(asking));
+    }
+
+    fn skip(&self, shard: ShardId, position: u64) -> LocalBoxFuture<'static, Result<(), SkipError>> {
+        let (told, wait) = oneshot::channel();
+        let gone = SkipError::NotHalted { projection: self.name.to_string(), shard: shard.to_string(), position };
+        #[expect(clippy::disallowed_methods, reason = "sent by an operator, one at a time")]
+        self.view.do_send(LocalMessage::new(SkipRequest { shard, position, told }));
+        Box::pin(async move { wait.await.unwrap_or(Err(gone)) })
+    }
+
+    fn drain(&self) -> LocalBoxFuture<'static, ()> {
+        let (saved, wait) = oneshot::channel();
+        #[expect(clippy::disallowed_methods, reason = "sent once, when the node stops")]
+        self.view.do_send(LocalMessage::new(SaveRequest(saved)));
+        Box::pin(async move { drop(wait.await) })
+    }
+
+    fn end(&self) {
+        for subscription in self.subscriptions.values() {
+            subscription.suspend();
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Halting: stops a source shard of a projection at an event that cannot be projected, retries the event, or skips it.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+
+use super::Projection;
+use super::endpoint::SkipRequest;
+use super::restore::restore;
+use super::skips::{self, SkipError, SkippedEvent};
+use super::view::{ViewActor, ViewSource};
+use crate::inbox::Done;
+use whizbang_core::message::{Envelope, MessageId, Name, ShardId};
+use whizbang_core::telemetry::TARGET;
+
+/// State of a source shard that is halted at an event. Other shards continue.
+pub(super) struct Halt {
+    pub(super) position: u64,
+    /// No further attempt: an operator must skip the event, or another version of the program project it.
+    pub(super) is_final: bool,
+    id: MessageId,
+    reason: String,
+    /// Completions of the events that wait for the next attempt; unsettled, so that the subscription is not idle.
+    pub(super) dones: Vec<Done>,
+}
+
+/// Reason why an event was not projected.
+pub(super) struct ProjectFailure {
+    pub(super) text: String,
+    /// Another attempt may succeed.
+    pub(super) is_transient: bool,
+}
+
+impl<P: Projection> ViewActor<P> {
+    /// Halts a source at an event that could not be projected, until the next attempt or finally. Other sources
+    /// continue.
+    pub(super) fn fail(
+        &mut self,
+        at: usize,
+        position: u64,
+        event: &Envelope,
+        failure: ProjectFailure,
+        done: Done,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some(source) = self.sources.get_mut(at) else { return done() };
+        let count = self.failures.entry((at, position)).or_insert(0);
+        *count += 1;
+        let (attempt, name, retry) = (*count, &self.context.name, self.context.retry);
+        let is_final = !failure.is_transient || attempt >= retry.attempts.max(1);
+        let error = failure.text;
+        let shard = &source.shard;
+        if is_final {
+            tracing::error!(target: TARGET, projection = %name, message = %event.name, id = %event.id, %shard, position, attempt, error, "projection halted: event failed after the last attempt; skip it or deploy a version that projects it");
+            let reason =
+                format!("projection `{name}` halted at position {position} of {shard}, other shards continue: {error}");
+            self.context.issues.note(&issue(name, shard), reason);
+            if let Some(subscription) = self.context.subscriptions.get(shard) {
+                subscription.suspend();
+            }
+            done();
+            source.halt = Some(Halt { position, is_final, id: event.id, reason: error, dones: Vec::new() });
+        } else {
+            self.context.code.counts.retries.one();
+            tracing::warn!(target: TARGET, projection = %name, message = %event.name, id = %event.id, attempt, error, "failed to project event: retrying");
+            source.halt = Some(Halt { position, is_final, id: event.id, reason: error, dones: vec![done] });
+            let wait = retry.wait(attempt, &self.context.ids);
+            ctx.run_later(wait, move |this, ctx| this.resume(at, position, ctx));
+        }
+    }
+
+    /// Resumes a halted source, with the event at which it is halted unless that is skipped.
+    fn resume(&mut self, at: usize, position: u64, ctx: &mut Context<Self>) {
+        let Some(source) = self.sources.get_mut(at).filter(|source| source.holds(position)) else { return };
+        let Some(halt) = source.halt.take() else { return };
+        self.restart_source(at, halt.is_final, ctx);
+        halt.dones.into_iter().for_each(|done| done());
+    }
+
+    /// Skips the event at which a source is finally halted.
+    pub(super) fn skip(&mut self, skip: SkipRequest, ctx: &mut Context<Self>) {
+        let SkipRequest { shard, position, told } = skip;
+        let is_it = |source: &ViewSource| source.shard == shard && source.holds(position);
+        let found = self.sources.iter().position(is_it).and_then(|at| Some((at, self.sources.get(at)?.halt.as_ref()?)));
+        let Some((at, halt)) = found.filter(|(_, halt)| halt.is_final) else {
+            let (projection, shard) = (self.context.name.to_string(), shard.to_string());
+            let _ = told.send(Err(SkipError::NotHalted { projection, shard, position }));
+            return;
+        };
+        let mut skips = self.skips.clone();
+        skips.push(SkippedEvent {
+            domain: shard.domain.to_string(),
+            shard: shard.shard,
+            position,
+            id: halt.id,
+            reason: halt.reason.clone(),
+            time: self.context.ids.clock().now(),
+        });
+        let context = Rc::clone(&self.context);
+        let saving = async move {
+            let saved = skips::save(&*context.store, &context.name, &skips).await;
+            saved.map(|()| skips)
+        };
+        ctx.wait(saving.into_actor(self).map(move |saved, this, ctx| {
+            let _ = told.send(match saved {
+                Ok(skips) => {
+                    let name = &this.context.name;
+                    tracing::warn!(target: TARGET, projection = %name, %shard, position, "event skipped by an operator");
+                    this.skips = skips;
+                    this.context.issues.clear_note(&issue(name, &shard));
+                    this.failures.remove(&(at, position));
+                    this.resume(at, position, ctx);
+                    Ok(())
+                }
+                Err(error) => Err(error.into()),
+            });
+        }));
+    }
+
+    /// Loads the view from the store again and restarts all subscriptions behind it. Queries wait until it contains
+    /// what it did.
+    pub(super) fn reload(&mut self, ctx: &mut Context<Self>) {
+        self.view = None;
+        for source in &mut self.sources {
+            source.target = source.target.max(source.position());
+        }
+        self.is_catching_up = true;
+        let context = Rc::clone(&self.context);
+        let restoring = async move { restore::<P>(&context).await };
+        ctx.wait(restoring.into_actor(self).map(move |restored, this, ctx| match restored {
+            Ok(restored) => {
+                this.view = Some(restored.view);
+                this.unsaved = 0;
+                for at in 0..this.sources.len() {
+                    let Some(source) = this.sources.get_mut(at) else { continue };
+                    source.projected = restored.positions.get(&source.shard).copied().unwrap_or(0);
+                    let was_halted = source.halt.as_ref().is_some_and(|halt| halt.is_final);
+                    this.restart_source(at, was_halted, ctx);
+                }
+                this.catch_up(ctx);
+            }
+            Err(error) => {
+                tracing::warn!(target: TARGET, projection = %this.context.name, %error, "failed to read the view: retrying");
+                let wait = this.context.retry.wait(3, &this.context.ids).max(Duration::from_millis(1));
+                ctx.wait(tokio::time::sleep(wait).into_actor(this).map(|(), this, ctx| this.reload(ctx)));
+            }
+        }));
+    }
+}
+
+/// Returns the name of the health note about a halted shard.
+fn issue(projection: &Name, shard: &ShardId) -> String {
+    format!("projection {projection} at {shard}")
+}

@@ -1,0 +1,146 @@
+//! Projections: code that projects events into a view, and the view that answers queries.
+//!
+//! Called by subscriptions with events in order, and by queries; calls the [store](whizbang_core::store) for the view and its
+//! checkpoint. View and checkpoint are saved atomically, and no event is ever skipped unless an operator requests it.
+//! Start reading at `view.rs`: one actor per projection owns the view.
+
+mod endpoint;
+mod plan;
+mod view;
+
+mod halt;
+mod restore;
+mod save;
+mod skips;
+mod subscriber;
+
+pub(crate) use endpoint::{ProjectionType, ViewContext, ViewEndpoint, ViewType};
+pub use plan::ProjectionPlan;
+pub(crate) use skips::skipped;
+pub use skips::{SkipError, SkippedEvent};
+
+use std::sync::Arc;
+
+use crate::actor::EventContext;
+use whizbang_core::message::{CodecError, Event, Query, Shape};
+use whizbang_core::store::View;
+
+/// A view into which events are projected. Derived with `#[derive(Projection)]`, hosted with
+/// [`NodeBuilder::projection`](crate::NodeBuilder::projection).
+///
+/// The struct is the view. It receives the events of any domain, of this node and of others, from the first one on,
+/// each once and in the order of its shard. It is kept in memory and saved as a whole with its checkpoint: after
+/// enough events to make that cheap, and at most some seconds after a change. Events after the last save are
+/// projected again after a restart. A view may have [`MAX_STATE_BYTES`](whizbang_core::message::MAX_STATE_BYTES) bytes.
+///
+/// A panic in [`project`](Project::project) is retried from the last save. If the same event fails in every attempt,
+/// or cannot be decoded, the projection halts at it in the event's shard. Other shards and other projections
+/// continue, and the node's [health](crate::Node::health) names shard and position; the node stays ready. The
+/// projection continues with a deployment that can project the event, or after an operator has
+/// [skipped](crate::Node::skip_event) it. Answers never go backwards: they come from the view with everything up to
+/// the event.
+///
+/// A view that is rebuilt, because it is new or its schema changed, answers no query until it has reached the end
+/// that the node's logs had at the start: queries wait, and the node is not ready. The thread does other work in
+/// between.
+///
+/// Encoding the view takes time that grows with it, about 0.1 s for a million entries. From 256 KiB on it is done on
+/// a separate thread; events and queries of this projection wait for it, actors do not.
+///
+/// ```
+/// # use whizbang::doc_fixtures::{Bank, Account, Deposit, Deposited};
+/// use std::collections::BTreeMap;
+/// use whizbang::prelude::*;
+///
+/// #[derive(Query, Serialize, Deserialize)]
+/// #[query(domain = Bank, reply = u64)]
+/// struct BalanceOf { account: String }
+///
+/// #[derive(Projection, Default, Serialize, Deserialize)]
+/// #[projection(projects(Deposited), answers(BalanceOf))]
+/// struct Balances { cents: BTreeMap<String, u64> }
+///
+/// impl Project<Deposited> for Balances {
+///     fn project(&mut self, deposited: &Deposited, about: &EventContext) {
+///         *self.cents.entry(about.key.clone()).or_default() += deposited.cents;
+///     }
+/// }
+///
+/// impl Answer<BalanceOf> for Balances {
+///     fn answer(&self, query: BalanceOf) -> u64 {
+///         self.cents.get(&query.account).copied().unwrap_or(0)
+///     }
+/// }
+///
+/// # whizbang::derive::block_on(async {
+/// let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().projection::<Balances>().start().await?;
+/// node.client().send(Deposit { account: "ada".into(), cents: 500 }).await?;
+/// node.wait_idle().await; // A view follows its events; a test waits until it has.
+/// assert_eq!(node.client().query(BalanceOf { account: "ada".into() }).await?, 500);
+/// node.stop().await
+/// # }).unwrap();
+/// ```
+pub trait Projection: Sized + Send + 'static {
+    /// Name in the store, unique in its service.
+    const NAME: &'static str;
+    /// Schema of the view. Raise it when the struct or the projected data changes: the view is rebuilt from the first
+    /// event.
+    const SCHEMA: u32 = 1;
+
+    /// Former names: a view saved under one of them belongs to this projection.
+    #[doc(hidden)]
+    const FORMERLY: &'static [&'static str] = &[];
+
+    /// Returns the shape of the view.
+    #[doc(hidden)]
+    fn shape() -> Option<Arc<Shape>> {
+        None
+    }
+
+    /// Returns the view before the first event: its `Default`.
+    #[doc(hidden)]
+    fn initial() -> Self;
+
+    /// Lists its events and queries.
+    #[doc(hidden)]
+    fn wire(plan: &mut ProjectionPlan<Self>);
+
+    /// Encodes the view.
+    #[doc(hidden)]
+    fn save(&self) -> Result<Vec<u8>, CodecError>;
+
+    /// Decodes the view.
+    #[doc(hidden)]
+    fn restore(bytes: &[u8]) -> Result<Self, CodecError>;
+}
+
+/// Decodes the saved view of a projection, for programs that inspect a store which no node of theirs has open;
+/// otherwise send a [query](crate::Client::query) to a node. `None` if the view was saved under another schema, or
+/// cannot be decoded.
+pub fn saved<P: Projection>(view: &View) -> Option<P> {
+    let restored = (view.schema == P::SCHEMA).then(|| whizbang_core::user_code::user_code(|| P::restore(&view.bytes)));
+    restored?.ok()?.ok()
+}
+
+/// Projects an event into the view. See [`Projection`] for an example.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not project `{E}`",
+    label = "listed in `projects(…)`, but not projected",
+    note = "write `impl Project<{E}> for {Self} {{ fn project(&mut self, event: &{E}, about: &EventContext) {{ … }} }}`"
+)]
+pub trait Project<E: Event>: Projection {
+    /// Changes the view by `event`. Called once for each event, in the order of its shard. The view and its
+    /// checkpoint are saved atomically, so an event that is projected again after a restart meets a view without it.
+    fn project(&mut self, event: &E, about: &EventContext);
+}
+
+/// Answers a query from the view. See [`Projection`] for an example.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not answer `{Q}`",
+    label = "listed in `answers(…)`, but not answered",
+    note = "write `impl Answer<{Q}> for {Self} {{ fn answer(&self, query: {Q}) -> … {{ … }} }}`"
+)]
+pub trait Answer<Q: Query>: Projection {
+    /// Returns the answer, from the events projected so far. A panic is reported to the caller and changes nothing.
+    fn answer(&self, query: Q) -> Q::Reply;
+}

@@ -1,0 +1,98 @@
+//! Restoring: loads a view from the store, or starts an empty one.
+
+use std::collections::BTreeMap;
+
+use super::Projection;
+use super::endpoint::ViewContext;
+use whizbang_core::message::{CodecError, ShardId};
+use whizbang_core::store::StoreError;
+use whizbang_core::telemetry::TARGET;
+use whizbang_core::user_code::user_code;
+
+/// Size in bytes above which a view is encoded and decoded on a separate thread. Smaller ones take less than a
+/// millisecond.
+pub(super) const LARGE_VIEW: usize = 256 * 1024;
+
+/// A view with its positions.
+pub(super) struct Restored<P> {
+    pub(super) view: Box<P>,
+    pub(super) positions: BTreeMap<ShardId, u64>,
+    pub(super) bytes: usize,
+    /// Positions of the stored view, if it must be rebuilt from the first event.
+    pub(super) rebuilt: Option<Vec<(ShardId, u64)>>,
+}
+
+/// Loads the stored view; returns an empty one if there is none that can be used.
+pub(super) async fn restore<P: Projection>(context: &ViewContext) -> Result<Restored<P>, StoreError> {
+    let stored = context.store.view(&context.name).await?;
+    let empty = |rebuilt: Vec<(ShardId, u64)>| {
+        let label = context.code.label(P::NAME, "");
+        let initial = context.code.call(label, || Box::new(P::initial()));
+        let view = initial.map_err(|panicked| CodecError::Decode { reason: format!("`Default` {panicked}") })?;
+        Ok(Restored { view, positions: BTreeMap::new(), bytes: 0, rebuilt: Some(rebuilt) })
+    };
+    let Some(stored) = stored else { return empty(Vec::new()) };
+    if stored.schema != P::SCHEMA {
+        tracing::info!(
+            target: TARGET, projection = %context.name, stored = stored.schema, schema = P::SCHEMA,
+            "view has another schema: rebuilt from the first event",
+        );
+        return empty(stored.checkpoint);
+    }
+    let bytes = stored.bytes.clone();
+    let restored =
+        match context.run_user_code(bytes.len(), move || user_code(|| P::restore(&bytes).map(Box::new))).await {
+            Some(Ok(Ok(view))) => Ok(view),
+            Some(Ok(Err(error))) => Err(error.to_string()),
+            Some(Err(panicked)) => {
+                context.code.counts.panics.one();
+                Err(panicked.to_string())
+            }
+            None => Err("thread ended".to_owned()),
+        };
+    match restored {
+        Ok(view) => {
+            if let Some(shard) = newer_than_its_log(context, &stored.checkpoint).await? {
+                tracing::warn!(
+                    target: TARGET, projection = %context.name, %shard,
+                    "view is newer than the log: is the store an older copy? Rebuilding the view from the first event",
+                );
+                return empty(Vec::new());
+            }
+            let positions = stored.checkpoint.into_iter().collect();
+            Ok(Restored { view, positions, bytes: stored.bytes.len(), rebuilt: None })
+        }
+        Err(error) => {
+            tracing::warn!(target: TARGET, projection = %context.name, error, "failed to decode the stored view: rebuilt from the first event");
+            empty(stored.checkpoint)
+        }
+    }
+}
+
+impl ViewContext {
+    /// Runs user code for a view of this size, on a separate thread if it is large.
+    async fn run_user_code<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        if bytes <= LARGE_VIEW || !self.has_threads {
+            return Some(work());
+        }
+        whizbang_core::spawn::run_on_new_thread("whizbang-view", work).await
+    }
+}
+
+/// Returns a shard of this store whose log ends before the view's position, if any.
+async fn newer_than_its_log(
+    context: &ViewContext,
+    checkpoint: &[(ShardId, u64)],
+) -> Result<Option<ShardId>, StoreError> {
+    for (shard, position) in checkpoint {
+        let log = context.store.read(shard).await?;
+        if log.is_some_and(|log| log.position() < *position) {
+            return Ok(Some(shard.clone()));
+        }
+    }
+    Ok(None)
+}

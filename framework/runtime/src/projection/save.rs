@@ -1,0 +1,163 @@
+//! Saving: when and how a view is saved with its checkpoint, and what follows if that fails.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::Projection;
+use super::restore::LARGE_VIEW;
+use super::view::ViewActor;
+use whizbang_core::clock::instant;
+use whizbang_core::message::CodecError;
+use whizbang_core::store::{StoreError, View};
+use whizbang_core::telemetry::TARGET;
+use whizbang_core::user_code::{Panicked, caught, user_code};
+
+/// Average number of bytes written per event: a view of `n` times this size is saved after `n` events.
+const BYTES_PER_EVENT: usize = 256;
+/// Fewest events between saves, however small the view is.
+const MIN_EVENTS: usize = 256;
+/// Longest delay of a save after a change, if saving is fast.
+const SAVE_AFTER: Duration = Duration::from_secs(3);
+/// Pause after a save, as a multiple of its duration: saving a large view takes at most a twentieth of the time.
+const SAVE_PAUSE: u32 = 20;
+
+impl<P: Projection> ViewActor<P> {
+    pub(super) fn save_if_due(&mut self, ctx: &mut Context<Self>) {
+        if self.unsaved >= MIN_EVENTS.max(self.bytes / BYTES_PER_EVENT) {
+            self.save(ctx);
+        } else if self.save_timer.is_none() {
+            let wait = SAVE_AFTER.max(self.save_duration * SAVE_PAUSE);
+            self.save_timer = Some(ctx.run_later(wait, |this, ctx| {
+                this.save_timer = None;
+                this.save(ctx);
+            }));
+        }
+    }
+
+    /// Saves the view with its checkpoint, one save at a time; later changes wait for the next one.
+    ///
+    /// A large view is encoded on a separate thread. Its events and queries wait for that; actors do not.
+    pub(super) fn save(&mut self, ctx: &mut Context<Self>) {
+        if self.saving {
+            return;
+        }
+        if let Some(alarm) = self.save_timer.take() {
+            ctx.cancel_future(alarm);
+        }
+        let Some(view) = self.view.take_if(|_| !self.is_taken_over) else { return self.notify_saved() };
+        let begun = instant();
+        if self.bytes <= LARGE_VIEW || !self.context.has_threads {
+            let code = &self.context.code;
+            let bytes = code.call(code.label(P::NAME, ""), || view.save());
+            self.view = Some(view);
+            return self.store_encoded(bytes, begun, ctx);
+        }
+        self.saving = true;
+        let encoding = whizbang_core::spawn::run_on_new_thread("whizbang-view", move || {
+            let bytes = user_code(|| view.save());
+            (view, bytes)
+        });
+        ctx.wait(encoding.into_actor(self).map(move |encoded, this, ctx| {
+            this.saving = false;
+            // `None` only if the thread ended during the encoding: the view is lost with it.
+            let Some((view, bytes)) = encoded else { return this.reload(ctx) };
+            if bytes.is_err() {
+                this.context.code.counts.panics.one();
+            }
+            this.view = Some(view);
+            this.store_encoded(bytes, begun, ctx);
+        }));
+    }
+
+    fn store_encoded(
+        &mut self,
+        bytes: Result<Result<Vec<u8>, CodecError>, Panicked>,
+        begun: Instant,
+        ctx: &mut Context<Self>,
+    ) {
+        let bytes = match bytes {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(error)) => return self.report_unsavable(&error.to_string()),
+            Err(panicked) => return self.report_unsavable(&panicked.to_string()),
+        };
+        self.context.issues.clear_note(&format!("view {}", self.context.name));
+        self.unsaved = 0;
+        self.bytes = bytes.len();
+        let checkpoint = self.sources.iter().map(|source| (source.shard.clone(), source.position())).collect();
+        let view = View { schema: P::SCHEMA, checkpoint, bytes: Bytes::from(bytes) };
+        let (context, epoch) = (Rc::clone(&self.context), self.epoch);
+        self.saving = true;
+        let saving = async move {
+            match caught(async { context.store.save_view(&context.name, epoch, view).await }).await {
+                Ok(saved) => saved,
+                Err(panicked) => {
+                    let task = format!("save view {}", context.name);
+                    context.code.failed(&task, &format!("{}; saving again", panicked.text()));
+                    Err(StoreError::io("saving a view", std::io::Error::other(panicked.to_string())))
+                }
+            }
+        };
+        ctx.spawn(saving.into_actor(self).map(move |saved, this, ctx| {
+            this.saving = false;
+            this.save_duration = begun.elapsed();
+            if saved.is_ok() {
+                this.context.code.task_recovered(&format!("save view {}", this.context.name));
+            }
+            if let Err(error @ StoreError::ViewTaken { .. }) = saved {
+                return this.end_taken_over(&error);
+            }
+            if let Err(error) = saved {
+                tracing::warn!(target: TARGET, projection = %this.context.name, %error, "failed to save the view: retrying");
+                this.unsaved = this.unsaved.max(1);
+                if !this.drained.is_empty() {
+                    // The node is shutting down: unsaved events are projected again after the restart.
+                    return this.notify_saved();
+                }
+            }
+            if !this.drained.is_empty() && this.unsaved > 0 && !this.is_taken_over {
+                // Events were projected during the previous save.
+                this.unsaved = 0;
+                return this.save(ctx);
+            }
+            this.notify_saved();
+            if this.unsaved > 0 {
+                this.save_if_due(ctx);
+            }
+        }));
+    }
+
+    /// Stops the projection: another node has taken over the view.
+    fn end_taken_over(&mut self, error: &StoreError) {
+        let name = &self.context.name;
+        tracing::error!(target: TARGET, projection = %name, %error, "view taken over by another node: projection stopped");
+        self.context.issues.raise(name, format!("projection `{name}` stopped: {error}"));
+        self.is_taken_over = true;
+        for subscription in self.context.subscriptions.values() {
+            subscription.suspend();
+        }
+        self.notify_saved();
+    }
+
+    /// Reports that the view cannot be encoded or decoded. The projection works, and is rebuilt from the first event
+    /// at every start. Logged once; a health note stays until the view is saved.
+    fn report_unsavable(&mut self, error: &str) {
+        let name = &self.context.name;
+        let reason = format!("view of projection `{name}` not saved, each start rebuilds it: {error}");
+        if self.context.issues.note(&format!("view {name}"), reason) {
+            tracing::error!(target: TARGET, projection = %name, error, "view not saved: each start rebuilds it");
+        }
+        // Not retried before as many events have arrived as after a save.
+        self.unsaved = 0;
+        self.notify_saved();
+    }
+
+    pub(super) fn notify_saved(&mut self) {
+        for drained in self.drained.drain(..) {
+            let _ = drained.send(());
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Endpoints: the traits through which messages reach actors, on this thread and on others.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, LocalBoxFuture};
+use tokio::sync::oneshot;
+
+use super::{Delivery, LocalRoutes, SendError};
+use whizbang_core::message::{Command, Envelope, MessageId};
+use whizbang_core::store::StoreError;
+
+/// Endpoint of one actor type on one thread.
+pub trait ActorEndpoint {
+    /// Delivers a message to the actor with the envelope's key, activating it if necessary.
+    fn deliver(&self, delivery: Delivery);
+
+    /// Returns the key of the actor that handles this event; `None` if none does.
+    ///
+    /// # Errors
+    /// The event cannot be decoded; the text is the reason.
+    fn key_of(&self, event: &Envelope) -> Result<Option<String>, String>;
+
+    /// Returns the number of live actors of the type.
+    fn live_count(&self) -> usize;
+
+    /// Passivates actors that were idle for `idle_sweeps` sweeps, and the longest idle ones above `cap`.
+    fn passivate_idle(&self, idle_sweeps: u64, cap: usize);
+
+    /// Discards the state of every actor and fails what is queued, after a failed commit.
+    fn reset(&self);
+
+    /// Loads the deferred messages from the log. Called before anything is delivered, after the start and after a
+    /// [reset](Self::reset).
+    ///
+    /// # Errors
+    /// Errors of reading the store.
+    fn load_deferred(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Starts delivering the deferred messages.
+    fn deliver_deferred(&self) {}
+
+    /// Returns whether no deferred message is left that is delivered without an operator.
+    fn is_idle(&self) -> bool {
+        true
+    }
+}
+
+/// Optional metadata of a typed command inside one node.
+#[derive(Clone, Debug, Default)]
+pub struct CommandMeta {
+    /// Id of the command; `None` lets the actor's thread create one.
+    pub id: Option<MessageId>,
+    /// Correlation id, if the command is part of a larger unit of work.
+    pub correlation: Option<MessageId>,
+    /// W3C trace context.
+    pub traceparent: Option<Box<str>>,
+}
+
+/// Result of a typed command.
+pub type TypedReply<C> = Result<<C as Command>::Reply, SendError>;
+
+/// Typed endpoint of a command on the thread of its actors: nothing is encoded or decoded.
+pub trait CommandEndpoint<C: Command> {
+    /// Runs the command's turn inline if nothing is queued before it, otherwise queues it. The reply follows after
+    /// the commit; it is immediate if the command is refused: [`SendError::Busy`], [`SendError::Stopped`] or
+    /// [`SendError::Key`].
+    ///
+    /// A caller on another thread passes `reply` to receive the result there.
+    fn submit(
+        &self,
+        command: C,
+        meta: Option<Box<CommandMeta>>,
+        reply: Option<oneshot::Sender<TypedReply<C>>>,
+    ) -> Submission<C>;
+}
+
+/// Tells how the reply to a command will be delivered.
+pub enum Submission<C: Command> {
+    /// The reply is ready.
+    Done(TypedReply<C>),
+    /// The reply is sent on this channel once the turn is committed.
+    Pending(oneshot::Receiver<TypedReply<C>>),
+    /// The reply goes to the channel that the caller passed.
+    Forwarded,
+}
+
+/// Job for the thread on which the actors live.
+pub type RoutedJob = Box<dyn FnOnce(&LocalRoutes) + Send>;
+
+/// Transport for messages that leave this thread: to other threads of the node and to other services.
+pub trait Remote: Send + Sync {
+    /// Returns the thread of this node that runs the command for this key; `None` if no actor of this node handles it.
+    fn thread_of(&self, domain: &str, command: &str, key: &str) -> Option<usize> {
+        let _ = (domain, command, key);
+        None
+    }
+
+    /// Runs `job` on that thread, or drops it if the node has ended. Returns `false` if the bound of queued callers
+    /// is reached.
+    fn run_on(&self, home: usize, job: RoutedJob) -> bool {
+        let _ = (home, job);
+        false
+    }
+
+    /// Sends a command and waits for its reply: `Result<Reply, Rejection>`, encoded with the envelope's codec.
+    fn send(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>>;
+
+    /// Hands a command over to be handled at any later time.
+    fn post(&self, envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>>;
+
+    /// Sends a query and waits for its answer, encoded with the envelope's codec.
+    fn query(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>>;
+
+    /// Closes the connection. No-op for a client of a node.
+    fn disconnect(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}

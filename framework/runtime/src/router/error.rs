@@ -1,0 +1,199 @@
+//! Errors of commands and queries without a reply.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Outcome;
+use whizbang_core::message::{Codec, CodecError, MessageId, Rejection};
+use whizbang_core::store::StoreError;
+
+/// A command or query without the expected reply. [`may_have_happened`](Self::may_have_happened) tells whether the
+/// command may have been handled nevertheless.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The domain rejected the command. Final: the same command id always gets the same rejection.
+    #[error("rejected: {0}")]
+    Rejected(#[source] Rejection),
+    /// The node has reached its bound of turns in flight. Nothing was done: send again after a while.
+    #[error("domain `{domain}` is busy")]
+    Busy {
+        /// The domain.
+        domain: String,
+    },
+    /// The key is empty or longer than 256 bytes. Nothing was done.
+    #[error("invalid key of {bytes} bytes: expected 1 to 256")]
+    Key {
+        /// Length of the key in bytes.
+        bytes: usize,
+    },
+    /// The message cannot be encoded, or is too large. Nothing was sent.
+    #[error("failed to encode message")]
+    Encode(#[source] CodecError),
+    /// The owner cannot decode the message. Nothing was done: sender and owner use different versions of it.
+    #[error("domain `{domain}` failed to decode the message: {reason}")]
+    Undecodable {
+        /// The domain.
+        domain: String,
+        /// The owner's reason.
+        reason: String,
+    },
+    /// The type of the message, or of its reply, differs at the owner of the domain although the version is equal:
+    /// one side would decode the other's bytes to a different value. Nothing was done. Raise the version of the
+    /// message where its type was changed, or restore the type.
+    #[error("message refused by domain `{domain}`: {reason}")]
+    Shape {
+        /// The domain.
+        domain: String,
+        /// The type, the first difference and the remedy.
+        reason: String,
+    },
+    /// No handler for this message exists in the domain. Nothing was done.
+    #[error("no handler for `{name}` in domain `{domain}`")]
+    Unhandled {
+        /// The domain.
+        domain: String,
+        /// Name of the message.
+        name: String,
+    },
+    /// This node does not own the domain, and no owner can be reached. Nothing was done.
+    #[error("no owner of domain `{domain}` can be reached: {reason}")]
+    NoOwner {
+        /// The domain.
+        domain: String,
+        /// The cause.
+        reason: String,
+    },
+    /// No reply arrived before the deadline. The command may or may not have been handled: send it again with the
+    /// same id; a duplicate is answered with the first reply.
+    #[error("no reply from domain `{domain}` within {deadline:?} to {id}")]
+    NoReply {
+        /// The domain.
+        domain: String,
+        /// Length of the wait.
+        deadline: Duration,
+        /// Id of the command.
+        id: MessageId,
+    },
+    /// The deadline passed before the command's turn began. Nothing was done; send again if it still matters.
+    #[error("the deadline passed before the turn began")]
+    Late,
+    /// The command could not be handled and is now a dead letter of the owner; its key is parked. It is handled when
+    /// an operator redrives it: do not send it again with another id.
+    #[error("the command is a dead letter: {reason}")]
+    DeadLetter {
+        /// The error of the last delivery.
+        reason: String,
+    },
+    /// The command failed and nothing was done: its handler panicked in every attempt, or requested effects that
+    /// cannot be written (an event or reply above 512 KiB, a command to an empty key). No other caller is affected.
+    /// Sent again with the same id, it is tried again and most likely fails again: fix the command or its handler.
+    #[error("the command failed: {reason}")]
+    Failed {
+        /// The error of the last attempt.
+        reason: String,
+    },
+    /// The id or idempotency key was used before for the same aggregate with another message; name, schema version,
+    /// codec and payload are compared. Nothing was done.
+    #[error("the id was used before with another payload")]
+    Conflict,
+    /// The id is older than ids are kept, so it is unknown whether the command was handled. Nothing was done now.
+    #[error("the id has expired")]
+    Expired,
+    /// The time in the id is more than 5 minutes ahead of the owner's clock. Nothing was done: correct the clock of
+    /// the machine that created the id, or use an idempotency key.
+    #[error("the id is from the future")]
+    IdInFuture,
+    /// The idempotency key is empty. Nothing was sent.
+    #[error("idempotency key is empty")]
+    EmptyIdempotencyKey,
+    /// The store refused the turn before anything was written. Nothing was done.
+    #[error("turn refused by the store")]
+    Refused(#[source] StoreError),
+    /// The turn ran and its commit failed. The command may or may not have been handled: send it again with the same
+    /// id.
+    #[error("failed to commit {id}")]
+    Unknown {
+        /// Id of the command.
+        id: MessageId,
+        /// The failure of the store.
+        source: StoreError,
+    },
+    /// Queries only: the view's code panicked, or its answer cannot be encoded. A query has no effect.
+    #[error("`{name}` of domain `{domain}` was not answered: {reason}")]
+    Unanswered {
+        /// The domain.
+        domain: String,
+        /// Name of the query.
+        name: String,
+        /// The reason given by the view's node.
+        reason: String,
+    },
+    /// The node is shutting down. Nothing was done.
+    #[error("node is shutting down")]
+    Stopped,
+    /// The command was handled, but the reply cannot be decoded: sender and owner use different versions of it.
+    #[error("failed to decode reply")]
+    Reply(#[source] CodecError),
+}
+
+impl SendError {
+    /// Returns whether the command may have been handled although there is no reply.
+    pub fn may_have_happened(&self) -> bool {
+        matches!(
+            self,
+            Self::NoReply { .. } | Self::Unknown { .. } | Self::DeadLetter { .. } | Self::Reply(_) | Self::Expired
+        )
+    }
+
+    /// Returns whether sending again with the same id may succeed without intervention. This is the only retry oracle.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Busy { .. }
+            | Self::NoOwner { .. }
+            | Self::NoReply { .. }
+            | Self::Late
+            | Self::IdInFuture
+            | Self::Unknown { .. }
+            | Self::Stopped => true,
+            Self::Refused(error) => error.is_transient(),
+            _ => false,
+        }
+    }
+
+    /// Returns the rejection, if the domain rejected the command.
+    pub fn rejection(&self) -> Option<&Rejection> {
+        match self {
+            Self::Rejected(rejection) => Some(rejection),
+            _ => None,
+        }
+    }
+}
+
+impl SendError {
+    /// Converts an outcome for the sender: the encoded reply, or the error.
+    ///
+    /// # Errors
+    /// Every outcome except a reply.
+    pub fn of(outcome: Outcome, domain: &str, name: &str, id: MessageId) -> Result<(Bytes, Codec), Self> {
+        Err(match outcome {
+            Outcome::Done(reply, codec) => return Ok((reply, codec)),
+            Outcome::DeadLetter(reason) => Self::DeadLetter { reason },
+            Outcome::Failed(reason) => Self::Failed { reason },
+            Outcome::Busy => Self::Busy { domain: domain.to_owned() },
+            Outcome::Unhandled => Self::Unhandled { domain: domain.to_owned(), name: name.to_owned() },
+            Outcome::Conflict => Self::Conflict,
+            Outcome::Expired => Self::Expired,
+            Outcome::IdInFuture => Self::IdInFuture,
+            Outcome::Late => Self::Late,
+            Outcome::Undecodable(reason) => Self::Undecodable { domain: domain.to_owned(), reason },
+            Outcome::Unanswered(reason) => {
+                Self::Unanswered { domain: domain.to_owned(), name: name.to_owned(), reason }
+            }
+            Outcome::Refused(error) => Self::Refused(error),
+            Outcome::Unknown(source) => Self::Unknown { id, source },
+            Outcome::Stopped => Self::Stopped,
+        })
+    }
+}

@@ -1,0 +1,20 @@
+//! Router: finds the endpoint of a message, and defines what its sender is told.
+//!
+//! Called by the client, the inbox and the relay; calls the endpoints that actors install. Frozen when the node
+//! starts: routing takes no lock, and routes never change under a message.
+
+mod delivery;
+mod endpoint;
+mod error;
+mod local;
+mod manifest;
+mod shapes;
+
+pub use delivery::{Action, Completion, DedupKey, Delivery, Outcome, SequenceTracker};
+pub use endpoint::{ActorEndpoint, CommandEndpoint, CommandMeta, Remote, RoutedJob, Submission, TypedReply};
+pub use error::SendError;
+pub use local::{LocalRoutes, NodeId};
+#[cfg(feature = "testing")]
+pub use manifest::PayloadTexts;
+pub use manifest::{ActorCard, DomainCard, Manifest, MessageCard, Shapes, StateCard};
+pub(crate) use shapes::{Judgment, PeerShapes, attach_shapes, is_from_actor};

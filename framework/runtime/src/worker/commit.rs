@@ -1,0 +1,170 @@
+//! Committing jobs: what is recorded about a finished job, and the wait until it is durable.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use foldhash::fast::FixedState;
+use tokio::sync::OnceCell;
+
+use super::Worker;
+use super::dispatcher::{JobNumber, WorkerDispatcher};
+use super::ledger::Ledger;
+use crate::actor::OwnedShard;
+use crate::router::{DedupKey, Outcome};
+use whizbang_core::message::{Domain, Envelope, Kind, MessageId};
+use whizbang_core::store::{Appended, Mark, Note, OutboxWrite, StoreError, StreamHint, Ticket, Turn};
+use whizbang_core::telemetry::TARGET;
+
+/// Number of turns of a stream after which a snapshot of its ledger is saved.
+const SNAPSHOT_EVERY: u64 = 1024;
+/// Log of one stream of a worker: one per shard, and one per idempotency key, so that a key is found with one read
+/// however long ago it was used.
+pub(super) struct JobLog {
+    pub(super) shard: Rc<OwnedShard>,
+    pub(super) key: String,
+    /// Belongs to one idempotency key, and is dropped when its job ends.
+    pub(super) single: bool,
+    pub(super) ledger: OnceCell<RefCell<Ledger>>,
+    /// Jobs in progress, with the digest of their message.
+    pub(super) running: RefCell<HashMap<MessageId, (JobNumber, u64), FixedState>>,
+    /// Last append that may not be durable yet.
+    pub(super) last: Cell<Option<Ticket>>,
+}
+
+/// Effect of a turn on its message.
+#[derive(Clone, Copy)]
+pub(super) enum End<'a> {
+    /// The message is done or dead-lettered.
+    Marked(&'a DedupKey),
+    /// A dead letter is done after all, or discarded.
+    Resolved,
+    /// The message is not finished.
+    Not,
+}
+
+/// Record about a message.
+pub(super) struct JobEntry<'a> {
+    pub(super) envelope: &'a Envelope,
+    pub(super) end: End<'a>,
+    pub(super) reply: &'a [u8],
+    pub(super) rejected: bool,
+    pub(super) notes: &'a [Note],
+}
+
+impl<W: Worker> WorkerDispatcher<W> {
+    /// Appends a turn, and waits until it is durable. A transient append failure is retried: the external effect is
+    /// done, and only the record is missing.
+    pub(super) async fn commit(
+        &self,
+        log: &JobLog,
+        ledger: &RefCell<Ledger>,
+        entry: &JobEntry<'_>,
+        outcome: Outcome,
+    ) -> Outcome {
+        let outside = matches!(entry.end, End::Marked(DedupKey::MessageId));
+        let mut failures = 0;
+        let appended = loop {
+            match self.append(log, ledger, entry) {
+                Ok(appended) => break appended,
+                Err(error) if outside || !error.is_transient() => return Outcome::Unknown(error),
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(target: TARGET, worker = %self.actor, %error, "failed to commit a finished job: retrying");
+                    tokio::time::sleep(self.context.settings.retry.all.wait(failures, &self.context.ids)).await;
+                }
+            }
+        };
+        self.after((!appended.committed).then_some(appended.ticket), outcome).await
+    }
+
+    /// Returns the outcome once everything up to `ticket` is durable.
+    pub(super) async fn after(&self, ticket: Option<Ticket>, outcome: Outcome) -> Outcome {
+        let Some(ticket) = ticket else { return outcome };
+        let (tell, told) = tokio::sync::oneshot::channel();
+        self.context.after_ticket(ticket, move |committed| {
+            let _ = tell.send(committed);
+        });
+        match told.await {
+            Ok(Ok(())) => outcome,
+            Ok(Err(error)) => Outcome::Unknown(error),
+            Err(_) => Outcome::Unknown(StoreError::Closed),
+        }
+    }
+
+    fn append(&self, log: &JobLog, ledger: &RefCell<Ledger>, entry: &JobEntry<'_>) -> Result<Appended, StoreError> {
+        let envelope = entry.envelope;
+        let time = self.context.ids.clock().now();
+        let answers = envelope.kind == Kind::Command && !entry.reply.is_empty();
+        let reply = if answers {
+            envelope.reply(&self.domain, entry.rejected, time, W::Domain::CODEC, entry.reply)
+        } else {
+            None
+        };
+        let outbox: Vec<_> = reply.iter().map(|(to, envelope)| OutboxWrite { to, envelope }).collect();
+        let digest = self.context.digest(envelope).value();
+        let mark = match entry.end {
+            End::Marked(DedupKey::MessageId) => Mark::Outside { digest },
+            End::Marked(DedupKey::Sequence { source, sequence, tracker: floor }) => {
+                Mark::From { source, sequence: *sequence, floor: floor.watermark_after(*sequence) }
+            }
+            // Marked again, so that a sender that repeats the command gets the reply.
+            End::Resolved if !entry.reply.is_empty() && is_from_outside(envelope) => Mark::Outside { digest },
+            End::Marked(DedupKey::Internal) | End::Resolved | End::Not => Mark::None,
+        };
+        let mut ledger = ledger.borrow_mut();
+        let turn = Turn {
+            actor: &self.actor,
+            key: &log.key,
+            stream: StreamHint::default(),
+            number: ledger.turns + 1,
+            version: 0,
+            time,
+            id: envelope.id,
+            correlation: envelope.correlation,
+            traceparent: envelope.traceparent.as_deref(),
+            mark,
+            reply: entry.reply,
+            reply_codec: W::Domain::CODEC,
+            events: &[],
+            outbox: &outbox,
+            timers: &[],
+            notes: entry.notes,
+        };
+        let appended = log.shard.writer.borrow_mut().append(&turn);
+        let appended = appended.inspect_err(|error| self.context.report_append_error(error))?;
+        ledger.turns += 1;
+        match &turn.mark {
+            Mark::Outside { digest } => ledger.seen.id(envelope.id, time, *digest, entry.reply, W::Domain::CODEC),
+            Mark::From { source, sequence, floor } => ledger.place(source, *sequence, *floor),
+            Mark::None | Mark::Timer { .. } => {}
+        }
+        if let End::Marked(DedupKey::Sequence { sequence, tracker: floor, .. }) = entry.end {
+            // Only after the append: a watermark above a message that is not in the log would lose it.
+            floor.mark_appended(*sequence);
+        }
+        if !matches!(entry.end, End::Not) {
+            ledger.failing.remove(&envelope.id);
+        }
+        entry.notes.iter().for_each(|note| ledger.note(note));
+        log.last.set((!appended.committed).then_some(appended.ticket));
+        self.context.counts.turns.one();
+        if !outbox.is_empty() {
+            let (shard, context) = (Rc::clone(&log.shard), Rc::clone(&self.context));
+            self.context.after_commit(appended, move |_| shard.mark_dirty(&context));
+        }
+        if ledger.turns.is_multiple_of(SNAPSHOT_EVERY) {
+            match ledger.save() {
+                Ok(snapshot) => log.shard.writer.borrow_mut().save_snapshot(&self.actor, &log.key, snapshot),
+                Err(error) => {
+                    tracing::warn!(target: TARGET, worker = %self.actor, %error, "failed to encode a snapshot");
+                }
+            }
+        }
+        Ok(appended)
+    }
+}
+
+fn is_from_outside(envelope: &Envelope) -> bool {
+    envelope.kind == Kind::Command && envelope.origin.is_none()
+}

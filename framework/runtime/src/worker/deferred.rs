@@ -1,0 +1,329 @@
+//! Deferred jobs: waiting for a slot, for the end of a back-off, or long-running.
+//!
+//! A message whose job is unfinished blocks its receive window, and with it messages for other actors. So a waiting
+//! job is recorded in the worker's own stream, which settles its message; in memory it takes an id. After a restart
+//! it is started again from the stream. Events are not deferred for a slot: they wait in their owner's log, because a
+//! worker has its own subscriptions, which delay no other.
+//!
+//! Called by the path of a [job](super::job). Never holds more than [`MAX_DEFERRED`] jobs per worker and thread; more
+//! messages wait with their sender.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::time::Instant;
+
+use super::Worker;
+use super::commit::{End, JobEntry, JobLog};
+use super::dispatcher::{JobNumber, WorkerDispatcher};
+use super::job::Failure;
+use super::ledger::Ledger;
+use super::plan::Done;
+use crate::actor::{MIN_WAIT, OwnedShard};
+use crate::router::{DedupKey, Outcome};
+use whizbang_core::clock::instant;
+use whizbang_core::message::{Codec, Domain, Envelope, MessageId};
+use whizbang_core::spawn::Task;
+use whizbang_core::store::{DeadLetter, DeadLetterReason, Note, SourceKind, StoreError};
+use whizbang_core::telemetry::{Counts, TARGET};
+use whizbang_core::user_code::caught;
+
+/// Time after which the message of a running job is recorded. Shorter jobs are not worth a second record.
+pub(super) const DEFER_AFTER: Duration = Duration::from_millis(100);
+/// Most deferred jobs of one worker on one thread. Each takes about 100 bytes of memory.
+const MAX_DEFERRED: usize = 65_536;
+/// Time after which a job is started again whose message could not be read.
+const REREAD_AFTER: Duration = Duration::from_secs(1);
+
+/// Deferred jobs by due time and insertion number: the shard and the message.
+type Due = BTreeMap<(Instant, u64), (Rc<OwnedShard>, MessageId)>;
+
+/// Deferred jobs, by the time when they are due.
+pub(super) struct DeferredJobs {
+    due: RefCell<Due>,
+    next: Cell<u64>,
+    wake: Notify,
+    task: RefCell<Option<Task>>,
+    counts: Arc<Counts>,
+}
+
+impl DeferredJobs {
+    pub(super) fn new(counts: Arc<Counts>) -> Rc<Self> {
+        let (due, next, wake, task) = (RefCell::default(), Cell::default(), Notify::new(), RefCell::default());
+        Rc::new(Self { due, next, wake, task, counts })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.due.borrow().is_empty()
+    }
+
+    pub(super) fn clear(&self) {
+        let task = self.task.borrow_mut().take();
+        drop(task);
+        let gone = std::mem::take(&mut *self.due.borrow_mut());
+        self.counts.deferred.set(self.counts.deferred.get().saturating_sub(gone.len() as u64));
+    }
+
+    fn push(&self, shard: &Rc<OwnedShard>, id: MessageId, due: Instant) {
+        let number = self.next.replace(self.next.get() + 1);
+        self.due.borrow_mut().insert((due, number), (Rc::clone(shard), id));
+        self.counts.deferred.set(self.counts.deferred.get() + 1);
+        self.wake.notify_one();
+    }
+
+    fn pop_due(&self) -> Option<(Rc<OwnedShard>, MessageId)> {
+        let mut due = self.due.borrow_mut();
+        let first = due.first_entry().filter(|entry| entry.key().0 <= instant())?;
+        let job = first.remove();
+        self.counts.deferred.set(self.counts.deferred.get().saturating_sub(1));
+        Some(job)
+    }
+
+    /// Waits until a job is due.
+    async fn is_due(&self) {
+        loop {
+            let next = self.due.borrow().first_key_value().map(|((due, _), _)| *due);
+            match next {
+                Some(due) if due <= instant() => return,
+                Some(due) => tokio::select! {
+                    biased;
+                    () = self.wake.notified() => {}
+                    () = tokio::time::sleep_until(due) => {}
+                },
+                None => self.wake.notified().await,
+            }
+        }
+    }
+}
+
+impl<W: Worker> WorkerDispatcher<W> {
+    /// Returns whether a message can be deferred here.
+    pub(super) fn can_defer(&self, arrival: &DedupKey) -> bool {
+        matches!(arrival, DedupKey::Sequence { .. }) && self.pending.due.borrow().len() < MAX_DEFERRED
+    }
+
+    /// Returns whether a message must be deferred until a slot is free.
+    pub(super) fn must_wait(&self, arrival: &DedupKey) -> bool {
+        let direct = matches!(arrival, DedupKey::Sequence { source, .. } if source.kind == SourceKind::Direct);
+        direct && self.slots.available_permits() == 0 && self.can_defer(arrival)
+    }
+
+    /// Records an unfinished job, after that many failed attempts. Returns whether its message is settled by that.
+    pub(super) async fn defer(
+        &self,
+        log: &JobLog,
+        ledger: &RefCell<Ledger>,
+        envelope: &Envelope,
+        arrival: &DedupKey,
+        failed: u32,
+    ) -> bool {
+        let dead_letter = DeadLetter {
+            actor: self.actor.clone(),
+            key: envelope.key.clone(),
+            reason: DeadLetterReason::Deferred,
+            error: "deferred until its worker is free".to_owned(),
+            attempts: failed,
+            time: self.context.ids.clock().now(),
+            envelope: envelope.clone(),
+        };
+        let attempt = (failed > 0).then_some(Note::Attempt { message: envelope.id, attempt: failed });
+        let notes: Vec<_> = attempt.into_iter().chain([Note::DeadLetter(Box::new(dead_letter))]).collect();
+        let entry = JobEntry { envelope, end: End::Marked(arrival), reply: &[], rejected: false, notes: &notes };
+        matches!(self.commit(log, ledger, &entry, no_reply()).await, Outcome::Done(..))
+    }
+
+    /// Schedules a deferred job to start after `wait`, when a slot is free.
+    pub(super) fn begin_later(self: &Rc<Self>, shard: &Rc<OwnedShard>, id: MessageId, wait: Duration) {
+        self.pending.push(shard, id, instant() + wait);
+        self.pending.task.borrow_mut().get_or_insert_with(|| {
+            let (me, pending, slots) = (Rc::downgrade(self), Rc::clone(&self.pending), Arc::clone(&self.slots));
+            let begin = move || {
+                let (me, pending, slots) = (me.clone(), Rc::clone(&pending), Arc::clone(&slots));
+                async move {
+                    loop {
+                        pending.is_due().await;
+                        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+                        let Some(me) = me.upgrade() else { return };
+                        if me.context.draining.get() || me.context.stopped.get() {
+                            // They are started after the restart.
+                            return;
+                        }
+                        if let Some((shard, id)) = pending.pop_due() {
+                            me.start(shard, id, slot);
+                        }
+                    }
+                }
+            };
+            let name = format!("deferred jobs of {}", self.actor);
+            whizbang_core::spawn::local(whizbang_core::spawn::restart_until_done(
+                Arc::clone(&self.context.user_code),
+                name,
+                begin,
+            ))
+        });
+    }
+
+    fn start(self: &Rc<Self>, shard: Rc<OwnedShard>, id: MessageId, slot: OwnedSemaphorePermit) {
+        let me = Rc::clone(self);
+        self.spawn(None, move |number| async move {
+            let running = caught(me.run_deferred(number, &shard, id, slot)).await;
+            if let Err(panicked) = &running {
+                let log = me.shard_log(&shard);
+                me.close(&log, id, number);
+                me.context.user_code.failed(&me.task(), &format!("{}; restarting its job", panicked.text()));
+                me.begin_later(&shard, id, REREAD_AFTER);
+            }
+            if let Ok(Ok(())) = running {
+                me.report_recovered();
+            }
+            if let Ok(Err(error)) = running {
+                tracing::warn!(
+                    target: TARGET, worker = %me.actor, %id, %error, "failed to read a deferred job: retrying",
+                );
+                me.begin_later(&shard, id, REREAD_AFTER);
+            }
+            me.settle(number, &no_reply());
+        });
+    }
+
+    /// Schedules the jobs of a shard that were deferred before the last start.
+    pub(super) async fn begin_deferred(self: Rc<Self>, shard: Rc<OwnedShard>) {
+        let log = self.shard_log(&shard);
+        loop {
+            match self.ledger(&log).await {
+                Ok(ledger) => {
+                    let waiting: Vec<_> = ledger.borrow().waiting.iter().copied().collect();
+                    let running = |id: &MessageId| log.running.borrow().contains_key(id);
+                    waiting.into_iter().filter(|id| !running(id)).for_each(|id| {
+                        self.begin_later(&shard, id, Duration::ZERO);
+                    });
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(target: TARGET, worker = %self.actor, %error, "failed to read a worker's stream");
+                    Rc::clone(&self.context).sleep_unless_draining(REREAD_AFTER).await;
+                    if self.context.draining.get() || self.context.stopped.get() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn run_deferred(
+        self: &Rc<Self>,
+        number: JobNumber,
+        shard: &Rc<OwnedShard>,
+        id: MessageId,
+        slot: OwnedSemaphorePermit,
+    ) -> Result<(), StoreError> {
+        let log = self.shard_log(shard);
+        let ledger = self.ledger(&log).await?;
+        let Some(dead_letter) = self.deferred_job(shard, id).await? else { return Ok(()) };
+        if !ledger.borrow().waiting.contains(&id) || log.running.borrow().contains_key(&id) {
+            return Ok(());
+        }
+        let envelope = Envelope { key: dead_letter.key, ..dead_letter.envelope };
+        log.running.borrow_mut().insert(id, (number, self.context.digest(&envelope).value()));
+        let mut failed = ledger.borrow().failing.get(&id).copied().unwrap_or(0);
+        // As with a job that is not deferred: an attempt that may crash the process is recorded before it begins.
+        let mut alone = None;
+        if self.context.predates_start(&envelope) {
+            if failed >= self.context.settings.retry.of(&envelope).crashes() {
+                self.failed_deferred(&log, ledger, &envelope, &Failure::ended(failed), failed).await;
+                self.close(&log, id, number);
+                return Ok(());
+            }
+            if failed > 0 {
+                alone = self.context.suspect_permits.acquire().await.ok();
+            }
+            let noted = self.note_attempt(&log, ledger, &envelope, failed + 1).await;
+            if !matches!(noted, Outcome::Done(..)) {
+                self.close(&log, id, number);
+                return Ok(());
+            }
+        }
+        self.begin(number);
+        let done = self.run_once(&envelope, failed + 1).await;
+        drop(alone);
+        drop(slot);
+        match done {
+            Ok(Done { reply, rejected }) => drop(self.done_deferred(&log, ledger, &envelope, &reply, rejected).await),
+            Err(failure) => {
+                failed += 1;
+                self.failed_deferred(&log, ledger, &envelope, &failure, failed).await;
+            }
+        }
+        self.close(&log, id, number);
+        Ok(())
+    }
+
+    /// Commits that a deferred job is done.
+    pub(super) async fn done_deferred(
+        &self,
+        log: &JobLog,
+        ledger: &RefCell<Ledger>,
+        envelope: &Envelope,
+        reply: &[u8],
+        rejected: bool,
+    ) -> Outcome {
+        if rejected {
+            self.context.counts.rejections.one();
+        }
+        let notes = [Note::Resolved { message: envelope.id }];
+        let entry = JobEntry { envelope, end: End::Resolved, reply, rejected, notes: &notes };
+        let done = Outcome::Done(Bytes::copy_from_slice(reply), W::Domain::CODEC);
+        self.commit(log, ledger, &entry, done).await
+    }
+
+    /// Records the failure of a deferred job: it is retried or becomes a dead letter.
+    pub(super) async fn failed_deferred(
+        self: &Rc<Self>,
+        log: &JobLog,
+        ledger: &RefCell<Ledger>,
+        envelope: &Envelope,
+        failure: &Failure,
+        failed: u32,
+    ) {
+        let retry = self.context.settings.retry.of(envelope);
+        let again = failure.is_transient() && failed < retry.attempts.max(1);
+        let note = if again {
+            tracing::warn!(
+                target: TARGET, worker = %self.actor, message = %envelope.name, id = %envelope.id, attempt = failed,
+                error = failure.text(), again, "job failed",
+            );
+            self.context.counts.retries.one();
+            Note::Attempt { message: envelope.id, attempt: failed }
+        } else {
+            self.dead_letter_note(envelope, failure, failed)
+        };
+        let notes = [note];
+        let end = if again { End::Not } else { End::Resolved };
+        let entry = JobEntry { envelope, end, reply: &[], rejected: false, notes: &notes };
+        let noted = self.commit(log, ledger, &entry, no_reply()).await;
+        if again && matches!(noted, Outcome::Done(..)) {
+            self.begin_later(&log.shard, envelope.id, retry.wait(failed, &self.context.ids).max(MIN_WAIT));
+        }
+    }
+
+    /// Returns the message of a deferred job; `None` if it is no longer deferred.
+    async fn deferred_job(&self, shard: &OwnedShard, id: MessageId) -> Result<Option<DeadLetter>, StoreError> {
+        let before = id.as_u128().checked_sub(1).map(MessageId::from_u128);
+        let dead_letters = shard.reader().dead_letters(before, 1).await?;
+        Ok(dead_letters.into_iter().find(|dead_letter| {
+            dead_letter.envelope.id == id
+                && dead_letter.actor == self.actor
+                && dead_letter.reason == DeadLetterReason::Deferred
+        }))
+    }
+}
+
+/// Returns the outcome for a message without a reply.
+pub(super) fn no_reply() -> Outcome {
+    Outcome::Done(Bytes::new(), Codec::Bincode)
+}

@@ -1,0 +1,233 @@
+//! Worker dispatcher: admits the messages of one worker on one thread and starts their jobs.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use tokio::sync::Semaphore;
+
+use super::commit::JobLog;
+use super::deferred::DeferredJobs;
+use super::{Worker, WorkerPlan};
+use crate::actor::{InFlightGuard, OwnedShard, ThreadContext};
+use crate::router::{Action, ActorEndpoint, Completion, DedupKey, Delivery, Outcome};
+use whizbang_core::message::{Envelope, Key, Name, shard_of};
+use whizbang_core::spawn::Task;
+use whizbang_core::store::StoreError;
+use whizbang_core::user_code::caught;
+
+/// Endpoint of one worker on one thread.
+pub(crate) struct WorkerDispatcher<W: Worker> {
+    pub(super) context: Rc<ThreadContext>,
+    pub(super) plan: WorkerPlan<W>,
+    pub(super) worker: Arc<W>,
+    pub(super) domain: Name,
+    pub(super) actor: Name,
+    /// Shards by number; `None` for those of other threads.
+    shards: Vec<Option<Rc<OwnedShard>>>,
+    /// One permit for each job that may run at once.
+    pub(super) slots: Arc<Semaphore>,
+    /// Deferred jobs.
+    pub(super) pending: Rc<DeferredJobs>,
+    /// Logs by stream key.
+    pub(super) logs: RefCell<HashMap<String, Rc<JobLog>, FixedState>>,
+    jobs: RefCell<HashMap<JobNumber, RunningJob, FixedState>>,
+    next: Cell<JobNumber>,
+}
+
+/// Identifies one job of a dispatcher.
+pub(super) type JobNumber = u64;
+
+/// An admitted, unsettled message.
+struct RunningJob {
+    _task: Task,
+    /// User code has begun: from now on an external effect is possible.
+    begun: bool,
+    /// Completions of the first delivery and of repeated ones.
+    settle: Vec<Completion>,
+    _flights: Vec<InFlightGuard>,
+}
+
+impl<W: Worker> WorkerDispatcher<W> {
+    pub(crate) fn new(
+        context: Rc<ThreadContext>,
+        worker: Arc<W>,
+        domain: Name,
+        actor: Name,
+        shards: Vec<Option<Rc<OwnedShard>>>,
+    ) -> Rc<Self> {
+        let slots = Arc::new(Semaphore::new(context.settings.jobs));
+        let pending = DeferredJobs::new(Arc::clone(&context.counts));
+        Rc::new(Self {
+            context,
+            plan: WorkerPlan::of(),
+            worker,
+            domain,
+            actor,
+            shards,
+            slots,
+            pending,
+            logs: RefCell::default(),
+            jobs: RefCell::default(),
+            next: Cell::new(1),
+        })
+    }
+
+    /// Returns the outcome of a message that is not admitted.
+    fn refused(&self, delivery: &Delivery) -> Option<Outcome> {
+        let outside = matches!(delivery.dedup_key, DedupKey::MessageId);
+        if self.context.stopped.get() || self.context.draining.get() {
+            return Some(Outcome::Stopped);
+        }
+        // Jobs have their own bound, so that jobs waiting for slow services use up no turns. Messages of the node
+        // itself (events, redrives) were bounded where they were pulled in.
+        if outside && self.jobs.borrow().len() >= self.context.settings.in_flight {
+            self.context.counts.busy.one();
+            return Some(Outcome::Busy);
+        }
+        let key = Key::from(delivery.envelope.key.as_str());
+        (!key.is_valid()).then(|| Outcome::Undecodable("a key has 1 to 256 bytes".to_owned()))
+    }
+
+    fn shard(&self, key: &str) -> Option<&Rc<OwnedShard>> {
+        let shards = u16::try_from(self.shards.len()).unwrap_or(u16::MAX);
+        self.shards.get(usize::from(shard_of(key, shards)))?.as_ref()
+    }
+
+    /// Records that user code begins.
+    pub(super) fn begin(&self, job: JobNumber) {
+        if let Some(running) = self.jobs.borrow_mut().get_mut(&job) {
+            running.begun = true;
+        }
+    }
+
+    /// Settles a message whose job continues, because it is deferred.
+    pub(super) fn settle_early(&self, job: JobNumber, outcome: &Outcome) {
+        let settle = self.jobs.borrow_mut().get_mut(&job).map(|running| std::mem::take(&mut running.settle));
+        for settle in settle.into_iter().flatten() {
+            settle(outcome.clone());
+        }
+    }
+
+    /// Starts the task of a job.
+    pub(super) fn spawn<T: Future<Output = ()> + 'static>(
+        &self,
+        settle: Option<Completion>,
+        work: impl FnOnce(JobNumber) -> T,
+    ) {
+        let number = self.next.replace(self.next.get() + 1);
+        let flights = vec![self.context.track_job()];
+        let task = whizbang_core::spawn::local(work(number));
+        let settle = settle.into_iter().collect();
+        self.jobs.borrow_mut().insert(number, RunningJob { _task: task, begun: false, settle, _flights: flights });
+    }
+
+    /// Merges a repeated delivery into the running job of its message: it gets the same outcome.
+    pub(super) fn join(&self, again: JobNumber, first: JobNumber) {
+        let mut jobs = self.jobs.borrow_mut();
+        let Some(mut running) = jobs.remove(&again) else { return };
+        if let Some(first) = jobs.get_mut(&first) {
+            first.settle.append(&mut running.settle);
+            first._flights.append(&mut running._flights);
+        }
+        drop(jobs);
+        drop(running);
+    }
+
+    /// Returns whether user code has begun for a job.
+    pub(super) fn has_begun(&self, job: JobNumber) -> bool {
+        self.jobs.borrow().get(&job).is_some_and(|running| running.begun)
+    }
+
+    /// Returns the task name under which failures of jobs are reported.
+    pub(super) fn task(&self) -> String {
+        format!("jobs of {}", self.actor)
+    }
+
+    /// Reports that a job has ended normally: its worker is no longer listed as failed.
+    pub(super) fn report_recovered(&self) {
+        if self.context.counts.failed_tasks.get() > 0 {
+            self.context.user_code.task_recovered(&self.task());
+        }
+    }
+
+    /// Runs an operator's request. A panic outside of user code is reported, and the operator gets an error.
+    async fn guarded(&self, job: JobNumber, work: impl Future<Output = ()>) {
+        if let Err(panicked) = caught(work).await {
+            self.context.user_code.failed(&self.task(), panicked.text());
+            self.settle(job, &Outcome::Unknown(StoreError::Closed));
+        }
+    }
+
+    /// Settles the message of a job with its outcome.
+    pub(super) fn settle(&self, job: JobNumber, outcome: &Outcome) {
+        let Some(running) = self.jobs.borrow_mut().remove(&job) else { return };
+        let RunningJob { _task, settle, _flights, .. } = running;
+        // The in-flight guard is released first: the completion may check at once whether the node is idle.
+        drop(_flights);
+        for settle in settle {
+            settle(outcome.clone());
+        }
+    }
+}
+
+impl<W: Worker> ActorEndpoint for Rc<WorkerDispatcher<W>> {
+    fn deliver(&self, delivery: Delivery) {
+        if let Some(outcome) = self.refused(&delivery) {
+            return (delivery.completion)(outcome);
+        }
+        let Delivery { action: work, envelope, dedup_key: arrival, completion: settle } = delivery;
+        let Some(shard) = self.shard(&envelope.key) else { return settle(Outcome::Stopped) };
+        let (dispatcher, shard) = (Rc::clone(self), Rc::clone(shard));
+        self.spawn(Some(settle), move |number| async move {
+            match work {
+                Action::Redrive => dispatcher.guarded(number, dispatcher.redrive(number, &shard, envelope)).await,
+                Action::Discard { message } => {
+                    dispatcher.guarded(number, dispatcher.discard(number, &shard, envelope, message)).await;
+                }
+                _ => dispatcher.take(number, shard, envelope, arrival).await,
+            }
+        });
+    }
+
+    fn key_of(&self, event: &Envelope) -> Result<Option<String>, String> {
+        let taken = self.plan.on.contains_key(&(&*event.domain, &*event.name));
+        Ok(event.origin.as_ref().filter(|_| taken).map(|origin| origin.key.clone()))
+    }
+
+    fn live_count(&self) -> usize {
+        self.jobs.borrow().len()
+    }
+
+    fn passivate_idle(&self, _idle_sweeps: u64, _cap: usize) {
+        // Logs of shards stay; those of single messages are dropped with their job.
+    }
+
+    fn deliver_deferred(&self) {
+        for shard in self.shards.iter().flatten() {
+            let (me, shard) = (Rc::clone(self), Rc::clone(shard));
+            let begin = move || Rc::clone(&me).begin_deferred(Rc::clone(&shard));
+            whizbang_core::spawn::restarting(&self.context.user_code, "schedule deferred jobs", begin);
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.pending.is_empty() || self.context.draining.get()
+    }
+
+    fn reset(&self) {
+        let jobs = std::mem::take(&mut *self.jobs.borrow_mut());
+        self.logs.borrow_mut().clear();
+        self.pending.clear();
+        for running in jobs.into_values() {
+            let outcome = if running.begun { Outcome::Unknown(StoreError::Closed) } else { Outcome::Stopped };
+            // The job is ended before its completion is called, which may send the message again.
+            drop(running._task);
+            for settle in running.settle {
+                settle(outcome.clone());
+            }
+        }
+    }
+}

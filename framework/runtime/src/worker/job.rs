@@ -1,0 +1,481 @@
+//! Path of one job: admitted once, run, committed, settled.
+
+use std::cell::{Cell, RefCell};
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::OnceCell;
+
+use super::commit::{End, JobEntry, JobLog};
+use super::deferred::{DEFER_AFTER, no_reply};
+use super::dispatcher::{JobNumber, WorkerDispatcher};
+use super::ledger::Ledger;
+use super::plan::{Done, JobFailure};
+use super::{Job, Worker, stream_of};
+use crate::actor::{MIN_WAIT, OwnedShard, duplicate_outcome};
+use crate::inbox::Admission;
+use crate::router::{DedupKey, Outcome};
+use whizbang_core::message::{Codec, Digest, Domain, Envelope, Kind, MessageId};
+use whizbang_core::spawn::{FIRST_RESTART, LONGEST_RESTART};
+use whizbang_core::store::{DeadLetter, DeadLetterReason, Note, StoreError, StreamState};
+use whizbang_core::telemetry::TARGET;
+use whizbang_core::user_code::caught;
+
+impl<W: Worker> WorkerDispatcher<W> {
+    /// Processes a message from its delivery to its outcome.
+    ///
+    /// Panics of user code are caught where it is called. If other code panics, for instance the store, a caller gets
+    /// an error, and a message of an actor or a log is processed again after a wait: it is delivered only once.
+    pub(super) async fn take(
+        self: &Rc<Self>,
+        number: JobNumber,
+        shard: Rc<OwnedShard>,
+        envelope: Envelope,
+        arrival: DedupKey,
+    ) {
+        let mut wait = FIRST_RESTART;
+        while let Err(panicked) = caught(self.process_once(number, &shard, &envelope, &arrival)).await {
+            let log = self.log(&shard, &envelope);
+            self.close(&log, envelope.id, number);
+            let again = matches!(arrival, DedupKey::Sequence { .. });
+            let then = if again { "; processing its message again" } else { "" };
+            self.context.user_code.failed(&self.task(), &format!("{}{then}", panicked.text()));
+            if again {
+                Rc::clone(&self.context).sleep_unless_draining(wait).await;
+                wait = (wait * 2).min(LONGEST_RESTART);
+            }
+            if !again || self.context.draining.get() || self.context.stopped.get() {
+                let unknown = self.has_begun(number);
+                let outcome = if unknown { Outcome::Unknown(StoreError::Closed) } else { Outcome::Stopped };
+                return self.settle(number, &outcome);
+            }
+            let waits = |ledger: &RefCell<Ledger>| ledger.borrow().waiting.contains(&envelope.id);
+            if log.ledger.get().is_some_and(waits) {
+                // It was deferred before the panic.
+                self.begin_later(&shard, envelope.id, wait);
+                return self.settle(number, &no_reply());
+            }
+        }
+        self.report_recovered();
+    }
+
+    async fn process_once(
+        self: &Rc<Self>,
+        number: JobNumber,
+        shard: &Rc<OwnedShard>,
+        envelope: &Envelope,
+        arrival: &DedupKey,
+    ) {
+        let log = self.log(shard, envelope);
+        let outcome = loop {
+            match self.ledger(&log).await {
+                Ok(ledger) => match self.admit(number, &log, ledger, envelope, arrival).await {
+                    JobAdmission::Yes => break self.perform(number, &log, ledger, envelope, arrival).await,
+                    JobAdmission::Joined => return,
+                    JobAdmission::No(outcome) => break self.after(log.last.get(), outcome).await,
+                },
+                Err(error) if matches!(arrival, DedupKey::MessageId) => break Outcome::Refused(error),
+                Err(error) => {
+                    tracing::warn!(target: TARGET, worker = %self.actor, %error, "failed to read a worker's stream: retrying");
+                    Rc::clone(&self.context)
+                        .sleep_unless_draining(self.context.settings.retry.all.wait(3, &self.context.ids).max(MIN_WAIT))
+                        .await;
+                    if self.context.draining.get() || self.context.stopped.get() {
+                        break Outcome::Stopped;
+                    }
+                }
+            }
+        };
+        self.close(&log, envelope.id, number);
+        self.settle(number, &outcome);
+    }
+
+    /// Returns the log in which the message is recorded.
+    pub(super) fn log(&self, shard: &Rc<OwnedShard>, envelope: &Envelope) -> Rc<JobLog> {
+        let single = envelope.kind == Kind::Command && envelope.origin.is_none() && envelope.id.time().is_none();
+        if single { self.log_of(shard, format!("key-{}", envelope.id), true) } else { self.shard_log(shard) }
+    }
+
+    /// Returns the log of a shard.
+    pub(super) fn shard_log(&self, shard: &Rc<OwnedShard>) -> Rc<JobLog> {
+        self.log_of(shard, stream_of(shard.id.shard), false)
+    }
+
+    fn log_of(&self, shard: &Rc<OwnedShard>, key: String, single: bool) -> Rc<JobLog> {
+        let mut logs = self.logs.borrow_mut();
+        let log = logs.entry(key.clone()).or_insert_with(|| {
+            Rc::new(JobLog {
+                shard: Rc::clone(shard),
+                key,
+                single,
+                ledger: OnceCell::new(),
+                running: RefCell::default(),
+                last: Cell::new(None),
+            })
+        });
+        Rc::clone(log)
+    }
+
+    pub(super) async fn ledger<'a>(&self, log: &'a JobLog) -> Result<&'a RefCell<Ledger>, StoreError> {
+        let load = || async {
+            let reader = log.shard.reader();
+            let mut stored = reader.load(&self.actor, &log.key).await?;
+            if stored.snapshot.as_ref().is_some_and(|snapshot| !Ledger::accepts(snapshot)) {
+                // A snapshot is a cache: the log is complete without it.
+                let turns = reader.history(&self.actor, &log.key).await?;
+                stored = StreamState { snapshot: None, turns };
+            }
+            Ok(RefCell::new(Ledger::rebuild(&stored, reader.watermarks())))
+        };
+        log.ledger.get_or_try_init(load).await
+    }
+
+    /// Admits a new message, which is in progress from now on.
+    async fn admit(
+        &self,
+        number: JobNumber,
+        log: &JobLog,
+        ledger: &RefCell<Ledger>,
+        envelope: &Envelope,
+        arrival: &DedupKey,
+    ) -> JobAdmission {
+        let (id, digest) = (envelope.id, self.context.digest(envelope));
+        if let Some(outcome) = self.context.refuse_expired_id(id).filter(|_| matches!(arrival, DedupKey::MessageId)) {
+            return JobAdmission::No(outcome);
+        }
+        let mut looked_up = false;
+        loop {
+            if let Some((first, known)) = log.running.borrow().get(&id).copied() {
+                self.context.counts.duplicates.one();
+                if known != digest.value() {
+                    return JobAdmission::No(Outcome::Conflict);
+                }
+                self.join(number, first);
+                return JobAdmission::Joined;
+            }
+            match arrival {
+                DedupKey::Sequence { source, sequence, tracker: floor } => {
+                    if ledger.borrow().has(source, *sequence) {
+                        floor.mark_known(*sequence);
+                        self.context.counts.duplicates.one();
+                        return JobAdmission::No(Outcome::Done(Bytes::new(), Codec::Bincode));
+                    }
+                }
+                DedupKey::MessageId => {
+                    let admission = ledger.borrow().seen.admit_id(id, &digest, self.context.dedup_horizon());
+                    match admission {
+                        Admission::LookUp if !looked_up => {
+                            looked_up = true;
+                            match self.look_up(log, id, &digest).await {
+                                Some(outcome) => return JobAdmission::No(outcome),
+                                // Another delivery may have begun during the lookup.
+                                None => continue,
+                            }
+                        }
+                        Admission::New | Admission::LookUp => {
+                            if let Some(outcome) = self.context.refuse_new(envelope) {
+                                return JobAdmission::No(outcome);
+                            }
+                        }
+                        Admission::Duplicate(reply, codec) => {
+                            self.context.counts.duplicates.one();
+                            return JobAdmission::No(duplicate_outcome(reply, codec));
+                        }
+                        Admission::Conflict => return JobAdmission::No(Outcome::Conflict),
+                    }
+                }
+                DedupKey::Internal => {}
+            }
+            log.running.borrow_mut().insert(id, (number, digest.value()));
+            return JobAdmission::Yes;
+        }
+    }
+
+    /// Looks up an id in the store that memory does not know.
+    async fn look_up(&self, log: &JobLog, id: MessageId, digest: &Digest<'_>) -> Option<Outcome> {
+        // The last append is visible once it is committed.
+        let outcome = self.after(log.last.get(), Outcome::Done(Bytes::new(), Codec::Bincode)).await;
+        if !matches!(outcome, Outcome::Done(..)) {
+            return Some(outcome);
+        }
+        let turn = match log.shard.reader().find_turn(&self.actor, &log.key, id).await {
+            Ok(turn) => turn.filter(|turn| id.time().is_some() || turn.time >= self.context.dedup_horizon())?,
+            Err(error) => return Some(Outcome::Refused(error)),
+        };
+        if !turn.digest.is_some_and(|known| digest.matches(known)) {
+            return Some(Outcome::Conflict);
+        }
+        self.context.counts.duplicates.one();
+        Some(duplicate_outcome(turn.reply, turn.reply_codec))
+    }
+
+    /// Runs the job, retrying if necessary, and commits that it is done.
+    async fn perform(
+        self: &Rc<Self>,
+        number: JobNumber,
+        log: &Rc<JobLog>,
+        ledger: &RefCell<Ledger>,
+        envelope: &Envelope,
+        arrival: &DedupKey,
+    ) -> Outcome {
+        let retry = self.context.settings.retry.of(envelope);
+        let mut failed = ledger.borrow().failing.get(&envelope.id).copied().unwrap_or(0);
+        // A fresh job needs no record before it begins. One that may have crashed the process has each attempt
+        // recorded first, and a recorded, unfinished one runs alone, so that no job is blamed for the crash of
+        // another.
+        let mut caution = self.context.envelope_may_have_begun(envelope, arrival);
+        loop {
+            if self.must_wait(arrival) && self.defer(log, ledger, envelope, arrival, failed).await {
+                self.begin_later(&log.shard, envelope.id, Duration::ZERO);
+                return no_reply();
+            }
+            if caution && failed >= retry.crashes() {
+                return self.dead_letter(log, ledger, envelope, arrival, &Failure::ended(failed), failed).await;
+            }
+            let alone = if caution && failed > 0 { self.context.suspect_permits.acquire().await.ok() } else { None };
+            let (done, kept) = {
+                let Ok(_slot) = self.slots.acquire().await else { return Outcome::Stopped };
+                if self.context.draining.get() || self.context.stopped.get() {
+                    // It stays in its source and is run after the restart. The caller must not be told that nothing
+                    // was done if an attempt was made.
+                    return if failed == 0 { Outcome::Stopped } else { Outcome::Unknown(StoreError::Closed) };
+                }
+                // It may have waited long for its slot.
+                let first = failed == 0 && matches!(arrival, DedupKey::MessageId);
+                if let Some(outcome) = self.context.refuse_new(envelope).filter(|_| first) {
+                    return outcome;
+                }
+                if caution {
+                    let noted = self.note_attempt(log, ledger, envelope, failed + 1).await;
+                    if !matches!(noted, Outcome::Done(..)) {
+                        return noted;
+                    }
+                    caution = false;
+                }
+                self.begin(number);
+                let mut job = pin!(self.run_once(envelope, failed + 1));
+                match tokio::time::timeout(DEFER_AFTER, &mut job).await {
+                    Ok(done) => (done, false),
+                    Err(_) if self.can_defer(arrival) => {
+                        // It runs long: its message is recorded, so that it blocks nothing.
+                        let keep = async {
+                            let kept = self.defer(log, ledger, envelope, arrival, failed).await;
+                            if kept {
+                                self.settle_early(number, &no_reply());
+                            }
+                            kept
+                        };
+                        tokio::join!(job, keep)
+                    }
+                    Err(_) => (job.await, false),
+                }
+            };
+            drop(alone);
+            if kept {
+                match done {
+                    Ok(Done { reply, rejected }) => {
+                        return self.done_deferred(log, ledger, envelope, &reply, rejected).await;
+                    }
+                    Err(failure) => self.failed_deferred(log, ledger, envelope, &failure, failed + 1).await,
+                }
+                return no_reply();
+            }
+            let failure = match done {
+                Ok(Done { reply, rejected }) => {
+                    if rejected {
+                        self.context.counts.rejections.one();
+                    }
+                    let entry = JobEntry { envelope, end: End::Marked(arrival), reply: &reply, rejected, notes: &[] };
+                    let done = Outcome::Done(Bytes::copy_from_slice(&reply), W::Domain::CODEC);
+                    return self.commit(log, ledger, &entry, done).await;
+                }
+                Err(failure) => failure,
+            };
+            // The caller is waiting and gets the error; nothing was done.
+            match &failure {
+                Failure::Undecodable(text) if matches!(arrival, DedupKey::MessageId) => {
+                    return Outcome::Undecodable(text.clone());
+                }
+                Failure::Unhandled if matches!(arrival, DedupKey::MessageId) => return Outcome::Unhandled,
+                _ => {}
+            }
+            failed += 1;
+            let again = failure.is_transient() && failed < retry.attempts.max(1);
+            tracing::warn!(
+                target: TARGET, worker = %self.actor, message = %envelope.name, id = %envelope.id, attempt = failed,
+                error = failure.text(), again, "job failed",
+            );
+            if !again {
+                return self.dead_letter(log, ledger, envelope, arrival, &failure, failed).await;
+            }
+            self.context.counts.retries.one();
+            let wait = retry.wait(failed, &self.context.ids).max(MIN_WAIT);
+            if self.can_defer(arrival) && self.defer(log, ledger, envelope, arrival, failed).await {
+                self.begin_later(&log.shard, envelope.id, wait);
+                return no_reply();
+            }
+            // Recorded before the next attempt: a failing job must reach its last attempt even across restarts.
+            let noted = self.note_attempt(log, ledger, envelope, failed).await;
+            if !matches!(noted, Outcome::Done(..)) {
+                return noted;
+            }
+            Rc::clone(&self.context).sleep_unless_draining(wait).await;
+        }
+    }
+
+    /// Records that this many deliveries of a message have begun, and waits until that is durable.
+    pub(super) async fn note_attempt(
+        &self,
+        log: &JobLog,
+        ledger: &RefCell<Ledger>,
+        envelope: &Envelope,
+        attempt: u32,
+    ) -> Outcome {
+        let notes = [Note::Attempt { message: envelope.id, attempt }];
+        let entry = JobEntry { envelope, end: End::Not, reply: &[], rejected: false, notes: &notes };
+        let noted = self.commit(log, ledger, &entry, Outcome::Done(Bytes::new(), Codec::Bincode)).await;
+        if matches!(noted, Outcome::Done(..)) {
+            ledger.borrow_mut().failing.insert(envelope.id, attempt);
+        }
+        noted
+    }
+
+    /// Calls user code once.
+    pub(super) async fn run_once(&self, envelope: &Envelope, delivery: u32) -> Result<Done, Failure> {
+        let list = if envelope.kind == Kind::Event { &self.plan.on } else { &self.plan.performs };
+        let run = list.get(&(&*envelope.domain, &*envelope.name)).ok_or(Failure::Unhandled)?;
+        if let Some(error) = self.context.settings.shapes.refusal(envelope) {
+            return Err(Failure::Undecodable(error.to_string()));
+        }
+        tracing::debug!(
+            target: TARGET, room = "worker", worker = %self.actor, message = %envelope.name, id = %envelope.id,
+            correlation = %envelope.correlation, delivery, "job started",
+        );
+        let job = Job {
+            idempotency_key: envelope.id,
+            delivery,
+            key: envelope.key.clone(),
+            correlation: envelope.correlation,
+        };
+        let (worker, message) = (std::sync::Arc::clone(&self.worker), envelope.clone());
+        #[cfg(feature = "testing")]
+        let (attempt, watched) = {
+            let attempt = super::Attempt::begin(W::Domain::NAME, W::NAME, envelope, delivery);
+            (attempt.clone(), attempt)
+        };
+        let running = async move {
+            #[cfg(feature = "testing")]
+            crate::actor::Failpoints::hit(W::Domain::NAME, &message);
+            let done = run(worker, message, job).await;
+            #[cfg(feature = "testing")]
+            let done = watched.returned(done).await;
+            done
+        };
+        let limit = self.context.settings.job_limit;
+        let code = &self.context.user_code;
+        let label = code.label(W::NAME, &envelope.name);
+        let ended = match tokio::time::timeout(limit, code.run(label, running)).await {
+            Ok(Ok(Ok(done))) => Ok(done),
+            Ok(Ok(Err(JobFailure::Undecodable(error)))) => Err(Failure::Undecodable(error.to_string())),
+            Ok(Ok(Err(JobFailure::Retry(text)))) => Err(Failure::Retry(text)),
+            Ok(Ok(Err(JobFailure::Fail(text)))) => Err(Failure::Fail(text)),
+            Ok(Err(panicked)) => Err(Failure::Retry(format!("the job {panicked}"))),
+            Err(_) => Err(Failure::Retry(format!("the job took longer than {limit:?}"))),
+        };
+        #[cfg(feature = "testing")]
+        attempt.ended(&ended);
+        ended
+    }
+
+    /// Dead-letters a message after its last delivery. Other jobs continue, because jobs have no order.
+    async fn dead_letter(
+        &self,
+        log: &JobLog,
+        ledger: &RefCell<Ledger>,
+        envelope: &Envelope,
+        arrival: &DedupKey,
+        failure: &Failure,
+        attempts: u32,
+    ) -> Outcome {
+        let notes = [self.dead_letter_note(envelope, failure, attempts)];
+        let entry = JobEntry { envelope, end: End::Marked(arrival), reply: &[], rejected: false, notes: &notes };
+        self.commit(log, ledger, &entry, Outcome::DeadLetter(failure.text().to_owned())).await
+    }
+
+    /// Returns the note that a message is a dead letter.
+    pub(super) fn dead_letter_note(&self, envelope: &Envelope, failure: &Failure, attempts: u32) -> Note {
+        self.context.counts.dead_letters.one();
+        tracing::error!(
+            target: TARGET, worker = %self.actor, message = %envelope.name, id = %envelope.id, attempts,
+            error = failure.text(), "message dead-lettered: redrive or discard it",
+        );
+        Note::DeadLetter(Box::new(DeadLetter {
+            actor: self.actor.clone(),
+            key: envelope.key.clone(),
+            reason: failure.reason(),
+            error: failure.text().to_owned(),
+            attempts,
+            time: self.context.ids.clock().now(),
+            envelope: envelope.clone(),
+        }))
+    }
+
+    /// Records that the message is no longer in progress.
+    pub(super) fn close(&self, log: &Rc<JobLog>, id: MessageId, number: JobNumber) {
+        let mut running = log.running.borrow_mut();
+        if running.get(&id).is_some_and(|(first, _)| *first == number) {
+            running.remove(&id);
+        }
+        if log.single && running.is_empty() {
+            let mut logs = self.logs.borrow_mut();
+            if logs.get(&log.key).is_some_and(|known| Rc::ptr_eq(known, log)) {
+                logs.remove(&log.key);
+            }
+        }
+    }
+}
+
+/// Result of admitting a message.
+enum JobAdmission {
+    Yes,
+    /// Its job is in progress already; it gets the outcome of that.
+    Joined,
+    No(Outcome),
+}
+
+/// Reason why a job is not done.
+pub(super) enum Failure {
+    Undecodable(String),
+    Unhandled,
+    Retry(String),
+    Fail(String),
+}
+
+impl Failure {
+    /// The process ended during each of this many deliveries.
+    pub(super) fn ended(deliveries: u32) -> Self {
+        Self::Fail(format!("the process ended during each of its last {deliveries} deliveries"))
+    }
+
+    /// Returns whether another delivery may succeed.
+    pub(super) fn is_transient(&self) -> bool {
+        matches!(self, Self::Retry(_))
+    }
+
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Self::Undecodable(text) | Self::Retry(text) | Self::Fail(text) => text,
+            Self::Unhandled => "no handler for this message",
+        }
+    }
+
+    fn reason(&self) -> DeadLetterReason {
+        match self {
+            Self::Undecodable(_) => DeadLetterReason::Undecodable,
+            Self::Unhandled => DeadLetterReason::Unhandled,
+            Self::Retry(_) | Self::Fail(_) => DeadLetterReason::Attempts,
+        }
+    }
+}

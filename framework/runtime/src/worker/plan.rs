@@ -1,0 +1,125 @@
+//! Worker plan: the commands and events that the derive lists for a worker.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use futures_util::future::LocalBoxFuture;
+
+use super::{Job, OnEvent, Perform, WorkError, Worker};
+use crate::actor::names;
+use crate::router::{ActorCard, MessageCard};
+use whizbang_core::message::{CodecError, Coded, Command, Domain, Envelope, Event, Message, Of, encode_reply_verified};
+use whizbang_core::telemetry::shortened;
+
+/// Runs one job.
+type Doing<W> = fn(Arc<W>, Envelope, Job) -> LocalBoxFuture<'static, Result<Done, JobFailure>>;
+type ByName<T> = HashMap<(&'static str, &'static str), T, FixedState>;
+
+/// A finished job.
+pub(crate) struct Done {
+    /// Encoded `Result<Reply, Rejection>`.
+    pub(crate) reply: Vec<u8>,
+    pub(crate) rejected: bool,
+}
+
+/// Reason why a job is not done.
+pub(crate) enum JobFailure {
+    /// The message cannot be decoded; nothing was done.
+    Undecodable(CodecError),
+    /// Another attempt may succeed.
+    Retry(String),
+    /// Permanent failure.
+    Fail(String),
+}
+
+impl JobFailure {
+    fn of(error: Box<dyn Error + Send + Sync>, make: fn(String) -> Self) -> Self {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(error) = source {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            source = error.source();
+        }
+        make(shortened(text))
+    }
+}
+
+/// List filled by [`Worker::wire`].
+#[doc(hidden)]
+pub struct WorkerPlan<W: ?Sized> {
+    pub(crate) performs: ByName<Doing<W>>,
+    pub(crate) on: ByName<Doing<W>>,
+    pub(crate) card: ActorCard,
+}
+
+impl<W: Worker> WorkerPlan<W> {
+    /// Returns the filled list of a worker.
+    pub(crate) fn of() -> Self {
+        let card =
+            ActorCard { name: W::NAME.to_owned(), role: "worker", formerly: W::FORMERLY, ..ActorCard::default() };
+        let mut plan = Self { performs: HashMap::default(), on: HashMap::default(), card };
+        W::wire(&mut plan);
+        plan
+    }
+
+    /// Lists a command that is performed.
+    pub fn performs<C: Command + Of<W::Domain>>(&mut self)
+    where
+        W: Perform<C>,
+    {
+        self.card.handles.push(MessageCard::of_command::<C>());
+        let perform: Doing<W> = |worker, envelope, job| {
+            Box::pin(async move {
+                let command = <C as Message>::decode(envelope.version, envelope.codec, &envelope.payload)
+                    .map_err(JobFailure::Undecodable)?;
+                reply::<W, C::Reply>(worker.perform(command, job).await)
+            })
+        };
+        self.performs.extend(names::<C>().map(|name| ((<C::Domain as Domain>::NAME, name), perform)));
+    }
+
+    /// Lists an event with a handler.
+    pub fn on<E: Event>(&mut self)
+    where
+        W: OnEvent<E>,
+    {
+        self.card.takes.push(MessageCard::of::<E>());
+        let perform: Doing<W> = |worker, envelope, job| {
+            Box::pin(async move {
+                let mut events = Vec::new();
+                <E as Message>::decode_each(envelope.version, envelope.codec, &envelope.payload, &mut |event| {
+                    events.push(event);
+                })
+                .map_err(JobFailure::Undecodable)?;
+                let mut done = reply::<W, ()>(Ok(()))?;
+                for (event, nth) in events.into_iter().zip(0..) {
+                    let mut job = job.clone();
+                    // If one stored event was split into several, each has its own external effect.
+                    if nth > 0 {
+                        job.idempotency_key = job.idempotency_key.derive("split", nth);
+                    }
+                    done = reply::<W, ()>(worker.on_event(event, job).await)?;
+                }
+                Ok(done)
+            })
+        };
+        self.on.extend(names::<E>().map(|name| ((<E::Domain as Domain>::NAME, name), perform)));
+    }
+}
+
+fn reply<W: Worker, R: Coded + 'static>(result: Result<R, WorkError>) -> Result<Done, JobFailure> {
+    let reply = match result {
+        Ok(reply) => Ok(reply),
+        Err(WorkError::Rejected(rejection)) => Err(rejection),
+        Err(WorkError::Retry(error)) => return Err(JobFailure::of(error, JobFailure::Retry)),
+        Err(WorkError::Fail(error)) => return Err(JobFailure::of(error, JobFailure::Fail)),
+    };
+    let rejected = reply.is_err();
+    let mut bytes = Vec::new();
+    let settled = encode_reply_verified(reply, W::Domain::CODEC, &mut bytes);
+    drop(settled.map_err(|error| JobFailure::Fail(format!("failed to encode reply: {error}")))?);
+    Ok(Done { reply: bytes, rejected })
+}

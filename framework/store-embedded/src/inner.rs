@@ -1,0 +1,216 @@
+//! State shared by the handles of an opened store.
+//!
+//! Called by the store, by the shards' writers and readers, and by its threads. Lock order: registry, shard, write
+//! buffer. The log writer's lock is never taken with a shard's lock held.
+
+use std::collections::HashMap;
+use std::sync::{Arc, mpsc};
+
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use super::disk::Disk;
+use super::flusher::Flusher;
+use super::frame::{BATCH_BYTES, FRAME_BYTES};
+use super::ids::IdRuns;
+use super::preallocator::Preallocator;
+use super::segment::{FIRST_OFFSET, Segments};
+use super::shard::{ReadJob, Shard, ShardState};
+use super::snapshots::Snapshots;
+use super::write_buffer::{AppendRefused, WriteBuffer, WriteMode};
+use super::writer::LogWriter;
+use super::{EmbeddedConfig, ExecutionMode};
+use whizbang_core::message::{Name, ShardId};
+use whizbang_core::store::{Epoch, StoreError};
+use whizbang_log::index::{Index, StreamHasher};
+use whizbang_log::record::{Location, write_opened};
+
+pub(super) struct Inner {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) config: EmbeddedConfig,
+    pub(super) hasher: StreamHasher,
+    pub(super) segments: Arc<Segments>,
+    pub(super) write_buffer: Arc<WriteBuffer>,
+    pub(super) preallocator: Preallocator,
+    pub(super) snapshots: Snapshots,
+    pub(super) ids: IdRuns,
+    pub(super) digest_key: u128,
+    /// The sender to the reading thread, while the thread exists.
+    pub(super) reads: Mutex<Option<mpsc::Sender<ReadJob>>>,
+    /// One permit for each long stream that may be read concurrently.
+    pub(super) long_reads: Arc<Semaphore>,
+    /// The damage found while reading, once per place.
+    pub(super) known_damage: Mutex<Vec<StoreError>>,
+    pub(super) flusher: Arc<Flusher>,
+    pub(super) registry: Mutex<Registry>,
+    pub(super) writer: Mutex<LogWriter>,
+    pub(super) execution: ExecutionMode,
+}
+
+/// All shards in the log.
+#[derive(Default)]
+pub(super) struct Registry {
+    /// The index of a shard in this list is its number in the log.
+    pub(super) list: Vec<Arc<Shard>>,
+    pub(super) by_id: HashMap<ShardId, Arc<Shard>>,
+    pub(super) domains: HashMap<Name, u16>,
+}
+
+/// An upper bound for the record that a shard was opened.
+const OPENED_BYTES: usize = 160;
+
+/// The number of damaged places that are remembered for health.
+const MAX_KNOWN_DAMAGE: usize = 16;
+
+impl Inner {
+    /// Remembers damage that was found while reading.
+    pub(super) fn record_damage(&self, error: &StoreError) {
+        let StoreError::Corrupt { file, offset, .. } = error else { return };
+        let mut known_damage = self.known_damage.lock();
+        let is_here = |known: &StoreError| matches!(known, StoreError::Corrupt { file: f, offset: o, .. } if f == file && o == offset);
+        if known_damage.len() < MAX_KNOWN_DAMAGE && !known_damage.iter().any(is_here) {
+            tracing::error!(target: whizbang_core::telemetry::TARGET, %error, "log damaged: restore the file from a backup");
+            known_damage.push(error.clone());
+        }
+    }
+
+    /// Takes ownership of a shard. Returns the shard, the new epoch, and the location of the record of the opening.
+    pub(super) fn claim_shard(&self, id: &ShardId, shards: u16) -> Result<(Arc<Shard>, Epoch, Location), StoreError> {
+        let mut registry = self.registry.lock();
+        let found = registry.domains.get(&id.domain).copied().unwrap_or(shards);
+        if found != shards || id.shard >= shards {
+            return Err(StoreError::Shards { domain: id.domain.to_string(), found, wanted: shards });
+        }
+        if let Some(shard) = registry.by_id.get(id).cloned() {
+            loop {
+                let mut state = shard.state.lock();
+                let epoch = state.epoch + 1;
+                match self.append_opened(id, shards, shard.tag, epoch) {
+                    Ok(location) => {
+                        state.epoch = epoch;
+                        drop(state);
+                        return Ok((shard, epoch, location));
+                    }
+                    Err(refused) => {
+                        drop(state);
+                        self.wait_for_segment(refused)?;
+                    }
+                }
+            }
+        }
+        let tag = u32::try_from(registry.list.len()).unwrap_or(u32::MAX);
+        let location = loop {
+            match self.append_opened(id, shards, tag, 1) {
+                Ok(location) => break location,
+                Err(refused) => self.wait_for_segment(refused)?,
+            }
+        };
+        let shard = Shard::new(id.clone(), shards, tag, location, 1, Index::new(self.hasher.clone()));
+        let shard = Arc::new(shard);
+        registry.list.push(Arc::clone(&shard));
+        registry.by_id.insert(id.clone(), Arc::clone(&shard));
+        registry.domains.insert(id.domain.clone(), shards);
+        Ok((shard, 1, location))
+    }
+
+    fn append_opened(&self, id: &ShardId, shards: u16, tag: u32, epoch: Epoch) -> Result<Location, AppendRefused> {
+        let (_, location) = self.write_buffer.append(OPENED_BYTES, None, WriteMode::Thread, |location, into| {
+            write_opened(into, id, shards, tag, epoch);
+            Ok(location)
+        })?;
+        Ok(location)
+    }
+
+    /// Handles a rejected append. Returns `Ok` if the append can be retried.
+    pub(super) fn wait_for_segment(&self, refused: AppendRefused) -> Result<(), StoreError> {
+        match refused {
+            AppendRefused::Wait if self.execution == ExecutionMode::Caller => {
+                self.preallocator.preallocate();
+                Ok(())
+            }
+            AppendRefused::Wait => {
+                self.write_buffer.wait_for_segment();
+                Ok(())
+            }
+            AppendRefused::Store(error @ (StoreError::Full { .. } | StoreError::Io { .. }))
+                if self.execution == ExecutionMode::Caller =>
+            {
+                if self.preallocator.preallocate() {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
+            }
+            AppendRefused::Store(error) => Err(error),
+            // Appends of turns handle this before; an opening is not a turn.
+            AppendRefused::OutOfTurn(_) => Err(StoreError::Closed),
+        }
+    }
+
+    /// Enqueues the snapshots of a shard whose turns are committed.
+    pub(super) fn enqueue_snapshots(&self, shard: &Arc<Shard>, state: &mut ShardState) {
+        for stream in state.take_committed() {
+            if !self.flusher.enqueue_snapshot(shard, stream) {
+                state.pending.remove(&stream);
+            }
+        }
+    }
+
+    /// Enqueues the committed snapshots of all shards.
+    pub(super) fn enqueue_all_snapshots(&self) {
+        for shard in self.shards() {
+            let mut state = shard.state.lock();
+            state.index.commit(self.write_buffer.committed());
+            self.enqueue_snapshots(&shard, &mut state);
+        }
+    }
+
+    /// Returns all shards, in the order of their numbers in the log.
+    pub(super) fn shards(&self) -> Vec<Arc<Shard>> {
+        self.registry.lock().list.clone()
+    }
+
+    /// Returns the largest size of a turn that fits into every segment.
+    pub(super) fn largest_turn(&self) -> usize {
+        let smallest = usize::try_from(self.config.size_of_segment(1)).unwrap_or(usize::MAX);
+        smallest.saturating_sub(usize::try_from(FIRST_OFFSET).unwrap_or(0) + 2 * BATCH_BYTES + FRAME_BYTES)
+    }
+
+    /// Writes appended batches until the buffer is closed.
+    pub(super) fn run_writer(&self) {
+        while self.write_buffer.wait_for_batch() {
+            self.writer.lock().step();
+        }
+        self.writer.lock().finish();
+    }
+
+    /// Returns the thread that writes a turn with no other turn in flight.
+    pub(super) fn write_mode(&self) -> WriteMode {
+        if self.write_buffer.is_slow() && self.execution == ExecutionMode::Threads {
+            WriteMode::Thread
+        } else {
+            WriteMode::Inline
+        }
+    }
+
+    /// Writes the batches up to the record at `location` on the calling thread. If another thread is writing, wakes the
+    /// writing thread instead. Returns whether the record is durable.
+    pub(super) fn write_inline(&self, location: Location) -> bool {
+        match self.writer.try_lock() {
+            Some(mut writer) => while self.write_buffer.committed() <= location && writer.step() {},
+            // The thread with the lock may have taken its batch before the record was added.
+            None => self.write_buffer.wake(),
+        }
+        self.write_buffer.committed() > location
+    }
+
+    /// Does all pending work on the calling thread, if there are no threads for it.
+    pub(super) fn step(&self) {
+        if self.execution == ExecutionMode::Caller {
+            let mut writer = self.writer.lock();
+            while writer.step() {}
+            drop(writer);
+            self.flusher.step(self);
+        }
+    }
+}

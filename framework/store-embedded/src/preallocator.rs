@@ -1,0 +1,68 @@
+//! Creates the next segment before it is needed, on a thread of its own, because filling a file with zeros takes a long
+//! time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::EmbeddedConfig;
+use super::disk::is_full;
+use super::segment::Segments;
+use super::write_buffer::{NextSegment, WriteBuffer};
+use whizbang_core::message::IdSource;
+use whizbang_core::store::StoreError;
+
+/// The minimum time between two attempts after a failure.
+const PAUSE: Duration = Duration::from_millis(250);
+
+pub(super) struct Preallocator {
+    write_buffer: Arc<WriteBuffer>,
+    segments: Arc<Segments>,
+    config: EmbeddedConfig,
+    salts: Mutex<IdSource>,
+}
+
+impl Preallocator {
+    pub(super) fn new(
+        write_buffer: Arc<WriteBuffer>,
+        segments: Arc<Segments>,
+        config: EmbeddedConfig,
+        salts: IdSource,
+    ) -> Self {
+        Self { write_buffer, segments, config, salts: Mutex::new(salts) }
+    }
+
+    /// Creates segments until the buffer is closed.
+    pub(super) fn run(&self) {
+        while self.write_buffer.wait_for_request() {
+            if !self.preallocate() {
+                self.write_buffer.pause(PAUSE);
+            }
+        }
+    }
+
+    /// Creates the next segment unless it exists. Returns whether it exists now.
+    pub(super) fn preallocate(&self) -> bool {
+        if self.write_buffer.has_spare() {
+            return true;
+        }
+        let salt = self.salts.lock().next_u64();
+        match self.segments.preallocate(self.write_buffer.segment(), &self.config, salt) {
+            Ok(segment) => {
+                self.write_buffer.set_spare(NextSegment::Ready(segment));
+                true
+            }
+            Err(error) => {
+                let error = if is_full(&error) {
+                    StoreError::Full { at: self.write_buffer.at().to_owned() }
+                } else {
+                    StoreError::io("preparing the next segment", error)
+                };
+                tracing::warn!(target: whizbang_core::telemetry::TARGET, %error, "failed to preallocate the next segment: free space on the disk");
+                self.write_buffer.set_spare(NextSegment::Failed(error));
+                false
+            }
+        }
+    }
+}

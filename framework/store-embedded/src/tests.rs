@@ -1,0 +1,122 @@
+//! Logs with valid checksums and arbitrary content are read or rejected without a panic.
+
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::frame::{BATCH_BYTES, BatchHead, FRAME_BYTES, close_frame, seal_frames};
+use super::segment::{FIRST_OFFSET, Segment, name};
+use super::{EmbeddedConfig, EmbeddedStore};
+use whizbang_conformance::store::{RecordingListener, run};
+use whizbang_core::message::{Name, ShardId};
+use whizbang_core::store::{Store, StoreError};
+use whizbang_log::record::write_opened;
+
+const SIZE: u64 = 16 * 1024;
+const SALT: u64 = 7;
+
+fn shard() -> ShardId {
+    ShardId::new(Name::new("bank").unwrap(), 0)
+}
+
+/// Writes a log of one batch with these frames, whose header has the given length.
+fn write(folder: &Path, mut frames: Vec<u8>, length: Option<u32>) {
+    fs::write(folder.join("whizbang"), "whizbang store\nformat 1\nseed 0000000000000001\n").unwrap();
+    let segment = Segment { number: 1, start: 0, size: SIZE, salt: SALT };
+    let mut bytes = segment.head();
+    bytes.resize(FIRST_OFFSET as usize + BATCH_BYTES, 0);
+    seal_frames(&mut frames, SALT, FIRST_OFFSET + BATCH_BYTES as u64);
+    let length = length.unwrap_or(frames.len() as u32);
+    BatchHead { number: 1, length }.write(&mut bytes[FIRST_OFFSET as usize..], SALT, FIRST_OFFSET);
+    bytes.extend_from_slice(&frames);
+    bytes.resize(SIZE as usize, 0);
+    fs::write(folder.join(name(1)), bytes).unwrap();
+}
+
+fn frames_of(records: &[Vec<u8>]) -> Vec<u8> {
+    let mut frames = Vec::new();
+    for record in records {
+        let start = frames.len();
+        frames.extend_from_slice(&[0; FRAME_BYTES]);
+        frames.extend_from_slice(record);
+        close_frame(&mut frames, start);
+    }
+    frames
+}
+
+/// Opens a store and reads everything. Returns whether no damage was found.
+fn read(folder: &Path) -> bool {
+    let read = run(async {
+        let config = EmbeddedConfig::default().segment_bytes(SIZE);
+        let store = EmbeddedStore::open_with(folder, &config)?;
+        let reader = store.open(&shard(), 1, std::sync::Arc::new(RecordingListener::default())).await?.reader;
+        reader.events(0, usize::MAX).await?;
+        for (actor, key) in reader.streams().await? {
+            reader.history(&actor, &key).await?;
+        }
+        for (to, ..) in reader.outbox_heads() {
+            reader.outbox(&to, 0, usize::MAX).await?;
+        }
+        reader.dead_letters(None, usize::MAX).await?;
+        store.close().await
+    });
+    match read {
+        Ok(()) => true,
+        Err(StoreError::Corrupt { .. } | StoreError::Shards { .. }) => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn opened() -> Vec<u8> {
+    let mut record = Vec::new();
+    write_opened(&mut record, &shard(), 1, 0, 1);
+    record
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn forged_records_are_read_or_refused(
+        records in proptest::collection::vec((1u8..6, proptest::collection::vec(any::<u8>(), 0..80)), 0..8),
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let hostile = records.into_iter().map(|(kind, rest)| [vec![1, kind, 0, 1], rest].concat());
+        write(folder.path(), frames_of(&[vec![opened()], hostile.collect()].concat()), None);
+        read(folder.path());
+    }
+
+    #[test]
+    fn forged_frames_are_read_or_refused(
+        frames in proptest::collection::vec(any::<u8>(), 0..300),
+        length in proptest::option::of(any::<u32>()),
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), frames, length);
+        read(folder.path());
+    }
+}
+
+#[test]
+fn log_with_valid_contents_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), frames_of(&[opened()]), None);
+    assert!(read(folder.path()));
+    // So the others are rejected because of their content.
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), frames_of(&[opened(), vec![1, 9, 0, 1]]), None);
+    assert!(!read(folder.path()));
+}
+
+#[test]
+fn false_lengths_allocate_no_memory() {
+    for length in [u32::MAX, 1 << 31, SIZE as u32, 1] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut frames = frames_of(&[opened()]);
+        frames[..4].copy_from_slice(&length.to_le_bytes());
+        write(folder.path(), frames, None);
+        // This is indistinguishable from an unfinished batch.
+        assert!(read(folder.path()), "{length}");
+    }
+}

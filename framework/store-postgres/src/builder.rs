@@ -1,0 +1,173 @@
+//! The settings of a store, and the steps of connecting it.
+//!
+//! Called by services. Changes nothing before the server is checked.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio_postgres::types::Type;
+use whizbang_core::message::{StoreId, StoreIdentity};
+use whizbang_core::store::StoreError;
+
+use crate::connect::{Connector, Durability, Password};
+use crate::failure::Failure;
+use crate::migrations::{self, Migrations};
+use crate::pool::Pool;
+use crate::sql::{Sql, is_schema};
+use crate::store::{PostgresStore, Secrets};
+use crate::views;
+
+const CONNECTING: &str = "connecting to PostgreSQL";
+
+/// The schema of the tables.
+pub(crate) const SCHEMA: &str = "whizbang";
+
+/// Configures a [`PostgresStore`]; from [`PostgresStore::builder`].
+#[derive(Clone)]
+pub struct PostgresBuilder {
+    url: String,
+    schema: String,
+    writers: usize,
+    readers: usize,
+    waiting_bytes: usize,
+    durability: Durability,
+    migrations: Migrations,
+    password: Password,
+    authority: Option<PathBuf>,
+}
+
+impl std::fmt::Debug for PostgresBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The URL may contain a password.
+        f.debug_struct("PostgresBuilder")
+            .field("schema", &self.schema)
+            .field("writers", &self.writers)
+            .field("readers", &self.readers)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PostgresBuilder {
+    pub(crate) fn new(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            schema: SCHEMA.to_owned(),
+            writers: 2,
+            readers: 4,
+            waiting_bytes: 64 * 1024 * 1024,
+            durability: Durability::default(),
+            migrations: Migrations::default(),
+            password: Password::default(),
+            authority: None,
+        }
+    }
+
+    /// The schema of the tables; `whizbang` by default. Services that share a database need one each. Up to 63 lower-case
+    /// letters, digits and underscores.
+    pub fn schema(mut self, schema: &str) -> Self {
+        schema.clone_into(&mut self.schema);
+        self
+    }
+
+    /// The number of connections that commit, each with a thread; 2 by default, at least 1. The threads of a node are spread
+    /// over them. More than 2 gain little: a commit gathers the turns of all keys.
+    pub fn writers(mut self, writers: usize) -> Self {
+        self.writers = writers.max(1);
+        self
+    }
+
+    /// The number of connections that read; 4 by default, at least 1. While a shard is opened one more is used.
+    pub fn readers(mut self, readers: usize) -> Self {
+        self.readers = readers.max(1);
+        self
+    }
+
+    /// The most bytes of turns that wait for a commit on one writing connection; 64 MiB by default. While the server is gone
+    /// turns wait; beyond the limit they are rejected with [`StoreError::Full`].
+    pub fn waiting_bytes(mut self, bytes: usize) -> Self {
+        self.waiting_bytes = bytes;
+        self
+    }
+
+    /// The durability that is demanded of the server; [`Durability::Required`] by default.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// The handling of missing or older tables; [`Migrations::Apply`] by default.
+    pub fn migrations(mut self, migrations: Migrations) -> Self {
+        self.migrations = migrations;
+        self
+    }
+
+    /// A file with the password. It is read for each connection, so that the password can be changed without a restart. By
+    /// default the password is that of the URL, or of the environment variable `PGPASSWORD`.
+    pub fn password_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.password = Password::File(path.into());
+        self
+    }
+
+    /// A file with the certificates of the authorities that servers are verified with, in PEM form. By default those of the
+    /// system.
+    pub fn certificate_authority(mut self, path: impl Into<PathBuf>) -> Self {
+        self.authority = Some(path.into());
+        self
+    }
+
+    /// Connects, checks the server, and creates or changes the tables.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if no server can be reached, if the server is rejected, or if a setting is invalid; its text names
+    /// the cause. [`StoreError::Newer`] if a newer version has written the tables. Nothing was changed then.
+    ///
+    /// Cancel safe: a migration is rolled back.
+    pub async fn connect(self) -> Result<PostgresStore, StoreError> {
+        let failed = |failure: Failure| failure.store(CONNECTING);
+        if !is_schema(&self.schema) {
+            return Err(failed(Failure::new(format!("`{}` is not the name of a schema", self.schema))));
+        }
+        let config: tokio_postgres::Config = self.url.parse().map_err(|error| failed(Failure::from(error)))?;
+        let connector = Connector::new(config, self.authority.as_deref(), self.password, self.durability);
+        let connector = Arc::new(connector.map_err(failed)?);
+        let sql = Arc::new(Sql::new(&self.schema));
+        let pool = Pool::start(Arc::clone(&connector), self.readers);
+        let pool = Arc::new(pool.map_err(|error| StoreError::io("starting the store's threads", error))?);
+        let (client, settings) = pool.open().await.map_err(failed)?;
+        migrations::migrate(&client, &sql, self.migrations, &connector.at()).await?;
+        let prepares = !is_pooled(&client, &pool).await.map_err(failed)?;
+        if !prepares {
+            tracing::info!(target: crate::TARGET, "a connection pooler changes the session: statements are not prepared");
+        }
+        let number = async |name: &str| {
+            let value = views::meta(&pool, &sql, name).await?;
+            let value: Option<[u8; 16]> = value.and_then(|value| value[..].try_into().ok());
+            let missing = || Failure::new(format!("`{name}` is missing in {}", sql.table("meta"))).store(CONNECTING);
+            value.map(u128::from_be_bytes).ok_or_else(missing)
+        };
+        let secrets = Secrets { digest_key: number("digest_key").await?, seed: number("stream_seed").await? as u64 };
+        let identity = StoreIdentity::new(StoreId::from_u128(number("store").await?));
+        let durability = settings.durability();
+        PostgresStore::start(
+            connector,
+            sql,
+            pool,
+            (self.writers, self.waiting_bytes, prepares),
+            secrets,
+            identity,
+            durability,
+        )
+    }
+}
+
+/// Returns whether a pooler gives each statement any of its sessions: two connections share a session, or one changes it.
+async fn is_pooled(client: &tokio_postgres::Client, pool: &Pool) -> Result<bool, Failure> {
+    let other = pool.separate().await?;
+    let session = async |client: &tokio_postgres::Client| {
+        let rows =
+            client.query_typed("SELECT pg_backend_pid()", &[] as &[(&(dyn tokio_postgres::types::ToSql + Sync), Type)]);
+        Ok::<_, Failure>(rows.await?.first().map_or(0, |row| row.get::<_, i32>(0)))
+    };
+    let (first, second, again) = (session(client).await?, session(&other).await?, session(client).await?);
+    Ok(first == second || first != again)
+}

@@ -1,0 +1,90 @@
+//! Opens a shard: a new epoch, then the index from the rows.
+//!
+//! Called by the [store](crate::store). The order matters: what an older owner in this process has appended is written first,
+//! then the epoch rises, and only then are the rows read. A commit of an older owner elsewhere either comes before the epoch,
+//! and is read, or is rejected. The cost grows with the number of turns of the shard.
+
+use std::collections::HashMap;
+
+use tokio_postgres::types::Type;
+use whizbang_core::message::ShardId;
+use whizbang_core::store::{Epoch, StoreError};
+use whizbang_log::shard_log::ShardLog;
+
+use crate::pool::Pool;
+use crate::shard::{Shard, State};
+use crate::sql::Sql;
+
+const OPENING: &str = "opening a shard in PostgreSQL";
+
+/// The shard's row and its new epoch.
+pub(crate) async fn take(pool: &Pool, sql: &Sql, id: &ShardId, shards: u16) -> Result<(i32, Epoch), StoreError> {
+    let (domain, number) = (id.domain.as_str(), i32::from(id.shard));
+    let wanted = i32::from(shards);
+    let rows = pool.query(OPENING, &sql.domain, &[(&domain, Type::TEXT), (&wanted, Type::INT4)]).await?;
+    let found = match rows.first() {
+        Some(row) => row.get::<_, i32>(0),
+        // Another node has created the domain at this moment, so its row could not be seen yet.
+        None => {
+            let again = pool.query(OPENING, &sql.domain, &[(&domain, Type::TEXT), (&wanted, Type::INT4)]).await?;
+            again.first().map_or(wanted, |row| row.get(0))
+        }
+    };
+    if found != wanted || id.shard >= shards {
+        let found = u16::try_from(found).unwrap_or(u16::MAX);
+        return Err(StoreError::Shards { domain: domain.to_owned(), found, wanted: shards });
+    }
+    let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
+        [(&domain, Type::TEXT), (&number, Type::INT4)];
+    pool.query(OPENING, &sql.shard, &parameters).await?;
+    let rows = pool.query(OPENING, &sql.open, &parameters).await?;
+    let row = rows.first().ok_or(StoreError::Closed)?;
+    Ok((row.get(0), row.get::<_, i64>(1).unsigned_abs()))
+}
+
+/// The row of a shard, if it was ever opened.
+pub(crate) async fn find(pool: &Pool, sql: &Sql, id: &ShardId) -> Result<Option<i32>, StoreError> {
+    let (domain, number) = (id.domain.as_str(), i32::from(id.shard));
+    let rows = pool.query(OPENING, &sql.find, &[(&domain, Type::TEXT), (&number, Type::INT4)]).await?;
+    Ok(rows.first().map(|row| row.get(0)))
+}
+
+/// Reads a shard's rows.
+pub(crate) async fn rebuild(
+    pool: &Pool,
+    sql: &Sql,
+    seed: u64,
+    (id, row, epoch): (&ShardId, i32, Epoch),
+) -> Result<Shard, StoreError> {
+    let damaged = |location: u64, reason: &str| StoreError::Corrupt {
+        file: format!("{}, shard {id}", sql.table("turns")).into(),
+        offset: location,
+        reason: reason.to_owned(),
+    };
+    let mut state = State::new(ShardLog::new(seed));
+    // First how far the destinations have come: then only the entries that still wait are remembered.
+    for row in pool.query(OPENING, &sql.progress, &[(&row, Type::INT4)]).await? {
+        let location = row.get::<_, i64>(0).unsigned_abs();
+        state.log.apply(location, row.get(1)).map_err(|reason| damaged(location, reason))?;
+        state.found(location);
+    }
+    let through: HashMap<ShardId, u64> =
+        state.log.destinations().into_iter().map(|(to, through, _)| (to, through)).collect();
+    let mut last_turn = 0;
+    let from = 0i64;
+    let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] = [(&row, Type::INT4), (&from, Type::INT8)];
+    pool.each(OPENING, &sql.log, &parameters, |row| {
+        let (location, record) = (row.get::<_, i64>(0).unsigned_abs(), row.get::<_, &[u8]>(1));
+        let applied = state.log.apply(location, record).and_then(|()| {
+            state.sends(location, record, |to, sequence| through.get(to).is_none_or(|through| sequence > *through))
+        });
+        applied.map_err(|reason| damaged(location, reason))?;
+        state.found(location);
+        last_turn = location;
+        Ok(())
+    })
+    .await?;
+    let shard = Shard::new(id.clone(), row, epoch, state);
+    shard.set_last_turn(last_turn);
+    Ok(shard)
+}

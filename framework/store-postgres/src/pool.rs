@@ -1,0 +1,218 @@
+//! Connections for reading, and for writes that are not turns.
+//!
+//! Called by the [readers](crate::reader) and the [store](crate::store), from any thread. A thread of the store drives the
+//! connections; requests of many callers share one connection and are answered in their order. A lost connection is opened
+//! again by the next request. Statements are not prepared, so that a connection pooler may change the session.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, pin_mut};
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio_postgres::types::{FromSql, ToSql, Type};
+use tokio_postgres::{Client, Row};
+use whizbang_core::store::StoreError;
+
+use crate::connect::{Connector, Settings};
+use crate::failure::{Failure, Fate};
+
+/// Parameters of a statement.
+pub(crate) type Parameters<'a> = [(&'a (dyn ToSql + Sync), Type)];
+
+type Opened = Result<(Arc<Client>, Settings), Failure>;
+
+/// So many connections are being opened at once; more wait.
+const OPENINGS: usize = 16;
+
+/// The connections for reading.
+pub(crate) struct Pool {
+    slots: Vec<Mutex<Option<Arc<Client>>>>,
+    next: AtomicUsize,
+    /// To the thread that opens and drives the connections, until it is stopped.
+    openings: parking_lot::Mutex<Option<mpsc::Sender<oneshot::Sender<Opened>>>>,
+    thread: parking_lot::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("slots", &self.slots.len()).finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// Starts the thread that drives the connections. None is opened yet.
+    pub(crate) fn start(connector: Arc<Connector>, connections: usize) -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (openings, mut wanted) = mpsc::channel::<oneshot::Sender<Opened>>(OPENINGS);
+        let thread = std::thread::Builder::new().name("whizbang-pg-read".to_owned()).spawn(move || {
+            let local = tokio::task::LocalSet::new();
+            local.block_on(&runtime, async move {
+                // It ends with the sender. What is under way then is dropped with the runtime.
+                while let Some(opened) = wanted.recv().await {
+                    let connector = Arc::clone(&connector);
+                    drop(tokio::task::spawn_local(async move {
+                        // The one who wanted it may have given up.
+                        let _ = opened.send(open(&connector).await);
+                    }));
+                }
+            });
+        })?;
+        let slots = (0..connections.max(1)).map(|_| Mutex::default()).collect();
+        let (openings, thread) = (parking_lot::Mutex::new(Some(openings)), parking_lot::Mutex::new(Some(thread)));
+        Ok(Self { slots, next: AtomicUsize::new(0), openings, thread })
+    }
+
+    /// Closes all connections. Requests fail afterwards.
+    pub(crate) fn stop(&self) {
+        *self.openings.lock() = None;
+        if let Some(thread) = self.thread.lock().take() {
+            // A thread that has panicked has ended as well.
+            let _ = thread.join();
+        }
+    }
+
+    async fn connect(&self) -> Opened {
+        let closed = || Failure::new("the store is closed");
+        let openings = self.openings.lock().clone().ok_or_else(closed)?;
+        let (opened, opening) = oneshot::channel();
+        openings.send(opened).await.map_err(|_| closed())?;
+        drop(openings);
+        opening.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Opens the first connection and returns the settings of the server.
+    pub(crate) async fn open(&self) -> Result<(Arc<Client>, Settings), Failure> {
+        let (client, settings) = self.connect().await?;
+        if let Some(slot) = self.slots.first() {
+            *slot.lock().await = Some(Arc::clone(&client));
+        }
+        Ok((client, settings))
+    }
+
+    /// A connection of its own, for one user.
+    pub(crate) async fn separate(&self) -> Result<Arc<Client>, Failure> {
+        Ok(self.connect().await?.0)
+    }
+
+    async fn client(&self) -> Result<Arc<Client>, Failure> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len();
+        let Some(slot) = self.slots.get(number) else { return Err(Failure::new("there is no connection")) };
+        let mut slot = slot.lock().await;
+        if let Some(client) = slot.as_ref().filter(|client| !client.is_closed()) {
+            return Ok(Arc::clone(client));
+        }
+        let (client, _) = self.connect().await?;
+        *slot = Some(Arc::clone(&client));
+        Ok(client)
+    }
+
+    /// Runs a statement that may be run twice without harm, and returns its rows. After a lost connection it is run again on
+    /// another one.
+    pub(crate) async fn query(
+        &self,
+        doing: &str,
+        sql: &str,
+        parameters: &Parameters<'_>,
+    ) -> Result<Vec<Row>, StoreError> {
+        let mut first = true;
+        loop {
+            let asked = async {
+                let client = self.client().await?;
+                Ok(client.query_typed(sql, parameters).await?)
+            };
+            match asked.await {
+                Ok(rows) => return Ok(rows),
+                // All connections may have been lost at once, so the next one in turn is no better.
+                Err(failure) if Failure::fate(&failure) == Fate::Unknown && first => {
+                    first = false;
+                    self.forget_closed().await;
+                }
+                Err(failure) => return Err(failure.store(doing)),
+            }
+        }
+    }
+
+    async fn forget_closed(&self) {
+        for slot in &self.slots {
+            let mut slot = slot.lock().await;
+            if slot.as_ref().is_some_and(|client| client.is_closed()) {
+                *slot = None;
+            }
+        }
+    }
+
+    /// Runs a statement on a connection of its own and hands over its rows one by one, so that any number of them needs little
+    /// memory.
+    pub(crate) async fn each(
+        &self,
+        doing: &str,
+        sql: &str,
+        parameters: &Parameters<'_>,
+        mut each: impl FnMut(&Row) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let failed = |failure: Failure| failure.store(doing);
+        let client = self.separate().await.map_err(failed)?;
+        let given = parameters.iter().map(|(value, of)| (*value, of.clone()));
+        let rows = client.query_typed_raw(sql, given).await.map_err(|error| failed(error.into()))?;
+        pin_mut!(rows);
+        while let Some(row) = rows.next().await {
+            each(&row.map_err(|error| failed(error.into()))?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Opens a connection to the first server that can be written to: a standby would not have the newest rows.
+async fn open(connector: &Connector) -> Opened {
+    let mut last = Failure::new("the URL names no host");
+    for server in 0..connector.servers() {
+        let (client, connection) = match connector.connect(server).await {
+            Ok(connected) => connected,
+            Err(failure) => {
+                last = failure;
+                continue;
+            }
+        };
+        // It ends with its client, or with the runtime.
+        drop(tokio::task::spawn_local(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(target: crate::TARGET, %error, "a connection to PostgreSQL ended");
+            }
+        }));
+        match connector.check(&client).await {
+            Ok(settings) => return Ok((Arc::new(client), settings)),
+            Err(failure) => last = failure,
+        }
+    }
+    Err(last)
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Bytes of a row, without copying them more than once.
+pub(crate) fn bytes(row: &Row, column: usize) -> Bytes {
+    Bytes::copy_from_slice(row.get(column))
+}
+
+/// An array of bytes.
+pub(crate) fn payloads(row: &Row, column: usize) -> Vec<Bytes> {
+    row.get::<_, Vec<Payload<'_>>>(column).into_iter().map(|payload| Bytes::copy_from_slice(payload.0)).collect()
+}
+
+struct Payload<'a>(&'a [u8]);
+
+impl<'a> FromSql<'a> for Payload<'a> {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(raw))
+    }
+
+    fn accepts(of: &Type) -> bool {
+        *of == Type::BYTEA
+    }
+}

@@ -1,0 +1,338 @@
+//! One open shard: its index in memory, and the one writer.
+//!
+//! Called by actors, on their thread. An append changes the index and adds a row to the [queue](crate::queue); it never waits
+//! for the server, except for a turn that nothing else is in flight with.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use whizbang_core::message::{Name, ShardId};
+use whizbang_core::store::{
+    Appended, Epoch, MAX_TURN_BYTES, ShardWriter, Snapshot, StoreError, StreamHint, Turn, Watermark,
+};
+use whizbang_log::shard_log::{self, Given, ShardLog, turn_bound};
+
+use crate::queue::{Progress, Row};
+use crate::tickets::Tickets;
+
+/// So many snapshots of a shard wait to be written; more are dropped.
+const FRESH_SNAPSHOTS: usize = 256;
+
+/// The snapshots of a shard that wait have at most so many bytes.
+const FRESH_BYTES: usize = 16 * 1024 * 1024;
+
+/// A shard that was opened, with one epoch.
+pub(crate) struct Shard {
+    pub(crate) id: ShardId,
+    /// The shard's id in the table of shards.
+    pub(crate) row: i32,
+    pub(crate) epoch: Epoch,
+    /// Every record before this location is committed.
+    committed: AtomicU64,
+    /// The location of the last committed turn.
+    committed_turn: AtomicU64,
+    state: Mutex<State>,
+}
+
+impl std::fmt::Debug for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shard").field("id", &self.id).field("epoch", &self.epoch).finish_non_exhaustive()
+    }
+}
+
+/// The phase of a shard's ownership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// A younger owner has the shard, or is about to open it.
+    Fenced(Epoch),
+    /// Commits have failed: nothing is appended until the shard is opened again.
+    Failed,
+}
+
+pub(crate) struct State {
+    pub(crate) log: ShardLog,
+    phase: Phase,
+    /// The location of the next record.
+    next: u64,
+    /// For each destination the entries that it has not committed: sequence and location.
+    outbox: HashMap<ShardId, VecDeque<(u64, u64)>>,
+    /// Snapshots that are not in the table yet.
+    fresh: HashMap<(Name, String), Snapshot>,
+    fresh_bytes: usize,
+    /// Kept between appends so that it need not be allocated again.
+    record: Vec<u8>,
+}
+
+impl State {
+    pub(crate) fn new(log: ShardLog) -> Self {
+        Self {
+            log,
+            phase: Phase::Open,
+            next: 1,
+            outbox: HashMap::new(),
+            fresh: HashMap::new(),
+            fresh_bytes: 0,
+            record: Vec::new(),
+        }
+    }
+
+    /// Notes what a destination has committed.
+    pub(crate) fn sent(&mut self, to: &ShardId, through: u64) {
+        if let Some(entries) = self.outbox.get_mut(to) {
+            while entries.pop_front_if(|(sequence, _)| *sequence <= through).is_some() {}
+        }
+    }
+
+    /// Notes the outbox entries of a record. `is_open` returns whether an entry still waits for its destination.
+    pub(crate) fn sends(
+        &mut self,
+        location: u64,
+        record: &[u8],
+        is_open: impl Fn(&ShardId, u64) -> bool,
+    ) -> Result<(), shard_log::Damage> {
+        for (to, sequence) in shard_log::sent_by(location, record)? {
+            if is_open(&to, sequence) {
+                self.outbox.entry(to).or_default().push_back((sequence, location));
+            }
+        }
+        Ok(())
+    }
+
+    /// The record at `location` is there.
+    pub(crate) fn found(&mut self, location: u64) {
+        self.next = self.next.max(location + 1);
+    }
+
+    /// The locations of the entries for `to` with the sequences `from` to `last`, if all of them still wait.
+    pub(crate) fn waiting(&self, to: &ShardId, from: u64, last: u64) -> Option<Vec<u64>> {
+        let entries = self.outbox.get(to)?;
+        let (first, _) = entries.front()?;
+        let skip = usize::try_from(from.checked_sub(*first)?).ok()?;
+        let found = entries.iter().skip(skip).take_while(|(sequence, _)| *sequence <= last);
+        let mut locations: Vec<u64> = found.map(|(_, location)| *location).collect();
+        // Entries of one turn share its record.
+        locations.dedup();
+        Some(locations)
+    }
+
+    /// The snapshot of a stream that is not in the table yet, up to turn `number`.
+    pub(crate) fn fresh(&self, actor: &Name, key: &str, number: u64) -> Option<Snapshot> {
+        let snapshot = self.fresh.get(&(actor.clone(), key.to_owned()))?;
+        (snapshot.turn <= number).then(|| snapshot.clone())
+    }
+
+    /// The snapshot of a stream that may be written: its turn is committed, so it never is one of a turn that gets lost.
+    pub(crate) fn ripe(&self, actor: &Name, key: &str) -> Option<Snapshot> {
+        let head = self.log.head(actor, key)?;
+        self.fresh(actor, key, head.number).filter(|_| self.phase == Phase::Open)
+    }
+
+    /// Returns whether a snapshot of the stream waits, and may be written at some time.
+    pub(crate) fn has_fresh(&self, actor: &Name, key: &str) -> bool {
+        self.phase == Phase::Open && self.fresh.contains_key(&(actor.clone(), key.to_owned()))
+    }
+
+    /// The snapshot of a stream up to `turn` is written, or given up.
+    pub(crate) fn forget_fresh(&mut self, actor: &Name, key: &str, turn: u64) {
+        let stream = (actor.clone(), key.to_owned());
+        if self.fresh.get(&stream).is_some_and(|snapshot| snapshot.turn <= turn) {
+            self.fresh_bytes -= self.fresh.remove(&stream).map_or(0, |snapshot| snapshot.bytes.len());
+        }
+    }
+}
+
+impl Shard {
+    pub(crate) fn new(id: ShardId, row: i32, epoch: Epoch, state: State) -> Self {
+        let (committed, last_turn) = (AtomicU64::new(state.next), AtomicU64::new(0));
+        Self { id, row, epoch, committed, committed_turn: last_turn, state: Mutex::new(state) }
+    }
+
+    /// The state, brought up to what is committed.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock();
+        state.log.commit(self.committed.load(Ordering::Acquire));
+        look(&mut state)
+    }
+
+    /// Every record before this location is committed.
+    pub(crate) fn committed(&self) -> u64 {
+        self.committed.load(Ordering::Acquire)
+    }
+
+    /// Everything up to the record at `last` is committed.
+    pub(crate) fn commit(&self, last: u64, last_turn: Option<u64>) {
+        if let Some(turn) = last_turn {
+            self.set_last_turn(turn);
+        }
+        self.committed.fetch_max(last + 1, Ordering::AcqRel);
+    }
+
+    /// The location of the last committed turn; a database without it is an older copy.
+    pub(crate) fn last_turn(&self) -> u64 {
+        self.committed_turn.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_last_turn(&self, location: u64) {
+        self.committed_turn.fetch_max(location, Ordering::AcqRel);
+    }
+
+    /// The shard is about to be opened again in this process: appends are rejected, and what is appended is still written.
+    pub(crate) fn hand_over(&self) {
+        self.fail();
+    }
+
+    /// A younger owner, with this epoch, has the shard.
+    pub(crate) fn fence(&self, current: Epoch) {
+        self.state.lock().phase = Phase::Fenced(current);
+    }
+
+    /// Nothing is appended any longer: commits have failed.
+    pub(crate) fn fail(&self) {
+        let mut state = self.state.lock();
+        if state.phase == Phase::Open {
+            state.phase = Phase::Failed;
+        }
+    }
+
+    /// Returns whether the owner may append.
+    pub(crate) fn is_open(&self) -> bool {
+        self.state.lock().phase == Phase::Open
+    }
+
+    fn accept(&self, state: &State) -> Result<(), StoreError> {
+        match state.phase {
+            Phase::Open => Ok(()),
+            Phase::Failed => Err(StoreError::Closed),
+            Phase::Fenced(current) => Err(StoreError::Fenced { shard: self.id.clone(), mine: self.epoch, current }),
+        }
+    }
+}
+
+/// The one writer of a shard.
+pub(crate) struct Appender {
+    shard: Arc<Shard>,
+    tickets: Arc<Tickets>,
+}
+
+impl Appender {
+    pub(crate) fn new(shard: Arc<Shard>, tickets: Arc<Tickets>) -> Self {
+        Self { shard, tickets }
+    }
+
+    fn append_turn(&self, turn: &Turn<'_>, wake: bool) -> Result<(Appended, u64), StoreError> {
+        let bytes = turn_bound(turn);
+        if bytes > MAX_TURN_BYTES {
+            return Err(StoreError::Oversize { bytes, limit: MAX_TURN_BYTES });
+        }
+        let shard = &self.shard;
+        let writer = &self.tickets.writer;
+        let mut guard = shard.state.lock();
+        let state = &mut *guard;
+        shard.accept(state)?;
+        state.log.commit(shard.committed());
+        let mut queue = writer.queue();
+        queue.accept(bytes)?;
+        let (location, mut record) = (state.next, std::mem::take(&mut state.record));
+        record.clear();
+        let appended =
+            state.log.append_turn_without_payloads(turn, shard.row.unsigned_abs(), shard.epoch, location, &mut record);
+        let Given { position, stream } = match appended {
+            Ok(given) => given,
+            Err(expected) => {
+                state.record = record;
+                return Err(StoreError::OutOfTurn { shard: shard.id.clone(), expected });
+            }
+        };
+        state.next += 1;
+        if !turn.outbox.is_empty() {
+            // What was written here can be read here.
+            let noted = state.sends(location, &record, |_, _| true);
+            debug_assert_eq!(noted, Ok(()));
+        }
+        let before = position - turn.events.len() as u64;
+        let ticket = queue.push(shard, &self.tickets, location, &Row::Turn(turn, before), &record);
+        state.record = record;
+        if wake {
+            writer.wake(queue);
+        }
+        Ok((Appended { ticket, position, committed: false, stream }, location))
+    }
+
+    fn append_progress(&self, progress: Progress<'_>) -> Result<Appended, StoreError> {
+        let shard = &self.shard;
+        let writer = &self.tickets.writer;
+        let mut guard = shard.state.lock();
+        let state = &mut *guard;
+        shard.accept(state)?;
+        state.log.commit(shard.committed());
+        let mut queue = writer.queue();
+        queue.accept(256)?;
+        let (location, mut record) = (state.next, std::mem::take(&mut state.record));
+        record.clear();
+        let (tag, epoch) = (shard.row.unsigned_abs(), shard.epoch);
+        let position = match progress {
+            Progress::Received(watermark) => state.log.append_advance(watermark, tag, epoch, location, &mut record),
+            Progress::Sent(to, through) => {
+                state.sent(to, through);
+                state.log.append_sent(to, through, tag, epoch, location, &mut record)
+            }
+        };
+        state.next += 1;
+        let ticket = queue.push(shard, &self.tickets, location, &Row::Progress(progress), &record);
+        state.record = record;
+        writer.wake(queue);
+        Ok(Appended { ticket, position, committed: false, stream: StreamHint::default() })
+    }
+}
+
+impl ShardWriter for Appender {
+    fn epoch(&self) -> Epoch {
+        self.shard.epoch
+    }
+
+    fn append(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
+        Ok(self.append_turn(turn, true)?.0)
+    }
+
+    fn append_alone(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
+        let writer = &self.tickets.writer;
+        if writer.is_slow() {
+            return self.append(turn);
+        }
+        let (mut appended, location) = self.append_turn(turn, false)?;
+        writer.write_here();
+        appended.committed = self.shard.committed() > location;
+        Ok(appended)
+    }
+
+    fn advance(&mut self, watermark: &Watermark) -> Result<Appended, StoreError> {
+        self.append_progress(Progress::Received(watermark))
+    }
+
+    fn sent(&mut self, to: &ShardId, through: u64) -> Result<Appended, StoreError> {
+        self.append_progress(Progress::Sent(to, through))
+    }
+
+    fn save_snapshot(&mut self, actor: &Name, key: &str, snapshot: Snapshot) {
+        let mut guard = self.shard.state.lock();
+        let state = &mut *guard;
+        let bytes = snapshot.bytes.len();
+        let is_full = state.fresh.len() >= FRESH_SNAPSHOTS || state.fresh_bytes + bytes > FRESH_BYTES;
+        // One that is newer than the log cannot be true.
+        let is_known = state.log.newest(actor, key).is_some_and(|head| head.number >= snapshot.turn);
+        if self.shard.accept(state).is_err() || !is_known || is_full {
+            return;
+        }
+        state.fresh_bytes += bytes;
+        let replaced = state.fresh.insert((actor.clone(), key.to_owned()), snapshot);
+        state.fresh_bytes -= replaced.as_ref().map_or(0, |snapshot| snapshot.bytes.len());
+        drop(guard);
+        // One that is replaced is in the list already.
+        if replaced.is_none() {
+            self.tickets.writer.add_snapshot(Arc::clone(&self.shard), actor.clone(), key.to_owned());
+        }
+    }
+}

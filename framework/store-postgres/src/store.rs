@@ -1,0 +1,338 @@
+//! The store: its shared parts, and the order in which they start and end.
+//!
+//! Called by the node, through the trait `Store`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use whizbang_core::clock::Timestamp;
+use whizbang_core::message::{Name, ShardId, StoreIdentity};
+use whizbang_core::store::{CatalogEntry, CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
+
+use crate::builder::{PostgresBuilder, SCHEMA};
+use crate::connect::Connector;
+use crate::failure::Failure;
+use crate::pool::Pool;
+use crate::reader::Reader;
+use crate::shard::{Appender, Shard};
+use crate::sql::Sql;
+use crate::tickets::Tickets;
+use crate::writer::Writer;
+use crate::{migrations, open, views};
+
+/// Ids that were handled within so many milliseconds, a day, are forgotten together.
+const IDS_SPAN_MS: u64 = 24 * 3600 * 1000;
+
+/// Closing waits for the last commits for so long.
+const CLOSING: Duration = Duration::from_secs(10);
+
+/// The secrets of a store, so that callers cannot make digests or hashes collide.
+#[derive(Clone, Copy)]
+pub(crate) struct Secrets {
+    pub(crate) digest_key: u128,
+    pub(crate) seed: u64,
+}
+
+/// A store in a PostgreSQL database, version 13 or newer.
+///
+/// One process at a time owns a shard: the last one that opened it. What was reported as committed survives whatever the
+/// server's settings survive. In memory the store keeps where the newest turn of each stream is, about 40 to 80 bytes for each
+/// stream that there ever was, and the ids of messages from outside that are not forgotten yet.
+///
+/// ```no_run
+/// use whizbang_store_postgres::PostgresStore;
+///
+/// # async fn connect() -> Result<(), whizbang::store::StoreError> {
+/// let store = PostgresStore::connect("postgres://bank@db.example.com/bank").await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The URL is that of libpq: several hosts are tried in order until one can be written to. A connection that leaves the machine
+/// uses TLS and verifies the server's certificate and name, unless the URL has `sslmode=disable`.
+pub struct PostgresStore {
+    connector: Arc<Connector>,
+    sql: Arc<Sql>,
+    pool: Arc<Pool>,
+    writers: Vec<Arc<Writer>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    shards: Mutex<HashMap<ShardId, Arc<Shard>>>,
+    /// One lock for each shard that was ever opened: openings of one shard come one after the other.
+    openings: Mutex<HashMap<ShardId, Arc<tokio::sync::Mutex<()>>>>,
+    listeners: Mutex<Listeners>,
+    secrets: Secrets,
+    identity: StoreIdentity,
+    durability: &'static str,
+    damages: Mutex<Vec<StoreError>>,
+}
+
+/// The listeners of open shards; each belongs to one writer.
+#[derive(Default)]
+struct Listeners {
+    known: Vec<Weak<Tickets>>,
+    next_writer: usize,
+}
+
+impl std::fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PostgresStore").field("at", &self.connector.at()).finish_non_exhaustive()
+    }
+}
+
+impl PostgresStore {
+    /// Connects with the default settings.
+    ///
+    /// # Errors
+    /// As [`PostgresBuilder::connect`].
+    pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        Self::builder(url).connect().await
+    }
+
+    /// Configures a store for the database with this URL: `postgres://user@host/database`, or `key=value` pairs as libpq has
+    /// them.
+    pub fn builder(url: &str) -> PostgresBuilder {
+        PostgresBuilder::new(url)
+    }
+
+    /// The SQL that creates the tables in the schema `whizbang`, for a database administrator; it can be run with psql in
+    /// one transaction (`psql -1`).
+    pub fn migrations() -> String {
+        migrations::script(&Sql::new(SCHEMA), 0)
+    }
+
+    pub(crate) fn start(
+        connector: Arc<Connector>,
+        sql: Arc<Sql>,
+        pool: Arc<Pool>,
+        (writers, limit, prepares): (usize, usize, bool),
+        secrets: Secrets,
+        identity: StoreIdentity,
+        durability: &'static str,
+    ) -> Result<Self, StoreError> {
+        let writer = |_| Arc::new(Writer::new(Arc::clone(&connector), Arc::clone(&sql), limit, prepares));
+        let store = Self {
+            writers: (0..writers).map(writer).collect(),
+            connector,
+            sql,
+            pool,
+            threads: Mutex::default(),
+            shards: Mutex::default(),
+            openings: Mutex::default(),
+            listeners: Mutex::default(),
+            secrets,
+            identity,
+            durability,
+            damages: Mutex::default(),
+        };
+        for (number, writer) in store.writers.iter().enumerate() {
+            let writer = Arc::clone(writer);
+            let thread = std::thread::Builder::new().name(format!("whizbang-pg-{number}"));
+            // If one cannot be started the others end with the store.
+            let thread = thread.spawn(move || writer.run());
+            store.threads.lock().push(thread.map_err(|error| StoreError::io("starting the store's threads", error))?);
+        }
+        Ok(store)
+    }
+
+    fn tickets(&self, listener: &Arc<dyn CommitListener>) -> Result<Arc<Tickets>, StoreError> {
+        let mut listeners = self.listeners.lock();
+        listeners.known.retain(|known| known.strong_count() > 0);
+        if let Some(known) = listeners.known.iter().filter_map(Weak::upgrade).find(|known| known.is_of(listener)) {
+            return Ok(known);
+        }
+        let number = listeners.next_writer % self.writers.len();
+        listeners.next_writer += 1;
+        let writer = self.writers.get(number).ok_or(StoreError::Closed)?;
+        let new = Arc::new(Tickets::new(Arc::clone(listener), Arc::clone(writer)));
+        listeners.known.push(Arc::downgrade(&new));
+        Ok(new)
+    }
+
+    async fn take(
+        &self,
+        id: &ShardId,
+        shards: u16,
+        listener: Arc<dyn CommitListener>,
+    ) -> Result<ShardHandle, StoreError> {
+        let opening = Arc::clone(self.openings.lock().entry(id.clone()).or_default());
+        let _one_at_a_time = opening.lock().await;
+        let older = self.shards.lock().get(id).cloned();
+        if let Some(older) = older {
+            // Its next appends are rejected, and what it has appended is written, so that the new owner finds it.
+            older.hand_over();
+            for writer in &self.writers {
+                let flushed = writer.flushed();
+                // If it cannot be written the rows decide.
+                let _ = flushed.await;
+            }
+        }
+        let (row, epoch) = open::take(&self.pool, &self.sql, id, shards).await?;
+        let older = self.shards.lock().get(id).cloned();
+        if let Some(older) = older {
+            older.fence(epoch);
+        }
+        let shard = open::rebuild(&self.pool, &self.sql, self.secrets.seed, (id, row, epoch)).await;
+        let shard = Arc::new(shard.inspect_err(|error| self.damaged(error))?);
+        let tickets = self.tickets(&listener)?;
+        tickets.writer.add(&shard, &tickets);
+        self.shards.lock().insert(id.clone(), Arc::clone(&shard));
+        let reader = Reader::new(Arc::clone(&self.pool), Arc::clone(&self.sql), Arc::clone(&shard));
+        Ok(ShardHandle { writer: Box::new(Appender::new(shard, tickets)), reader: Arc::new(reader) })
+    }
+
+    /// Remembers damage for the health of the node.
+    fn damaged(&self, error: &StoreError) {
+        if let StoreError::Corrupt { .. } = error {
+            tracing::error!(target: crate::TARGET, %error, "a part of the log is damaged");
+            let mut damages = self.damages.lock();
+            if damages.len() < 16 {
+                damages.push(error.clone());
+            }
+        }
+    }
+
+    async fn read_now(&self, id: &ShardId) -> Result<Option<Arc<dyn ShardReader>>, StoreError> {
+        let open = self.shards.lock().get(id).cloned();
+        let shard = match open {
+            Some(shard) => shard,
+            None => match open::find(&self.pool, &self.sql, id).await? {
+                // The epoch 0 was never given, so nothing can be appended with it.
+                Some(row) => Arc::new(open::rebuild(&self.pool, &self.sql, self.secrets.seed, (id, row, 0)).await?),
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(Arc::new(Reader::new(Arc::clone(&self.pool), Arc::clone(&self.sql), shard))))
+    }
+
+    async fn identity_now(&self) -> Result<StoreIdentity, StoreError> {
+        let Some(stored) = views::meta(&self.pool, &self.sql, "identity").await? else {
+            return Ok(self.identity.clone());
+        };
+        let identity = serde_json::from_slice(&stored);
+        identity.map_err(|error| self.damaged_meta("identity", &error))
+    }
+
+    fn damaged_meta(&self, name: &str, error: &serde_json::Error) -> StoreError {
+        let file = format!("{}, `{name}`", self.sql.table("meta")).into();
+        StoreError::Corrupt { file, offset: 0, reason: error.to_string() }
+    }
+
+    async fn save_json(&self, name: &str, value: serde_json::Result<Vec<u8>>) -> Result<(), StoreError> {
+        let value = value.map_err(|error| Failure::new(error.to_string()).store("writing to PostgreSQL"))?;
+        views::save_meta(&self.pool, &self.sql, name, &value).await
+    }
+
+    /// Ends the threads. Blocks for a moment.
+    fn end(&self) {
+        self.writers.iter().for_each(|writer| writer.stop());
+        for thread in self.threads.lock().drain(..) {
+            // A thread that has panicked has ended as well.
+            let _ = thread.join();
+        }
+        self.pool.stop();
+    }
+}
+
+impl Store for PostgresStore {
+    fn open<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        shards: u16,
+        listener: Arc<dyn CommitListener>,
+    ) -> BoxFuture<'a, Result<ShardHandle, StoreError>> {
+        self.take(shard, shards, listener).boxed()
+    }
+
+    fn read<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<Arc<dyn ShardReader>>, StoreError>> {
+        self.read_now(shard).boxed()
+    }
+
+    fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>> {
+        views::load(&self.pool, &self.sql, projection).boxed()
+    }
+
+    fn claim_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
+        views::claim(&self.pool, &self.sql, projection).boxed()
+    }
+
+    fn save_view<'a>(
+        &'a self,
+        projection: &'a Name,
+        epoch: Epoch,
+        view: View,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        async move { views::save(&self.pool, &self.sql, projection, epoch, &view).await }.boxed()
+    }
+
+    fn catalog(&self) -> BoxFuture<'_, Result<Option<Vec<CatalogEntry>>, StoreError>> {
+        async {
+            let Some(stored) = views::meta(&self.pool, &self.sql, "catalog").await? else { return Ok(None) };
+            serde_json::from_slice(&stored).map(Some).map_err(|error| self.damaged_meta("catalog", &error))
+        }
+        .boxed()
+    }
+
+    fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>> {
+        async move { self.save_json("catalog", serde_json::to_vec(&entries)).await }.boxed()
+    }
+
+    fn identity(&self) -> BoxFuture<'_, Result<Option<StoreIdentity>, StoreError>> {
+        async { self.identity_now().await.map(Some) }.boxed()
+    }
+
+    fn save_identity(&self, identity: StoreIdentity) -> BoxFuture<'_, Result<(), StoreError>> {
+        async move { self.save_json("identity", serde_json::to_vec(&identity)).await }.boxed()
+    }
+
+    fn forget_ids(&self, before: Timestamp) {
+        let shards: Vec<_> = self.shards.lock().values().cloned().collect();
+        for shard in shards {
+            shard.look(|state| state.log.forget_ids(before, IDS_SPAN_MS));
+        }
+    }
+
+    fn digest_key(&self) -> u128 {
+        self.secrets.digest_key
+    }
+
+    fn issues(&self) -> Vec<StoreError> {
+        let issues = self.writers.iter().filter_map(|writer| writer.issue());
+        issues.chain(self.damages.lock().iter().cloned()).collect()
+    }
+
+    fn durability(&self) -> &'static str {
+        self.durability
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        async {
+            self.writers.iter().for_each(|writer| writer.close(CLOSING));
+            let mut closed = Ok(());
+            for writer in &self.writers {
+                let flushed = writer.flushed().await;
+                closed = closed.and(flushed.unwrap_or(Err(StoreError::Closed)));
+            }
+            self.end();
+            closed
+        }
+        .boxed()
+    }
+}
+
+impl Drop for PostgresStore {
+    fn drop(&mut self) {
+        // What was appended is written if the server is there; a store that must be sure of it is closed.
+        self.writers.iter().for_each(|writer| writer.close(CLOSING));
+        if self.writers.iter().all(|writer| writer.issue().is_none()) {
+            for thread in self.threads.lock().drain(..) {
+                let _ = thread.join();
+            }
+        }
+        self.end();
+    }
+}

@@ -1,0 +1,40 @@
+//! A listener and the tickets of the appends that it is notified of.
+//!
+//! Called by the [queue](crate::queue) and the [writer](crate::writer). All shards that are opened with one listener are
+//! written by one writer, so its tickets are committed in their order.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use whizbang_core::store::{CommitListener, Ticket};
+
+use crate::writer::Writer;
+
+/// A listener, its last ticket, and its writer.
+pub(crate) struct Tickets {
+    pub(crate) listener: Arc<dyn CommitListener>,
+    pub(crate) writer: Arc<Writer>,
+    given: AtomicU64,
+}
+
+impl Tickets {
+    pub(crate) fn new(listener: Arc<dyn CommitListener>, writer: Arc<Writer>) -> Self {
+        Self { listener, writer, given: AtomicU64::new(0) }
+    }
+
+    /// The next ticket. The caller holds the lock of the writer's queue.
+    pub(crate) fn next(&self) -> Ticket {
+        self.given.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Returns whether these are the tickets of `listener`.
+    pub(crate) fn is_of(&self, listener: &Arc<dyn CommitListener>) -> bool {
+        std::ptr::addr_eq(Arc::as_ptr(&self.listener), Arc::as_ptr(listener))
+    }
+}
+
+impl std::fmt::Debug for Tickets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tickets").field("given", &self.given).finish_non_exhaustive()
+    }
+}

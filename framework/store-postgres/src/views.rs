@@ -1,0 +1,82 @@
+//! Views of projections, the catalog, and the store's identity: rows that are replaced as a whole.
+//!
+//! Called by the [store](crate::store).
+
+use bytes::Bytes;
+use tokio_postgres::types::Type;
+use whizbang_core::message::{Name, ShardId};
+use whizbang_core::store::{Epoch, StoreError, View};
+
+use crate::failure::Failure;
+use crate::pool::{Pool, bytes};
+use crate::sql::Sql;
+
+const READING: &str = "reading a view from PostgreSQL";
+const SAVING: &str = "saving a view to PostgreSQL";
+
+pub(crate) async fn load(pool: &Pool, sql: &Sql, projection: &Name) -> Result<Option<View>, StoreError> {
+    let rows = pool.query(READING, &sql.view, &[(&projection.as_str(), Type::TEXT)]).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let damaged = |reason: String| StoreError::Corrupt {
+        file: format!("{}, `{projection}`", sql.table("views")).into(),
+        offset: 0,
+        reason,
+    };
+    let checkpoint: Vec<(String, u16, u64)> =
+        serde_json::from_str(row.get(1)).map_err(|error| damaged(format!("its checkpoint: {error}")))?;
+    let checkpoint = checkpoint.into_iter().map(|(domain, shard, position)| {
+        let domain = Name::new(&domain).map_err(|error| damaged(format!("its checkpoint: {error}")))?;
+        Ok::<_, StoreError>((ShardId::new(domain, shard), position))
+    });
+    let schema = u32::try_from(row.get::<_, i64>(0)).unwrap_or(u32::MAX);
+    Ok(Some(View { schema, checkpoint: checkpoint.collect::<Result<_, _>>()?, bytes: bytes(row, 2) }))
+}
+
+pub(crate) async fn claim(pool: &Pool, sql: &Sql, projection: &Name) -> Result<Epoch, StoreError> {
+    let rows = pool.query(SAVING, &sql.claim_view, &[(&projection.as_str(), Type::TEXT)]).await?;
+    Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
+}
+
+pub(crate) async fn save(
+    pool: &Pool,
+    sql: &Sql,
+    projection: &Name,
+    epoch: Epoch,
+    view: &View,
+) -> Result<(), StoreError> {
+    let checkpoint: Vec<(&str, u16, u64)> =
+        view.checkpoint.iter().map(|(shard, position)| (shard.domain.as_str(), shard.shard, *position)).collect();
+    let checkpoint =
+        serde_json::to_string(&checkpoint).map_err(|error| Failure::new(error.to_string()).store(SAVING))?;
+    let (name, mine, schema, bytes) = (projection.as_str(), epoch as i64, i64::from(view.schema), &view.bytes[..]);
+    let rows = pool
+        .query(
+            SAVING,
+            &sql.save_view,
+            &[
+                (&name, Type::TEXT),
+                (&mine, Type::INT8),
+                (&schema, Type::INT8),
+                (&checkpoint, Type::TEXT),
+                (&bytes, Type::BYTEA),
+            ],
+        )
+        .await?;
+    if !rows.is_empty() {
+        return Ok(());
+    }
+    let current = pool.query(SAVING, &sql.view_epoch, &[(&name, Type::TEXT)]).await?;
+    let current = current.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs());
+    Err(StoreError::ViewTaken { projection: projection.to_string(), mine: epoch, current })
+}
+
+/// A value that the store keeps about itself.
+pub(crate) async fn meta(pool: &Pool, sql: &Sql, name: &str) -> Result<Option<Bytes>, StoreError> {
+    let rows = pool.query("reading from PostgreSQL", &sql.meta, &[(&name, Type::TEXT)]).await?;
+    Ok(rows.first().map(|row| bytes(row, 0)))
+}
+
+pub(crate) async fn save_meta(pool: &Pool, sql: &Sql, name: &str, value: &[u8]) -> Result<(), StoreError> {
+    pool.query("writing to PostgreSQL", &sql.save_meta, &[(&name, Type::TEXT), (&value, Type::BYTEA)]).await?;
+    Ok(())
+}

@@ -1,0 +1,483 @@
+//! A connection that commits: one statement, one answer, one report for all turns that have gathered.
+//!
+//! Called by the shards' writers. The thread that holds the lock of the [`Line`] writes: a thread of the store, for what has
+//! gathered; the thread of an actor, for a turn that nothing else is in flight with. Groups are taken with that lock held, so
+//! they are written in their order, and a shard is always written by the same writer.
+//!
+//! A connection that is lost during a commit leaves open whether the group was committed. The writer connects again, locks
+//! the rows of the group's shards, which waits for the lost session to end one way or the other, and looks for the rows. If
+//! they are there the group is reported; if not it is sent again. Until then appends are gathered, up to a limit.
+
+mod line;
+mod outcome;
+mod saving;
+mod states;
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use whizbang_core::store::StoreError;
+
+use self::line::{Commit, Line, commit};
+use self::states::States;
+use crate::blocking::Driver;
+use crate::connect::Connector;
+use crate::failure::{Failure, Fate};
+use crate::queue::{Group, Part, Queue};
+use crate::shard::Shard;
+use crate::snapshots;
+use crate::sql::Sql;
+use crate::tickets::Tickets;
+
+/// A commit that takes longer is too slow for the thread of an actor to wait for it.
+const SLOW_COMMIT: Duration = Duration::from_millis(1);
+
+/// An idle connection is asked for an answer after this time, so that a server that is gone is noticed without an append.
+const PROBE: Duration = Duration::from_secs(5);
+
+/// A server that has not answered for this long is reported in the health of the node.
+const SILENT: Duration = Duration::from_secs(3);
+
+/// The pause before the second attempt to connect; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+const COMMITTING: &str = "committing to PostgreSQL";
+const CONNECTING: &str = "connecting to PostgreSQL";
+
+/// One writing connection, its queue and its thread.
+pub(crate) struct Writer {
+    connector: Arc<Connector>,
+    sql: Arc<Sql>,
+    queue: Mutex<Queue>,
+    /// The thread waits here for work, and between attempts.
+    work: Condvar,
+    line: Mutex<Line>,
+    /// Why nothing is committed now.
+    issue: Mutex<Option<StoreError>>,
+    slow: AtomicBool,
+    stop: AtomicBool,
+    /// The time at which the thread ends although something is still to be written.
+    end: Mutex<Option<Instant>>,
+    /// The open shards. They are failed if commits fail for good.
+    open: Mutex<Vec<(Weak<Shard>, Weak<Tickets>)>>,
+    snapshots: Mutex<Vec<snapshots::Waiting>>,
+}
+
+/// The next step of the writer's thread.
+enum Next {
+    /// There is nothing to do.
+    Rest,
+    /// There may be more.
+    More,
+    /// Something has failed: the same again after a pause.
+    Again,
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer").field("connector", &self.connector).finish_non_exhaustive()
+    }
+}
+
+impl Writer {
+    pub(crate) fn new(connector: Arc<Connector>, sql: Arc<Sql>, limit: usize, prepares: bool) -> Self {
+        Self {
+            connector,
+            sql,
+            queue: Mutex::new(Queue::new(limit)),
+            work: Condvar::new(),
+            line: Mutex::new(Line::new(prepares)),
+            issue: Mutex::default(),
+            slow: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            end: Mutex::default(),
+            open: Mutex::default(),
+            snapshots: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock()
+    }
+
+    /// Wakes the thread, if it waits.
+    pub(crate) fn wake(&self, mut queue: MutexGuard<'_, Queue>) {
+        let idle = std::mem::take(&mut queue.idle);
+        drop(queue);
+        if idle {
+            self.work.notify_one();
+        }
+    }
+
+    /// Returns whether the last commit was too slow for the thread of an actor to wait for one.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.slow.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn issue(&self) -> Option<StoreError> {
+        self.issue.lock().clone()
+    }
+
+    /// Notes a shard that appends here.
+    pub(crate) fn add(&self, shard: &Arc<Shard>, tickets: &Arc<Tickets>) {
+        let mut open = self.open.lock();
+        open.retain(|(shard, _)| shard.strong_count() > 0);
+        open.push((Arc::downgrade(shard), Arc::downgrade(tickets)));
+    }
+
+    /// Resolves once everything that was appended so far is committed, or never will be.
+    pub(crate) fn flushed(&self) -> oneshot::Receiver<Result<(), StoreError>> {
+        self.queue.lock().flushed()
+    }
+
+    /// Rejects further appends. What is there is still written, if the server commits within `patience`.
+    pub(crate) fn close(&self, patience: Duration) {
+        self.end.lock().get_or_insert(Instant::now() + patience);
+        let mut queue = self.queue.lock();
+        queue.close();
+        self.wake(queue);
+    }
+
+    /// Ends the thread, whatever is still to be written.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut queue = self.queue.lock();
+        queue.close();
+        queue.idle = false;
+        drop(queue);
+        self.work.notify_all();
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.end.lock().is_some_and(|end| end <= Instant::now())
+    }
+
+    /// Writes until it is stopped, or closed and everything is written.
+    pub(crate) fn run(&self) {
+        self.write();
+        let waiters = self.queue.lock().fail();
+        for waiter in waiters {
+            // The receiver may be gone.
+            let _ = waiter.send(Err(self.issue().unwrap_or(StoreError::Closed)));
+        }
+    }
+
+    fn write(&self) {
+        loop {
+            let mut queue = self.queue.lock();
+            let mut probe = false;
+            while queue.is_empty() && !std::mem::take(&mut queue.unfinished) && !probe {
+                if self.is_stopped() || queue.is_closed() {
+                    return;
+                }
+                queue.idle = true;
+                probe = self.work.wait_for(&mut queue, PROBE).timed_out();
+                queue.idle = false;
+            }
+            drop(queue);
+            loop {
+                let mut line = self.line.lock();
+                let next = if probe { self.probe(&mut line) } else { self.step(&mut line) };
+                let pause = FIRST_PAUSE * 2u32.pow(line.failures.min(10));
+                drop(line);
+                if self.is_stopped() {
+                    return;
+                }
+                match next {
+                    Next::Rest => break,
+                    Next::More => probe = false,
+                    Next::Again => {
+                        let mut queue = self.queue.lock();
+                        if !self.is_stopped() {
+                            self.work.wait_for(&mut queue, pause.min(LONGEST_PAUSE));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes the next group on the calling thread, or leaves it to the writer's thread, which then is woken.
+    pub(crate) fn write_here(&self) {
+        let mut left = true;
+        // Another thread that holds the lock may have taken its group before the caller's row was in it.
+        if let Some(mut line) = self.line.try_lock()
+            && line.is_ready()
+        {
+            let group = self.queue.lock().take();
+            if let Some(group) = group {
+                self.start(&mut line, Arc::new(group));
+                // About one tick: a server that takes longer is waited for by the writer's thread.
+                let mut ticks = 0;
+                self.finish(&mut line, || {
+                    ticks += 1;
+                    ticks > 1
+                });
+            }
+            left = !line.is_ready();
+        }
+        // Before the queue is locked: the thread that looks for ripe snapshots locks in the other order.
+        left |= !self.snapshots.lock().is_empty();
+        let mut queue = self.queue.lock();
+        if left || !queue.is_empty() {
+            queue.unfinished = true;
+            self.wake(queue);
+        }
+    }
+
+    /// Asks an idle connection for an answer.
+    fn probe(&self, line: &mut Line) -> Next {
+        let Some(driver) = line.driver.as_mut().filter(|driver| !driver.is_ended()) else { return self.step(line) };
+        let client = Arc::clone(&driver.client);
+        let mut asked = Box::pin(async move { client.simple_query("").await.map(|_| ()) });
+        let answer = self.wait(driver, asked.as_mut());
+        if let Some(Err(error)) = answer {
+            self.lost(line, &Failure::from(error));
+            return Next::Again;
+        }
+        Next::Rest
+    }
+
+    /// Takes the next step: connects, resolves a doubt, writes a group, or writes snapshots.
+    fn step(&self, line: &mut Line) -> Next {
+        if line.driver.as_ref().is_none_or(Driver::is_ended) {
+            // A request that waits for an answer of the lost connection ends with it.
+            if line.current.is_some() {
+                return self.finish(line, || self.is_stopped());
+            }
+            match self.connect(line) {
+                Some(Ok(())) => {}
+                Some(Err(failure)) => {
+                    line.driver = None;
+                    self.troubled(line, &failure, CONNECTING);
+                    return Next::Again;
+                }
+                None => return Next::Rest,
+            }
+        }
+        if line.current.is_some() {
+            return self.finish(line, || self.is_stopped());
+        }
+        if let Some(group) = line.doubt.take() {
+            return self.resolve(line, group);
+        }
+        let group = self.queue.lock().take();
+        match group {
+            Some(group) => {
+                self.start(line, Arc::new(group));
+                self.finish(line, || self.is_stopped())
+            }
+            None if self.save_snapshots(line) => Next::More,
+            None => Next::Rest,
+        }
+    }
+
+    /// Waits for an answer; none if the store stops. A server that is silent for long is reported.
+    fn wait<T>(&self, driver: &mut Driver, future: Pin<&mut (dyn Future<Output = T> + Send)>) -> Option<T> {
+        let begun = Instant::now();
+        driver.drive(future, || {
+            self.is_silent_since(begun);
+            self.is_stopped()
+        })
+    }
+
+    fn is_silent_since(&self, begun: Instant) {
+        if begun.elapsed() > SILENT {
+            let mut issue = self.issue.lock();
+            if issue.is_none() {
+                let failure = Failure::new(format!("{} does not answer", self.connector.at()));
+                tracing::error!(target: crate::TARGET, error = %failure, "commits wait for PostgreSQL");
+                *issue = Some(failure.store(COMMITTING));
+            }
+        }
+    }
+
+    /// The connection is lost; a group that was being written is in doubt.
+    fn lost(&self, line: &mut Line, failure: &Failure) {
+        line.driver = None;
+        line.statements = None;
+        self.troubled(line, failure, COMMITTING);
+    }
+
+    fn troubled(&self, line: &mut Line, failure: &Failure, doing: &str) {
+        line.failures += 1;
+        let error = failure.store(doing);
+        let mut issue = self.issue.lock();
+        if issue.is_none() {
+            tracing::error!(target: crate::TARGET, %error, "commits wait for PostgreSQL");
+        }
+        // Nothing else can be appended to a disk that is full; of other troubles the appends need not hear.
+        self.queue.lock().refused = matches!(error, StoreError::Full { .. }).then(|| error.clone());
+        *issue = Some(error);
+    }
+
+    /// The server works.
+    fn recovered(&self, line: &mut Line) {
+        line.failures = 0;
+        let mut issue = self.issue.lock();
+        if issue.take().is_some() {
+            self.queue.lock().refused = None;
+            tracing::info!(target: crate::TARGET, "PostgreSQL commits again");
+        }
+    }
+
+    /// Opens the connection and compares what is there with what was committed; none if the store stops.
+    fn connect(&self, line: &mut Line) -> Option<Result<(), Failure>> {
+        let mut driver = match self.connector.connect_blocking(|| self.is_stopped())? {
+            Ok(driver) => driver,
+            Err(failure) => return Some(Err(failure)),
+        };
+        line.statements = None;
+        if line.prepares {
+            let (client, sql) = (Arc::clone(&driver.client), Arc::clone(&self.sql));
+            let mut preparing = Box::pin(async move {
+                let short = client.prepare_typed(&sql.commit, &Group::types(false)).await?;
+                let long = client.prepare_typed(&sql.commit_progress, &Group::types(true)).await?;
+                Ok::<_, tokio_postgres::Error>([short, long])
+            });
+            match self.wait(&mut driver, preparing.as_mut())? {
+                Ok(statements) => line.statements = Some(statements),
+                Err(error) => return Some(Err(Failure::from(error))),
+            }
+        }
+        let open = self.open.lock().iter().filter_map(|(shard, _)| shard.upgrade()).collect::<Vec<_>>();
+        let shards: Vec<_> = open.into_iter().filter(|shard| shard.is_open()).collect();
+        let state = match self.state(&mut driver, shards.iter(), &[])? {
+            Ok(state) => state,
+            Err(failure) => return Some(Err(failure)),
+        };
+        line.driver = Some(driver);
+        if let Some(shard) = shards.iter().find(|shard| state.is_older(shard)) {
+            self.older(line, shard);
+        }
+        if line.doubt.is_none() {
+            self.recovered(line);
+        }
+        Some(Ok(()))
+    }
+
+    /// The rows of shards as they are now, once no other statement holds them. Of a group in doubt its last turns, too.
+    fn state<'a>(
+        &self,
+        driver: &mut Driver,
+        shards: impl Iterator<Item = &'a Arc<Shard>>,
+        group: &[Part],
+    ) -> Option<Result<States, Failure>> {
+        let mut ids: Vec<i32> = shards.map(|shard| shard.row).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        if ids.is_empty() {
+            return Some(Ok(States::default()));
+        }
+        let turns = group.iter().filter_map(|part| Some((part.shard.row, part.last_turn? as i64)));
+        let turns: Vec<(i32, i64)> = turns.collect();
+        let (client, sql) = (Arc::clone(&driver.client), Arc::clone(&self.sql));
+        let mut asked = Box::pin(async move { states::read(&client, &sql, &ids, &turns).await });
+        self.wait(driver, asked.as_mut()).map(|state| state.map_err(Failure::from))
+    }
+
+    /// Sends a group.
+    fn start(&self, line: &mut Line, group: Arc<Group>) {
+        let Some(driver) = &line.driver else {
+            line.doubt = Some(group);
+            return;
+        };
+        let (client, sql, sent) = (Arc::clone(&driver.client), Arc::clone(&self.sql), Arc::clone(&group));
+        let statement = line.statements.as_ref().map(|[short, long]| if group.has_progress() { long } else { short });
+        let statement = statement.cloned();
+        let commit: Commit = Box::pin(async move { Ok(commit(&client, &sql, statement.as_ref(), &sent).await?) });
+        line.current = Some((group, commit, Instant::now()));
+    }
+
+    /// Waits for the answer about the current group, unless `give_up` returns `true`, and handles it.
+    fn finish(&self, line: &mut Line, mut give_up: impl FnMut() -> bool) -> Next {
+        let Some((group, mut commit, begun)) = line.current.take() else { return Next::More };
+        let answer = match &mut line.driver {
+            Some(driver) => driver.drive(commit.as_mut(), || {
+                self.is_silent_since(begun);
+                give_up()
+            }),
+            None => Some(Err(Failure::connection("the connection", &Failure::new("it is lost")))),
+        };
+        match answer {
+            None => {
+                line.current = Some((group, commit, begun));
+                Next::Rest
+            }
+            Some(Ok(owned)) => {
+                self.slow.store(begun.elapsed() > SLOW_COMMIT, Ordering::Relaxed);
+                self.complete(line, &group, &owned);
+                Next::More
+            }
+            Some(Err(failure)) => {
+                match failure.fate() {
+                    Fate::Unknown => {
+                        line.doubt = Some(group);
+                        self.lost(line, &failure);
+                    }
+                    Fate::Unprepared => {
+                        tracing::warn!(
+                            target: crate::TARGET,
+                            error = %failure,
+                            "statements are no longer prepared: a connection pooler changes the session"
+                        );
+                        line.doubt = Some(group);
+                        (line.prepares, line.statements) = (false, None);
+                        return Next::More;
+                    }
+                    Fate::Later | Fate::Full => {
+                        line.doubt = Some(group);
+                        self.troubled(line, &failure, COMMITTING);
+                    }
+                    Fate::Never => {
+                        self.fail(&failure.store(COMMITTING));
+                        return Next::More;
+                    }
+                }
+                Next::Again
+            }
+        }
+    }
+
+    /// Finds out whether a group is committed, and sends it again if not.
+    fn resolve(&self, line: &mut Line, group: Arc<Group>) -> Next {
+        let Some(driver) = &mut line.driver else {
+            line.doubt = Some(group);
+            return Next::More;
+        };
+        let state = match self.state(driver, group.parts.iter().map(|part| &part.shard), &group.parts) {
+            Some(Ok(state)) => state,
+            Some(Err(failure)) => {
+                line.doubt = Some(group);
+                self.lost(line, &failure);
+                return Next::Again;
+            }
+            None => {
+                line.doubt = Some(group);
+                return Next::Rest;
+            }
+        };
+        if let Some(part) = group.parts.iter().find(|part| state.is_older(&part.shard)) {
+            self.older(line, &part.shard);
+            return Next::More;
+        }
+        if group.parts.iter().any(|part| state.has(part)) {
+            // All of a group is committed, but for the shards that had another owner already.
+            let owns = |part: &Part| match part.last_turn {
+                Some(_) => state.has(part),
+                None => state.epoch(&part.shard) == Some(part.shard.epoch),
+            };
+            let owned: Vec<i32> = group.parts.iter().filter(|part| owns(part)).map(|part| part.shard.row).collect();
+            self.complete(line, &group, &owned);
+            return Next::More;
+        }
+        self.start(line, group);
+        self.finish(line, || self.is_stopped())
+    }
+}

@@ -1,0 +1,109 @@
+//! The outcome of a group, and its consequences for shards, listeners and waiters.
+//!
+//! Called by the [writer](super) with the lock of its line. Shards change before listeners are notified: a reader that follows a
+//! report finds what was reported.
+
+use std::sync::Arc;
+
+use whizbang_core::store::StoreError;
+
+use super::{COMMITTING, Line, Writer};
+use crate::failure::Failure;
+use crate::queue::{Group, Part};
+use crate::shard::Shard;
+use crate::tickets::Tickets;
+
+impl Writer {
+    /// A group is committed for the shards whose rows are `owned`, and rejected for the others.
+    pub(super) fn complete(&self, line: &mut Line, group: &Group, owned: &[i32]) {
+        let mut reports: Vec<(&Arc<Tickets>, u64, Option<StoreError>)> = Vec::new();
+        let mut lost: Vec<&Part> = Vec::new();
+        for part in &group.parts {
+            let is_owned = owned.contains(&part.shard.row);
+            if is_owned {
+                part.shard.commit(part.last, part.last_turn);
+            } else {
+                lost.push(part);
+            }
+            match reports.iter_mut().find(|(tickets, ..)| Arc::ptr_eq(tickets, &part.tickets)) {
+                Some((_, last, _)) => *last = part.ticket.max(*last),
+                None => reports.push((&part.tickets, part.ticket, None)),
+            }
+        }
+        if !lost.is_empty() {
+            let state =
+                line.driver.as_mut().and_then(|driver| self.state(driver, lost.iter().map(|part| &part.shard), &[]));
+            for part in lost {
+                let epoch = match &state {
+                    Some(Ok(state)) => state.epoch(&part.shard),
+                    _ => None,
+                };
+                let current = epoch.unwrap_or(part.shard.epoch + 1);
+                let (shard, mine) = (part.shard.id.clone(), part.shard.epoch);
+                tracing::error!(target: crate::TARGET, %shard, mine, current, "another owner has the shard");
+                part.shard.fence(current);
+                let report = reports.iter_mut().find(|(tickets, ..)| Arc::ptr_eq(tickets, &part.tickets));
+                if let Some((_, _, error)) = report {
+                    error.get_or_insert(StoreError::Fenced { shard, mine, current });
+                }
+            }
+        }
+        let waiters = self.queue.lock().written(group);
+        self.recovered(line);
+        for (tickets, through, error) in reports {
+            match error {
+                None => tickets.listener.committed(through),
+                Some(error) => {
+                    // The listener counts all of its shards as lost, until they are opened again.
+                    self.each_open(|shard, others| {
+                        if Arc::ptr_eq(others, tickets) {
+                            shard.fail();
+                        }
+                    });
+                    tickets.listener.failed(error);
+                }
+            }
+        }
+        for waiter in waiters {
+            // The receiver may be gone.
+            let _ = waiter.send(Ok(()));
+        }
+    }
+
+    fn each_open(&self, mut each: impl FnMut(&Arc<Shard>, &Arc<Tickets>)) {
+        let open: Vec<_> = self.open.lock().clone();
+        for (shard, tickets) in open {
+            if let (Some(shard), Some(tickets)) = (shard.upgrade(), tickets.upgrade()) {
+                each(&shard, &tickets);
+            }
+        }
+    }
+
+    /// The database lacks turns that were reported as committed.
+    pub(super) fn older(&self, line: &mut Line, shard: &Shard) {
+        let text = format!(
+            "the database lacks committed turns of shard {}: it was restored from a backup, or a standby without them was promoted",
+            shard.id
+        );
+        line.doubt = None;
+        self.fail(&Failure::new(text).store(COMMITTING));
+    }
+
+    /// Nothing that was appended will be committed: all shards have to be opened again.
+    pub(super) fn fail(&self, error: &StoreError) {
+        tracing::error!(target: crate::TARGET, %error, "commits have failed; the shards are to be opened again");
+        // First the shards: what they append behind this would be written with a gap before it.
+        let mut all: Vec<Arc<Tickets>> = Vec::new();
+        self.each_open(|shard, tickets| {
+            shard.fail();
+            if !all.iter().any(|known| Arc::ptr_eq(known, tickets)) {
+                all.push(Arc::clone(tickets));
+            }
+        });
+        let waiters = self.queue.lock().fail();
+        all.iter().for_each(|tickets| tickets.listener.failed(error.clone()));
+        for waiter in waiters {
+            let _ = waiter.send(Err(error.clone()));
+        }
+    }
+}

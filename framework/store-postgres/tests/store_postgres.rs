@@ -1,0 +1,54 @@
+//! The store in PostgreSQL passes the suite that every store passes, directly and behind a pooler that changes the session with each
+//! transaction.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use whizbang::store::Store;
+use whizbang::testing::store::Fixture;
+use whizbang_store_postgres::PostgresStore;
+use whizbang_tests::postgres::{Pooler, PostgresServer};
+
+async fn connect(url: String) -> Arc<dyn Store> {
+    Arc::new(PostgresStore::connect(&url).await.expect("connects"))
+}
+
+struct Postgres(PostgresServer);
+
+impl Fixture for Postgres {
+    fn store(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+        connect(self.0.url()).boxed()
+    }
+}
+
+mod directly {
+    use super::{Postgres, PostgresServer};
+
+    whizbang::store_suite!(Postgres(PostgresServer::start()));
+}
+
+struct Pooled {
+    // Before the server: it is dropped first.
+    pooler: Pooler,
+    _server: PostgresServer,
+}
+
+impl Pooled {
+    fn start() -> Self {
+        let server = PostgresServer::start();
+        Self { pooler: Pooler::start(&server), _server: server }
+    }
+}
+
+impl Fixture for Pooled {
+    fn store(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+        connect(self.pooler.url()).boxed()
+    }
+}
+
+mod behind_a_pooler {
+    use super::Pooled;
+
+    whizbang::store_suite!(Pooled::start());
+}

@@ -1,0 +1,23 @@
+//! Test support for services, stores and bridges. Feature `testing`.
+//!
+//! [`Scenario`] tests one actor, [`Sim`] a cluster with injected faults. [`store`], [`bridge`] and [`broker`] are conformance suites for
+//! implementations of the store and bridge traits. Nothing here runs in a production build.
+
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
+
+pub mod scenario;
+pub mod sim;
+
+pub use whizbang_conformance::{bridge, bridge_suite, broker, broker_suite, decoders, store, store_suite};
+
+pub use scenario::Scenario;
+pub use sim::{Coverage, CrashPoint, Fault, FaultEvent, FaultProfile, Flow, LinkDirection, Random, Sim, World};

@@ -1,0 +1,176 @@
+//! Given-when-then tests: one actor handles messages one by one, and its effects are compared with expectations.
+//!
+//! Called by users' tests. Runs the framework's own turns on a store in memory, so a scenario shows what a node would store. No message
+//! leaves the actor, time passes only when the scenario advances it, and no runtime is needed around it.
+
+#![expect(clippy::panic, reason = "a failed expectation panics, as every assertion does")]
+
+mod expect;
+mod harness;
+mod step;
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use harness::Harness;
+use step::Step;
+use whizbang_core::message::{Command, Document, Event, Rejection};
+use whizbang_runtime::actor::Stateful;
+use whizbang_runtime::aggregate::{Applies, Handle, React};
+use whizbang_runtime::saga::OnTimer;
+
+/// The state of a scenario without a command.
+#[derive(Debug)]
+pub struct NoCommand;
+
+/// One aggregate or saga under test.
+///
+/// ```
+/// # use whizbang::doc_fixtures::*;
+/// use whizbang::testing::Scenario;
+///
+/// Scenario::<Account>::new()
+///     .given([Deposited { cents: 100 }])
+///     .when(Deposit { account: "ada".into(), cents: 50 })
+///     .replies(150)
+///     .records(Deposited { cents: 50 });
+/// ```
+///
+/// Each step ([`when`](Scenario::when), [`on`](Self::on), [`on_reply`](Self::on_reply), [`fire_timer`](Self::fire_timer)) is one turn;
+/// the expectations after it are about that turn. Events are compared by their bytes, so they need no `PartialEq`. Once an event of a
+/// step is expected, the step must record exactly the expected events; the same holds for sent commands.
+///
+/// A scenario has a small runtime of its own: use it in plain `#[test]` functions, not in async ones.
+pub struct Scenario<A: Stateful, C = NoCommand> {
+    run: Run<A>,
+    command: PhantomData<fn(C)>,
+}
+
+/// The actor, and the effects of its last turn.
+struct Run<A: Stateful> {
+    harness: Harness<A>,
+    step: Option<Step>,
+}
+
+impl<A: Stateful> Scenario<A> {
+    /// Returns a scenario of an actor without stored events.
+    pub fn new() -> Self {
+        Self { run: Run { harness: Harness::new(), step: None }, command: PhantomData }
+    }
+}
+
+impl<A: Stateful> Default for Scenario<A> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<A: Stateful, C> Scenario<A, C> {
+    /// Sets the actor's key. Needed only if no command or event determines it first.
+    #[track_caller]
+    pub fn key(mut self, key: &str) -> Self {
+        self.run.harness.set_key(key);
+        self
+    }
+
+    /// Adds events that the actor has recorded before. Call it once per event type; the order is kept.
+    #[track_caller]
+    pub fn given<E: Event>(mut self, events: impl IntoIterator<Item = E>) -> Self
+    where
+        A: Applies<E>,
+    {
+        self.run.assert_no_unexpected();
+        for event in events {
+            self.run.harness.given(&event);
+        }
+        self
+    }
+
+    /// Sends a command to the actor.
+    #[track_caller]
+    pub fn when<D: Command>(mut self, command: D) -> Scenario<A, D>
+    where
+        A: Handle<D>,
+    {
+        self.run.assert_no_unexpected();
+        self.run.step = Some(self.run.harness.when(&command));
+        Scenario { run: self.run, command: PhantomData }
+    }
+
+    /// Delivers an event that the actor with the same key recorded.
+    #[track_caller]
+    pub fn on<E: Event>(self, event: E) -> Self
+    where
+        A: React<E>,
+    {
+        self.on_from("", event)
+    }
+
+    /// Delivers an event that the actor with the key `from` recorded.
+    #[track_caller]
+    pub fn on_from<E: Event>(mut self, from: &str, event: E) -> Self
+    where
+        A: React<E>,
+    {
+        self.run.assert_no_unexpected();
+        self.run.step = Some(self.run.harness.on(from, &event));
+        self
+    }
+
+    /// Delivers the reply to the last command of this type that the actor has sent and that has no reply yet.
+    #[track_caller]
+    pub fn on_reply<D: Command>(mut self, reply: Result<D::Reply, Rejection>) -> Self {
+        self.run.assert_no_unexpected();
+        self.run.step = Some(self.run.harness.on_reply::<D>(&reply));
+        self
+    }
+
+    /// Advances the time. It fires no timer: see [`fire_timer`](Self::fire_timer).
+    pub fn after(mut self, span: Duration) -> Self {
+        self.run.harness.advance(span);
+        self
+    }
+
+    /// Fires the timer `T` at its due time; the time advances to it.
+    #[track_caller]
+    pub fn fire_timer<T: Document>(mut self) -> Self
+    where
+        A: OnTimer<T>,
+    {
+        self.run.assert_no_unexpected();
+        self.run.step = Some(self.run.harness.fire_timer::<T>());
+        self
+    }
+
+    /// Reads the state, rebuilt from the stored events.
+    #[track_caller]
+    pub fn state(mut self, look: impl FnOnce(&A)) -> Self {
+        look(&self.run.harness.state());
+        self
+    }
+}
+
+impl<A: Stateful> Run<A> {
+    /// Fails if the last step had effects that were not expected.
+    #[track_caller]
+    fn assert_no_unexpected(&self) {
+        if let Some(difference) = self.step.as_ref().and_then(Step::unexpected_effects) {
+            fail(&self.harness.report(), &difference);
+        }
+    }
+}
+
+impl<A: Stateful> Drop for Run<A> {
+    fn drop(&mut self) {
+        // After a failed expectation a second panic would abort the process.
+        if !std::thread::panicking() {
+            self.assert_no_unexpected();
+        }
+    }
+}
+
+/// Fails the test with a difference between expectation and effect.
+#[track_caller]
+fn fail(report: &str, difference: &str) -> ! {
+    panic!("{report}{difference}")
+}

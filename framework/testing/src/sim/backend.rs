@@ -1,0 +1,167 @@
+//! Backends of a simulated store: memory, or the store on disk on a simulated disk.
+//!
+//! Called by the [store](super::store), which decides about commits and power failures.
+
+use std::sync::Arc;
+
+use whizbang_core::message::{Name, ShardId, StoreIdentity};
+use whizbang_core::store::{CatalogEntry, CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
+use whizbang_log::memory::{CommitControl, MemoryStore};
+
+#[cfg(feature = "embedded")]
+use {
+    super::disk_image::DiskImage,
+    parking_lot::Mutex,
+    whizbang_core::message::IdSource,
+    whizbang_store_embedded::{EmbeddedConfig, EmbeddedStore},
+};
+
+/// Small segments and checkpoints, so that their borders are reached often.
+#[cfg(feature = "embedded")]
+const SEGMENT_BYTES: u64 = 16 * 1024;
+#[cfg(feature = "embedded")]
+const CHECKPOINT_BYTES: u64 = 4 * 1024;
+
+/// The place of committed data.
+pub(super) enum Backend {
+    /// Appends are committed on request and survive.
+    Memory(MemoryStore, CommitControl),
+    /// Appends are committed once the store has written and flushed them.
+    #[cfg(feature = "embedded")]
+    OnDisk(OnDisk),
+}
+
+/// The store on disk, on a simulated disk.
+#[cfg(feature = "embedded")]
+pub(super) struct OnDisk {
+    image: DiskImage,
+    /// The open store, and the generation of the disk in which it was opened.
+    store: Mutex<Option<(u64, Arc<EmbeddedStore>)>>,
+    seeds: Mutex<IdSource>,
+}
+
+impl Backend {
+    pub(super) fn memory() -> Self {
+        let (store, commit_control) = MemoryStore::faulty();
+        Self::Memory(store, commit_control)
+    }
+
+    #[cfg(feature = "embedded")]
+    pub(super) fn on_disk(rng: &IdSource) -> Self {
+        Self::OnDisk(OnDisk {
+            image: DiskImage::new(rng.fork()),
+            store: Mutex::new(None),
+            seeds: Mutex::new(rng.fork()),
+        })
+    }
+
+    /// Opens the store again from the surviving data.
+    pub(super) fn reopen(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Memory(_, commit_control) => {
+                commit_control.hold();
+                Ok(())
+            }
+            #[cfg(feature = "embedded")]
+            Self::OnDisk(disk) => {
+                let mut store = disk.store.lock();
+                // Drop the old store first: it must not write to the disk after that.
+                *store = None;
+                let config = EmbeddedConfig::default().segment_bytes(SEGMENT_BYTES).checkpoint_bytes(CHECKPOINT_BYTES);
+                let (generation, seed) = (disk.image.generation(), disk.seeds.lock().next_u64());
+                let opened = EmbeddedStore::open_on(Arc::new(disk.image.mount()), &config, Some(seed))?;
+                *store = Some((generation, Arc::new(opened)));
+                Ok(())
+            }
+        }
+    }
+
+    fn store(&self) -> Result<Arc<dyn Store>, StoreError> {
+        match self {
+            Self::Memory(store, _) => Ok(Arc::new(store.clone())),
+            #[cfg(feature = "embedded")]
+            Self::OnDisk(disk) => {
+                let store = disk.store.lock();
+                store.as_ref().map(|(_, store)| Arc::clone(store) as _).ok_or(StoreError::Closed)
+            }
+        }
+    }
+
+    pub(super) async fn open(
+        &self,
+        id: &ShardId,
+        shards: u16,
+        listener: Arc<dyn CommitListener>,
+    ) -> Result<ShardHandle, StoreError> {
+        self.store()?.open(id, shards, listener).await
+    }
+
+    pub(super) async fn read(&self, shard: &ShardId) -> Result<Option<Arc<dyn ShardReader>>, StoreError> {
+        self.store()?.read(shard).await
+    }
+
+    pub(super) async fn view(&self, projection: &Name) -> Result<Option<View>, StoreError> {
+        self.store()?.view(projection).await
+    }
+
+    pub(super) async fn claim_view(&self, projection: &Name) -> Result<Epoch, StoreError> {
+        self.store()?.claim_view(projection).await
+    }
+
+    pub(super) async fn save_view(&self, projection: &Name, epoch: Epoch, view: View) -> Result<(), StoreError> {
+        self.store()?.save_view(projection, epoch, view).await
+    }
+
+    pub(super) async fn catalog(&self) -> Result<Option<Vec<CatalogEntry>>, StoreError> {
+        self.store()?.catalog().await
+    }
+
+    pub(super) async fn save_catalog(&self, entries: Vec<CatalogEntry>) -> Result<(), StoreError> {
+        self.store()?.save_catalog(entries).await
+    }
+
+    pub(super) async fn identity(&self) -> Result<Option<StoreIdentity>, StoreError> {
+        self.store()?.identity().await
+    }
+
+    pub(super) async fn save_identity(&self, identity: StoreIdentity) -> Result<(), StoreError> {
+        self.store()?.save_identity(identity).await
+    }
+
+    /// Commits at least the first `appends` pending appends.
+    pub(super) fn commit(&self, appends: usize) {
+        match self {
+            Self::Memory(_, commit_control) => drop(commit_control.commit(appends)),
+            #[cfg(feature = "embedded")]
+            Self::OnDisk(disk) => {
+                let store = disk.store.lock().as_ref().map(|(_, store)| Arc::clone(store));
+                if let Some(store) = store {
+                    store.step();
+                }
+            }
+        }
+    }
+
+    /// Returns whether the result of a crash is known only after reopening.
+    pub(super) fn is_on_disk(&self) -> bool {
+        !matches!(self, Self::Memory(..))
+    }
+
+    /// Ends this generation. A store in memory keeps the first `survivors` pending appends. A store on disk loses power while it
+    /// writes, after at most `changes` changes of the disk.
+    #[cfg_attr(not(feature = "embedded"), expect(unused_variables, reason = "only a simulated disk counts changes"))]
+    pub(super) fn fail(&self, survivors: usize, changes: u64) {
+        match self {
+            Self::Memory(_, commit_control) => commit_control.fail(survivors, StoreError::Closed),
+            #[cfg(feature = "embedded")]
+            Self::OnDisk(disk) => {
+                let store = disk.store.lock().as_ref().map(|(generation, store)| (*generation, Arc::clone(store)));
+                if let Some((generation, store)) = store {
+                    disk.image.fail_after(changes);
+                    store.step();
+                    disk.image.end(generation);
+                }
+            }
+        }
+    }
+}

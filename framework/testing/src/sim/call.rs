@@ -1,0 +1,224 @@
+//! Clients of a simulated cluster: commands, posts and queries of a scenario.
+
+use std::future::IntoFuture;
+use std::time::Duration;
+
+use futures_util::future::LocalBoxFuture;
+
+use super::World;
+use super::clients::EncodedCommand;
+use whizbang_core::clock::instant;
+use whizbang_core::message::{Command, Domain, MessageId, Query};
+use whizbang_runtime::client::{DEADLINE, SendError};
+
+/// Time that a retrying client waits for a reply before it repeats the command with the same id.
+pub(super) const ATTEMPT_DEADLINE: Duration = Duration::from_secs(2);
+/// Delay before the first retry. It doubles with each retry.
+pub(super) const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+
+/// Delay before a retry with an id from the future, a condition that lasts.
+const FUTURE_ID_BACKOFF: Duration = Duration::from_secs(5);
+
+/// A command of a client. Await it for the reply. One attempt, unless [`retrying`](Self::retrying) is set.
+#[must_use = "futures do nothing unless you `.await` them"]
+pub struct Call<'a, C> {
+    world: &'a World,
+    command: C,
+    id: Option<MessageId>,
+    key: Option<String>,
+    deadline: Option<Duration>,
+    retrying: bool,
+}
+
+impl<C: Command> Call<'_, C> {
+    /// Sets the id, as [`SendCommand::id`](whizbang_runtime::client::SendCommand::id) does.
+    pub fn id(mut self, id: MessageId) -> Self {
+        self.id = Some(id);
+        self
+    }
+
+    /// Sets an idempotency key, as [`SendCommand::idempotency_key`](whizbang_runtime::client::SendCommand::idempotency_key) does.
+    pub fn idempotency_key(mut self, key: &str) -> Self {
+        self.key = Some(key.to_owned());
+        self
+    }
+
+    /// Sets the time to wait for the reply. Default: 30 s, or 2 s per attempt with [`retrying`](Self::retrying).
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Retries with the same id until the outcome is known.
+    pub fn retrying(mut self) -> Self {
+        self.retrying = true;
+        self
+    }
+
+    /// Encodes the command with its id.
+    fn encoded(&self) -> Result<EncodedCommand, SendError> {
+        let id = match (&self.key, self.id) {
+            (Some(key), _) => MessageId::from_idempotency_key(C::Domain::NAME, self.command.key().as_str(), key),
+            (None, Some(id)) => id,
+            (None, None) => self.world.new_id(),
+        };
+        EncodedCommand::of(id, &self.command)
+    }
+}
+
+impl<'a, C: Command> IntoFuture for Call<'a, C> {
+    type Output = Result<C::Reply, SendError>;
+    type IntoFuture = LocalBoxFuture<'a, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let mut encoded = self.encoded()?;
+            let Self { world, id, key, deadline, retrying, .. } = self;
+            let default = if retrying { ATTEMPT_DEADLINE } else { DEADLINE };
+            let deadline = deadline.unwrap_or(default);
+            let mut next = world.inject_client_faults(&encoded, deadline);
+            let mut wait = FIRST_BACKOFF;
+            loop {
+                let has_operator = world.0.clients.has_operator();
+                let result = world.attempt::<C>(&encoded, key.as_deref(), std::mem::replace(&mut next, deadline)).await;
+                match result {
+                    // An operator will redrive the dead letter; the reply is then stored under its id.
+                    Err(SendError::DeadLetter { .. })
+                        if retrying && (has_operator || world.0.clients.has_operator()) =>
+                    {
+                        tokio::time::sleep(ATTEMPT_DEADLINE).await;
+                    }
+                    Err(error) if retrying && error.is_transient() => {
+                        let future = matches!(error, SendError::IdInFuture);
+                        tokio::time::sleep(if future { FUTURE_ID_BACKOFF } else { wait }).await;
+                        // The id was never accepted and is out of time: the clock that created it was wrong. Use a new one.
+                        if future && id.is_none() && key.is_none() {
+                            encoded = world.with_new_id(encoded);
+                        }
+                        wait = (wait * 2).min(ATTEMPT_DEADLINE);
+                    }
+                    result => return result,
+                }
+            }
+        })
+    }
+}
+
+/// A command sent without waiting for a reply. Await it until it is accepted.
+#[must_use = "futures do nothing unless you `.await` them"]
+pub struct Post<'a, C>(Call<'a, C>);
+
+impl<C: Command> Post<'_, C> {
+    /// Sets the id, as [`PostCommand::id`](whizbang_runtime::client::PostCommand::id) does.
+    pub fn id(self, id: MessageId) -> Self {
+        Self(self.0.id(id))
+    }
+
+    /// Sets an idempotency key, as [`PostCommand::idempotency_key`](whizbang_runtime::client::PostCommand::idempotency_key) does.
+    pub fn idempotency_key(self, key: &str) -> Self {
+        Self(self.0.idempotency_key(key))
+    }
+
+    /// Retries with the same id until the command is accepted.
+    pub fn retrying(self) -> Self {
+        Self(self.0.retrying())
+    }
+}
+
+impl<'a, C: Command> IntoFuture for Post<'a, C> {
+    type Output = Result<(), SendError>;
+    type IntoFuture = LocalBoxFuture<'a, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let Call { world, key, retrying, .. } = &self.0;
+            let encoded = self.0.encoded()?;
+            let duplicates = world.duplicates_post();
+            let (started, mut wait) = (instant(), FIRST_BACKOFF);
+            world.record_sent(&encoded);
+            loop {
+                let client = world.client().ok_or(SendError::Stopped)?;
+                let post = client.post(encoded.decode::<C>()?);
+                let post = match key {
+                    Some(key) => post.idempotency_key(key),
+                    None => post.id(encoded.id),
+                };
+                // The command may be in flight from here on, whatever the outcome of this call.
+                world.0.clients.attempt_started(encoded.id);
+                let result = post.await;
+                world.0.clients.attempt_ended(encoded.id, true);
+                world.0.clients.record_post(&encoded, started, result.is_ok());
+                match result {
+                    Ok(()) if duplicates => {
+                        let _ = client.post(encoded.decode::<C>()?).id(encoded.id).await;
+                        return Ok(());
+                    }
+                    Err(error) if *retrying && error.is_transient() => {
+                        tokio::time::sleep(wait).await;
+                        wait = (wait * 2).min(ATTEMPT_DEADLINE);
+                    }
+                    result => return result,
+                }
+            }
+        })
+    }
+}
+
+impl World {
+    /// Sends a command and waits for its reply. Retries with the same id until the outcome is known.
+    ///
+    /// # Errors
+    /// [`SendError`] if a retry does not help: a rejection, a dead letter, a message that cannot be decoded.
+    pub async fn send<C: Command>(&self, command: C) -> Result<C::Reply, SendError> {
+        self.call(command).retrying().await
+    }
+
+    /// Sends a command with an optional id, idempotency key and deadline. Await it for the reply to one attempt.
+    ///
+    /// ```
+    /// # use whizbang::doc_fixtures::*;
+    /// use whizbang::testing::Sim;
+    ///
+    /// let run = Sim::new(7).service("bank", |node| node.aggregate::<Account>()).run(async |world| {
+    ///     let deposit = || world.call(Deposit { account: "ada".into(), cents: 500 }).idempotency_key("order-1");
+    ///     assert_eq!(deposit().await.unwrap(), 500);
+    ///     assert_eq!(deposit().await.unwrap(), 500);
+    /// });
+    /// assert!(run.is_ok());
+    /// ```
+    ///
+    /// # Errors
+    /// The errors of [`Client::send`](whizbang_runtime::Client::send).
+    pub fn call<C: Command>(&self, command: C) -> Call<'_, C> {
+        Call { world: self, command, id: None, key: None, deadline: None, retrying: false }
+    }
+
+    /// Sends a command without waiting for a reply. Await it until it is accepted. An accepted command must be handled once,
+    /// become a
+    /// dead letter, or be rejected with a reason, unless a fault makes the broker lose it.
+    ///
+    /// # Errors
+    /// The errors of [`Client::post`](whizbang_runtime::Client::post).
+    pub fn post<C: Command>(&self, command: C) -> Post<'_, C> {
+        Post(self.call(command))
+    }
+
+    /// Returns a new message id, created with the clients' clock.
+    pub fn new_id(&self) -> MessageId {
+        self.0.ids.borrow().message_id()
+    }
+
+    /// Runs a query. Retries until the view replies.
+    ///
+    /// # Errors
+    /// [`SendError`] if a retry does not help.
+    pub async fn query<Q: Query + Clone>(&self, query: Q) -> Result<Q::Reply, SendError> {
+        loop {
+            let client = self.client().ok_or(SendError::Stopped)?;
+            match client.query(query.clone()).await {
+                Err(error) if error.is_transient() => tokio::time::sleep(FIRST_BACKOFF).await,
+                result => return result,
+            }
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Delivery of one stream to a simulated node: pulls up to the node's capacity, calls the node, and settles after the commit.
+//!
+//! Started when a node attaches. Calls the node's [`Inbound`](whizbang_core::bridge::Inbound) and settles each message at the
+//! [broker](super::broker). Undecodable messages are rejected and not redelivered.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::broker::StoredPacket;
+use super::crash_points::CrashPoint;
+use super::fault_counts::FaultEvent;
+use super::link::{LinkState, RECREATE_DELAY, SimLink, pause};
+use whizbang_conformance::broker::Acknowledgement;
+use whizbang_conformance::broker::model::{Delivery, Next};
+use whizbang_core::bridge::AckOutcome;
+use whizbang_core::clock::instant;
+
+/// Time between polls of a node without capacity.
+const CAPACITY_POLL: Duration = Duration::from_millis(5);
+/// Interval of progress notifications for a message in flight.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(1600);
+/// Delay of the first redelivery. It doubles with each delivery up to [`MAX_REDELIVERY`].
+const FIRST_REDELIVERY: Duration = Duration::from_millis(50);
+const MAX_REDELIVERY: Duration = Duration::from_secs(5);
+/// Maximum time between polls of a missing stream.
+const MISSING_POLL: Duration = Duration::from_secs(5);
+
+/// The content of a stream.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum StreamKind {
+    Direct,
+    Events,
+}
+
+struct SimConsumer {
+    link: Arc<SimLink>,
+    kind: StreamKind,
+    stream: String,
+}
+
+/// Starts to consume a stream until the node detaches.
+pub(super) fn begin(link: &Arc<SimLink>, kind: StreamKind, stream: String) {
+    let consumer = Arc::new(SimConsumer { link: Arc::clone(link), kind, stream });
+    whizbang_core::spawn::alone("simulated broker", consumer.run());
+}
+
+impl SimConsumer {
+    async fn run(self: Arc<Self>) {
+        let link = &self.link;
+        let notifier = link.broker.notifier(&self.stream);
+        let mut state = link.state.subscribe();
+        while link.is_attached() {
+            // Registers before the check: a message stored between the check and the wait must wake this consumer. `biased` below
+            // keeps the order of the branches, and with it the trace, the same in every run.
+            let notified = notifier.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            let wait = match self.next() {
+                Ok(delivery) => {
+                    self.deliver(delivery);
+                    continue;
+                }
+                Err(Wait::Until(wait)) => wait,
+                Err(Wait::Missing) => {
+                    if self.recreate().await {
+                        continue;
+                    }
+                    Some(instant() + MISSING_POLL)
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = state.changed() => {}
+                () = notified => {}
+                () = sleep_until(wait) => {}
+            }
+        }
+    }
+
+    fn next(&self) -> Result<Delivery<Arc<StoredPacket>>, Wait> {
+        let link = &self.link;
+        if !link.broker.can_pull(link) {
+            // Reconnecting the node notifies this consumer.
+            return Err(Wait::Until(None));
+        }
+        if link.inbound.capacity() <= link.reserved.load(Ordering::Relaxed) {
+            return Err(Wait::Until(Some(instant() + CAPACITY_POLL)));
+        }
+        match link.broker.next(&self.stream, &link.card.service) {
+            Next::Message(delivery) => Ok(delivery),
+            Next::Empty(due) | Next::AtLimit(due) => Err(Wait::Until(due)),
+            Next::Missing => Err(Wait::Missing),
+        }
+    }
+
+    /// Waits and recreates a deleted stream or consumer. Returns whether it exists.
+    async fn recreate(&self) -> bool {
+        let link = &self.link;
+        tokio::time::sleep(RECREATE_DELAY).await;
+        if !link.is_attached() || !link.broker.can_pull(link) {
+            return false;
+        }
+        link.broker.ensure_streams(link);
+        let found = link.broker.state().model.has_consumer(&self.stream, link.card.service.as_str());
+        if found {
+            link.broker.trace.add(format_args!("{} is recreated for {}", self.stream, link.card.service));
+            link.inbound.reconnected();
+        }
+        found
+    }
+
+    /// Sends a message to the node.
+    fn deliver(self: &Arc<Self>, delivery: Delivery<Arc<StoredPacket>>) {
+        let link = &self.link;
+        let broker = &link.broker;
+        if delivery.deliveries > 1 {
+            let (stream, service) = (&self.stream, &link.card.service);
+            broker
+                .trace
+                .add(format_args!("delivery {} of {stream} {} to {service}", delivery.deliveries, delivery.sequence));
+        }
+        if broker.draws_loss() && broker.draw(2) == 0 {
+            broker.fault_counts.one(FaultEvent::DeliveryLost);
+            broker.trace.add(format_args!(
+                "  {} {} is lost on its way to {}",
+                self.stream, delivery.sequence, link.card.service
+            ));
+            return;
+        }
+        let copies = if broker.draws_duplicate() { 2 } else { 1 };
+        for copy in 0..copies {
+            if copy > 0 {
+                broker.fault_counts.one(FaultEvent::DeliveredTwice);
+                broker.trace.add(format_args!("  {} {} is delivered twice", self.stream, delivery.sequence));
+            }
+            link.reserved.fetch_add(1, Ordering::Relaxed);
+            link.in_flight.fetch_add(1, Ordering::Relaxed);
+            let latency = broker.latency() + broker.handler_delay(link.service);
+            if latency.is_zero() {
+                // Without a task, so that messages without latency keep their order.
+                self.hand_to_node(&delivery);
+                continue;
+            }
+            let transit = broker.start_transit();
+            let (consumer, delivery) = (Arc::clone(self), delivery.clone());
+            whizbang_core::spawn::alone("simulated broker", async move {
+                tokio::time::sleep(latency).await;
+                if transit.arrives() {
+                    consumer.hand_to_node(&delivery);
+                } else {
+                    consumer.drop_delivery();
+                }
+            });
+        }
+    }
+
+    /// Drops a delivery that does not reach the node.
+    fn drop_delivery(&self) {
+        self.link.decrement(&self.link.reserved);
+        self.link.decrement(&self.link.in_flight);
+    }
+
+    fn hand_to_node(self: &Arc<Self>, delivery: &Delivery<Arc<StoredPacket>>) {
+        let link = &self.link;
+        let broker = &link.broker;
+        if link.is_gone() || !broker.is_inbound_open(link) || broker.is_partitioned(delivery.payload.from, link.service)
+        {
+            return self.drop_delivery();
+        }
+        let (sequence, deliveries) = (delivery.sequence, delivery.deliveries);
+        let envelope = match delivery.payload.packet.envelope() {
+            Ok(envelope) => envelope,
+            Err(error) => {
+                link.decrement(&link.reserved);
+                return self.reject(sequence, &error.to_string());
+            }
+        };
+        broker.reach_crash_point(link.service, CrashPoint::Delivery);
+        let message = envelope.clone();
+        let outcome = match self.kind {
+            StreamKind::Direct => link.inbound.deliver(envelope),
+            StreamKind::Events => link.inbound.event(envelope),
+        };
+        link.decrement(&link.reserved);
+        let consumer = Arc::clone(self);
+        whizbang_core::spawn::alone("simulated broker", async move {
+            let mut state = consumer.link.state.subscribe();
+            tokio::pin!(outcome);
+            let outcome = loop {
+                tokio::select! {
+                    biased;
+                    outcome = &mut outcome => break outcome,
+                    _ = state.wait_for(|state| *state == LinkState::Gone) => {
+                        return consumer.link.decrement(&consumer.link.in_flight);
+                    }
+                    () = tokio::time::sleep(PROGRESS_INTERVAL) => consumer.send_settlement(sequence, Acknowledgement::InProgress),
+                }
+            };
+            match outcome {
+                AckOutcome::Ack => {
+                    consumer.link.broker.acked(consumer.link.service, &message);
+                    consumer.send_settlement(sequence, Acknowledgement::Ack);
+                }
+                AckOutcome::Retry => {
+                    let delay =
+                        FIRST_REDELIVERY.saturating_mul(1 << deliveries.saturating_sub(1).min(10)).min(MAX_REDELIVERY);
+                    consumer.send_settlement(sequence, Acknowledgement::Nak(delay));
+                }
+                AckOutcome::Reject(reason) => {
+                    consumer.link.broker.record_rejected(&message);
+                    consumer.reject(sequence, &reason);
+                }
+            }
+        });
+    }
+
+    fn reject(self: &Arc<Self>, sequence: u64, reason: &str) {
+        let broker = &self.link.broker;
+        broker.trace.add(format_args!("{} rejects {} {sequence}: {reason}", self.link.card.service, self.stream));
+        broker.state().rejected += 1;
+        self.send_settlement(sequence, Acknowledgement::Term);
+    }
+
+    /// Sends a settlement or a progress notification. A settlement ends the delivery for the node.
+    fn send_settlement(self: &Arc<Self>, sequence: u64, acknowledgement: Acknowledgement) {
+        let link = &self.link;
+        let is_last = acknowledgement != Acknowledgement::InProgress;
+        let broker = &link.broker;
+        if is_last {
+            link.pending_settlements.fetch_add(1, Ordering::Relaxed);
+            broker.reach_crash_point(link.service, CrashPoint::Acknowledgement);
+        }
+        let is_lost = broker.draws_loss() && broker.draw(2) == 0;
+        let (consumer, latency) = (Arc::clone(self), broker.latency());
+        whizbang_core::spawn::alone("simulated broker", async move {
+            pause(latency).await;
+            let link = &consumer.link;
+            if is_lost {
+                link.broker.fault_counts.one(FaultEvent::SettlementLost);
+            } else if !link.is_gone() && link.broker.is_outbound_open(link) {
+                link.broker.settle(&consumer.stream, &link.card.service, sequence, acknowledgement);
+            }
+            if is_last {
+                link.decrement(&link.pending_settlements);
+                link.decrement(&link.in_flight);
+            }
+        });
+    }
+}
+
+/// The condition for the next attempt.
+enum Wait {
+    /// The moment, or a notification if it comes first.
+    Until(Option<Instant>),
+    Missing,
+}
+
+async fn sleep_until(wait: Option<Instant>) {
+    match wait {
+        Some(wait) => tokio::time::sleep_until(wait).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::{BoxFuture, FutureExt, ready};
+
+    use super::super::broker::{Broker, StoreOutcome, commands};
+    use super::super::fault_counts::FaultCounts;
+    use super::super::trace::Trace;
+    use super::StoredPacket;
+    use std::sync::Arc;
+    use whizbang_conformance::bridge::Fixture;
+    use whizbang_conformance::bridge::hostile::Forgery;
+    use whizbang_core::bridge::Bridge;
+    use whizbang_core::clock::{Clock, Timestamp};
+    use whizbang_core::message::{IdSource, ShardId};
+    use whizbang_wire::Packet;
+
+    struct Simulated(Broker);
+
+    impl Simulated {
+        fn new() -> Self {
+            let rng = IdSource::seeded(Clock::manual(Timestamp::from_millis(0)).0, 1);
+            Self(Broker::new(rng, Trace::new(), FaultCounts::default()))
+        }
+    }
+
+    impl Fixture for Simulated {
+        fn bridge(&self) -> BoxFuture<'_, Arc<dyn Bridge>> {
+            ready(Arc::new(self.0.bridge(0)) as Arc<dyn Bridge>).boxed()
+        }
+
+        fn interrupt(&self) -> BoxFuture<'_, ()> {
+            self.0.isolate(0, true, true);
+            self.0.connect(0);
+            ready(()).boxed()
+        }
+
+        fn inject(&self, to: ShardId, packet: Packet) -> BoxFuture<'_, ()> {
+            let stored = self.0.store(&commands(&to.domain), "injected", &Arc::new(StoredPacket { from: 0, packet }));
+            assert!(matches!(stored, StoreOutcome::Stored));
+            ready(()).boxed()
+        }
+
+        fn forge(&self, forgery: Forgery) -> BoxFuture<'_, ()> {
+            self.0.forge(&forgery);
+            ready(()).boxed()
+        }
+
+        fn refused(&self) -> BoxFuture<'_, usize> {
+            ready(self.0.state().rejected).boxed()
+        }
+    }
+
+    whizbang_conformance::bridge_suite!(Simulated::new());
+}

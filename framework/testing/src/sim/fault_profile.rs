@@ -1,0 +1,472 @@
+//! Faults of a simulated cluster: permanent ones ([`FaultProfile`]) and single ones at a moment ([`Fault`]).
+//!
+//! Drawn by [plans](super::plan), injected by the [scheduler](super::fault_scheduler).
+
+use std::fmt;
+use std::time::Duration;
+
+use super::crash_points::CrashPoint;
+use super::{OperatorAction, SimError};
+
+/// Faults that are active all the time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FaultProfile {
+    /// Messages lost per thousand: on the way to the broker, in the broker, or on the way from it. Also applies to its replies.
+    pub loss: u16,
+    /// Messages stored or delivered twice, per thousand.
+    pub duplication: u16,
+    /// Maximum latency of a message in milliseconds. Messages overtake each other within it.
+    pub delay: u16,
+    /// Maximum duration of a commit in milliseconds. Uncommitted data is lost in a crash.
+    pub commit_delay: u16,
+    /// Maximum duration of a read from a store in milliseconds. The data read may be that old.
+    pub read_delay: u16,
+}
+
+impl FaultProfile {
+    /// Returns whether the profile delays messages for long: lost messages are sent again with growing delays.
+    pub(super) fn disturbs(self) -> bool {
+        const LONG: u16 = 500;
+        self.loss > 0 || self.delay > LONG || self.commit_delay > LONG || self.read_delay > LONG
+    }
+
+    /// No faults: every message arrives once, in order and at once.
+    pub const NONE: Self = Self { loss: 0, duplication: 0, delay: 0, commit_delay: 0, read_delay: 0 };
+}
+
+impl fmt::Display for FaultProfile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::NONE {
+            return f.write_str("none");
+        }
+        write!(
+            f,
+            "{} ‰ loss, {} ‰ duplicates, latency up to {} ms, commits up to {} ms, reads up to {} ms",
+            self.loss, self.duplication, self.delay, self.commit_delay, self.read_delay
+        )
+    }
+}
+
+/// The direction in which a link is interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkDirection {
+    /// Messages to the node are lost.
+    Inbound,
+    /// Messages from the node are lost.
+    Outbound,
+    /// Messages in both directions are lost.
+    Both,
+}
+
+/// A fault at one moment. Services are numbered from 0, in the order in which they were added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// Kills a node of the service and restarts it later. Any prefix of its uncommitted appends may survive.
+    Crash {
+        /// The service.
+        service: usize,
+        /// The number of steps that other tasks take before the crash: the order within one instant.
+        steps: u8,
+        /// The time until the restart.
+        down: Duration,
+    },
+    /// Kills a node of the service in the middle of the next operation of this kind, and restarts it later. Has no effect if none
+    /// starts within [10 s](Fault::MAX_WAIT).
+    CrashAt {
+        /// The service.
+        service: usize,
+        /// The operation to interrupt.
+        point: CrashPoint,
+        /// The number of steps that other tasks take before the crash.
+        steps: u8,
+        /// The time until the restart.
+        down: Duration,
+    },
+    /// Makes the wall clock of the service's node jump.
+    ClockJump {
+        /// The service.
+        service: usize,
+        /// The size of the jump in milliseconds.
+        millis: i64,
+        /// The time until the clock is corrected. While the error exceeds a sender's deadline, external commands are rejected as
+        /// late.
+        duration: Duration,
+    },
+    /// Kills a node of the service and restarts it at once on a machine with a wrong wall clock. Timers that were set before are
+    /// due
+    /// by that clock, so a timer may fire long before its time.
+    Reboot {
+        /// The service.
+        service: usize,
+        /// The clock error in milliseconds.
+        millis: i64,
+        /// The time until the clock is corrected.
+        duration: Duration,
+    },
+    /// Loses messages from one service to another. The other direction works.
+    Partition {
+        /// The sending service.
+        from: usize,
+        /// The receiving service.
+        to: usize,
+        /// The duration.
+        duration: Duration,
+    },
+    /// Loses messages to or from a service's nodes.
+    Isolate {
+        /// The service.
+        service: usize,
+        /// The direction.
+        direction: LinkDirection,
+        /// The duration.
+        duration: Duration,
+    },
+    /// Loses all messages stored in the broker or in transit.
+    PurgeStreams,
+    /// A hostile client writes forged, malformed and oversize packets to every domain, see
+    /// [`Hostile`](whizbang_conformance::bridge::hostile::Hostile). Not drawn at random, because it fills the trace.
+    Forge {
+        /// The seed of the packets.
+        seed: u64,
+        /// The number of packets.
+        count: u16,
+    },
+    /// Deletes all streams of the broker with their messages and consumers. Their owners create them again.
+    LoseStreams,
+    /// Pauses the broker.
+    PauseBroker {
+        /// The duration.
+        duration: Duration,
+    },
+    /// The broker has no leader: it refuses messages, yet stores half of those, delivers nothing, and has forgotten the last
+    /// settlement of every consumer.
+    ChangeLeader {
+        /// The duration.
+        duration: Duration,
+    },
+    /// Messages carry ids, and the broker drops every message with a known id, even if it no longer has the first one.
+    DropDuplicates {
+        /// The time for which the broker knows an id.
+        window: Duration,
+        /// The time during which messages carry ids.
+        duration: Duration,
+    },
+    /// The broker fails to store half of the messages but remembers their ids, so that a retry counts as a duplicate.
+    FailToStore {
+        /// The duration.
+        duration: Duration,
+    },
+    /// Shortens the ack wait: unsettled messages are redelivered soon.
+    ShortenAckWait {
+        /// The ack wait, at least 1 ms.
+        wait: Duration,
+        /// The duration.
+        duration: Duration,
+    },
+    /// Limits the messages in flight per consumer.
+    LimitInFlight {
+        /// The limit.
+        limit: u16,
+        /// The duration.
+        duration: Duration,
+    },
+    /// Delays the service's handlers for each message, one after the other.
+    SlowHandlers {
+        /// The service.
+        service: usize,
+        /// The delay per message.
+        per_message: Duration,
+        /// The duration.
+        duration: Duration,
+    },
+    /// Isolates the service's node while another node takes over. Then reconnects the old node, which does not know that it
+    /// lost ownership, and kills it later.
+    HandOver {
+        /// The service.
+        service: usize,
+        /// The time during which the old node is isolated.
+        cut_off: Duration,
+        /// The time until the old node is killed after that.
+        lingers: Duration,
+    },
+    /// The next messages of the service's handlers cause panics, and succeed when retried. At most two panics per message.
+    Panic {
+        /// The service.
+        service: usize,
+        /// The number of panics.
+        times: u8,
+    },
+    /// The next jobs of the service's workers fail after their effect and are retried. At most two failures or panics per
+    /// message.
+    FailJobs {
+        /// The service.
+        service: usize,
+        /// The number of failures.
+        times: u8,
+    },
+    /// The next jobs of the service's workers hang after their effect, until the node's
+    /// [`job_limit`](whizbang_runtime::NodeConfig::job_limit) ends them, and are retried. At most two per message.
+    HangJobs {
+        /// The service.
+        service: usize,
+        /// The number of jobs.
+        times: u8,
+    },
+    /// The next message of an actor that the service handles within [10 s](Fault::MAX_WAIT) fails in every attempt and becomes a
+    /// dead letter. An operator handles it later; from then on the message succeeds.
+    Poison {
+        /// The service.
+        service: usize,
+        /// The time between the dead letter and the operator action.
+        after: Duration,
+        /// The operator action.
+        action: OperatorAction,
+    },
+    /// Makes the next key of an aggregate or saga that a node of the service loads unreadable. Messages for other keys must not
+    /// wait.
+    BlockKey {
+        /// The service.
+        service: usize,
+        /// The duration, counted from the fault.
+        duration: Duration,
+    },
+    /// Starts a second node of the service on an empty store, as after a missing mount. The broker must refuse it, because the
+    /// domains are claimed for another store.
+    SecondNode {
+        /// The service. It owns a domain.
+        service: usize,
+    },
+    /// Kills a node of the service and starts one of another version, see [`Sim::version`](super::Sim::version). Version 0 is the
+    /// first.
+    Upgrade {
+        /// The service.
+        service: usize,
+        /// The version.
+        version: usize,
+        /// The time until the restart.
+        down: Duration,
+    },
+    /// Sets the wall clock of all clients wrong: their ids have another time, and their deadlines have passed or never pass.
+    SkewClientClocks {
+        /// The clock error in milliseconds.
+        millis: i64,
+        /// The duration.
+        duration: Duration,
+    },
+    /// Sends the next commands of clients twice with the same id, at once or within 3 s. They must be handled once and get the
+    /// same
+    /// reply.
+    DuplicateCommands {
+        /// The number of commands.
+        times: u8,
+    },
+    /// Reuses the ids of the next acknowledged commands for another payload, which must be a conflict.
+    ReuseIds {
+        /// The number of commands.
+        times: u8,
+    },
+    /// Also sends the next commands of clients with ids of the years 2000 and 2100, which must be rejected.
+    OldAndFutureIds {
+        /// The number of commands.
+        times: u8,
+    },
+    /// Shortens the deadline of the first attempt of the next commands.
+    ShortenDeadlines {
+        /// The deadline.
+        deadline: Duration,
+        /// The number of commands.
+        times: u8,
+    },
+    /// Fails the store of the service: the outcome of pending commits is unknown, and the shards must be opened again.
+    FailCommits {
+        /// The service.
+        service: usize,
+    },
+}
+
+impl Fault {
+    /// The time that a fault waits for the operation that it interrupts.
+    pub const MAX_WAIT: Duration = Duration::from_secs(10);
+
+    /// Returns the services that the fault refers to.
+    fn services(&self) -> Vec<usize> {
+        match self {
+            Self::Crash { service, .. }
+            | Self::CrashAt { service, .. }
+            | Self::ClockJump { service, .. }
+            | Self::Reboot { service, .. }
+            | Self::Isolate { service, .. }
+            | Self::SlowHandlers { service, .. }
+            | Self::HandOver { service, .. }
+            | Self::Panic { service, .. }
+            | Self::FailJobs { service, .. }
+            | Self::HangJobs { service, .. }
+            | Self::Poison { service, .. }
+            | Self::BlockKey { service, .. }
+            | Self::Upgrade { service, .. }
+            | Self::SecondNode { service }
+            | Self::FailCommits { service } => vec![*service],
+            Self::Partition { from, to, .. } => vec![*from, *to],
+            Self::PurgeStreams
+            | Self::Forge { .. }
+            | Self::LoseStreams
+            | Self::PauseBroker { .. }
+            | Self::ChangeLeader { .. }
+            | Self::DropDuplicates { .. }
+            | Self::FailToStore { .. }
+            | Self::ShortenAckWait { .. }
+            | Self::LimitInFlight { .. }
+            | Self::SkewClientClocks { .. }
+            | Self::DuplicateCommands { .. }
+            | Self::ReuseIds { .. }
+            | Self::OldAndFutureIds { .. }
+            | Self::ShortenDeadlines { .. } => Vec::new(),
+        }
+    }
+
+    /// Returns an error if the fault refers to a service that a cluster of this size does not have.
+    pub(super) fn check_services(&self, count: usize) -> Option<SimError> {
+        let service = self.services().into_iter().find(|service| *service >= count)?;
+        Some(SimError::MissingService { fault: format!("{self:?}"), service, count })
+    }
+
+    /// Returns the service whose jobs the fault targets.
+    pub(super) fn targets_jobs_of(&self) -> Option<usize> {
+        match self {
+            Self::FailJobs { service, .. } | Self::HangJobs { service, .. } => Some(*service),
+            Self::CrashAt { service, point: CrashPoint::Job, .. } => Some(*service),
+            _ => None,
+        }
+    }
+
+    /// Returns whether the fault may delay all messages. A fault of user code may only delay the key or job that it hits, and a
+    /// fault
+    /// of a client only its command.
+    pub(super) fn disturbs(&self) -> bool {
+        let targets_code = matches!(self, Self::Panic { .. } | Self::FailJobs { .. } | Self::HangJobs { .. });
+        let targets_key = matches!(self, Self::Poison { .. } | Self::BlockKey { .. } | Self::SecondNode { .. });
+        !targets_code && !targets_key && !self.targets_client_commands()
+    }
+
+    /// Returns whether the fault targets messages between actors.
+    pub(super) fn targets_actor_messages(&self) -> bool {
+        matches!(self, Self::Poison { .. })
+    }
+
+    /// Returns whether the fault targets commands of clients, and needs some to hit.
+    pub(super) fn targets_client_commands(&self) -> bool {
+        let is_sent =
+            matches!(self, Self::DuplicateCommands { .. } | Self::ReuseIds { .. } | Self::OldAndFutureIds { .. });
+        is_sent || matches!(self, Self::ShortenDeadlines { .. })
+    }
+
+    /// Returns the reason why the fault had no target.
+    pub(super) fn miss_reason(&self) -> &'static str {
+        match self {
+            Self::Upgrade { .. } => "no node of the service was running",
+            Self::Poison { .. } => "no message of an actor reached the service within 10 s",
+            Self::BlockKey { .. } => "no key was loaded during the fault",
+            Self::SecondNode { .. } => "the service owns no domain",
+            Self::Crash { .. } | Self::Reboot { .. } | Self::HandOver { .. } | Self::FailCommits { .. } => {
+                "no node of the service was running"
+            }
+            Self::CrashAt { .. } => "no such operation started within 10 s, or no node of the service was running",
+            Self::Panic { .. } => "no handler of the service was called before the faults stopped",
+            Self::FailJobs { .. } | Self::HangJobs { .. } => {
+                "no job of the service had an effect before the faults stopped"
+            }
+            fault if fault.targets_client_commands() => "no client sent a command before the faults stopped",
+            _ => "the faults stopped before its moment",
+        }
+    }
+
+    /// Returns the name of the variant, with the crash point if there is one.
+    pub(super) fn kind(&self) -> String {
+        let text = format!("{self:?}");
+        let name = text.split([' ', '{']).next().unwrap_or_default();
+        match self {
+            Self::CrashAt { point, .. } => format!("{name} {point:?}"),
+            _ => name.to_owned(),
+        }
+    }
+
+    /// Describes the fault, with the names of the services.
+    pub(super) fn describe(&self, services: &[String]) -> String {
+        let name = |service: &usize| {
+            services.get(service % services.len().max(1)).map_or("an unknown service", String::as_str)
+        };
+        match self {
+            Self::Crash { service, down, .. } => format!("a node of {} is killed, down for {down:?}", name(service)),
+            Self::CrashAt { service, point, down, .. } => {
+                format!("a node of {} is killed during {}, down for {down:?}", name(service), point.describe())
+            }
+            Self::ClockJump { service, millis, duration } => {
+                format!("the clock of {} jumps by {millis} ms, for {duration:?}", name(service))
+            }
+            Self::Reboot { service, millis, duration } => {
+                format!("{} restarts with a clock error of {millis} ms, for {duration:?}", name(service))
+            }
+            Self::Partition { from, to, duration } => {
+                format!("messages from {} to {} are lost, for {duration:?}", name(from), name(to))
+            }
+            Self::Isolate { service, direction, duration } => match direction {
+                LinkDirection::Inbound => format!("messages to {} are lost, for {duration:?}", name(service)),
+                LinkDirection::Outbound => format!("messages from {} are lost, for {duration:?}", name(service)),
+                LinkDirection::Both => format!("{} is isolated, for {duration:?}", name(service)),
+            },
+            Self::PurgeStreams => "the broker purges all streams".to_owned(),
+            Self::Forge { count, .. } => format!("a hostile client writes {count} packets"),
+            Self::LoseStreams => "the broker loses all streams".to_owned(),
+            Self::PauseBroker { duration } => format!("the broker pauses for {duration:?}"),
+            Self::ChangeLeader { duration } => format!("the broker's leader changes, for {duration:?}"),
+            Self::DropDuplicates { window, duration } => {
+                format!("the broker drops duplicates within {window:?}, for {duration:?}")
+            }
+            Self::FailToStore { duration } => format!("the broker fails to store messages, for {duration:?}"),
+            Self::ShortenAckWait { wait, duration } => {
+                format!("the ack wait is {wait:?}, for {duration:?}")
+            }
+            Self::LimitInFlight { limit, duration } => {
+                format!("at most {limit} messages are in flight, for {duration:?}")
+            }
+            Self::SlowHandlers { service, per_message, duration } => {
+                format!("handlers of {} take {per_message:?} per message, for {duration:?}", name(service))
+            }
+            Self::HandOver { service, cut_off, lingers } => {
+                format!(
+                    "{} is taken over; the old node is isolated for {cut_off:?} and killed {lingers:?} later",
+                    name(service)
+                )
+            }
+            Self::Panic { service, times } => format!("{times} handlers of {} will panic", name(service)),
+            Self::FailJobs { service, times } => {
+                format!("{times} jobs of {} will fail after their effect", name(service))
+            }
+            Self::HangJobs { service, times } => {
+                format!("{times} jobs of {} will hang after their effect", name(service))
+            }
+            Self::FailCommits { service } => format!("the store of {} fails", name(service)),
+            Self::Poison { service, after, action } => {
+                let does = if *action == OperatorAction::Redrive { "redrives" } else { "discards" };
+                format!("a message of an actor fails in {}; an operator {does} it after {after:?}", name(service))
+            }
+            Self::SecondNode { service } => format!("a second node of {} is started on an empty store", name(service)),
+            Self::BlockKey { service, duration } => {
+                format!("a key of {} is unreadable, for {duration:?}", name(service))
+            }
+            Self::Upgrade { service, version, down } => {
+                format!("{} is upgraded to version {version}, down for {down:?}", name(service))
+            }
+            Self::SkewClientClocks { millis, duration } => {
+                format!("client clocks are wrong by {millis} ms, for {duration:?}")
+            }
+            Self::DuplicateCommands { times } => format!("{times} client commands will be sent twice"),
+            Self::ReuseIds { times } => format!("{times} client ids will be reused"),
+            Self::OldAndFutureIds { times } => format!("{times} client commands will be sent with old and future ids"),
+            Self::ShortenDeadlines { deadline, times } => {
+                format!("{times} client calls will have a deadline of {deadline:?}")
+            }
+        }
+    }
+}

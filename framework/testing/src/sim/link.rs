@@ -1,0 +1,451 @@
+//! The link between one simulated node and the broker: sends, requests and notifications.
+//!
+//! Called by nodes as their [`Bridge`]; [consumers](super::consumer) call the node. All packets pass through the wire encoding.
+//! The
+//! link behaves like the bridge to NATS and has no more information about the broker than that one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot, watch};
+
+use super::broker::{Broker, StoreOutcome, StoredPacket, commands, events};
+use super::consumer::{self, StreamKind};
+use super::crash_points::CrashPoint;
+use super::fault_counts::FaultEvent;
+use whizbang_core::bridge::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, RequestError, Response};
+use whizbang_core::message::{Envelope, MAX_PAYLOAD_BYTES, Name, ShardId, shard_of};
+use whizbang_wire::Packet;
+
+/// Time to wait for an acknowledgement of a published message.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time before a missing stream is created again.
+pub(super) const RECREATE_DELAY: Duration = Duration::from_secs(1);
+
+/// The state of a node's link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LinkState {
+    Attached,
+    /// The node accepts no more messages.
+    Detaching,
+    Gone,
+}
+
+/// The link of a node, as the broker sees it.
+pub(super) struct SimLink {
+    pub(super) broker: Broker,
+    pub(super) service: usize,
+    pub(super) number: u64,
+    pub(super) card: NodeCard,
+    pub(super) inbound: Arc<dyn Inbound>,
+    pub(super) state: watch::Sender<LinkState>,
+    /// True if messages in both directions are lost.
+    isolated: AtomicBool,
+    /// Messages pulled from the broker that have not reached the node.
+    pub(super) reserved: AtomicUsize,
+    /// Published messages that are not acknowledged.
+    publications: AtomicUsize,
+    /// Messages that the node handles.
+    pub(super) in_flight: AtomicUsize,
+    /// Settlements in transit to the broker.
+    pub(super) pending_settlements: AtomicUsize,
+    /// Notified when one of these counters decreases.
+    pub(super) decremented: Notify,
+}
+
+impl SimLink {
+    pub(super) fn is_attached(&self) -> bool {
+        *self.state.borrow() == LinkState::Attached
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        *self.state.borrow() == LinkState::Gone
+    }
+
+    pub(super) fn is_isolated(&self) -> bool {
+        self.isolated.load(Ordering::Relaxed)
+    }
+
+    /// Isolates or reconnects the node.
+    pub(super) fn isolate(&self, isolated: bool) {
+        self.isolated.store(isolated, Ordering::Relaxed);
+        if !isolated {
+            self.inbound.reconnected();
+            self.broker.notify_all();
+        }
+    }
+
+    pub(super) fn end(&self) {
+        self.state.send_replace(LinkState::Gone);
+    }
+
+    /// Counts the operations that a crash of the node would interrupt now.
+    pub(super) fn count_interrupted(&self) {
+        let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+        let pending_settlements = count(&self.pending_settlements);
+        for (hit, event) in [
+            (count(&self.publications) > 0, FaultEvent::CrashDuringPublication),
+            (count(&self.in_flight) > pending_settlements, FaultEvent::CrashDuringDelivery),
+            (pending_settlements > 0, FaultEvent::CrashDuringAcknowledgement),
+        ] {
+            if hit {
+                self.broker.fault_counts.one(event);
+            }
+        }
+    }
+
+    /// Returns whether a delivery is unsettled.
+    pub(super) fn holds_deliveries(&self) -> bool {
+        self.is_attached() && self.in_flight.load(Ordering::Relaxed) > 0
+    }
+
+    pub(super) fn decrement(&self, counter: &AtomicUsize) {
+        counter.fetch_sub(1, Ordering::Relaxed);
+        self.decremented.notify_waiters();
+    }
+
+    /// Waits until a counter is zero.
+    async fn wait_zero(&self, counter: &AtomicUsize) {
+        loop {
+            // Registers before the check, so that a decrement in between is not missed.
+            let decremented = self.decremented.notified();
+            tokio::pin!(decremented);
+            decremented.as_mut().enable();
+            if counter.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            decremented.await;
+        }
+    }
+
+    /// Adds the shard to a command of a caller that does not know the number of shards.
+    fn with_shard(&self, mut request: Request) -> Request {
+        if let Request::Command(envelope) = &mut request
+            && let Some((domain, shards)) = self.card.owns.iter().find(|(domain, _)| *domain == envelope.domain)
+        {
+            envelope.to.get_or_insert_with(|| ShardId::new(domain.clone(), shard_of(&envelope.key, *shards)));
+        }
+        request
+    }
+}
+
+/// The bridge of one simulated node.
+pub(super) struct SimulatedBridge {
+    broker: Broker,
+    service: usize,
+    link: Mutex<Option<Arc<SimLink>>>,
+}
+
+/// Counts a publication until it is dropped.
+struct Publication<'a>(&'a SimLink);
+
+impl Drop for Publication<'_> {
+    fn drop(&mut self) {
+        self.0.decrement(&self.0.publications);
+    }
+}
+
+impl SimulatedBridge {
+    pub(super) fn new(broker: Broker, service: usize) -> Self {
+        Self { broker, service, link: Mutex::new(None) }
+    }
+
+    /// Returns the link. Fails once the node was killed or has detached.
+    fn link(&self) -> Result<Arc<SimLink>, BridgeError> {
+        let link = self.link.lock().clone();
+        link.filter(|link| link.is_attached()).ok_or(BridgeError::Closed)
+    }
+
+    /// Publishes a message to a stream and waits for its acknowledgement.
+    async fn publish_to(
+        &self,
+        link: &SimLink,
+        domain: &Name,
+        stream: &str,
+        packet: Packet,
+        id: &str,
+    ) -> Result<(), BridgeError> {
+        link.publications.fetch_add(1, Ordering::Relaxed);
+        let _publication = Publication(link);
+        let broker = &self.broker;
+        broker.reach_crash_point(self.service, CrashPoint::Publication);
+        let no_ack = async || {
+            tokio::time::sleep(PUBLISH_TIMEOUT).await;
+            Err(BridgeError::NoResponse { domain: domain.to_string(), deadline: PUBLISH_TIMEOUT })
+        };
+        let (transit, loss) = (broker.start_transit(), broker.draws_loss().then(|| broker.draw(3)));
+        let latency = broker.latency();
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
+        broker.wait_unpaused().await;
+        if !transit.arrives() {
+            return no_ack().await;
+        }
+        if !broker.is_outbound_open(link) {
+            return no_ack().await;
+        }
+        if loss == Some(0) {
+            broker.fault_counts.one(FaultEvent::PublishLost);
+            broker.trace.add(format_args!("  {id} is lost on its way to the broker"));
+            return no_ack().await;
+        }
+        if loss == Some(1) {
+            broker.fault_counts.one(FaultEvent::AckedAndLost);
+            broker.trace.add(format_args!("  the broker acknowledges and loses {id}"));
+            broker.state().record_lost(&StoredPacket { from: self.service, packet });
+            return Ok(());
+        }
+        let stored = broker.store(stream, id, &Arc::new(StoredPacket { from: self.service, packet }));
+        if loss == Some(2) && matches!(stored, StoreOutcome::Stored) {
+            broker.fault_counts.one(FaultEvent::PublishAckLost);
+            return no_ack().await;
+        }
+        // Yields even without latency.
+        pause(broker.latency()).await;
+        if !broker.is_inbound_open(link) {
+            return no_ack().await;
+        }
+        match stored {
+            StoreOutcome::Stored => Ok(()),
+            StoreOutcome::NoStream => Err(BridgeError::NoOwner { domain: domain.to_string() }),
+            StoreOutcome::NoLeader => Err(BridgeError::Unreachable {
+                broker: "the simulated broker".to_owned(),
+                reason: "no leader".to_owned(),
+            }),
+            StoreOutcome::Failed => Err(BridgeError::Broker {
+                doing: "publishing to a stream".to_owned(),
+                source: Arc::new(std::io::Error::other("failed to store the message")),
+            }),
+        }
+    }
+
+    async fn ask(&self, to: Request, deadline: Duration) -> Result<Response, BridgeError> {
+        let link = self.link()?;
+        let packet = Packet::from_request(&to)?;
+        let domain = to.domain().clone();
+        let broker = &self.broker;
+        if let Request::Command(envelope) = &to {
+            broker.trace.add(format_args!("asks {} {} of `{}`: {}", domain, envelope.name, envelope.key, envelope.id));
+        }
+        let no_answer = || BridgeError::NoResponse { domain: domain.to_string(), deadline };
+        let answers: Vec<Arc<SimLink>> = {
+            let state = broker.state();
+            let answers = |link: &&Arc<SimLink>| match &to {
+                Request::Query(query) => {
+                    link.card.answers.iter().any(|(domain, name)| *domain == query.domain && *name == query.name)
+                }
+                _ => link.card.owns.iter().any(|(owned, _)| *owned == domain),
+            };
+            state.links.values().filter(|link| link.is_attached()).filter(answers).cloned().collect()
+        };
+        // One of the nodes that can reply receives the request.
+        let chosen = if answers.len() > 1 { broker.draw(answers.len() as u64) } else { 0 };
+        let other = answers.get(usize::try_from(chosen).unwrap_or(0)).cloned();
+        let other = other.ok_or_else(|| BridgeError::NoOwner { domain: domain.to_string() })?;
+        let (broker, service) = (broker.clone(), self.service);
+        let exchange = async move {
+            let lost = || {
+                let lost = broker.draws_loss();
+                if lost {
+                    broker.fault_counts.one(FaultEvent::RequestLost);
+                }
+                lost
+            };
+            if lost() {
+                return None;
+            }
+            pause(broker.latency()).await;
+            broker.wait_unpaused().await;
+            if !broker.is_outbound_open(&link)
+                || !broker.is_inbound_open(&other)
+                || broker.is_partitioned(service, other.service)
+            {
+                return None;
+            }
+            let handler_delay = broker.handler_delay(other.service);
+            if !handler_delay.is_zero() {
+                tokio::time::sleep(handler_delay).await;
+            }
+            let request = match packet.request() {
+                Ok(request) => other.with_shard(request),
+                Err(error) => return Some(Ok(Response::Refused(RequestError::Undecodable(error.to_string())))),
+            };
+            let answer = Packet::from_response(&other.inbound.request(request).await, 2 * MAX_PAYLOAD_BYTES);
+            // The response of a node that was killed is lost.
+            if other.is_gone() || lost() {
+                return None;
+            }
+            pause(broker.latency()).await;
+            if !broker.is_outbound_open(&other)
+                || !broker.is_inbound_open(&link)
+                || broker.is_partitioned(other.service, service)
+            {
+                return None;
+            }
+            Some(answer.response())
+        };
+        // The request is delivered even if the caller stops waiting.
+        let (answer, answered) = oneshot::channel();
+        whizbang_core::spawn::alone("simulated broker", async move {
+            if let Some(exchange) = exchange.await {
+                let _ = answer.send(exchange);
+            }
+        });
+        match tokio::time::timeout(deadline, answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => {
+                tokio::time::sleep(deadline).await;
+                Err(no_answer())
+            }
+            Err(_) => Err(no_answer()),
+        }
+    }
+
+    async fn send_notification(&self, notification: Notification) -> Result<(), BridgeError> {
+        let link = self.link()?;
+        let packet = Packet::from_notification(&notification);
+        let broker = &self.broker;
+        let listens = |link: &&Arc<SimLink>| match &notification {
+            Notification::Committed { from, .. } => link.card.owns.iter().any(|(domain, _)| *domain == from.domain),
+            Notification::Head { shard, .. } => link.card.subscribes.iter().any(|(domain, ..)| *domain == shard.domain),
+        };
+        let listeners: Vec<Arc<SimLink>> = broker.state().links.values().filter(listens).cloned().collect();
+        for other in listeners {
+            if broker.draws_loss() {
+                continue;
+            }
+            let (latency, broker, packet, link) = (broker.latency(), broker.clone(), packet.clone(), Arc::clone(&link));
+            whizbang_core::spawn::alone("simulated broker", async move {
+                pause(latency).await;
+                if let Ok(notification) = packet.notification()
+                    && !other.is_gone()
+                    && broker.is_outbound_open(&link)
+                    && broker.is_inbound_open(&other)
+                    && !broker.is_partitioned(link.service, other.service)
+                {
+                    other.inbound.notify(notification);
+                }
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Waits for a latency. Yields even if it is zero.
+pub(super) async fn pause(latency: Duration) {
+    if latency.is_zero() {
+        tokio::task::yield_now().await;
+    } else {
+        tokio::time::sleep(latency).await;
+    }
+}
+
+impl Bridge for SimulatedBridge {
+    fn attach<'a>(&'a self, card: NodeCard, inbound: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
+        Box::pin(async move {
+            self.broker.claim(&card)?;
+            let link = self.broker.join(|number| {
+                Arc::new(SimLink {
+                    broker: self.broker.clone(),
+                    service: self.service,
+                    number,
+                    card,
+                    inbound,
+                    state: watch::channel(LinkState::Attached).0,
+                    isolated: AtomicBool::new(false),
+                    reserved: AtomicUsize::new(0),
+                    publications: AtomicUsize::new(0),
+                    in_flight: AtomicUsize::new(0),
+                    pending_settlements: AtomicUsize::new(0),
+                    decremented: Notify::new(),
+                })
+            });
+            *self.link.lock() = Some(Arc::clone(&link));
+            self.broker.ensure_streams(&link);
+            for (domain, _) in &link.card.owns {
+                consumer::begin(&link, StreamKind::Direct, commands(domain));
+            }
+            for (domain, ..) in &link.card.subscribes {
+                consumer::begin(&link, StreamKind::Events, events(domain));
+            }
+            Ok(())
+        })
+    }
+
+    fn send(&self, envelope: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
+        Box::pin(async move {
+            let link = self.link()?;
+            let packet = Packet::from_envelope(&envelope)?;
+            let domain = envelope.to.as_ref().map_or(&envelope.domain, |to| &to.domain).clone();
+            let from = envelope
+                .origin
+                .as_ref()
+                .map_or_else(String::new, |origin| format!("{} {}", origin.shard, origin.sequence));
+            self.broker.trace.add(format_args!(
+                "{from} sends {} {} {} to {domain}",
+                envelope.kind.as_str(),
+                envelope.name,
+                envelope.id,
+            ));
+            self.publish_to(&link, &domain, &commands(&domain), packet, &envelope.id.to_string()).await
+        })
+    }
+
+    fn publish(&self, event: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
+        Box::pin(async move {
+            let link = self.link()?;
+            let packet = Packet::from_envelope(&event)?;
+            let Some(origin) = &event.origin else { return Ok(()) };
+            self.broker
+                .trace
+                .add(format_args!("{} {} is published: {} {}", origin.shard, origin.sequence, event.name, event.id));
+            self.broker.record_published(&origin.shard, origin.sequence, event.id);
+            let (domain, stream) = (&event.domain, events(&event.domain));
+            let published = self.publish_to(&link, domain, &stream, packet, &event.id.to_string()).await;
+            if matches!(published, Err(BridgeError::NoOwner { .. })) && link.is_attached() {
+                // This node owns the stream; the broker has lost it since.
+                whizbang_core::spawn::alone("simulated broker", async move {
+                    tokio::time::sleep(RECREATE_DELAY).await;
+                    if link.is_attached() && link.broker.can_pull(&link) {
+                        link.broker.ensure_streams(&link);
+                    }
+                });
+            }
+            published
+        })
+    }
+
+    fn request(&self, to: Request, deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>> {
+        Box::pin(self.ask(to, deadline))
+    }
+
+    fn notify(&self, notification: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
+        Box::pin(self.send_notification(notification))
+    }
+
+    fn durability(&self) -> String {
+        "simulated: messages may be lost".to_owned()
+    }
+
+    fn detach(&self) -> BoxFuture<'_, Result<(), BridgeError>> {
+        Box::pin(async move {
+            let link = self.link.lock().clone().filter(|link| link.is_attached()).ok_or(BridgeError::Closed)?;
+            link.state.send_replace(LinkState::Detaching);
+            for counter in [&link.publications, &link.reserved, &link.in_flight] {
+                link.wait_zero(counter).await;
+            }
+            self.broker.leave(&link);
+            Ok(())
+        })
+    }
+
+    fn abandon(&self) {
+        if let Some(link) = self.link.lock().take() {
+            self.broker.leave(&link);
+        }
+    }
+}

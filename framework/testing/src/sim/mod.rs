@@ -1,0 +1,420 @@
+//! Simulation of a whole cluster from one seed: services, stores, a broker and clients on one thread, in virtual time.
+//!
+//! Called by users' tests. Starts real nodes with the user's own builder code. Only the clock, ids, store and bridge are
+//! simulated.
+//! The same description and seed produce the same run, byte for byte. Every run also checks the invariants of the framework.
+
+#![expect(clippy::expect_used, reason = "these calls do no I/O; a failure ends the test")]
+
+mod error;
+mod violation;
+mod world;
+
+mod fault_profile;
+mod fault_scheduler;
+mod idle;
+mod livelock;
+
+mod call;
+mod client_faults;
+mod clients;
+mod reply_checks;
+
+mod backend;
+mod broker;
+mod broker_faults;
+mod consumer;
+mod crash_points;
+#[cfg(feature = "embedded")]
+mod disk_image;
+mod hostile_client;
+mod link;
+mod pending_appends;
+mod reader;
+mod second_node;
+mod store;
+
+mod compensation_checks;
+mod dead_letters;
+mod delivery_checks;
+mod store_checks;
+
+mod delays;
+mod fault_counts;
+mod inspect;
+mod owned_turn;
+mod payload;
+mod random;
+mod rule_checks;
+mod run_queries;
+mod step_log;
+mod trace;
+
+mod coverage;
+mod diagrams;
+
+mod determinism;
+mod failure_report;
+mod flow;
+mod plan;
+mod regressions;
+mod report;
+mod shrink;
+mod shrink_mask;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+pub use call::{Call, Post};
+pub use coverage::{ActorCoverage, Coverage, CoveragePath, FaultCount};
+pub use crash_points::CrashPoint;
+pub use dead_letters::OperatorAction;
+pub use delays::WaitTimes;
+pub use error::SimError;
+pub use fault_counts::FaultEvent;
+pub use fault_profile::{Fault, FaultProfile, LinkDirection};
+pub use flow::Flow;
+pub use plan::Plan;
+pub use random::Random;
+pub use run_queries::{InjectedFault, Sender, SentCommand, SentOutcome};
+pub use shrink::FailingCase;
+pub use world::World;
+
+use self::backend::Backend;
+use self::violation::Violation;
+use whizbang_core::message::IdSource;
+use whizbang_core::user_code::{Label, UserCode};
+use whizbang_runtime::node::NodeBuilder;
+
+/// Completes the builder of a node: its actor types and its configuration.
+pub(super) type Build = Rc<dyn Fn(NodeBuilder) -> NodeBuilder>;
+/// A condition on the cluster. Returns the reason if it is violated.
+pub(super) type Rule = Rc<dyn Fn(&World) -> Result<(), String>>;
+
+/// Virtual time after which an unfinished scenario counts as stuck.
+const SCENARIO_LIMIT: Duration = Duration::from_secs(3600);
+
+/// A description of a simulated cluster.
+///
+/// ```
+/// # use whizbang::doc_fixtures::*;
+/// use whizbang::testing::{Sim, FaultProfile};
+///
+/// let run = Sim::new(7)
+///     .service("bank", |node| node.aggregate::<Account>())
+///     .fault_profile(FaultProfile { loss: 100, duplication: 100, delay: 20, commit_delay: 5, read_delay: 5 })
+///     .at_end(|world| match world.state::<Account>("ada").cents {
+///         500 => Ok(()),
+///         cents => Err(format!("ada has {cents}")),
+///     })
+///     .run(async |world| {
+///         world.send(Deposit { account: "ada".into(), cents: 500 }).await.unwrap();
+///     });
+/// assert!(run.is_ok());
+/// ```
+#[must_use = "a `Sim` does nothing until `run` is called"]
+#[derive(Clone)]
+pub struct Sim {
+    seed: u64,
+    services: Vec<(String, Build)>,
+    /// Other versions of services, with the index of the service.
+    versions: Vec<(usize, Build)>,
+    fault_profile: FaultProfile,
+    faults: Vec<(Duration, Fault)>,
+    always: Vec<Rule>,
+    eventually: Vec<Rule>,
+    at_end: Vec<Rule>,
+    allow_dead_letters: bool,
+    allow_open_sagas: bool,
+    reload_actors: bool,
+    allow_missed_faults: bool,
+    store: StoreKind,
+}
+
+/// The kind of store that services use.
+#[derive(Clone, Copy)]
+enum StoreKind {
+    InMemory,
+    #[cfg(feature = "embedded")]
+    OnDisk,
+}
+
+impl StoreKind {
+    #[cfg_attr(
+        not(feature = "embedded"),
+        expect(unused_variables, reason = "only a simulated disk draws random numbers")
+    )]
+    fn backend(self, rng: &IdSource) -> Backend {
+        match self {
+            Self::InMemory => Backend::memory(),
+            #[cfg(feature = "embedded")]
+            Self::OnDisk => Backend::on_disk(rng),
+        }
+    }
+}
+
+impl Sim {
+    /// Creates a cluster without services and without faults. All random choices follow from `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            services: Vec::new(),
+            versions: Vec::new(),
+            fault_profile: FaultProfile::NONE,
+            faults: Vec::new(),
+            always: Vec::new(),
+            eventually: Vec::new(),
+            at_end: Vec::new(),
+            allow_dead_letters: false,
+            allow_open_sagas: false,
+            reload_actors: false,
+            allow_missed_faults: false,
+            store: StoreKind::InMemory,
+        }
+    }
+
+    /// Adds a service of one node. `build` adds its actor types. Store, bridge, clock and seed are already set.
+    pub fn service(mut self, name: &str, build: impl Fn(NodeBuilder) -> NodeBuilder + 'static) -> Self {
+        self.services.push((name.to_owned(), Rc::new(build)));
+        self
+    }
+
+    /// Adds another version of a service that was added before. Services are numbered from 0, additional versions from 1.
+    /// [`Fault::Upgrade`] replaces the running node by a node of that version: with an upcaster, a new name, a new step, or
+    /// without an actor type. A [`Flow`] draws upgrades. All rules apply to the version that runs.
+    pub fn version(mut self, service: usize, build: impl Fn(NodeBuilder) -> NodeBuilder + 'static) -> Self {
+        self.versions.push((service, Rc::new(build)));
+        self
+    }
+
+    /// Returns the builder function of a version.
+    fn build_of(&self, service: usize, version: usize) -> Option<&Build> {
+        match version.checked_sub(1) {
+            None => self.services.get(service).map(|(_, build)| build),
+            Some(other) => self.versions.iter().filter(|(of, _)| *of == service).nth(other).map(|(_, build)| build),
+        }
+    }
+
+    /// Returns the services that have another version.
+    fn services_with_versions(&self) -> Vec<usize> {
+        self.versions.iter().map(|(service, _)| *service).collect()
+    }
+
+    /// Stores committed data in the [store on disk](whizbang_store_embedded::EmbeddedStore), on a simulated disk. Default: in
+    /// memory,
+    /// which is faster.
+    ///
+    /// In two of three crashes the power fails: flushed data survives, and an arbitrary subset of the other sectors. In the third
+    /// only the node is killed: its writes survive, and may be lost in a later crash. Files are small, so that segment ends are
+    /// reached often; a turn larger than about 15 KiB does not fit.
+    #[cfg(feature = "embedded")]
+    pub fn on_disk(mut self) -> Self {
+        self.store = StoreKind::OnDisk;
+        self
+    }
+
+    /// Sets the faults that are active all the time. Default: [`FaultProfile::NONE`].
+    pub fn fault_profile(mut self, profile: FaultProfile) -> Self {
+        self.fault_profile = profile;
+        self
+    }
+
+    /// Returns a source of random numbers for the fake of an external service. Its numbers follow from the seed and `name`. Call
+    /// it
+    /// in the function that describes the cluster, once per run, and pass it to the worker that calls the fake.
+    ///
+    /// ```
+    /// # use whizbang::doc_fixtures::*;
+    /// use whizbang::testing::Sim;
+    ///
+    /// let (one, same, other) = (Sim::new(7).random("bank"), Sim::new(7).random("bank"), Sim::new(8).random("bank"));
+    /// let draws = |random: &whizbang::testing::sim::Random| (0..4).map(|_| random.below(1000)).collect::<Vec<_>>();
+    /// let (one, same, other) = (draws(&one), draws(&same), draws(&other));
+    /// assert!(one == same && one != other);
+    /// ```
+    pub fn random(&self, name: &str) -> Random {
+        Random::new(self.seed, name)
+    }
+
+    /// Injects a fault at a moment of virtual time. The run fails with the rule `fault` if the fault has no target at that
+    /// moment,
+    /// unless [`allow_missed_faults`](Self::allow_missed_faults) is set.
+    pub fn fault(mut self, at: Duration, fault: Fault) -> Self {
+        self.faults.push((at, fault));
+        self
+    }
+
+    /// Adds a rule that must hold after every commit.
+    pub fn always(mut self, rule: impl Fn(&World) -> Result<(), String> + 'static) -> Self {
+        self.always.push(Rc::new(rule));
+        self
+    }
+
+    /// Adds a rule that must hold at least once, after a commit or at the end.
+    pub fn eventually(mut self, rule: impl Fn(&World) -> Result<(), String> + 'static) -> Self {
+        self.eventually.push(Rc::new(rule));
+        self
+    }
+
+    /// Adds a rule that must hold at the end: faults have stopped, no work is in flight, and all timers have fired.
+    pub fn at_end(mut self, rule: impl Fn(&World) -> Result<(), String> + 'static) -> Self {
+        self.at_end.push(Rc::new(rule));
+        self
+    }
+
+    /// Allows dead letters at the end of the run. Default: each one is a violation.
+    pub fn allow_dead_letters(mut self) -> Self {
+        self.allow_dead_letters = true;
+        self
+    }
+
+    /// Allows faults without a target. Default: each one is a violation, because a fault that hits nothing proves nothing.
+    pub fn allow_missed_faults(mut self) -> Self {
+        self.allow_missed_faults = true;
+        self
+    }
+
+    /// Allows sagas that have not ended. Default: each one is a violation.
+    pub fn allow_open_sagas(mut self) -> Self {
+        self.allow_open_sagas = true;
+        self
+    }
+
+    /// Passivates actors after each of their turns, so that nearly every turn starts from a state rebuilt from the log. State
+    /// kept
+    /// outside events is lost at once. Default: actors stay in memory for 4 s. A [`Flow`] does this for a quarter of its seeds.
+    pub fn reload_actors(mut self) -> Self {
+        self.reload_actors = true;
+        self
+    }
+
+    /// Returns the indexes of the services whose builder has a property.
+    fn services_where(&self, has_property: fn(&whizbang_runtime::node::NodeBuilder) -> bool) -> Vec<usize> {
+        let is_match = |(name, build): &(String, Build)| {
+            has_property(&build(whizbang_runtime::node::Node::builder(name, whizbang_log::memory::MemoryStore::new())))
+        };
+        let services = self.services.iter().enumerate();
+        services.filter(|(_, service)| is_match(service)).map(|(number, _)| number).collect()
+    }
+
+    /// Returns an error if this description cannot be run.
+    fn setup_error(&self) -> Option<SimError> {
+        self.faults.iter().find_map(|(_, fault)| self.check_fault(fault))
+    }
+
+    /// Returns an error if a fault refers to a service or version that does not exist.
+    fn check_fault(&self, fault: &Fault) -> Option<SimError> {
+        let missing = || match *fault {
+            Fault::Upgrade { service, version, .. } if self.build_of(service, version).is_none() => {
+                Some(SimError::MissingVersion { fault: format!("{fault:?}"), service, version })
+            }
+            _ => None,
+        };
+        fault.check_services(self.services.len()).or_else(missing)
+    }
+
+    /// Runs the cluster: starts the nodes, runs `scenario`, stops the faults, waits until no work is in flight, lets all timers
+    /// fire,
+    /// and checks all rules.
+    ///
+    /// # Errors
+    /// [`RuleViolation`] contains the violated rule and the steps that led to it.
+    ///
+    /// # Panics
+    /// If called inside another runtime. Use it in plain `#[test]` functions.
+    pub fn run(self, scenario: impl AsyncFnOnce(&World)) -> Result<Run, RuleViolation> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime without I/O needs no resources");
+        let tasks = tokio::task::LocalSet::new();
+        let run = tasks.block_on(&runtime, self.run_inside(scenario));
+        // Tasks hold the world and the world holds nodes: drop them here, inside their runtime.
+        let _inside = runtime.enter();
+        drop(tasks);
+        run
+    }
+
+    async fn run_inside(self, scenario: impl AsyncFnOnce(&World)) -> Result<Run, RuleViolation> {
+        let seed = self.seed;
+        let started = whizbang_core::clock::instant();
+        let setup_error = self.setup_error();
+        let world = World::new(self);
+        let outcome = async {
+            if let Some(reason) = setup_error {
+                return Err(reason.into());
+            }
+            let outcome = tokio::time::timeout(SCENARIO_LIMIT, async {
+                world.start_all().await;
+                if world.violation().is_some() {
+                    return;
+                }
+                let faults = world.start_faults();
+                scenario(&world).await;
+                world.stop_faults(faults).await;
+            });
+            match outcome.await {
+                Ok(()) if world.violation().is_some() => Ok(()),
+                Ok(()) => world.finish().await,
+                Err(_) => Err(Violation::from(format!("the scenario did not finish within {SCENARIO_LIMIT:?}"))),
+            }
+        };
+        // A panic of the scenario or of a rule is reported like a violation, together with the trace.
+        let user_code = UserCode::default();
+        let ended = user_code.run(Label::default(), livelock::fail_on_livelock(outcome)).await;
+        let ended = ended.unwrap_or_else(|panicked| Err(Violation::panic(panicked.text())));
+        // A violated `always` rule is closer to the cause than a rule violated at the end.
+        let violation = world.violation().or_else(|| ended.err());
+        let turns = world.committed_turns();
+        let coverage = world.coverage(&turns);
+        let actor_steps = if violation.is_some() { world.actor_steps(&turns) } else { String::new() };
+        let (trace, trace_lines) = world.close();
+        match violation {
+            None => Ok(Run { seed, trace, trace_lines, elapsed: started.elapsed(), coverage }),
+            Some(violation) => Err(RuleViolation::new(seed, violation, trace, actor_steps)),
+        }
+    }
+}
+
+/// A run without violations.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The seed.
+    pub seed: u64,
+    /// The trace, one line per step. Identical for the same description and seed.
+    pub trace: String,
+    /// The number of lines in the trace.
+    pub trace_lines: usize,
+    /// The virtual time that has passed.
+    pub elapsed: Duration,
+    /// The paths that were taken.
+    pub coverage: Coverage,
+}
+
+/// A run that violated a rule.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("seed {seed}: {reason}")]
+pub struct RuleViolation {
+    /// The seed.
+    pub seed: u64,
+    /// The name of the violated rule. `at the end 2` is the second rule added with [`Sim::at_end`]; rules of the framework have
+    /// names
+    /// such as `I7`, `timers` or `state`.
+    pub rule: String,
+    /// The details of the violation.
+    pub reason: String,
+    /// The trace, one line per step.
+    pub trace: String,
+    /// The steps of each actor and each worker, by actor and key.
+    pub actor_steps: String,
+    /// The error in the description of the cluster, if there is one. Nothing else was checked then.
+    pub setup_error: Option<Box<SimError>>,
+}
+
+impl RuleViolation {
+    fn new(seed: u64, violation: Violation, trace: String, actor_steps: String) -> Self {
+        let Violation { rule, reason, setup_error } = violation;
+        Self { seed, rule, reason, trace, actor_steps, setup_error }
+    }
+}

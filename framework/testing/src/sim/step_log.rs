@@ -1,0 +1,483 @@
+//! The step log: committed turns with the names of their messages, for coverage, diagrams and failure reports.
+//!
+//! Written by the [stores](super::store) on append and commit, and by the clients when they send. Stores know messages by id; the
+//! log resolves their names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::delays::{Delays, WaitTimes};
+use super::owned_turn::{MarkedAs, OwnedTurn};
+use super::payload::Payload;
+use super::run_queries::{Sender, SentOutcome};
+use whizbang_core::clock::instant;
+use whizbang_core::message::{Codec, Envelope, Kind, MessageId, Name, ShardId, rejection_in};
+use whizbang_core::store::{Note, SourceKind};
+use whizbang_runtime::actor::{begins_compensation, finishes_compensation, restarts};
+
+/// The full name of a message, such as `payments.Charge`.
+pub(super) type FullName = String;
+
+/// The message that a turn handled.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Cause {
+    /// An accepted command.
+    Command(FullName),
+    /// A command rejected with this code.
+    Rejected(FullName, String),
+    /// An event.
+    Event(FullName),
+    /// The reply to a command that this actor sent.
+    Reply(FullName),
+    /// The rejection of a command that this actor sent.
+    Rejection(FullName),
+    /// A timer.
+    Timer(String),
+}
+
+impl Cause {
+    /// Describes the cause. Names are without their domain if that is `home`.
+    pub(super) fn describe(&self, home: &str) -> String {
+        let name = |full: &str| short_name(full, home).to_owned();
+        match self {
+            Self::Command(of) => name(of),
+            Self::Rejected(of, code) => format!("{} rejected as {code}", name(of)),
+            Self::Event(of) => name(of),
+            Self::Reply(of) => format!("reply to {}", name(of)),
+            Self::Rejection(of) => format!("rejection of {}", name(of)),
+            Self::Timer(of) => format!("timer {of}"),
+        }
+    }
+}
+
+/// Returns a name without its domain if that is `home`.
+pub(super) fn short_name<'a>(full: &'a str, home: &str) -> &'a str {
+    full.strip_prefix(home).and_then(|rest| rest.strip_prefix('.')).unwrap_or(full)
+}
+
+/// The phase of a saga when it handles a message. Aggregates are always open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Phase {
+    /// The saga is in progress.
+    #[default]
+    Open,
+    /// The saga compensates its steps.
+    Compensating,
+    /// The saga has ended.
+    Ended,
+}
+
+/// The kind of end of a saga.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum End {
+    Completed,
+    Compensated,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Completed => "ends",
+            Self::Compensated => "ends, compensated",
+        })
+    }
+}
+
+/// One committed turn.
+#[derive(Clone, Debug)]
+pub(super) struct CommittedTurn {
+    pub(super) at: Duration,
+    /// The id of the handled message.
+    pub(super) id: MessageId,
+    /// The payload of that message; `None` for a timer.
+    pub(super) payload: Option<Payload>,
+    pub(super) domain: String,
+    pub(super) actor: String,
+    pub(super) key: String,
+    pub(super) cause: Cause,
+    pub(super) phase: Phase,
+    /// The last event recorded before this turn.
+    pub(super) from: Option<String>,
+    pub(super) records: Vec<Payload>,
+    /// The commands that were sent.
+    pub(super) sends: Vec<FullName>,
+    pub(super) sets: Vec<String>,
+    pub(super) clears: Vec<String>,
+    pub(super) compensates: bool,
+    pub(super) ends: Option<End>,
+}
+
+impl CommittedTurn {
+    /// Describes the effects of the turn, apart from its events.
+    pub(super) fn effects(&self) -> String {
+        let mut parts = Vec::new();
+        let mut part = |verb: &str, names: &[String]| {
+            let mut names: Vec<_> = names.iter().map(|name| short_name(name, &self.domain)).collect();
+            names.dedup();
+            if !names.is_empty() {
+                parts.push(format!("{verb} {}", names.join(", ")));
+            }
+        };
+        part("sends", &self.sends);
+        part("sets", &self.sets);
+        part("clears", &self.clears);
+        if self.compensates {
+            parts.push("starts compensation".to_owned());
+        }
+        parts.extend(self.ends.map(|end| end.to_string()));
+        parts.join(", ")
+    }
+}
+
+/// The log of one run. Clones write to the same log.
+#[derive(Clone)]
+pub(super) struct StepLog(Arc<Mutex<State>>);
+
+struct State {
+    started_at: tokio::time::Instant,
+    messages: BTreeMap<MessageId, KnownMessage>,
+    /// The commands sent by clients and actors: id, sender and time.
+    sent: Vec<(MessageId, Option<Sender>, Duration)>,
+    events: BTreeMap<(ShardId, u64), (FullName, Payload)>,
+    actors: BTreeMap<(ShardId, Name, String), ActorState>,
+    turns: Vec<CommittedTurn>,
+    /// The outcomes of decided commands: by the id of the command, or for commands of actors by the id of the reply.
+    outcomes: BTreeMap<MessageId, SentOutcome>,
+    /// Messages that sagas sent in turns with compensation notes.
+    compensating: BTreeMap<MessageId, Envelope>,
+    /// The commands and replies with committed effects: the domain that handled them, and their source.
+    handled: BTreeSet<(Name, ShardId, u64)>,
+    /// Commands whose clients were told that they had no effect.
+    without_effect: BTreeSet<MessageId>,
+    delays: Delays,
+    violation: Option<String>,
+    /// The first timer that fired before it was due by its own clock. Allowed if a clock has jumped.
+    early_timer: Option<String>,
+}
+
+/// A message by its id.
+struct KnownMessage {
+    kind: Kind,
+    name: FullName,
+    rejected: bool,
+    payload: Payload,
+}
+
+/// The state of one actor.
+#[derive(Clone, Default)]
+struct ActorState {
+    phase: Phase,
+    compensated: bool,
+    last: Option<String>,
+    /// The timers that are set, with the time of setting and the duration.
+    timers: BTreeMap<String, (Instant, Duration)>,
+}
+
+impl ActorState {
+    /// Applies the timers of a turn. Returns a violation, and a second one that is valid only if no clock has jumped.
+    fn timers(&mut self, turn: &OwnedTurn) -> (Option<String>, Option<String>) {
+        let describe = |what: String| format!("timers: {} `{}`: {what} in turn {}", turn.actor, turn.key, turn.number);
+        let (mut violation, mut early_timer) = (None, None);
+        if let MarkedAs::Timer(name) = &turn.mark {
+            match self.timers.remove(name) {
+                None => violation = Some(describe(format!("{name} fired without being set"))),
+                Some((set, after)) if turn.at + CLOCK_SLACK < set + after => {
+                    early_timer =
+                        Some(describe(format!("{name} fired after {:?} instead of {after:?}", turn.at - set)));
+                }
+                Some(_) => {}
+            }
+        }
+        for (name, after) in &turn.timers {
+            match after {
+                Some(after) => drop(self.timers.insert(name.clone(), (turn.at, *after))),
+                None => drop(self.timers.remove(name)),
+            }
+        }
+        if turn.notes.contains(&Note::Ended) {
+            self.timers.clear();
+        }
+        (violation, early_timer)
+    }
+}
+
+/// Tolerance for early timers: wall clocks count in milliseconds.
+const CLOCK_SLACK: Duration = Duration::from_millis(2);
+
+impl StepLog {
+    /// Returns whether the effect of a command or reply is committed in a domain.
+    pub(super) fn has_handled(&self, domain: &Name, from: &ShardId, sequence: u64) -> bool {
+        self.0.lock().handled.contains(&(domain.clone(), from.clone(), sequence))
+    }
+
+    /// Takes the first violation found since the last call.
+    pub(super) fn take_violation(&self) -> Option<String> {
+        self.0.lock().violation.take()
+    }
+
+    /// Starts a disturbance of the whole cluster. Returns the number for [`end_disturbance`](Self::end_disturbance).
+    pub(super) fn begin_disturbance(&self) -> usize {
+        self.0.lock().delays.begin_disturbance()
+    }
+
+    pub(super) fn end_disturbance(&self, number: usize) {
+        self.0.lock().delays.end_disturbance(number);
+    }
+
+    /// Returns a violation if a message has been waiting for too long.
+    pub(super) fn overdue(&self, is_hosted: impl Fn(&Name) -> bool) -> Option<String> {
+        self.0.lock().delays.overdue(is_hosted)
+    }
+
+    /// Returns a violation if an event has been waiting for too long for a subscriber.
+    pub(super) fn event_overdue(&self, event: (&ShardId, u64), subscriber: &(Name, Name, String)) -> Option<String> {
+        self.0.lock().delays.event_overdue(event, subscriber)
+    }
+
+    /// Returns the waiting times of messages.
+    pub(super) fn wait_times(&self) -> WaitTimes {
+        self.0.lock().delays.wait_times()
+    }
+
+    /// Returns the first timer that fired before it was due by its own clock.
+    pub(super) fn early_timer(&self) -> Option<String> {
+        self.0.lock().early_timer.clone()
+    }
+
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new(State {
+            started_at: instant(),
+            messages: BTreeMap::new(),
+            sent: Vec::new(),
+            events: BTreeMap::new(),
+            actors: BTreeMap::new(),
+            turns: Vec::new(),
+            outcomes: BTreeMap::new(),
+            compensating: BTreeMap::new(),
+            handled: BTreeSet::new(),
+            without_effect: BTreeSet::new(),
+            delays: Delays::default(),
+            violation: None,
+            early_timer: None,
+        })))
+    }
+
+    /// Records that a client sends a command.
+    pub(super) fn client_sent(&self, id: MessageId, domain: &str, payload: Payload) {
+        let name = format!("{domain}.{}", payload.name);
+        let message = KnownMessage { kind: Kind::Command, name, rejected: false, payload };
+        let mut state = self.0.lock();
+        let at = state.started_at.elapsed();
+        state.sent.push((id, None, at));
+        state.delays.client_sent(id);
+        state.messages.insert(id, message);
+    }
+
+    /// Records that a client sends a command with a new id, because attempts with the old id had no effect.
+    pub(super) fn client_sent_with_new_id(&self, before: MessageId, id: MessageId) {
+        let state = &mut *self.0.lock();
+        state.delays.client_sent(id);
+        if let Some(message) = state.messages.remove(&before) {
+            state.messages.insert(id, message);
+        }
+        state.sent.iter_mut().filter(|(of, ..)| *of == before).for_each(|(of, ..)| *of = id);
+    }
+
+    /// Records that a key is unreadable.
+    pub(super) fn key_stuck(&self, shard: &ShardId, actor: &Name, key: &str) {
+        self.0.lock().delays.mark_stuck(shard, actor, key);
+    }
+
+    /// Records that an attempt of a client starts.
+    pub(super) fn attempt_started(&self, id: MessageId) {
+        self.0.lock().without_effect.remove(&id);
+    }
+
+    /// Records that the client knows that no attempt had an effect.
+    pub(super) fn attempts_had_no_effect(&self, id: MessageId) {
+        self.0.lock().without_effect.insert(id);
+    }
+
+    /// Records an appended turn: the names of its messages are known even before the commit.
+    pub(super) fn appended(&self, turn: &OwnedTurn) {
+        let mut state = self.0.lock();
+        for envelope in &turn.outbox {
+            let rejected = envelope.kind == Kind::Reply && is_rejection(envelope);
+            let name = format!("{}.{}", envelope.domain, envelope.name);
+            let message = KnownMessage { kind: envelope.kind, name, rejected, payload: Payload::of(envelope) };
+            state.messages.insert(envelope.id, message);
+        }
+    }
+
+    /// Records a committed turn. `position` is that of the shard's last event after the commit.
+    pub(super) fn committed(&self, shard: &ShardId, turn: &OwnedTurn, position: u64) {
+        let state = &mut *self.0.lock();
+        let records = turn.events.clone();
+        for envelope in turn.outbox.iter().filter(|envelope| envelope.kind == Kind::Reply) {
+            state.outcomes.insert(envelope.id, outcome(envelope.codec, &envelope.payload));
+        }
+        if !turn.reply.is_empty() {
+            state.outcomes.insert(turn.id, outcome(turn.reply_codec, &turn.reply));
+        }
+        let sender = Sender { domain: shard.domain.to_string(), actor: turn.actor.to_string(), key: turn.key.clone() };
+        let at = state.started_at.elapsed();
+        let commands = turn.outbox.iter().filter(|envelope| envelope.kind == Kind::Command);
+        state.sent.extend(commands.map(|envelope| (envelope.id, Some(sender.clone()), at)));
+        if turn.notes.iter().any(|note| matches!(note, Note::Own(_))) {
+            let commands = turn.outbox.iter().filter(|envelope| envelope.kind == Kind::Command);
+            state.compensating.extend(commands.map(|envelope| (envelope.id, envelope.clone())));
+        }
+        if let MarkedAs::From(source, position) = &turn.mark
+            && source.kind == SourceKind::Direct
+        {
+            state.handled.insert((shard.domain.clone(), source.shard.clone(), *position));
+        }
+        let first = position.saturating_sub(records.len() as u64);
+        let late = state.delays.committed(shard, turn, first + 1);
+        let had_no_effect = matches!(turn.mark, MarkedAs::Outside) && state.without_effect.contains(&turn.id);
+        let handled_anyway = had_no_effect.then(|| {
+            format!("outcome: {} {} was handled after its client was told that it had no effect", turn.actor, turn.id)
+        });
+        for (event, position) in records.iter().zip(first + 1..) {
+            let name = format!("{}.{}", shard.domain, event.name);
+            state.events.insert((shard.clone(), position), (name, event.clone()));
+        }
+        let actor = state.actors.entry((shard.clone(), turn.actor.clone(), turn.key.clone())).or_default();
+        let (violation, early_timer) = actor.timers(turn);
+        if state.violation.is_none() {
+            state.violation = violation.or(late).or(handled_anyway);
+        }
+        if state.early_timer.is_none() {
+            state.early_timer = early_timer;
+        }
+        let before = actor.clone();
+        actor.last = records.last().map(|event| event.name.clone()).or_else(|| before.last.clone());
+        if turn.notes.iter().any(restarts) {
+            (actor.phase, actor.compensated) = (Phase::Open, false);
+        }
+        let compensates = turn.notes.iter().any(begins_compensation);
+        if compensates {
+            actor.phase = Phase::Compensating;
+        }
+        actor.compensated |= turn.notes.iter().any(finishes_compensation);
+        let ends = turn.notes.contains(&Note::Ended).then(|| {
+            actor.phase = Phase::Ended;
+            if actor.compensated { End::Compensated } else { End::Completed }
+        });
+        let Some((cause, payload)) = cause(&state.messages, &state.events, turn) else { return };
+        let mut sends: Vec<_> = turn.outbox.iter().filter(|envelope| envelope.kind == Kind::Command).collect();
+        sends.sort_by_key(|envelope| (envelope.domain.clone(), envelope.name.clone()));
+        let timers = |set: bool| {
+            turn.timers.iter().filter(move |(_, after)| after.is_some() == set).map(|(name, _)| name.clone())
+        };
+        state.turns.push(CommittedTurn {
+            at: state.started_at.elapsed(),
+            id: turn.id,
+            payload,
+            domain: shard.domain.to_string(),
+            actor: turn.actor.to_string(),
+            key: turn.key.clone(),
+            cause,
+            phase: before.phase,
+            from: before.last,
+            records,
+            sends: sends.iter().map(|envelope| format!("{}.{}", envelope.domain, envelope.name)).collect(),
+            sets: timers(true).collect(),
+            clears: timers(false).collect(),
+            compensates,
+            ends,
+        });
+    }
+
+    /// Returns whether the committed reply to a command is a rejection. `None` without a reply.
+    pub(super) fn is_rejected(&self, command: MessageId) -> Option<bool> {
+        let state = self.0.lock();
+        let outcome = state.outcomes.get(&MessageId::of_reply(command))?;
+        Some(matches!(outcome, SentOutcome::Rejected(_)))
+    }
+
+    /// Returns the outcomes of all decided commands by id.
+    pub(super) fn outcomes(&self) -> BTreeMap<MessageId, SentOutcome> {
+        let state = self.0.lock();
+        let sent = state.sent.iter().map(|(id, ..)| *id);
+        let found =
+            |id: MessageId| state.outcomes.get(&MessageId::of_reply(id)).or_else(|| state.outcomes.get(&id)).cloned();
+        sent.filter_map(|id| Some((id, found(id)?))).collect()
+    }
+
+    /// Returns the commands of a type in the order in which they were sent.
+    pub(super) fn sent(&self, domain: &str, name: &str) -> Vec<(MessageId, Option<Sender>, Duration, Payload)> {
+        let state = self.0.lock();
+        let full = format!("{domain}.{name}");
+        let sent = state.sent.iter().filter_map(|(id, from, at)| {
+            let messages =
+                state.messages.get(id).filter(|messages| messages.name == full && messages.kind == Kind::Command)?;
+            Some((*id, from.clone(), *at, messages.payload.clone()))
+        });
+        sent.collect()
+    }
+
+    /// Returns a message that a saga sent in a turn with compensation notes.
+    pub(super) fn compensating_command(&self, command: MessageId) -> Option<Envelope> {
+        self.0.lock().compensating.get(&command).cloned()
+    }
+
+    /// Returns the start of the cluster.
+    pub(super) fn started_at(&self) -> Instant {
+        self.0.lock().started_at
+    }
+
+    /// Returns all committed turns in the order of their commits.
+    pub(super) fn turns(&self) -> Vec<CommittedTurn> {
+        self.0.lock().turns.clone()
+    }
+}
+
+fn outcome(codec: Codec, reply: &[u8]) -> SentOutcome {
+    match rejection_in(codec, reply).ok().flatten() {
+        Some(no) => SentOutcome::Rejected(no.code().to_owned()),
+        None => SentOutcome::Accepted,
+    }
+}
+
+fn is_rejection(reply: &Envelope) -> bool {
+    rejection_in(reply.codec, &reply.payload).is_ok_and(|rejection| rejection.is_some())
+}
+
+/// Returns the cause of a turn and its payload. `None` for turns that failed or only record something.
+fn cause(
+    messages: &BTreeMap<MessageId, KnownMessage>,
+    events: &BTreeMap<(ShardId, u64), (FullName, Payload)>,
+    turn: &OwnedTurn,
+) -> Option<(Cause, Option<Payload>)> {
+    let is_failed = |note: &Note| matches!(note, Note::Attempt { .. } | Note::DeadLetter(_));
+    if turn.notes.iter().any(is_failed) {
+        return None;
+    }
+    let named = messages.get(&turn.id);
+    Some(match &turn.mark {
+        MarkedAs::Timer(name) => (Cause::Timer(name.clone()), None),
+        MarkedAs::From(source, position) if matches!(source.kind, SourceKind::Events { .. }) => {
+            let (name, payload) = events.get(&(source.shard.clone(), *position))?;
+            (Cause::Event(name.clone()), Some(payload.clone()))
+        }
+        MarkedAs::From(..) | MarkedAs::Outside => {
+            let named = named?;
+            let cause = match named.kind {
+                Kind::Reply if named.rejected => Cause::Rejection(named.name.clone()),
+                Kind::Reply => Cause::Reply(named.name.clone()),
+                _ => match rejection_in(turn.reply_codec, &turn.reply).ok().flatten() {
+                    Some(no) => Cause::Rejected(named.name.clone(), no.code().to_owned()),
+                    None => Cause::Command(named.name.clone()),
+                },
+            };
+            (cause, Some(named.payload.clone()))
+        }
+        MarkedAs::Not => return None,
+    })
+}

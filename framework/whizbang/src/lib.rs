@@ -1,0 +1,146 @@
+//! A framework for actor-based services: event-sourced aggregates and sagas that lose no message, connected by NATS.
+//!
+//! Write plain structs, derive their roles, implement small traits, and run them on a [`Node`]:
+//!
+//! ```
+//! use whizbang::prelude::*;
+//!
+//! #[derive(Domain)]
+//! struct Bank;
+//!
+//! #[derive(Command, Serialize, Deserialize)]
+//! #[command(domain = Bank, reply = u64)]
+//! struct Deposit {
+//!     #[key]
+//!     account: String,
+//!     cents: u64,
+//! }
+//!
+//! #[derive(Event, Serialize, Deserialize)]
+//! #[event(domain = Bank)]
+//! struct Deposited {
+//!     cents: u64,
+//! }
+//!
+//! #[derive(Aggregate, Default)]
+//! #[aggregate(domain = Bank, handles(Deposit), applies(Deposited))]
+//! struct Account {
+//!     cents: u64,
+//! }
+//!
+//! impl Handle<Deposit> for Account {
+//!     fn handle(&self, deposit: Deposit, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
+//!         effects.record(Deposited { cents: deposit.cents });
+//!         Ok(self.cents + deposit.cents)
+//!     }
+//! }
+//!
+//! impl Apply<Deposited> for Account {
+//!     fn apply(&mut self, deposited: &Deposited) {
+//!         self.cents += deposited.cents;
+//!     }
+//! }
+//!
+//! #[whizbang::main]
+//! async fn main() -> Result<(), whizbang::Error> {
+//!     let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().start().await?;
+//!     let client = node.client();
+//!     assert_eq!(client.send(Deposit { account: "ada".into(), cents: 500 }).await?, 500);
+//!     assert_eq!(client.send(Deposit { account: "ada".into(), cents: 20 }).await?, 520);
+//!     node.stop().await
+//! }
+//! ```
+//!
+//! | to write | see |
+//! |---|---|
+//! | an aggregate: decides on commands and records events | [`Aggregate`], [`Handle`], [`Apply`] |
+//! | a saga: leads a flow through several services and undoes it if a step fails | [`Saga`], [`React`], [`OnReply`], [`OnTimer`] |
+//! | a projection: a view of events that answers queries | [`Projection`], [`Project`], [`Answer`] |
+//! | a worker: performs I/O | [`Worker`], [`Perform`], [`OnEvent`] |
+//! | a node, its configuration and shutdown | [`Node`], [`NodeConfig`] |
+//! | a caller | [`Client`], [`SendError`] |
+//! | a test of a flow | `testing` (feature of that name): scenarios and the simulated cluster |
+//!
+//! # Features
+//!
+//! - `embedded` (default): `EmbeddedStore`, logs on the local disk
+//! - `postgres`: `PostgresStore`, the state of services in PostgreSQL
+//! - `nats` (default): `NatsBridge`, nodes in different processes
+//! - `testing`: scenarios and the simulated cluster for tests of services, and the suites that stores and bridges must pass
+//!
+//! Without any of them, the in-memory store and the in-process bridge are available.
+//!
+//! # Modules
+//!
+//! The modules are listed in the order in which a command passes them; ARCHITECTURE.md in the repository describes it.
+
+// Untrusted input must not end a node, so nothing here panics; clippy.toml exempts tests.
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
+
+#[doc(hidden)]
+pub use whizbang_core::telemetry;
+pub use whizbang_core::{clock, message};
+pub use whizbang_runtime::{actor, aggregate, client, node, projection, router, saga, worker};
+#[doc(hidden)]
+pub use whizbang_runtime::{derive, inbox};
+#[cfg(feature = "testing")]
+pub use whizbang_testing as testing;
+#[cfg(feature = "testing")]
+pub use whizbang_testing::{bridge_suite, broker_suite, store_suite};
+
+/// Stores: the trait, the store in memory, the embedded store.
+pub mod store {
+    pub use whizbang_core::store::*;
+    pub use whizbang_log::memory;
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    pub use whizbang_log::record::reads_record;
+    #[cfg(feature = "embedded")]
+    pub use whizbang_store_embedded as embedded;
+    #[cfg(feature = "postgres")]
+    pub use whizbang_store_postgres as postgres;
+}
+
+/// Bridges: the trait, what travels, the bridge inside a process, NATS.
+pub mod bridge {
+    #[cfg(feature = "nats")]
+    pub use whizbang_bridge_nats as nats;
+    pub use whizbang_core::bridge::*;
+    pub use whizbang_wire as wire;
+    pub use whizbang_wire::{loopback, subject};
+}
+
+#[doc(hidden)]
+#[allow(missing_docs)]
+pub mod doc_fixtures;
+pub mod prelude;
+
+// Derived code refers to the framework from outside; the framework's own tests use it as well.
+extern crate self as whizbang;
+
+pub use actor::{Effects, EventContext};
+pub use aggregate::{Aggregate, Apply, Handle, OnReply, React};
+#[cfg(feature = "nats")]
+pub use bridge::nats::NatsBridge;
+pub use client::{Client, SendError};
+pub use derive::derives::{Aggregate, Command, Document, Domain, Event, Projection, Query, Saga, Worker, main, test};
+pub use message::{Command, Document, Domain, Event, Message, Query, Rejection};
+pub use node::{ConfigError, Error, Health, Metrics, Node, NodeBuilder, NodeConfig, NodeEnd, NodeHandle, StartError};
+pub use projection::{Answer, Project, Projection};
+pub use saga::{OnTimer, Saga};
+#[cfg(feature = "embedded")]
+pub use store::embedded::EmbeddedStore;
+pub use store::memory::MemoryStore;
+#[cfg(feature = "postgres")]
+pub use store::postgres::PostgresStore;
+pub use whizbang_core::retry::Retry;
+pub use worker::{Job, OnEvent, Perform, WorkError, Worker};

@@ -1,0 +1,62 @@
+//! Fault injection for the loopback bridge, from a seed.
+//!
+//! Used by tests of recovery (feature `testing`): a bridge may lose, repeat, reorder and delay messages, and a node must cope.
+
+use std::time::Duration;
+
+use whizbang_core::message::IdSource;
+
+/// The rates of faults that the loopback injects, each a probability from 0 to 1 per message. The default injects none.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LoopbackFaults {
+    /// The message is lost. A lost request never gets a response.
+    pub drop: f64,
+    /// The message is delivered twice.
+    pub duplicate: f64,
+    /// The message is delayed by up to `delay`, so that later messages overtake it.
+    pub reorder: f64,
+    /// The maximum delay of a message.
+    pub delay: Duration,
+}
+
+impl Default for LoopbackFaults {
+    fn default() -> Self {
+        Self { drop: 0.0, duplicate: 0.0, reorder: 0.0, delay: Duration::from_millis(20) }
+    }
+}
+
+/// Draws the fate of each message.
+pub(super) struct FaultSampler {
+    faults: LoopbackFaults,
+    ids: IdSource,
+}
+
+impl FaultSampler {
+    pub(super) fn new(faults: LoopbackFaults, ids: IdSource) -> Self {
+        Self { faults, ids }
+    }
+
+    fn occurs(&self, probability: f64) -> bool {
+        const SIDES: u64 = 1 << 32;
+        // A probability outside 0..=1 saturates; NaN never occurs.
+        self.ids.below(SIDES) < (probability * SIDES as f64) as u64
+    }
+
+    /// Returns the delay of each copy of the next message; an empty list means that the message is lost.
+    pub(super) fn sample(&self) -> Vec<Duration> {
+        if self.occurs(self.faults.drop) {
+            return Vec::new();
+        }
+        let copies = 1 + usize::from(self.occurs(self.faults.duplicate));
+        (0..copies)
+            .map(|_| {
+                if self.occurs(self.faults.reorder) {
+                    let nanos = u64::try_from(self.faults.delay.as_nanos()).unwrap_or(u64::MAX);
+                    Duration::from_nanos(self.ids.below(nanos.saturating_add(1)))
+                } else {
+                    Duration::ZERO
+                }
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,57 @@
+//! The routing table of a hub: rebuilt from the cards of the attached nodes whenever a node joins or leaves.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::member::Member;
+use whizbang_core::message::{Name, Shard};
+
+/// The nodes of one service that handle the same messages. The messages of a shard go to one node while the group is unchanged.
+type Group = Vec<Arc<Member>>;
+
+#[derive(Default)]
+pub(super) struct Routes {
+    owners: BTreeMap<Name, Group>,
+    subscribers: BTreeMap<Name, BTreeMap<Name, Group>>,
+    query_handlers: BTreeMap<(Name, Name), Group>,
+}
+
+impl Routes {
+    pub(super) fn new(members: &[Arc<Member>]) -> Self {
+        let mut routes = Self::default();
+        for member in members {
+            for (domain, _) in &member.card.owns {
+                routes.owners.entry(domain.clone()).or_default().push(Arc::clone(member));
+            }
+            for (domain, _, _) in &member.card.subscribes {
+                let services = routes.subscribers.entry(domain.clone()).or_default();
+                services.entry(member.card.service.clone()).or_default().push(Arc::clone(member));
+            }
+            for query in &member.card.answers {
+                routes.query_handlers.entry(query.clone()).or_default().push(Arc::clone(member));
+            }
+        }
+        routes
+    }
+
+    pub(super) fn owner(&self, domain: &Name, shard: Shard) -> Option<Arc<Member>> {
+        pick(self.owners.get(domain)?, shard)
+    }
+
+    /// Returns one node of each subscribing service.
+    pub(super) fn subscribers(&self, domain: &Name, shard: Shard) -> Group {
+        let services = self.subscribers.get(domain).into_iter().flat_map(BTreeMap::values);
+        services.filter_map(|group| pick(group, shard)).collect()
+    }
+
+    /// Returns a node that answers a query, preferably a connected one.
+    pub(super) fn query_handler(&self, domain: &Name, query: &Name) -> Option<Arc<Member>> {
+        let group = self.query_handlers.get(&(domain.clone(), query.clone()))?;
+        group.iter().find(|member| !member.is_disconnected()).or_else(|| group.first()).cloned()
+    }
+}
+
+fn pick(group: &Group, shard: Shard) -> Option<Arc<Member>> {
+    let index = usize::from(shard).checked_rem(group.len())?;
+    group.get(index).cloned()
+}

@@ -1,0 +1,148 @@
+//! A first-in first-out queue with a bound that slows senders down instead of losing messages.
+//!
+//! Filled on any thread by bridges; emptied by one loop. The position in the queue is assigned in the call, so calls keep their
+//! order whether or not they are awaited.
+
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+/// A bounded queue with one reader.
+pub struct Queue<T> {
+    state: Mutex<QueueState<T>>,
+    filled: Notify,
+    capacity: usize,
+}
+
+struct QueueState<T> {
+    items: VecDeque<(T, Option<oneshot::Sender<()>>)>,
+    closed: bool,
+}
+
+/// The result of a push.
+pub(crate) enum PushOutcome {
+    /// The item is within the bound.
+    Accepted,
+    /// The item is beyond the bound. The receiver resolves once the item is within it, and fails if the reader is gone.
+    Waiting(oneshot::Receiver<()>),
+    /// The reader is gone; the item was dropped.
+    Closed,
+}
+
+impl<T> Queue<T> {
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            state: Mutex::new(QueueState { items: VecDeque::new(), closed: false }),
+            filled: Notify::new(),
+            capacity: capacity.max(1),
+        }
+    }
+
+    /// Appends an item. The bound slows down only callers that await the receiver in [`PushOutcome::Waiting`].
+    pub(crate) fn push(&self, item: T) -> PushOutcome {
+        let mut state = self.state.lock();
+        if state.closed {
+            return PushOutcome::Closed;
+        }
+        let pushed = if state.items.len() < self.capacity {
+            state.items.push_back((item, None));
+            PushOutcome::Accepted
+        } else {
+            let (accepted, waiting) = oneshot::channel();
+            state.items.push_back((item, Some(accepted)));
+            PushOutcome::Waiting(waiting)
+        };
+        drop(state);
+        self.filled.notify_one();
+        pushed
+    }
+
+    /// Appends an item if that is within the bound; otherwise returns the item.
+    pub fn try_push(&self, item: T) -> Result<(), T> {
+        let mut state = self.state.lock();
+        if state.closed || state.items.len() >= self.capacity {
+            return Err(item);
+        }
+        state.items.push_back((item, None));
+        drop(state);
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    pub(crate) fn pop(&self) -> Option<T> {
+        self.pop_if(|_| true)
+    }
+
+    /// Removes the first item if `wanted` returns true for it.
+    pub fn pop_if(&self, wanted: impl FnOnce(&T) -> bool) -> Option<T> {
+        let mut state = self.state.lock();
+        state.items.front().filter(|(first, _)| wanted(first))?;
+        let (item, _) = state.items.pop_front()?;
+        let last_accepted = self.capacity - 1;
+        if let Some(accepted) = state.items.get_mut(last_accepted).and_then(|(_, accepted)| accepted.take()) {
+            // The sender may have dropped its receiver; the item is within the bound in either case.
+            let _ = accepted.send(());
+        }
+        Some(item)
+    }
+
+    pub fn len(&self) -> usize {
+        self.state.lock().items.len()
+    }
+
+    /// Returns true if the reader is gone.
+    pub fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
+    /// Waits until an item was pushed since the previous wait.
+    pub async fn filled(&self) {
+        self.filled.notified().await;
+    }
+
+    /// Wakes the reader.
+    pub fn wake(&self) {
+        self.filled.notify_one();
+    }
+
+    /// Rejects further pushes and drops the queued items. Waiting senders get an error.
+    pub fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let dropped = std::mem::take(&mut state.items);
+        drop(state);
+        drop(dropped);
+        self.filled.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_beyond_the_bound_are_accepted_in_order() {
+        let queue = Queue::new(2);
+        assert!(matches!(queue.push(1), PushOutcome::Accepted));
+        assert!(matches!(queue.push(2), PushOutcome::Accepted));
+        let PushOutcome::Waiting(mut third) = queue.push(3) else { panic!("accepted beyond the bound") };
+        let PushOutcome::Waiting(mut fourth) = queue.push(4) else { panic!("accepted beyond the bound") };
+        assert_eq!(queue.try_push(5), Err(5));
+        assert_eq!(queue.pop(), Some(1));
+        assert!(third.try_recv().is_ok());
+        assert!(fourth.try_recv().is_err());
+        assert_eq!([queue.pop(), queue.pop(), queue.pop(), queue.pop()], [Some(2), Some(3), Some(4), None]);
+        assert!(fourth.try_recv().is_ok());
+    }
+
+    #[test]
+    fn closed_queue_fails_waiting_senders() {
+        let queue = Queue::new(1);
+        assert!(matches!(queue.push(1), PushOutcome::Accepted));
+        let PushOutcome::Waiting(mut second) = queue.push(2) else { panic!("accepted beyond the bound") };
+        queue.close();
+        assert!(matches!(second.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
+        assert!(matches!(queue.push(3), PushOutcome::Closed));
+    }
+}

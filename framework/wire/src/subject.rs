@@ -1,0 +1,393 @@
+//! Subjects and stream names on a broker, under one namespace.
+//!
+//! Called by bridges. A subject contains the domain of its sender, so broker permissions can keep one service from
+//! impersonating another. A receiver refuses a message whose headers contradict its subject.
+//! Every token is a validated [`Name`], a number or a fixed word: unvalidated user text never becomes part of a subject.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use whizbang_core::bridge::{Notification, Request};
+use whizbang_core::message::{Envelope, Name, NameError, Shard, ShardId};
+
+/// A prefix that keeps several installations on one server apart: `[A-Za-z0-9]{1,32}`, by default `whizbang`.
+///
+/// `_` and `-` are not allowed: a stream name consists of a namespace and a domain and must have one reading.
+///
+/// ```
+/// use whizbang::bridge::subject::{Address, Namespace};
+/// use whizbang::message::{Name, ShardId};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let namespace = Namespace::new("staging")?;
+/// let head = Address::Head(ShardId::new(Name::new("bank")?, 3));
+/// assert_eq!(namespace.subject(&head), "staging.head.bank.3");
+/// assert_eq!(namespace.parse("staging.head.bank.3"), Some(head));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Namespace(Cow<'static, str>);
+
+impl Namespace {
+    /// The maximum length in bytes.
+    pub const MAX_BYTES: usize = 32;
+
+    /// Validates a namespace.
+    ///
+    /// # Errors
+    /// [`NamespaceError`] if it is not a [`Name`], is longer than [`MAX_BYTES`](Self::MAX_BYTES) or contains `_` or `-`.
+    pub fn new(text: &str) -> Result<Self, NamespaceError> {
+        let name = Name::new(text).map_err(NamespaceError::Name)?;
+        if text.len() > Self::MAX_BYTES || !text.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return Err(NamespaceError::Namespace(name));
+        }
+        Ok(Self(Cow::Owned(text.to_owned())))
+    }
+
+    /// Returns the namespace as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self(Cow::Borrowed("whizbang"))
+    }
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A text that is not a valid [`Namespace`]. Choose another.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NamespaceError {
+    /// The text is not a valid name.
+    #[error(transparent)]
+    Name(NameError),
+    /// The text is a valid name, but not a valid namespace.
+    #[error("invalid namespace `{0}`: expected 1-32 characters from [A-Za-z0-9]")]
+    Namespace(Name),
+}
+
+/// The content of a subject: sender, receiver and kind of message.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// A command or a reply for a shard, from a shard or from an external caller.
+    Direct {
+        /// The receiving shard.
+        to: ShardId,
+        /// The sending shard; `None` if the sender is not an actor.
+        from: Option<ShardId>,
+    },
+    /// An event of a shard.
+    Event {
+        /// The shard that recorded it.
+        shard: ShardId,
+        /// The name of the event.
+        name: Name,
+    },
+    /// Several events of a shard in one message.
+    Events(ShardId),
+    /// A command whose caller waits for the reply.
+    CommandRequest {
+        /// The domain.
+        domain: Name,
+        /// The shard of the key, if the caller knows it.
+        shard: Option<Shard>,
+    },
+    /// A query.
+    QueryRequest {
+        /// The domain.
+        domain: Name,
+        /// The name of the query.
+        name: Name,
+    },
+    /// A request for the events of a shard after a position.
+    EventsRequest(ShardId),
+    /// A request for the outbox entries of `from` for `to`, sent by the owner of `to`.
+    OutboxRequest {
+        /// The sending shard, which is asked.
+        from: ShardId,
+        /// The receiving shard, which asks.
+        to: ShardId,
+    },
+    /// A request for the watermark of `to` on the messages of `from`, sent by the owner of `from`.
+    WatermarkRequest {
+        /// The sending shard, which asks.
+        from: ShardId,
+        /// The receiving shard, which is asked.
+        to: ShardId,
+    },
+    /// A notification of `to` about its watermark on the messages of `from`.
+    Committed {
+        /// The sending shard, which is notified.
+        from: ShardId,
+        /// The receiving shard, which notifies.
+        to: ShardId,
+    },
+    /// A notification of a shard about the last position of its log.
+    Head(ShardId),
+}
+
+impl Address {
+    /// Returns the address of a command or a reply; `None` if its shard is unknown.
+    pub fn for_message(envelope: &Envelope) -> Option<Self> {
+        let from = envelope.origin.as_ref().map(|origin| origin.shard.clone());
+        envelope.to.clone().map(|to| Self::Direct { to, from })
+    }
+
+    /// Returns the address of an event; `None` if the event is not from a log.
+    pub fn for_event(event: &Envelope) -> Option<Self> {
+        let origin = event.origin.as_ref()?;
+        Some(Self::Event { shard: origin.shard.clone(), name: event.name.clone() })
+    }
+
+    /// Returns the address of a request.
+    pub fn for_request(request: &Request) -> Self {
+        match request {
+            Request::Command(envelope) => Self::CommandRequest {
+                domain: envelope.domain.clone(),
+                shard: envelope.to.as_ref().filter(|to| to.domain == envelope.domain).map(|to| to.shard),
+            },
+            Request::Query(envelope) => {
+                Self::QueryRequest { domain: envelope.domain.clone(), name: envelope.name.clone() }
+            }
+            Request::Events { shard, .. } | Request::Shape { from: shard, to: None, .. } => {
+                Self::EventsRequest(shard.clone())
+            }
+            Request::Outbox { from, to, .. } | Request::Shape { from, to: Some(to), .. } => {
+                Self::OutboxRequest { from: from.clone(), to: to.clone() }
+            }
+            Request::Watermark { from, to } | Request::Sent { from, to, .. } => {
+                Self::WatermarkRequest { from: from.clone(), to: to.clone() }
+            }
+        }
+    }
+
+    /// Returns the address of a notification.
+    pub fn for_notification(notification: &Notification) -> Self {
+        match notification {
+            Notification::Committed { from, to, .. } => Self::Committed { from: from.clone(), to: to.clone() },
+            Notification::Head { shard, .. } => Self::Head(shard.clone()),
+        }
+    }
+}
+
+impl Namespace {
+    /// Returns the subject of an address.
+    pub fn subject(&self, address: &Address) -> String {
+        let ns = &self.0;
+        match address {
+            Address::Direct { to, from: Some(from) } => {
+                format!("{ns}.cmd.{}.{}.{}.{}", to.domain, to.shard, from.domain, from.shard)
+            }
+            Address::Direct { to, from: None } => format!("{ns}.cmd.{}.{}.outside", to.domain, to.shard),
+            Address::Event { shard, name } => format!("{ns}.evt.{}.{}.{name}", shard.domain, shard.shard),
+            Address::Events(shard) => format!("{ns}.evt.{}.{}", shard.domain, shard.shard),
+            Address::CommandRequest { domain, shard: Some(shard) } => format!("{ns}.ask.{domain}.cmd.{shard}"),
+            Address::CommandRequest { domain, shard: None } => format!("{ns}.ask.{domain}.cmd.any"),
+            Address::QueryRequest { domain, name } => format!("{ns}.qry.{domain}.{name}"),
+            Address::EventsRequest(shard) => format!("{ns}.ask.{}.evt.{}", shard.domain, shard.shard),
+            Address::OutboxRequest { from, to } => {
+                format!("{ns}.ask.{}.out.{}.{}.{}", from.domain, from.shard, to.domain, to.shard)
+            }
+            Address::WatermarkRequest { from, to } => {
+                format!("{ns}.ask.{}.mark.{}.{}.{}", to.domain, to.shard, from.domain, from.shard)
+            }
+            Address::Committed { from, to } => {
+                format!("{ns}.done.{}.{}.{}.{}", from.domain, from.shard, to.domain, to.shard)
+            }
+            Address::Head(shard) => format!("{ns}.head.{}.{}", shard.domain, shard.shard),
+        }
+    }
+
+    /// Parses a subject; `None` if it is not one of this namespace.
+    pub fn parse(&self, subject: &str) -> Option<Address> {
+        let rest = subject.strip_prefix(self.as_str())?.strip_prefix('.')?;
+        let tokens: Vec<&str> = rest.split('.').take(7).collect();
+        Some(match tokens.as_slice() {
+            ["cmd", domain, shard, "outside"] => Address::Direct { to: shard_id(domain, shard)?, from: None },
+            ["cmd", domain, shard, from, from_shard] => {
+                Address::Direct { to: shard_id(domain, shard)?, from: Some(shard_id(from, from_shard)?) }
+            }
+            ["evt", domain, shard, name] => {
+                Address::Event { shard: shard_id(domain, shard)?, name: Name::new(name).ok()? }
+            }
+            ["evt", domain, shard] => Address::Events(shard_id(domain, shard)?),
+            ["ask", domain, "cmd", "any"] => Address::CommandRequest { domain: Name::new(domain).ok()?, shard: None },
+            ["ask", domain, "cmd", shard] => {
+                let at = shard_id(domain, shard)?;
+                Address::CommandRequest { domain: at.domain, shard: Some(at.shard) }
+            }
+            ["qry", domain, name] => {
+                Address::QueryRequest { domain: Name::new(domain).ok()?, name: Name::new(name).ok()? }
+            }
+            ["ask", domain, "evt", shard] => Address::EventsRequest(shard_id(domain, shard)?),
+            ["ask", from, "out", from_shard, to, to_shard] => {
+                Address::OutboxRequest { from: shard_id(from, from_shard)?, to: shard_id(to, to_shard)? }
+            }
+            ["ask", to, "mark", to_shard, from, from_shard] => {
+                Address::WatermarkRequest { from: shard_id(from, from_shard)?, to: shard_id(to, to_shard)? }
+            }
+            ["done", from, from_shard, to, to_shard] => {
+                Address::Committed { from: shard_id(from, from_shard)?, to: shard_id(to, to_shard)? }
+            }
+            ["head", domain, shard] => Address::Head(shard_id(domain, shard)?),
+            _ => return None,
+        })
+    }
+
+    /// Returns the filter for all commands and replies to a domain.
+    pub fn direct_filter(&self, domain: &Name) -> String {
+        format!("{self}.cmd.{domain}.>")
+    }
+
+    /// Returns the filter for all events of a domain.
+    pub fn event_filter(&self, domain: &Name) -> String {
+        format!("{self}.evt.{domain}.>")
+    }
+
+    /// Returns the subject of a query.
+    pub fn query_subject(&self, domain: &Name, name: &Name) -> String {
+        self.subject(&Address::QueryRequest { domain: domain.clone(), name: name.clone() })
+    }
+
+    /// Returns the filter for all requests to the owner of a domain.
+    pub fn request_filter(&self, domain: &Name) -> String {
+        format!("{self}.ask.{domain}.>")
+    }
+
+    /// Returns the filter for all watermark notifications to the shards of a domain.
+    pub fn committed_filter(&self, domain: &Name) -> String {
+        format!("{self}.done.{domain}.>")
+    }
+
+    /// Returns the filter for all head notifications of the shards of a domain.
+    pub fn head_filter(&self, domain: &Name) -> String {
+        format!("{self}.head.{domain}.*")
+    }
+
+    /// Returns the name of the stream of commands and replies for a domain.
+    pub fn direct_stream(&self, domain: &Name) -> String {
+        format!("{self}_commands_{domain}")
+    }
+
+    /// Returns the name of the stream of events of a domain.
+    pub fn event_stream(&self, domain: &Name) -> String {
+        format!("{self}_events_{domain}")
+    }
+
+    /// Returns the name of the stream of the claims on all domains.
+    pub fn claims_stream(&self) -> String {
+        format!("{self}_claims")
+    }
+
+    /// Returns the filter for all claims.
+    pub fn claims_filter(&self) -> String {
+        format!("{self}.claim.*")
+    }
+
+    /// Returns the subject of the claim on a domain.
+    pub fn claim_subject(&self, domain: &Name) -> String {
+        format!("{self}.claim.{domain}")
+    }
+
+    /// Returns the name of the stream of messages that a service refused.
+    pub fn refused_stream(&self, service: &Name) -> String {
+        format!("{self}_refused_{service}")
+    }
+
+    /// Returns the subject of messages that a service refused.
+    pub fn refused_subject(&self, service: &Name) -> String {
+        format!("{self}.refused.{service}")
+    }
+}
+
+/// Parses a shard from two tokens. The number must be written as `Display` writes it, so that one shard has one subject.
+fn shard_id(domain: &str, shard: &str) -> Option<ShardId> {
+    let number: Shard = shard.parse().ok()?;
+    let is_canonical = !shard.starts_with('+') && (shard.len() == 1 || !shard.starts_with('0'));
+    Some(ShardId::new(Name::new(domain).ok().filter(|_| is_canonical)?, number))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn name() -> impl Strategy<Value = Name> {
+        prop_oneof![
+            "[A-Za-z0-9_-]{1,64}".prop_map(|text| Name::new(&text).unwrap()),
+            prop::sample::select(vec!["cmd", "evt", "any", "outside", "events", "_", "-", "0", "whizbang"])
+                .prop_map(|text| Name::new(text).unwrap()),
+        ]
+    }
+
+    fn shard() -> impl Strategy<Value = ShardId> {
+        (name(), any::<u16>()).prop_map(|(domain, shard)| ShardId::new(domain, shard))
+    }
+
+    fn address() -> impl Strategy<Value = Address> {
+        prop_oneof![
+            (shard(), prop::option::of(shard())).prop_map(|(to, from)| Address::Direct { to, from }),
+            (shard(), name()).prop_map(|(shard, name)| Address::Event { shard, name }),
+            shard().prop_map(Address::Events),
+            (name(), prop::option::of(any::<u16>()))
+                .prop_map(|(domain, shard)| Address::CommandRequest { domain, shard }),
+            (name(), name()).prop_map(|(domain, name)| Address::QueryRequest { domain, name }),
+            shard().prop_map(Address::EventsRequest),
+            (shard(), shard()).prop_map(|(from, to)| Address::OutboxRequest { from, to }),
+            (shard(), shard()).prop_map(|(from, to)| Address::WatermarkRequest { from, to }),
+            (shard(), shard()).prop_map(|(from, to)| Address::Committed { from, to }),
+            shard().prop_map(Address::Head),
+        ]
+    }
+
+    #[test]
+    fn namespace_allows_letters_and_digits_only() {
+        assert_eq!(Namespace::default().as_str(), "whizbang");
+        for text in ["", "a_b", "a-b", "a.b", "a*", ">", "a b", "é", &"a".repeat(33)] {
+            assert!(Namespace::new(text).is_err(), "{text}");
+        }
+        assert!(Namespace::new(&"a".repeat(32)).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn address_round_trips_through_its_subject(namespace in "[A-Za-z0-9]{1,32}", address in address()) {
+            let namespace = Namespace::new(&namespace).unwrap();
+            let subject = namespace.subject(&address);
+            prop_assert!(subject.len() <= 255, "{} bytes", subject.len());
+            prop_assert!(subject.split('.').all(Name::is_valid), "{subject}");
+            prop_assert_eq!(namespace.parse(&subject), Some(address));
+        }
+
+        #[test]
+        fn stream_names_are_distinct(
+            one in ("[a-c]{1,2}", "[ab_]{1,2}(_events_|_commands_|_refused_)?[ab_]{1,2}"),
+            other in ("[a-c]{1,2}", "[ab_]{1,2}(_events_|_commands_|_refused_)?[ab_]{1,2}"),
+        ) {
+            let names = |(namespace, domain): &(String, String)| {
+                let (namespace, domain) = (Namespace::new(namespace).unwrap(), Name::new(domain).unwrap());
+                [namespace.event_stream(&domain), namespace.direct_stream(&domain), namespace.refused_stream(&domain)]
+            };
+            if one != other {
+                prop_assert!(names(&one).iter().all(|name| !names(&other).contains(name)));
+            }
+        }
+
+        #[test]
+        fn parsed_subject_is_canonical(text in "whizbang[.a-z0-9>* +]{0,40}") {
+            if let Some(address) = Namespace::default().parse(&text) {
+                prop_assert_eq!(Namespace::default().subject(&address), text);
+            }
+        }
+    }
+}
