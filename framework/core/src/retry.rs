@@ -54,6 +54,7 @@ impl Retry {
 /// Retry policies of a node: a default, and overrides for some messages.
 #[derive(Clone, Debug, Default)]
 pub struct Retries {
+    #[doc(hidden)]
     pub all: Retry,
     /// Overrides by domain and name. A node has few of them.
     some: Vec<(&'static str, &'static str, Retry)>,
@@ -77,6 +78,7 @@ impl Retries {
         self.some.push((M::Domain::NAME, M::NAME, retry));
     }
 
+    #[doc(hidden)]
     pub fn of(&self, envelope: &Envelope) -> Retry {
         let mut some = self.some.iter();
         let found = some.find(|(domain, name, _)| *domain == &*envelope.domain && *name == &*envelope.name);

@@ -14,7 +14,9 @@ use crate::message::{Name, Run, StoreId};
 pub struct Claim {
     /// The service whose node holds the claim.
     pub service: String,
+    #[doc(hidden)]
     pub store: StoreId,
+    #[doc(hidden)]
     pub run: Run,
     /// The node was stopped in order: any start on the same store, or on a copy of it, may continue the claim.
     #[serde(default)]

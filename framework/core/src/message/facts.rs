@@ -8,17 +8,22 @@ use super::{Codec, Domain, Message};
 /// The constants of a message type.
 #[derive(Clone, Copy, Debug)]
 pub struct MessageFacts {
+    #[doc(hidden)]
     pub domain: &'static str,
+    #[doc(hidden)]
     pub shards: u16,
     /// The codec of the domain.
     pub codec: Codec,
+    #[doc(hidden)]
     pub name: &'static str,
+    #[doc(hidden)]
     pub version: u32,
     /// The former names.
     pub(crate) formerly: &'static [&'static str],
 }
 
 impl MessageFacts {
+    #[doc(hidden)]
     pub const fn of<M: Message>() -> Self {
         Self {
             domain: M::Domain::NAME,

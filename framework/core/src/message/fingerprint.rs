@@ -141,6 +141,7 @@ pub struct MessageShapes {
 }
 
 impl MessageShapes {
+    #[doc(hidden)]
     pub fn new(message: &Shape, reply: Option<ReplyShape>, codec: Codec) -> Self {
         let reply = reply.map(|reply| (*reply.of(codec)).clone());
         Self { codec: codec.id(), message: message.clone(), reply }

@@ -30,10 +30,12 @@ impl Rejection {
     /// recorded. See [`Effects::complete`](whizbang_runtime::Effects::complete).
     pub const SAGA_ENDED: &'static str = "saga.ended";
 
+    #[doc(hidden)]
     pub fn discarded() -> Self {
         Self::new(Self::DISCARDED, "the command was a dead letter and was discarded")
     }
 
+    #[doc(hidden)]
     pub fn saga_ended() -> Self {
         Self::new(Self::SAGA_ENDED, "the saga has ended")
     }

@@ -123,7 +123,7 @@ pub enum NoteRecord<'a> {
 
 /// A dead letter in a turn.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct DeadLetterRecord<'a> {
+pub struct DeadLetterRecord<'a> {
     pub(crate) id: MessageId,
     pub(crate) actor: &'a str,
     pub(crate) key: &'a str,

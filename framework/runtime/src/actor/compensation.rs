@@ -13,12 +13,19 @@ use whizbang_core::message::{Codec, MessageId};
 /// A command encoded now and sent later.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedCommand {
+    #[doc(hidden)]
     pub domain: String,
+    #[doc(hidden)]
     pub shard: u16,
+    #[doc(hidden)]
     pub key: String,
+    #[doc(hidden)]
     pub name: String,
+    #[doc(hidden)]
     pub version: u32,
+    #[doc(hidden)]
     pub codec: u8,
+    #[doc(hidden)]
     pub payload: Vec<u8>,
 }
 
@@ -34,22 +41,30 @@ impl PlannedCommand {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CompensationChange {
     /// A command was sent that can be undone.
+    #[doc(hidden)]
     Step { command: MessageId, undo: PlannedCommand },
     /// Its owner has done it.
+    #[doc(hidden)]
     Done { command: MessageId },
     /// Its owner has rejected it: nothing to undo.
+    #[doc(hidden)]
     Rejected { command: MessageId },
     /// Compensation begins: from now on steps are undone.
+    #[doc(hidden)]
     Begin { finally: Vec<PlannedCommand> },
     /// The compensating command of the last open step was sent.
+    #[doc(hidden)]
     Sent { command: MessageId },
     /// The step is undone.
+    #[doc(hidden)]
     Undone { command: MessageId },
     /// The compensating command was rejected, and an operator wants it sent again.
+    #[doc(hidden)]
     Retry { command: MessageId },
     /// Every step is undone; the final commands were sent.
     Finished,
     /// The compensating command was rejected, and an operator discarded that dead letter: its step stays done.
+    #[doc(hidden)]
     GivenUp { command: MessageId },
     /// An ended saga starts again with an empty log.
     Restarted,

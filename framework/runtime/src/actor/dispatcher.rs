@@ -140,6 +140,7 @@ impl Unadmitted {
 }
 
 impl Dispatcher {
+    #[doc(hidden)]
     pub fn new(
         context: Rc<ThreadContext>,
         plan: Rc<HandlerTable>,

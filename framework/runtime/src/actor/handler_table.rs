@@ -26,7 +26,7 @@ use whizbang_core::message::{Codec, CodecError, Domain, Envelope, MessageFacts, 
 use whizbang_core::store::StoreError;
 
 /// The state of an actor of unknown type.
-pub(crate) trait UserState: Any {
+pub trait UserState: Any {
     /// Encodes the state, if it has a coding.
     fn save(&self) -> Option<Result<Vec<u8>, CodecError>>;
 

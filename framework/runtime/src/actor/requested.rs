@@ -49,7 +49,7 @@ pub(crate) struct RequestedEffects {
 }
 
 /// The [`Effects`] of an unknown actor type: handlers receive it, behind one virtual call.
-pub(crate) trait AnyEffects: Any {
+pub trait AnyEffects: Any {
     fn requested(&mut self) -> &mut RequestedEffects;
 }
 

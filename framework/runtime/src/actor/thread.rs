@@ -66,6 +66,7 @@ pub struct ThreadContext {
     pub(crate) counts: Arc<Counts>,
     /// The wrapper through which user code is called on this thread.
     pub(crate) user_code: Arc<UserCode>,
+    #[doc(hidden)]
     pub commits: Arc<CommitNotifier>,
     /// Incremented when commits have failed. Messages queued for an actor of an older generation are refused and not
     /// handled.
@@ -104,6 +105,7 @@ const STORE_ISSUE: &str = "store";
 type CommitCallback = Box<dyn FnOnce(Result<(), StoreError>)>;
 
 impl ThreadContext {
+    #[doc(hidden)]
     pub fn new(ids: IdSource, settings: ThreadSettings, code: Arc<UserCode>) -> Rc<Self> {
         Rc::new(Self {
             monotonic: MonotonicTime::of(ids.clock()),
@@ -398,6 +400,7 @@ impl CommitListener for CommitNotifier {
 /// One shard on its thread.
 pub struct OwnedShard {
     pub(crate) id: ShardId,
+    #[doc(hidden)]
     pub writer: RefCell<Box<dyn ShardWriter>>,
     pub(crate) reader: RefCell<Arc<dyn ShardReader>>,
     /// Whether any subscriber besides the stream's own actor receives the shard's events.
@@ -411,6 +414,7 @@ pub struct OwnedShard {
 }
 
 impl OwnedShard {
+    #[doc(hidden)]
     pub fn new(id: ShardId, handle: ShardHandle, relays_events: bool) -> Rc<Self> {
         Rc::new(Self {
             id,
@@ -441,6 +445,7 @@ impl OwnedShard {
         context.relay.notify_one();
     }
 
+    #[doc(hidden)]
     pub fn reader(&self) -> Arc<dyn ShardReader> {
         Arc::clone(&self.reader.borrow())
     }

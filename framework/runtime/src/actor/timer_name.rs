@@ -17,7 +17,7 @@ pub fn timer_name<A: Stateful, T: Message>() -> Cow<'static, str> {
 }
 
 /// Returns the stored name of an envelope's timer, for an actor of the domain `own`.
-pub fn timer_in<'a>(own: &str, envelope: &'a Envelope) -> Cow<'a, str> {
+pub(crate) fn timer_in<'a>(own: &str, envelope: &'a Envelope) -> Cow<'a, str> {
     stored(own, &envelope.domain, &envelope.name)
 }
 

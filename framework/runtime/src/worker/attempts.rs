@@ -18,12 +18,15 @@ use whizbang_core::message::{Envelope, MessageId};
 /// One attempt of a job.
 #[derive(Clone, Debug)]
 pub struct JobAttempt {
+    #[doc(hidden)]
     pub domain: &'static str,
+    #[doc(hidden)]
     pub worker: &'static str,
     /// Message of the job.
     pub message: Envelope,
     /// Number of the attempt, from 1.
     pub number: u32,
+    #[doc(hidden)]
     pub begun: Instant,
     /// Time at which user code returned a reply or a rejection: its external effect is done.
     pub effect: Option<Instant>,
@@ -34,8 +37,11 @@ pub struct JobAttempt {
 /// End of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AttemptEnd {
+    #[doc(hidden)]
     Done,
+    #[doc(hidden)]
     Rejected,
+    #[doc(hidden)]
     Failed(String),
 }
 
