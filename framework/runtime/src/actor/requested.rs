@@ -21,7 +21,7 @@ use whizbang_core::message::{
 };
 
 /// The effects requested in one turn. Each dispatcher keeps one value, so that turns reuse its memory.
-pub(crate) struct RequestedEffects {
+pub struct RequestedEffects {
     pub(crate) turn: TurnFacts,
     /// The clock by which timers are due.
     pub(crate) monotonic: MonotonicTime,
