@@ -64,7 +64,7 @@ const MARK: &str = "WHIZBANG_BROKEN_ON_PURPOSE";
 
 /// A failing flow, run by the name of its test in a child process. Does nothing elsewhere.
 #[test]
-fn failing_flow() {
+fn failing_flow_prints_its_report() {
     if std::env::var(MARK).is_ok() {
         broken("replayed", 200).no_regressions().check(0..100);
     }
@@ -72,7 +72,7 @@ fn failing_flow() {
 
 #[test]
 fn replay_command_reproduces_the_failure_report() {
-    let name = "regressions::failing_flow";
+    let name = "regressions::failing_flow_prints_its_report";
     let program = std::env::current_exe().unwrap();
     let first = Command::new(&program).args(["--exact", name, "--nocapture"]).env(MARK, "1").output().unwrap();
     assert!(!first.status.success());
@@ -104,7 +104,7 @@ fn replay_command_reproduces_the_failure_report() {
 
 #[test]
 fn case_of_another_flow_is_ignored() {
-    let name = "regressions::failing_flow";
+    let name = "regressions::failing_flow_prints_its_report";
     let mut program = Command::new(std::env::current_exe().unwrap());
     let ran = program.args(["--exact", name]).env(MARK, "1").env("WHIZBANG_SIM", "another/1/0-0-0").output().unwrap();
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
