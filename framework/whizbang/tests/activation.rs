@@ -1,4 +1,4 @@
-//! A key with a long history is activated without holding up the other keys of its thread.
+//! A key with a long history is activated without delaying the other keys of its thread.
 #![cfg(all(feature = "testing", feature = "embedded"))]
 
 use std::cell::Cell;
@@ -51,7 +51,7 @@ fn count(meter: &str) -> Count {
 }
 
 #[whizbang::test]
-async fn long_history_holds_up_no_other_key() {
+async fn long_history_delays_no_other_key() {
     const TURNS: u64 = 20_000;
     let folder = tempfile::tempdir().unwrap();
     let first = node(folder.path()).await;
@@ -74,13 +74,13 @@ async fn long_history_holds_up_no_other_key() {
             reply
         })
     };
-    // Many commands of the neighbor are answered while the old key is read.
-    let mut meanwhile = 0;
+    // Many commands of the other key are answered while the long history is read.
+    let mut answered = 0;
     while !loaded.get() {
         client.send(count("young")).await.unwrap();
         tokio::task::yield_now().await;
-        meanwhile += u64::from(!loaded.get());
+        answered += u64::from(!loaded.get());
     }
     assert_eq!(old.await.unwrap(), TURNS + 1);
-    assert!(meanwhile >= 20, "{meanwhile} commands of the neighbor were answered while {TURNS} turns were read");
+    assert!(answered >= 20, "{answered} commands of the other key were answered while {TURNS} turns were read");
 }

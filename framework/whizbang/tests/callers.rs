@@ -1,4 +1,4 @@
-//! Callers from outside: a command that fails, fails for its caller alone, and the key goes on.
+//! Commands of clients: a failing command fails for its caller only, and the key handles the next one.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use whizbang::{Retry, SendError};
 #[domain(name = "notes")]
 struct Notes;
 
-/// Fails in one way or another.
+/// A command that fails in a given way.
 #[derive(Command, Clone, Debug, Serialize, Deserialize)]
 #[command(domain = Notes, reply = String)]
 struct Write {
@@ -28,7 +28,7 @@ enum What {
     LongKey,
     NoKey,
     Panic,
-    /// As often as [`PANICS`] says.
+    /// Panics as many times as [`PANICS`] says.
     PanicForNow,
 }
 
@@ -85,12 +85,12 @@ fn write(what: What) -> Write {
 }
 
 #[whizbang::test]
-async fn failing_command_from_outside_parks_nothing() {
+async fn failing_command_of_a_client_parks_nothing() {
     let store = MemoryStore::new();
     let mut node = start(&store).await;
     let mut lines = 0;
     for what in [What::LongReply, What::LongEvent, What::LongTurn, What::LongKey, What::NoKey, What::Panic] {
-        // On the way inside the thread, and as an envelope.
+        // Inline, and as an envelope through the mailbox.
         for deadline in [None, Some(Duration::from_secs(60))] {
             let client = node.client();
             let error = match deadline {

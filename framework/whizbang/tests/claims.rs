@@ -1,13 +1,13 @@
-//! One store for each domain: a second node with another store, or with a copy, is refused at start and changes nothing.
+//! One store per domain: a second node with another store, or with a copy, is refused at start and changes nothing.
 #![cfg(all(feature = "testing", feature = "embedded"))]
 
 mod bank;
-mod tills;
+mod wallet;
 
 use std::path::Path;
 
 use bank::{Account, deposit, eventually};
-use tills::{Till, put};
+use wallet::{Wallet, fill};
 use whizbang::bridge::BridgeError;
 use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::message::ReplacedStore;
@@ -15,8 +15,8 @@ use whizbang::prelude::*;
 use whizbang::store::Store;
 use whizbang::{NodeBuilder, StartError};
 
-fn tills(service: &str, store: impl Store, hub: &LoopbackHub) -> NodeBuilder {
-    Node::builder(service, store).threads(0).aggregate::<Till>().bridge(hub.bridge())
+fn wallets(service: &str, store: impl Store, hub: &LoopbackHub) -> NodeBuilder {
+    Node::builder(service, store).threads(0).aggregate::<Wallet>().bridge(hub.bridge())
 }
 
 async fn refused(node: NodeBuilder) -> (String, String) {
@@ -39,66 +39,66 @@ fn copy(from: &Path, to: &Path) {
 #[whizbang::test]
 async fn second_node_with_another_store_is_refused() {
     let (store, hub) = (MemoryStore::new(), LoopbackHub::new());
-    let node = tills("tills", store.clone(), &hub).start().await.unwrap();
-    let (error, _) = refused(tills("tills", MemoryStore::new(), &hub)).await;
+    let node = wallets("wallets", store.clone(), &hub).start().await.unwrap();
+    let (error, _) = refused(wallets("wallets", MemoryStore::new(), &hub)).await;
     assert!(error.contains("replaces_store"), "{error}");
-    let (error, _) = refused(tills("shop", MemoryStore::new(), &hub)).await;
+    let (error, _) = refused(wallets("shop", MemoryStore::new(), &hub)).await;
     assert!(error.contains("two services"), "{error}");
-    node.client().send(put("a")).await.unwrap();
+    node.client().send(fill("a")).await.unwrap();
     assert!(node.health().ready, "{:?}", node.health());
-    // It was not stopped in order, and starts again at once.
+    // The node was not stopped in order, and starts again at once.
     drop(node);
-    refused(tills("tills", MemoryStore::new(), &hub)).await;
-    let (error, _) = refused(tills("renamed", store.clone(), &hub)).await;
+    refused(wallets("wallets", MemoryStore::new(), &hub)).await;
+    let (error, _) = refused(wallets("renamed", store.clone(), &hub)).await;
     assert!(error.contains("another name"), "{error}");
-    let node = tills("tills", store.clone(), &hub).start().await.unwrap();
+    let node = wallets("wallets", store.clone(), &hub).start().await.unwrap();
     node.stop().await.unwrap();
-    refused(tills("tills", MemoryStore::new(), &hub)).await;
+    refused(wallets("wallets", MemoryStore::new(), &hub)).await;
 }
 
 #[whizbang::test]
 async fn copy_of_a_store_is_refused_while_its_original_runs() {
     let (folder, other, hub) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), LoopbackHub::new());
-    let node = tills("tills", embedded(folder.path()), &hub).start().await.unwrap();
-    node.client().send(put("a")).await.unwrap();
+    let node = wallets("wallets", embedded(folder.path()), &hub).start().await.unwrap();
+    node.client().send(fill("a")).await.unwrap();
     node.stop().await.unwrap();
     copy(folder.path(), other.path());
-    let node = tills("tills", embedded(folder.path()), &hub).start().await.unwrap();
-    // As often as it likes.
+    let node = wallets("wallets", embedded(folder.path()), &hub).start().await.unwrap();
+    // Any number of times.
     for _ in 0..20 {
-        let (error, _) = refused(tills("tills", embedded(other.path()), &hub)).await;
+        let (error, _) = refused(wallets("wallets", embedded(other.path()), &hub)).await;
         assert!(error.contains("copy"), "{error}");
     }
     drop(node);
-    refused(tills("tills", embedded(other.path()), &hub)).await;
-    tills("tills", embedded(folder.path()), &hub).start().await.unwrap().stop().await.unwrap();
-    // Its node has ended in order: now the copy may go on, and the original is the copy.
-    let node = tills("tills", embedded(other.path()), &hub).start().await.unwrap();
-    refused(tills("tills", embedded(folder.path()), &hub)).await;
+    refused(wallets("wallets", embedded(other.path()), &hub)).await;
+    wallets("wallets", embedded(folder.path()), &hub).start().await.unwrap().stop().await.unwrap();
+    // The node of the original has stopped in order: now the copy may start, and the original is the copy.
+    let node = wallets("wallets", embedded(other.path()), &hub).start().await.unwrap();
+    refused(wallets("wallets", embedded(folder.path()), &hub)).await;
     node.stop().await.unwrap();
 }
 
 #[whizbang::test]
 async fn replaced_store_stops_the_node_that_ran_on_it() {
     let (store, hub) = (MemoryStore::new(), LoopbackHub::new());
-    let old = tills("tills", store.clone(), &hub).start().await.unwrap();
-    let (_, found) = refused(tills("tills", MemoryStore::new(), &hub)).await;
+    let old = wallets("wallets", store.clone(), &hub).start().await.unwrap();
+    let (_, found) = refused(wallets("wallets", MemoryStore::new(), &hub)).await;
     let other = ReplacedStore::parse(&"f".repeat(32)).unwrap();
-    refused(tills("tills", MemoryStore::new(), &hub).replaces_store(other)).await;
-    let new = tills("tills", MemoryStore::new(), &hub).replaces_store(ReplacedStore::parse(&found).unwrap());
+    refused(wallets("wallets", MemoryStore::new(), &hub).replaces_store(other)).await;
+    let new = wallets("wallets", MemoryStore::new(), &hub).replaces_store(ReplacedStore::parse(&found).unwrap());
     let new = new.start().await.unwrap();
     eventually(async || !old.health().live).await;
     assert!(old.health().reasons[0].contains("another node has taken over"), "{:?}", old.health());
-    assert!(old.client().send(put("a")).await.is_err());
-    new.client().send(put("a")).await.unwrap();
+    assert!(old.client().send(fill("a")).await.is_err());
+    new.client().send(fill("a")).await.unwrap();
     drop(old);
-    refused(tills("tills", store, &hub)).await;
+    refused(wallets("wallets", store, &hub)).await;
 }
 
 #[whizbang::test]
 async fn nodes_without_claims_are_accepted() {
     let hub = LoopbackHub::new();
-    let node = tills("tills", MemoryStore::new(), &hub).start().await.unwrap();
+    let node = wallets("wallets", MemoryStore::new(), &hub).start().await.unwrap();
     let bank = Node::builder("bank", MemoryStore::new())
         .threads(0)
         .aggregate::<Account>()
@@ -107,7 +107,7 @@ async fn nodes_without_claims_are_accepted() {
         .await
         .unwrap();
     let client = Client::connect("outside", hub.bridge()).await.unwrap();
-    client.send(put("a")).await.unwrap();
+    client.send(fill("a")).await.unwrap();
     assert_eq!(client.send(deposit("ada", 5)).await.unwrap(), 5);
     node.stop().await.unwrap();
     bank.stop().await.unwrap();

@@ -1,4 +1,4 @@
-//! Every derive with every key, in a program that allows no warning, and what they have written.
+//! Every derive with every key, in a program that denies all warnings, and the generated items.
 
 #![deny(warnings, missing_docs, unreachable_pub, unused_qualifications)]
 
@@ -6,16 +6,16 @@ use whizbang::derive::{Role, Snapshots, Stateful};
 use whizbang::message::{Codec, CodecError, Kind, Message};
 use whizbang::prelude::*;
 
-/// All keys of a domain.
+/// A domain with all keys.
 #[derive(Domain)]
 #[domain(name = "the-bank", shards = 4, codec = json)]
 struct Bank;
 
-/// A domain of defaults.
+/// A domain with defaults.
 #[derive(Domain)]
 struct OrderDesk;
 
-/// All keys of a command.
+/// A command with all keys.
 #[derive(Command, Serialize, Deserialize)]
 #[command(domain = Bank, reply = Vec<u64>, name = "PutIn", version = 3, upcast(1 = DepositV1, 2 = old::DepositV2))]
 struct Deposit {
@@ -52,12 +52,12 @@ mod old {
     }
 }
 
-/// A command without a name for its fields, and with a raw name of its own.
+/// A command with unnamed fields and a raw identifier.
 #[derive(Command, Serialize, Deserialize)]
 #[command(domain = Bank)]
 struct r#Close(#[key] u64);
 
-/// A key of the user's own.
+/// A user-defined key type.
 #[derive(Serialize, Deserialize)]
 struct Iban(String);
 
@@ -163,7 +163,7 @@ impl OnTimer<Overdue> for Account {
     fn on_timer(&self, _overdue: Overdue, _effects: &mut Effects<Self>) {}
 }
 
-/// A state that is an enum, with snapshots as they come.
+/// A state that is an enum, with default snapshots.
 #[derive(Saga, Default, Serialize, Deserialize)]
 #[saga(domain = Bank, reacts(Moved, Ordered), handles(Close), applies(Moved), records(StatementSent), replies(Order, Deposit), timers(Overdue), snapshot)]
 enum PaymentPlan {
@@ -259,7 +259,7 @@ fn name_of<M: Message>() -> (&'static str, u32, Kind) {
 }
 
 #[test]
-fn names_kinds_and_versions_are_what_was_given_or_the_type_says() {
+fn names_and_versions_default_to_those_of_the_type() {
     assert_eq!((Bank::NAME, Bank::SHARDS, Bank::CODEC), ("the-bank", 4, Codec::Json));
     assert_eq!((OrderDesk::NAME, OrderDesk::SHARDS, OrderDesk::CODEC), ("order-desk", 16, Codec::Bincode));
     assert_eq!(name_of::<Deposit>(), ("PutIn", 3, Kind::Command));
@@ -275,14 +275,14 @@ fn names_kinds_and_versions_are_what_was_given_or_the_type_says() {
 }
 
 #[test]
-fn the_marked_field_is_the_key() {
+fn marked_field_is_the_key() {
     assert_eq!(Deposit { account: "ada".into(), cents: 1 }.key().as_str(), "ada");
     assert_eq!(Close(7).key().as_str(), "7");
     assert_eq!(Order { r#where: Iban("DE02".to_owned()) }.key().as_str(), "DE02");
 }
 
 #[test]
-fn older_versions_are_upcast_and_newer_ones_refused_by_name() {
+fn older_versions_are_upcast_and_newer_ones_rejected() {
     let mut bytes = Vec::new();
     Deposit { account: "ada".into(), cents: 5 }.encode(Codec::Json, &mut bytes).unwrap();
     assert_eq!(Deposit::decode(3, Codec::Json, &bytes).unwrap().cents, 5);
@@ -315,7 +315,7 @@ fn states_are_saved_and_restored() {
 
 #[cfg(feature = "testing")]
 #[test]
-fn what_is_only_recorded_is_stored_and_changes_nothing() {
+fn unapplied_event_is_stored_and_changes_nothing() {
     whizbang::testing::Scenario::<Account>::new()
         .key("7")
         .given([Moved::In(5)])
@@ -332,7 +332,7 @@ fn what_is_only_recorded_is_stored_and_changes_nothing() {
 }
 
 mod program {
-    /// There is a LocalSet for actors, with timers.
+    /// Runs in a `LocalSet` for actors, with timers.
     #[whizbang::main]
     pub(super) async fn main() -> Result<u8, tokio::task::JoinError> {
         let waited = tokio::task::spawn_local(async {
@@ -351,12 +351,12 @@ fn main_runs_on_a_runtime_with_a_local_set() {
 }
 
 #[whizbang::test]
-async fn a_test_runs_on_the_same_runtime() -> Result<(), tokio::task::JoinError> {
+async fn attribute_of_a_test_starts_the_same_runtime() -> Result<(), tokio::task::JoinError> {
     tokio::task::spawn_local(async {}).await
 }
 
 #[whizbang::test]
 #[should_panic = "as expected"]
-async fn a_test_keeps_its_attributes() {
+async fn attributes_of_a_test_are_kept() {
     panic!("as expected");
 }

@@ -1,4 +1,4 @@
-//! A node that is dropped while its clients live on: its store is free for the next one.
+//! A node that is dropped while its clients are alive: its store is free for the next node.
 #![cfg(feature = "embedded")]
 
 mod bank;
@@ -23,7 +23,7 @@ async fn dropped_node_releases_its_store_though_clients_live() {
         .await;
         let posted = client.post(deposit("ada", 1)).await;
         assert!(matches!(posted, Err(SendError::Stopped)), "{posted:?}");
-        // Its threads end in their own time.
+        // The threads of the node end some time after the drop.
         let opened = std::cell::RefCell::new(None);
         eventually(async || {
             *opened.borrow_mut() = EmbeddedStore::open(folder.path()).ok();

@@ -1,4 +1,4 @@
-//! Sagas that have ended: later commands are rejected, and a saga that restarts has all that a new one has.
+//! Sagas that have ended: later commands are rejected, and a restarted saga has everything that a new one has.
 
 mod bank;
 mod orders;
@@ -20,7 +20,7 @@ async fn command_to_ended_saga_is_rejected_and_records_nothing() {
         finish(&node, "o", how).await.unwrap();
         node.wait_idle().await;
         let (before, events) = (taken(&node, "a").await, node.metrics().events);
-        // On the way inside the thread, and as an envelope.
+        // Inline, and as an envelope through the mailbox.
         let again = || Place { order: "o".to_owned(), shelves: vec!["a".to_owned()] };
         let client = node.client();
         let id = client.new_id();
@@ -57,7 +57,7 @@ async fn complete_while_undoing_does_not_end_early() {
     place(&node, "o", &["a", "stuck"]).await.unwrap();
     node.wait_idle().await;
     finish(&node, "o", How::Compensate).await.unwrap();
-    // It waits for the reply, or for the operator: either way the command is taken while it undoes.
+    // The saga waits for the reply, or for the operator: either way the command is handled while it compensates.
     drop(finish(&node, "o", How::Complete).await);
     node.wait_idle().await;
     for letter in node.dead_letters().await.unwrap() {
@@ -67,7 +67,7 @@ async fn complete_while_undoing_does_not_end_early() {
     assert_eq!((taken(&node, "a").await, taken(&node, "stuck").await), (0, 1));
 }
 
-/// Takes one from the shelf and waits a minute. Begins again if it has ended.
+/// Takes one from the shelf and waits a minute. Restarts an ended saga.
 #[derive(Command, Serialize, Deserialize)]
 #[command(domain = Orders)]
 struct Try {
@@ -176,7 +176,7 @@ async fn restarted_saga_has_replies_timers_and_compensation() {
     node.wait_idle().await;
     stop(&node, true).await;
     assert_eq!((heard(&node).await.as_str(), taken(&node, "a").await), ("taken", 0));
-    // It begins again; what it knows of its second run is in the log alone, so it is rebuilt in the middle of it.
+    // The saga restarts. The state of its second run is only in the log, so it is rebuilt in the middle of it.
     again(&node, "b", true).await;
     node.wait_idle().await;
     drop(node);
@@ -206,11 +206,11 @@ async fn reply_to_earlier_run_is_ignored() {
             drop(node);
             node = attempts(&store, &clock).await;
         }
-        // Now the first run's command gets its answer.
+        // Now the command of the first run is answered.
         let letter = only(node.dead_letters().await.unwrap());
         node.discard(&letter).await.unwrap();
         node.wait_idle().await;
         assert_eq!(heard(&node).await, "taken");
-        assert_eq!(taken(&node, "b").await, 1, "the second run goes on");
+        assert_eq!(taken(&node, "b").await, 1, "the second run continues");
     }
 }

@@ -1,16 +1,16 @@
-//! A panic of the store or of the bridge in what a node does in the background for one key, job, view or source: it shows, and what was
-//! under way goes on. The clock is paused.
+//! A panic of the store or of the bridge in background work of a node for one key, job, view or source: it is reported,
+//! and the work in flight resumes. The clock is paused.
 #![cfg(feature = "testing")]
 
-mod watched;
+mod instrumented_store;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use instrumented_store::{InstrumentedStore, StoreProbe};
 use parking_lot::Mutex;
-use watched::{Watch, WatchedStore};
 use whizbang::SendError;
 use whizbang::bridge::loopback::{LoopbackBridge, LoopbackHub};
 use whizbang::bridge::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, Response};
@@ -97,11 +97,11 @@ impl Perform<Bake> for Oven {
     }
 }
 
-/// Moves the paused clock on, step by step, until something holds; for a minute at most.
+/// Advances the paused clock step by step until a condition holds, for a minute at most.
 async fn moved_until(holds: impl AsyncFn() -> bool) {
     let limit = tokio::time::Instant::now() + Duration::from_secs(60);
     while !holds().await {
-        assert!(tokio::time::Instant::now() < limit, "it never came to hold");
+        assert!(tokio::time::Instant::now() < limit, "the condition did not hold in time");
         tokio::time::advance(Duration::from_millis(1)).await;
         tokio::task::yield_now().await;
     }
@@ -118,10 +118,10 @@ fn names(node: &Node, task: &str) -> bool {
     health.live && health.ready && health.reasons.iter().any(said)
 }
 
-/// A node with everything in it, and how often a job was done.
-async fn node(watch: &Arc<Watch>) -> (Node, Arc<AtomicUsize>) {
+/// Starts a node with an actor of every kind. Returns it with the number of jobs done.
+async fn node(probe: &Arc<StoreProbe>) -> (Node, Arc<AtomicUsize>) {
     let done = Arc::<AtomicUsize>::default();
-    let store = WatchedStore(MemoryStore::new(), Arc::clone(watch));
+    let store = InstrumentedStore(MemoryStore::new(), Arc::clone(probe));
     let builder = Node::builder("mill", store).threads(0).aggregate::<Sack>().projection::<Sums>();
     (builder.worker(Oven(Arc::clone(&done))).start().await.unwrap(), done)
 }
@@ -131,11 +131,11 @@ async fn paused<F: Future<Output = ()>>(test: F) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_feed_shows_and_goes_on() {
+async fn failed_subscription_is_reported_and_restarted() {
     paused(async {
-        let watch = Arc::<Watch>::default();
-        let (node, _) = node(&watch).await;
-        watch.panic_in("events", 2);
+        let probe = Arc::<StoreProbe>::default();
+        let (node, _) = node(&probe).await;
+        probe.panic_in("events", 2);
         node.client().send(grind("a")).await.unwrap();
         moved_until(async || names(&node, "feed of mill/0")).await;
         moved_until(async || node.client().query(Sum {}).await.unwrap() == 1).await;
@@ -149,9 +149,9 @@ async fn failed_feed_shows_and_goes_on() {
 #[tokio::test(start_paused = true)]
 async fn job_whose_commit_panics_runs_again() {
     paused(async {
-        let watch = Arc::<Watch>::default();
-        let (node, done) = node(&watch).await;
-        watch.panic_in("append oven", 2);
+        let probe = Arc::<StoreProbe>::default();
+        let (node, done) = node(&probe).await;
+        probe.panic_in("append oven", 2);
         node.client().send(grind("a")).await.unwrap();
         moved_until(async || names(&node, "jobs of oven")).await;
         moved_until(async || !names(&node, "jobs of oven")).await;
@@ -163,22 +163,22 @@ async fn job_whose_commit_panics_runs_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn job_of_a_caller_that_panics_is_answered() {
+async fn caller_of_a_panicking_commit_gets_a_reply() {
     paused(async {
-        let watch = Arc::<Watch>::default();
-        let (node, done) = node(&watch).await;
+        let probe = Arc::<StoreProbe>::default();
+        let (node, done) = node(&probe).await;
         let bake = || Bake { loaf: "a".into() };
-        // With it the worker has read at last what it reads at its start.
+        // When it is answered, the worker has finished the reads of its start.
         node.client().send(bake()).idempotency_key("zero").await.unwrap();
         // Before the job begins: nothing was done.
-        watch.panic_in("load oven", 1);
+        probe.panic_in("load oven", 1);
         let failed = node.client().send(bake()).idempotency_key("one").await;
         assert!(matches!(failed, Err(SendError::Stopped)), "{failed:?}");
         assert!(names(&node, "jobs of oven"), "{:?}", node.health());
         node.client().send(bake()).idempotency_key("one").await.unwrap();
         assert!(!names(&node, "jobs of oven"), "{:?}", node.health());
-        // After it: nobody knows.
-        watch.panic_in("append oven", 1);
+        // After it: the outcome is unknown.
+        probe.panic_in("append oven", 1);
         let failed = node.client().send(bake()).idempotency_key("two").await;
         assert!(matches!(failed, Err(SendError::Unknown { .. })), "{failed:?}");
         assert_eq!((node.metrics().failed_tasks, done.load(Ordering::Relaxed)), (2, 3));
@@ -188,12 +188,12 @@ async fn job_of_a_caller_that_panics_is_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn panic_while_a_key_loads_costs_one_command() {
+async fn panic_while_a_key_loads_fails_one_command() {
     paused(async {
-        let watch = Arc::<Watch>::default();
-        let (node, _) = node(&watch).await;
-        // The command has its key loaded once more.
-        watch.panic_in("load sack", 2);
+        let probe = Arc::<StoreProbe>::default();
+        let (node, _) = node(&probe).await;
+        // The command loads its key once more.
+        probe.panic_in("load sack", 2);
         let refused = node.client().send(grind("a")).await;
         assert!(matches!(refused, Err(SendError::Refused(_))), "{refused:?}");
         assert!(names(&node, "load a key"), "{:?}", node.health());
@@ -206,11 +206,11 @@ async fn panic_while_a_key_loads_costs_one_command() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn panic_while_a_view_is_saved_is_saved_again() {
+async fn panic_while_a_view_is_saved_is_retried() {
     paused(async {
-        let watch = Arc::<Watch>::default();
-        let (node, _) = node(&watch).await;
-        watch.panic_in("save_view", 1);
+        let probe = Arc::<StoreProbe>::default();
+        let (node, _) = node(&probe).await;
+        probe.panic_in("save_view", 1);
         node.client().send(grind("a")).await.unwrap();
         moved_until(async || names(&node, "save view sums")).await;
         assert_eq!(node.client().query(Sum {}).await.unwrap(), 1);
@@ -220,13 +220,13 @@ async fn panic_while_a_view_is_saved_is_saved_again() {
     .await;
 }
 
-/// A bridge that panics once when it is to tell how far something is committed.
-struct Choking {
+/// A bridge that panics once when it sends a confirmation.
+struct PanickingBridge {
     bridge: LoopbackBridge,
     chokes: Mutex<bool>,
 }
 
-impl Bridge for Choking {
+impl Bridge for PanickingBridge {
     fn attach<'a>(&'a self, card: NodeCard, door: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
         self.bridge.attach(card, door)
     }
@@ -256,11 +256,11 @@ impl Bridge for Choking {
 }
 
 #[tokio::test(start_paused = true)]
-async fn watermark_whose_telling_panics_is_told_again() {
+async fn panicking_confirmation_is_sent_again() {
     paused(async {
         let hub = LoopbackHub::new();
         let done = Arc::<AtomicUsize>::default();
-        let bridge = Choking { bridge: hub.bridge(), chokes: Mutex::new(true) };
+        let bridge = PanickingBridge { bridge: hub.bridge(), chokes: Mutex::new(true) };
         let bakery =
             Node::builder("bakery", MemoryStore::new()).threads(0).worker(Oven(Arc::clone(&done))).bridge(bridge);
         let bakery = bakery.start().await.unwrap();
@@ -268,7 +268,7 @@ async fn watermark_whose_telling_panics_is_told_again() {
         let mill = mill.start().await.unwrap();
         mill.client().send(grind("a")).await.unwrap();
         moved_until(async || bakery.metrics().failed_tasks == 1).await;
-        // The sender is at rest once it knows that its command is committed. It does not have to send it again for that.
+        // The sender is idle once it knows that its command is committed. It does not send the command again for that.
         mill.wait_idle().await;
         assert_eq!((done.load(Ordering::Relaxed), bakery.metrics().duplicates), (1, 0));
         mill.stop().await.unwrap();

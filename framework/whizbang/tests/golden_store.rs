@@ -1,4 +1,4 @@
-//! A store that an older version wrote is opened, read and gone on with.
+//! A store that an older version wrote is opened, read and appended to.
 //!
 //! `golden/store-4feaf7b` was written by that commit: a node with two purses, and a shard of a bank written turn by turn.
 #![cfg(all(feature = "testing", feature = "embedded"))]
@@ -65,7 +65,7 @@ fn open(folder: &tempfile::TempDir) -> EmbeddedStore {
     EmbeddedStore::open_with(folder.path(), &config).unwrap()
 }
 
-/// An id without a time, as an idempotency key's is.
+/// Returns an id without a time, like that of an idempotency key.
 fn id(number: u64) -> MessageId {
     MessageId::from_u128(0x5000_0000_0000_0000_0000 + u128::from(number))
 }
@@ -75,8 +75,8 @@ fn put(purse: &str, cents: u64) -> Put {
 }
 
 #[whizbang::test]
-async fn ids_and_states_of_an_older_version_are_known() {
-    // With all its caches, without the checkpoint, and without the snapshots.
+async fn ids_and_states_of_an_older_version_are_read() {
+    // With all caches, without the checkpoint, and without the snapshots.
     for removed in ["", "index-", "snapshots-"] {
         let folder = golden();
         for entry in std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap) {
@@ -85,9 +85,9 @@ async fn ids_and_states_of_an_older_version_are_known() {
                 std::fs::remove_file(entry.path()).unwrap();
             }
         }
-        // Opened twice: the first opening indexes what the older version did not.
+        // Opened twice: the first opening builds the index that the older version did not have.
         for opening in 0..2u64 {
-            // Soon after it was written: what it remembers has not expired.
+            // Shortly after it was written: the ids it remembers have not expired.
             let (clock, _) = Clock::manual(Timestamp::from_millis(1_795_913_400_000));
             let node = Node::builder("golden", open(&folder))
                 .threads(0)

@@ -1,5 +1,5 @@
-//! Projections that halt before an event, are rebuilt, or are large: the rest of the node goes on, and no answer is older than
-//! one before.
+//! Projections that halt before an event, are rebuilt, or are large: the rest of the node proceeds, and no answer is
+//! older than an earlier one.
 
 mod bank;
 
@@ -14,7 +14,7 @@ use whizbang::prelude::*;
 use whizbang::projection::SkipError;
 use whizbang::store::Store as _;
 
-/// How many deposits there were.
+/// The number of deposits.
 #[derive(Projection, Default, Serialize, Deserialize)]
 #[projection(projects(Deposited), answers(Counted))]
 struct Counter {
@@ -51,7 +51,7 @@ thread_local! {
     static PANICS: Rc<Cell<u32>> = Rc::new(Cell::new(0));
 }
 
-/// Panics in the midst of a change, as often as it is told.
+/// A projection that panics in the middle of a change a given number of times.
 #[derive(Projection, Default, Serialize, Deserialize)]
 #[projection(projects(Deposited), answers(FragileSum))]
 struct Fragile {
@@ -92,7 +92,7 @@ async fn fragile(store: &MemoryStore) -> Node {
 }
 
 #[whizbang::test]
-async fn a_panic_in_project_is_tried_again_and_leaves_no_trace() {
+async fn panic_in_project_is_retried_and_leaves_no_change() {
     PANICS.with(|panics| panics.set(2));
     let node = fragile(&MemoryStore::new()).await;
     let client = node.client();
@@ -105,7 +105,7 @@ async fn a_panic_in_project_is_tried_again_and_leaves_no_trace() {
     assert_eq!(node.metrics().panics, 2);
 }
 
-/// The shard of an account, and another account in another shard.
+/// Returns the shard of an account, and an account in another shard.
 fn shards(account: &str) -> (ShardId, String) {
     let shard = shard_of(account, Bank::SHARDS);
     let elsewhere = (0..).map(|n| format!("other {n}")).find(|other| shard_of(other, Bank::SHARDS) != shard);
@@ -124,12 +124,12 @@ async fn event_that_cannot_be_projected_halts_its_shard_alone() {
     }
     node.wait_idle().await;
     let health = node.health();
-    // One event must not take a whole service out of its traffic: the node is ready, and says what is halted.
+    // One event must not remove a whole service from traffic: the node is ready, and health names the halted shard.
     assert!(health.ready && health.live, "{health:?}");
     let place = format!("projection `fragile` halted at position 3 of {shard}");
     assert!(health.reasons[0].contains(&place) && health.reasons[0].contains("unlucky"), "{health:?}");
     assert_eq!(client.query(FragileSum {}).await.unwrap(), 3, "the view with everything up to the event");
-    // Other shards of the projection, other projections and the aggregates go on.
+    // Other shards of the projection, other projections and the aggregates proceed.
     for _ in 0..3000 {
         client.send(deposit(&other, 1)).await.unwrap();
     }
@@ -137,13 +137,13 @@ async fn event_that_cannot_be_projected_halts_its_shard_alone() {
     assert_eq!(client.query(Counted {}).await.unwrap(), 3004);
     assert_eq!(client.query(FragileSum {}).await.unwrap(), 3003);
     node.stop().await.unwrap();
-    // What was projected is saved, and the event is not passed over by a restart.
+    // The projected events are saved, and a restart does not skip the event.
     let node = fragile(&store).await;
     node.wait_idle().await;
     assert_eq!(node.client().query(FragileSum {}).await.unwrap(), 3003);
     assert!(node.health().reasons[0].contains(&place), "{:?}", node.health());
     node.stop().await.unwrap();
-    // Once it can be projected, nothing is missing.
+    // Once the event can be projected, nothing is missing.
     PANICS.with(|panics| panics.set(0));
     let node = fragile(&store).await;
     node.wait_idle().await;
@@ -175,7 +175,7 @@ async fn skipped_event_is_recorded_and_skipped_by_every_rebuild() {
     assert_eq!(skipped.len(), 1);
     assert_eq!((skipped[0].domain.as_str(), skipped[0].shard, skipped[0].position), ("bank", shard.shard, 3));
     assert!(skipped[0].reason.contains("unlucky"));
-    // Killed before the view is saved, the node builds it again, without the event.
+    // A node killed before the view is saved builds it again, without the event.
     drop(node);
     let node = fragile(&store).await;
     node.wait_idle().await;
@@ -185,7 +185,7 @@ async fn skipped_event_is_recorded_and_skipped_by_every_rebuild() {
 }
 
 #[whizbang::test]
-async fn retried_event_holds_back_neither_shards_nor_answers() {
+async fn retried_event_delays_neither_shards_nor_queries() {
     PANICS.with(|panics| panics.set(u32::MAX));
     let retry = Retry { attempts: 5, first: Duration::from_secs(3600), longest: Duration::from_secs(3600) };
     let builder = Node::builder("bank", MemoryStore::new()).threads(0).aggregate::<Account>().projection::<Fragile>();
@@ -212,7 +212,7 @@ async fn retried_event_holds_back_neither_shards_nor_answers() {
 }
 
 #[whizbang::test]
-async fn rebuilt_view_answers_nothing_before_it_has_caught_up() {
+async fn rebuilt_view_answers_no_query_before_it_caught_up() {
     const EVENTS: u64 = 5000;
     let store = MemoryStore::new();
     let node = Node::builder("bank", store.clone()).threads(0).aggregate::<Account>().start().await.unwrap();
@@ -233,7 +233,7 @@ async fn rebuilt_view_answers_nothing_before_it_has_caught_up() {
     // The thread does other work in between.
     let mut turns = 0;
     while !asking.is_finished() {
-        node.client().send(deposit("meanwhile", 1)).await.unwrap();
+        node.client().send(deposit("between", 1)).await.unwrap();
         tokio::task::yield_now().await;
         turns += 1;
     }
@@ -244,7 +244,7 @@ async fn rebuilt_view_answers_nothing_before_it_has_caught_up() {
     node.stop().await.unwrap();
 }
 
-/// A view that takes long to encode.
+/// A view that is slow to encode.
 #[derive(Projection, Default, Serialize, Deserialize)]
 #[projection(projects(Deposited), answers(Bytes))]
 struct Heavy {
@@ -256,7 +256,7 @@ struct Heavy {
 #[query(domain = Bank, reply = usize)]
 struct Bytes {}
 
-/// Encoding waits here, once, for views above 256 KiB.
+/// Blocks encoding once, for views above 256 KiB.
 static GATE: parking_lot::Mutex<Option<std::sync::mpsc::Receiver<()>>> = parking_lot::Mutex::new(None);
 
 fn encoded<S: serde::Serializer>(bytes: &Vec<u8>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -298,7 +298,7 @@ async fn save_of_large_view_blocks_no_actor() {
     let node = heavy().await;
     let (release, gate) = std::sync::mpsc::channel();
     *GATE.lock() = Some(gate);
-    // As many events as make the view be saved; its encoding waits until the test lets it go on.
+    // Enough events to save the view; its encoding blocks until the test releases it.
     let saved = checkpoint(&store, "heavy").await;
     for _ in 0..5000 {
         node.client().send(deposit("bob", 1)).await.unwrap();

@@ -1,11 +1,11 @@
-//! A store's identity travels with what its node sends: messages of a store that does not own their domain are dropped, and a store
-//! that has committed less than its peers know does nothing again.
+//! The identity of a store is part of every message of its node. Messages of a store that does not own their domain are
+//! dropped, and a node whose store has committed less than its peers know repeats nothing.
 #![cfg(all(feature = "testing", feature = "embedded"))]
 
 mod bank;
 mod payments;
-mod stranger;
-mod tills;
+mod raw_peer;
+mod wallet;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -14,8 +14,8 @@ use std::time::Duration;
 use bank::{Account, Transfer, deposit, eventually, outcome, transfer};
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use payments::{Charger, Order, World, place, state};
-use stranger::{forged, name, stranger};
-use tills::{Filled, Till, Tills, put};
+use raw_peer::{connect_raw_peer, forged, name};
+use wallet::{Filled, Wallet, Wallets, fill};
 use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::bridge::{
     AckOutcome, Bridge, BridgeError, Inbound, NodeCard, Notification, Request, RequestError, Response as Told,
@@ -26,30 +26,30 @@ use whizbang::store::Store;
 use whizbang::{Error, NodeBuilder, NodeEnd, StartError};
 
 #[derive(Query, Serialize, Deserialize)]
-#[query(domain = Tills, reply = u64)]
+#[query(domain = Wallets, reply = u64)]
 struct Fillings {}
 
 #[derive(Projection, Default, Serialize, Deserialize)]
 #[projection(projects(Filled), answers(Fillings))]
 struct Fills {
-    fillings: u64,
+    fills: u64,
 }
 
 impl Project<Filled> for Fills {
     fn project(&mut self, _filled: &Filled, _about: &EventContext) {
-        self.fillings += 1;
+        self.fills += 1;
     }
 }
 
 impl whizbang::Answer<Fillings> for Fills {
     fn answer(&self, _query: Fillings) -> u64 {
-        self.fillings
+        self.fills
     }
 }
 
 const STRANGE: StoreId = StoreId::from_u128(0xBAD);
 
-/// The same message, of another store.
+/// Returns the same message with another store.
 fn of(store: StoreId, envelope: Envelope) -> Envelope {
     let origin = envelope.origin.map(|origin| Origin { store: Some(store), ..origin });
     Envelope { origin, ..envelope }
@@ -60,20 +60,20 @@ async fn identity(store: &MemoryStore) -> StoreId {
 }
 
 fn owner(store: &MemoryStore, hub: &LoopbackHub) -> NodeBuilder {
-    Node::builder("tills", store.clone()).aggregate::<Till>().bridge(hub.bridge())
+    Node::builder("wallets", store.clone()).aggregate::<Wallet>().bridge(hub.bridge())
 }
 
 async fn watcher(hub: &LoopbackHub) -> Node {
     Node::builder("watch", MemoryStore::new()).projection::<Fills>().bridge(hub.bridge()).start().await.unwrap()
 }
 
-async fn fillings(node: &Node) -> u64 {
+async fn fills(node: &Node) -> u64 {
     node.client().query(Fillings {}).await.unwrap()
 }
 
-async fn fill(node: &Node, times: usize) {
+async fn fill_times(node: &Node, times: usize) {
     for _ in 0..times {
-        node.client().send(put("a")).await.unwrap();
+        node.client().send(fill("a")).await.unwrap();
     }
 }
 
@@ -82,22 +82,22 @@ async fn events_of_a_store_without_the_claim_are_dropped() {
     let (hub, store) = (LoopbackHub::new(), MemoryStore::new());
     let node = owner(&store, &hub).start().await.unwrap();
     let watch = watcher(&hub).await;
-    fill(&node, 2).await;
-    eventually(async || fillings(&watch).await == 2).await;
-    let liar = stranger(&hub).await;
-    let shard = ShardId::new(name("tills"), 0);
-    // The next positions: nothing but the identity tells them from true ones.
+    fill_times(&node, 2).await;
+    eventually(async || fills(&watch).await == 2).await;
+    let forger = connect_raw_peer(&hub).await;
+    let shard = ShardId::new(name("wallets"), 0);
+    // The next positions: only the identity distinguishes them from true ones.
     for position in 3..=5 {
-        liar.publish(of(STRANGE, forged(u128::from(position), "Filled", &shard, position, None))).await.unwrap();
+        forger.publish(of(STRANGE, forged(u128::from(position), "Filled", &shard, position, None))).await.unwrap();
     }
     eventually(async || watch.metrics().events_dropped == 3).await;
-    assert_eq!(fillings(&watch).await, 2);
+    assert_eq!(fills(&watch).await, 2);
     let health = watch.health();
     assert!(health.ready, "{health:?}");
-    let named = |reason: &&String| reason.contains("`tills`") && reason.contains(&STRANGE.to_string());
+    let named = |reason: &&String| reason.contains("`wallets`") && reason.contains(&STRANGE.to_string());
     assert_eq!(health.reasons.iter().filter(named).count(), 1, "{health:?}");
-    fill(&node, 4).await;
-    eventually(async || fillings(&watch).await == 6).await;
+    fill_times(&node, 4).await;
+    eventually(async || fills(&watch).await == 6).await;
     assert!(watch.health().ready, "{:?}", watch.health());
 }
 
@@ -108,10 +108,13 @@ async fn commands_of_a_store_without_the_claim_are_dropped() {
     let bank = start(Node::builder("accounts", MemoryStore::new()).aggregate::<Account>()).await;
     let sagas = start(Node::builder("transfers", MemoryStore::new()).saga::<Transfer>()).await;
     bank.client().send(deposit("ada", 100)).await.unwrap();
-    let liar = stranger(&hub).await;
+    let forger = connect_raw_peer(&hub).await;
     let (from, to) = (ShardId::new(name("transfers"), 0), ShardId::new(name("bank"), shard_of("ada", 16)));
     for number in 1..=3 {
-        liar.send(of(STRANGE, forged(u128::from(number), "Withdraw", &from, number, Some(to.clone())))).await.unwrap();
+        forger
+            .send(of(STRANGE, forged(u128::from(number), "Withdraw", &from, number, Some(to.clone()))))
+            .await
+            .unwrap();
     }
     eventually(async || bank.metrics().commands_dropped == 3).await;
     assert!(bank.health().reasons.iter().any(|reason| reason.contains("`transfers`")), "{:?}", bank.health());
@@ -125,28 +128,28 @@ async fn commands_of_a_store_without_the_claim_are_dropped() {
 }
 
 #[whizbang::test]
-async fn declared_replacement_is_taken_from() {
+async fn declared_replacement_is_accepted() {
     let (hub, before, after) = (LoopbackHub::new(), MemoryStore::new(), MemoryStore::new());
     let old = owner(&before, &hub).start().await.unwrap();
     let watch = watcher(&hub).await;
-    let liar = stranger(&hub).await;
-    let shard = ShardId::new(name("tills"), 0);
-    // The subscriber has learned whose the domain is, and has taken nothing yet.
-    liar.publish(of(STRANGE, forged(1, "Filled", &shard, 1, None))).await.unwrap();
+    let forger = connect_raw_peer(&hub).await;
+    let shard = ShardId::new(name("wallets"), 0);
+    // The subscriber knows the owner of the domain, and has received nothing yet.
+    forger.publish(of(STRANGE, forged(1, "Filled", &shard, 1, None))).await.unwrap();
     eventually(async || watch.metrics().events_dropped == 1).await;
     old.stop().await.unwrap();
     let new = owner(&after, &hub).replaces_store(ReplacedStore::Store(identity(&before).await)).start().await.unwrap();
-    fill(&new, 3).await;
-    eventually(async || fillings(&watch).await == 3).await;
+    fill_times(&new, 3).await;
+    eventually(async || fills(&watch).await == 3).await;
     let dropped = watch.metrics().events_dropped;
-    liar.publish(of(identity(&before).await, forged(4, "Filled", &shard, 4, None))).await.unwrap();
+    forger.publish(of(identity(&before).await, forged(4, "Filled", &shard, 4, None))).await.unwrap();
     eventually(async || watch.metrics().events_dropped > dropped).await;
-    fill(&new, 2).await;
-    eventually(async || fillings(&watch).await == 5).await;
+    fill_times(&new, 2).await;
+    eventually(async || fills(&watch).await == 5).await;
     assert!(watch.health().ready, "{:?}", watch.health());
 }
 
-/// Orders that have their money charged by another service.
+/// Orders that are charged by another service.
 struct Shop {
     hub: LoopbackHub,
     world: Arc<World>,
@@ -163,7 +166,7 @@ impl Shop {
         Self { orders: orders.start().await.unwrap(), hub, world, store }
     }
 
-    /// Starts the sender again: when it stops, it has all that was committed confirmed by the owner of the payments.
+    /// Restarts the sender: at its stop the owner of the payments has confirmed everything committed.
     async fn confirmed(self) -> Self {
         let Self { hub, world, store, orders } = self;
         orders.stop().await.unwrap();
@@ -186,11 +189,11 @@ impl Shop {
             let order = format!("o{n}");
             eventually(async || self.orders.client().send(state(&order)).await.unwrap() == "paid").await;
         }
-        // The sender has heard of it, too.
+        // The sender has received the confirmation, too.
         self.orders.wait_idle().await;
     }
 
-    /// The orders that were charged more than once.
+    /// Returns the orders that were charged more than once.
     async fn charged_again(&self) -> Vec<String> {
         let calls = self.world.calls.lock().await;
         let again = calls.iter().filter(|(_, calls)| calls.len() > 1);
@@ -198,7 +201,7 @@ impl Shop {
     }
 }
 
-/// Waits until the node has ended because its store is older than others know.
+/// Waits until the node has ended because its store is older than its peers know.
 async fn is_older(node: &Node) {
     eventually(async || node.ended().is_some()).await;
     let Some(NodeEnd::OlderStore { committed, here, .. }) = node.ended() else { panic!("{:?}", node.ended()) };
@@ -208,7 +211,7 @@ async fn is_older(node: &Node) {
 }
 
 #[whizbang::test]
-async fn empty_second_node_charges_nothing_again() {
+async fn empty_second_node_repeats_no_charge() {
     let shop = Shop::open().await;
     let _payments = shop.payments(MemoryStore::new()).start().await.unwrap();
     shop.place(0, ORDERS).await;
@@ -216,7 +219,7 @@ async fn empty_second_node_charges_nothing_again() {
     let shop = shop.confirmed().await;
     let second = shop.payments(MemoryStore::new()).start().await.map(drop);
     assert!(matches!(second, Err(StartError::Bridge(BridgeError::Claimed(_)))), "{second:?}");
-    // The same while the broker has lost the claims: it starts, and ends before it does anything again.
+    // The same while the broker has lost the claims: the node starts, and ends before it repeats anything.
     shop.hub.forget_claims();
     let second = shop.payments(MemoryStore::new()).start().await.unwrap();
     shop.place(ORDERS, 32).await;
@@ -225,7 +228,7 @@ async fn empty_second_node_charges_nothing_again() {
 }
 
 #[whizbang::test]
-async fn node_on_an_empty_store_charges_nothing_again() {
+async fn node_on_an_empty_store_repeats_no_charge() {
     let shop = Shop::open().await;
     let payments = shop.payments(MemoryStore::new()).start().await.unwrap();
     shop.place(0, ORDERS).await;
@@ -237,12 +240,13 @@ async fn node_on_an_empty_store_charges_nothing_again() {
     shop.place(ORDERS, 32).await;
     is_older(&payments).await;
     assert_eq!(shop.charged_again().await, [""; 0]);
-    let run = tokio::time::timeout(Duration::from_secs(15), payments.run()).await.expect("ends by itself");
+    let run =
+        tokio::time::timeout(Duration::from_secs(15), payments.run()).await.expect("the node ends without a stop");
     assert!(matches!(run, Err(Error::Ended(NodeEnd::OlderStore { .. }))), "{run:?}");
 }
 
 #[whizbang::test]
-async fn node_on_an_older_copy_charges_nothing_again() {
+async fn node_on_a_restored_backup_repeats_no_charge() {
     let (folder, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let shop = Shop::open().await;
     let open = |shop: &Shop, folder: &Path| shop.payments(EmbeddedStore::open(folder).unwrap());
@@ -263,10 +267,10 @@ async fn node_on_an_older_copy_charges_nothing_again() {
     is_older(&payments).await;
     assert_eq!(shop.charged_again().await, [""; 0]);
     drop(payments);
-    // The newest folder goes on where it was.
+    // The newest folder resumes at its position.
     let payments = open(&shop, folder.path()).replaces_store(ReplacedStore::Any).start().await.unwrap();
     shop.paid(0, 32 + ORDERS + 32).await;
-    // The copy may have taken some of the last orders before it found out; this store knows nothing of them.
+    // The copy may have handled some of the last orders before the detection; this store does not contain them.
     let last: Vec<_> = (32 + ORDERS..32 + ORDERS + 32).map(|n| format!("o{n}")).collect();
     let again = shop.charged_again().await;
     assert!(again.iter().all(|order| last.contains(order)), "{again:?}");
@@ -274,7 +278,7 @@ async fn node_on_an_older_copy_charges_nothing_again() {
 }
 
 #[whizbang::test]
-async fn operator_lets_an_empty_store_charge_again() {
+async fn operator_permits_an_empty_store_to_charge_again() {
     let (shop, store) = (Shop::open().await, MemoryStore::new());
     let payments = shop.payments(MemoryStore::new()).start().await.unwrap();
     shop.place(0, 32).await;
@@ -287,14 +291,14 @@ async fn operator_lets_an_empty_store_charge_again() {
     let first = (0..32).map(|n| format!("o{n}")).find(|order| shard_of(order, 16) == shard).unwrap();
     eventually(async || again(&first).await).await;
     payments.stop().await.unwrap();
-    // Also at later starts, for what comes up later.
+    // Also at later starts, for later detections.
     let payments = shop.payments(store).start().await.unwrap();
     shop.place(33, 32).await;
     eventually(async || shop.world.called("o64").await).await;
     assert_eq!(payments.ended(), None);
 }
 
-/// Keeps the stores of the events that come.
+/// An inbound that records the stores of the received events.
 #[derive(Default)]
 struct Ears(Mutex<Vec<Option<StoreId>>>);
 
@@ -321,13 +325,13 @@ async fn events_and_answers_name_their_store() {
     let (hub, store, ears) = (LoopbackHub::new(), MemoryStore::new(), Arc::new(Ears::default()));
     let node = owner(&store, &hub).start().await.unwrap();
     let bridge = hub.bridge();
-    let subscribes = vec![(name("tills"), 1, vec![name("Filled")])];
+    let subscribes = vec![(name("wallets"), 1, vec![name("Filled")])];
     let card = NodeCard { service: name("ears"), owns: Vec::new(), subscribes, answers: Vec::new(), store: None };
     bridge.attach(card, Arc::clone(&ears) as Arc<dyn Inbound>).await.unwrap();
-    fill(&node, 2).await;
+    fill_times(&node, 2).await;
     let mine = Some(identity(&store).await);
     eventually(async || ears.0.lock().unwrap().as_slice() == [mine, mine]).await;
-    let (shard, other) = (ShardId::new(name("tills"), 0), ShardId::new(name("ears"), 0));
+    let (shard, other) = (ShardId::new(name("wallets"), 0), ShardId::new(name("ears"), 0));
     let ask = async |asked| bridge.request(asked, Duration::from_secs(5)).await.unwrap();
     let Told::Envelopes(page) = ask(Request::Events { shard: shard.clone(), after: 0, limit: 9 }).await else {
         panic!("no page")

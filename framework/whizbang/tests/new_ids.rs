@@ -1,8 +1,8 @@
-//! Ids made by handlers: another one for each actor, the same when the turn is taken again.
+//! Ids made by handlers: different for each actor, the same when the turn is retried.
 
-mod tills;
+mod wallet;
 
-use tills::{Filled, Till, put};
+use wallet::{Filled, Wallet, fill};
 use whizbang::prelude::*;
 
 #[derive(Domain)]
@@ -64,14 +64,14 @@ book!(Book, Read);
 book!(Copy, ReadCopy);
 
 #[whizbang::test]
-async fn actors_that_take_one_event_get_different_ids() {
+async fn actors_handling_one_event_get_different_ids() {
     let builder = Node::builder("books", MemoryStore::new())
         .threads(0)
-        .aggregate::<Till>()
+        .aggregate::<Wallet>()
         .aggregate::<Book>()
         .aggregate::<Copy>();
     let node = builder.start().await.unwrap();
-    node.client().send(put("t")).await.unwrap();
+    node.client().send(fill("t")).await.unwrap();
     node.wait_idle().await;
     let mut ids = node.client().send(Read { book: "t".into() }).await.unwrap();
     ids.extend(node.client().send(ReadCopy { book: "t".into() }).await.unwrap());

@@ -1,12 +1,12 @@
-//! A node by itself: turns, duplicates, panics, dead letters, sagas, timers, restarts.
+//! A single node: turns, duplicates, panics, dead letters, sagas, timers, restarts.
 
 mod bank;
-mod polled;
+mod poll_once;
 
 use std::time::Duration;
 
 use bank::*;
-use polled::polled;
+use poll_once::poll_once;
 use whizbang::message::{Name, ShardId, shard_of};
 use whizbang::prelude::*;
 use whizbang::store::{Note, Store, StoreError};
@@ -17,7 +17,7 @@ fn quick() -> Retry {
 }
 
 #[whizbang::test]
-async fn a_command_is_handled_and_its_reply_comes_back() {
+async fn command_is_handled_and_its_reply_returned() {
     let node = start(MemoryStore::new()).await;
     let client = node.client();
     assert_eq!(client.send(deposit("ada", 500)).await.unwrap(), 500);
@@ -27,7 +27,7 @@ async fn a_command_is_handled_and_its_reply_comes_back() {
 }
 
 #[whizbang::test]
-async fn a_rejection_is_the_final_no_and_changes_nothing() {
+async fn rejection_is_final_and_changes_nothing() {
     let node = start(MemoryStore::new()).await;
     let client = node.client();
     client.send(deposit("ada", 5)).await.unwrap();
@@ -37,7 +37,7 @@ async fn a_rejection_is_the_final_no_and_changes_nothing() {
 }
 
 #[whizbang::test]
-async fn a_node_started_again_knows_everything() {
+async fn restarted_node_restores_all_states() {
     let store = MemoryStore::new();
     let node = start(store.clone()).await;
     for cents in 1..=10 {
@@ -49,7 +49,7 @@ async fn a_node_started_again_knows_everything() {
 }
 
 #[whizbang::test]
-async fn a_repeated_id_gets_the_first_reply_and_another_payload_is_a_conflict() {
+async fn repeated_id_returns_first_reply_or_conflict() {
     let store = MemoryStore::new();
     let node = start(store.clone()).await;
     let client = node.client();
@@ -61,7 +61,7 @@ async fn a_repeated_id_gets_the_first_reply_and_another_payload_is_a_conflict() 
         client.send(deposit("ada", 1)).idempotency_key(&n.to_string()).await.unwrap();
         client.send(deposit("ada", 1)).await.unwrap();
     }
-    // Forgotten in memory, found in the log.
+    // Evicted from memory, found in the log.
     assert_eq!(client.send(deposit("ada", 5)).id(id).await.unwrap(), 5);
     drop(node);
     let node = start(store).await;
@@ -72,7 +72,7 @@ async fn a_repeated_id_gets_the_first_reply_and_another_payload_is_a_conflict() 
 }
 
 #[whizbang::test]
-async fn a_panic_fails_one_turn_then_makes_a_dead_letter_and_parks_its_key_alone() {
+async fn repeated_panic_makes_a_dead_letter_and_parks_one_key() {
     let store = MemoryStore::new();
     let branches =
         || Node::builder("bank", store.clone()).threads(0).aggregate::<Account>().aggregate::<Branch>().retry(quick());
@@ -80,7 +80,7 @@ async fn a_panic_fails_one_turn_then_makes_a_dead_letter_and_parks_its_key_alone
     let client = node.client();
     client.send(deposit("ada", 5)).await.unwrap();
     assert!(park(&node, "ada").await.error.contains("boom"));
-    // Its key waits in order, others go on.
+    // Its key waits in order, others proceed.
     assert!(matches!(client.send(deposit("ada", 1)).await, Err(SendError::DeadLetter { .. })));
     assert_eq!(client.send(deposit("bob", 2)).await.unwrap(), 2);
     let metrics = node.metrics();
@@ -91,7 +91,7 @@ async fn a_panic_fails_one_turn_then_makes_a_dead_letter_and_parks_its_key_alone
 }
 
 #[whizbang::test]
-async fn one_message_may_be_tried_again_in_a_way_of_its_own() {
+async fn retry_of_one_message_type_overrides_the_default() {
     let builder = Node::builder("bank", MemoryStore::new()).threads(0).aggregate::<Account>().retry(quick());
     let node = builder.retry_of::<Explode>(Retry { attempts: 7, ..quick() }).start().await.unwrap();
     let client = node.client();
@@ -101,11 +101,11 @@ async fn one_message_may_be_tried_again_in_a_way_of_its_own() {
     let builder = Node::builder("bank", MemoryStore::new()).threads(0).aggregate::<Account>().retry(quick());
     let node = builder.retry_of::<Deposit>(Retry::NEVER).start().await.unwrap();
     node.client().send(Explode { account: "ada".into() }).await.unwrap_err();
-    assert_eq!(node.metrics().panics, 3, "another message's way is not its own");
+    assert_eq!(node.metrics().panics, 3, "the policy applies to its message type only");
 }
 
 #[whizbang::test]
-async fn a_parked_key_goes_on_in_order_once_its_dead_letter_is_discarded_and_the_rest_is_redriven() {
+async fn parked_key_resumes_in_order_after_discard_and_redrive() {
     let store = MemoryStore::new();
     let builder = Node::builder("bank", store.clone()).threads(0).aggregate::<Account>().aggregate::<Branch>();
     let node = builder.retry(Retry::NEVER).start().await.unwrap();
@@ -119,7 +119,7 @@ async fn a_parked_key_goes_on_in_order_once_its_dead_letter_is_discarded_and_the
     assert_eq!(letters.len(), 3);
     let exploded = letters.iter().find(|letter| letter.envelope.name.as_str() == "Explode").unwrap();
     assert_eq!((exploded.reason.as_str(), exploded.attempts, exploded.key.as_str()), ("attempts", 1, "ada"));
-    // It fails again, so what waits behind it goes on waiting.
+    // It fails again, so the messages behind it stay parked.
     assert!(matches!(node.redrive(exploded).await, Err(SendError::DeadLetter { .. })));
     assert_eq!(node.dead_letters().await.unwrap().len(), 3);
     node.discard(exploded).await.unwrap();
@@ -127,7 +127,7 @@ async fn a_parked_key_goes_on_in_order_once_its_dead_letter_is_discarded_and_the
     node.redrive(exploded).await.unwrap();
     assert_eq!(node.dead_letters().await.unwrap(), []);
     assert_eq!(client.send(deposit("ada", 0)).await.unwrap(), 14);
-    // Whoever asks again with the id of a parked command gets its reply.
+    // A caller that repeats the id of a parked command gets its reply.
     assert_eq!(client.send(deposit("ada", 7)).id(waiting).await.unwrap(), 7);
     drop(node);
     let node =
@@ -137,7 +137,7 @@ async fn a_parked_key_goes_on_in_order_once_its_dead_letter_is_discarded_and_the
 }
 
 #[whizbang::test]
-async fn a_saga_moves_money_between_two_accounts() {
+async fn saga_moves_money_between_two_accounts() {
     let node = start(MemoryStore::new()).await;
     let client = node.client();
     client.send(deposit("ada", 100)).await.unwrap();
@@ -147,7 +147,7 @@ async fn a_saga_moves_money_between_two_accounts() {
 }
 
 #[whizbang::test]
-async fn a_saga_undoes_what_it_has_done_when_a_step_is_rejected() {
+async fn rejected_step_compensates_the_saga() {
     let store = MemoryStore::new();
     let node = start(store.clone()).await;
     let client = node.client();
@@ -170,14 +170,14 @@ async fn is_under_way(store: &MemoryStore, transfer: &str) -> bool {
     !turns.is_empty() && turns.iter().all(|turn| !turn.notes.contains(&Note::Ended))
 }
 
-/// Begins a transfer, once however often it is asked for.
+/// Begins a transfer, exactly once even if repeated.
 fn begin(node: &Node, n: u64) -> impl Future<Output = Result<(), SendError>> + use<> {
     let start = transfer(&format!("t{n}"), &format!("from{n}"), "bob", 10);
     node.client().send(start).idempotency_key(&format!("t{n}"))
 }
 
 #[whizbang::test]
-async fn a_saga_goes_on_after_the_node_was_killed_at_any_moment() {
+async fn saga_resumes_after_its_node_was_killed_at_any_moment() {
     let (store, faults) = MemoryStore::faulty();
     {
         let node = start(store.clone()).await;
@@ -190,7 +190,7 @@ async fn a_saga_goes_on_after_the_node_was_killed_at_any_moment() {
         let node = start(store.clone()).await;
         faults.hold();
         let asked = tokio::task::spawn_local(begin(&node, n));
-        // So many commits are known to the node when it dies; of what waits then some is in the log.
+        // The number of commits that the node knows when it dies; some of the pending ones are in the log.
         for _ in 0..n % 6 {
             for _ in 0..100 {
                 if faults.waiting() > 0 {
@@ -209,7 +209,7 @@ async fn a_saga_goes_on_after_the_node_was_killed_at_any_moment() {
     let node = start(store).await;
     let client = node.client();
     for n in 0..50 {
-        // Whether it was begun before the kill or is now: it is begun once.
+        // Begun before the kill or now, it begins once.
         begin(&node, n).await.unwrap();
     }
     eventually(async || client.send(deposit("bob", 0)).await.unwrap() == 500).await;
@@ -219,12 +219,12 @@ async fn a_saga_goes_on_after_the_node_was_killed_at_any_moment() {
 }
 
 #[whizbang::test]
-async fn a_timer_rings_once_it_is_due_even_if_the_node_was_stopped_meanwhile() {
+async fn timer_due_while_its_node_is_stopped_fires_later() {
     let (clock, hand) = whizbang::clock::Clock::manual(whizbang::clock::Timestamp::from_millis(1_800_000_000_000));
     let store = MemoryStore::new();
     let transfers = || Node::builder("transfers", store.clone()).threads(0).saga::<Transfer>().clock(clock.clone());
     let node = transfers().start().await.unwrap();
-    // Nobody owns the accounts, so the withdrawal stays in the outbox and the transfer waits an hour.
+    // The accounts have no owner, so the withdrawal stays in the outbox and the transfer waits an hour.
     node.client().send(transfer("t1", "ada", "bob", 30)).await.unwrap();
     drop(node);
     hand.advance(Duration::from_secs(3599));
@@ -238,7 +238,7 @@ async fn a_timer_rings_once_it_is_due_even_if_the_node_was_stopped_meanwhile() {
     let node = transfers().start().await.unwrap();
     let client = node.client();
     eventually(async || client.send(outcome("t1")).await.unwrap() == "failed").await;
-    // It rang once: another start finds no timer.
+    // It fired once: another start finds no timer.
     drop(node);
     hand.advance(Duration::from_secs(7200));
     let node = transfers().start().await.unwrap();
@@ -280,7 +280,7 @@ async fn many_callers_on_many_threads_get_their_own_replies() {
 }
 
 #[whizbang::test]
-async fn too_much_at_once_is_answered_busy_and_nothing_is_lost() {
+async fn overloaded_node_replies_busy_and_loses_nothing() {
     let config = whizbang::NodeConfig { threads: 0, in_flight: 10, ..whizbang::NodeConfig::default() };
     let node = Node::builder("bank", MemoryStore::new())
         .threads(0)
@@ -290,7 +290,7 @@ async fn too_much_at_once_is_answered_busy_and_nothing_is_lost() {
         .await
         .unwrap();
     let client = node.client();
-    let asked: Vec<_> = (0..100).map(|_| polled(client.send(deposit("ada", 1)))).collect();
+    let asked: Vec<_> = (0..100).map(|_| poll_once(client.send(deposit("ada", 1)))).collect();
     let (mut done, mut busy) = (0, 0);
     for reply in asked {
         match reply.await {

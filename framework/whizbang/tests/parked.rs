@@ -1,4 +1,4 @@
-//! Keys parked behind dead letters: seen in health, bounded, and redriven without holding up other keys.
+//! Keys parked behind dead letters: reported by health, bounded, and redriven without delaying other keys.
 
 mod orders;
 
@@ -31,7 +31,7 @@ async fn health_names_dead_letters_until_they_are_gone() {
             node = start(&store).await;
         }
         let health = node.health();
-        assert!(health.ready && health.live, "one bad key stops no others: {health:?}");
+        assert!(health.ready && health.live, "one parked key stops no others: {health:?}");
         let [reason] = &health.reasons[..] else { panic!("{health:?}") };
         for part in ["1 message", "`Take` of shelf `broken`", "the shelf is broken", "redrive or discard"] {
             assert!(reason.contains(part), "{part}: {reason}");
@@ -42,7 +42,7 @@ async fn health_names_dead_letters_until_they_are_gone() {
 }
 
 #[whizbang::test]
-async fn redrive_lets_other_keys_go_on() {
+async fn redrive_does_not_delay_other_keys() {
     let node = start(&MemoryStore::new()).await;
     park(&node).await;
     let client = node.client();
@@ -71,7 +71,7 @@ async fn redrive_lets_other_keys_go_on() {
     assert_eq!(node.dead_letters().await.unwrap(), []);
 }
 
-/// Sends a command of so many bytes to a box.
+/// Sends a command of a given size in bytes to a box.
 #[derive(Command, Clone, Serialize, Deserialize)]
 #[command(domain = Stock, reply = u64)]
 struct Pack {
@@ -95,8 +95,8 @@ struct Crate {
 
 impl Handle<Pack> for Crate {
     fn handle(&self, pack: Pack, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
-        // The first one is what parks the crate.
-        assert!(pack.number > 0 || !TROUBLE.with(|trouble| trouble.0.load(std::sync::atomic::Ordering::SeqCst)));
+        // The first one parks the crate.
+        assert!(pack.number > 0 || !FAULTS.with(|faults| faults.0.load(std::sync::atomic::Ordering::SeqCst)));
         if let Some(last) = self.packed.last().filter(|last| **last >= pack.number && pack.number < 1_000_000) {
             panic!("{} comes behind {last}", pack.number);
         }
@@ -113,7 +113,7 @@ impl Apply<Packed> for Crate {
     }
 }
 
-/// Sends so many of them.
+/// Sends a number of them.
 #[derive(Command, Serialize, Deserialize)]
 #[command(domain = Orders)]
 struct Ship {
@@ -142,7 +142,7 @@ fn pack(number: u64, bytes: usize) -> Pack {
 }
 
 #[whizbang::test]
-async fn what_is_parked_behind_letter_is_bounded() {
+async fn messages_parked_behind_a_dead_letter_are_bounded() {
     const BYTES: usize = 400 * 1024;
     const SENT: u64 = 60;
     let builder = Node::builder("shop", MemoryStore::new())
@@ -156,7 +156,7 @@ async fn what_is_parked_behind_letter_is_bounded() {
     client.send(ship(0, 1, 0)).await.unwrap();
     node.wait_idle().await;
     assert_eq!(node.dead_letters().await.unwrap().len(), 1);
-    // Callers fill what may be parked, and are told then.
+    // Callers fill the bound of parked messages, and are rejected from then on.
     let mut accepted = 0;
     let error = loop {
         match client.send(pack(1_000_000, BYTES)).await {
@@ -166,7 +166,7 @@ async fn what_is_parked_behind_letter_is_bounded() {
         assert!(accepted < 1_000, "nothing ends it");
     };
     assert!(matches!(error, SendError::Busy { .. }) && accepted >= 100, "{accepted}: {error}");
-    // What an actor sends is neither lost nor overtaken, and other keys go on.
+    // Messages of actors are neither lost nor overtaken, and other keys proceed.
     for from in (1..SENT).step_by(3) {
         client.send(ship(from, from + 3, BYTES)).await.unwrap();
     }

@@ -1,4 +1,4 @@
-//! Idle actors are put to rest and come back as they were. The clock is paused: minutes take no time.
+//! Idle actors are passivated and restored unchanged. The clock is paused, so minutes take no time.
 #![cfg(feature = "testing")]
 
 mod bank;
@@ -18,7 +18,7 @@ fn resting_after(span: Duration) -> NodeConfig {
     NodeConfig { threads: 0, passivate_after: span, ..NodeConfig::default() }
 }
 
-/// Lets a span pass, with everything that is due in it.
+/// Advances the clock by a span and runs everything that is due in it.
 async fn pass(span: Duration) {
     let mut left = span;
     while !left.is_zero() {
@@ -32,7 +32,7 @@ async fn pass(span: Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_actor_is_put_to_rest_and_comes_back_as_it_was() {
+async fn idle_actor_is_passivated_and_restored() {
     let test = async {
         let node = node(MemoryStore::new(), resting_after(Duration::from_secs(60))).await;
         let client = node.client();
@@ -54,14 +54,14 @@ async fn an_idle_actor_is_put_to_rest_and_comes_back_as_it_was() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn above_the_cap_the_longest_idle_rest_first() {
+async fn longest_idle_actors_are_passivated_first() {
     let test = async {
         let config = NodeConfig { threads: 0, live_actors: 3, ..resting_after(Duration::from_secs(60)) };
         let node = node(MemoryStore::new(), config).await;
         let client = node.client();
         for account in 0..10 {
             client.send(deposit(&account.to_string(), 5)).await.unwrap();
-            // Ten of them fall into one span of idleness, but not into one look at it.
+            // Ten of them fall into one idle period, but not into one sweep.
             if account == 6 {
                 pass(Duration::from_secs(14)).await;
             }
@@ -89,7 +89,7 @@ async fn live_actors_are_limited_while_keys_are_activated() {
             client.send(deposit(&account.to_string(), 5)).await.unwrap();
             assert!(live() <= 10, "{} live after {account}", live());
         }
-        // A key that is used all the time stays, and one that was passivated comes back as it was.
+        // A key that is used all the time stays, and one that was passivated is restored unchanged.
         let before = node.metrics().activations;
         for account in 0..100 {
             client.send(deposit("often", 1)).await.unwrap();
@@ -126,7 +126,7 @@ async fn busy_actors_stay_above_the_limit_and_no_longer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_actor_whose_turn_is_not_committed_does_not_rest() {
+async fn actor_with_an_uncommitted_turn_is_not_passivated() {
     let test = async {
         let (store, faults) = MemoryStore::faulty();
         let node = node(store, resting_after(Duration::from_secs(1))).await;
@@ -146,7 +146,7 @@ async fn an_actor_whose_turn_is_not_committed_does_not_rest() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_actor_whose_dead_letters_are_tended_does_not_rest_before_that_is_committed() {
+async fn actor_with_an_uncommitted_redrive_is_not_passivated() {
     let test = async {
         let (store, faults) = MemoryStore::faulty();
         let builder = Node::builder("bank", store).threads(0).aggregate::<Account>().aggregate::<Branch>();
@@ -154,7 +154,7 @@ async fn an_actor_whose_dead_letters_are_tended_does_not_rest_before_that_is_com
         let node = std::rc::Rc::new(node);
         let client = node.client();
         park(&node, "ada").await;
-        // The branch that has sent it rests as well, and counts.
+        // The branch that sent it is passivated as well, and counts.
         pass(Duration::from_secs(5)).await;
         let before = node.metrics().passivations;
         assert!(matches!(client.send(deposit("ada", 5)).await, Err(SendError::DeadLetter { .. })));

@@ -1,4 +1,4 @@
-//! Views: every event once and in order, saved with their checkpoint, answered from here and from afar.
+//! Views: every event once and in order, saved with their checkpoint, queried locally and remotely.
 
 mod bank;
 
@@ -25,7 +25,7 @@ struct Summary {}
 #[query(domain = Bank, reply = u64)]
 struct NobodyKnows {}
 
-/// Balances, and how many events each came of.
+/// Balances, and the number of events of each.
 #[derive(Projection, Default, Serialize, Deserialize)]
 #[projection(projects(Deposited, Withdrawn), answers(BalanceOf, Summary))]
 struct Balances {
@@ -98,7 +98,7 @@ async fn checkpoint(store: &MemoryStore, projection: &'static str) -> u64 {
 }
 
 #[whizbang::test]
-async fn a_view_follows_its_events_and_answers_queries() {
+async fn view_follows_its_events_and_answers_queries() {
     let node = bank(&MemoryStore::new()).await;
     let client = node.client();
     client.send(deposit("ada", 500)).await.unwrap();
@@ -110,7 +110,7 @@ async fn a_view_follows_its_events_and_answers_queries() {
 }
 
 #[whizbang::test]
-async fn a_view_asked_from_another_thread_or_over_several_threads_answers_as_well() {
+async fn view_answers_queries_from_all_threads() {
     let node = Node::builder("bank", MemoryStore::new())
         .aggregate::<Account>()
         .projection::<Balances>()
@@ -135,7 +135,7 @@ async fn a_view_asked_from_another_thread_or_over_several_threads_answers_as_wel
 }
 
 #[whizbang::test]
-async fn a_late_projection_gets_the_whole_history() {
+async fn late_projection_receives_the_whole_history() {
     let store = MemoryStore::new();
     let node = Node::builder("bank", store.clone()).threads(0).aggregate::<Account>().start().await.unwrap();
     for n in 0..3000u64 {
@@ -149,7 +149,7 @@ async fn a_late_projection_gets_the_whole_history() {
 }
 
 #[whizbang::test]
-async fn a_view_is_saved_when_the_node_stops_and_goes_on_where_it_was() {
+async fn view_saved_at_stop_resumes_at_its_position() {
     let store = MemoryStore::new();
     let node = bank(&store).await;
     for _ in 0..10 {
@@ -165,7 +165,7 @@ async fn a_view_is_saved_when_the_node_stops_and_goes_on_where_it_was() {
 }
 
 #[whizbang::test]
-async fn a_node_killed_at_any_moment_projects_every_event_once() {
+async fn node_killed_at_any_moment_projects_every_event_once() {
     let store = MemoryStore::new();
     for round in 0..8u64 {
         let node = bank(&store).await;
@@ -182,7 +182,7 @@ async fn a_node_killed_at_any_moment_projects_every_event_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_is_saved_after_some_seconds() {
+async fn change_is_saved_after_some_seconds() {
     let test = async {
         let store = MemoryStore::new();
         let node = bank(&store).await;
@@ -197,7 +197,7 @@ async fn a_change_is_saved_after_some_seconds() {
 }
 
 #[whizbang::test]
-async fn a_view_larger_than_any_message_is_saved() {
+async fn view_larger_than_any_message_is_saved() {
     let store = MemoryStore::new();
     let node = bank(&store).await;
     let client = node.client();
@@ -252,7 +252,7 @@ async fn another_schema_rebuilds_the_view_from_the_first_event() {
 }
 
 #[whizbang::test]
-async fn a_query_that_nobody_answers_and_one_whose_answer_panics_are_clear_errors() {
+async fn unanswered_and_panicking_queries_are_distinct_errors() {
     let node = bank(&MemoryStore::new()).await;
     let error = node.client().query(NobodyKnows {}).await.unwrap_err();
     assert!(matches!(&error, SendError::Unhandled { name, .. } if name == "NobodyKnows"), "{error}");
@@ -285,7 +285,7 @@ async fn another_nodes_events_are_projected_and_its_queries_answered() {
         .unwrap();
     reports.wait_idle().await;
     assert_eq!(reports.client().query(Summary {}).await.unwrap()["events"], 700);
-    // Live, and asked from the other side and from a process that hosts nothing.
+    // Live, and queried from the other service and from a process that hosts nothing.
     bank.client().send(deposit("ada", 5)).await.unwrap();
     reports.wait_idle().await;
     assert_eq!(bank.client().query(balance("ada")).await.unwrap(), (5, 1));
@@ -311,7 +311,7 @@ async fn another_nodes_events_are_projected_and_its_queries_answered() {
 }
 
 #[whizbang::test]
-async fn a_manifest_lists_projections_and_contradictions_do_not_start() {
+async fn manifest_lists_projections_and_conflicts_are_refused() {
     let node = bank(&MemoryStore::new()).await;
     let text = node.manifest().to_string();
     assert!(text.contains("projection balances") && text.contains("answers: bank.BalanceOf v1"), "{text}");

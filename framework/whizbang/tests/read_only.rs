@@ -1,4 +1,4 @@
-//! A store that another process works with is read: everything up to some moment, whole turns only, and nothing else.
+//! A store that another process writes can be read: everything up to some moment, whole turns only, and nothing else.
 #![cfg(feature = "embedded")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,7 +47,7 @@ impl Handle<Score> for Tally {
     }
 }
 
-/// One key in each shard, in the order in which they are scored.
+/// Returns one key in each shard, in the order in which they are scored.
 fn keys() -> [String; 2] {
     [0, 1].map(|shard| {
         let mut names = (0..).map(|n| format!("tally-{n}"));
@@ -55,24 +55,24 @@ fn keys() -> [String; 2] {
     })
 }
 
-/// So small that the log goes from one file to the next and from one checkpoint to the next while it is read.
+/// Small sizes, so that the log rotates its segments and checkpoints while it is read.
 fn config() -> EmbeddedConfig {
     EmbeddedConfig::default().segment_bytes(128 << 10).checkpoint_bytes(50_000)
 }
 
 const WRITER: &str = "WHIZBANG_TEST_WRITER";
 const LIFE: &str = "WHIZBANG_TEST_LIFE";
-/// The rounds of a life are numbered from a multiple of this.
+/// The rounds of a run are numbered from a multiple of this.
 const ROUNDS: u64 = 1_000_000;
 
-/// The other process: scores round after round, in one shard and then in the other, and waits to be killed.
+/// The other process: scores round after round, in one shard and then in the other, until it is killed.
 #[whizbang::test]
 async fn as_another_process() {
     let Some(folder) = std::env::var_os(WRITER) else { return };
     let store = EmbeddedStore::open_with(folder, &config()).unwrap();
     let node = Node::builder("tallies", store).threads(0).aggregate::<Tally>().start().await.unwrap();
     let life: u64 = std::env::var(LIFE).unwrap().parse().unwrap();
-    // No more than that: each reading reads everything, and on a busy machine it would never come to the end.
+    // Bounded, because each read reads everything and would never finish on a busy machine.
     for round in (life * ROUNDS..).take(500) {
         for tally in keys() {
             node.client().send(Score { tally, round }).await.unwrap();
@@ -81,7 +81,7 @@ async fn as_another_process() {
     std::future::pending().await
 }
 
-/// The other process. Dropped, it is killed.
+/// The writing process, which is killed on drop.
 struct Writer(Child);
 
 impl Writer {
@@ -94,13 +94,13 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// How many rounds each of the two tallies has, after everything about what was read was checked.
+/// Returns the number of rounds in each of the two tallies, after checking everything that was read.
 async fn rounds(store: &ReadOnlyStore) -> [usize; 2] {
     let mut rounds = [BTreeSet::new(), BTreeSet::new()];
     for (shard, key) in (0..).zip(keys()) {
@@ -118,7 +118,7 @@ async fn rounds(store: &ReadOnlyStore) -> [usize; 2] {
         rounds[usize::from(shard)] = found.into_keys().collect();
     }
     let [first, second] = &rounds;
-    // What came before in another shard is there: only the last round of a life may be in the first shard alone.
+    // Earlier turns of the other shard are there: only the last round of a run may be in the first shard alone.
     assert!(second.is_subset(first), "{:?}", second.difference(first));
     let alone: BTreeSet<_> = first.difference(second).collect();
     assert!(alone.iter().all(|round| !first.contains(&(**round + 1))), "{alone:?}");
@@ -137,13 +137,13 @@ fn files(folder: &Path, prefix: &str) -> Vec<String> {
 }
 
 #[whizbang::test]
-async fn while_another_process_writes_each_reading_is_a_prefix_and_none_is_shorter_than_the_last() {
+async fn reads_during_writes_are_growing_prefixes() {
     let folder = tempfile::tempdir().unwrap();
     let mut last = [0, 0];
     let mut checkpoints = BTreeSet::new();
     let (mut readings, mut grown, mut lives) = (0, 0, 0);
     let begun = Instant::now();
-    // Killed in between: the next one cleans the end of the log while it is read.
+    // Killed in between: the next process cleans the end of the log while it is read.
     while lives < 3 || grown < 50 || files(folder.path(), "log-").len() < 5 || checkpoints.len() < 5 {
         assert!(begun.elapsed() < Duration::from_secs(100), "{readings} readings, {grown} of them longer");
         let mut writer = Writer::start(folder.path(), lives);
@@ -151,7 +151,7 @@ async fn while_another_process_writes_each_reading_is_a_prefix_and_none_is_short
         while last[0] < until {
             assert!(writer.0.try_wait().unwrap().is_none(), "the writer has ended");
             let store = match EmbeddedStore::read_only(folder.path()) {
-                // It has only just begun.
+                // The writer has only just started.
                 Err(StoreError::Missing { .. }) if last == [0, 0] => continue,
                 store => store.unwrap(),
             };
@@ -164,7 +164,7 @@ async fn while_another_process_writes_each_reading_is_a_prefix_and_none_is_short
         }
         drop(writer);
         lives += 1;
-        // Nobody is there any more: what is read is what the next opening finds.
+        // No process is left: the read returns the same as the next opening.
         let store = EmbeddedStore::read_only(folder.path()).unwrap();
         assert!(!store.was_in_use());
         last = rounds(&store).await;
@@ -176,7 +176,7 @@ async fn while_another_process_writes_each_reading_is_a_prefix_and_none_is_short
         let opened = EmbeddedStore::open_with(folder.path(), &config()).unwrap();
         let beside = EmbeddedStore::read_only(folder.path()).unwrap();
         assert!(beside.was_in_use());
-        assert_eq!(rounds(&beside).await, last, "what was read is what was found");
+        assert_eq!(rounds(&beside).await, last, "the read equals the next opening");
         drop(opened);
     }
     println!("{readings} readings, {grown} of them longer, {} checkpoints seen", checkpoints.len());
@@ -217,13 +217,13 @@ async fn views_are_read_as_they_were_saved() {
     let view = store.view(&Name::new(<Total as Projection>::NAME).unwrap()).unwrap().expect("it was saved");
     let total = whizbang::projection::saved::<Total>(&view).expect("it is of this schema");
     assert_eq!(total.answer(HowMany {}), 3);
-    assert!(store.view(&Name::new("nobody").unwrap()).unwrap().is_none());
+    assert!(store.view(&Name::new("unknown").unwrap()).unwrap().is_none());
     let other = whizbang::store::View { schema: view.schema + 1, ..view };
     assert!(whizbang::projection::saved::<Total>(&other).is_none());
 }
 
 #[whizbang::test]
-async fn what_cannot_be_read_is_named_and_nothing_is_made() {
+async fn unreadable_store_is_named_and_nothing_is_created() {
     let folder = tempfile::tempdir().unwrap();
     let nowhere = folder.path().join("nowhere");
     for place in [folder.path(), nowhere.as_path()] {
@@ -240,14 +240,14 @@ async fn what_cannot_be_read_is_named_and_nothing_is_made() {
     node.stop().await.unwrap();
     let log = folder.path().join("log-0000000001");
     let whole = std::fs::read(&log).unwrap();
-    // In the middle of what was durable once.
+    // In the middle of data that was durable once.
     let end = whole.iter().rposition(|byte| *byte != 0).unwrap();
     let mut spoilt = whole.clone();
     spoilt[end / 2] ^= 0x40;
     std::fs::write(&log, &spoilt).unwrap();
     let error = EmbeddedStore::read_only(folder.path()).unwrap_err();
     assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
-    assert_eq!(std::fs::read(&log).unwrap(), spoilt, "it was left as it is");
+    assert_eq!(std::fs::read(&log).unwrap(), spoilt, "the file is unchanged");
     std::fs::write(&log, whole).unwrap();
 
     let format = folder.path().join("whizbang");
@@ -258,10 +258,10 @@ async fn what_cannot_be_read_is_named_and_nothing_is_made() {
 }
 
 #[whizbang::test]
-async fn who_looks_keeps_nobody_from_opening() {
+async fn readers_do_not_prevent_opening() {
     let folder = tempfile::tempdir().unwrap();
     drop(EmbeddedStore::open(folder.path()).unwrap());
-    // As a version has left it that knows of one lock only.
+    // As left by a version with one lock only.
     std::fs::remove_file(folder.path().join("lock-seen")).unwrap();
     let opened = EmbeddedStore::open(folder.path()).unwrap();
     assert!(EmbeddedStore::read_only(folder.path()).unwrap().was_in_use());
@@ -285,5 +285,5 @@ async fn who_looks_keeps_nobody_from_opening() {
         }
         stop.store(true, Ordering::Relaxed);
     });
-    assert!(looks.load(Ordering::Relaxed) > 0, "nobody looked");
+    assert!(looks.load(Ordering::Relaxed) > 0, "no read took place");
 }

@@ -1,7 +1,7 @@
-//! Messages that serde writes and does not read, or reads as something else: refused before anything is committed, or used as they read.
+//! Messages that serde writes and cannot read, or reads as another value: refused before anything is committed, or used as they read.
 //!
 //! Each kind of such a type is tried as an event, a reply, a sent command and a snapshot. After every answer the actor is rebuilt from
-//! the log, so that what was acknowledged is what the log holds.
+//! the log, so that the acknowledged state is the state in the log.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ struct Lists;
 #[domain(codec = json)]
 struct Texts;
 
-/// A type of another crate, whose attributes no derive of ours sees.
+/// A type of another crate, whose attributes are not visible to our derives.
 mod foreign {
     use serde::{Deserialize, Serialize};
 
@@ -62,7 +62,7 @@ mod foreign {
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     pub(crate) struct Nested(pub(crate) Vec<Nested>);
 
-    /// Nested `levels` deep.
+    /// Returns a value nested `levels` deep.
     pub(crate) fn nested(levels: usize) -> Nested {
         (1..levels).fold(Nested(Vec::new()), |inner, _| Nested(vec![inner]))
     }
@@ -70,7 +70,7 @@ mod foreign {
 
 use foreign::{Gap, Hidden, Skipping, Tagged, Untagged, nested};
 
-/// Declares an aggregate that records whatever it is given, and answers with what its state is made of.
+/// Declares an aggregate that records given values and replies with its state.
 macro_rules! recorder {
     ($module:ident, $domain:ident, $value:ty) => {
         #[allow(dead_code, reason = "not every type is tried as a reply")]
@@ -113,7 +113,7 @@ macro_rules! recorder {
             }
 
             thread_local! {
-                /// What `Put` and `Ask` take their values from: a command cannot carry them.
+                /// The values for `Put` and `Ask`, because a command cannot contain them.
                 pub(crate) static VALUES: RefCell<Vec<$value>> = const { RefCell::new(Vec::new()) };
             }
 
@@ -140,7 +140,7 @@ macro_rules! recorder {
             impl Apply<Stored> for Recorder {
                 fn apply(&mut self, stored: &Stored) {
                     let mut text: Vec<char> = format!("{:?}", stored.value).chars().collect();
-                    // Its entries come in another order each time.
+                    // Its entries have another order each time.
                     if std::any::type_name::<$value>().contains("HashMap") {
                         text.sort_unstable();
                     }
@@ -148,7 +148,8 @@ macro_rules! recorder {
                 }
             }
 
-            /// Returns whether each value is accepted. An accepted one is the same in the state before and after a restart.
+            /// Returns whether each value is accepted. An accepted one is the same in the state before and after a
+            /// restart.
             pub(crate) async fn accepted(values: Vec<$value>) -> Vec<bool> {
                 let store = MemoryStore::new();
                 let start = async || {
@@ -185,7 +186,7 @@ macro_rules! recorder {
                 client.send(Look { key: key.to_owned() }).await.expect("the key answers")
             }
 
-            /// The replies on the two ways of one process: typed, and as bytes.
+            /// Returns the replies on the two paths of one process: typed, and as bytes.
             pub(crate) async fn replies(values: Vec<$value>) -> Vec<(Option<$value>, Option<$value>)> {
                 let count = values.len();
                 VALUES.set(values);
@@ -198,7 +199,8 @@ macro_rules! recorder {
                 let client = node.client();
                 let mut replies = Vec::new();
                 for number in 0..count {
-                    // Each way has a key of its own; the first command makes the actor live, so that the next is handled inline.
+                    // Each path has a key of its own; the first command makes the actor live, so that the next is
+                    // handled inline.
                     let key = format!("k{number}");
                     look(&client, &key).await;
                     let ask = || Ask { key: key.clone(), number };
@@ -256,7 +258,7 @@ async fn json_events_that_do_not_read_back_are_refused() -> Result<(), Error> {
     assert_eq!(some::accepted(vec![None, Some(Some(1)), Some(None)]).await, [true, true, false]);
     assert_eq!(maybe::accepted(vec![None, Some(1.5), Some(f64::NAN)]).await, [true, true, false]);
     assert_eq!(deep_text::accepted(vec![nested(60), nested(127), nested(1_000)]).await, [true, false, false]);
-    // Fields that are left out have names here, and read as nothing.
+    // Skipped fields have names here, and read as absent.
     assert_eq!(skipping_text::accepted(vec![skipping_value()]).await, [true]);
     assert_eq!(tuple_keys::accepted(vec![HashMap::from([((1, 2), 3)])]).await, [false]);
     Ok(())
@@ -274,7 +276,7 @@ async fn limits_of_writing_and_reading_are_the_same() -> Result<(), Error> {
 
 #[whizbang::test]
 async fn hidden_fields_are_the_same_before_and_after_a_restart() -> Result<(), Error> {
-    // Not refused, because both directions leave the field out; the state gets what the log has.
+    // Not refused, because both directions skip the field; the state gets the value in the log.
     assert_eq!(hidden::accepted(vec![Hidden { shown: 10, hidden: 5 }]).await, [true]);
     let replies = hidden::replies(vec![Hidden { shown: 10, hidden: 5 }]).await;
     let read = Some(Hidden { shown: 10, hidden: 0 });
@@ -283,7 +285,7 @@ async fn hidden_fields_are_the_same_before_and_after_a_restart() -> Result<(), E
 }
 
 #[whizbang::test]
-async fn replies_are_the_same_on_every_way() -> Result<(), Error> {
+async fn replies_are_the_same_on_every_path() -> Result<(), Error> {
     let full = Skipping { coupon: Some(1), ..skipping_value() };
     let replies = skipping::replies(vec![full.clone(), skipping_value()]).await;
     assert_eq!(replies, [(Some(full.clone()), Some(full)), (None, None)]);
@@ -299,9 +301,9 @@ async fn replies_are_the_same_on_every_way() -> Result<(), Error> {
     Ok(())
 }
 
-/// The error names the type and what to do.
+/// The error names the type and the fix.
 #[whizbang::test]
-async fn the_error_of_an_unreadable_event_names_its_type() -> Result<(), Error> {
+async fn error_of_an_unreadable_event_names_its_type() -> Result<(), Error> {
     tagged::VALUES.set(vec![Tagged::Card { number: 7 }]);
     let node = Node::builder("service", MemoryStore::new()).threads(0).aggregate::<tagged::Recorder>().start().await?;
     let error = node.client().send(tagged::Put { key: "k".to_owned(), number: 0 }).await.expect_err("is refused");

@@ -41,7 +41,7 @@ async fn nodes_and_clients_start_on_a_runtime_with_one_thread() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_starts_and_stops_inside_a_spawned_task() {
+async fn node_starts_and_stops_inside_a_spawned_task() {
     let spawned = tokio::spawn(async {
         let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().start().await.unwrap();
         let balance = node.client().send(deposit("ada", 5)).await.unwrap();
@@ -52,7 +52,7 @@ async fn a_node_starts_and_stops_inside_a_spawned_task() {
 }
 
 #[tokio::test]
-async fn a_node_without_threads_of_its_own_asks_for_a_local_set() {
+async fn node_without_own_threads_requires_a_local_set() {
     let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().threads(0);
     let error = node.start().await.expect_err("there is no local set");
     assert!(matches!(error, StartError::NoLocalSet), "{error}");
@@ -88,7 +88,7 @@ async fn nothing_is_sent_before_the_first_poll() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handle_observes_a_running_node_and_stops_it() {
+async fn handle_observes_a_running_node_and_stops_it() {
     let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().start().await.unwrap();
     let (handle, client) = (node.handle(), node.client());
     let running = tokio::spawn(node.run());
@@ -106,7 +106,7 @@ async fn a_handle_observes_a_running_node_and_stops_it() {
 }
 
 #[tokio::test]
-async fn a_stop_that_is_requested_early_ends_the_run() {
+async fn stop_requested_early_ends_the_run() {
     let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().start().await.unwrap();
     node.handle().request_stop();
     let ran = tokio::time::timeout(Duration::from_secs(30), node.run()).await;

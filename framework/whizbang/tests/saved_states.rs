@@ -1,4 +1,4 @@
-//! States and views that do not restore from what would be saved: they are never saved, and the node says so.
+//! States and views that do not restore from their saved form: they are never saved, and the node reports it.
 #![cfg(feature = "testing")]
 
 use std::time::Duration;
@@ -32,7 +32,7 @@ mod saved {
         B { a: u8, b: u8 },
     }
 
-    /// Cannot be restored as long as its number is odd.
+    /// A state that cannot be restored while its number is odd.
     #[derive(Clone, Debug, Default, Serialize, Deserialize)]
     pub(super) struct Shape {
         number: u64,

@@ -1,4 +1,4 @@
-//! Given, when, then: what a scenario shows of aggregates and sagas, and how a difference reads.
+//! Given, when, then: what a scenario reports about aggregates and sagas, and how it prints a difference.
 
 mod bank;
 
@@ -11,7 +11,7 @@ use whizbang::testing::Scenario;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What a scenario that does not hold says.
+/// Returns the panic text of a scenario that does not hold.
 fn difference(scenario: impl FnOnce()) -> String {
     let panic = catch_unwind(AssertUnwindSafe(scenario)).expect_err("there is a difference");
     panic.downcast_ref::<String>().cloned().expect("a text")
@@ -26,7 +26,7 @@ fn started() -> Scenario<Transfer, StartTransfer> {
 }
 
 #[test]
-fn an_aggregate_is_given_events_takes_a_command_and_records() {
+fn aggregate_with_given_events_handles_a_command() {
     Scenario::<Account>::new()
         .given([Deposited { cents: 70 }, Deposited { cents: 30 }])
         .when(deposit("ada", 50))
@@ -43,7 +43,7 @@ fn an_aggregate_is_given_events_takes_a_command_and_records() {
 }
 
 #[test]
-fn a_saga_is_walked_to_its_end() {
+fn saga_runs_to_its_end() {
     started()
         .continues()
         .on_reply::<Withdraw>(Ok(70))
@@ -56,7 +56,7 @@ fn a_saga_is_walked_to_its_end() {
 }
 
 #[test]
-fn a_saga_undoes_what_was_done_when_a_step_is_rejected() {
+fn saga_compensates_when_a_step_is_rejected() {
     started()
         .on_reply::<Withdraw>(Ok(70))
         .on_from("ada", Withdrawn { cents: 30, transfer: "t1".into() })
@@ -76,8 +76,8 @@ fn a_saga_undoes_what_was_done_when_a_step_is_rejected() {
 }
 
 #[test]
-fn a_timer_rings_when_it_is_due_and_a_late_one_does_nothing() {
-    // The withdrawal's reply is not known, so it is not undone before it is.
+fn due_timer_fires_and_a_late_one_does_nothing() {
+    // The reply to the withdrawal is not known, so it is not compensated before it arrives.
     started().fire_timer::<Overdue>().records(TransferFailed {}).compensates().sends_nothing();
     let gone = difference(|| {
         drop(
@@ -92,7 +92,7 @@ fn a_timer_rings_when_it_is_due_and_a_late_one_does_nothing() {
 }
 
 #[test]
-fn a_difference_tells_the_story_and_both_sides() {
+fn difference_shows_the_history_and_both_sides() {
     let text = difference(|| {
         drop(
             Scenario::<Account>::new()
@@ -112,13 +112,13 @@ fn a_difference_tells_the_story_and_both_sides() {
 }
 
 #[test]
-fn what_nobody_expected_is_a_difference_once_anything_is() {
+fn unexpected_effect_is_a_difference() {
     let text = difference(|| drop(Scenario::<Account>::new().when(deposit("ada", 50)).records_nothing()));
     assert!(text.contains("but it recorded also\n  Deposited"), "{text}");
 }
 
 #[test]
-fn a_panic_in_a_handler_is_told() {
+fn panic_in_a_handler_is_reported() {
     Scenario::<Account>::new().when(Explode { account: "ada".into() }).fails("boom");
     let text =
         difference(|| drop(Scenario::<Account>::new().when(Explode { account: "ada".into() }).records_nothing()));

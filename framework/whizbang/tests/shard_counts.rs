@@ -1,4 +1,5 @@
-//! Programs that do not agree on how many shards a domain has: refused by name, or said, and nothing lost.
+//! Programs with different shard counts for one domain: refused with the name of the domain, or reported, and nothing
+//! is lost.
 #![cfg(feature = "testing")]
 
 mod bank;
@@ -10,7 +11,7 @@ use whizbang::message::shard_of;
 use whizbang::prelude::*;
 use whizbang::store::StoreError;
 
-/// A program that believes that the desk has so many shards.
+/// A program with its own shard count for the desk.
 macro_rules! program {
     ($module:ident, $shards:literal) => {
         #[allow(dead_code, reason = "each program uses a part of it")]
@@ -117,13 +118,13 @@ program!(two, 2);
 program!(four, 4);
 program!(eight, 8);
 
-/// A paper of each of eight shards; their shards of four and of two follow from that.
+/// Returns one paper for each of eight shards; the shards of four and of two follow from that.
 fn papers() -> Vec<String> {
     let of = |shard| (0..).map(|n| format!("p{n}")).find(|key| shard_of(key, 8) == shard).unwrap();
     (0..8).map(of).collect()
 }
 
-/// The owner: the desk has four shards.
+/// Starts the owner, with four shards for the desk.
 async fn owner(hub: &LoopbackHub) -> Node {
     let builder = Node::builder("desk", MemoryStore::new()).aggregate::<four::Paper>().threads(2);
     builder.bridge(hub.bridge()).start().await.unwrap()
@@ -136,7 +137,7 @@ fn says(node: &Node, text: &str) -> bool {
 }
 
 #[whizbang::test]
-async fn types_of_one_program_that_disagree_are_refused_at_the_start() {
+async fn conflicting_shard_counts_are_refused_at_start() {
     let start = Node::builder("desk", MemoryStore::new())
         .threads(0)
         .aggregate::<four::Paper>()
@@ -147,7 +148,7 @@ async fn types_of_one_program_that_disagree_are_refused_at_the_start() {
 }
 
 #[whizbang::test]
-async fn a_store_that_was_made_with_another_number_is_refused_at_the_start() {
+async fn store_with_another_shard_count_is_refused_at_start() {
     let store = MemoryStore::new();
     Node::builder("desk", store.clone())
         .threads(0)
@@ -164,7 +165,7 @@ async fn a_store_that_was_made_with_another_number_is_refused_at_the_start() {
 }
 
 #[whizbang::test]
-async fn a_caller_that_believes_in_another_number_gets_its_reply() {
+async fn caller_with_another_shard_count_gets_its_reply() {
     let hub = LoopbackHub::new();
     let owner = owner(&hub).await;
     let client = Client::connect("caller", hub.bridge()).await.unwrap();
@@ -176,7 +177,7 @@ async fn a_caller_that_believes_in_another_number_gets_its_reply() {
 }
 
 #[whizbang::test]
-async fn who_takes_events_of_fewer_shards_than_there_are_says_so() {
+async fn subscriber_with_too_few_shards_is_reported() {
     let hub = LoopbackHub::new();
     let owner = owner(&hub).await;
     let builder = Node::builder("watch", MemoryStore::new()).threads(0).projection::<two::Watch>();
@@ -189,7 +190,7 @@ async fn who_takes_events_of_fewer_shards_than_there_are_says_so() {
 }
 
 #[whizbang::test]
-async fn who_takes_events_of_more_shards_than_there_are_takes_them_all() {
+async fn subscriber_with_too_many_shards_receives_all_events() {
     let hub = LoopbackHub::new();
     let owner = owner(&hub).await;
     let builder = Node::builder("watch", MemoryStore::new()).threads(0).projection::<eight::Watch>();
@@ -202,7 +203,7 @@ async fn who_takes_events_of_more_shards_than_there_are_takes_them_all() {
 }
 
 #[whizbang::test]
-async fn what_an_actor_sends_to_fewer_shards_than_there_are_is_taken_or_a_dead_letter() {
+async fn command_to_too_few_shards_is_handled_or_a_dead_letter() {
     let hub = LoopbackHub::new();
     let owner = owner(&hub).await;
     let builder = Node::builder("clerks", MemoryStore::new()).threads(0).saga::<two::Clerk>();
@@ -217,7 +218,7 @@ async fn what_an_actor_sends_to_fewer_shards_than_there_are_is_taken_or_a_dead_l
 }
 
 #[whizbang::test]
-async fn what_an_actor_sends_to_a_shard_that_is_not_there_stays_with_it_and_is_said() {
+async fn command_to_a_missing_shard_stays_and_is_reported() {
     let hub = LoopbackHub::new();
     let owner = owner(&hub).await;
     let builder = Node::builder("clerks", MemoryStore::new()).threads(0).saga::<eight::Clerk>();
@@ -228,7 +229,7 @@ async fn what_an_actor_sends_to_a_shard_that_is_not_there_stays_with_it_and_is_s
     assert_eq!(owner.dead_letters().await.unwrap(), []);
 }
 
-/// Two types that name one domain, with another codec each.
+/// Two types of one domain with different codecs.
 mod codecs {
     use whizbang::prelude::*;
 
@@ -280,7 +281,7 @@ mod codecs {
 }
 
 #[whizbang::test]
-async fn two_codecs_of_one_domain_are_refused_at_the_start() {
+async fn two_codecs_of_one_domain_are_refused_at_start() {
     let builder = || Node::builder("desk", MemoryStore::new()).threads(0);
     builder().projection::<codecs::Counted>().start().await.unwrap().stop().await.unwrap();
     builder().worker(codecs::Porter).start().await.unwrap().stop().await.unwrap();

@@ -1,4 +1,4 @@
-//! Jobs that take long, and jobs that wait for them, delay no other job and no other key.
+//! Slow jobs, and jobs that wait for them, delay no other job and no other key.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,20 +8,20 @@ use tokio::sync::Notify;
 use whizbang::prelude::*;
 use whizbang::{NodeConfig, SendError};
 
-/// More messages than a lane has under way at once.
+/// More messages than a source may have in flight.
 const OTHERS: u64 = 3000;
 
 async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
     let limit = tokio::time::Instant::now() + Duration::from_secs(30);
     while !holds().await {
-        assert!(tokio::time::Instant::now() < limit, "it never came to hold");
+        assert!(tokio::time::Instant::now() < limit, "the condition did not hold in time");
         tokio::task::yield_now().await;
     }
 }
 
-/// A stopped node keeps nothing running and says so soon: long before it would give up waiting.
+/// Asserts that a stopped node stops within a fraction of its stop timeout, because nothing is left running.
 async fn stop_promptly(node: Node) {
-    tokio::time::timeout(Duration::from_secs(5), node.stop()).await.expect("it stops promptly").unwrap();
+    tokio::time::timeout(Duration::from_secs(5), node.stop()).await.expect("the node stops promptly").unwrap();
 }
 
 #[derive(Domain)]
@@ -143,7 +143,7 @@ async fn slow_job_delays_no_other_job() {
     plan(&node, false, OTHERS).await;
     eventually(async || shop.quick.load(Ordering::Relaxed) as u64 == OTHERS).await;
     assert_eq!(shop.slow.load(Ordering::Relaxed), 0);
-    // What was under way when the node ended is done again, and nothing else is.
+    // Jobs in flight when the node ended run again, and no others.
     drop(node);
     let node = works(&store, &shop, NodeConfig::default()).await;
     eventually(async || shop.begun.load(Ordering::Relaxed) == 2).await;
@@ -154,12 +154,12 @@ async fn slow_job_delays_no_other_job() {
     drop(node);
     let node = works(&store, &shop, NodeConfig::default()).await;
     node.wait_idle().await;
-    assert_eq!(shop.slow.load(Ordering::Relaxed), 1, "what is done is not done again");
+    assert_eq!(shop.slow.load(Ordering::Relaxed), 1, "finished jobs do not run again");
     stop_promptly(node).await;
 }
 
 #[whizbang::test]
-async fn jobs_that_wait_leave_their_lane_and_the_thread_to_others() {
+async fn waiting_jobs_delay_neither_their_source_nor_their_thread() {
     let (store, shop) = (MemoryStore::new(), Arc::<Shop>::default());
     let config = NodeConfig { threads: 0, jobs: 4, in_flight: 512, ..NodeConfig::default() };
     let node = works(&store, &shop, config.clone()).await;

@@ -1,12 +1,12 @@
-//! Snapshots that nobody has asked for: kept where the state can be written and read, ignored once its shape has changed.
+//! Snapshots by default: saved if the state can be written and read, ignored once its shape has changed.
 #![cfg(feature = "testing")]
 
-mod watched;
+mod instrumented_store;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use watched::{Watch, WatchedStore};
+use instrumented_store::{InstrumentedStore, StoreProbe};
 
 use whizbang::prelude::*;
 
@@ -25,7 +25,7 @@ struct Count {
 #[event(domain = Meters)]
 struct Counted {}
 
-/// Implements what all meters do.
+/// Implements the handlers that all meters share.
 macro_rules! meter {
     ($meter:ty) => {
         impl Handle<Count> for $meter {
@@ -42,7 +42,7 @@ macro_rules! meter {
     };
 }
 
-/// Without any setting.
+/// A meter with default settings.
 #[derive(Aggregate, Default, Serialize, Deserialize)]
 #[aggregate(domain = Meters, name = "meter", handles(Count), applies(Counted))]
 struct Meter {
@@ -50,7 +50,7 @@ struct Meter {
 }
 meter!(Meter);
 
-/// The same with another shape, whose bytes could be read as this one's.
+/// A meter of another shape, whose bytes could be read as the first one's.
 #[derive(Aggregate, Default, Serialize, Deserialize)]
 #[aggregate(domain = Meters, name = "meter", handles(Count), applies(Counted))]
 struct NarrowMeter {
@@ -58,7 +58,7 @@ struct NarrowMeter {
 }
 meter!(NarrowMeter);
 
-/// The same without snapshots.
+/// A meter without snapshots.
 #[derive(Aggregate, Default, Serialize, Deserialize)]
 #[aggregate(domain = Meters, name = "meter", handles(Count), applies(Counted), snapshot(never))]
 struct ForgetfulMeter {
@@ -77,14 +77,14 @@ async fn count<A: Aggregate>(store: &MemoryStore, turns: u64) {
     node.stop().await.unwrap();
 }
 
-/// Takes one turn on a new node: the reply, and how many turns were read from the store for it.
+/// Runs one turn on a new node. Returns the reply, and the number of turns that were read from the store for it.
 async fn next<A: Aggregate>(store: &MemoryStore) -> (u64, usize) {
-    let watch = Arc::new(Watch::default());
-    let watched = WatchedStore(store.clone(), Arc::clone(&watch));
+    let probe = Arc::new(StoreProbe::default());
+    let watched = InstrumentedStore(store.clone(), Arc::clone(&probe));
     let node = Node::builder("meters", watched).aggregate::<A>().start().await.unwrap();
-    let before = watch.turns.load(Ordering::Relaxed);
+    let before = probe.turns.load(Ordering::Relaxed);
     let reply = node.client().send(Count { meter: "old".into() }).await.unwrap();
-    let read = watch.turns.load(Ordering::Relaxed) - before;
+    let read = probe.turns.load(Ordering::Relaxed) - before;
     node.stop().await.unwrap();
     (reply, read)
 }
@@ -96,7 +96,7 @@ async fn long_history_is_not_read_without_any_setting() {
     count::<Meter>(&store, TURNS).await;
     let (reply, read) = next::<Meter>(&store).await;
     assert_eq!(reply, TURNS + 1);
-    // What is kept with the state (ids of callers, for one) makes snapshots a little rarer than one in 200 turns.
+    // Data that is kept with the state, such as ids of callers, makes snapshots slightly rarer than one in 200 turns.
     assert!((0..=400).contains(&read), "{read} of {TURNS} turns were read");
 }
 
@@ -108,7 +108,7 @@ async fn snapshot_of_another_shape_is_not_used() {
     let (reply, read) = next::<NarrowMeter>(&store).await;
     assert_eq!(reply, TURNS + 1);
     assert!(read as u64 >= TURNS, "{read} turns were read");
-    // It was due, so the turn has left one of the new shape.
+    // A snapshot was due, so the turn has saved one of the new shape.
     let (reply, read) = next::<NarrowMeter>(&store).await;
     assert_eq!(reply, TURNS + 2);
     assert!(read < 200, "{read} turns were read");
@@ -120,7 +120,7 @@ async fn type_without_snapshots_reads_its_history() {
     let store = MemoryStore::new();
     count::<ForgetfulMeter>(&store, TURNS).await;
     assert_eq!(next::<ForgetfulMeter>(&store).await, (TURNS + 1, TURNS as usize));
-    // A snapshot of another program is there now, and the whole stream is still right without it.
+    // The snapshot is now that of another program, and the whole stream is still correct without it.
     count::<Meter>(&store, 500).await;
     let (reply, read) = next::<ForgetfulMeter>(&store).await;
     assert_eq!(reply, TURNS + 502);

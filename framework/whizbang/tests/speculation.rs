@@ -1,13 +1,13 @@
-//! Turns are speculative, replies are not: what a failing store may do to a node.
+//! Turns are speculative, replies are not: the effects of a failing store on a node.
 #![cfg(feature = "testing")]
 
 mod bank;
-mod polled;
+mod poll_once;
 
 use std::time::Duration;
 
 use bank::*;
-use polled::polled;
+use poll_once::poll_once;
 use whizbang::prelude::*;
 use whizbang::store::StoreError;
 use whizbang::{Retry, SendError};
@@ -23,7 +23,7 @@ async fn turn_over() {
 }
 
 #[whizbang::test]
-async fn no_reply_leaves_before_its_commit_and_the_actor_goes_on_meanwhile() {
+async fn reply_waits_for_its_commit_and_the_actor_does_not() {
     let (store, faults) = MemoryStore::faulty();
     let node = start(store).await;
     let client = node.client();
@@ -54,7 +54,7 @@ async fn no_reply_leaves_before_its_commit_and_the_actor_goes_on_meanwhile() {
 }
 
 #[whizbang::test]
-async fn a_failed_commit_is_unknown_to_all_who_built_on_it_and_asking_again_is_safe() {
+async fn failed_commit_is_unknown_to_dependents_and_safe_to_retry() {
     for kept in 0..=10 {
         let (store, faults) = MemoryStore::faulty();
         let node = start(store).await;
@@ -62,14 +62,14 @@ async fn a_failed_commit_is_unknown_to_all_who_built_on_it_and_asking_again_is_s
         client.send(deposit("ada", 0)).await.unwrap();
         faults.hold();
         let ids: Vec<_> = (0..10).map(|_| client.new_id()).collect();
-        let replies: Vec<_> = ids.iter().map(|id| polled(client.send(deposit("ada", 1)).id(*id))).collect();
+        let replies: Vec<_> = ids.iter().map(|id| poll_once(client.send(deposit("ada", 1)).id(*id))).collect();
         turn_over().await;
         faults.fail(kept, broken());
         for reply in replies {
             let error = reply.await.unwrap_err();
             assert!(matches!(error, SendError::Unknown { .. }) && error.may_have_happened(), "{error}");
         }
-        // The shard is opened again by itself.
+        // The node reopens the shard without a restart.
         for (at, id) in ids.iter().enumerate() {
             let balance = loop {
                 match client.send(deposit("ada", 1)).id(*id).await {
@@ -84,17 +84,17 @@ async fn a_failed_commit_is_unknown_to_all_who_built_on_it_and_asking_again_is_s
     }
 }
 
-/// Keys that live on shard 0 of sixteen.
+/// Returns keys in shard 0 of sixteen.
 fn keys(prefix: &str, count: usize) -> Vec<String> {
     let all = (0..).map(|n| format!("{prefix}{n}"));
     all.filter(|key| whizbang::message::shard_of(key, 16) == 0).take(count).collect()
 }
 
 #[whizbang::test]
-async fn a_refused_append_is_not_taken_for_done_whenever_the_node_dies() {
+async fn refused_append_is_not_acknowledged() {
     const ROUNDS: usize = 20;
     let (store, faults) = MemoryStore::faulty();
-    // All sagas on one shard and all accounts on one shard: what is sent between them has one row of sequences.
+    // All sagas are in one shard and all accounts in one shard, so their messages share one row of sequences.
     let (sagas, accounts) = (keys("t", 2 * ROUNDS), keys("from", 2 * ROUNDS));
     {
         let node = start(store.clone()).await;
@@ -111,12 +111,12 @@ async fn a_refused_append_is_not_taken_for_done_whenever_the_node_dies() {
             .0
             .iter()
             .zip(pair.1)
-            .map(|(saga, account)| polled(client.send(transfer(saga, account, "bob", 10))))
+            .map(|(saga, account)| poll_once(client.send(transfer(saga, account, "bob", 10))))
             .collect();
         turn_over().await;
         assert_eq!(faults.waiting(), 2);
-        // The next append, which the node makes by itself, finds the disk full; the one behind it does not. Then the node dies
-        // before it tries again.
+        // The next append, which the node makes in the background, finds the disk full; the one after it does not. Then
+        // the node dies before it retries.
         faults.refuse(1, StoreError::Full { at: "memory".to_owned() });
         faults.go_on();
         for reply in accepted {
@@ -137,15 +137,15 @@ async fn a_refused_append_is_not_taken_for_done_whenever_the_node_dies() {
 }
 
 #[whizbang::test]
-async fn who_waits_for_a_commit_when_the_node_dies_is_told_that_it_may_have_happened() {
+async fn caller_of_a_dying_node_learns_it_may_have_happened() {
     let (store, faults) = MemoryStore::faulty();
     let node = start(store.clone()).await;
     let client = node.client();
     client.send(deposit("ada", 0)).await.unwrap();
     faults.hold();
-    let fresh = polled(client.send(deposit("ada", 1)));
+    let fresh = poll_once(client.send(deposit("ada", 1)));
     let id = client.new_id();
-    let named = polled(client.send(deposit("ada", 2)).id(id));
+    let named = poll_once(client.send(deposit("ada", 2)).id(id));
     turn_over().await;
     assert_eq!(faults.waiting(), 2);
     drop(node);
@@ -160,8 +160,8 @@ async fn who_waits_for_a_commit_when_the_node_dies_is_told_that_it_may_have_happ
     assert_eq!(client.send(deposit("ada", 0)).await.unwrap(), 3);
 }
 
-/// Messages between two actors of which one fails, on a disk that is full just then.
-mod stumbling {
+/// Messages between two actors of which one fails while the disk is full.
+mod failing_appends {
     use std::cell::RefCell;
 
     use whizbang::prelude::*;
@@ -169,8 +169,8 @@ mod stumbling {
     use whizbang::store::memory::CommitControl;
 
     thread_local! {
-        /// How often the handler still panics, and the store whose next append it refuses then.
-        pub(super) static STUMBLES: RefCell<(u32, Option<CommitControl>)> = const { RefCell::new((0, None)) };
+        /// The number of panics left, and the store whose next append the handler then refuses.
+        pub(super) static PANICS: RefCell<(u32, Option<CommitControl>)> = const { RefCell::new((0, None)) };
     }
 
     #[derive(Domain)]
@@ -217,7 +217,7 @@ mod stumbling {
 
     impl Handle<Step> for Walker {
         fn handle(&self, step: Step, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
-            let stumbles = STUMBLES.with_borrow_mut(|(left, faults)| {
+            let stumbles = PANICS.with_borrow_mut(|(left, faults)| {
                 let stumbles = step.steps > 0 && *left > 0;
                 if stumbles {
                     *left -= 1;
@@ -227,7 +227,7 @@ mod stumbling {
                 }
                 stumbles
             });
-            assert!(!stumbles, "stumbled");
+            assert!(!stumbles, "planned: the listener panics");
             effects.record(Stepped { steps: step.steps });
             Ok(self.steps + step.steps)
         }
@@ -241,10 +241,10 @@ mod stumbling {
 }
 
 #[whizbang::test]
-async fn a_message_whose_failed_attempt_cannot_be_written_down_is_not_passed_over() {
-    use stumbling::{Push, STUMBLES, Step, Walker};
+async fn message_with_an_unrecorded_attempt_is_not_skipped() {
+    use failing_appends::{PANICS, Push, Step, Walker};
 
-    // Refused is the note of the attempt if there may be another one, and the dead letter if not.
+    // The refused append is the note of the attempt if another attempt is left, and the dead letter if not.
     for attempts in [3, 1] {
         let (store, faults) = MemoryStore::faulty();
         let retry = Retry { attempts, first: Duration::from_millis(1), longest: Duration::from_millis(4) };
@@ -252,9 +252,9 @@ async fn a_message_whose_failed_attempt_cannot_be_written_down_is_not_passed_ove
         let client = node.client();
         let steps = async || client.send(Step { walker: "ada".into(), steps: 0 }).await.unwrap();
         steps().await;
-        STUMBLES.set((2, Some(faults)));
+        PANICS.set((2, Some(faults)));
         client.send(Push { walker: "bob".into(), other: "ada".into(), steps: 3 }).await.unwrap();
         eventually(async || steps().await == 3).await;
-        assert_eq!(STUMBLES.with_borrow(|(left, _)| *left), 0, "it never stumbled");
+        assert_eq!(PANICS.with_borrow(|(left, _)| *left), 0, "it never stumbled");
     }
 }

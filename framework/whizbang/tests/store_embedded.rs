@@ -1,4 +1,4 @@
-//! The store on disk: the suite every store passes, and what only a store with a folder can do.
+//! The store on disk: the conformance suite of all stores, and what only a store with a folder can do.
 #![cfg(all(feature = "testing", feature = "embedded"))]
 
 use std::sync::Arc;
@@ -38,7 +38,7 @@ mod with_small_files_and_many_checkpoints {
 }
 
 #[test]
-fn long_streams_are_read_a_bounded_number_at_once() {
+fn concurrent_reads_of_long_streams_are_bounded() {
     run(async {
         let folder = Folder::new(EmbeddedConfig::default());
         let store = folder.store().await;
@@ -53,7 +53,7 @@ fn long_streams_are_read_a_bounded_number_at_once() {
         for _ in 0..64 {
             open.push(owner.reader.pages(&actor, "ada", true).await.unwrap());
         }
-        // One more waits until one of these is read.
+        // One more reader waits until one of these is finished.
         let mut waits = owner.reader.pages(&actor, "ada", true);
         assert!(futures_util::poll!(&mut waits).is_pending());
         open.pop();

@@ -1,13 +1,12 @@
-//! What a store on disk does at its limits: a full disk, a removed lock, a large snapshot at a kill, a damaged head or record.
+//! A store on disk at its limits: a full disk, a removed lock, a large snapshot at a kill, a damaged head or record.
 #![cfg(all(feature = "testing", feature = "embedded"))]
 
-#[path = "disks/counted.rs"]
-mod counted_disk;
+mod counting_disk;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use counted_disk::{Counted, Disk, counted};
+use counting_disk::{CountingDisk, Disk, counting_disk};
 use whizbang::message::{Name, ShardId};
 use whizbang::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use whizbang::store::{Snapshot, Store, StoreError};
@@ -21,11 +20,11 @@ fn draft(turn: u64, bytes: usize) -> TurnBuilder {
     TurnBuilder::new("Account", "ada", turn).at(turn, turn - 1).event("Happened", vec![7; bytes])
 }
 
-fn on(disk: &Arc<Counted>, config: &EmbeddedConfig) -> Arc<dyn Store> {
+fn on(disk: &Arc<CountingDisk>, config: &EmbeddedConfig) -> Arc<dyn Store> {
     Arc::new(EmbeddedStore::open_on(Arc::clone(disk) as Arc<Disk>, config, None).unwrap())
 }
 
-/// Appends turns of 100 kB until one is refused: how many there are, and the error.
+/// Appends turns of 100 kB until one is refused. Returns the number of turns and the error.
 async fn fill(owner: &mut Owner, mut turns: u64) -> (u64, StoreError) {
     loop {
         match owner.append(&draft(turns + 1, 100_000)) {
@@ -37,17 +36,17 @@ async fn fill(owner: &mut Owner, mut turns: u64) -> (u64, StoreError) {
 }
 
 #[test]
-fn log_grows_into_the_room_there_is() {
+fn log_grows_into_the_free_space() {
     run(async {
         let size = 20 << 20;
-        let disk = counted(size);
+        let disk = counting_disk(size);
         let store = on(&disk, &EmbeddedConfig::default());
         let mut owner = Owner::take(&store, &bank()).await;
         let (turns, error) = fill(&mut owner, 0).await;
         assert!(matches!(error, StoreError::Full { .. }), "{error}");
         assert!(turns * 100_000 > size / 2, "only {turns} turns of 100 kB fit into {size} bytes");
         assert!(matches!(store.issues()[..], [StoreError::Full { .. }]), "{:?}", store.issues());
-        // With more room it goes on by itself, and says so.
+        // With more space the store resumes without a restart, and reports it.
         disk.resize(2 * size);
         let limit = tokio::time::Instant::now() + Duration::from_secs(60);
         while !store.issues().is_empty() {
@@ -67,7 +66,7 @@ fn log_grows_into_the_room_there_is() {
 #[test]
 fn large_snapshots_survive_a_kill() {
     run(async {
-        let disk = counted(u64::MAX);
+        let disk = counting_disk(u64::MAX);
         let config = EmbeddedConfig::default();
         let store = EmbeddedStore::open_on(Arc::clone(&disk) as Arc<Disk>, &config, Some(1)).unwrap();
         let store: Arc<dyn Store> = Arc::new(store);
@@ -81,7 +80,7 @@ fn large_snapshots_survive_a_kill() {
             let snapshot = Snapshot { turn: 1, version: 1, schema: 1, bytes: bytes.into() };
             owner.writer.save_snapshot(&name, key, snapshot);
         }
-        // A view is saved behind the snapshots, so they are written by then.
+        // Views are saved after the snapshots, so the snapshots are written by then.
         let view = Name::new("View").unwrap();
         let epoch = store.claim_view(&view).await.unwrap();
         let content = whizbang::store::View { schema: 1, checkpoint: Vec::new(), bytes: "".into() };
@@ -98,7 +97,7 @@ fn large_snapshots_survive_a_kill() {
 }
 
 #[test]
-fn removed_locks_let_nobody_in() {
+fn removed_locks_permit_no_second_owner() {
     let folder = tempfile::tempdir().unwrap();
     let first = EmbeddedStore::open(folder.path()).unwrap();
     for removed in [&["lock"][..], &["lock-seen"], &["lock", "lock-seen"]] {
@@ -123,7 +122,8 @@ fn lock_errors_name_the_folder() {
     assert!(error.contains(folder.path().to_str().unwrap()), "{error}");
 }
 
-/// A closed store of one segment with 30 batches of a turn each, without caches: its bytes and where the batches begin.
+/// Returns a closed store of one segment with 30 batches of one turn each, without caches: its bytes and the offsets of
+/// the batches.
 async fn log(folder: &std::path::Path) -> (Vec<u8>, Vec<usize>) {
     let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(folder).unwrap());
     let mut owner = Owner::take(&store, &bank()).await;
@@ -147,7 +147,7 @@ fn damaged_head_of_whole_records_is_recovered() {
     run(async {
         let folder = tempfile::tempdir().unwrap();
         let (whole, heads) = log(folder.path()).await;
-        // The last one is the mark; without it nothing proves how long the last batch is.
+        // The last one is the mark; without it nothing proves the length of the last batch.
         assert!(heads.len() > 30, "{} heads", heads.len());
         for head in &heads[..heads.len() - 1] {
             for byte in [0, 5, 9, 17] {
@@ -170,7 +170,7 @@ fn damaged_head_of_whole_records_is_recovered() {
 }
 
 #[test]
-fn damage_that_is_read_is_a_trouble() {
+fn damage_found_while_reading_is_an_issue() {
     run(async {
         let folder = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(folder.path()).unwrap());
@@ -183,7 +183,7 @@ fn damage_that_is_read_is_a_trouble() {
         let mut bytes = std::fs::read(&path).unwrap();
         let at = bytes.windows(100).position(|bytes| bytes == [7; 100]).unwrap();
         bytes[at + 50] ^= 1;
-        // Written in place, so that the store's open file sees it.
+        // Written in place, so that the open file of the store sees it.
         use std::os::unix::fs::FileExt;
         std::fs::OpenOptions::new()
             .write(true)

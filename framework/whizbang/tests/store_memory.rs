@@ -1,4 +1,4 @@
-//! The store in memory: the suite every store passes, and the faults it can be made to have.
+//! The store in memory: the conformance suite of all stores, and its fault injection.
 #![cfg(feature = "testing")]
 
 use std::fmt::Write;
@@ -55,7 +55,7 @@ fn long_stream_is_read_in_pages() {
         }
         assert_eq!(lengths.iter().sum::<usize>(), 1_000);
         assert!(lengths.iter().all(|length| *length <= 256), "{lengths:?}");
-        // What was lost meanwhile is not read.
+        // Turns that were lost since are not read.
         let mut pages = owner.reader.pages(&actor, "ada", true).await.unwrap();
         faults.hold();
         owner.append(&turn("ada", 1_001)).unwrap();
@@ -65,7 +65,7 @@ fn long_stream_is_read_in_pages() {
 }
 
 #[test]
-fn a_turn_held_back_is_seen_by_nobody_until_it_is_committed() {
+fn held_turn_is_invisible_until_committed() {
     run(async {
         let (store, faults, mut owner) = faulty().await;
         owner.commit(&turn("ada", 1)).await;
@@ -92,21 +92,21 @@ fn a_turn_held_back_is_seen_by_nobody_until_it_is_committed() {
 }
 
 #[test]
-fn what_is_committed_at_once_stands_behind_what_was_held_back() {
+fn immediate_commit_follows_held_turns() {
     run(async {
         let (_store, faults, mut owner) = faulty().await;
         let shop = shard("shop", 0);
         faults.hold();
         owner.append(&turn("ada", 1).send(&shop, 1)).unwrap();
         faults.go_on();
-        // No reader has looked between the two.
+        // No reader has read between the two.
         assert!(owner.append(&turn("ada", 2).send(&shop, 2)).unwrap().committed);
         assert_eq!(owner.reader.outbox_heads(), [(shop, 0, 2)]);
     });
 }
 
 #[test]
-fn a_failed_commit_loses_what_was_not_committed_and_the_next_owner_goes_on() {
+fn failed_commit_loses_only_uncommitted_turns() {
     run(async {
         let (store, faults, mut owner) = faulty().await;
         owner.commit(&turn("ada", 1)).await;
@@ -125,14 +125,14 @@ fn a_failed_commit_loses_what_was_not_committed_and_the_next_owner_goes_on() {
         for number in 3..=6 {
             next.commit(&turn("ada", number)).await;
         }
-        // The lost fifth turn's snapshot must not come back with the new fifth turn.
+        // The snapshot of the lost fifth turn must not be used for the new fifth turn.
         assert_eq!(next.load("Account", "ada").await.snapshot, None);
         assert!(matches!(owner.append(&turn("ada", 7)), Err(StoreError::Fenced { .. })));
     });
 }
 
 #[test]
-fn refusals_come_as_often_as_was_said_and_leave_nothing() {
+fn planned_refusals_occur_and_store_nothing() {
     run(async {
         let (_store, faults, mut owner) = faulty().await;
         faults.refuse(2, StoreError::Full { at: "here".to_owned() });
@@ -172,14 +172,14 @@ fn step() -> impl Strategy<Value = Step> {
 
 const KEYS: [&str; 4] = ["ada", "bob", "eve", "dan"];
 
-/// What was appended, so that it can be appended again elsewhere.
+/// An append that can be repeated on another store.
 #[derive(Clone)]
 enum Written {
     Turn(Box<TurnBuilder>),
     Sent(u64),
 }
 
-/// All that readers can see.
+/// Returns everything that readers see.
 async fn seen(owner: &Owner) -> String {
     let mut all = String::new();
     for key in KEYS {
@@ -236,10 +236,10 @@ fn letter(key: &str, number: u64) -> Note {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
-    /// The oracle of the oracle: with commits late or lost, readers see what a store shows that was given the committed
-    /// turns and no others.
+    /// Checks the oracle itself: with commits delayed or lost, readers see the same as in a store that received the
+    /// committed turns only.
     #[test]
-    fn readers_see_the_committed_turns_and_no_others(steps in proptest::collection::vec(step(), 1..40)) {
+    fn readers_see_only_committed_turns(steps in proptest::collection::vec(step(), 1..40)) {
         run(async {
             let (store, faults, mut owner) = faulty().await;
             faults.hold();

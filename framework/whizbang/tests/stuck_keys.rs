@@ -9,14 +9,14 @@ use whizbang::prelude::*;
 use whizbang::store::StoreError;
 use whizbang::{NodeConfig, Retry, SendError};
 
-/// More messages than a lane or a feed has under way at once.
+/// More messages than a source or a subscription may have in flight.
 const OTHERS: u64 = 3000;
 const AHEAD: u64 = 1100;
 
 /// Keys whose events cannot be applied, and keys whose handlers panic. Each test has keys of its own.
 static UNLOADABLE: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 static FAILING: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-/// What arrived at each key, in order.
+/// The messages that arrived at each key, in order.
 static ARRIVED: LazyLock<Mutex<BTreeMap<String, Vec<u64>>>> = LazyLock::new(Mutex::default);
 
 fn arrived(key: &str) -> Vec<u64> {
@@ -45,7 +45,7 @@ struct Sent {
     n: u64,
 }
 
-/// Sends commands to boxes, or records events that boxes take.
+/// Sends commands to boxes, or records events that boxes handle.
 #[derive(Aggregate, Default)]
 #[aggregate(domain = Senders, handles(Send), records(Sent))]
 struct Sender;
@@ -129,7 +129,7 @@ struct Box_ {
 }
 
 fn put(key: &str, n: u64, effects: &mut Effects<Box_>) {
-    assert!(!FAILING.lock().contains(key), "the box jams");
+    assert!(!FAILING.lock().contains(key), "the handler of the box panics");
     effects.record(Held { box_: key.to_owned(), n });
 }
 
@@ -170,7 +170,7 @@ impl Apply<Held> for Box_ {
 
 /// A back-off that outlasts every test.
 const LONG: Retry = Retry { attempts: 100, first: Duration::from_secs(600), longest: Duration::from_secs(600) };
-/// One that ends soon.
+/// A back-off that ends soon.
 const SHORT: Retry = Retry { attempts: 3, first: Duration::from_millis(1), longest: Duration::from_millis(2) };
 
 async fn start(store: &MemoryStore, retry: Retry) -> Node {
@@ -189,12 +189,12 @@ async fn start(store: &MemoryStore, retry: Retry) -> Node {
 async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
     let limit = tokio::time::Instant::now() + Duration::from_secs(30);
     while !holds().await {
-        assert!(tokio::time::Instant::now() < limit, "it never came to hold");
+        assert!(tokio::time::Instant::now() < limit, "the condition did not hold in time");
         tokio::task::yield_now().await;
     }
 }
 
-/// How a box gets its messages.
+/// The kind of messages that a box receives.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     Commands,
@@ -223,9 +223,9 @@ fn others(prefix: &str) -> u64 {
     ARRIVED.lock().keys().filter(|key| key.starts_with(prefix)).count() as u64
 }
 
-/// A stopped node keeps nothing running and says so soon: long before it would give up waiting.
+/// Asserts that a stopped node stops within a fraction of its stop timeout, because nothing is left running.
 async fn stop_promptly(node: Node) {
-    tokio::time::timeout(Duration::from_secs(5), node.stop()).await.expect("it stops promptly").unwrap();
+    tokio::time::timeout(Duration::from_secs(5), node.stop()).await.expect("the node stops promptly").unwrap();
 }
 
 async fn other_keys_are_reached(way: Way, name: &str) {
@@ -246,13 +246,13 @@ async fn other_keys_are_reached(way: Way, name: &str) {
     assert_eq!(node.metrics().unloadable_keys, 1);
     eventually(async || node.dead_letters().await.unwrap().iter().any(|letter| letter.key == stuck)).await;
     stop_promptly(node).await;
-    // What was taken is not taken again.
+    // Handled messages are not handled again.
     let node = start(&store, SHORT).await;
     eventually(async || node.metrics().unloadable_keys == 1).await;
     send(&node, way, &other, OTHERS, 1, true).await;
     eventually(async || others(&other) == OTHERS + 1).await;
     assert!(node.metrics().activations < 20, "{} activations", node.metrics().activations);
-    // The program is fixed, and a person drives the key again.
+    // The program is fixed, and an operator redrives the key.
     UNLOADABLE.lock().remove(&stuck);
     let letters = node.dead_letters().await.unwrap();
     let letter = letters.iter().find(|letter| letter.key == stuck).unwrap();
@@ -320,7 +320,7 @@ async fn back_off_ends_and_order_is_kept_within_one_run() {
     send(&node, Way::Commands, &key, AHEAD, 100, false).await;
     node.wait_idle().await;
     let holds = node.client().send(Look { box_: key }).await.unwrap();
-    // Each source in its own order; the two are in none.
+    // Each source in its own order; the order between the two is undefined.
     assert_eq!(holds.len() as u64, 2 * AHEAD + 100, "of {AHEAD} twice and 100");
     let of_all: BTreeMap<u64, usize> = holds.iter().fold(BTreeMap::new(), |mut counts, n| {
         *counts.entry(*n).or_default() += 1;
@@ -347,16 +347,16 @@ async fn loads_of_an_unloadable_key() {
     send(&node, Way::Commands, &key, 1, 10, false).await;
     let panics = || node.metrics().panics;
     while node.metrics().unloadable_keys == 0 {
-        assert!(panics() < 10, "it is said by now");
+        assert!(panics() < 10, "health has reported it");
         tokio::time::advance(Duration::from_millis(1)).await;
     }
-    // Ten seconds of the paused clock: one load a second at most.
+    // Ten seconds of the paused clock: at most one load per second.
     let before = panics();
     for _ in 0..1000 {
         tokio::time::advance(Duration::from_millis(10)).await;
     }
     assert!(panics() - before <= 11, "{} loads", panics() - before);
-    // A caller is told, and others are answered.
+    // The caller gets an error, and others are answered.
     assert!(matches!(node.client().send(Look { box_: key }).await, Err(SendError::Refused(_))));
     node.client().send(Look { box_: "fine".to_owned() }).await.unwrap();
     stop_promptly(node).await;
@@ -401,7 +401,7 @@ async fn full_disk_shows_in_health_until_commits_succeed() {
     stop_promptly(node).await;
 }
 
-/// Numbers that follow from a seed (Knuth, MMIX).
+/// A random number generator (Knuth, MMIX).
 struct Random(u64);
 
 impl Random {
@@ -411,8 +411,8 @@ impl Random {
     }
 }
 
-/// Keys fail and recover at random, cannot be loaded for a while, and the node is killed at random. Each message arrives once, those
-/// of one source in order.
+/// Runs keys that fail and recover at random and cannot be loaded for a while, on a node that is killed at random. Each
+/// message arrives once, those of one source in order.
 async fn seed_holds(seed: u64) {
     let (store, mut random) = (MemoryStore::new(), Random(seed));
     let retry = Retry { attempts: u32::MAX, first: Duration::from_millis(1), longest: Duration::from_millis(4) };

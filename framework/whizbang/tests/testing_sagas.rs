@@ -103,7 +103,7 @@ struct OrderCancelled {}
 #[document(domain = Shop)]
 struct GiveUp {}
 
-/// What the order with the bug and the one without have in common: all but how it begins and how it is given up.
+/// The parts that the order with the bug and the one without share: all except its start and its cancellation.
 macro_rules! order {
     () => {
         #[derive(Saga, Default)]
@@ -277,7 +277,7 @@ mod right {
     }
 }
 
-/// A case that the page shows is one as it is told today: line by line, whatever the numbers in it. `nth` counts the cases.
+/// Asserts that a case on the page equals the current report line by line, except for numbers. `nth` counts the cases.
 fn is_told(story: &str, nth: usize) {
     let plain = |line: &str| {
         let words = line.split(|char: char| char.is_ascii_digit() || char == '.').filter(|part| !part.is_empty());
@@ -290,7 +290,7 @@ fn is_told(story: &str, nth: usize) {
     assert!(lines.len() >= 6, "{case}\n{story}");
     // The first line follows `the flow`, where the page was split.
     for line in lines.into_iter().skip(1) {
-        assert!(told.contains(&plain(line)), "this line of the page is told otherwise today:\n{line}\n{story}");
+        assert!(told.contains(&plain(line)), "this line of the page is not in the current report:\n{line}\n{story}");
     }
 }
 
@@ -302,7 +302,7 @@ fn every_block_of_the_tutorial_stands_here() {
     let mut blocks = 0;
     for block in tutorial.split("```rust\n").skip(1) {
         let block = block.split("```").next().unwrap_or_default();
-        // `…` stands for what is left out.
+        // `…` stands for omitted text.
         for part in block.split('…') {
             assert!(code.contains(dense(part).trim_start_matches("// ").trim()), "not in the code:\n{part}");
         }
@@ -311,7 +311,7 @@ fn every_block_of_the_tutorial_stands_here() {
     assert!(blocks >= 6, "{blocks} blocks");
 }
 
-/// Payouts by a bank outside, which is faked.
+/// Payouts by an external bank, which is faked.
 mod outside {
     use std::collections::BTreeMap;
     use std::sync::{Arc, Mutex};
@@ -358,7 +358,7 @@ mod outside {
         }
     }
 
-    /// A bank may be away for long.
+    /// A retry for a bank that may be unavailable for long.
     const PATIENT: Retry = Retry { attempts: 40, first: Duration::from_millis(100), longest: Duration::from_secs(2) };
 
     #[derive(Worker)]

@@ -1,4 +1,5 @@
-//! Timers of two documents with one name, of two domains, and timers that an older version has stored by half of their name.
+//! Timers of two documents with one name, of two domains, and timers that an older version stored under their plain
+//! name.
 
 mod bank;
 
@@ -64,7 +65,7 @@ struct Rang {
     text: String,
 }
 
-/// What both versions of the order have in common.
+/// The parts that both versions of the order share.
 macro_rules! order {
     () => {
         impl Apply<Rang> for Order {
@@ -125,8 +126,8 @@ impl OnTimer<foreign::Overdue> for Order {
     }
 }
 
-/// The same actor, whose only document is of the other domain. What an older version has stored of it looks as what
-/// [`Order`] stores: under the plain name.
+/// The same actor, whose only document is of the other domain. An older version stored it under the plain name, as it
+/// did for the document of [`Order`].
 mod reader {
     use super::*;
 
@@ -173,11 +174,11 @@ async fn told(node: &Node) -> Vec<String> {
 }
 
 async fn node<A: Saga>(store: &MemoryStore) -> Node {
-    // The version that has only the foreign document has given up the own one.
+    // The version that has only the foreign document declares its own one as retired.
     Node::builder("shop", store.clone()).threads(0).retired("Overdue").saga::<A>().start().await.unwrap()
 }
 
-/// The names under which timers are stored.
+/// Returns the names under which timers are stored.
 async fn stored(store: &MemoryStore) -> Vec<String> {
     struct Deaf;
     impl whizbang::store::CommitListener for Deaf {
@@ -191,7 +192,7 @@ async fn stored(store: &MemoryStore) -> Vec<String> {
 }
 
 #[whizbang::test]
-async fn documents_of_one_name_ring_as_what_they_are() {
+async fn documents_of_one_name_fire_timers_of_their_type() {
     let node = node::<Order>(&MemoryStore::new()).await;
     node.client().send(place(SOON, None)).await.unwrap();
     eventually(async || told(&node).await == ["7 cents"]).await;
@@ -212,7 +213,7 @@ async fn documents_of_one_name_are_set_and_cleared_alone() {
     first.client().send(place(LATER, LATER)).await.unwrap();
     first.stop().await.unwrap();
     assert_eq!(stored(&store).await, ["Overdue", "calendar.Overdue"]);
-    // After a restart, so that what is replayed counts.
+    // After a restart, so that the replay is tested.
     let second = node::<Order>(&store).await;
     second.client().send(Forget { order: "o1".into() }).await.unwrap();
     second.stop().await.unwrap();
@@ -225,14 +226,14 @@ async fn documents_of_one_name_are_set_and_cleared_alone() {
 }
 
 #[whizbang::test]
-async fn timer_stored_without_its_domain_still_rings() {
+async fn timer_stored_without_its_domain_fires() {
     let store = MemoryStore::new();
     let older = node::<Order>(&store).await;
     older.client().send(place(Some(Duration::from_millis(200)), None)).await.unwrap();
     older.stop().await.unwrap();
     assert_eq!(stored(&store).await, ["Overdue"]);
     let newer = node::<reader::Order>(&store).await;
-    // The bytes are those of the one number that both documents hold.
+    // The bytes are those of the single number in both documents.
     eventually(async || told(&newer).await == ["7 days"]).await;
     newer.stop().await.unwrap();
 }

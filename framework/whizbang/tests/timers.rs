@@ -1,15 +1,15 @@
-//! Timers: many, due at once, of types that are not hosted, of keys that are stuck, and under clocks that jump. The clock is
-//! paused.
+//! Timers: many due at once, of types that are not hosted, of keys that are stuck, and under clocks that jump. The
+//! clock is paused.
 #![cfg(feature = "testing")]
 
-mod watched;
+mod instrumented_store;
 
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use watched::{Watch, WatchedStore};
+use instrumented_store::{InstrumentedStore, StoreProbe};
 use whizbang::Retry;
 use whizbang::clock::{Clock, Timestamp};
 use whizbang::prelude::*;
@@ -79,11 +79,11 @@ fn set(name: &str, millis: u64) -> Set {
     Set { name: name.to_owned(), millis }
 }
 
-fn node(store: WatchedStore) -> whizbang::NodeBuilder {
+fn node(store: InstrumentedStore) -> whizbang::NodeBuilder {
     Node::builder("alarms", store).threads(0).retired("retired").saga::<Alarm>()
 }
 
-/// Lets virtual time pass, with everything that is due in it.
+/// Advances virtual time and runs everything that is due in it.
 async fn pass(span: Duration) {
     tokio::time::sleep(span).await;
     for _ in 0..20 {
@@ -96,12 +96,12 @@ async fn run(test: impl Future<Output = ()>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn timers_of_unknown_actor_types_are_noted_and_cost_no_turn() {
+async fn timers_of_unknown_actor_types_are_reported_without_turns() {
     run(async {
-        let (store, watch) = (MemoryStore::new(), Arc::<Watch>::default());
-        let watched = || WatchedStore(store.clone(), Arc::clone(&watch));
+        let (store, probe) = (MemoryStore::new(), Arc::<StoreProbe>::default());
+        let watched = || InstrumentedStore(store.clone(), Arc::clone(&probe));
         {
-            // Set, and the node ends before they are due.
+            // The timers are set, and the node ends before they are due.
             let (clock, _hand) = Clock::manual(Timestamp::from_millis(1_000_000));
             let old = node(watched()).saga::<Retired>().clock(clock).start().await.unwrap();
             for n in 0..500 {
@@ -123,21 +123,21 @@ async fn timers_of_unknown_actor_types_are_noted_and_cost_no_turn() {
             })
             .sum();
         assert_eq!((noted, health.ready), (500, true), "{health:?}");
-        // Turns that set timers for later read no timers, whatever is due and never fires.
-        let (pages, timers) = (watch.pages.load(Ordering::Relaxed), watch.timers.load(Ordering::Relaxed));
+        // Turns that set later timers read no timers, even if due timers exist that never fire.
+        let (pages, timers) = (probe.pages.load(Ordering::Relaxed), probe.timers.load(Ordering::Relaxed));
         for n in 0..200 {
             young.client().send(set(&format!("a{n}"), 60_000 + n)).await.unwrap();
             tokio::task::yield_now().await;
         }
-        let read = watch.pages.load(Ordering::Relaxed) - pages;
+        let read = probe.pages.load(Ordering::Relaxed) - pages;
         assert!(read <= 10, "{read} pages were read for 200 turns");
-        assert_eq!(watch.timers.load(Ordering::Relaxed), timers);
+        assert_eq!(probe.timers.load(Ordering::Relaxed), timers);
         FIRED.set(0);
         hand.advance(Duration::from_secs(61));
         pass(Duration::from_secs(31)).await;
         assert_eq!(FIRED.get(), 200, "the others fire");
         drop(young);
-        // The type is back: its timers fire, and the note is gone.
+        // The type is hosted again: its timers fire, and the health issue is resolved.
         let back = node(watched()).saga::<Retired>().start().await.unwrap();
         pass(Duration::from_secs(1)).await;
         assert!(back.health().reasons.is_empty(), "{:?}", back.health());
@@ -147,18 +147,18 @@ async fn timers_of_unknown_actor_types_are_noted_and_cost_no_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_timers_due_at_once_cost_one_reading_each() {
+async fn many_due_timers_are_read_once_each() {
     run(async {
         const MANY: usize = 3000;
-        let (store, watch) = (MemoryStore::new(), Arc::<Watch>::default());
-        let node = node(WatchedStore(store, Arc::clone(&watch))).start().await.unwrap();
+        let (store, probe) = (MemoryStore::new(), Arc::<StoreProbe>::default());
+        let node = node(InstrumentedStore(store, Arc::clone(&probe))).start().await.unwrap();
         let client = node.client();
         for n in 0..MANY {
             client.send(set(&n.to_string(), 1000)).await.unwrap();
         }
         FIRED.set(0);
         tokio::time::advance(Duration::from_secs(2)).await;
-        // While they fire, a command finds its turn.
+        // Commands are handled while the timers fire.
         let mut seen = Vec::new();
         while FIRED.get() < MANY {
             client.send(set("between", 1_000_000)).await.unwrap();
@@ -168,9 +168,9 @@ async fn many_timers_due_at_once_cost_one_reading_each() {
         assert!(seen.iter().filter(|fired| (1..MANY).contains(*fired)).count() > 5, "{seen:?}");
         pass(Duration::from_secs(1)).await;
         assert_eq!(FIRED.get(), MANY);
-        assert_eq!(watch.timers.load(Ordering::Relaxed), MANY, "each was read once");
-        assert!(watch.largest.load(Ordering::Relaxed) <= 256);
-        let pages = watch.pages.load(Ordering::Relaxed);
+        assert_eq!(probe.timers.load(Ordering::Relaxed), MANY, "each was read once");
+        assert!(probe.largest.load(Ordering::Relaxed) <= 256);
+        let pages = probe.pages.load(Ordering::Relaxed);
         assert!(pages < 1000, "{pages} pages");
         node.stop().await.unwrap();
     })
@@ -178,10 +178,10 @@ async fn many_timers_due_at_once_cost_one_reading_each() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stuck_keys_do_not_hold_back_other_timers() {
+async fn stuck_keys_do_not_delay_other_timers() {
     run(async {
         let hour = Duration::from_secs(3600);
-        let store = WatchedStore(MemoryStore::new(), Arc::default());
+        let store = InstrumentedStore(MemoryStore::new(), Arc::default());
         let node = node(store).retry(Retry { attempts: 5, first: hour, longest: hour }).start().await.unwrap();
         let client = node.client();
         // More than may be in flight.
@@ -205,7 +205,7 @@ async fn clock_jumps_do_not_move_live_timers() {
         for jump in [3_600_000_i64, -3_600_000] {
             let (clock, jumps) = Clock::ticking(Timestamp::from_millis(10_000_000));
             let store = MemoryStore::new();
-            let watched = || WatchedStore(store.clone(), Arc::default());
+            let watched = || InstrumentedStore(store.clone(), Arc::default());
             let live = node(watched()).clock(clock.clone()).start().await.unwrap();
             FIRED.set(0);
             live.client().send(set("before", 60_000)).await.unwrap();
@@ -215,7 +215,7 @@ async fn clock_jumps_do_not_move_live_timers() {
             assert_eq!(FIRED.get(), 0, "none fires early after a jump of {jump} ms");
             pass(Duration::from_millis(200)).await;
             assert_eq!(FIRED.get(), 2, "none fires late after a jump of {jump} ms");
-            // After a restart the wall clock is all there is.
+            // After a restart only the wall clock is left.
             live.client().send(set("kept", 60_000)).await.unwrap();
             drop(live);
             pass(Duration::from_secs(1)).await;

@@ -1,4 +1,4 @@
-//! What a turn records is applied once, in its order, or never; on the sender's thread and on others.
+//! Events of a turn are applied once and in order, or never; on the thread of the sender and on others.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ enum End {
     Panic,
 }
 
-/// Records each line as an event: even ones of one type, odd ones of another.
+/// Records each line as an event: even lines of one type, odd lines of another.
 #[derive(Command, Clone, Serialize, Deserialize)]
 #[command(domain = Diaries, reply = Vec<u32>)]
 struct Write {
@@ -44,7 +44,7 @@ struct Diary {
 }
 
 impl Handle<Write> for Diary {
-    /// Replies with what was written before.
+    /// Replies with the lines that were written before.
     fn handle(&self, write: Write, effects: &mut Effects<Self>) -> Result<Vec<u32>, Rejection> {
         for line in write.lines {
             if line % 2 == 0 {
@@ -91,7 +91,7 @@ async fn node(threads: usize) -> Node {
 }
 
 #[whizbang::test]
-async fn what_a_turn_records_is_applied_in_its_order_and_what_it_throws_away_never() {
+async fn recorded_events_apply_in_order_and_discarded_never() {
     let many: Vec<u32> = (100..150).collect();
     let turns: [(&[u32], End); 8] = [
         (&[2, 1, 4, 3], End::Reply),
@@ -121,7 +121,7 @@ async fn what_a_turn_records_is_applied_in_its_order_and_what_it_throws_away_nev
 }
 
 #[whizbang::test]
-async fn what_a_turn_that_panics_has_recorded_is_seen_by_no_other_key() {
+async fn events_of_a_panicking_turn_reach_no_other_key() {
     for threads in [0, 2] {
         let node = node(threads).await;
         let dead = node.client().send(write("bob", &[2, 4, 6], End::Panic)).await;
@@ -139,14 +139,14 @@ async fn what_a_turn_that_panics_has_recorded_is_seen_by_no_other_key() {
 }
 
 #[whizbang::test]
-async fn a_sender_is_told_the_same_on_every_thread() {
+async fn sender_gets_the_same_result_on_every_thread() {
     for threads in [0, 1, 3] {
         let node = node(threads).await;
         let client = node.client();
-        let nobody = client.send(write("", &[1], End::Reply)).await;
-        assert!(matches!(nobody, Err(SendError::Key { bytes: 0 })), "{nobody:?}");
+        let unnamed = client.send(write("", &[1], End::Reply)).await;
+        assert!(matches!(unnamed, Err(SendError::Key { bytes: 0 })), "{unnamed:?}");
         for diary in ["ada", "bob", "cleo", "dan", "eve"] {
-            // An id of the caller's choosing goes with the command wherever its actor lives.
+            // The caller's own id is kept wherever the actor lives.
             let id = client.new_id();
             let first = client.send(write(diary, &[1, 2], End::Reply)).id(id).deadline(Duration::from_secs(30)).await;
             assert_eq!(first.unwrap(), NOTHING);
@@ -165,7 +165,7 @@ async fn a_sender_is_told_the_same_on_every_thread() {
     }
 }
 
-/// A line that cannot be written down.
+/// A line that cannot be serialized.
 #[derive(Clone, Deserialize)]
 struct Unspeakable;
 
@@ -194,7 +194,7 @@ impl Handle<Whisper> for Listener {
 }
 
 #[whizbang::test]
-async fn a_command_whose_writing_panics_is_refused_and_its_actor_goes_on() {
+async fn command_whose_serialization_panics_is_refused() {
     let node = Node::builder("diaries", MemoryStore::new())
         .threads(0)
         .aggregate::<Diary>()

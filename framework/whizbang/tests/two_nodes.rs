@@ -1,4 +1,5 @@
-//! Nodes of different services over the loopback: commands find their owner, events their subscribers, replies their caller.
+//! Nodes of different services over the loopback bridge: commands reach their owner, events their subscribers, replies
+//! their caller.
 
 mod bank;
 
@@ -21,11 +22,11 @@ async fn transfers(store: &MemoryStore, hub: &LoopbackHub) -> Node {
 }
 
 #[whizbang::test]
-async fn a_command_finds_its_owner_and_its_reply_comes_back() {
+async fn command_reaches_its_owner_and_the_reply_its_caller() {
     let hub = LoopbackHub::new();
     let (money, moves) = (MemoryStore::new(), MemoryStore::new());
     let (accounts, transfers) = (accounts(&money, &hub).await, transfers(&moves, &hub).await);
-    // Each node's client reaches the other's domain.
+    // The client of each node reaches the domain of the other.
     assert_eq!(transfers.client().send(deposit("ada", 5)).await.unwrap(), 5);
     assert_eq!(accounts.client().send(outcome("none")).await.unwrap(), "open");
     let no = transfers.client().send(withdraw("ada", 6, "")).await.unwrap_err();
@@ -33,11 +34,11 @@ async fn a_command_finds_its_owner_and_its_reply_comes_back() {
 }
 
 #[whizbang::test]
-async fn a_deadline_holds_between_clocks_that_differ_and_long_ago_is_too_late() {
+async fn deadline_holds_between_differing_clocks() {
     use whizbang::SendError;
     use whizbang::clock::{Clock, Timestamp};
 
-    // By how many seconds the owner's clock is ahead of the sender's.
+    // Seconds by which the owner's clock is ahead of the sender's, and whether the command is late.
     for (ahead, late) in [(0, false), (-240, false), (60, false), (299, false), (400, true)] {
         let hub = LoopbackHub::new();
         let now = Timestamp::from_millis(1_700_000_000_000);
@@ -57,7 +58,7 @@ async fn a_deadline_holds_between_clocks_that_differ_and_long_ago_is_too_late() 
 }
 
 #[whizbang::test]
-async fn a_saga_moves_money_between_accounts_of_another_service() {
+async fn saga_moves_money_between_accounts_of_another_service() {
     let hub = LoopbackHub::new();
     let (money, moves) = (MemoryStore::new(), MemoryStore::new());
     let (accounts, transfers) = (accounts(&money, &hub).await, transfers(&moves, &hub).await);
@@ -75,7 +76,7 @@ async fn a_saga_moves_money_between_accounts_of_another_service() {
 }
 
 #[whizbang::test]
-async fn what_was_sent_while_the_owner_was_away_arrives_once_it_is_back() {
+async fn message_to_an_absent_owner_arrives_after_its_return() {
     let hub = LoopbackHub::new();
     let (money, moves) = (MemoryStore::new(), MemoryStore::new());
     let transfers = transfers(&moves, &hub).await;
@@ -94,7 +95,7 @@ async fn what_was_sent_while_the_owner_was_away_arrives_once_it_is_back() {
 
 #[cfg(feature = "testing")]
 #[whizbang::test]
-async fn full_disk_of_an_owner_is_named_to_callers_elsewhere() {
+async fn full_disk_of_an_owner_is_named_to_remote_callers() {
     use whizbang::SendError;
     use whizbang::store::StoreError;
 
@@ -107,7 +108,7 @@ async fn full_disk_of_an_owner_is_named_to_callers_elsewhere() {
         let error = caller.send(deposit("ada", 5)).await.unwrap_err();
         assert!(matches!(&error, SendError::Refused(StoreError::Full { .. })), "{error}");
         assert!(error.is_transient() && !error.may_have_happened());
-        assert!(!error.to_string().contains("/var/lib"), "{error}: a path of the owner is nobody's business");
+        assert!(!error.to_string().contains("/var/lib"), "{error}: the error contains a path of the owner");
         caller.send(deposit("ada", 5)).await.unwrap();
     }
     accounts.stop().await.unwrap();
@@ -115,7 +116,7 @@ async fn full_disk_of_an_owner_is_named_to_callers_elsewhere() {
 
 #[cfg(feature = "testing")]
 #[whizbang::test]
-async fn a_courier_that_loses_repeats_and_reorders_changes_nothing() {
+async fn lossy_reordering_broker_changes_nothing() {
     use whizbang::bridge::loopback::LoopbackFaults;
     use whizbang::clock::Clock;
     use whizbang::message::IdSource;

@@ -1,20 +1,20 @@
-//! What the derives say about every mistake. What they accept is in `derives.rs`.
+//! The errors of the derives for every mistake. `derives.rs` contains what they accept.
 //!
-//! `ui/fail` has one program per mistake, `ui/several` programs with several. Beside each stands what the compiler says. After
-//! a change: `TRYBUILD=overwrite cargo test -p whizbang --test ui`, and read the difference.
+//! `ui/fail` has one program per mistake, `ui/several` programs with several. Next to each is the expected output of the compiler.
+//! After a change: `TRYBUILD=overwrite cargo test -p whizbang --test ui`, and read the difference.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The derives' own rule of names: a proc macro cannot ask the framework, which depends on it.
+/// The derives' own rule for names: a proc macro cannot call the framework, which depends on it.
 #[path = "../../../macros/src/names.rs"]
 #[allow(dead_code, reason = "only the rule is compared here")]
 mod names;
 
-/// The compiler whose words the expected errors have. Others put the same in words of their own.
+/// The compiler that produced the expected errors. Other versions word the same errors differently.
 const COMPILER: &str = "rustc 1.95.";
 
-/// The programs in a folder of `tests/ui`, with the errors that are expected of each.
+/// Returns the programs in a folder of `tests/ui`, with the expected errors of each.
 fn programs(folder: &str) -> Vec<(PathBuf, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ui").join(folder);
     let entries = std::fs::read_dir(folder).expect("the folder is there").map(|entry| entry.expect("an entry").path());
@@ -27,13 +27,13 @@ fn programs(folder: &str) -> Vec<(PathBuf, String)> {
         .collect()
 }
 
-/// How many errors and warnings a compiler's output holds.
+/// Returns the number of errors and warnings in a compiler's output.
 fn count(output: &str) -> usize {
     output.lines().filter(|line| line.starts_with("error") || line.starts_with("warning")).count()
 }
 
 #[test]
-fn every_mistake_is_told_where_it_is_made() {
+fn every_mistake_is_reported_at_its_place() {
     let compiler = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let version = Command::new(compiler).arg("--version").output().expect("the compiler says its version").stdout;
     let version = String::from_utf8_lossy(&version);
@@ -56,7 +56,7 @@ fn one_mistake_is_one_error() {
 }
 
 #[test]
-fn several_mistakes_are_told_together() {
+fn several_mistakes_are_reported_together() {
     let programs = programs("several");
     assert!(!programs.is_empty());
     for (path, expected) in programs {
@@ -67,7 +67,7 @@ fn several_mistakes_are_told_together() {
 }
 
 #[test]
-fn no_error_shows_what_the_derives_keep_to_themselves() {
+fn errors_show_no_private_names_of_the_derives() {
     for (path, expected) in programs("fail").into_iter().chain(programs("several")) {
         for hidden in ["WHIZBANG_CODING", "WhizbangNamed", "WhizbangOf", "WhizbangChecked", "__Whizbang"] {
             assert!(!expected.contains(hidden), "{} shows `{hidden}`", path.display());
@@ -76,7 +76,7 @@ fn no_error_shows_what_the_derives_keep_to_themselves() {
 }
 
 #[test]
-fn a_name_is_the_same_to_the_derives_and_to_the_framework() {
+fn derives_and_framework_agree_on_valid_names() {
     for code in 0..=u32::from(u16::MAX) {
         let Some(letter) = char::from_u32(code) else { continue };
         for text in [format!("{letter}"), format!("a{letter}"), format!("{letter}z")] {

@@ -1,4 +1,4 @@
-//! User code that panics or blocks where nothing expects it: while a snapshot is saved, in `Default`, in the choice of a key.
+//! User code that panics or blocks in unusual places: while a snapshot is saved, in `Default`, in the choice of a key.
 
 mod bank;
 
@@ -17,7 +17,7 @@ use whizbang::{NodeConfig, Retry, SendError};
 #[domain(name = "shelves")]
 struct Shelves;
 
-/// Where the code stumbles.
+/// The place where the code panics.
 #[derive(Clone, Copy, PartialEq)]
 enum Stumble {
     Nowhere,
@@ -130,12 +130,12 @@ async fn shelves() -> Node {
 }
 
 #[whizbang::test]
-async fn panic_while_snapshot_is_saved_costs_the_snapshot_alone() {
+async fn panic_while_a_snapshot_is_saved_loses_only_the_snapshot() {
     let node = shelves().await;
     let client = node.client();
     STUMBLE.set(Stumble::Save);
     for turn in 1..=20 {
-        // An id of its own sends the command through the mailbox; one without goes directly into the turn.
+        // A command with its own id goes through the mailbox; one without runs inline.
         let sent = client.send(put("a"));
         let sent = if turn % 4 < 2 { sent.id(client.new_id()) } else { sent };
         assert_eq!(sent.await.unwrap(), turn, "a turn that is committed is answered with its reply");
@@ -160,7 +160,7 @@ async fn panic_in_default_fails_one_key_and_no_other() {
     node.wait_idle().await;
     STUMBLE.set(Stumble::Default);
     assert!(matches!(client.send(put("new")).await, Err(SendError::Refused(_) | SendError::DeadLetter { .. })));
-    // What an actor sends is moved by a task of the node, and it goes on moving the rest.
+    // Messages of actors are moved by a background task of the node, which keeps moving the others.
     client.send(Order { desk: "d".into(), shelf: "new".into() }).await.unwrap();
     for _ in 0..100 {
         client.send(Order { desk: "d".into(), shelf: "live".into() }).await.unwrap();
@@ -173,7 +173,7 @@ async fn panic_in_default_fails_one_key_and_no_other() {
 }
 
 #[whizbang::test]
-async fn panic_in_choice_of_key_is_told_to_its_caller() {
+async fn panic_in_choice_of_key_is_reported_to_its_caller() {
     let node = shelves().await;
     STUMBLE.set(Stumble::Key);
     let refused = node.client().send(put("a")).await;
@@ -198,7 +198,7 @@ struct Wait {
 #[aggregate(domain = Locks, handles(Wait))]
 struct Lock {}
 
-/// The handler waits here, as one does that calls something slow.
+/// The handler blocks here, like one that makes a slow call.
 static GATE: Mutex<Option<mpsc::Receiver<()>>> = Mutex::new(None);
 
 impl Handle<Wait> for Lock {
@@ -218,7 +218,7 @@ async fn blocked_thread_is_named_in_health_until_it_runs_again() {
     let client = node.client();
     client.send(Wait { lock: "a".into() }).await.unwrap();
     assert!(node.health().ready, "{:?}", node.health());
-    // Once by each way into a turn.
+    // Once for each path into a turn.
     for own_id in [false, true] {
         let (release, gate) = mpsc::channel();
         *GATE.lock() = Some(gate);

@@ -1,4 +1,5 @@
-//! Workers: jobs with I/O, done at least once with a stable key, replied once, retried, put aside, never in each other's way.
+//! Workers: jobs with I/O, run at least once with a stable key, replied to once, retried, made dead letters, and
+//! independent of each other.
 
 mod payments;
 
@@ -14,7 +15,7 @@ use whizbang::prelude::*;
 use whizbang::{NodeConfig, Retry, SendError};
 
 #[whizbang::test]
-async fn a_command_is_performed_and_its_reply_comes_back() {
+async fn command_is_performed_and_its_reply_returned() {
     let (store, world) = (MemoryStore::new(), Arc::default());
     let node = start(&store, &world).await;
     assert_eq!(node.client().send(charge("o1", 5)).await.unwrap(), "5 charged");
@@ -30,7 +31,7 @@ async fn a_command_is_performed_and_its_reply_comes_back() {
 }
 
 #[whizbang::test]
-async fn a_repeated_id_or_key_gets_the_first_reply_and_nothing_is_done_again() {
+async fn repeated_id_or_key_returns_the_first_reply() {
     let (store, world) = (MemoryStore::new(), Arc::default());
     let node = start(&store, &world).await;
     let client = node.client();
@@ -49,7 +50,7 @@ async fn a_repeated_id_or_key_gets_the_first_reply_and_nothing_is_done_again() {
 }
 
 #[whizbang::test]
-async fn a_message_that_comes_again_while_its_job_is_under_way_waits_for_it() {
+async fn duplicate_of_a_running_job_waits_for_it() {
     let (store, world) = (MemoryStore::new(), Arc::<World>::default());
     world.holds.store(true, Ordering::Relaxed);
     let node = start(&store, &world).await;
@@ -65,7 +66,7 @@ async fn a_message_that_comes_again_while_its_job_is_under_way_waits_for_it() {
 }
 
 #[whizbang::test]
-async fn a_job_that_fails_is_done_again_with_the_same_key() {
+async fn failed_job_runs_again_with_the_same_key() {
     let (store, world) = (MemoryStore::new(), Arc::<World>::default());
     world.fails.store(2, Ordering::Relaxed);
     let node = start(&store, &world).await;
@@ -77,7 +78,7 @@ async fn a_job_that_fails_is_done_again_with_the_same_key() {
 }
 
 #[whizbang::test]
-async fn a_job_that_never_ends_is_dropped_and_done_again_with_the_same_key() {
+async fn hanging_job_is_dropped_and_runs_again_with_its_key() {
     let (store, world) = (MemoryStore::new(), Arc::<World>::default());
     world.holds.store(true, Ordering::Relaxed);
     let config = NodeConfig {
@@ -99,13 +100,13 @@ async fn a_job_that_never_ends_is_dropped_and_done_again_with_the_same_key() {
     let calls = world.calls("o1").await;
     assert_eq!(calls.iter().map(|(_, delivery)| *delivery).collect::<Vec<_>>(), [1, 2, 3]);
     assert!(calls.iter().all(|(key, _)| *key == calls[0].0), "{calls:?}");
-    assert_eq!(world.now.load(Ordering::Relaxed), 0, "what was dropped has let go");
+    assert_eq!(world.now.load(Ordering::Relaxed), 0, "the dropped job has released its key");
     world.release();
     assert_eq!(node.client().send(charge("o2", 6)).await.unwrap(), "6 charged", "the slot is free again");
 }
 
 #[whizbang::test]
-async fn who_waits_for_a_job_that_has_begun_is_not_told_by_a_node_that_stops_that_nothing_was_done() {
+async fn caller_of_a_begun_job_is_not_told_that_nothing_happened() {
     let (store, world) = (MemoryStore::new(), Arc::<World>::default());
     world.fails.store(usize::MAX, Ordering::Relaxed);
     let slow = Retry { attempts: 3, first: Duration::from_secs(60), longest: Duration::from_secs(60) };
@@ -120,7 +121,7 @@ async fn who_waits_for_a_job_that_has_begun_is_not_told_by_a_node_that_stops_tha
 }
 
 #[whizbang::test]
-async fn a_job_that_fails_in_every_try_is_a_dead_letter_that_can_be_driven_again() {
+async fn repeatedly_failing_job_becomes_a_redrivable_dead_letter() {
     let (store, world) = (MemoryStore::new(), Arc::<World>::default());
     world.fails.store(usize::MAX, Ordering::Relaxed);
     let node = start(&store, &world).await;
@@ -145,7 +146,7 @@ async fn a_job_that_fails_in_every_try_is_a_dead_letter_that_can_be_driven_again
 }
 
 #[whizbang::test]
-async fn a_dead_letter_that_is_discarded_stays_undone() {
+async fn discarded_dead_letter_is_never_performed() {
     let (store, world) = (MemoryStore::new(), Arc::<World>::default());
     let node = start(&store, &world).await;
     assert!(matches!(node.client().send(charge("o1", 666)).await, Err(SendError::DeadLetter { .. })));
@@ -157,7 +158,7 @@ async fn a_dead_letter_that_is_discarded_stays_undone() {
 }
 
 #[whizbang::test]
-async fn a_panic_in_a_job_counts_as_a_failure_and_nobody_else_notices() {
+async fn panic_in_a_job_is_a_failure_of_that_job_only() {
     let (store, world) = (MemoryStore::new(), Arc::default());
     let node = start(&store, &world).await;
     let client = node.client();
@@ -192,7 +193,7 @@ async fn attempts_are_counted_across_crashes() {
 }
 
 #[whizbang::test]
-async fn a_job_under_way_when_its_node_is_killed_is_done_again_with_the_same_key() {
+async fn killed_node_runs_its_job_again_with_the_same_key() {
     let (store, world) = (MemoryStore::new(), Arc::<World>::default());
     world.holds.store(true, Ordering::Relaxed);
     let node = start(&store, &world).await;
@@ -211,10 +212,10 @@ async fn a_job_under_way_when_its_node_is_killed_is_done_again_with_the_same_key
 }
 
 #[whizbang::test]
-async fn jobs_that_end_out_of_order_are_each_known_after_a_crash() {
+async fn jobs_ending_out_of_order_are_remembered_after_a_crash() {
     let (store, world) = (MemoryStore::new(), Arc::<World>::default());
     let node = start(&store, &world).await;
-    // One order, so all its charges come over one lane and all its events from one log; the first of each is held.
+    // One order, so all its charges have one source and all its events one log; the first of each is held.
     world.holds.store(true, Ordering::Relaxed);
     *world.held.lock().await = vec!["o 1001".to_owned(), "mail 1001".to_owned()];
     for n in 1..=1500u64 {
@@ -237,7 +238,7 @@ async fn jobs_that_end_out_of_order_are_each_known_after_a_crash() {
     node.stop().await.unwrap();
     let node = start(&store, &world).await;
     node.wait_idle().await;
-    assert_eq!(*world.calls.lock().await, before, "what is done is not done again");
+    assert_eq!(*world.calls.lock().await, before, "finished jobs do not run again");
 }
 
 #[whizbang::test]
@@ -262,7 +263,7 @@ async fn no_more_jobs_run_at_once_than_the_configuration_says() {
 }
 
 #[whizbang::test]
-async fn a_node_that_stops_waits_for_its_jobs_and_begins_no_more() {
+async fn stopping_node_finishes_its_jobs_and_starts_none() {
     let (store, world) = (MemoryStore::new(), Arc::<World>::default());
     let node = start(&store, &world).await;
     world.holds.store(true, Ordering::Relaxed);
@@ -278,7 +279,7 @@ async fn a_node_that_stops_waits_for_its_jobs_and_begins_no_more() {
 }
 
 #[whizbang::test]
-async fn a_saga_and_its_worker_work_together_over_a_bridge() {
+async fn saga_and_its_worker_work_together_over_a_bridge() {
     let (hub, world) = (LoopbackHub::new(), Arc::<World>::default());
     let orders = Node::builder("orders", MemoryStore::new())
         .threads(0)
@@ -295,7 +296,7 @@ async fn a_saga_and_its_worker_work_together_over_a_bridge() {
         .start()
         .await
         .unwrap();
-    let outside = Client::connect("till", hub.bridge()).await.unwrap();
+    let outside = Client::connect("wallet", hub.bridge()).await.unwrap();
     for n in 0..40u64 {
         outside.send(place(&format!("o{n}"), n)).await.unwrap();
     }

@@ -7,7 +7,7 @@ mod adversary;
 mod bank;
 mod callers;
 mod claims;
-#[path = "../../../framework/whizbang/tests/drift/contracts.rs"]
+#[path = "../../../framework/whizbang/tests/schema_drift/contracts.rs"]
 mod contracts;
 mod diary;
 mod disclosure;

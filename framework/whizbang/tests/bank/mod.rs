@@ -1,4 +1,4 @@
-//! A small bank: two kinds of actor, a transfer between accounts.
+//! A small bank: two actor types, and a transfer between accounts.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
 use std::time::Duration;
@@ -137,7 +137,7 @@ impl Apply<Closed> for Account {
 #[domain(name = "branches")]
 pub struct Branches;
 
-/// Has a branch send [`Explode`]: from an actor, it parks its account.
+/// Has a branch send [`Explode`]: sent by an actor, it parks its account.
 #[derive(Command, Clone, Debug, Serialize, Deserialize)]
 #[command(domain = Branches)]
 pub struct Blast {
@@ -253,7 +253,7 @@ impl React<Withdrawn> for Transfer {
     }
 
     fn react(&self, event: Withdrawn, effects: &mut Effects<Self>) {
-        // From here on there is no way back but the payee's refusal: what has been paid out cannot be undone.
+        // From here on only the payee's rejection ends the transfer otherwise: a payment cannot be compensated.
         effects.clear_timer::<Overdue>();
         effects.send(Deposit { account: self.to.clone(), cents: event.cents });
     }
@@ -334,11 +334,11 @@ pub async fn eventually(holds: impl AsyncFn() -> bool) {
     eventually_within(10, holds).await;
 }
 
-/// Waits until `holds`, so many seconds at most.
+/// Waits until `holds`, at most the given number of seconds.
 pub async fn eventually_within(seconds: u64, holds: impl AsyncFn() -> bool) {
     let begun = tokio::time::Instant::now();
     while !holds().await {
-        assert!(begun.elapsed() < Duration::from_secs(seconds), "it never came to hold");
+        assert!(begun.elapsed() < Duration::from_secs(seconds), "the condition did not hold in time");
         tokio::task::yield_now().await;
     }
 }

@@ -1,11 +1,12 @@
-//! The bank's transfer as a flow: what people do with their accounts, how, and that no cent is made or lost.
+//! The bank's transfer as a flow: the actions of its customers, how they are executed, and the rule that money is
+//! conserved.
 
 use proptest::prelude::*;
 use whizbang::testing::{Sim, World};
 
 use crate::bank::{Account, Close, Transfer, deposit, transfer};
 
-/// What people do with their accounts.
+/// An action of a customer.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Step {
     Deposit {
@@ -17,7 +18,7 @@ pub(crate) enum Step {
         to: u8,
         cents: u16,
     },
-    /// Nobody can pay into account 3 any more.
+    /// Account 3 accepts no deposit afterwards.
     Close,
 }
 
@@ -40,7 +41,10 @@ pub(crate) async fn perform(world: &World, step: Step) {
         }
         Step::Transfer { from, to, cents } => {
             let name = format!("transfer{}", world.below(u64::MAX));
-            world.send(transfer(&name, &account(from), &account(to), cents.into())).await.expect("it always begins");
+            world
+                .send(transfer(&name, &account(from), &account(to), cents.into()))
+                .await
+                .expect("a transfer can always begin");
         }
         Step::Close => world.send(Close { account: account(3) }).await.expect("it may be closed twice"),
     }

@@ -1,4 +1,5 @@
-//! Shelves and orders: a saga that takes items from shelves, each to be put back, with shelves that misbehave by their name.
+//! Shelves and orders: a saga that takes items from shelves, each of which can be put back. Some shelves fail,
+//! depending on their name.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,29 +18,29 @@ pub struct Stock;
 #[domain(name = "orders")]
 pub struct Orders;
 
-/// Whether shelves whose name begins with `broken`, and orders that hear of `shaky` ones, panic.
-pub struct FaultEvent(pub AtomicBool);
+/// True if shelves whose name begins with `broken`, and orders that receive events of `shaky` ones, panic.
+pub struct FaultSwitch(pub AtomicBool);
 
-impl FaultEvent {
+impl FaultSwitch {
     pub fn set(&self, on: bool) {
         self.0.store(on, Ordering::SeqCst);
     }
 }
 
 thread_local! {
-    /// Of this test alone: each runs on a thread of its own.
-    pub static TROUBLE: FaultEvent = const { FaultEvent(AtomicBool::new(true)) };
+    /// Thread-local, because each test runs on its own thread.
+    pub static FAULTS: FaultSwitch = const { FaultSwitch(AtomicBool::new(true)) };
 }
 
 fn in_trouble() -> bool {
-    TROUBLE.with(|trouble| trouble.0.load(Ordering::SeqCst))
+    FAULTS.with(|faults| faults.0.load(Ordering::SeqCst))
 }
 
 pub fn repair() {
-    TROUBLE.with(|trouble| trouble.set(false));
+    FAULTS.with(|faults| faults.set(false));
 }
 
-/// Takes one. On a shelf named `broken…` it panics, on one named `empty…` it is rejected.
+/// Takes one item. On a shelf named `broken…` it panics, on one named `empty…` it is rejected.
 #[derive(Command, Clone, Debug, Serialize, Deserialize)]
 #[command(domain = Stock, reply = u64)]
 pub struct Take {
@@ -47,7 +48,7 @@ pub struct Take {
     pub shelf: String,
 }
 
-/// Puts one back. On a shelf named `stuck…` it is rejected.
+/// Puts one item back. On a shelf named `stuck…` it is rejected.
 #[derive(Command, Clone, Debug, Serialize, Deserialize)]
 #[command(domain = Stock)]
 pub struct PutBack {
@@ -55,7 +56,7 @@ pub struct PutBack {
     pub shelf: String,
 }
 
-/// How many were taken and not put back.
+/// Returns the number of items taken and not put back.
 #[derive(Command, Clone, Debug, Serialize, Deserialize)]
 #[command(domain = Stock, reply = i64)]
 pub struct Count {
@@ -105,13 +106,16 @@ impl Handle<Count> for Shelf {
 }
 
 thread_local! {
-    /// Shelves cannot be loaded any longer.
-    pub static BURNT: AtomicBool = const { AtomicBool::new(false) };
+    /// True if shelves cannot be loaded.
+    pub static UNLOADABLE: AtomicBool = const { AtomicBool::new(false) };
 }
 
 impl Apply<Taken> for Shelf {
     fn apply(&mut self, _taken: &Taken) {
-        assert!(!BURNT.with(|burnt| burnt.load(Ordering::SeqCst)), "the shelf is burnt");
+        assert!(
+            !UNLOADABLE.with(|unloadable| unloadable.load(Ordering::SeqCst)),
+            "planned: the shelf cannot be loaded"
+        );
         self.taken += 1;
     }
 }
@@ -122,7 +126,7 @@ impl Apply<Returned> for Shelf {
     }
 }
 
-/// Takes one from each shelf, each with its way back.
+/// Takes one item from each shelf, each with its compensation.
 #[derive(Command, Clone, Debug, Serialize, Deserialize)]
 #[command(domain = Orders)]
 pub struct Place {
@@ -148,7 +152,7 @@ pub enum How {
     CompleteThenCompensate,
 }
 
-/// What the order has recorded.
+/// Returns the events the order has recorded.
 #[derive(Command, Clone, Debug, Serialize, Deserialize)]
 #[command(domain = Orders, reply = String)]
 pub struct Story {
@@ -264,7 +268,7 @@ pub fn only(letters: Vec<DeadLetter>) -> DeadLetter {
     letter
 }
 
-/// Whether the saga has ended: then it takes no more orders.
+/// Returns whether the saga has ended: it then rejects further commands.
 pub async fn has_ended(node: &Node, order: &str) -> bool {
     let again = place(node, order, &[]).await;
     matches!(&again, Err(error) if error.rejection().is_some_and(|no| no.code() == "saga.ended"))

@@ -1,4 +1,4 @@
-//! Payments by a provider that may fail, wait or never answer; orders that have their money charged; mails.
+//! Payments by a provider that may fail, wait or never answer; orders that are charged; mails.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
 use std::collections::BTreeMap;
@@ -53,7 +53,7 @@ pub struct Settled {
     pub state: String,
 }
 
-/// An order that has its money charged.
+/// An order that is charged.
 #[derive(Saga, Debug, Default)]
 #[saga(domain = Orders, handles(Place, State), applies(Placed, Settled), replies(Charge))]
 pub struct Order {
@@ -93,12 +93,12 @@ impl Apply<Settled> for Order {
     }
 }
 
-/// The world outside: what it was asked, by idempotency key, and how it behaves.
+/// The external provider: its calls by idempotency key, and its behavior.
 #[derive(Default)]
 pub struct World {
     pub calls: Mutex<BTreeMap<String, Vec<(String, u32)>>>,
     pub fails: AtomicUsize,
-    /// Every call waits, or those that are listed, until they are released.
+    /// All calls, or the listed ones, wait until they are released.
     pub holds: AtomicBool,
     pub held: Mutex<Vec<String>>,
     pub go: Notify,
@@ -107,7 +107,7 @@ pub struct World {
 }
 
 impl World {
-    /// Does something outside for `what`, if nothing goes wrong.
+    /// Calls the provider for `what`, and fails if the behavior says so.
     async fn call(&self, what: &str, job: &Job) -> Result<(), WorkError> {
         let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
         self.most.fetch_max(now, Ordering::Relaxed);
@@ -213,12 +213,12 @@ pub async fn start(store: &MemoryStore, world: &Arc<World>) -> Node {
 pub async fn eventually(holds: impl AsyncFn() -> bool) {
     let begun = tokio::time::Instant::now();
     while !holds().await {
-        assert!(begun.elapsed() < Duration::from_secs(10), "it never came to hold");
+        assert!(begun.elapsed() < Duration::from_secs(10), "the condition did not hold in time");
         tokio::task::yield_now().await;
     }
 }
 
-/// Lets `future` run in the background.
+/// Runs `future` in the background.
 pub fn background<T: 'static>(future: impl Future<Output = T> + 'static) -> tokio::task::JoinHandle<T> {
     tokio::task::spawn_local(future)
 }

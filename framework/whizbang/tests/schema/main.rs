@@ -1,5 +1,5 @@
-//! Types that change between two starts of a node: a start that would read stored bytes as something else, or lose what is stored
-//! under another name, is refused.
+//! Types that change between two starts of a node. A start that would read stored bytes as another type, or lose data
+//! stored under another name, is refused.
 
 #![allow(unreachable_pub, dead_code, reason = "the programs in here are written as their users write them")]
 
@@ -11,7 +11,7 @@ use whizbang::node::NodeBuilder;
 use whizbang::prelude::*;
 use whizbang::store::Store;
 
-/// A program: one aggregate that keeps the text of its events, and whatever is different in it.
+/// A program: one aggregate that keeps the text of its events, and the parts that differ.
 macro_rules! program {
     ($program:ident, $domain:tt, { $($event:tt)* }, { $($account:tt)* }, $Account:ident, $Paid:ident, $apply:expr) => {
         pub mod $program {
@@ -70,7 +70,7 @@ macro_rules! program {
             }
         }
     };
-    // With the usual aggregate.
+    // With the default aggregate.
     ($program:ident, $domain:tt, { $($event:tt)* }, $Paid:ident, $apply:expr) => {
         program!($program, $domain, { $($event)* }, {
             #[aggregate(domain = Bank, handles(Pay), applies($Paid))]
@@ -85,7 +85,7 @@ async fn start(store: impl Store, host: fn(NodeBuilder) -> NodeBuilder) -> Resul
     host(Node::builder("bank", store).threads(0)).retry(Retry::NEVER).start().await
 }
 
-/// Runs a program once on a new store, so that an event is in it.
+/// Runs a program once on a new store, which then holds an event.
 macro_rules! ran {
     ($program:ident) => {{
         let store = MemoryStore::new();
@@ -96,10 +96,10 @@ macro_rules! ran {
     }};
 }
 
-/// What is wrong with the start of another program.
+/// Returns the error of a start of another program.
 async fn refused(store: &MemoryStore, host: fn(NodeBuilder) -> NodeBuilder) -> String {
     match start(store.clone(), host).await {
-        Ok(_) => panic!("the start is not refused"),
+        Ok(_) => panic!("the start was not refused"),
         Err(error) => error.to_string(),
     }
 }
@@ -173,7 +173,7 @@ macro_rules! parts {
     };
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 async fn eventually(is_so: impl AsyncFn() -> bool) {
     let waiting = async {
         while !is_so().await {

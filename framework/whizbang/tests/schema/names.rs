@@ -106,7 +106,7 @@ async fn renamed_event_is_refused_until_it_is_declared() {
 }
 
 #[whizbang::test]
-async fn name_under_which_nothing_is_stored_may_go() {
+async fn unused_name_may_be_removed() {
     let store = MemoryStore::new();
     start(store.clone(), first::host).await.unwrap().stop().await.unwrap();
     start(store.clone(), renamed::host).await.unwrap().stop().await.unwrap();
@@ -125,17 +125,17 @@ async fn unknown_event_of_a_store_without_catalog_is_no_skip() {
     let catalog = folder.path().join("catalog");
     let readable = std::fs::read(&catalog).unwrap();
     assert!(String::from_utf8_lossy(&readable).contains("Paid"));
-    // As an older version has left it.
+    // As an older version left it.
     std::fs::remove_file(&catalog).unwrap();
     let node = start(open(), renamed::host).await.unwrap();
     let error = renamed::pay(&node, 0).await.unwrap_err();
     assert!(error.to_string().contains("the stored event `Paid` is unknown: declare `formerly"), "{error}");
     node.stop().await.unwrap();
-    // What the first start finds is written down; the event is still not.
+    // The first start saves what it finds in the catalog; the event is not yet in it.
     let node = start(open(), renamed_formerly::host).await.unwrap();
     assert_eq!(renamed_formerly::pay(&node, 0).await.unwrap(), "250>1 ");
     node.stop().await.unwrap();
-    // A catalog that is damaged is told and not taken for missing.
+    // A damaged catalog is reported and not treated as missing.
     std::fs::write(&catalog, &readable[..readable.len() - 1]).unwrap();
     let error = start(open(), renamed_formerly::host).await.unwrap_err();
     assert!(matches!(error, StartError::Store(whizbang::store::StoreError::Corrupt { .. })), "{error}");
@@ -227,11 +227,11 @@ async fn renamed_aggregate_is_refused_until_it_is_declared() {
     let node = start(store.clone(), moved_formerly::host).await.unwrap();
     assert_eq!(moved_formerly::pay(&node, 3).await.unwrap(), "250>1 ");
     node.stop().await.unwrap();
-    // The stream keeps the name it began with, so both programs go on with it.
+    // The stream keeps its original name, so both programs can continue it.
     let node = start(store.clone(), first::host).await.unwrap();
     assert_eq!(first::pay(&node, 0).await.unwrap(), "250>1 3>1 ");
     node.stop().await.unwrap();
-    // Two types that have streams of their own cannot become one.
+    // Two types with streams of their own cannot be merged.
     let node = start(store.clone(), purse::host).await.unwrap();
     assert_eq!(purse::pay(&node, 9).await.unwrap(), "");
     node.stop().await.unwrap();

@@ -23,7 +23,7 @@ parts!(other_view, Ring, [#[document(domain = Bank)] pub struct Ring { n: u64 }]
     [#[saga(domain = Bank, handles(Pay), applies(Rang), timers(Ring))] pub struct Clockwork { rings: u64 }]);
 
 #[whizbang::test]
-async fn timers_of_a_renamed_saga_ring() {
+async fn timers_of_a_renamed_saga_fire() {
     let (clock, hand) = Clock::manual(Timestamp::from_millis(1_800_000_000_000));
     let store = MemoryStore::new();
     let begin = |host: fn(NodeBuilder) -> NodeBuilder| {
@@ -47,7 +47,7 @@ async fn timers_of_a_renamed_saga_ring() {
     assert_eq!(node.client().query(chime_formerly::Rings {}).await.unwrap(), 1);
     drop(node);
 
-    // And one that was set before rings under its old name.
+    // A timer that was set before fires under its old name.
     let node = begin(parts_first::host).start().await.unwrap();
     parts_first::pay(&node, 1).await.unwrap();
     drop(node);
@@ -120,7 +120,7 @@ macro_rules! failing {
             #[event(domain = Bank)]
             pub struct Charged {}
 
-            /// Sends the command to `bob`: what an actor sends becomes a dead letter, what a caller sends is answered.
+            /// Sends the command to `bob`: from an actor it becomes a dead letter, from a caller it is rejected.
             #[derive(Command, Serialize, Deserialize)]
             #[command(domain = Bank)]
             pub struct Ask { #[key] pub account: String }
@@ -174,7 +174,7 @@ async fn dead_letter_of_a_renamed_command_can_be_redriven() {
     assert_eq!(node.dead_letters().await.unwrap(), []);
     assert_eq!(node.metrics().events, 1);
     node.stop().await.unwrap();
-    // Nothing is left of the old name, so it need not be declared any longer.
+    // The old name is unused, so it need not be declared.
     drop(start(store, debit::host).await.unwrap());
 }
 
@@ -236,7 +236,7 @@ orders!(dispatch, Dispatch, [#[command(domain = Depot, formerly = "Ship")]]);
 async fn command_in_an_outbox_is_handled_under_its_old_name() {
     let store = MemoryStore::new();
     let node = start(store.clone(), |builder| builder.aggregate::<ship::Order>()).await.unwrap();
-    // The depot is not there, so the command stays in the outbox.
+    // The depot is not reachable, so the command stays in the outbox.
     node.client().send(ship::Place { order: "o1".into() }).await.unwrap();
     node.stop().await.unwrap();
     let host = |builder: NodeBuilder| builder.aggregate::<dispatch::Order>().aggregate::<dispatch::Parcel>();

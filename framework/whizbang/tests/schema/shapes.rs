@@ -141,7 +141,7 @@ program!(
     |paid| paid.to.to_string()
 );
 
-/// Hosts a version of the program.
+/// A function that hosts a version of the program.
 type Host = fn(NodeBuilder) -> NodeBuilder;
 
 #[whizbang::test]
@@ -160,7 +160,7 @@ async fn changed_event_is_refused_at_start() {
         }
         assert!(parts.iter().all(|part| error.contains(part)), "{error}");
     }
-    // Nothing was changed by that.
+    // The refused start changed nothing.
     let node = start(store, first::host).await.unwrap();
     assert_eq!(first::pay(&node, 0).await.unwrap(), "250>1 ");
 }
@@ -245,14 +245,14 @@ program!(
 );
 
 #[whizbang::test]
-async fn variant_in_front_is_refused_and_at_the_end_not() {
+async fn variant_inserted_in_front_is_refused_but_not_appended() {
     let store = ran!(up_down);
     let error = refused(&store, jump_up_down::host).await;
     assert!(error.contains("`the variants` was Up in the store and is Jump in"), "{error}");
     let node = start(store.clone(), up_down_jump::host).await.unwrap();
     assert_eq!(up_down_jump::pay(&node, 3).await.unwrap(), "up 250 ");
     node.stop().await.unwrap();
-    // The new variant is remembered, though the first program knew nothing of it.
+    // The new variant is remembered, although the first program does not have it.
     drop(start(store.clone(), up_down::host).await.unwrap());
     let error = refused(&store, jump_up_down::host).await;
     assert!(error.contains("the variants"), "{error}");
@@ -325,5 +325,5 @@ async fn json_event_may_change_its_order_and_gain_an_option() {
     let node = start(store.clone(), json_tolerant::host).await.unwrap();
     assert_eq!(json_tolerant::pay(&node, 0).await.unwrap(), "250>1None ");
     node.stop().await.unwrap();
-    drop(start(store, json::host).await.expect("a roll back starts"));
+    drop(start(store, json::host).await.expect("a rollback starts"));
 }

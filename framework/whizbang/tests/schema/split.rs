@@ -1,4 +1,4 @@
-//! An event of an older version that has become several.
+//! An event of an older version that was split into several.
 
 use whizbang::message::{Name, ShardId};
 use whizbang::prelude::*;
@@ -35,7 +35,7 @@ program!(
     |paid| format!("{} ", paid.cents)
 );
 
-/// What follows the events of `split`.
+/// The events that replace `split`.
 mod followers {
     use std::sync::Mutex;
 
@@ -111,8 +111,8 @@ async fn split_event_is_applied_as_several() {
     node.wait_idle().await;
     assert_eq!(node.client().query(followers::Counts {}).await.unwrap(), (3, 3));
     let keys: std::collections::BTreeSet<_> = followers::KEYS.lock().unwrap().iter().copied().collect();
-    assert_eq!(keys.len(), 3, "each has its own effect outside: {keys:?}");
-    // The stream's versions are those that were stored.
+    assert_eq!(keys.len(), 3, "each has its own external effect: {keys:?}");
+    // The versions of the stream are the stored ones.
     let mut versions = Vec::new();
     for number in 0..16 {
         let shard = ShardId::new(Name::new("bank").unwrap(), number);

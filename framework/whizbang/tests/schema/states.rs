@@ -129,7 +129,7 @@ async fn changed_command_timer_and_view_are_refused() {
     assert!(error.contains("raise its `schema`"), "{error}");
 }
 
-/// A command with the reply that one program gives.
+/// A command with the reply type of one program.
 macro_rules! replying {
     ($program:ident, version = $version:literal $(, upcast = $upcast:ident)?; $reply:ty) => {
         pub mod $program {

@@ -1,0 +1,233 @@
+//! A store that counts reads of its timers and streams, and that panics or pauses on request.
+#![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use futures_util::future::{BoxFuture, FutureExt};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use whizbang::clock::Timestamp;
+use whizbang::message::{MessageId, Name, ShardId};
+use whizbang::prelude::*;
+use whizbang::store::{
+    Appended, CatalogEntry, CommitListener, DeadLetter, Epoch, OutboxEntry, ShardHandle, ShardReader, ShardWriter,
+    Snapshot, Store, StoreError, StoredEvent, StoredTurn, StreamState, Timer, TimerCursor, TimerPage, Turn, View,
+    Watermark,
+};
+
+/// The faults to inject, and counters of the reads.
+#[derive(Default)]
+pub struct StoreProbe {
+    /// The method whose next calls panic, and the number of calls.
+    panics: Mutex<Option<(String, usize)>>,
+    /// The number of pages of timers read.
+    pub pages: AtomicUsize,
+    /// The number of timers in them.
+    pub timers: AtomicUsize,
+    /// The most timers in one page.
+    pub largest: AtomicUsize,
+    /// The number of turns of streams read.
+    pub turns: AtomicUsize,
+    /// Pauses the next read of dead letters.
+    pub letters: Hold,
+}
+
+/// A pause of one read after its data was read.
+#[derive(Default)]
+pub struct Hold {
+    /// True if the next read is paused.
+    pub next: AtomicBool,
+    /// Notified when a read is paused.
+    pub reads: Notify,
+    /// Resumes the paused read.
+    pub go: Notify,
+}
+
+impl StoreProbe {
+    /// Makes the next `times` calls of `method` panic. For `load` and `append`, `method` includes the name of an actor
+    /// type.
+    pub fn panic_in(&self, method: &str, times: usize) {
+        *self.panics.lock() = Some((method.to_owned(), times));
+    }
+
+    /// Returns whether all planned panics have happened.
+    pub fn has_panicked(&self) -> bool {
+        self.panics.lock().is_none()
+    }
+
+    fn read(&self, turns: usize) {
+        self.turns.fetch_add(turns, Ordering::Relaxed);
+    }
+
+    fn called(&self, method: &str) {
+        let mut panics = self.panics.lock();
+        let Some((_, times)) = panics.as_mut().filter(|(of, _)| *of == method) else { return };
+        *times -= 1;
+        if *times == 0 {
+            *panics = None;
+        }
+        drop(panics);
+        panic!("planned: {method} panics");
+    }
+}
+
+pub struct InstrumentedStore(pub MemoryStore, pub Arc<StoreProbe>);
+
+struct Reader(Arc<dyn ShardReader>, Arc<StoreProbe>);
+struct Writer(Box<dyn ShardWriter>, Arc<StoreProbe>);
+
+impl Store for InstrumentedStore {
+    fn open<'a>(
+        &'a self,
+        shard: &'a ShardId,
+        shards: u16,
+        listener: Arc<dyn CommitListener>,
+    ) -> BoxFuture<'a, Result<ShardHandle, StoreError>> {
+        let opened = self.0.open(shard, shards, listener);
+        async move {
+            self.1.called("open");
+            let ShardHandle { writer, reader } = opened.await?;
+            Ok(ShardHandle {
+                writer: Box::new(Writer(writer, Arc::clone(&self.1))),
+                reader: Arc::new(Reader(reader, Arc::clone(&self.1))),
+            })
+        }
+        .boxed()
+    }
+    fn read<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<Arc<dyn ShardReader>>, StoreError>> {
+        self.0.read(shard)
+    }
+    fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>> {
+        self.0.view(projection)
+    }
+    fn claim_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
+        self.0.claim_view(projection)
+    }
+    fn save_view<'a>(
+        &'a self,
+        projection: &'a Name,
+        epoch: Epoch,
+        view: View,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.1.called("save_view");
+        self.0.save_view(projection, epoch, view)
+    }
+    fn catalog(&self) -> BoxFuture<'_, Result<Option<Vec<CatalogEntry>>, StoreError>> {
+        self.0.catalog()
+    }
+
+    fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.0.save_catalog(entries)
+    }
+
+    fn durability(&self) -> &'static str {
+        self.0.durability()
+    }
+    fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.0.close()
+    }
+}
+
+impl ShardWriter for Writer {
+    fn epoch(&self) -> Epoch {
+        self.0.epoch()
+    }
+    fn commits_at_once(&self) -> bool {
+        self.0.commits_at_once()
+    }
+    fn append(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
+        self.1.called(&format!("append {}", turn.actor));
+        self.0.append(turn)
+    }
+    fn append_alone(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
+        self.1.called(&format!("append {}", turn.actor));
+        self.0.append_alone(turn)
+    }
+    fn advance(&mut self, watermark: &Watermark) -> Result<Appended, StoreError> {
+        self.0.advance(watermark)
+    }
+    fn sent(&mut self, to: &ShardId, through: u64) -> Result<Appended, StoreError> {
+        self.1.called("sent");
+        self.0.sent(to, through)
+    }
+    fn save_snapshot(&mut self, actor: &Name, key: &str, snapshot: Snapshot) {
+        self.0.save_snapshot(actor, key, snapshot)
+    }
+}
+
+impl ShardReader for Reader {
+    fn position(&self) -> u64 {
+        self.0.position()
+    }
+    fn load<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<StreamState, StoreError>> {
+        self.1.called(&format!("load {actor}"));
+        let probe = Arc::clone(&self.1);
+        let loaded = self.0.load(actor, key);
+        async move { loaded.await.inspect(|state| probe.read(state.turns.len())) }.boxed()
+    }
+    fn history<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<Vec<StoredTurn>, StoreError>> {
+        let probe = Arc::clone(&self.1);
+        let history = self.0.history(actor, key);
+        async move { history.await.inspect(|turns| probe.read(turns.len())) }.boxed()
+    }
+    fn events(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredEvent>, StoreError>> {
+        self.1.called("events");
+        self.0.events(after, limit)
+    }
+    fn outbox<'a>(
+        &'a self,
+        to: &'a ShardId,
+        after: u64,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<OutboxEntry>, StoreError>> {
+        self.1.called("outbox");
+        self.0.outbox(to, after, limit)
+    }
+    fn outbox_heads(&self) -> Vec<(ShardId, u64, u64)> {
+        self.0.outbox_heads()
+    }
+    fn watermarks(&self) -> Vec<Watermark> {
+        self.0.watermarks()
+    }
+    fn timers_due(&self, now: Timestamp, limit: usize) -> Vec<Timer> {
+        self.0.timers_due(now, limit)
+    }
+    fn next_timer(&self) -> Option<Timestamp> {
+        self.0.next_timer()
+    }
+    fn timers_of(&self, actor: &Name, after: TimerCursor, now: Timestamp, limit: usize) -> TimerPage {
+        self.1.called("timers_of");
+        let page = self.0.timers_of(actor, after, now, limit);
+        self.1.pages.fetch_add(1, Ordering::Relaxed);
+        self.1.timers.fetch_add(page.due.len(), Ordering::Relaxed);
+        self.1.largest.fetch_max(page.due.len(), Ordering::Relaxed);
+        page
+    }
+    fn timer_counts(&self) -> Vec<(Name, usize)> {
+        self.0.timer_counts()
+    }
+    fn dead_letters(
+        &self,
+        after: Option<MessageId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<DeadLetter>, StoreError>> {
+        async move {
+            let letters = self.0.dead_letters(after, limit).await;
+            let hold = &self.1.letters;
+            if hold.next.swap(false, Ordering::Relaxed) {
+                hold.reads.notify_one();
+                hold.go.notified().await;
+            }
+            letters
+        }
+        .boxed()
+    }
+    fn dead_letter_count(&self) -> u64 {
+        self.0.dead_letter_count()
+    }
+
+    fn streams(&self) -> BoxFuture<'_, Result<Vec<(Name, String)>, StoreError>> {
+        self.0.streams()
+    }
+}

@@ -1,0 +1,100 @@
+//! A bridge of an older version: it sends no fingerprints, forwards none, and does not know the request for shapes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use whizbang::bridge::{
+    AckOutcome, Bridge, BridgeError, Inbound, NodeCard, Notification, Page, Request, RequestError, Response,
+};
+use whizbang::message::Envelope;
+
+pub(crate) struct Older<B>(pub(crate) B);
+
+fn without(envelope: Envelope) -> Envelope {
+    Envelope { shape: None, ..envelope }
+}
+
+struct Door(Arc<dyn Inbound>);
+
+impl Inbound for Door {
+    fn deliver(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
+        self.0.deliver(without(envelope))
+    }
+
+    fn event(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
+        self.0.event(without(envelope))
+    }
+
+    fn request(&self, asked: Request) -> BoxFuture<'static, Response> {
+        let asked = match asked {
+            Request::Shape { .. } => {
+                let unknown = RequestError::Undecodable("question 5 is not known".to_owned());
+                return Box::pin(async { Response::Refused(unknown) });
+            }
+            Request::Command(envelope) => Request::Command(without(envelope)),
+            Request::Query(envelope) => Request::Query(without(envelope)),
+            asked => asked,
+        };
+        let answer = self.0.request(asked);
+        Box::pin(async {
+            match answer.await {
+                Response::Envelopes(page) => {
+                    Response::Envelopes(Page { envelopes: page.envelopes.into_iter().map(without).collect(), ..page })
+                }
+                answer => answer,
+            }
+        })
+    }
+
+    fn notify(&self, tidings: Notification) {
+        self.0.notify(tidings);
+    }
+
+    fn reconnected(&self) {
+        self.0.reconnected();
+    }
+
+    fn capacity(&self) -> usize {
+        self.0.capacity()
+    }
+}
+
+impl<B: Bridge> Bridge for Older<B> {
+    fn attach<'a>(&'a self, card: NodeCard, door: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
+        self.0.attach(card, Arc::new(Door(door)))
+    }
+
+    fn send(&self, envelope: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
+        self.0.send(without(envelope))
+    }
+
+    fn publish(&self, event: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
+        self.0.publish(without(event))
+    }
+
+    fn request(&self, to: Request, deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>> {
+        let to = match to {
+            Request::Command(envelope) => Request::Command(without(envelope)),
+            Request::Query(envelope) => Request::Query(without(envelope)),
+            to => to,
+        };
+        self.0.request(to, deadline)
+    }
+
+    fn notify(&self, tidings: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
+        self.0.notify(tidings)
+    }
+
+    fn durability(&self) -> String {
+        self.0.durability()
+    }
+
+    fn detach(&self) -> BoxFuture<'_, Result<(), BridgeError>> {
+        self.0.detach()
+    }
+
+    fn abandon(&self) {
+        self.0.abandon();
+    }
+}
