@@ -1,13 +1,13 @@
 //! Keeps the state of whizbang services in PostgreSQL.
 //!
-//! Called like any [store](whizbang::store::Store): `PostgresStore::connect(url)` takes the place of
+//! Called like any [store](whizbang_core::store::Store): `PostgresStore::connect(url)` takes the place of
 //! `EmbeddedStore::open(folder)`, and nothing else of a service changes. A turn is one row and a row for each of its events;
 //! the turns of many keys are committed by one statement. The events can be read with plain SQL from the view
 //! `whizbang.events`. docs/postgres.md describes the tables, the permissions, and what happens in a failure.
 //!
 //! Begin reading with `queue.rs` and `writer.rs`.
 
-// Nothing that comes in from outside may bring a node down, so nothing here panics; clippy.toml lets tests do it.
+// Input from outside must not stop a node, so nothing here panics; clippy.toml allows it in tests.
 #![deny(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -8,9 +8,10 @@ use crate::source::{File, Finding, assert_none, file, name_at, places, repositor
 const ROOT: [&str; 2] = ["lib", "whizbang"];
 
 /// Crates of one module each, by the names that code has for them.
-const CRATES: [(&str, &str); 6] = [
+const CRATES: [(&str, &str); 7] = [
     ("whizbang_log", "log"),
     ("whizbang_store_embedded", "store-embedded"),
+    ("whizbang_store_postgres", "store-postgres"),
     ("whizbang_wire", "wire"),
     ("whizbang_bridge_nats", "bridge-nats"),
     ("whizbang_conformance", "conformance"),
