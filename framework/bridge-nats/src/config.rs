@@ -186,7 +186,7 @@ impl NatsBuilder {
     }
 
     /// Creates the streams and consumers of these services and compares existing ones. Run it once per deployment, with the cards
-    /// of all services of the namespace ([`Node::card`](whizbang_runtime::Node::card)) and the permissions of
+    /// of all services of the namespace (`Node::card`) and the permissions of
     /// [`NatsPermissions::setup`](super::NatsPermissions::setup). Nodes with [`StreamSetup::Existing`] then need no permission to
     /// create anything. Running it again changes nothing.
     ///

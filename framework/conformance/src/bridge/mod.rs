@@ -1,6 +1,6 @@
 //! The conformance suite of bridges: the guarantees that a node relies on, whatever transport is behind a bridge.
 //!
-//! An implementation provides a [`Fixture`] and calls [`bridge_suite!`](whizbang::bridge_suite), which creates a test of each of the
+//! An implementation provides a `Fixture` and calls `bridge_suite!`, which creates a test of each of the
 //! [cases]. The suite accounts for what a bridge need not guarantee: it repeats messages that may be lost and counts effects, not
 //! deliveries.
 

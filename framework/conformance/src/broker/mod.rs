@@ -1,6 +1,6 @@
 //! An in-memory model of JetStream, and the suite that compares it with real servers.
 //!
-//! The [model] carries the messages of the [simulated cluster](whizbang_testing::sim). Real servers run the same [cases] with the same
+//! The [model] carries the messages of the simulated cluster. Real servers run the same [cases] with the same
 //! expectations, so a difference between model and server fails a test.
 
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a case fails by panicking, as every test does")]

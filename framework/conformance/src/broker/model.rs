@@ -1,7 +1,7 @@
 //! An in-memory model of JetStream: streams, duplicate windows, and consumers with their unacknowledged messages. It has no clock,
 //! no randomness and no tasks.
 //!
-//! Called by the [simulated cluster](whizbang_testing::sim), whose nodes communicate through it, and by the [suite](super::cases) that
+//! Called by the simulated cluster, whose nodes communicate through it, and by the suite that
 //! compares it with real servers. The caller passes the time. The model loses nothing unless it is told to.
 
 use std::collections::{BTreeMap, VecDeque};

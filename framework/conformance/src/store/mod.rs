@@ -1,6 +1,6 @@
 //! The conformance suite of stores: the guarantees on which actors, relay and projections rely.
 //!
-//! An implementation provides a [`Fixture`] and calls [`store_suite!`](whizbang::store_suite), which creates a test for
+//! An implementation provides a `Fixture` and calls `store_suite!`, which creates a test for
 //! each of the [cases]. The suite waits for commits and never for time. It does not depend on how a store keeps its
 //! data.
 //!

@@ -27,7 +27,7 @@ impl Rejection {
     pub const DISCARDED: &'static str = "command.discarded";
 
     /// The code of the rejection by a saga that has ended, for a command that would do more than reply. Nothing was
-    /// recorded. See [`Effects::complete`](whizbang_runtime::Effects::complete).
+    /// recorded. See `Effects::complete`.
     pub const SAGA_ENDED: &'static str = "saga.ended";
 
     #[doc(hidden)]

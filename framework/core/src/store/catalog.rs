@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// An entry of a store's catalog: a stored name and the shape of its bytes.
 ///
-/// The [node](whizbang_runtime::Node) writes the catalog and compares it with its own types at start. A store keeps the catalog
+/// The node writes the catalog and compares it with its own types at start. A store keeps the catalog
 /// and does not interpret it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CatalogEntry {

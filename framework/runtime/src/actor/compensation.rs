@@ -37,7 +37,7 @@ impl PlannedCommand {
     }
 }
 
-/// One change of a [`Compensation`], as a turn's note stores it.
+/// One change of a `Compensation`, as a turn's note stores it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CompensationChange {
     /// A command was sent that can be undone.

@@ -46,7 +46,7 @@ pub struct ThreadSettings {
     pub issues: Arc<HealthIssues>,
     /// The known message shapes of other services.
     pub shapes: Arc<PeerShapes>,
-    /// One permit for the whole node; see [`ThreadContext::suspect_permits`].
+    /// One permit for the whole node; see `ThreadContext::suspect_permits`.
     pub suspect_permits: Arc<Semaphore>,
     /// The key of the store's message digests.
     pub digest_key: u128,

@@ -78,7 +78,7 @@ pub use whizbang_macros::Domain;
 /// | any skip on a variant, or on the `#[key]` | rejected | rejected |
 /// | `rename` with different names for encoding and decoding | allowed | rejected, unless the encoded name is an `alias` |
 ///
-/// [Snapshots](derive@crate::Aggregate) and [views](derive@crate::Projection) are always stored as bincode.
+/// Snapshots and views are always stored as bincode.
 ///
 /// bincode identifies fields and variants by their order alone. In a bincode domain every change except a new variant at
 /// the end requires a new `version`, and `#[serde(default)]` does not help.
@@ -133,7 +133,7 @@ pub use whizbang_macros::Command;
 
 /// Makes a struct or an enum an [`Event`](trait@crate::Event): a recorded fact.
 ///
-/// The keys are those of [`Command`](derive@crate::Command) except `reply`, and no field is marked: an event belongs to the
+/// The keys are those of `Command` except `reply`, and no field is marked: an event belongs to the
 /// stream of the actor that recorded it. Stored events are read forever, so every older `version` needs an entry in
 /// `upcast`. An older version that was split into several events is listed in `split(1 = DepositedV1)` instead, with
 /// `impl From<DepositedV1> for Vec<Deposited>`. The page docs/schema-changes.md in the repository explains safe changes.
@@ -154,7 +154,7 @@ pub use whizbang_macros::Event;
 
 /// Makes a struct or an enum a [`Query`](trait@crate::Query): a request for one answer of a view.
 ///
-/// The keys are those of [`Command`](derive@crate::Command), but `reply` is required, and no field is marked.
+/// The keys are those of `Command`, but `reply` is required, and no field is marked.
 ///
 /// ```
 /// use whizbang::prelude::*;
@@ -172,7 +172,7 @@ pub use whizbang_macros::Query;
 
 /// Makes a struct or an enum a [`Document`](trait@crate::Document): data, such as the payload of a saga's timer.
 ///
-/// The keys are those of [`Command`](derive@crate::Command) except `reply`, and no field is marked.
+/// The keys are those of `Command` except `reply`, and no field is marked.
 ///
 /// ```
 /// use whizbang::prelude::*;
@@ -256,7 +256,7 @@ pub use whizbang_macros::Aggregate;
 
 /// Makes a type a [`Saga`](trait@crate::Saga): an event-sourced actor, one per key, that reacts to events by sending commands.
 ///
-/// The keys are those of [`Aggregate`](derive@crate::Aggregate), in `#[saga(…)]`. At least one of `reacts` and `handles` is
+/// The keys are those of `Aggregate`, in `#[saga(…)]`. At least one of `reacts` and `handles` is
 /// required.
 ///
 /// ```
@@ -414,7 +414,7 @@ pub use whizbang_macros::Deserialize;
 /// ```
 pub use whizbang_macros::main;
 
-/// Makes an async function a test that runs on a runtime of its own, as [`main`](macro@crate::main) does.
+/// Makes an async function a test that runs on a runtime of its own, as `main` does.
 ///
 /// It has no arguments. Attributes such as `#[should_panic]` are kept.
 ///

@@ -1,7 +1,7 @@
 //! Node: the public type that runs a service, with its configuration, startup, shutdown and health.
 //!
 //! Called by users. Builds every other module and wires them. It also contains the private runtime of each thread
-//! ([`thread`]) and the paths between threads and the bridge.
+//! (`thread`) and the paths between threads and the bridge.
 
 mod attach;
 mod background;
