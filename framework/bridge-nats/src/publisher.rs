@@ -216,8 +216,8 @@ impl PublisherLoop {
 
     fn is_done(&self) -> bool {
         self.closing.load(Ordering::Acquire)
-            && self.messages.len() == 0
-            && self.urgent.len() == 0
+            && self.messages.is_empty()
+            && self.urgent.is_empty()
             && self.pending.lock().all_acknowledged()
     }
 

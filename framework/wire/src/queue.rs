@@ -87,8 +87,14 @@ impl<T> Queue<T> {
         Some(item)
     }
 
+    /// Returns the number of queued items.
     pub fn len(&self) -> usize {
         self.state.lock().items.len()
+    }
+
+    /// Returns true if no item is queued.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Returns true if the reader is gone.

@@ -98,7 +98,7 @@ fn option<'a>(command: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// The manifest of a package, and its table.
-fn manifest<'a>(files: &'a [File], is_it: impl Fn(&File, &toml::Table) -> bool) -> Option<(&'a str, toml::Table)> {
+fn manifest(files: &[File], is_it: impl Fn(&File, &toml::Table) -> bool) -> Option<(&str, toml::Table)> {
     let manifests = files.iter().filter(|file| file.path.ends_with("Cargo.toml"));
     manifests.filter_map(|file| Some((file, file.text.parse::<toml::Table>().ok()?))).find_map(|(file, table)| {
         let folder = file.path.trim_end_matches("Cargo.toml");

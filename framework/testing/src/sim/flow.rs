@@ -192,7 +192,7 @@ where
     /// Environment variables change the cases:
     /// - `WHIZBANG_SIM`: replays only the case that an earlier failure printed.
     /// - `WHIZBANG_SIM_SEEDS`: runs other seeds, `1000..2000` or the first `10000`. The regressions file is neither read nor
-    /// written.
+    ///   written.
     /// - `WHIZBANG_SIM_REPORT`: writes reached and unreached paths, with a diagram of each saga, to `<flow>.md` in that folder.
     ///
     /// A fault that hits nothing proves nothing: the flow also fails if one kind of fault was drawn 20 times and never hit. With

@@ -81,7 +81,7 @@ impl Member {
             disconnected: AtomicBool::new(false),
             detaching: AtomicBool::new(false),
             stopped: Notify::new(),
-            inbound: inbound,
+            inbound,
         }
     }
 
@@ -188,7 +188,7 @@ fn complete(hub: &Hub, member: &Member, completed: Completed, delayed: &mut Dela
 
 /// Delivers as many messages as the node has capacity for. Returns true if it has none left.
 fn deliver_ready(hub: &Arc<Hub>, member: &Arc<Member>, in_flight: &mut InFlight, delayed: &mut DelayQueue) -> bool {
-    let has_messages = member.messages.len() > 0 || delayed.next_due().is_some();
+    let has_messages = !member.messages.is_empty() || delayed.next_due().is_some();
     if !has_messages || in_flight.len() >= MAX_IN_FLIGHT {
         return false;
     }
