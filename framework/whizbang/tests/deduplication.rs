@@ -110,11 +110,11 @@ async fn guessable_idempotency_key_can_be_occupied() {
     let node =
         Node::builder("vault", MemoryStore::new()).aggregate::<Account>().bridge(hub.bridge()).start().await.unwrap();
     let shop = Client::connect("shop", hub.bridge()).await.unwrap();
-    let stranger = Client::connect("stranger", hub.bridge()).await.unwrap();
+    let intruder = Client::connect("intruder", hub.bridge()).await.unwrap();
     let secret = "9d3c2b7e5f0a4c81";
     let guesses = ["order-1043", "/order-1043", "shop/order-1043", "9d3c2b7e5f0a4c80/order-1043"];
     for guess in guesses {
-        assert_eq!(stranger.send(add("ada", 0)).idempotency_key(guess).await.unwrap(), 0);
+        assert_eq!(intruder.send(add("ada", 0)).idempotency_key(guess).await.unwrap(), 0);
     }
     let guessed = shop.send(add("ada", 500)).idempotency_key("order-1043").await;
     assert!(matches!(guessed, Err(SendError::Conflict)), "{guessed:?}");
@@ -124,7 +124,7 @@ async fn guessable_idempotency_key_can_be_occupied() {
     // For another target the guess is useless.
     assert_eq!(shop.send(add("bob", 500)).idempotency_key("order-1043").await.unwrap(), 500);
     shop.disconnect().await;
-    stranger.disconnect().await;
+    intruder.disconnect().await;
     node.stop().await.unwrap();
 }
 

@@ -186,7 +186,7 @@ macro_rules! listener {
 
         impl React<Drawn> for $listener {
             fn react(&self, drawn: Drawn, effects: &mut Effects<Self>) {
-                assert!(!PANICS.load(Ordering::Relaxed), "planned: the listener panics");
+                assert!(!PANICS.load(Ordering::Relaxed), "planned: the handler panics");
                 effects.record($heard { liters: drawn.liters });
             }
         }

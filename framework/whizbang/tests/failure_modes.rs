@@ -145,7 +145,7 @@ impl React<Filled> for Watcher {
             }
             8 => effects.set_timer(&Bell {}, Duration::from_secs(60)),
             9 => {
-                assert!(!PANICS.load(Ordering::Relaxed), "planned: the listener panics");
+                assert!(!PANICS.load(Ordering::Relaxed), "planned: the handler panics");
                 effects.clear_timer::<Bell>();
             }
             20 => (0..5).for_each(|_| effects.record(Seen { what: "x".repeat(450 * 1024) })),

@@ -47,7 +47,7 @@ impl whizbang::Answer<Fillings> for Fills {
     }
 }
 
-const STRANGE: StoreId = StoreId::from_u128(0xBAD);
+const OTHER_STORE: StoreId = StoreId::from_u128(0xBAD);
 
 /// Returns the same message with another store.
 fn of(store: StoreId, envelope: Envelope) -> Envelope {
@@ -88,13 +88,13 @@ async fn events_of_a_store_without_the_claim_are_dropped() {
     let shard = ShardId::new(name("wallets"), 0);
     // The next positions: only the identity distinguishes them from true ones.
     for position in 3..=5 {
-        forger.publish(of(STRANGE, forged(u128::from(position), "Filled", &shard, position, None))).await.unwrap();
+        forger.publish(of(OTHER_STORE, forged(u128::from(position), "Filled", &shard, position, None))).await.unwrap();
     }
     eventually(async || watch.metrics().events_dropped == 3).await;
     assert_eq!(fills(&watch).await, 2);
     let health = watch.health();
     assert!(health.ready, "{health:?}");
-    let named = |reason: &&String| reason.contains("`wallets`") && reason.contains(&STRANGE.to_string());
+    let named = |reason: &&String| reason.contains("`wallets`") && reason.contains(&OTHER_STORE.to_string());
     assert_eq!(health.reasons.iter().filter(named).count(), 1, "{health:?}");
     fill_times(&node, 4).await;
     eventually(async || fills(&watch).await == 6).await;
@@ -112,7 +112,7 @@ async fn commands_of_a_store_without_the_claim_are_dropped() {
     let (from, to) = (ShardId::new(name("transfers"), 0), ShardId::new(name("bank"), shard_of("ada", 16)));
     for number in 1..=3 {
         forger
-            .send(of(STRANGE, forged(u128::from(number), "Withdraw", &from, number, Some(to.clone()))))
+            .send(of(OTHER_STORE, forged(u128::from(number), "Withdraw", &from, number, Some(to.clone()))))
             .await
             .unwrap();
     }
@@ -135,7 +135,7 @@ async fn declared_replacement_is_accepted() {
     let forger = connect_raw_peer(&hub).await;
     let shard = ShardId::new(name("wallets"), 0);
     // The subscriber knows the owner of the domain, and has received nothing yet.
-    forger.publish(of(STRANGE, forged(1, "Filled", &shard, 1, None))).await.unwrap();
+    forger.publish(of(OTHER_STORE, forged(1, "Filled", &shard, 1, None))).await.unwrap();
     eventually(async || watch.metrics().events_dropped == 1).await;
     old.stop().await.unwrap();
     let new = owner(&after, &hub).replaces_store(ReplacedStore::Store(identity(&before).await)).start().await.unwrap();
@@ -300,9 +300,9 @@ async fn operator_permits_an_empty_store_to_charge_again() {
 
 /// An inbound that records the stores of the received events.
 #[derive(Default)]
-struct Ears(Mutex<Vec<Option<StoreId>>>);
+struct RecordingInbound(Mutex<Vec<Option<StoreId>>>);
 
-impl Inbound for Ears {
+impl Inbound for RecordingInbound {
     fn deliver(&self, _envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         ready(AckOutcome::Ack).boxed()
     }
@@ -322,15 +322,15 @@ impl Inbound for Ears {
 
 #[whizbang::test]
 async fn events_and_answers_name_their_store() {
-    let (hub, store, ears) = (LoopbackHub::new(), MemoryStore::new(), Arc::new(Ears::default()));
+    let (hub, store, inbound) = (LoopbackHub::new(), MemoryStore::new(), Arc::new(RecordingInbound::default()));
     let node = owner(&store, &hub).start().await.unwrap();
     let bridge = hub.bridge();
     let subscribes = vec![(name("wallets"), 1, vec![name("Filled")])];
     let card = NodeCard { service: name("ears"), owns: Vec::new(), subscribes, answers: Vec::new(), store: None };
-    bridge.attach(card, Arc::clone(&ears) as Arc<dyn Inbound>).await.unwrap();
+    bridge.attach(card, Arc::clone(&inbound) as Arc<dyn Inbound>).await.unwrap();
     fill_times(&node, 2).await;
     let mine = Some(identity(&store).await);
-    eventually(async || ears.0.lock().unwrap().as_slice() == [mine, mine]).await;
+    eventually(async || inbound.0.lock().unwrap().as_slice() == [mine, mine]).await;
     let (shard, other) = (ShardId::new(name("wallets"), 0), ShardId::new(name("ears"), 0));
     let ask = async |asked| bridge.request(asked, Duration::from_secs(5)).await.unwrap();
     let Told::Envelopes(page) = ask(Request::Events { shard: shard.clone(), after: 0, limit: 9 }).await else {

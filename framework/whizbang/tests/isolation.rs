@@ -27,7 +27,7 @@ macro_rules! watcher {
         mod $module {
             use super::*;
 
-            pub(super) static STUMBLES: AtomicBool = AtomicBool::new(false);
+            pub(super) static PANICS: AtomicBool = AtomicBool::new(false);
 
             #[derive(Domain)]
             #[domain(name = $name, shards = 2)]
@@ -68,7 +68,7 @@ macro_rules! watcher {
                 }
 
                 fn react(&self, _filled: Filled, effects: &mut Effects<Self>) {
-                    assert!(!STUMBLES.load(Ordering::Relaxed), "planned: the listener panics");
+                    assert!(!PANICS.load(Ordering::Relaxed), "planned: the handler panics");
                     effects.record(Seen {});
                 }
             }
@@ -101,7 +101,7 @@ async fn both(store: &MemoryStore, retry: Retry) -> Node {
 async fn taken(store: &MemoryStore, domain: &str, shard: u16) -> u64 {
     let reader = store.read(&ShardId::new(Name::new(domain).unwrap(), shard)).await.unwrap();
     let marks = reader.map(|reader| reader.watermarks()).unwrap_or_default();
-    let of_events = |lane: &SourceKind| matches!(lane, SourceKind::Events { .. });
+    let of_events = |kind: &SourceKind| matches!(kind, SourceKind::Events { .. });
     marks.iter().find(|mark| of_events(&mark.source.kind)).map_or(0, |mark| mark.through)
 }
 
@@ -111,15 +111,15 @@ async fn equally_named_actors_receive_their_own_events_only() {
     let store = MemoryStore::new();
     let patient = Retry { attempts: 100, first: Duration::from_secs(60), longest: Duration::from_secs(60) };
     let node = both(&store, patient).await;
-    north::STUMBLES.store(true, Ordering::Relaxed);
+    north::PANICS.store(true, Ordering::Relaxed);
     node.client().send(fill("a")).await.unwrap();
     eventually(async || node.client().send(south::Look { watch: key_in(1) }).await.unwrap() == 1).await;
-    // The shards that are not concerned by the event are told its position.
+    // The shards that the event does not concern are notified of its position.
     eventually(async || taken(&store, "south", 0).await == 1 || taken(&store, "north", 0).await == 1).await;
     // The failing one keeps its own event until it can handle it.
     eventually(async || node.metrics().deferred == 1).await;
     drop(node);
-    north::STUMBLES.store(false, Ordering::Relaxed);
+    north::PANICS.store(false, Ordering::Relaxed);
     let node = both(&store, patient).await;
     node.wait_idle().await;
     assert_eq!(node.client().send(north::Look { watch: key_in(0) }).await.unwrap(), 1);
@@ -131,10 +131,10 @@ async fn dead_letters_of_equally_named_actors_are_redriven() {
     let _alone = ALONE.lock().await;
     let store = MemoryStore::new();
     let node = both(&store, Retry::NEVER).await;
-    south::STUMBLES.store(true, Ordering::Relaxed);
+    south::PANICS.store(true, Ordering::Relaxed);
     node.client().send(fill("a")).await.unwrap();
     node.wait_idle().await;
-    south::STUMBLES.store(false, Ordering::Relaxed);
+    south::PANICS.store(false, Ordering::Relaxed);
     let letters = node.dead_letters().await.unwrap();
     assert_eq!(letters.len(), 1, "{letters:?}");
     node.redrive(&letters[0]).await.unwrap();
@@ -142,7 +142,7 @@ async fn dead_letters_of_equally_named_actors_are_redriven() {
     assert_eq!(node.client().send(south::Look { watch: key_in(1) }).await.unwrap(), 1);
 }
 
-static STAMP_STUMBLES: AtomicBool = AtomicBool::new(false);
+static STAMP_PANICS: AtomicBool = AtomicBool::new(false);
 
 #[derive(Domain)]
 #[domain(name = "desk", shards = 1)]
@@ -178,7 +178,7 @@ struct Paper {
 
 impl Handle<Stamp> for Paper {
     fn handle(&self, stamp: Stamp, effects: &mut Effects<Self>) -> Result<(), Rejection> {
-        assert!(stamp.paper != "slow" || !STAMP_STUMBLES.load(Ordering::Relaxed), "planned: the listener panics");
+        assert!(stamp.paper != "slow" || !STAMP_PANICS.load(Ordering::Relaxed), "planned: the handler panics");
         assert!(stamp.paper != "endless", "{}", "x".repeat(3 << 20));
         effects.record(Stamped {});
         Ok(())
@@ -243,12 +243,12 @@ async fn out_of_order_commit_blocks_nothing_after_two_restarts() {
     let _alone = ALONE.lock().await;
     let store = MemoryStore::new();
     let patient = Retry { attempts: 100, first: Duration::from_secs(60), longest: Duration::from_secs(60) };
-    STAMP_STUMBLES.store(true, Ordering::Relaxed);
+    STAMP_PANICS.store(true, Ordering::Relaxed);
     let node = desk(&store, patient).await;
     order(&node, &["slow", "quick"]).await;
     eventually(async || stamps(&node, "quick").await == 1).await;
     drop(node);
-    STAMP_STUMBLES.store(false, Ordering::Relaxed);
+    STAMP_PANICS.store(false, Ordering::Relaxed);
     let node = desk(&store, patient).await;
     eventually(async || stamps(&node, "slow").await == 1).await;
     node.wait_idle().await;
@@ -305,7 +305,7 @@ struct Impostor {
 }
 
 impl Impostor {
-    fn who_answers(answer: Told) -> Arc<Self> {
+    fn answering(answer: Told) -> Arc<Self> {
         Arc::new(Self { answer, asked: AtomicUsize::new(0) })
     }
 }
@@ -338,7 +338,7 @@ async fn undecodable_reply_may_have_happened() {
     let hub = LoopbackHub::new();
     let impostor = hub.bridge();
     let too_large = Told::Reply(vec![0; MAX_PAYLOAD_BYTES + 1].into());
-    impostor.attach(card("bank", "bank"), Impostor::who_answers(too_large)).await.unwrap();
+    impostor.attach(card("bank", "bank"), Impostor::answering(too_large)).await.unwrap();
     let node = Node::builder("transfers", MemoryStore::new()).threads(0).saga::<bank::Transfer>().bridge(hub.bridge());
     let node = node.start().await.unwrap();
     let error = node.client().send(deposit("ada", 5)).await.unwrap_err();
@@ -360,7 +360,7 @@ async fn confirmation_of_unsent_messages_loses_nothing() {
     let transfers = transfers.start().await.unwrap();
     accounts.client().send(deposit("ada", 100)).await.unwrap();
     let forger = hub.bridge();
-    forger.attach(card("liar", "lies"), Impostor::who_answers(Told::watermark(0))).await.unwrap();
+    forger.attach(card("forger", "lies"), Impostor::answering(Told::watermark(0))).await.unwrap();
     let client = transfers.client();
     client.send(transfer("t1", "ada", "bob", 1)).await.unwrap();
     eventually(async || client.send(bank::outcome("t1")).await.unwrap() == "done").await;
@@ -422,8 +422,8 @@ async fn owner_cannot_answer_for_the_shard_of_another() {
             Node::builder("accounts", MemoryStore::new()).threads(0).aggregate::<bank::Account>().bridge(hub.bridge());
         let accounts = accounts.start().await.unwrap();
         let forger = hub.bridge();
-        let answers = Impostor::who_answers(Told::envelopes(vec![deposit_from(speaks_for, 1)], 2));
-        forger.attach(card("liar", "lies"), Arc::clone(&answers) as Arc<dyn Inbound>).await.unwrap();
+        let answers = Impostor::answering(Told::envelopes(vec![deposit_from(speaks_for, 1)], 2));
+        forger.attach(card("forger", "lies"), Arc::clone(&answers) as Arc<dyn Inbound>).await.unwrap();
         // The first is missing, so it is requested.
         forger.send(deposit_from("lies", 2)).await.unwrap();
         eventually(async || answers.asked.load(Ordering::Relaxed) > 0).await;
@@ -444,7 +444,7 @@ async fn command_to_a_key_of_another_shard_becomes_a_dead_letter() {
     };
     let node = accounts().await;
     let sender = hub.bridge();
-    sender.attach(card("shop", "shop"), Impostor::who_answers(Told::watermark(0))).await.unwrap();
+    sender.attach(card("shop", "shop"), Impostor::answering(Told::watermark(0))).await.unwrap();
     // In a shard of another thread, and in another one of the same.
     let home = shard_of("ada", 16);
     let key_of = |shard: u16| (0..).map(|n| format!("k{n}")).find(|key| shard_of(key, 16) == shard % 16).unwrap();

@@ -207,7 +207,7 @@ async fn unsavable_view_does_not_delay_stop() {
     assert!((1..=3).contains(&saves), "{saves} saves");
 }
 
-static HELD_UP: AtomicBool = AtomicBool::new(true);
+static BLOCKED: AtomicBool = AtomicBool::new(true);
 
 #[derive(Command, Serialize, Deserialize)]
 #[command(domain = Desk)]
@@ -223,7 +223,7 @@ struct Blocker;
 
 impl Handle<Wait> for Blocker {
     fn handle(&self, wait: Wait, _effects: &mut Effects<Self>) -> Result<(), Rejection> {
-        while wait.blocks && HELD_UP.load(Ordering::Relaxed) {
+        while wait.blocks && BLOCKED.load(Ordering::Relaxed) {
             std::thread::yield_now();
         }
         Ok(())
@@ -256,7 +256,7 @@ async fn blocked_thread_replies_busy_instead_of_queueing() {
         .collect();
     let mut all_told = 0;
     eventually_within(3, async || busy.load(Ordering::Relaxed) >= 900).await;
-    HELD_UP.store(false, Ordering::Relaxed);
+    BLOCKED.store(false, Ordering::Relaxed);
     blocked.await.unwrap().unwrap();
     for one in waiting {
         one.await.unwrap();

@@ -115,17 +115,17 @@ async fn forged_event_under_known_position_stops_nothing() {
     let watch = watcher(&MemoryStore::new(), &hub).await;
     fill_times(&node, 3).await;
     eventually(async || fills(&watch).await == 3).await;
-    let stranger = connect_raw_peer(&hub).await;
+    let forger = connect_raw_peer(&hub).await;
     let shard = ShardId::new(raw_peer::name("wallets"), 0);
     for _ in 0..20 {
         for position in 1..=3u64 {
-            stranger.publish(forged(position.into(), "Filled", &shard, position, None)).await.unwrap();
+            forger.publish(forged(position.into(), "Filled", &shard, position, None)).await.unwrap();
         }
     }
     fill_times(&node, 2).await;
     eventually(async || fills(&watch).await == 5).await;
     assert!(watch.health().ready, "{:?}", watch.health());
-    stranger.detach().await.unwrap();
+    forger.detach().await.unwrap();
 }
 
 #[whizbang::test]

@@ -130,7 +130,7 @@ async fn owner(hub: &LoopbackHub) -> Node {
     builder.bridge(hub.bridge()).start().await.unwrap()
 }
 
-fn says(node: &Node, text: &str) -> bool {
+fn reports(node: &Node, text: &str) -> bool {
     let health = node.health();
     assert!(health.live, "{health:?}");
     health.reasons.iter().any(|reason| reason.contains("`desk`") && reason.contains(text))
@@ -186,7 +186,7 @@ async fn subscriber_with_too_few_shards_is_reported() {
         owner.client().send(four::Stamp { paper }).await.unwrap();
     }
     eventually(async || watch.client().query(two::Seen {}).await.unwrap() == 4).await;
-    eventually(async || says(&watch, "2 shards")).await;
+    eventually(async || reports(&watch, "2 shards")).await;
 }
 
 #[whizbang::test]
@@ -225,7 +225,7 @@ async fn command_to_a_missing_shard_stays_and_is_reported() {
     let clerks = builder.bridge(hub.bridge()).start().await.unwrap();
     clerks.client().send(eight::Do { clerk: "c".into(), papers: papers() }).await.unwrap();
     eventually(async || owner.metrics().events == 4).await;
-    eventually(async || says(&owner, "4 shards")).await;
+    eventually(async || reports(&owner, "4 shards")).await;
     assert_eq!(owner.dead_letters().await.unwrap(), []);
 }
 

@@ -217,17 +217,17 @@ mod failing_appends {
 
     impl Handle<Step> for Walker {
         fn handle(&self, step: Step, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
-            let stumbles = PANICS.with_borrow_mut(|(left, faults)| {
-                let stumbles = step.steps > 0 && *left > 0;
-                if stumbles {
+            let panics = PANICS.with_borrow_mut(|(left, faults)| {
+                let panics = step.steps > 0 && *left > 0;
+                if panics {
                     *left -= 1;
                     if let Some(faults) = faults {
                         faults.refuse(1, StoreError::Full { at: "memory".to_owned() });
                     }
                 }
-                stumbles
+                panics
             });
-            assert!(!stumbles, "planned: the listener panics");
+            assert!(!panics, "planned: the handler panics");
             effects.record(Stepped { steps: step.steps });
             Ok(self.steps + step.steps)
         }

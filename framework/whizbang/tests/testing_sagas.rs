@@ -226,7 +226,7 @@ mod wrong {
         assert!(found.plan.steps.len() + found.plan.faults.len() <= 10, "{}", found.plan);
         let story = flow.replay(found.seed, &found.path).expect_err("it is found again");
         assert!(story.contains(&found.violation.trace[found.violation.trace.len() - 1000..]), "another run: {story}");
-        is_told(&story, 0);
+        assert_equals_page(&story, 0);
     }
 }
 
@@ -278,24 +278,24 @@ mod right {
 }
 
 /// Asserts that a case on the page equals the current report line by line, except for numbers. `nth` counts the cases.
-fn is_told(story: &str, nth: usize) {
+fn assert_equals_page(story: &str, nth: usize) {
     let plain = |line: &str| {
         let words = line.split(|char: char| char.is_ascii_digit() || char == '.').filter(|part| !part.is_empty());
         words.collect::<Vec<_>>().join("#").split_whitespace().collect::<Vec<_>>().join(" ")
     };
-    let told: Vec<_> = story.lines().map(plain).collect();
+    let report: Vec<_> = story.lines().map(plain).collect();
     let page = include_str!("../../../docs/testing-sagas.md");
     let case = page.split("```text\nthe flow").nth(nth + 1).and_then(|rest| rest.split("```").next()).expect("a case");
     let lines: Vec<_> = case.lines().filter(|line| !line.trim().is_empty() && !line.contains('…')).collect();
     assert!(lines.len() >= 6, "{case}\n{story}");
     // The first line follows `the flow`, where the page was split.
     for line in lines.into_iter().skip(1) {
-        assert!(told.contains(&plain(line)), "this line of the page is not in the current report:\n{line}\n{story}");
+        assert!(report.contains(&plain(line)), "this line of the page is not in the current report:\n{line}\n{story}");
     }
 }
 
 #[test]
-fn every_block_of_the_tutorial_stands_here() {
+fn every_block_of_the_tutorial_is_in_this_file() {
     let tutorial = include_str!("../../../docs/testing-sagas.md");
     let dense = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let code = dense(include_str!("testing_sagas.rs"));
@@ -416,7 +416,7 @@ mod outside {
     fn bank_without_keys_is_found() {
         let flow = payouts(false);
         let found = flow.first_failure(0..200).expect("it is found");
-        is_told(&flow.replay(found.seed, &found.path).expect_err("it is found again"), 1);
+        assert_equals_page(&flow.replay(found.seed, &found.path).expect_err("it is found again"), 1);
     }
 
     #[test]

@@ -70,13 +70,13 @@ macro_rules! order {
     () => {
         impl Apply<Rang> for Order {
             fn apply(&mut self, rang: &Rang) {
-                self.told.push(rang.text.clone());
+                self.fired.push(rang.text.clone());
             }
         }
 
         impl Handle<Told> for Order {
             fn handle(&self, _: Told, _: &mut Effects<Self>) -> Result<Vec<String>, Rejection> {
-                Ok(self.told.clone())
+                Ok(self.fired.clone())
             }
         }
     };
@@ -90,7 +90,7 @@ macro_rules! order {
     timers(Overdue, foreign::Overdue)
 )]
 struct Order {
-    told: Vec<String>,
+    fired: Vec<String>,
 }
 
 order!();
@@ -134,7 +134,7 @@ mod reader {
     #[derive(Saga, Default)]
     #[saga(domain = Shop, handles(Place, Forget, Told), applies(Rang), timers(foreign::Overdue))]
     pub(super) struct Order {
-        told: Vec<String>,
+        fired: Vec<String>,
     }
 
     order!();
@@ -169,7 +169,7 @@ fn place(own: Option<Duration>, foreign: Option<Duration>) -> Place {
     Place { order: "o1".into(), own, foreign }
 }
 
-async fn told(node: &Node) -> Vec<String> {
+async fn fired(node: &Node) -> Vec<String> {
     node.client().send(Told { order: "o1".into() }).await.unwrap()
 }
 
@@ -195,14 +195,14 @@ async fn stored(store: &MemoryStore) -> Vec<String> {
 async fn documents_of_one_name_fire_timers_of_their_type() {
     let node = node::<Order>(&MemoryStore::new()).await;
     node.client().send(place(SOON, None)).await.unwrap();
-    eventually(async || told(&node).await == ["7 cents"]).await;
+    eventually(async || fired(&node).await == ["7 cents"]).await;
     node.client().send(place(None, SOON)).await.unwrap();
-    eventually(async || told(&node).await == ["7 cents", "3 days"]).await;
+    eventually(async || fired(&node).await == ["7 cents", "3 days"]).await;
     node.client().send(place(SOON, SOON)).await.unwrap();
-    eventually(async || told(&node).await.len() == 4).await;
-    let mut told = told(&node).await;
-    told.sort();
-    assert_eq!(told, ["3 days", "3 days", "7 cents", "7 cents"]);
+    eventually(async || fired(&node).await.len() == 4).await;
+    let mut fired = fired(&node).await;
+    fired.sort();
+    assert_eq!(fired, ["3 days", "3 days", "7 cents", "7 cents"]);
     node.stop().await.unwrap();
 }
 
@@ -220,7 +220,7 @@ async fn documents_of_one_name_are_set_and_cleared_alone() {
     assert_eq!(stored(&store).await, ["Overdue"]);
     let third = node::<Order>(&store).await;
     third.client().send(place(SOON, None)).await.unwrap();
-    eventually(async || told(&third).await == ["7 cents"]).await;
+    eventually(async || fired(&third).await == ["7 cents"]).await;
     third.stop().await.unwrap();
     assert_eq!(stored(&store).await, Vec::<String>::new());
 }
@@ -234,7 +234,7 @@ async fn timer_stored_without_its_domain_fires() {
     assert_eq!(stored(&store).await, ["Overdue"]);
     let newer = node::<reader::Order>(&store).await;
     // The bytes are those of the single number in both documents.
-    eventually(async || told(&newer).await == ["7 days"]).await;
+    eventually(async || fired(&newer).await == ["7 days"]).await;
     newer.stop().await.unwrap();
 }
 
@@ -248,7 +248,7 @@ async fn timer_stored_without_its_domain_is_set_again_and_cleared() {
         let newer = node::<reader::Order>(&store).await;
         if again {
             newer.client().send(place(None, SOON)).await.unwrap();
-            eventually(async || told(&newer).await == ["4 days"]).await;
+            eventually(async || fired(&newer).await == ["4 days"]).await;
         } else {
             newer.client().send(Forget { order: "o1".into() }).await.unwrap();
         }

@@ -167,9 +167,9 @@ async fn sender_gets_the_same_result_on_every_thread() {
 
 /// A line that cannot be serialized.
 #[derive(Clone, Deserialize)]
-struct Unspeakable;
+struct Unserializable;
 
-impl Serialize for Unspeakable {
+impl Serialize for Unserializable {
     fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
         panic!("it must not be said");
     }
@@ -180,7 +180,7 @@ impl Serialize for Unspeakable {
 struct Whisper {
     #[key]
     diary: String,
-    what: Unspeakable,
+    what: Unserializable,
 }
 
 #[derive(Aggregate, Default)]
@@ -204,7 +204,7 @@ async fn command_whose_serialization_panics_is_refused() {
         .unwrap();
     let client = node.client();
     for _ in 0..2 {
-        let whisper = client.send(Whisper { diary: "ada".into(), what: Unspeakable });
+        let whisper = client.send(Whisper { diary: "ada".into(), what: Unserializable });
         let error = whisper.await.unwrap_err();
         assert!(
             matches!(&error, SendError::Encode(reason) if reason.to_string().contains("must not be said")),

@@ -19,7 +19,7 @@ struct Shelves;
 
 /// The place where the code panics.
 #[derive(Clone, Copy, PartialEq)]
-enum Stumble {
+enum PanicIn {
     Nowhere,
     Save,
     Default,
@@ -27,11 +27,11 @@ enum Stumble {
 }
 
 thread_local! {
-    static STUMBLE: Cell<Stumble> = const { Cell::new(Stumble::Nowhere) };
+    static PANIC_IN: Cell<PanicIn> = const { Cell::new(PanicIn::Nowhere) };
 }
 
-fn stumble(at: Stumble) {
-    assert!(STUMBLE.get() != at, "planned: user code stumbles");
+fn panic_if_planned(at: PanicIn) {
+    assert!(PANIC_IN.get() != at, "planned: user code panics");
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -39,7 +39,7 @@ struct Label(String);
 
 impl<'a> From<&'a Label> for Key<'a> {
     fn from(label: &'a Label) -> Self {
-        stumble(Stumble::Key);
+        panic_if_planned(PanicIn::Key);
         Key::from(label.0.as_str())
     }
 }
@@ -56,7 +56,7 @@ struct Put {
 struct Filled {}
 
 fn saved<S: Serializer>(books: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-    stumble(Stumble::Save);
+    panic_if_planned(PanicIn::Save);
     serializer.serialize_u64(*books)
 }
 
@@ -69,7 +69,7 @@ struct Shelf {
 
 impl Default for Shelf {
     fn default() -> Self {
-        stumble(Stumble::Default);
+        panic_if_planned(PanicIn::Default);
         Self { books: 0 }
     }
 }
@@ -133,7 +133,7 @@ async fn shelves() -> Node {
 async fn panic_while_a_snapshot_is_saved_loses_only_the_snapshot() {
     let node = shelves().await;
     let client = node.client();
-    STUMBLE.set(Stumble::Save);
+    PANIC_IN.set(PanicIn::Save);
     for turn in 1..=20 {
         // A command with its own id goes through the mailbox; one without runs inline.
         let sent = client.send(put("a"));
@@ -143,7 +143,7 @@ async fn panic_while_a_snapshot_is_saved_loses_only_the_snapshot() {
     let metrics = node.metrics();
     assert_eq!((metrics.activations, metrics.turns, metrics.snapshots_skipped), (1, 20, 10));
     assert_eq!(metrics.panics, 10);
-    STUMBLE.set(Stumble::Nowhere);
+    PANIC_IN.set(PanicIn::Nowhere);
     assert_eq!(client.send(put("a")).await.unwrap(), 21);
     assert_eq!(client.send(put("a")).await.unwrap(), 22);
     assert_eq!(node.metrics().snapshots_skipped, 10, "the next snapshot is kept");
@@ -158,7 +158,7 @@ async fn panic_in_default_fails_one_key_and_no_other() {
     client.send(Order { desk: "d".into(), shelf: "live".into() }).await.unwrap();
     client.send(put("live")).await.unwrap();
     node.wait_idle().await;
-    STUMBLE.set(Stumble::Default);
+    PANIC_IN.set(PanicIn::Default);
     assert!(matches!(client.send(put("new")).await, Err(SendError::Refused(_) | SendError::DeadLetter { .. })));
     // Messages of actors are moved by a background task of the node, which keeps moving the others.
     client.send(Order { desk: "d".into(), shelf: "new".into() }).await.unwrap();
@@ -167,7 +167,7 @@ async fn panic_in_default_fails_one_key_and_no_other() {
     }
     eventually(async || client.send(put("live")).await.unwrap() > 102).await;
     assert!(node.metrics().panics > 0);
-    STUMBLE.set(Stumble::Nowhere);
+    PANIC_IN.set(PanicIn::Nowhere);
     eventually(async || client.send(put("new")).await.is_ok()).await;
     node.stop().await.unwrap();
 }
@@ -175,10 +175,10 @@ async fn panic_in_default_fails_one_key_and_no_other() {
 #[whizbang::test]
 async fn panic_in_choice_of_key_is_reported_to_its_caller() {
     let node = shelves().await;
-    STUMBLE.set(Stumble::Key);
+    PANIC_IN.set(PanicIn::Key);
     let refused = node.client().send(put("a")).await;
     assert!(matches!(refused, Err(SendError::Encode(_))), "{refused:?}");
-    STUMBLE.set(Stumble::Nowhere);
+    PANIC_IN.set(PanicIn::Nowhere);
     assert_eq!(node.client().send(put("a")).await.unwrap(), 1);
     node.stop().await.unwrap();
 }

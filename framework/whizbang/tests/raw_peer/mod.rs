@@ -39,7 +39,7 @@ pub fn name(text: &str) -> Name {
 /// Connects a raw peer to the hub.
 pub async fn connect_raw_peer(hub: &LoopbackHub) -> LoopbackBridge {
     let bridge = hub.bridge();
-    let service = name("stranger");
+    let service = name("raw-peer");
     let card = NodeCard { service, owns: Vec::new(), subscribes: Vec::new(), answers: Vec::new(), store: None };
     bridge.attach(card, Arc::new(RawPeer)).await.unwrap();
     bridge

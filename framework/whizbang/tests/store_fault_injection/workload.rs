@@ -322,11 +322,11 @@ fn replay(store: &MemoryStore, entries: &[Entry]) {
 }
 
 fn source(random: &IdSource) -> Source {
-    let lane = match random.below(2) {
+    let kind = match random.below(2) {
         0 => SourceKind::Direct,
         _ => SourceKind::Events { subscriber: Name::new("Saga").unwrap() },
     };
-    Source { shard: shard("post", random.below(2) as u16), kind: lane }
+    Source { shard: shard("post", random.below(2) as u16), kind }
 }
 
 fn projection() -> Name {
