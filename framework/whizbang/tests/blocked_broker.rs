@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bank::{Account, Transfer, deposit, eventually, outcome, transfer};
 use futures_util::future::{BoxFuture, FutureExt, pending, ready};
-use whizbang::bridge::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, Response as Told};
+use whizbang::bridge::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, Response};
 use whizbang::message::{Envelope, ShardId, shard_of};
 use whizbang::prelude::*;
 
@@ -17,7 +17,7 @@ use whizbang::prelude::*;
 struct BlockedBridge(Arc<AtomicUsize>);
 
 impl Bridge for BlockedBridge {
-    fn attach<'a>(&'a self, _card: NodeCard, _door: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
+    fn attach<'a>(&'a self, _card: NodeCard, _inbound: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
         ready(Ok(())).boxed()
     }
     fn send(&self, _envelope: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
@@ -27,10 +27,10 @@ impl Bridge for BlockedBridge {
         self.0.fetch_add(1, Ordering::Relaxed);
         pending().boxed()
     }
-    fn request(&self, _to: Request, _deadline: Duration) -> BoxFuture<'_, Result<Told, BridgeError>> {
+    fn request(&self, _to: Request, _deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>> {
         pending().boxed()
     }
-    fn notify(&self, _tidings: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
+    fn notify(&self, _notification: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
         pending().boxed()
     }
     fn durability(&self) -> String {
@@ -71,7 +71,7 @@ struct SilentBridge {
 }
 
 impl Bridge for SilentBridge {
-    fn attach<'a>(&'a self, _card: NodeCard, _door: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
+    fn attach<'a>(&'a self, _card: NodeCard, _inbound: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
         ready(Ok(())).boxed()
     }
     fn send(&self, _envelope: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
@@ -94,10 +94,10 @@ impl Bridge for SilentBridge {
     fn keeps_events(&self) -> bool {
         true
     }
-    fn request(&self, _to: Request, _deadline: Duration) -> BoxFuture<'_, Result<Told, BridgeError>> {
+    fn request(&self, _to: Request, _deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>> {
         pending().boxed()
     }
-    fn notify(&self, _tidings: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
+    fn notify(&self, _notification: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
         ready(Ok(())).boxed()
     }
     fn durability(&self) -> String {
@@ -180,7 +180,7 @@ struct InFlightBytes {
 struct MeasuredBridge(Arc<InFlightBytes>);
 
 impl Bridge for MeasuredBridge {
-    fn attach<'a>(&'a self, _card: NodeCard, _door: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
+    fn attach<'a>(&'a self, _card: NodeCard, _inbound: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
         ready(Ok(())).boxed()
     }
     fn send(&self, envelope: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
@@ -199,10 +199,10 @@ impl Bridge for MeasuredBridge {
     fn publish(&self, _event: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
         ready(Ok(())).boxed()
     }
-    fn request(&self, _to: Request, _deadline: Duration) -> BoxFuture<'_, Result<Told, BridgeError>> {
+    fn request(&self, _to: Request, _deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>> {
         pending().boxed()
     }
-    fn notify(&self, _tidings: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
+    fn notify(&self, _notification: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
         ready(Ok(())).boxed()
     }
     fn durability(&self) -> String {

@@ -177,8 +177,8 @@ impl React<Moved> for PaymentPlan {
 }
 
 impl React<Ordered> for PaymentPlan {
-    fn key(_ordered: &Ordered, about: &EventContext) -> Option<String> {
-        (about.version > 1).then(|| about.key.clone())
+    fn key(_ordered: &Ordered, context: &EventContext) -> Option<String> {
+        (context.version > 1).then(|| context.key.clone())
     }
 
     fn react(&self, _ordered: Ordered, _effects: &mut Effects<Self>) {}
@@ -215,11 +215,11 @@ struct Balances {
 }
 
 impl Project<Moved> for Balances {
-    fn project(&mut self, _moved: &Moved, _about: &EventContext) {}
+    fn project(&mut self, _moved: &Moved, _context: &EventContext) {}
 }
 
 impl Project<Ordered> for Balances {
-    fn project(&mut self, _ordered: &Ordered, _about: &EventContext) {
+    fn project(&mut self, _ordered: &Ordered, _context: &EventContext) {
         self.orders += 1;
     }
 }

@@ -112,9 +112,9 @@ impl React<Drawn> for House {
     }
 
     fn react(&self, _: Drawn, effects: &mut Effects<Self>) {
-        let about = effects.event_context().expect("an event was recorded somewhere").clone();
+        let context = effects.event_context().expect("an event was recorded somewhere").clone();
         assert_eq!(effects.replied_command(), None, "an event answers nothing");
-        effects.record(Noted { what: format!("{} of {} {}", about.version, about.domain, about.key) });
+        effects.record(Noted { what: format!("{} of {} {}", context.version, context.domain, context.key) });
     }
 }
 

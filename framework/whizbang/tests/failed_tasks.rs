@@ -223,12 +223,12 @@ async fn panic_while_a_view_is_saved_is_retried() {
 /// A bridge that panics once when it sends a confirmation.
 struct PanickingBridge {
     bridge: LoopbackBridge,
-    chokes: Mutex<bool>,
+    panics: Mutex<bool>,
 }
 
 impl Bridge for PanickingBridge {
-    fn attach<'a>(&'a self, card: NodeCard, door: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
-        self.bridge.attach(card, door)
+    fn attach<'a>(&'a self, card: NodeCard, inbound: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
+        self.bridge.attach(card, inbound)
     }
     fn send(&self, envelope: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
         self.bridge.send(envelope)
@@ -239,10 +239,10 @@ impl Bridge for PanickingBridge {
     fn request(&self, to: Request, deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>> {
         self.bridge.request(to, deadline)
     }
-    fn notify(&self, tidings: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
-        let chokes = matches!(tidings, Notification::Committed { .. }) && std::mem::take(&mut *self.chokes.lock());
-        assert!(!chokes, "planned: the bridge panics");
-        self.bridge.notify(tidings)
+    fn notify(&self, notification: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
+        let panics = matches!(notification, Notification::Committed { .. }) && std::mem::take(&mut *self.panics.lock());
+        assert!(!panics, "planned: the bridge panics");
+        self.bridge.notify(notification)
     }
     fn durability(&self) -> String {
         self.bridge.durability()
@@ -260,7 +260,7 @@ async fn panicking_confirmation_is_sent_again() {
     paused(async {
         let hub = LoopbackHub::new();
         let done = Arc::<AtomicUsize>::default();
-        let bridge = PanickingBridge { bridge: hub.bridge(), chokes: Mutex::new(true) };
+        let bridge = PanickingBridge { bridge: hub.bridge(), panics: Mutex::new(true) };
         let bakery =
             Node::builder("bakery", MemoryStore::new()).threads(0).worker(Oven(Arc::clone(&done))).bridge(bridge);
         let bakery = bakery.start().await.unwrap();

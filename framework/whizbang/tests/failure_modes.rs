@@ -132,9 +132,9 @@ impl Apply<Seen> for Watcher {
 }
 
 impl React<Filled> for Watcher {
-    fn key(filled: &Filled, about: &EventContext) -> Option<String> {
+    fn key(filled: &Filled, context: &EventContext) -> Option<String> {
         assert!(filled.cents != 13, "unlucky");
-        Some(about.key.clone())
+        Some(context.key.clone())
     }
 
     fn react(&self, filled: Filled, effects: &mut Effects<Self>) {
@@ -296,7 +296,7 @@ fn closed<T: Send + 'static>() -> BoxFuture<'static, Result<T, BridgeError>> {
 }
 
 impl Bridge for Closed {
-    fn attach<'a>(&'a self, _card: NodeCard, _door: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
+    fn attach<'a>(&'a self, _card: NodeCard, _inbound: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
         closed()
     }
     fn send(&self, _envelope: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
@@ -308,7 +308,7 @@ impl Bridge for Closed {
     fn request(&self, _to: Request, _deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>> {
         closed()
     }
-    fn notify(&self, _tidings: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
+    fn notify(&self, _notification: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
         closed()
     }
     fn durability(&self) -> String {

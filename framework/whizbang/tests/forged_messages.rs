@@ -178,7 +178,7 @@ struct Fills {
 }
 
 impl Project<Filled> for Fills {
-    fn project(&mut self, _filled: &Filled, _about: &EventContext) {
+    fn project(&mut self, _filled: &Filled, _context: &EventContext) {
         self.fillings += 1;
     }
 }

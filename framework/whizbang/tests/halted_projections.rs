@@ -26,7 +26,7 @@ struct Counter {
 struct Counted {}
 
 impl Project<Deposited> for Counter {
-    fn project(&mut self, _deposited: &Deposited, _about: &EventContext) {
+    fn project(&mut self, _deposited: &Deposited, _context: &EventContext) {
         self.deposits += 1;
     }
 }
@@ -63,7 +63,7 @@ struct Fragile {
 struct FragileSum {}
 
 impl Project<Deposited> for Fragile {
-    fn project(&mut self, deposited: &Deposited, _about: &EventContext) {
+    fn project(&mut self, deposited: &Deposited, _context: &EventContext) {
         self.cents += deposited.cents;
         let left = PANICS.with(|panics| panics.get());
         if deposited.cents == 13 && left > 0 {
@@ -268,7 +268,7 @@ fn encoded<S: serde::Serializer>(bytes: &Vec<u8>, serializer: S) -> Result<S::Ok
 }
 
 impl Project<Deposited> for Heavy {
-    fn project(&mut self, deposited: &Deposited, _about: &EventContext) {
+    fn project(&mut self, deposited: &Deposited, _context: &EventContext) {
         self.bytes.resize(self.bytes.len() + usize::try_from(deposited.cents).unwrap(), 7);
     }
 }

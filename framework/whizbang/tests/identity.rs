@@ -18,7 +18,7 @@ use raw_peer::{connect_raw_peer, forged, name};
 use wallet::{Filled, Wallet, Wallets, fill};
 use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::bridge::{
-    AckOutcome, Bridge, BridgeError, Inbound, NodeCard, Notification, Request, RequestError, Response as Told,
+    AckOutcome, Bridge, BridgeError, Inbound, NodeCard, Notification, Request, RequestError, Response,
 };
 use whizbang::message::{Envelope, Origin, ReplacedStore, ShardId, StoreId, shard_of};
 use whizbang::prelude::*;
@@ -36,7 +36,7 @@ struct Fills {
 }
 
 impl Project<Filled> for Fills {
-    fn project(&mut self, _filled: &Filled, _about: &EventContext) {
+    fn project(&mut self, _filled: &Filled, _context: &EventContext) {
         self.fills += 1;
     }
 }
@@ -310,10 +310,10 @@ impl Inbound for RecordingInbound {
         self.0.lock().unwrap().push(envelope.origin.and_then(|origin| origin.store));
         ready(AckOutcome::Ack).boxed()
     }
-    fn request(&self, _asked: Request) -> BoxFuture<'static, Told> {
-        ready(Told::Refused(RequestError::NotHere)).boxed()
+    fn request(&self, _request: Request) -> BoxFuture<'static, Response> {
+        ready(Response::Refused(RequestError::NotHere)).boxed()
     }
-    fn notify(&self, _tidings: Notification) {}
+    fn notify(&self, _notification: Notification) {}
     fn reconnected(&self) {}
     fn capacity(&self) -> usize {
         16
@@ -333,14 +333,14 @@ async fn events_and_answers_name_their_store() {
     eventually(async || inbound.0.lock().unwrap().as_slice() == [mine, mine]).await;
     let (shard, other) = (ShardId::new(name("wallets"), 0), ShardId::new(name("ears"), 0));
     let ask = async |asked| bridge.request(asked, Duration::from_secs(5)).await.unwrap();
-    let Told::Envelopes(page) = ask(Request::Events { shard: shard.clone(), after: 0, limit: 9 }).await else {
+    let Response::Envelopes(page) = ask(Request::Events { shard: shard.clone(), after: 0, limit: 9 }).await else {
         panic!("no page")
     };
     assert_eq!((page.store, page.envelopes.len(), page.last), (mine, 2, 2));
     assert!(page.envelopes.iter().all(|event| event.origin.as_ref().unwrap().store == mine));
     let asked = Request::Outbox { from: shard.clone(), to: other.clone(), after: 0, limit: 9 };
-    let Told::Envelopes(page) = ask(asked).await else { panic!("no page") };
+    let Response::Envelopes(page) = ask(asked).await else { panic!("no page") };
     assert_eq!((page.store, page.committed), (mine, Some(0)));
     let answer = ask(Request::Watermark { from: other, to: shard }).await;
-    assert_eq!(answer, Told::Watermark { through: 0, store: mine });
+    assert_eq!(answer, Response::Watermark { through: 0, store: mine });
 }

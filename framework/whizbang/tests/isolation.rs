@@ -13,7 +13,7 @@ use bank::{deposit, eventually, transfer};
 use futures_util::future::{BoxFuture, FutureExt};
 use wallet::{Filled, Wallet, fill};
 use whizbang::bridge::loopback::LoopbackHub;
-use whizbang::bridge::{AckOutcome, Bridge, Inbound, NodeCard, Notification, Request, Response as Told};
+use whizbang::bridge::{AckOutcome, Bridge, Inbound, NodeCard, Notification, Request, Response};
 use whizbang::message::{
     Codec, Envelope, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ReplyMode, ShardId, shard_of,
 };
@@ -63,7 +63,7 @@ macro_rules! watcher {
             }
 
             impl React<Filled> for Watch {
-                fn key(_filled: &Filled, _about: &EventContext) -> Option<String> {
+                fn key(_filled: &Filled, _context: &EventContext) -> Option<String> {
                     Some(key_in($shard))
                 }
 
@@ -98,7 +98,7 @@ async fn both(store: &MemoryStore, retry: Retry) -> Node {
 }
 
 /// Returns the watermark of a shard for the wallet's events.
-async fn taken(store: &MemoryStore, domain: &str, shard: u16) -> u64 {
+async fn watermark(store: &MemoryStore, domain: &str, shard: u16) -> u64 {
     let reader = store.read(&ShardId::new(Name::new(domain).unwrap(), shard)).await.unwrap();
     let marks = reader.map(|reader| reader.watermarks()).unwrap_or_default();
     let of_events = |kind: &SourceKind| matches!(kind, SourceKind::Events { .. });
@@ -115,7 +115,7 @@ async fn equally_named_actors_receive_their_own_events_only() {
     node.client().send(fill("a")).await.unwrap();
     eventually(async || node.client().send(south::Look { watch: key_in(1) }).await.unwrap() == 1).await;
     // The shards that the event does not concern are notified of its position.
-    eventually(async || taken(&store, "south", 0).await == 1 || taken(&store, "north", 0).await == 1).await;
+    eventually(async || watermark(&store, "south", 0).await == 1 || watermark(&store, "north", 0).await == 1).await;
     // The failing one keeps its own event until it can handle it.
     eventually(async || node.metrics().deferred == 1).await;
     drop(node);
@@ -300,12 +300,12 @@ async fn job_failing_with_a_long_text_becomes_a_dead_letter() {
 
 /// A service that sends arbitrary statements.
 struct Impostor {
-    answer: Told,
+    answer: Response,
     asked: AtomicUsize,
 }
 
 impl Impostor {
-    fn answering(answer: Told) -> Arc<Self> {
+    fn answering(answer: Response) -> Arc<Self> {
         Arc::new(Self { answer, asked: AtomicUsize::new(0) })
     }
 }
@@ -317,11 +317,11 @@ impl Inbound for Impostor {
     fn event(&self, _envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         std::future::ready(AckOutcome::Ack).boxed()
     }
-    fn request(&self, _asked: Request) -> BoxFuture<'static, Told> {
+    fn request(&self, _request: Request) -> BoxFuture<'static, Response> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         std::future::ready(self.answer.clone()).boxed()
     }
-    fn notify(&self, _tidings: Notification) {}
+    fn notify(&self, _notification: Notification) {}
     fn reconnected(&self) {}
     fn capacity(&self) -> usize {
         1
@@ -337,7 +337,7 @@ fn card(service: &'static str, owns: &'static str) -> NodeCard {
 async fn undecodable_reply_may_have_happened() {
     let hub = LoopbackHub::new();
     let impostor = hub.bridge();
-    let too_large = Told::Reply(vec![0; MAX_PAYLOAD_BYTES + 1].into());
+    let too_large = Response::Reply(vec![0; MAX_PAYLOAD_BYTES + 1].into());
     impostor.attach(card("bank", "bank"), Impostor::answering(too_large)).await.unwrap();
     let node = Node::builder("transfers", MemoryStore::new()).threads(0).saga::<bank::Transfer>().bridge(hub.bridge());
     let node = node.start().await.unwrap();
@@ -360,7 +360,7 @@ async fn confirmation_of_unsent_messages_loses_nothing() {
     let transfers = transfers.start().await.unwrap();
     accounts.client().send(deposit("ada", 100)).await.unwrap();
     let forger = hub.bridge();
-    forger.attach(card("forger", "lies"), Impostor::answering(Told::watermark(0))).await.unwrap();
+    forger.attach(card("forger", "lies"), Impostor::answering(Response::watermark(0))).await.unwrap();
     let client = transfers.client();
     client.send(transfer("t1", "ada", "bob", 1)).await.unwrap();
     eventually(async || client.send(bank::outcome("t1")).await.unwrap() == "done").await;
@@ -422,7 +422,7 @@ async fn owner_cannot_answer_for_the_shard_of_another() {
             Node::builder("accounts", MemoryStore::new()).threads(0).aggregate::<bank::Account>().bridge(hub.bridge());
         let accounts = accounts.start().await.unwrap();
         let forger = hub.bridge();
-        let answers = Impostor::answering(Told::envelopes(vec![deposit_from(speaks_for, 1)], 2));
+        let answers = Impostor::answering(Response::envelopes(vec![deposit_from(speaks_for, 1)], 2));
         forger.attach(card("forger", "lies"), Arc::clone(&answers) as Arc<dyn Inbound>).await.unwrap();
         // The first is missing, so it is requested.
         forger.send(deposit_from("lies", 2)).await.unwrap();
@@ -444,7 +444,7 @@ async fn command_to_a_key_of_another_shard_becomes_a_dead_letter() {
     };
     let node = accounts().await;
     let sender = hub.bridge();
-    sender.attach(card("shop", "shop"), Impostor::answering(Told::watermark(0))).await.unwrap();
+    sender.attach(card("shop", "shop"), Impostor::answering(Response::watermark(0))).await.unwrap();
     // In a shard of another thread, and in another one of the same.
     let home = shard_of("ada", 16);
     let key_of = |shard: u16| (0..).map(|n| format!("k{n}")).find(|key| shard_of(key, 16) == shard % 16).unwrap();

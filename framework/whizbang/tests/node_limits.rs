@@ -13,7 +13,7 @@ use bank::eventually_within;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use wallet::{Filled, Wallet, Wallets, fill};
 use whizbang::NodeConfig;
-use whizbang::bridge::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, Response as BridgeResponse};
+use whizbang::bridge::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, Response};
 use whizbang::message::{Envelope, Name, ShardId};
 use whizbang::prelude::*;
 use whizbang::store::{CatalogEntry, CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
@@ -48,7 +48,7 @@ struct Slow {
 }
 
 impl Bridge for Slow {
-    fn attach<'a>(&'a self, _card: NodeCard, _door: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
+    fn attach<'a>(&'a self, _card: NodeCard, _inbound: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
         if self.never_attaches { std::future::pending().boxed() } else { std::future::ready(Ok(())).boxed() }
     }
     fn send(&self, _envelope: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
@@ -62,7 +62,7 @@ impl Bridge for Slow {
         }
         .boxed()
     }
-    fn request(&self, _to: Request, _deadline: Duration) -> BoxFuture<'_, Result<BridgeResponse, BridgeError>> {
+    fn request(&self, _to: Request, _deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>> {
         std::future::ready(Err(BridgeError::NoOwner { domain: "x".into() })).boxed()
     }
     fn notify(&self, _notification: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
@@ -180,7 +180,7 @@ struct Counted {
 }
 
 impl Project<Filled> for Counted {
-    fn project(&mut self, _filled: &Filled, _about: &EventContext) {
+    fn project(&mut self, _filled: &Filled, _context: &EventContext) {
         self.fillings += 1;
     }
 }

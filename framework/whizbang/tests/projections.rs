@@ -35,28 +35,28 @@ struct Balances {
 }
 
 impl Balances {
-    fn note(&mut self, about: &EventContext) {
-        let last = self.positions.entry(about.shard).or_default();
-        if about.position <= *last {
+    fn note(&mut self, context: &EventContext) {
+        let last = self.positions.entry(context.shard).or_default();
+        if context.position <= *last {
             self.out_of_order += 1;
         }
-        *last = about.position;
+        *last = context.position;
     }
 }
 
 impl Project<Deposited> for Balances {
-    fn project(&mut self, deposited: &Deposited, about: &EventContext) {
-        self.note(about);
-        let account = self.accounts.entry(about.key.clone()).or_default();
+    fn project(&mut self, deposited: &Deposited, context: &EventContext) {
+        self.note(context);
+        let account = self.accounts.entry(context.key.clone()).or_default();
         account.0 += deposited.cents;
         account.1 += 1;
     }
 }
 
 impl Project<Withdrawn> for Balances {
-    fn project(&mut self, withdrawn: &Withdrawn, about: &EventContext) {
-        self.note(about);
-        let account = self.accounts.entry(about.key.clone()).or_default();
+    fn project(&mut self, withdrawn: &Withdrawn, context: &EventContext) {
+        self.note(context);
+        let account = self.accounts.entry(context.key.clone()).or_default();
         account.0 -= withdrawn.cents;
         account.1 += 1;
     }
@@ -220,8 +220,8 @@ mod renewed {
     }
 
     impl Project<Deposited> for Counts {
-        fn project(&mut self, _deposited: &Deposited, about: &EventContext) {
-            *self.counts.entry(about.key.clone()).or_default() += 1;
+        fn project(&mut self, _deposited: &Deposited, context: &EventContext) {
+            *self.counts.entry(context.key.clone()).or_default() += 1;
         }
     }
 
@@ -328,7 +328,7 @@ async fn manifest_lists_projections_and_conflicts_are_refused() {
     #[projection(projects(Deposited), answers(BalanceOf))]
     struct Rival {}
     impl Project<Deposited> for Rival {
-        fn project(&mut self, _deposited: &Deposited, _about: &EventContext) {}
+        fn project(&mut self, _deposited: &Deposited, _context: &EventContext) {}
     }
     impl Answer<BalanceOf> for Rival {
         fn answer(&self, _query: BalanceOf) -> (u64, u64) {

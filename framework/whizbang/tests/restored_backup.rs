@@ -27,7 +27,7 @@ struct Counted {
 }
 
 impl Project<Filled> for Counted {
-    fn project(&mut self, _filled: &Filled, _about: &EventContext) {
+    fn project(&mut self, _filled: &Filled, _context: &EventContext) {
         self.fills += 1;
     }
 }

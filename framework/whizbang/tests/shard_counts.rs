@@ -88,7 +88,7 @@ macro_rules! program {
             }
 
             impl Project<Stamped> for Watch {
-                fn project(&mut self, _stamped: &Stamped, _about: &EventContext) {
+                fn project(&mut self, _stamped: &Stamped, _context: &EventContext) {
                     self.seen += 1;
                 }
             }
@@ -102,7 +102,7 @@ macro_rules! program {
             pub(super) struct Files {}
 
             impl Project<Filed> for Files {
-                fn project(&mut self, _filed: &Filed, _about: &EventContext) {}
+                fn project(&mut self, _filed: &Filed, _context: &EventContext) {}
             }
 
             impl whizbang::Answer<Seen> for Watch {

@@ -147,7 +147,7 @@ impl Handle<Look> for Box_ {
 }
 
 impl React<Said> for Box_ {
-    fn key(said: &Said, _about: &EventContext) -> Option<String> {
+    fn key(said: &Said, _context: &EventContext) -> Option<String> {
         Some(said.to.clone())
     }
 

@@ -54,7 +54,7 @@ struct Forget {
 
 #[derive(Command, Serialize, Deserialize)]
 #[command(domain = Shop, reply = Vec<String>)]
-struct Told {
+struct ReadFired {
     #[key]
     order: String,
 }
@@ -74,8 +74,8 @@ macro_rules! order {
             }
         }
 
-        impl Handle<Told> for Order {
-            fn handle(&self, _: Told, _: &mut Effects<Self>) -> Result<Vec<String>, Rejection> {
+        impl Handle<ReadFired> for Order {
+            fn handle(&self, _: ReadFired, _: &mut Effects<Self>) -> Result<Vec<String>, Rejection> {
                 Ok(self.fired.clone())
             }
         }
@@ -85,7 +85,7 @@ macro_rules! order {
 #[derive(Saga, Default)]
 #[saga(
     domain = Shop,
-    handles(Place, Forget, Told),
+    handles(Place, Forget, ReadFired),
     applies(Rang),
     timers(Overdue, foreign::Overdue)
 )]
@@ -132,7 +132,7 @@ mod reader {
     use super::*;
 
     #[derive(Saga, Default)]
-    #[saga(domain = Shop, handles(Place, Forget, Told), applies(Rang), timers(foreign::Overdue))]
+    #[saga(domain = Shop, handles(Place, Forget, ReadFired), applies(Rang), timers(foreign::Overdue))]
     pub(super) struct Order {
         fired: Vec<String>,
     }
@@ -170,7 +170,7 @@ fn place(own: Option<Duration>, foreign: Option<Duration>) -> Place {
 }
 
 async fn fired(node: &Node) -> Vec<String> {
-    node.client().send(Told { order: "o1".into() }).await.unwrap()
+    node.client().send(ReadFired { order: "o1".into() }).await.unwrap()
 }
 
 async fn node<A: Saga>(store: &MemoryStore) -> Node {

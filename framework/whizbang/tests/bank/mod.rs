@@ -248,7 +248,7 @@ impl Handle<Outcome> for Transfer {
 }
 
 impl React<Withdrawn> for Transfer {
-    fn key(event: &Withdrawn, _about: &EventContext) -> Option<String> {
+    fn key(event: &Withdrawn, _context: &EventContext) -> Option<String> {
         (!event.transfer.is_empty()).then(|| event.transfer.clone())
     }
 

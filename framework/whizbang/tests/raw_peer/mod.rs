@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use whizbang::bridge::loopback::{LoopbackBridge, LoopbackHub};
 use whizbang::bridge::{
-    AckOutcome, Bridge, BridgeError, Inbound, NodeCard, Notification, Request, RequestError, Response as BridgeResponse,
+    AckOutcome, Bridge, BridgeError, Inbound, NodeCard, Notification, Request, RequestError, Response,
 };
 use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, Origin, ReplyMode, ShardId};
 
@@ -22,8 +22,8 @@ impl Inbound for RawPeer {
     fn event(&self, _envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         ready(AckOutcome::Ack).boxed()
     }
-    fn request(&self, _request: Request) -> BoxFuture<'static, BridgeResponse> {
-        ready(BridgeResponse::Refused(RequestError::NotHere)).boxed()
+    fn request(&self, _request: Request) -> BoxFuture<'static, Response> {
+        ready(Response::Refused(RequestError::NotHere)).boxed()
     }
     fn notify(&self, _notification: Notification) {}
     fn reconnected(&self) {}
@@ -102,7 +102,7 @@ impl Bridge for CountingBridge {
     fn publish(&self, event: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
         self.0.publish(event)
     }
-    fn request(&self, to: Request, deadline: Duration) -> BoxFuture<'_, Result<BridgeResponse, BridgeError>> {
+    fn request(&self, to: Request, deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>> {
         let counts = Arc::clone(&self.1);
         async move {
             counts.asked.fetch_add(1, Ordering::Relaxed);

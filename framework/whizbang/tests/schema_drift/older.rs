@@ -15,9 +15,9 @@ fn without(envelope: Envelope) -> Envelope {
     Envelope { shape: None, ..envelope }
 }
 
-struct Door(Arc<dyn Inbound>);
+struct OlderInbound(Arc<dyn Inbound>);
 
-impl Inbound for Door {
+impl Inbound for OlderInbound {
     fn deliver(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         self.0.deliver(without(envelope))
     }
@@ -47,8 +47,8 @@ impl Inbound for Door {
         })
     }
 
-    fn notify(&self, tidings: Notification) {
-        self.0.notify(tidings);
+    fn notify(&self, notification: Notification) {
+        self.0.notify(notification);
     }
 
     fn reconnected(&self) {
@@ -61,8 +61,8 @@ impl Inbound for Door {
 }
 
 impl<B: Bridge> Bridge for Older<B> {
-    fn attach<'a>(&'a self, card: NodeCard, door: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
-        self.0.attach(card, Arc::new(Door(door)))
+    fn attach<'a>(&'a self, card: NodeCard, inbound: Arc<dyn Inbound>) -> BoxFuture<'a, Result<(), BridgeError>> {
+        self.0.attach(card, Arc::new(OlderInbound(inbound)))
     }
 
     fn send(&self, envelope: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
@@ -82,8 +82,8 @@ impl<B: Bridge> Bridge for Older<B> {
         self.0.request(to, deadline)
     }
 
-    fn notify(&self, tidings: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
-        self.0.notify(tidings)
+    fn notify(&self, notification: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
+        self.0.notify(notification)
     }
 
     fn durability(&self) -> String {
