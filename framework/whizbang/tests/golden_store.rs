@@ -1,6 +1,7 @@
 //! A store that an older version wrote is opened, read and appended to.
 //!
-//! `golden/store-4feaf7b` was written by that commit: a node with two purses, and a shard of a bank written turn by turn.
+//! `golden/store-4feaf7b` was written by that commit: a node with two purses, and a shard of a bank written turn by
+//! turn.
 #![cfg(all(feature = "testing", feature = "embedded"))]
 
 use std::path::Path;

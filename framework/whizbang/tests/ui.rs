@@ -1,7 +1,7 @@
 //! The errors of the derives for every mistake. `derives.rs` contains what they accept.
 //!
-//! `ui/fail` has one program per mistake, `ui/several` programs with several. Next to each is the expected output of the compiler.
-//! After a change: `TRYBUILD=overwrite cargo test -p whizbang --test ui`, and read the difference.
+//! `ui/fail` has one program per mistake, `ui/several` programs with several. Next to each is the expected output of
+//! the compiler. After a change: `TRYBUILD=overwrite cargo test -p whizbang --test ui`, and read the difference.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

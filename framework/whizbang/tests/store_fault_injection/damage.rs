@@ -166,8 +166,8 @@ fn zeroed_sector_is_detected_unless_at_the_end() {
         let (last, end) = log.end();
         for name in log.segments() {
             for sector in 0..log.files[&name].len() / 512 {
-                // The mark that says what was durable is behind it. Where both are lost, they cannot be distinguished from a
-                // batch that was never finished: the log then ends earlier, but the rest of it is correct.
+                // The mark that says what was durable is behind it. Where both are lost, they cannot be distinguished
+                // from a batch that was never finished: the log then ends earlier, but the rest of it is correct.
                 let takes_end = name == last && (end - 23) / 512 <= sector && sector <= end / 512;
                 if takes_end {
                     log.valid_contents = log.workload.contents_from(0).into_iter().collect();

@@ -1,8 +1,8 @@
 //! A machine with one disk of the worst permitted behavior: it keeps all flushed data and any part of the rest.
 //!
-//! Sectors of 512 bytes are written whole or not at all; of those written since the last flush, any version may survive a power cut.
-//! Names that were not flushed may survive or not. A failed flush has lost the data it was to write, and a later flush does not report
-//! that. A killed process leaves everything unchanged.
+//! Sectors of 512 bytes are written whole or not at all; of those written since the last flush, any version may survive
+//! a power cut. Names that were not flushed may survive or not. A failed flush has lost the data it was to write, and a
+//! later flush does not report that. A killed process leaves everything unchanged.
 
 use std::collections::BTreeMap;
 use std::io;
