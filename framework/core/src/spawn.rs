@@ -84,7 +84,7 @@ pub fn is_unwinding() -> bool {
 pub fn thread<F: Future<Output = ()>>(name: &str, make: impl FnOnce() -> F + Send + 'static) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-        tokio::task::LocalSet::new().block_on(&runtime, make());
+        actix_rt::Runtime::from(runtime).block_on(make());
     })?;
     Ok(())
 }

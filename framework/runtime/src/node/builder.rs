@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use dashmap::DashMap;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -270,7 +271,7 @@ impl NodeBuilder {
             issues: Arc::default(),
             domains,
             sources,
-            readers: Mutex::default(),
+            readers: DashMap::default(),
             draining: AtomicBool::new(false),
             suspect_permits: Arc::new(tokio::sync::Semaphore::new(1)),
             broken: Mutex::default(),

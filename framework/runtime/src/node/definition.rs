@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use dashmap::DashMap;
 use foldhash::fast::FixedState;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
@@ -54,7 +55,7 @@ pub(super) struct NodeDefinition {
     pub(super) domains: BTreeMap<Name, u16>,
     /// Subscribed domains with their number of shards.
     pub(super) sources: BTreeMap<Name, u16>,
-    pub(super) readers: Mutex<HashMap<ShardId, Arc<dyn ShardReader>, FixedState>>,
+    pub(super) readers: DashMap<ShardId, Arc<dyn ShardReader>, FixedState>,
     /// User-code runner of each thread, with the thread's counters.
     pub(super) user_code: Vec<Arc<UserCode>>,
     /// Permission to start helper threads may be started; false in a simulation.
@@ -130,7 +131,7 @@ impl NodeDefinition {
     }
 
     pub(super) fn reader(&self, shard: &ShardId) -> Option<Arc<dyn ShardReader>> {
-        self.readers.lock().get(shard).cloned()
+        self.readers.get(shard).map(|reader| Arc::clone(&reader))
     }
 
     /// Returns the identity of the store, if it has one.
@@ -215,9 +216,10 @@ impl NodeDefinition {
 
     /// Returns the number of dead letters and one example. Costs the number of shards.
     fn dead_letters(&self) -> Option<String> {
-        let readers = self.readers.lock();
-        let count: u64 = readers.values().map(|reader| reader.dead_letter_count()).sum();
-        let first = readers.values().find(|reader| reader.dead_letter_count() > 0)?;
+        let count: u64 = self.readers.iter().map(|reader| reader.dead_letter_count()).sum();
+        let with_letters = self.readers.iter().filter(|reader| reader.dead_letter_count() > 0);
+        // The order of the table differs between machines; the example does not.
+        let first = with_letters.min_by(|a, b| a.key().cmp(b.key())).map(|reader| Arc::clone(reader.value()))?;
         // Health does not wait for a store that must wait itself.
         let dead_letters =
             first.dead_letters(None, EXAMPLES_READ).now_or_never().and_then(Result::ok).unwrap_or_default();

@@ -98,7 +98,7 @@ impl ThreadRuntime {
                 let id = ShardId::new(domain.clone(), shard);
                 let listener: Arc<dyn CommitListener> = Arc::clone(&context.commits) as _;
                 let handle = definition.store.open(&id, *count, listener).await?;
-                definition.readers.lock().insert(id.clone(), Arc::clone(&handle.reader));
+                definition.readers.insert(id.clone(), Arc::clone(&handle.reader));
                 let relays = definition.bridge.is_some() || definition.sources.contains_key(domain);
                 shards.insert(id.clone(), OwnedShard::new(id, handle, relays));
             }
@@ -319,7 +319,7 @@ impl ThreadRuntime {
             let listener: Arc<dyn CommitListener> = Arc::clone(&self.context.commits) as _;
             let count = self.definition.owns(&id.domain).unwrap_or(1);
             let handle = self.definition.store.open(id, count, listener).await?;
-            self.definition.readers.lock().insert(id.clone(), Arc::clone(&handle.reader));
+            self.definition.readers.insert(id.clone(), Arc::clone(&handle.reader));
             *cell.writer.borrow_mut() = handle.writer;
             *cell.reader.borrow_mut() = handle.reader;
         }
