@@ -137,9 +137,9 @@ async fn failed_subscription_is_reported_and_restarted() {
         let (node, _) = node(&probe).await;
         probe.panic_in("events", 2);
         node.client().send(grind("a")).await.unwrap();
-        moved_until(async || names(&node, "feed of mill/0")).await;
+        moved_until(async || names(&node, "subscription to mill/0")).await;
         moved_until(async || node.client().query(Sum {}).await.unwrap() == 1).await;
-        moved_until(async || !names(&node, "feed of mill/0")).await;
+        moved_until(async || !names(&node, "subscription to mill/0")).await;
         assert_eq!(node.metrics().failed_tasks, 2);
         node.stop().await.unwrap();
     })

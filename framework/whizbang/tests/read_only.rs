@@ -228,7 +228,10 @@ async fn unreadable_store_is_named_and_nothing_is_created() {
     let nowhere = folder.path().join("nowhere");
     for place in [folder.path(), nowhere.as_path()] {
         let error = EmbeddedStore::read_only(place).unwrap_err();
-        assert!(matches!(error, StoreError::Missing { .. }) && error.to_string().contains("no store in"), "{error}");
+        assert!(
+            matches!(error, StoreError::Missing { .. }) && error.to_string().contains("no store found in"),
+            "{error}"
+        );
     }
     assert!(!nowhere.exists() && files(folder.path(), "").is_empty());
 

@@ -108,13 +108,13 @@ fn difference_shows_the_history_and_both_sides() {
     let text = difference(|| drop(Scenario::<Account>::new().when(withdraw("ada", 5, "t")).replies(6)));
     assert!(text.contains("but it was rejected: the account holds 0 cents"), "{text}");
     let text = difference(|| drop(started().sends(deposit("ada", 1))));
-    assert!(text.contains("but it sent nothing (more)"), "{text}");
+    assert!(text.contains("but it sent no further command"), "{text}");
 }
 
 #[test]
 fn unexpected_effect_is_a_difference() {
     let text = difference(|| drop(Scenario::<Account>::new().when(deposit("ada", 50)).records_nothing()));
-    assert!(text.contains("but it recorded also\n  Deposited"), "{text}");
+    assert!(text.contains("but it also recorded\n  Deposited"), "{text}");
 }
 
 #[test]
