@@ -13,13 +13,13 @@ pub(crate) struct Item<'a> {
     pub(crate) keys: Vec<Key>,
     /// Its fields: one group for a struct, one for each variant of an enum.
     pub(crate) groups: Vec<Group<'a>>,
-    /// Whether the item and its variants have no serde attribute.
+    /// True if the item and its variants have no serde attribute.
     has_no_serde_attributes: bool,
 }
 
 /// The fields of a struct or of a variant.
 pub(crate) struct Group<'a> {
-    /// Whether the group is a variant.
+    /// True if the group is a variant.
     pub(crate) is_variant: bool,
     /// The keys on the variant.
     pub(crate) keys: Vec<Key>,
@@ -33,9 +33,9 @@ pub(crate) struct Part<'a> {
     pub(crate) field: &'a Field,
     /// The keys on it.
     pub(crate) keys: Vec<Key>,
-    /// Whether it is marked `#[key]`.
+    /// True if it is marked `#[key]`.
     pub(crate) is_key: bool,
-    /// Whether it has no serde attribute.
+    /// True if it has no serde attribute.
     pub(crate) has_no_serde_attributes: bool,
 }
 

@@ -150,7 +150,7 @@ impl From<Steps> for Vec<Step> {
     }
 }
 
-/// How often a saga has run. Stored as a number; the `false` and `true` of older versions are the first two.
+/// The number of runs of a saga. The `false` and `true` of older versions are the first two numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum SagaRun {
     #[default]

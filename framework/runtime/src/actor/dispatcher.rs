@@ -40,9 +40,9 @@ pub struct Dispatcher {
     pub(super) backlogs: Backlogs,
     /// The label of user code that runs for no particular message.
     pub(super) label: Label,
-    /// Whether appends of this actor type are durable when they return.
+    /// True if appends of this actor type are durable when they return.
     commits_at_once: bool,
-    /// Whether the last snapshot was skipped because the state cannot be saved.
+    /// True if the last snapshot was skipped because the state cannot be saved.
     pub(super) skips_snapshots: Cell<bool>,
 }
 

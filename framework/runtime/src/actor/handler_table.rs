@@ -91,7 +91,7 @@ pub(crate) struct ActorFacts {
     pub(crate) name: &'static str,
     pub(crate) role: Role,
     pub(super) snapshots: Snapshots,
-    /// Whether the state has a coding.
+    /// True if the state has a coding.
     pub(super) is_coded: bool,
     /// Creates a live actor without a state.
     pub(super) new_live: fn(Rc<Dispatcher>, Rc<OwnedShard>, Rc<str>) -> Rc<LiveActor>,

@@ -30,7 +30,7 @@ pub struct RequestedEffects {
     pub(super) events: Vec<EventSlot>,
     /// One slot for each of `events`. The slots after them are empty and kept for the next turn.
     recorded: Vec<Box<dyn RecordedSlot>>,
-    /// Whether the slots of this turn were applied, and so are empty as well.
+    /// True if the slots of this turn were applied, and so are empty as well.
     applied: bool,
     pub(crate) outgoing: Vec<Outgoing>,
     pub(crate) timers: Vec<TimerSlot>,
@@ -38,7 +38,7 @@ pub struct RequestedEffects {
     pub(crate) reply: Vec<u8>,
     pub(crate) rejected: bool,
     pub(crate) ended: bool,
-    /// Whether an ended saga starts again.
+    /// True if an ended saga starts again.
     pub(crate) restarts: bool,
     pub(crate) error: Option<CodecError>,
     /// The context of the event that is being handled.

@@ -48,8 +48,8 @@ impl TurnError {
     pub(super) fn text(&self) -> String {
         match self {
             Self::Panic(text) => format!("the handler panicked: {text}"),
-            Self::Undecodable(text) => format!("the message {text}"),
-            Self::Effects(text) => format!("the requested effects {text}"),
+            Self::Undecodable(text) => format!("failed to decode message: {text}"),
+            Self::Effects(text) => format!("invalid effects: {text}"),
             Self::Unhandled => "no handler for this message".to_owned(),
             Self::Compensation(text) => text.clone(),
             Self::Crashed(attempts) => format!("the process ended during each of its last {attempts} deliveries"),

@@ -42,7 +42,7 @@ pub enum Snapshots {
 /// The snapshot policy of one actor type.
 pub(crate) struct SnapshotPolicy {
     every: u64,
-    /// Whether a large state is saved less often.
+    /// True if a large state is saved less often.
     scales_with_size: bool,
     pub(super) schema: u32,
 }

@@ -403,9 +403,9 @@ pub struct OwnedShard {
     #[doc(hidden)]
     pub writer: RefCell<Box<dyn ShardWriter>>,
     pub(crate) reader: RefCell<Arc<dyn ShardReader>>,
-    /// Whether any subscriber besides the stream's own actor receives the shard's events.
+    /// True if any subscriber besides the stream's own actor receives the shard's events.
     pub(crate) relays_events: bool,
-    /// Whether the shard is in the list of dirty shards.
+    /// True if the shard is in the list of dirty shards.
     dirty: Cell<bool>,
     /// The due time of the earliest timer that the timer loop knows.
     pub(crate) next_timer: Cell<Option<Timestamp>>,

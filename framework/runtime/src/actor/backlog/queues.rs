@@ -13,7 +13,7 @@ use whizbang_core::store::{Source, StreamHint, Ticket};
 
 #[derive(Default)]
 pub(super) struct BacklogState {
-    /// Whether it was read from the log.
+    /// True if it was read from the log.
     pub(super) loaded: bool,
     /// Incremented when commits have failed; tasks of an earlier generation change nothing.
     pub(super) generation: u64,
@@ -35,7 +35,7 @@ pub(super) struct Queue {
     /// The last sequence of each source, to detect redelivery.
     pub(super) last_sequences: Vec<(Rc<Source>, u64)>,
     pub(super) head: HeadState,
-    /// How often loading the key has failed for the first message.
+    /// The number of failed attempts to load the key for the first message.
     pub(super) failures: u32,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct Deferred {
     pub(super) source: Rc<Source>,
     pub(super) sequence: u64,
     pub(super) ticket: Option<Ticket>,
-    /// Whether the log marks it as the message for which the key could not be loaded.
+    /// True if the log marks it as the message for which the key could not be loaded.
     pub(super) parked: bool,
     pub(super) message: Option<Box<(Action, Envelope)>>,
 }
