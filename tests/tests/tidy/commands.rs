@@ -114,6 +114,10 @@ fn fault(command: &str, files: &[File]) -> Option<String> {
     if program.contains('/') && !exists(program) {
         return Some(format!("there is no {program}"));
     }
+    // `-p` is a package to cargo alone.
+    if !command.split_whitespace().any(|word| word == "cargo") {
+        return None;
+    }
     let named = |package: &str| {
         manifest(files, |_, table| {
             table.get("package").and_then(|found| found.get("name")).and_then(toml::Value::as_str) == Some(package)
@@ -205,9 +209,14 @@ fn command_without_its_program_is_found() {
         File::new("b/src/bin/y.rs", ""),
         File::new("run", ""),
     ];
-    for good in
-        ["cargo run -p one -- -p two", "cargo run -p two --bin x", "cargo test -p one --test it", "ls", "cargo fmt"]
-    {
+    for good in [
+        "nats-server -p 4333",
+        "cargo run -p one -- -p two",
+        "cargo run -p two --bin x",
+        "cargo test -p one --test it",
+        "ls",
+        "cargo fmt",
+    ] {
         assert_eq!(fault(good, &files), None, "{good}");
     }
     for bad in [
