@@ -42,7 +42,7 @@ fn new_project_is_set_up_as_written() {
         .collect::<Vec<_>>();
     assert!(adds.len() >= 6, "{adds:?}");
     for add in adds {
-        let path = format!("whizbang --path {}", root().join("framework").display());
+        let path = format!("whizbang --path {}", root().join("framework/whizbang").display());
         let add =
             add.replace("whizbang", &path).replace("axum", "axum --no-default-features --features http1,json,tokio");
         succeeds(&cargo, &format!("add --offline {add}"), &project);
