@@ -22,6 +22,11 @@ use whizbang_core::message::{CodecError, Coded, Command, Event, Of, Rejection};
 /// # node.stop().await
 /// # }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an aggregate",
+    note = "derive it: `#[derive(Aggregate, Default)] #[aggregate(domain = …, handles(…), applies(…))]`",
+    note = "a saga is hosted with `NodeBuilder::saga`"
+)]
 pub trait Aggregate: Stateful {}
 
 /// Decides on a command.

@@ -36,6 +36,11 @@ use whizbang_core::message::{Command, Document, Domain};
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a saga",
+    note = "derive it: `#[derive(Saga, Default)] #[saga(domain = …, reacts(…), applies(…))]`",
+    note = "an aggregate is hosted with `NodeBuilder::aggregate`"
+)]
 pub trait Saga: Stateful {}
 
 /// Handles a timer that fired.
