@@ -5,7 +5,7 @@ use std::panic;
 use whizbang_tests::Panics;
 
 #[test]
-fn a_panic_that_was_caught_is_seen_all_the_same() {
+fn caught_panic_is_counted() {
     let panics = Panics::watch();
     let caught = panic::catch_unwind(|| panic!("planned: a handler fails"));
     assert!(caught.is_err());

@@ -19,11 +19,11 @@ fn hello_prints_the_balance() {
 }
 
 #[test]
-fn bank_moves_money_and_brings_back_what_cannot_arrive() {
+fn bank_moves_money_and_refunds_rejected_deposits() {
     prints_what_is_expected("bank");
 }
 
 #[test]
-fn two_services_work_together_through_messages_alone() {
+fn two_services_cooperate_by_messages_alone() {
     prints_what_is_expected("two-services");
 }

@@ -1,4 +1,4 @@
-//! Accounts: an aggregate that never holds less than nothing.
+//! Accounts: an aggregate whose balance is never negative.
 
 use whizbang::prelude::*;
 
@@ -21,10 +21,10 @@ pub(crate) struct Withdraw {
     pub(crate) cents: u64,
 }
 
-/// Undoes a withdrawal. What undoes must not be refused: an account that was closed meanwhile takes its own money back.
+/// Compensates a withdrawal. A compensating command must not be rejected, so even a closed account accepts its refund.
 #[derive(Command, Serialize, Deserialize)]
 #[command(domain = Accounts)]
-pub(crate) struct TakeBack {
+pub(crate) struct Refund {
     #[key]
     pub(crate) account: String,
     pub(crate) cents: u64,
@@ -51,10 +51,10 @@ pub(crate) struct Withdrawn {
 
 #[derive(Event, Serialize, Deserialize)]
 #[event(domain = Accounts)]
-pub(crate) struct Closed {}
+pub(crate) struct Closed;
 
 #[derive(Aggregate, Default)]
-#[aggregate(domain = Accounts, handles(Deposit, Withdraw, TakeBack, Close), applies(Deposited, Withdrawn, Closed))]
+#[aggregate(domain = Accounts, handles(Deposit, Withdraw, Refund, Close), applies(Deposited, Withdrawn, Closed))]
 pub(crate) struct Account {
     pub(crate) cents: u64,
     closed: bool,
@@ -81,16 +81,16 @@ impl Handle<Withdraw> for Account {
     }
 }
 
-impl Handle<TakeBack> for Account {
-    fn handle(&self, back: TakeBack, effects: &mut Effects<Self>) -> Result<(), Rejection> {
-        effects.record(Deposited { cents: back.cents });
+impl Handle<Refund> for Account {
+    fn handle(&self, refund: Refund, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        effects.record(Deposited { cents: refund.cents });
         Ok(())
     }
 }
 
 impl Handle<Close> for Account {
     fn handle(&self, _close: Close, effects: &mut Effects<Self>) -> Result<(), Rejection> {
-        effects.record(Closed {});
+        effects.record(Closed);
         Ok(())
     }
 }

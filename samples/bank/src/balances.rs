@@ -1,4 +1,4 @@
-//! Balances: a projection that knows what lies in every account, and answers queries.
+//! Balances: a projection that keeps the balance of every account and answers queries.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,10 @@ use whizbang::prelude::*;
 
 use crate::accounts::{Accounts, Deposited, Withdrawn};
 
-/// Asks what lies in all accounts.
+/// Asks for the balances of all accounts.
 #[derive(Query, Serialize, Deserialize)]
 #[query(domain = Accounts, reply = BTreeMap<String, u64>)]
-pub(crate) struct AskBalances {}
+pub(crate) struct AskBalances;
 
 #[derive(Projection, Default, Serialize, Deserialize)]
 #[projection(projects(Deposited, Withdrawn), answers(AskBalances))]
@@ -18,14 +18,14 @@ pub(crate) struct Balances {
 }
 
 impl Project<Deposited> for Balances {
-    fn project(&mut self, deposited: &Deposited, about: &EventContext) {
-        *self.cents.entry(about.key.clone()).or_default() += deposited.cents;
+    fn project(&mut self, deposited: &Deposited, context: &EventContext) {
+        *self.cents.entry(context.key.clone()).or_default() += deposited.cents;
     }
 }
 
 impl Project<Withdrawn> for Balances {
-    fn project(&mut self, withdrawn: &Withdrawn, about: &EventContext) {
-        *self.cents.entry(about.key.clone()).or_default() -= withdrawn.cents;
+    fn project(&mut self, withdrawn: &Withdrawn, context: &EventContext) {
+        *self.cents.entry(context.key.clone()).or_default() -= withdrawn.cents;
     }
 }
 

@@ -1,4 +1,4 @@
-//! Two aggregates, a saga and a projection: money moves from account to account, and comes back if it cannot arrive.
+//! Two aggregates, a saga and two projections: a transfer moves money between accounts, or returns it if the target rejects it.
 
 mod accounts;
 mod balances;
@@ -34,12 +34,12 @@ async fn main() -> Result<(), whizbang::Error> {
     {
         let request = RequestTransfer { transfer: transfer.into(), from: from.into(), to: to.into(), cents };
         bank.send(request).await?;
-        // The request is accepted; the saga works on. This waits until it has nothing left to do.
+        // The reply means that the request is accepted. Wait until the saga has finished.
         node.wait_idle().await;
         let outcome = bank.query(OutcomeOf { transfer: transfer.into() }).await?;
         println!("{transfer}: {cents} cents from {from} to {to}: {outcome}");
     }
-    for (account, cents) in bank.query(AskBalances {}).await? {
+    for (account, cents) in bank.query(AskBalances).await? {
         println!("{account} has {cents} cents");
     }
     node.stop().await

@@ -1,10 +1,10 @@
-//! Transfers: an aggregate that knows each, a saga that moves the money, and a projection that tells what became of them.
+//! Transfers: an aggregate for each transfer, a saga that moves the money, and a projection of the outcomes.
 
 use std::collections::BTreeMap;
 
 use whizbang::prelude::*;
 
-use crate::accounts::{Deposit, TakeBack, Withdraw};
+use crate::accounts::{Deposit, Refund, Withdraw};
 
 #[derive(Domain)]
 pub(crate) struct Transfers;
@@ -55,7 +55,7 @@ pub(crate) struct Transfer {
 impl Handle<RequestTransfer> for Transfer {
     fn handle(&self, request: RequestTransfer, effects: &mut Effects<Self>) -> Result<(), Rejection> {
         if self.requested {
-            return Err(Rejection::new("transfers.requested-before", "there is a transfer of that name"));
+            return Err(Rejection::new("transfers.requested-before", "a transfer with this name exists"));
         }
         let RequestTransfer { from, to, cents, .. } = request;
         effects.record(TransferRequested { from, to, cents });
@@ -84,17 +84,17 @@ impl Apply<TransferEnded> for Transfer {
     }
 }
 
-/// A step that the saga has taken.
+/// The saga has requested the withdrawal.
 #[derive(Event, Serialize, Deserialize)]
 #[event(domain = Transfers)]
-pub(crate) struct MoveBegun {
+pub(crate) struct MoveStarted {
     to: String,
     cents: u64,
 }
 
-/// Takes the money from one account, brings it to the other, and takes it back if the other does not want it.
+/// Withdraws the money from one account and deposits it in the other, or refunds it if the deposit is rejected.
 #[derive(Saga, Default)]
-#[saga(domain = Transfers, reacts(TransferRequested), applies(MoveBegun), replies(Withdraw, Deposit))]
+#[saga(domain = Transfers, reacts(TransferRequested), applies(MoveStarted), replies(Withdraw, Deposit))]
 pub(crate) struct Move {
     to: String,
     cents: u64,
@@ -103,16 +103,18 @@ pub(crate) struct Move {
 impl React<TransferRequested> for Move {
     fn react(&self, transfer: TransferRequested, effects: &mut Effects<Self>) {
         let TransferRequested { from, to, cents } = transfer;
-        effects.send(Withdraw { account: from.clone(), cents }).compensate_with(TakeBack { account: from, cents });
-        effects.record(MoveBegun { to, cents });
+        effects.send(Withdraw { account: from.clone(), cents }).compensate_with(Refund { account: from, cents });
+        effects.record(MoveStarted { to, cents });
     }
 }
 
 impl OnReply<Withdraw> for Move {
     fn on_reply(&self, reply: Result<u64, Rejection>, effects: &mut Effects<Self>) {
         match reply {
-            Ok(_) => drop(effects.send(Deposit { account: self.to.clone(), cents: self.cents })),
-            Err(no) => self.give_up(&no, effects),
+            Ok(_) => {
+                effects.send(Deposit { account: self.to.clone(), cents: self.cents });
+            }
+            Err(rejection) => self.fail(&rejection, effects),
         }
     }
 }
@@ -124,27 +126,27 @@ impl OnReply<Deposit> for Move {
                 effects.send(EndTransfer { transfer: effects.key().to_owned(), outcome: "done".to_owned() });
                 effects.complete();
             }
-            Err(no) => self.give_up(&no, effects),
+            Err(rejection) => self.fail(&rejection, effects),
         }
     }
 }
 
-impl Apply<MoveBegun> for Move {
-    fn apply(&mut self, begun: &MoveBegun) {
-        self.to = begun.to.clone();
-        self.cents = begun.cents;
+impl Apply<MoveStarted> for Move {
+    fn apply(&mut self, started: &MoveStarted) {
+        self.to = started.to.clone();
+        self.cents = started.cents;
     }
 }
 
 impl Move {
-    /// Undoes what was done, and ends the transfer after that.
-    fn give_up(&self, no: &Rejection, effects: &mut Effects<Self>) {
+    /// Compensates the completed steps, then ends the transfer.
+    fn fail(&self, rejection: &Rejection, effects: &mut Effects<Self>) {
         let transfer = effects.key().to_owned();
-        effects.compensate().then(EndTransfer { transfer, outcome: format!("failed: {}", no.text()) });
+        effects.compensate().then(EndTransfer { transfer, outcome: format!("failed: {}", rejection.text()) });
     }
 }
 
-/// Asks what became of a transfer.
+/// Asks for the outcome of a transfer.
 #[derive(Query, Serialize, Deserialize)]
 #[query(domain = Transfers, reply = String)]
 pub(crate) struct OutcomeOf {
@@ -155,17 +157,17 @@ pub(crate) struct OutcomeOf {
 #[derive(Projection, Default, Serialize, Deserialize)]
 #[projection(projects(TransferEnded), answers(OutcomeOf))]
 pub(crate) struct Outcomes {
-    of: BTreeMap<String, String>,
+    by_transfer: BTreeMap<String, String>,
 }
 
 impl Project<TransferEnded> for Outcomes {
-    fn project(&mut self, ended: &TransferEnded, about: &EventContext) {
-        self.of.insert(about.key.clone(), ended.outcome.clone());
+    fn project(&mut self, ended: &TransferEnded, context: &EventContext) {
+        self.by_transfer.insert(context.key.clone(), ended.outcome.clone());
     }
 }
 
 impl Answer<OutcomeOf> for Outcomes {
-    fn answer(&self, question: OutcomeOf) -> String {
-        self.of.get(&question.transfer).cloned().unwrap_or_else(|| "under way".to_owned())
+    fn answer(&self, query: OutcomeOf) -> String {
+        self.by_transfer.get(&query.transfer).cloned().unwrap_or_else(|| "in progress".to_owned())
     }
 }

@@ -1,4 +1,4 @@
-//! The domain behind the gateway: accounts that never hold less than nothing, and a view of their balances.
+//! The domain behind the gateway: accounts whose balance is never negative, and a view of the balances.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +35,7 @@ pub(crate) struct Withdrawn {
     pub(crate) cents: u64,
 }
 
-/// Asks for the balance of one account. `None`: the account has never been used.
+/// Asks for the balance of one account. The reply is `None` if the account has never been used.
 #[derive(Query, Serialize, Deserialize)]
 #[query(domain = Accounts, reply = Option<u64>)]
 pub(crate) struct BalanceOf {
@@ -88,19 +88,19 @@ pub(crate) struct Balances {
 }
 
 impl Project<Deposited> for Balances {
-    fn project(&mut self, deposited: &Deposited, about: &EventContext) {
-        *self.cents.entry(about.key.clone()).or_default() += deposited.cents;
+    fn project(&mut self, deposited: &Deposited, context: &EventContext) {
+        *self.cents.entry(context.key.clone()).or_default() += deposited.cents;
     }
 }
 
 impl Project<Withdrawn> for Balances {
-    fn project(&mut self, withdrawn: &Withdrawn, about: &EventContext) {
-        *self.cents.entry(about.key.clone()).or_default() -= withdrawn.cents;
+    fn project(&mut self, withdrawn: &Withdrawn, context: &EventContext) {
+        *self.cents.entry(context.key.clone()).or_default() -= withdrawn.cents;
     }
 }
 
 impl Answer<BalanceOf> for Balances {
-    fn answer(&self, asked: BalanceOf) -> Option<u64> {
-        self.cents.get(&asked.account).copied()
+    fn answer(&self, query: BalanceOf) -> Option<u64> {
+        self.cents.get(&query.account).copied()
     }
 }

@@ -1,4 +1,4 @@
-//! The routes: what a request becomes, and what is answered.
+//! The routes: each HTTP request becomes a command or a query, and its reply becomes the response.
 
 use std::time::Duration;
 
@@ -58,8 +58,8 @@ async fn withdraw(
     reply(node.client().send(Withdraw { account, cents }), &headers).await
 }
 
-/// Sends a command and answers with the new balance. A request that is repeated with the same `Idempotency-Key` is handled once
-/// and answered with the first reply.
+/// Sends a command and responds with the new balance. A request that is repeated with the same `Idempotency-Key` is handled once,
+/// and gets the first reply again.
 async fn reply<C: Command<Reply = u64>>(command: SendCommand<C>, headers: &HeaderMap) -> Result<Json<Value>, Problem> {
     let command = command.deadline(DEADLINE);
     let command = match headers.get("idempotency-key").map(|key| key.to_str()) {
@@ -80,12 +80,12 @@ async fn balance(State(node): State<NodeHandle>, Path(account): Path<String>) ->
     }
 }
 
-/// For the supervisor of the process: restart it if this fails.
+/// Liveness, for the supervisor of the process: it restarts the gateway if this fails.
 async fn live(State(node): State<NodeHandle>) -> StatusCode {
     if node.health().live { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
-/// For the load balancer: send requests elsewhere while this fails.
+/// Readiness, for the load balancer: it sends requests elsewhere while this fails.
 async fn ready(State(node): State<NodeHandle>) -> Response {
     let health = node.health();
     let status = if health.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

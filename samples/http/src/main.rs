@@ -1,4 +1,4 @@
-//! An HTTP gateway: how requests reach a node under axum and `#[tokio::main]`.
+//! An HTTP gateway: a node behind axum, under a plain `#[tokio::main]`.
 //!
 //! ```text
 //! gateway [--listen ADDRESS] [--data FOLDER]
@@ -42,14 +42,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("listening on http://{}", listener.local_addr()?);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let told_to_end = async move {
+    let shutdown = async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
     };
-    // First the requests end, then the node: no request meets a node that is stopping.
-    axum::serve(listener, api::routes(node.handle())).with_graceful_shutdown(told_to_end).await?;
+    // Requests end before the node stops, so no request reaches a stopping node.
+    axum::serve(listener, api::routes(node.handle())).with_graceful_shutdown(shutdown).await?;
     node.stop().await?;
     Ok(())
 }

@@ -6,10 +6,10 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use whizbang::SendError;
 
-/// A response that says what went wrong.
+/// An error response.
 pub(crate) struct Problem {
     status: StatusCode,
-    /// Stable, for programs: the code of a rejection, or one of the gateway's.
+    /// Stable, for programs: the code of a rejection, or a code of the gateway.
     code: String,
     /// For people.
     detail: String,
@@ -32,7 +32,7 @@ impl From<SendError> for Problem {
             SendError::Key { .. } => (StatusCode::BAD_REQUEST, "gateway.invalid-key"),
             SendError::EmptyIdempotencyKey => (StatusCode::BAD_REQUEST, "gateway.empty-idempotency-key"),
             SendError::Encode(_) => (StatusCode::BAD_REQUEST, "gateway.invalid-request"),
-            // It may have happened: the client repeats the request with the same idempotency key.
+            // The command may have been handled. The client can safely repeat it with the same idempotency key.
             error if error.is_transient() && error.may_have_happened() => {
                 (StatusCode::GATEWAY_TIMEOUT, "gateway.unknown-outcome")
             }

@@ -1,4 +1,4 @@
-//! Reads the command line.
+//! Parses the command line.
 
 use std::path::PathBuf;
 
@@ -6,52 +6,52 @@ use shop::service::Service;
 
 /// The text of `--help`.
 pub(crate) const HELP: &str = "\
-An order business of six services that meet only through messages.
+An order business of six services that exchange only messages.
 
     shop [OPTIONS] [FILE...]
-        Places the orders of the files, or made-up ones, waits until each is confirmed or cancelled, and reports. Stopped at
-        any moment and started again with the same data it goes on.
-    shop flow ORDER [--html FILE]     the way of one order through all services, as far as it has come
-    shop report                       the report of what has happened so far, also while services are at work
-    shop serve SERVICE --nats URL     one service, until it is told to end: orders, inventory, payments, shipping,
+        Places the orders of the files, or generated ones, waits until each is confirmed or cancelled, and prints a report.
+        If it is stopped or killed, run it again with the same data to continue.
+    shop flow ORDER [--html FILE]     prints the history of one order in all services
+    shop report                       prints the report so far, also while services are running
+    shop serve SERVICE --nats URL     runs one service until SIGTERM or Ctrl-C: orders, inventory, payments, shipping,
                                       notifications, analytics
     shop place --nats URL [FILE...]   places orders with services that run elsewhere, and waits for them
-    shop permissions                  writes what each service may do on a NATS server, and a login for each, into the data
-    shop setup --nats URL             creates what the services need on a server, as the only identity that may
+    shop permissions                  writes the NATS permissions and a login of each service into the data folder
+    shop setup --nats URL             creates the streams and consumers of all services, with the setup login
 
-    --orders N    how many orders are made up if there are no files; 1000 if not given
-    --seed S      which orders are made up; 1 if not given
-    --data DIR    where stores, e-mails and the provider's ledger are kept; ./shop-data if not given
+    --orders N    number of orders to generate if there are no files (default 1000)
+    --seed S      seed of the generated orders (default 1)
+    --data DIR    folder of the stores, the e-mails and the provider's ledger (default ./shop-data)
     --json FILE   also writes the report as JSON
-    --nats URL    the services meet over this NATS server, each with a connection of its own
-    --processes   each service is a process of its own, with a nats-server between them that is started as well
-    --log LEVEL   what the framework says of its work goes to the standard error: error, warn, info, debug, trace
-    --help        this
+    --nats URL    connects the services over this NATS server, each with its own connection
+    --processes   runs each service as its own process, and a nats-server between them
+    --log LEVEL   logs of the framework on standard error: error, warn, info, debug, trace
+    --help        prints this help
 
-Exit code: 0 all is well, 1 an order is open or a balance is off, 2 the call was wrong, 3 all is well but some orders of the
-files were refused, 4 the shop could not work, 5 services are at work and not everything has come to its end yet.
+Exit code: 0 success, 1 an order is open or a balance is off, 2 invalid arguments, 3 success but some orders of the files
+were rejected, 4 the shop failed, 5 services are running and orders are still in progress.
 ";
 
 /// The job of this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
-    /// All of it, in this process.
+    /// Places orders and runs all services in this process.
     Run,
-    /// All of it, each service a process.
+    /// Places orders and runs each service as its own process.
     Processes,
-    /// One service.
+    /// Runs one service.
     Serve(Service),
-    /// Only the placing.
+    /// Only places orders.
     Place,
-    /// Only the report.
+    /// Only prints the report.
     Report,
-    /// The files for a server that asks for logins.
+    /// Writes the files for a server with logins.
     Permissions,
-    /// The streams and consumers on such a server.
+    /// Creates the streams and consumers on a server with logins.
     Setup,
-    /// The way of an order.
+    /// Prints the history of an order.
     Flow(String),
-    /// Say what can be done.
+    /// Prints the help.
     Help,
 }
 
@@ -70,8 +70,8 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// Reads the command line. The error is a sentence for the user.
-    pub(crate) fn read(words: impl Iterator<Item = String>) -> Result<Self, String> {
+    /// Parses the command line. The error is a message for the user.
+    pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut words = words.peekable();
         let mut arguments = Self {
             task: Task::Run,
@@ -107,23 +107,25 @@ impl Arguments {
                 "--log" => arguments.log = Some(level(&value()?)?),
                 "--processes" if arguments.task == Task::Run => arguments.task = Task::Processes,
                 "--help" | "-h" => arguments.task = Task::Help,
-                option if option.starts_with('-') => return Err(format!("there is no option {option} here")),
+                option if option.starts_with('-') => return Err(format!("unknown option {option}")),
                 file => arguments.files.push(file.into()),
             }
         }
-        arguments.checked()
+        arguments.validate()
     }
 
-    fn checked(self) -> Result<Self, String> {
-        let takes_orders = matches!(self.task, Task::Run | Task::Processes | Task::Place | Task::Help);
+    fn validate(self) -> Result<Self, String> {
+        let accepts_files = matches!(self.task, Task::Run | Task::Processes | Task::Place | Task::Help);
         match &self.task {
             Task::Serve(_) | Task::Place | Task::Setup if self.nats.is_none() => {
-                Err("this needs --nats URL".to_owned())
+                Err("--nats URL is missing".to_owned())
             }
             Task::Processes if self.nats.is_some() => {
-                Err("--processes starts a server of its own: no --nats".to_owned())
+                Err("--processes starts its own server and excludes --nats".to_owned())
             }
-            _ if !takes_orders && !self.files.is_empty() => Err(format!("what is {}?", self.files[0].display())),
+            _ if !accepts_files && !self.files.is_empty() => {
+                Err(format!("unexpected argument {}", self.files[0].display()))
+            }
             _ => Ok(self),
         }
     }
@@ -136,7 +138,7 @@ fn task(word: &str) -> Option<&'static str> {
 fn service(name: &str) -> Result<Service, String> {
     Service::ALL.into_iter().find(|service| service.name() == name).ok_or_else(|| {
         let names = Service::ALL.map(Service::name).join(", ");
-        format!("there is no service `{name}`; the services are {names}")
+        format!("unknown service `{name}`, expected one of {names}")
     })
 }
 
@@ -147,41 +149,41 @@ fn level(word: &str) -> Result<String, String> {
     }
 }
 
-fn number(option: &str, value: &str, most: u64) -> Result<u64, String> {
+fn number(option: &str, value: &str, max: u64) -> Result<u64, String> {
     value
         .parse()
         .ok()
-        .filter(|number| *number <= most)
-        .ok_or_else(|| format!("{option} is `{value}`, expected a number from 0 to {most}"))
+        .filter(|number| *number <= max)
+        .ok_or_else(|| format!("{option} is `{value}`, expected a number from 0 to {max}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(line: &str) -> Result<Arguments, String> {
-        Arguments::read(line.split_whitespace().map(str::to_owned))
+    fn parse(line: &str) -> Result<Arguments, String> {
+        Arguments::parse(line.split_whitespace().map(str::to_owned))
     }
 
     #[test]
-    fn a_call_says_what_is_wanted() {
-        let run = read("--orders 7 --data d f").unwrap();
+    fn arguments_select_task_and_options() {
+        let run = parse("--orders 7 --data d f").unwrap();
         assert_eq!((run.task, run.orders, run.files.len()), (Task::Run, 7, 1));
-        assert_eq!(read("flow ord-1 --html f").unwrap().task, Task::Flow("ord-1".to_owned()));
-        assert_eq!(read("serve payments --nats u").unwrap().task, Task::Serve(Service::Payments));
-        assert_eq!(read("--processes").unwrap().task, Task::Processes);
-        assert_eq!(read("permissions").unwrap().task, Task::Permissions);
+        assert_eq!(parse("flow ord-1 --html f").unwrap().task, Task::Flow("ord-1".to_owned()));
+        assert_eq!(parse("serve payments --nats u").unwrap().task, Task::Serve(Service::Payments));
+        assert_eq!(parse("--processes").unwrap().task, Task::Processes);
+        assert_eq!(parse("permissions").unwrap().task, Task::Permissions);
     }
 
     #[test]
-    fn a_wrong_call_is_told_what_is_wrong() {
-        assert!(read("--order 7").unwrap_err().contains("--order"));
-        assert!(read("--orders many").unwrap_err().contains("`many`"));
-        assert!(read("--log loud").unwrap_err().contains("`loud`"));
-        assert!(read("--json").unwrap_err().contains("needs a value"));
-        assert!(read("serve kitchen").unwrap_err().contains("notifications"));
-        assert!(read("place").unwrap_err().contains("--nats"));
-        assert!(read("setup").unwrap_err().contains("--nats"));
-        assert!(read("report x").unwrap_err().contains('x'));
+    fn invalid_arguments_are_reported() {
+        assert!(parse("--order 7").unwrap_err().contains("--order"));
+        assert!(parse("--orders many").unwrap_err().contains("`many`"));
+        assert!(parse("--log loud").unwrap_err().contains("`loud`"));
+        assert!(parse("--json").unwrap_err().contains("needs a value"));
+        assert!(parse("serve kitchen").unwrap_err().contains("notifications"));
+        assert!(parse("place").unwrap_err().contains("--nats"));
+        assert!(parse("setup").unwrap_err().contains("--nats"));
+        assert!(parse("report x").unwrap_err().contains('x'));
     }
 }

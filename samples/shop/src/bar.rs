@@ -1,4 +1,4 @@
-//! The progress bar: on a terminal only, and on the standard error, so that the output stays clean.
+//! The progress bar. It is written to standard error, and only to a terminal, so that standard output holds only results.
 
 use std::io::{IsTerminal, Write};
 
@@ -7,26 +7,26 @@ use shop::orders::Counts;
 const WIDTH: u64 = 40;
 
 /// A progress bar.
-pub(crate) struct Bar {
-    /// The number of orders that will come, if it is known.
+pub(crate) struct ProgressBar {
+    /// The number of orders to place, if known.
     expected: Option<u64>,
     terminal: bool,
     shown: Option<Counts>,
 }
 
-impl Bar {
+impl ProgressBar {
     pub(crate) fn new(expected: Option<u64>) -> Self {
         Self { expected, terminal: std::io::stderr().is_terminal(), shown: None }
     }
 
-    /// Shows how far the orders are.
+    /// Redraws the bar if the counts have changed.
     pub(crate) fn show(&mut self, counts: Counts) {
         if !self.terminal || self.shown == Some(counts) {
             return;
         }
         self.shown = Some(counts);
         let mut out = std::io::stderr().lock();
-        // A bar that cannot be shown does not end the run.
+        // A failed write to the terminal must not end the run.
         let _ = write!(out, "\r{}", self.line(counts));
         let _ = out.flush();
     }
@@ -39,7 +39,7 @@ impl Bar {
         format!("[{:<width$}] {done}/{all} orders, {} cancelled ", "#".repeat(filled), counts.cancelled)
     }
 
-    /// Leaves the line.
+    /// Ends the line of the bar.
     pub(crate) fn end(&mut self) {
         if self.shown.take().is_some() {
             eprintln!();
@@ -52,11 +52,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bar_is_filled_as_orders_end() {
-        let line = |expected, placed, confirmed| Bar::new(expected).line(Counts { placed, confirmed, cancelled: 1 });
+    fn bar_fills_as_orders_end() {
+        let line =
+            |expected, placed, confirmed| ProgressBar::new(expected).line(Counts { placed, confirmed, cancelled: 1 });
         assert_eq!(line(Some(8), 4, 1), format!("[{}{}] 2/8 orders, 1 cancelled ", "#".repeat(10), " ".repeat(30)));
-        // The number of orders in files is not known beforehand.
+        // The number of orders in files is not known in advance.
         assert_eq!(line(None, 4, 3), format!("[{}] 4/4 orders, 1 cancelled ", "#".repeat(40)));
-        assert!(Bar::new(Some(0)).line(Counts::default()).contains("0/0 orders"));
+        assert!(ProgressBar::new(Some(0)).line(Counts::default()).contains("0/0 orders"));
     }
 }

@@ -1,10 +1,10 @@
-//! The shop: an order business of six services, each with its own domain and store, that meet only through messages.
+//! The shop: an order business of six services, each with its own domain and store, that exchange only messages.
 //!
 //! The services, in the order in which they handle an order: [`orders`], [`inventory`], [`payments`], [`shipping`], then the
-//! subscribers [`notifications`] and [`analytics`]. Each is read in five minutes and knows nothing of nodes, stores and
-//! brokers; [`service`] puts each of them on a node. Around them: [`intake`] checks documents, [`link`] connects the services,
-//! [`permissions`] limits each on a server, [`mod@run`] places orders and waits for their end, [`report`] and [`flow`] read
-//! the logs and show what has happened.
+//! subscribers [`notifications`] and [`analytics`]. Each is independent of nodes, stores and brokers;
+//! [`service`] puts each of them on a node. Around them: [`intake`] validates documents, [`link`] connects the services,
+//! [`permissions`] restricts each on a server, [`mod@run`] places orders and waits for their end, [`report`] and [`flow`] read
+//! the logs.
 
 pub mod orders;
 

@@ -1,4 +1,4 @@
-//! The shop's program: does what the command line asks for.
+//! The program of the shop: runs the task that the command line selects.
 
 mod arguments;
 mod bar;
@@ -14,11 +14,11 @@ use shop::link::{Link, namespace};
 use shop::permissions::{FILE, Logins};
 use shop::report::tally;
 use shop::run::Counter;
-use shop::service::{Home, Service, ShopError, at};
+use shop::service::{DataFolder, Service, ShopError, at};
 
 use arguments::{Arguments, Task};
-use bar::Bar;
-use placing::{Complaints, place};
+use bar::ProgressBar;
+use placing::{InputErrors, place};
 use processes::Processes;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -26,10 +26,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 #[whizbang::main]
 async fn main() -> ExitCode {
-    let arguments = match Arguments::read(std::env::args().skip(1)) {
+    let arguments = match Arguments::parse(std::env::args().skip(1)) {
         Ok(arguments) => arguments,
-        Err(wrong) => {
-            eprintln!("shop: {wrong}\n\n{}", arguments::HELP);
+        Err(error) => {
+            eprintln!("shop: {error}\n\n{}", arguments::HELP);
             return ExitCode::from(2);
         }
     };
@@ -39,9 +39,9 @@ async fn main() -> ExitCode {
         let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         tracing_subscriber::registry().with(layer.with_filter(filter)).init();
     }
-    let done = match &arguments.task {
+    let result = match &arguments.task {
         Task::Help => {
-            say(arguments::HELP);
+            print(arguments::HELP);
             Ok(ExitCode::SUCCESS)
         }
         Task::Run => run(&arguments).await,
@@ -50,140 +50,144 @@ async fn main() -> ExitCode {
         Task::Place => place_only(&arguments).await,
         Task::Permissions => permissions(&arguments).await,
         Task::Setup => set_up(&arguments).await,
-        Task::Report => report(&arguments, &Complaints::default()).await,
+        Task::Report => report(&arguments, &InputErrors::default()).await,
         Task::Flow(order) => flow(&arguments, order).await,
     };
-    done.unwrap_or_else(|error| {
+    result.unwrap_or_else(|error| {
         eprintln!("shop: {error}");
         ExitCode::from(4)
     })
 }
 
-/// Six services in this process.
+/// Runs the six services in this process.
 async fn run(arguments: &Arguments) -> Result<ExitCode, ShopError> {
-    let home = Home::open(&arguments.data)?;
+    let data = DataFolder::open(&arguments.data)?;
     let link = Link::new(arguments.nats.as_deref(), &arguments.data)?;
     let mut nodes = Vec::new();
     for service in Service::ALL {
-        nodes.push(link.start(service, &home).await?);
+        nodes.push(link.start(service, &data).await?);
     }
-    let complaints = place_and_wait(arguments, &home, &link).await?;
+    let input_errors = place_and_wait(arguments, &data, &link).await?;
     for node in nodes {
         node.stop().await?;
     }
-    report_on(arguments, &home, &complaints).await
+    report_on(arguments, &data, &input_errors).await
 }
 
-/// Six processes and a server.
+/// Runs six processes and a nats-server.
 async fn run_processes(arguments: &Arguments) -> Result<ExitCode, ShopError> {
     let processes = Processes::start(&arguments.data, arguments.log.as_deref()).await?;
-    let home = Home::open(&arguments.data)?;
+    let data = DataFolder::open(&arguments.data)?;
     let link = Link::new(Some(processes.url()), &arguments.data)?;
-    let complaints = place_and_wait(arguments, &home, &link).await?;
+    let input_errors = place_and_wait(arguments, &data, &link).await?;
     processes.stop().await?;
-    report_on(arguments, &home, &complaints).await
+    report_on(arguments, &data, &input_errors).await
 }
 
-/// One service, until the process is told to end.
+/// Runs one service until SIGTERM or Ctrl-C.
 async fn serve(arguments: &Arguments, service: Service) -> Result<ExitCode, ShopError> {
-    let home = Home::open(&arguments.data)?;
+    let data = DataFolder::open(&arguments.data)?;
     let link = Link::new(arguments.nats.as_deref(), &arguments.data)?;
-    // For an operator that wants to stop it.
+    // For the operator, to stop the service.
     std::fs::write(arguments.data.join(format!("{}.pid", service.name())), std::process::id().to_string())?;
-    let node = link.start(service, &home).await?;
-    say(format_args!("{} serves\n", service.name()));
+    let node = link.start(service, &data).await?;
+    print(format_args!("{} is running\n", service.name()));
     node.run().await?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Orders for services that run elsewhere.
+/// Places orders with services that run elsewhere.
 async fn place_only(arguments: &Arguments) -> Result<ExitCode, ShopError> {
-    let home = Home::open(&arguments.data)?;
+    let data = DataFolder::open(&arguments.data)?;
     let link = Link::new(arguments.nats.as_deref(), &arguments.data)?;
-    let complaints = place_and_wait(arguments, &home, &link).await?;
-    say("all orders have ended; see `shop report`\n");
-    Ok(complaints.code())
+    let input_errors = place_and_wait(arguments, &data, &link).await?;
+    print("all orders have ended; see `shop report`\n");
+    Ok(input_errors.code())
 }
 
-/// The files for a server that asks for logins.
+/// Writes the files for a server with logins.
 async fn permissions(arguments: &Arguments) -> Result<ExitCode, ShopError> {
-    let home = Home::open(&arguments.data)?;
-    let file = Logins::write(&arguments.data, &namespace(&arguments.data)?, &home).await?;
-    say(format_args!(
-        "1. copy {} beside the server's configuration\n2. let that say: authorization {{ include \"{FILE}\" }}\n\
+    let data = DataFolder::open(&arguments.data)?;
+    let file = Logins::write(&arguments.data, &namespace(&arguments.data)?, &data).await?;
+    print(format_args!(
+        "1. copy {} to the folder of the server configuration\n2. add to the configuration: authorization {{ include \"{FILE}\" }}\n\
          3. shop setup --nats URL\n4. start the services\n",
         file.display()
     ));
     Ok(ExitCode::SUCCESS)
 }
 
-/// The streams and consumers on a server that asks for logins.
+/// Creates the streams and consumers on a server with logins.
 async fn set_up(arguments: &Arguments) -> Result<ExitCode, ShopError> {
-    let home = Home::open(&arguments.data)?;
-    Link::new(arguments.nats.as_deref(), &arguments.data)?.set_up(&home).await?;
-    say("all streams and consumers are there\n");
+    let data = DataFolder::open(&arguments.data)?;
+    Link::new(arguments.nats.as_deref(), &arguments.data)?.set_up(&data).await?;
+    print("all streams and consumers exist\n");
     Ok(ExitCode::SUCCESS)
 }
 
-/// The report of what has happened so far.
-async fn report(arguments: &Arguments, complaints: &Complaints) -> Result<ExitCode, ShopError> {
-    let home = Home::find(&arguments.data)?;
-    report_on(arguments, &home, complaints).await
+/// Prints the report so far.
+async fn report(arguments: &Arguments, input_errors: &InputErrors) -> Result<ExitCode, ShopError> {
+    let data = DataFolder::find(&arguments.data)?;
+    report_on(arguments, &data, input_errors).await
 }
 
-/// The way of an order.
+/// Prints the history of an order.
 async fn flow(arguments: &Arguments, order: &str) -> Result<ExitCode, ShopError> {
-    let home = Home::find(&arguments.data)?;
-    let Some(flow) = Flow::of(&home, order).await? else {
-        eprintln!("shop: there is no order {order} in {}", arguments.data.display());
+    let data = DataFolder::find(&arguments.data)?;
+    let Some(flow) = Flow::of(&data, order).await? else {
+        eprintln!("shop: order {order} not found in {}", arguments.data.display());
         return Ok(ExitCode::FAILURE);
     };
-    say(&flow);
+    print(&flow);
     if let Some(file) = &arguments.html {
         std::fs::write(file, flow.page()).map_err(at(file))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn place_and_wait(arguments: &Arguments, home: &Home, link: &Link) -> Result<Complaints, ShopError> {
+async fn place_and_wait(arguments: &Arguments, data: &DataFolder, link: &Link) -> Result<InputErrors, ShopError> {
     let client = link.client().await?;
-    let mut bar = Bar::new(arguments.files.is_empty().then_some(arguments.orders));
-    let mut watch = |counts| bar.show(counts);
-    let mut counter = Counter::new(client.clone(), &mut watch);
-    let complaints = Complaints::default();
-    let placed = place(arguments, &mut counter, &complaints).await?;
-    // Made-up orders are all different; one in a file may be there twice.
-    let different = if arguments.files.is_empty() { placed.new + placed.known } else { placed.new };
-    counter.wait(home, different).await?;
+    let mut bar = ProgressBar::new(arguments.files.is_empty().then_some(arguments.orders));
+    let mut on_progress = |counts| bar.show(counts);
+    let mut counter = Counter::new(client.clone(), &mut on_progress);
+    let input_errors = InputErrors::default();
+    let placed = place(arguments, &mut counter, &input_errors).await?;
+    // Generated orders are distinct; a file may contain one twice.
+    let distinct = if arguments.files.is_empty() { placed.new + placed.known } else { placed.new };
+    counter.wait(data, distinct).await?;
     bar.end();
     client.disconnect().await;
     if placed.known > 0 {
-        say(format_args!("{} of these orders were known from before.\n\n", placed.known));
+        print(format_args!("{} of these orders were placed before.\n\n", placed.known));
     }
-    Ok(complaints)
+    Ok(input_errors)
 }
 
-/// Counts and shows the report. Says how it went: 5 if something may be under way, 1 if something is open or off, otherwise
-/// what the complaints say.
-async fn report_on(arguments: &Arguments, home: &Home, complaints: &Complaints) -> Result<ExitCode, ShopError> {
-    let report = tally(home).await?;
-    say(&report);
+/// Prints the report. Returns exit code 5 if orders are in progress, 1 if something is open or off, otherwise the code of the
+/// input errors.
+async fn report_on(
+    arguments: &Arguments,
+    data: &DataFolder,
+    input_errors: &InputErrors,
+) -> Result<ExitCode, ShopError> {
+    let report = tally(data).await?;
+    print(&report);
     if let Some(file) = &arguments.json {
         let json = serde_json::to_string_pretty(&report).map_err(std::io::Error::from)?;
         std::fs::write(file, json + "\n").map_err(at(file))?;
     }
     let faults = report.faults();
-    if report.is_under_way() {
-        say(format_args!("running: {} orders open\n", report.orders.open));
+    if report.is_in_progress() {
+        print(format_args!("running: {} orders open\n", report.orders.open));
         return Ok(ExitCode::from(5));
     }
     for fault in &faults {
         eprintln!("shop: {fault}");
     }
-    Ok(if faults.is_empty() { complaints.code() } else { ExitCode::FAILURE })
+    Ok(if faults.is_empty() { input_errors.code() } else { ExitCode::FAILURE })
 }
 
 /// Prints to standard output. A closed pipe is not an error.
-fn say(text: impl Display) {
+fn print(text: impl Display) {
     let _ = write!(std::io::stdout().lock(), "{text}");
 }

@@ -1,7 +1,7 @@
-//! What each service may do on a NATS server, made from the cards of its node: files for the server, and a login for each service.
+//! The NATS permissions and logins of each service, generated from the cards of the nodes.
 //!
-//! Called by `shop permissions`, which writes the files, and by `shop setup`, which creates the streams as the only identity that
-//! may. Where the files are, every service logs in with its own and creates nothing. Nothing here talks to a server but `set_up`.
+//! `shop permissions` calls [`Logins::write`]. `shop setup` creates the streams with the only login that may create them. If the
+//! login files exist, every service uses its own login and creates nothing. This module does not connect to a server.
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
@@ -14,7 +14,7 @@ use whizbang::bridge::subject::Namespace;
 use whizbang::message::Name;
 
 use crate::link::COUNTER;
-use crate::service::{Home, Service, ShopError, at};
+use crate::service::{DataFolder, Service, ShopError, at};
 
 /// The identity that creates streams and consumers.
 pub const SETUP: &str = "setup";
@@ -28,21 +28,21 @@ pub struct Logins {
 }
 
 impl Logins {
-    /// The logins of the shop in a folder; `None` if it has none, and its server asks for none.
+    /// Returns the logins of the shop in a folder; `None` if there are none, for a server without logins.
     pub fn find(shop: &Path) -> Option<Self> {
         let logins = Self { folder: shop.join("nats-logins") };
         logins.folder.is_dir().then_some(logins)
     }
 
-    /// Writes the permissions of all services, and a random password for each identity that has none yet. Returns the file that the
-    /// server's configuration includes.
+    /// Writes the permissions of all services, and a random password for each identity without one. Returns the file that the
+    /// server configuration includes.
     ///
     /// # Errors
-    /// What starting a node without a bridge, or writing a file, can meet.
-    pub async fn write(shop: &Path, namespace: &Namespace, home: &Home) -> Result<PathBuf, ShopError> {
+    /// [`ShopError`] if a node does not start or a file cannot be written.
+    pub async fn write(shop: &Path, namespace: &Namespace, data: &DataFolder) -> Result<PathBuf, ShopError> {
         let logins = Self { folder: shop.join("nats-logins") };
         std::fs::create_dir_all(&logins.folder).map_err(at(&logins.folder))?;
-        let cards = cards(home).await?;
+        let cards = cards(data).await?;
         let services = cards.iter().map(|card| NatsPermissions::runtime(card, namespace));
         let (mut blocks, mut users) = (String::new(), String::new());
         for permissions in services.chain([NatsPermissions::setup(&cards, namespace)]) {
@@ -57,7 +57,7 @@ impl Logins {
         Ok(file)
     }
 
-    /// A connection as one of the identities. It creates nothing: [`SETUP`] has done that.
+    /// Adds the login of an identity to a builder. The connection creates no streams: [`SETUP`] creates them.
     pub fn login(&self, identity: &str, builder: NatsBuilder) -> NatsBuilder {
         builder.password_file(identity, self.file(identity)).stream_setup(StreamSetup::Existing)
     }
@@ -66,30 +66,30 @@ impl Logins {
         self.folder.join(identity)
     }
 
-    /// The password of an identity, made up at the first time.
+    /// Returns the password of an identity, and creates a random one at the first call.
     fn password(&self, identity: &str) -> io::Result<String> {
         let file = self.file(identity);
         if !file.exists() {
             let mut random = [0; 16];
             std::fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
             let password = random.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
-            // Only this user may read it.
+            // Readable by the owner of the file only.
             let mut options = std::fs::OpenOptions::new();
-            let mut made = options.write(true).create_new(true).mode(0o600).open(&file).map_err(at(&file))?;
-            made.write_all(password.as_bytes()).map_err(at(&file))?;
+            let mut created = options.write(true).create_new(true).mode(0o600).open(&file).map_err(at(&file))?;
+            created.write_all(password.as_bytes()).map_err(at(&file))?;
         }
         std::fs::read_to_string(&file).map_err(at(&file))
     }
 }
 
-/// The cards of all services and of the counter at which orders are placed.
+/// Returns the cards of all services and of the client that places orders.
 ///
 /// # Errors
-/// What starting a node without a bridge can meet.
-pub async fn cards(home: &Home) -> Result<Vec<NodeCard>, ShopError> {
+/// [`ShopError`] if a node does not start.
+pub async fn cards(data: &DataFolder) -> Result<Vec<NodeCard>, ShopError> {
     let mut cards = Vec::new();
     for service in Service::ALL {
-        cards.push(service.card(home).await?);
+        cards.push(service.card(data).await?);
     }
     let counter = Name::new(COUNTER).map_err(io::Error::other)?;
     cards.push(NodeCard {

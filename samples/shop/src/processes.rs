@@ -1,4 +1,4 @@
-//! Runs each service in a process of its own, with a nats-server between them. A process that ends is restarted.
+//! Runs each service as its own process, and a nats-server between them. Restarts a process that ends.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -11,17 +11,17 @@ use shop::service::Service;
 use tokio::time::Instant;
 
 /// The interval between two checks of the processes.
-const LOOK: Duration = Duration::from_millis(50);
-/// The time that a process may take to stop.
-const PATIENCE: Duration = Duration::from_secs(15);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// The time limit for a process to start or stop.
+const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The processes of the shop. Dropped, they are killed.
+/// The processes of the shop. Dropping it kills them.
 pub(crate) struct Processes {
-    kept: Rc<Kept>,
+    supervised: Rc<Supervised>,
     url: String,
 }
 
-struct Kept {
+struct Supervised {
     processes: RefCell<Vec<Process>>,
     stopping: Cell<bool>,
 }
@@ -36,7 +36,7 @@ struct Process {
 impl Processes {
     /// Starts a nats-server on a free port and the six services.
     pub(crate) async fn start(data: &Path, log: Option<&str>) -> io::Result<Self> {
-        let server = nats_server(&places())?;
+        let server = nats_server(&program_folders())?;
         let folder = data.join("nats");
         std::fs::create_dir_all(&folder)?;
         let mut server = Process::start("nats-server", &server, &server_on("-1", &folder))?;
@@ -48,7 +48,7 @@ impl Processes {
                 return Err(error);
             }
         };
-        // Started again, it is found where it was.
+        // A restarted server must listen on the same port.
         server.arguments = server_on(&port, &folder);
         let url = format!("nats://127.0.0.1:{port}");
         let mut processes = vec![server];
@@ -60,21 +60,21 @@ impl Processes {
             arguments.extend(log.into_iter().flat_map(|level| ["--log".to_owned(), level.to_owned()]));
             processes.push(Process::start(name, &shop, &arguments)?);
         }
-        let kept = Rc::new(Kept { processes: RefCell::new(processes), stopping: Cell::new(false) });
-        // It ends with `stop`, or with the shop.
-        tokio::task::spawn_local(tend(Rc::clone(&kept)));
-        Ok(Self { kept, url })
+        let supervised = Rc::new(Supervised { processes: RefCell::new(processes), stopping: Cell::new(false) });
+        // The task ends after `stop` or when the value is dropped: both set `stopping`.
+        tokio::task::spawn_local(supervise(Rc::clone(&supervised)));
+        Ok(Self { supervised, url })
     }
 
-    /// The address of the nats-server.
+    /// Returns the address of the nats-server.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
-    /// Stops the services, then the server, each in order.
+    /// Stops the services gracefully, then the server.
     pub(crate) async fn stop(self) -> io::Result<()> {
-        self.kept.stopping.set(true);
-        let mut processes = std::mem::take(&mut *self.kept.processes.borrow_mut());
+        self.supervised.stopping.set(true);
+        let mut processes = std::mem::take(&mut *self.supervised.processes.borrow_mut());
         let server = processes.remove(0);
         for process in &processes {
             process.terminate()?;
@@ -89,9 +89,9 @@ impl Processes {
 
 impl Drop for Processes {
     fn drop(&mut self) {
-        self.kept.stopping.set(true);
-        for process in self.kept.processes.borrow_mut().iter_mut() {
-            // Killing a process that has ended by itself fails, and needs no handling.
+        self.supervised.stopping.set(true);
+        for process in self.supervised.processes.borrow_mut().iter_mut() {
+            // Killing a process that has already ended fails, which is harmless.
             let _ = process.child.kill();
             let _ = process.child.wait();
         }
@@ -99,18 +99,18 @@ impl Drop for Processes {
 }
 
 /// Restarts processes that have ended.
-async fn tend(kept: Rc<Kept>) {
-    while !kept.stopping.get() {
-        for process in kept.processes.borrow_mut().iter_mut() {
+async fn supervise(supervised: Rc<Supervised>) {
+    while !supervised.stopping.get() {
+        for process in supervised.processes.borrow_mut().iter_mut() {
             if let Ok(Some(status)) = process.child.try_wait() {
-                eprintln!("shop: {} ended ({status}) and is started again", process.name);
+                eprintln!("shop: {} ended ({status}), restarting", process.name);
                 match spawn(&process.program, &process.arguments) {
                     Ok(child) => process.child = child,
-                    Err(error) => eprintln!("shop: {} cannot be started: {error}", process.name),
+                    Err(error) => eprintln!("shop: failed to restart {}: {error}", process.name),
                 }
             }
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -120,10 +120,10 @@ impl Process {
         Ok(Self { name, program: program.to_owned(), arguments: arguments.to_vec(), child })
     }
 
-    /// The port on which a nats-server listens, from the file that it writes once it does.
+    /// Waits for the file that a nats-server writes once it listens, and returns its port.
     async fn port(&mut self, folder: &Path) -> io::Result<String> {
         let file = folder.join(format!("nats-server_{}.ports", self.child.id()));
-        let begun = Instant::now();
+        let started = Instant::now();
         loop {
             if let Ok(text) = std::fs::read_to_string(&file)
                 && let Some(port) = port_in(&text)
@@ -131,50 +131,50 @@ impl Process {
                 return Ok(port);
             }
             if let Some(status) = self.child.try_wait()? {
-                return Err(io::Error::other(format!("nats-server does not start ({status})")));
+                return Err(io::Error::other(format!("nats-server failed to start ({status})")));
             }
-            if begun.elapsed() > PATIENCE {
-                return Err(io::Error::other("nats-server does not listen"));
+            if started.elapsed() > TIMEOUT {
+                return Err(io::Error::other("nats-server does not listen after 15 s"));
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Asks it to end.
+    /// Sends SIGTERM.
     fn terminate(&self) -> io::Result<()> {
         Command::new("kill").args(["-TERM", &self.child.id().to_string()]).stderr(Stdio::null()).status().map(drop)
     }
 
-    /// Waits for its end.
+    /// Waits until the process has ended, and kills it after the time limit.
     async fn end(mut self) -> io::Result<()> {
-        let begun = Instant::now();
+        let started = Instant::now();
         while self.child.try_wait()?.is_none() {
-            if begun.elapsed() > PATIENCE {
-                eprintln!("shop: {} does not end and is killed", self.name);
+            if started.elapsed() > TIMEOUT {
+                eprintln!("shop: {} did not stop in time, killing it", self.name);
                 self.child.kill()?;
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         Ok(())
     }
 }
 
-/// The arguments of a nats-server that keeps its files in `folder`.
+/// Returns the arguments of a nats-server that stores its files in `folder`.
 fn server_on(port: &str, folder: &Path) -> Vec<String> {
     let folder = folder.display().to_string();
     ["-js", "-a", "127.0.0.1", "-p", port, "-sd", &folder, "--ports_file_dir", &folder].map(str::to_owned).to_vec()
 }
 
-/// The port in a file of ports, which looks like `{"nats":["nats://127.0.0.1:4222"]}`.
+/// Returns the port in a ports file, for example `{"nats":["nats://127.0.0.1:4222"]}`.
 fn port_in(text: &str) -> Option<String> {
     let ports: serde_json::Value = serde_json::from_str(text).ok()?;
     Some(ports.get("nats")?.get(0)?.as_str()?.rsplit(':').next()?.to_owned())
 }
 
-/// Starts a program that dies with this one.
+/// Starts a program that ends with this one.
 fn spawn(program: &Path, arguments: &[String]) -> io::Result<Child> {
-    let mut command = match find("setpriv", &places()) {
-        // A process that is killed with SIGKILL cannot end its children; the operating system does.
+    let mut command = match find("setpriv", &program_folders()) {
+        // A process that is killed with SIGKILL cannot end its children, so the kernel does.
         Some(setpriv) => {
             let mut command = Command::new(setpriv);
             command.args(["--pdeathsig", "KILL"]).arg(program);
@@ -189,23 +189,23 @@ fn spawn(program: &Path, arguments: &[String]) -> io::Result<Child> {
     command.spawn()
 }
 
-fn nats_server(places: &[PathBuf]) -> io::Result<PathBuf> {
-    find("nats-server", places).ok_or_else(|| {
+fn nats_server(folders: &[PathBuf]) -> io::Result<PathBuf> {
+    find("nats-server", folders).ok_or_else(|| {
         io::Error::new(
             io::ErrorKind::NotFound,
-            "there is no nats-server, which --processes needs: install it (Debian: apt-get install nats-server)",
+            "nats-server not found; --processes needs it, install it (Debian: apt-get install nats-server)",
         )
     })
 }
 
-/// The folders of programs; servers may be in sbin, which is not in the PATH of users.
-fn places() -> Vec<PathBuf> {
+/// Returns the folders to search for programs. Servers may be in sbin, which is not in the PATH of users.
+fn program_folders() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from)).collect()
 }
 
-fn find(program: &str, places: &[PathBuf]) -> Option<PathBuf> {
-    places.iter().map(|folder| folder.join(program)).find(|file| file.is_file())
+fn find(program: &str, folders: &[PathBuf]) -> Option<PathBuf> {
+    folders.iter().map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 #[cfg(test)]
@@ -213,13 +213,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_nats_server_it_says_what_to_install() {
-        let wrong = nats_server(&[PathBuf::from("/nowhere")]).unwrap_err();
-        assert!(wrong.to_string().contains("apt-get install nats-server"), "{wrong}");
+    fn missing_nats_server_error_says_what_to_install() {
+        let error = nats_server(&[PathBuf::from("/nowhere")]).unwrap_err();
+        assert!(error.to_string().contains("apt-get install nats-server"), "{error}");
     }
 
     #[test]
-    fn the_port_is_read_from_what_the_server_writes_down() {
+    fn port_is_read_from_the_ports_file() {
         assert_eq!(port_in("{\"nats\":[\"nats://127.0.0.1:4222\"]}").as_deref(), Some("4222"));
         assert_eq!(port_in("{\"nats\":["), None);
     }

@@ -1,4 +1,4 @@
-//! Places orders and waits until all of them have come to their end.
+//! Places orders and waits until all of them have ended.
 
 use std::time::Duration;
 
@@ -12,76 +12,76 @@ use crate::intake::{CATALOG, product};
 use crate::inventory::Restock;
 use crate::orders::{AskProgress, Counts, PlaceOrder, Placing};
 use crate::report::mails_in;
-use crate::service::{Home, ShopError};
+use crate::service::{DataFolder, ShopError};
 
-/// The number of open orders at a time: more of them would only wait.
-const OPEN: u64 = 128;
-/// The number of orders placed at once.
-const AT_ONCE: u64 = 32;
-/// The interval between two looks at the progress.
-const LOOK: Duration = Duration::from_millis(2);
-/// The time limit for an answer before the request is repeated: a killed service does not answer.
-const ANSWER: Duration = Duration::from_secs(3);
+/// The maximum number of open orders. More would only wait in queues.
+const MAX_OPEN: u64 = 128;
+/// The number of orders sent concurrently.
+const BATCH: u64 = 32;
+/// The interval between two queries of the progress.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// The time limit for a reply, after which the request is repeated: a killed service does not reply.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(3);
 /// The time without progress after which waiting ends.
-const PATIENCE: Duration = Duration::from_secs(60);
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The outcome of placing orders.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Placed {
-    /// Placed now.
+    /// Placed by this run.
     pub new: u64,
     /// Placed before, by the same document.
     pub known: u64,
-    /// Refused: the order's id is taken.
-    pub refused: u64,
+    /// Rejected: another document has placed an order with the same id.
+    pub rejected: u64,
 }
 
 impl Placed {
-    /// Adds what has become of more.
-    pub fn add(&mut self, more: Self) {
-        self.new += more.new;
-        self.known += more.known;
-        self.refused += more.refused;
+    /// Adds another outcome.
+    pub fn add(&mut self, other: Self) {
+        self.new += other.new;
+        self.known += other.known;
+        self.rejected += other.rejected;
     }
 }
 
 /// Places orders through a client of any of the services.
 pub struct Counter<'a> {
     client: Client,
-    /// Hears how far the orders are.
-    watch: &'a mut dyn FnMut(Counts),
+    /// Called with the counts after each query of the progress.
+    on_progress: &'a mut dyn FnMut(Counts),
 }
 
 impl<'a> Counter<'a> {
-    /// A counter that places orders and tells `watch` how far they are.
-    pub fn new(client: Client, watch: &'a mut dyn FnMut(Counts)) -> Self {
-        Self { client, watch }
+    /// Creates a counter that reports the counts of orders to `on_progress`.
+    pub fn new(client: Client, on_progress: &'a mut dyn FnMut(Counts)) -> Self {
+        Self { client, on_progress }
     }
 
-    /// Fills every shelf of the catalog, once for each delivery note.
+    /// Restocks every product of the catalog, once per delivery note.
     ///
     /// # Errors
     /// [`ShopError`] if a command cannot be sent.
     pub async fn restock(&self, note: &str, quantity: u64) -> Result<(), ShopError> {
         let products = (1..=CATALOG).map(product);
         let restocks = products.map(|product| {
-            patiently(move || {
+            with_retries(move || {
                 let restock = Restock { product: product.clone(), note: note.to_owned(), quantity };
-                self.client.send(restock).deadline(ANSWER)
+                self.client.send(restock).deadline(REPLY_TIMEOUT)
             })
         });
         join_all(restocks).await.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok(())
     }
 
-    /// Places orders, not more than so many open at a time. `refused` hears of those whose id is taken.
+    /// Places orders, at most 128 open at a time. Calls `on_rejected` with each rejection of an id that is in use.
     ///
     /// # Errors
     /// [`ShopError`] if a command cannot be sent.
     pub async fn place(
         &mut self,
         orders: impl Iterator<Item = PlaceOrder>,
-        mut refused: impl FnMut(&Rejection),
+        mut on_rejected: impl FnMut(&Rejection),
     ) -> Result<Placed, ShopError> {
         let mut orders = orders.peekable();
         let mut placed = Placed::default();
@@ -89,22 +89,22 @@ impl<'a> Counter<'a> {
         while orders.peek().is_some() {
             let counts = self.progress().await?;
             let open = (before.placed + placed.new).saturating_sub(counts.ended());
-            let room = OPEN.saturating_sub(open).min(AT_ONCE);
-            if room == 0 {
-                tokio::time::sleep(LOOK).await;
+            let capacity = MAX_OPEN.saturating_sub(open).min(BATCH);
+            if capacity == 0 {
+                tokio::time::sleep(POLL_INTERVAL).await;
                 continue;
             }
-            let some = orders.by_ref().take(usize::try_from(room).unwrap_or(1));
+            let batch = orders.by_ref().take(usize::try_from(capacity).unwrap_or(1));
             let client = &self.client;
-            // An order sent twice is known the second time, so it may be sent until there is an answer.
-            let sent = some.map(|order| patiently(move || client.send(order.clone()).deadline(ANSWER)));
+            // Placing an order is idempotent by its document, so it may be repeated until a reply arrives.
+            let sent = batch.map(|order| with_retries(move || client.send(order.clone()).deadline(REPLY_TIMEOUT)));
             for answer in join_all(sent).await {
                 match answer {
                     Ok(Placing::New) => placed.new += 1,
                     Ok(Placing::Known) => placed.known += 1,
-                    Err(SendError::Rejected(no)) => {
-                        placed.refused += 1;
-                        refused(&no);
+                    Err(SendError::Rejected(rejection)) => {
+                        placed.rejected += 1;
+                        on_rejected(&rejection);
                     }
                     Err(error) => return Err(error.into()),
                 }
@@ -113,34 +113,34 @@ impl<'a> Counter<'a> {
         Ok(placed)
     }
 
-    /// Waits until every order has ended, all sums are balanced and all e-mails are written, of at least `placed` orders. Gives
-    /// up after a span without progress; the report then shows the open orders.
+    /// Waits until at least `placed` orders are placed, every order has ended, all sums are balanced and all e-mails are written.
+    /// Also returns after a minute without progress; the report then shows the open orders.
     ///
     /// # Errors
     /// [`ShopError`] if a query is not answered.
-    pub async fn wait(&mut self, home: &Home, placed: u64) -> Result<(), ShopError> {
+    pub async fn wait(&mut self, data: &DataFolder, placed: u64) -> Result<(), ShopError> {
         let mut last = None;
-        let mut moved = Instant::now();
+        let mut changed = Instant::now();
         loop {
             let counts = self.progress().await?;
-            let sums = patiently(|| self.client.query(AskBooks {}).deadline(ANSWER)).await?;
-            // Views that have just been started may lie behind: nothing is at its end that they do not know of.
+            let sums = with_retries(|| self.client.query(AskBooks).deadline(REPLY_TIMEOUT)).await?;
+            // A view may lag behind after a restart. Wait until both views include all placed orders.
             let known = counts.placed >= placed && sums.placed >= counts.placed;
             let even = known && sums.are_even() && counts.placed == counts.ended();
             let ended = even && self.sales().await?.orders == counts.confirmed;
-            // Looked for last: there may be very many.
-            let mails = if ended { mails_in(&home.mails())? } else { 0 };
+            // Counted last, because there may be very many.
+            let mails = if ended { mails_in(&data.mails())? } else { 0 };
             if ended && mails >= counts.ended() {
                 return Ok(());
             }
             let now = (counts, sums, mails);
             if last != Some(now) {
                 last = Some(now);
-                moved = Instant::now();
-            } else if moved.elapsed() > PATIENCE {
+                changed = Instant::now();
+            } else if changed.elapsed() > STALL_TIMEOUT {
                 return Ok(());
             }
-            tokio::time::sleep(LOOK * 5).await;
+            tokio::time::sleep(POLL_INTERVAL * 5).await;
         }
     }
 
@@ -149,23 +149,23 @@ impl<'a> Counter<'a> {
     /// # Errors
     /// [`ShopError`] if a query is not answered.
     pub async fn sales(&self) -> Result<Sales, ShopError> {
-        Ok(patiently(|| self.client.query(AskRevenue {}).deadline(ANSWER)).await?)
+        Ok(with_retries(|| self.client.query(AskRevenue).deadline(REPLY_TIMEOUT)).await?)
     }
 
     async fn progress(&mut self) -> Result<Counts, ShopError> {
-        let counts = patiently(|| self.client.query(AskProgress {}).deadline(ANSWER)).await?;
-        (self.watch)(counts);
+        let counts = with_retries(|| self.client.query(AskProgress).deadline(REPLY_TIMEOUT)).await?;
+        (self.on_progress)(counts);
         Ok(counts)
     }
 }
 
-/// Sends or asks again as long as it may help: a service may be away for a while.
-async fn patiently<T, F: Future<Output = Result<T, SendError>>>(ask: impl Fn() -> F) -> Result<T, SendError> {
+/// Repeats a request after transient errors: a service may be unavailable while it restarts.
+async fn with_retries<T, F: Future<Output = Result<T, SendError>>>(request: impl Fn() -> F) -> Result<T, SendError> {
     let begun = Instant::now();
     loop {
-        match ask().await {
-            Err(error) if error.is_transient() && begun.elapsed() < PATIENCE => {
-                tokio::time::sleep(LOOK * 10).await;
+        match request().await {
+            Err(error) if error.is_transient() && begun.elapsed() < STALL_TIMEOUT => {
+                tokio::time::sleep(POLL_INTERVAL * 10).await;
             }
             answer => return answer,
         }

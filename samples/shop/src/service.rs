@@ -1,4 +1,4 @@
-//! Puts each service on a node: the only place that knows nodes, stores and bridges.
+//! Puts each service on a node. Only this module and [`link`](crate::link) know nodes, stores and bridges.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,15 +18,16 @@ use crate::orders::{Fulfilment, Order, Progress};
 use crate::payments::{Cashier, Habits, Payment, Provider};
 use crate::shipping::Shipment;
 
-/// Most actors are of one order, and have nothing more to do once it has ended: they go to rest soon, and make room.
-const REST: Duration = Duration::from_secs(2);
-/// The provider may be away for a minute before a payment becomes a dead letter.
-const PATIENT: Retry = Retry { attempts: 40, first: Duration::from_millis(100), longest: Duration::from_secs(2) };
+/// Most actors belong to one order and are idle once it has ended, so they are passivated early to free memory.
+const PASSIVATE_AFTER: Duration = Duration::from_secs(2);
+/// The provider may be unavailable for a minute before a payment becomes a dead letter.
+const PROVIDER_RETRY: Retry =
+    Retry { attempts: 40, first: Duration::from_millis(100), longest: Duration::from_secs(2) };
 
-/// The time limit for a store that is in use: a process that was just killed may hold it for a moment.
-const LETTING_GO: Duration = Duration::from_secs(2);
+/// The time limit for opening a store in use: a process that was just killed may hold its lock for a moment.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// The interval between two attempts.
-const LOOK: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The folder of the e-mails.
 const MAILS: &str = "mails";
@@ -51,11 +52,11 @@ pub enum Service {
 }
 
 impl Service {
-    /// All of them.
+    /// All services.
     pub const ALL: [Self; 6] =
         [Self::Orders, Self::Inventory, Self::Payments, Self::Shipping, Self::Notifications, Self::Analytics];
 
-    /// Its name on the command line, in messages and as a folder.
+    /// Returns the name for the command line, messages and the folder of the store.
     pub fn name(self) -> &'static str {
         match self {
             Self::Orders => "orders",
@@ -67,50 +68,50 @@ impl Service {
         }
     }
 
-    /// Starts it.
+    /// Starts the service on a node with its store.
     ///
     /// # Errors
     /// [`ShopError`] if a file cannot be opened or the node does not start.
-    pub async fn start(self, home: &Home, bridge: impl Bridge) -> Result<Node, ShopError> {
-        let node = self.hosted(Node::builder(self.name(), home.store(self).await?), home)?;
+    pub async fn start(self, data: &DataFolder, bridge: impl Bridge) -> Result<Node, ShopError> {
+        let node = self.add_actors(Node::builder(self.name(), data.store(self).await?), data)?;
         Ok(node.bridge(bridge).start().await?)
     }
 
-    /// Its card: what it owns, takes and answers. A node in memory has the same one.
+    /// Returns the card of the node: its domains, subscriptions and queries. A node in memory has the same card.
     ///
     /// # Errors
-    /// What starting a node can meet.
-    pub async fn card(self, home: &Home) -> Result<NodeCard, ShopError> {
-        let node = self.hosted(Node::builder(self.name(), MemoryStore::new()), home)?.start().await?;
+    /// [`ShopError`] if a file cannot be opened or the node does not start.
+    pub async fn card(self, data: &DataFolder) -> Result<NodeCard, ShopError> {
+        let node = self.add_actors(Node::builder(self.name(), MemoryStore::new()), data)?.start().await?;
         let card = node.card().clone();
         node.stop().await?;
         Ok(card)
     }
 
-    /// Puts its actors on a node.
-    fn hosted(self, node: NodeBuilder, home: &Home) -> Result<NodeBuilder, ShopError> {
-        let node = node.config(NodeConfig { passivate_after: REST, ..NodeConfig::default() });
+    /// Adds the actors of the service to a node.
+    fn add_actors(self, node: NodeBuilder, data: &DataFolder) -> Result<NodeBuilder, ShopError> {
+        let node = node.config(NodeConfig { passivate_after: PASSIVATE_AFTER, ..NodeConfig::default() });
         Ok(match self {
             Self::Orders => node.aggregate::<Order>().saga::<Fulfilment>().projection::<Progress>(),
             Self::Inventory => node.aggregate::<Stock>(),
             Self::Payments => node
                 .aggregate::<Payment>()
-                .worker(Cashier::new(Provider::open(&home.ledger(), Habits::default())?))
-                .retry(PATIENT),
+                .worker(Cashier::new(Provider::open(&data.ledger(), Habits::default())?))
+                .retry(PROVIDER_RETRY),
             Self::Shipping => node.aggregate::<Shipment>(),
-            Self::Notifications => node.worker(Mailer::new(&home.mails())?),
+            Self::Notifications => node.worker(Mailer::new(&data.mails())?),
             Self::Analytics => node.projection::<Revenue>().projection::<Books>(),
         })
     }
 }
 
 /// The folder with all files of a shop.
-pub struct Home {
+pub struct DataFolder {
     folder: PathBuf,
 }
 
-impl Home {
-    /// A home in a folder, which is created if it is not there.
+impl DataFolder {
+    /// Opens a data folder, and creates it if it is missing.
     ///
     /// # Errors
     /// An I/O error if the folder cannot be created.
@@ -119,38 +120,40 @@ impl Home {
         Ok(Self { folder: folder.to_owned() })
     }
 
-    /// The home that is in a folder already.
+    /// Opens an existing data folder.
     ///
     /// # Errors
-    /// [`ShopError::Nobody`] if there is none.
+    /// [`ShopError::NoData`] if no shop has run in it.
     pub fn find(folder: &Path) -> Result<Self, ShopError> {
         match folder.join(Service::Orders.name()).is_dir() {
             true => Ok(Self { folder: folder.to_owned() }),
-            false => Err(ShopError::Nobody { folder: folder.to_owned() }),
+            false => Err(ShopError::NoData { folder: folder.to_owned() }),
         }
     }
 
-    /// Opens the store of a service. One process at a time has it; a killed one may take a moment to let go of it.
+    /// Opens the store of a service. One process at a time owns it; a killed one may hold its lock for a moment.
     ///
     /// # Errors
-    /// [`ShopError::Busy`] if another process uses it; [`ShopError::Node`] if it cannot be opened.
+    /// [`ShopError::Busy`] if another process owns it; [`ShopError::Node`] if it cannot be opened.
     pub async fn store(&self, service: Service) -> Result<EmbeddedStore, ShopError> {
         let begun = Instant::now();
         loop {
             match EmbeddedStore::open(self.folder.join(service.name())) {
                 Ok(store) => return Ok(store),
-                Err(StoreError::InUse { .. }) if begun.elapsed() < LETTING_GO => tokio::time::sleep(LOOK).await,
+                Err(StoreError::InUse { .. }) if begun.elapsed() < LOCK_TIMEOUT => {
+                    tokio::time::sleep(POLL_INTERVAL).await
+                }
                 Err(StoreError::InUse { .. }) => return Err(ShopError::Busy { service: service.name() }),
                 Err(error) => return Err(ShopError::Node(error.into())),
             }
         }
     }
 
-    /// Opens the store of a service for reading, even if a process uses it; `None` if the service has never run.
+    /// Opens the store of a service for reading, even if a process owns it. Returns `None` if the service has never run.
     ///
     /// # Errors
     /// [`ShopError::Node`] if the store cannot be read.
-    pub fn look(&self, service: Service) -> Result<Option<ReadOnlyStore>, ShopError> {
+    pub fn read_store(&self, service: Service) -> Result<Option<ReadOnlyStore>, ShopError> {
         match EmbeddedStore::read_only(self.folder.join(service.name())) {
             Ok(store) => Ok(Some(store)),
             Err(StoreError::Missing { .. }) => Ok(None),
@@ -158,50 +161,50 @@ impl Home {
         }
     }
 
-    /// The folder of the e-mails.
+    /// Returns the folder of the e-mails.
     pub fn mails(&self) -> PathBuf {
         self.folder.join(MAILS)
     }
 
-    /// The file in which the payment provider keeps its ledger.
+    /// Returns the ledger file of the payment provider.
     pub fn ledger(&self) -> PathBuf {
         self.folder.join(LEDGER)
     }
 }
 
-/// Names the file in an error about it.
+/// Adds the name of a file to its I/O error.
 pub fn at(file: &Path) -> impl FnOnce(io::Error) -> io::Error + '_ {
     move |error| io::Error::new(error.kind(), format!("{}: {error}", file.display()))
 }
 
-/// An error of the shop around its services.
+/// An error of the shop.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ShopError {
-    /// A node did not start, did not stop in order, or a message was not taken.
+    /// A node did not start or stop, or a request failed.
     #[error(transparent)]
     Node(#[from] whizbang::Error),
     /// A file cannot be opened, read or written.
     #[error(transparent)]
     File(#[from] io::Error),
-    /// No shop was ever in a folder.
-    #[error("there is no shop in {}", folder.display())]
-    Nobody {
+    /// No shop has run in the folder.
+    #[error("no shop data in {}", folder.display())]
+    NoData {
         /// The folder.
         folder: PathBuf,
     },
-    /// Another process works with the store of a service. It must be stopped first.
-    #[error("another process works with the store of {service}: stop it first")]
+    /// Another process owns the store of a service. Stop it first.
+    #[error("the store of {service} is in use by another process; stop it first")]
     Busy {
         /// The service.
         service: &'static str,
     },
-    /// A log holds what its own service cannot read.
-    #[error("the log of {service} cannot be read: {reason}")]
+    /// A log contains data that its own service cannot read.
+    #[error("failed to read the log of {service}: {reason}")]
     Log {
         /// The service.
         service: &'static str,
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }

@@ -1,4 +1,4 @@
-//! Each service as a process of its own: other than in one process are the store, which outlives the process, and the bridge.
+//! Each service as its own process. Only two things differ from one process: the store outlives the process, and the bridge is NATS.
 
 use whizbang::prelude::*;
 
@@ -6,7 +6,7 @@ use crate::counter::{Guest, Look, Order};
 use crate::machine::Machine;
 use crate::served;
 
-/// The machine, until Ctrl-C.
+/// Runs the machine until Ctrl-C.
 pub(crate) async fn machine(url: &str) -> Result<(), whizbang::Error> {
     let store = EmbeddedStore::open("two-services-data/machine")?;
     let machine =
@@ -17,7 +17,7 @@ pub(crate) async fn machine(url: &str) -> Result<(), whizbang::Error> {
     Ok(())
 }
 
-/// The counter, until a guest has been served. If the machine is away the order waits until it is back.
+/// Runs the counter until a guest is served. While the machine is stopped, the order waits in the outbox.
 pub(crate) async fn counter(url: &str, guest: &str, drink: &str) -> Result<(), whizbang::Error> {
     let store = EmbeddedStore::open("two-services-data/counter")?;
     let counter =

@@ -1,4 +1,4 @@
-//! The counter: takes orders, has the machine brew them, and calls out when one is ready. It never sees the machine.
+//! The counter: accepts orders, sends them to the machine, and serves the drinks. It knows only the messages of the machine.
 
 use whizbang::prelude::*;
 
@@ -15,7 +15,7 @@ pub(crate) struct Order {
     pub(crate) drink: String,
 }
 
-/// Asks what a guest got. Empty: nothing yet.
+/// Asks for the last drink of a guest. The reply is empty before the first one.
 #[derive(Command, Serialize, Deserialize)]
 #[command(domain = Counter, reply = String)]
 pub(crate) struct Look {
@@ -43,7 +43,7 @@ pub(crate) struct Guest {
 impl Handle<Order> for Guest {
     fn handle(&self, order: Order, effects: &mut Effects<Self>) -> Result<(), Rejection> {
         effects.record(Ordered {});
-        // The machine belongs to another service: this command travels there once this turn is committed.
+        // The machine belongs to another service. The command is sent there once this turn is committed.
         effects.send(Brew { machine: "left".into(), drink: order.drink, guest: order.guest });
         Ok(())
     }

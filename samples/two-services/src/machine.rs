@@ -1,4 +1,4 @@
-//! The machine: brews what it is told to, and tells everyone who listens. It never sees the counter.
+//! The machine: brews drinks and publishes an event for each. It does not know the counter.
 
 use whizbang::prelude::*;
 

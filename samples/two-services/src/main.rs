@@ -1,7 +1,7 @@
-//! Two services: a command goes to the other, an event comes back. Each has its node, domain and store.
+//! Two services: one sends a command, the other publishes an event. Each has its own node, domain and store.
 //!
-//! Without arguments both run in this process. With arguments each is a process of its own, on any machine, and they meet over
-//! a NATS server: `two-services machine URL`, and `two-services counter URL GUEST DRINK`. The services are the same code.
+//! Without arguments both run in this process. With arguments each is its own process, on any machine, connected by a NATS
+//! server: `two-services machine URL`, and `two-services counter URL GUEST DRINK`. The services are the same code.
 
 mod apart;
 mod counter;
@@ -29,12 +29,12 @@ async fn main() -> Result<(), whizbang::Error> {
     }
 }
 
-/// Both in this process.
+/// Runs both services in this process.
 async fn together() -> Result<(), whizbang::Error> {
     let hub = LoopbackHub::new();
     let counter =
         Node::builder("counter", MemoryStore::new()).aggregate::<Guest>().bridge(hub.bridge()).start().await?;
-    // No service brews yet: the command waits in the counter's outbox.
+    // The machine is not running yet: the command waits in the outbox of the counter.
     counter.client().send(Order { guest: "ada".into(), drink: "espresso".into() }).await?;
 
     let machine =
@@ -49,7 +49,7 @@ async fn together() -> Result<(), whizbang::Error> {
     machine.stop().await
 }
 
-/// Waits until a guest has something else than before.
+/// Waits until the last drink of a guest differs from `before`, and returns it.
 async fn served(client: &Client, guest: &str, before: &str) -> Result<String, whizbang::Error> {
     loop {
         let got = client.send(Look { guest: guest.into() }).await?;

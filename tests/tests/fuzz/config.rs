@@ -17,7 +17,7 @@ retry_longest_ms = 1000
 ";
 
 #[test]
-fn a_spoilt_file_is_refused_with_words_or_is_a_configuration() {
+fn corrupt_file_is_rejected_with_reason_or_parsed() {
     Fuzz::new("config-file", [FILE.as_bytes().to_vec(), b"threads = 0".to_vec()]).rounds(20_000, 500_000).run(
         |input| match NodeConfig::default().with_toml(&String::from_utf8_lossy(input)) {
             Ok(_) => true,
@@ -30,7 +30,7 @@ fn a_spoilt_file_is_refused_with_words_or_is_a_configuration() {
 }
 
 #[test]
-fn a_spoilt_environment_is_refused_with_words_or_is_a_configuration() {
+fn corrupt_environment_is_rejected_with_reason_or_parsed() {
     let sample = FILE.lines().skip(1).map(|line| format!("WHIZBANG_{}", line.to_uppercase().replace(" = ", "=")));
     let sample = sample.chain(["HOME=/".to_owned()]).collect::<Vec<_>>().join("\n");
     Fuzz::new("config-environment", [sample.into_bytes()]).rounds(20_000, 500_000).run(|input| {

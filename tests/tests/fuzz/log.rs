@@ -229,12 +229,12 @@ fn spoil(
 }
 
 #[test]
-fn a_spoilt_log_is_recovered_up_to_some_turn_or_refused_by_name() {
+fn corrupt_log_is_recovered_to_a_turn_or_rejected_by_file() {
     spoil("log", written(Keep::Log), |name| name.starts_with("log-"), is_read);
 }
 
 #[test]
-fn spoilt_snapshots_and_checkpoints_change_nothing_but_what_is_read_first() {
+fn corrupt_snapshots_and_checkpoints_change_no_result() {
     let is_used = |files: &Files| read(files).unwrap_or_else(|error| panic!("{error}"));
     spoil(
         "log-caches",
@@ -245,12 +245,12 @@ fn spoilt_snapshots_and_checkpoints_change_nothing_but_what_is_read_first() {
 }
 
 #[test]
-fn a_spoilt_name_of_the_format_is_refused_or_says_the_same() {
+fn corrupt_format_file_is_rejected_or_read() {
     spoil("log-format", written(Keep::Log), |name| name == "whizbang", is_read);
 }
 
 #[test]
-fn spoilt_record_is_refused_or_read() {
+fn corrupt_record_is_rejected_or_read() {
     let log: Vec<u8> = written(Keep::Log)
         .into_iter()
         .filter(|(name, _)| name.starts_with("log-"))

@@ -78,17 +78,17 @@ fn search(name: &'static str, codec: Codec) {
 }
 
 #[test]
-fn a_spoilt_message_in_bincode_is_refused_or_read() {
+fn corrupt_bincode_message_is_rejected_or_read() {
     search("message-bincode", Codec::Bincode);
 }
 
 #[test]
-fn a_spoilt_message_in_json_is_refused_or_read() {
+fn corrupt_json_message_is_rejected_or_read() {
     search("message-json", Codec::Json);
 }
 
 #[test]
-fn json_that_nests_without_end_is_refused() {
+fn deeply_nested_json_is_rejected() {
     for depth in [127, 128, 129, 10_000, MAX_PAYLOAD_BYTES / 2] {
         let nested = [vec![b'['; depth], vec![b']'; depth]].concat();
         assert_eq!(Codec::Json.decode::<serde_json::Value>(&nested).is_ok(), depth < 128, "{depth} levels");
@@ -96,7 +96,7 @@ fn json_that_nests_without_end_is_refused() {
 }
 
 #[test]
-fn a_spoilt_name_is_refused_or_can_stand_in_a_subject() {
+fn corrupt_name_is_rejected_or_valid_in_a_subject() {
     let samples = ["bank", "a", "Order-Placed_2", &"x".repeat(64)].map(|name| name.as_bytes().to_vec());
     Fuzz::new("name", samples).run(|input| {
         let text = String::from_utf8_lossy(input);
@@ -117,7 +117,7 @@ fn a_spoilt_name_is_refused_or_can_stand_in_a_subject() {
 }
 
 #[test]
-fn a_spoilt_id_is_refused_or_is_read_as_it_is_written() {
+fn corrupt_id_is_rejected_or_round_trips() {
     let samples = [0, 1, u128::MAX, 0x018c_251e_f000_7abc_8def_0123_4567_89ab];
     let samples = samples.map(|id| MessageId::from_u128(id).to_string().into_bytes());
     Fuzz::new("message-id", samples).run(|input| {
@@ -129,7 +129,7 @@ fn a_spoilt_id_is_refused_or_is_read_as_it_is_written() {
 }
 
 #[test]
-fn any_key_has_a_shard_inside_its_domain() {
+fn any_key_has_a_shard_of_its_domain() {
     Fuzz::new("key", ["ada", "", "Zürich"].map(|key| key.as_bytes().to_vec())).run(|input| {
         let Ok(key) = std::str::from_utf8(input) else { return false };
         assert!([1, 2, 16, 1_024, u16::MAX].into_iter().all(|shards| shard_of(key, shards) < shards));
@@ -138,7 +138,7 @@ fn any_key_has_a_shard_inside_its_domain() {
 }
 
 #[test]
-fn a_spoilt_media_type_is_refused_or_is_a_codec() {
+fn corrupt_media_type_is_rejected_or_is_a_codec() {
     let samples = [Codec::Bincode, Codec::Json].map(|codec| codec.media_type().as_bytes().to_vec());
     Fuzz::new("media-type", samples).run(|input| {
         let text = String::from_utf8_lossy(input);

@@ -64,13 +64,13 @@ fn envelopes() -> Vec<Envelope> {
 }
 
 #[test]
-fn a_spoilt_packet_is_refused_or_is_an_envelope() {
+fn corrupt_packet_is_rejected_or_is_an_envelope() {
     let samples = envelopes().into_iter().map(|envelope| flatten(&Packet::from_envelope(&envelope).expect("a sample")));
     Fuzz::new("packet", samples).run(decoders::envelope);
 }
 
 #[test]
-fn a_spoilt_question_is_refused_or_is_a_question() {
+fn corrupt_request_is_rejected_or_is_a_request() {
     let [command, .., query] = &envelopes()[..] else { panic!("four samples") };
     let asked = [
         Request::Command(command.clone()),
@@ -85,7 +85,7 @@ fn a_spoilt_question_is_refused_or_is_a_question() {
 }
 
 #[test]
-fn a_spoilt_answer_is_refused_or_is_an_answer() {
+fn corrupt_response_is_rejected_or_is_a_response() {
     let answers = [
         Response::Reply(Bytes::from_static(b"{\"Ok\":5}")),
         Response::envelopes(envelopes(), 77),
@@ -99,7 +99,7 @@ fn a_spoilt_answer_is_refused_or_is_an_answer() {
 }
 
 #[test]
-fn a_spoilt_pack_is_refused_or_is_a_pack() {
+fn corrupt_pack_is_rejected_or_is_a_pack() {
     let [_, event, reply, _] = &envelopes()[..] else { panic!("four samples") };
     let packs = [vec![event.clone()], vec![event.clone(), event.clone(), reply.clone()]];
     assert!(!decoders::pack(&flatten(&Packet::from_events(&[]))), "a pack without events");
@@ -107,7 +107,7 @@ fn a_spoilt_pack_is_refused_or_is_a_pack() {
 }
 
 #[test]
-fn spoilt_tidings_are_refused_or_are_tidings() {
+fn corrupt_notification_is_rejected_or_is_a_notification() {
     let tidings = [
         Notification::Committed { from: shard(3), to: shard(4), through: 1 << 40 },
         Notification::Head { shard: shard(3), position: 300 },
@@ -117,7 +117,7 @@ fn spoilt_tidings_are_refused_or_are_tidings() {
 }
 
 #[test]
-fn a_spoilt_subject_is_refused_or_names_one_place() {
+fn corrupt_subject_is_rejected_or_names_one_address() {
     let namespace = Namespace::default();
     let places = [
         Address::Direct { to: shard(3), from: Some(shard(4)) },
@@ -135,7 +135,7 @@ fn a_spoilt_subject_is_refused_or_names_one_place() {
 }
 
 #[test]
-fn spoilt_claim_is_refused_or_is_a_claim() {
+fn corrupt_claim_is_rejected_or_is_a_claim() {
     let claim = |service: &str, released: &str| {
         let store = "00112233445566778899aabbccddeeff";
         format!(r#"{{"service":"{service}","store":"{store}","run":{{"epoch":3,"nonce":17}}{released}}}"#).into_bytes()
@@ -145,7 +145,7 @@ fn spoilt_claim_is_refused_or_is_a_claim() {
 }
 
 #[test]
-fn spoilt_answer_of_jetstream_is_refused_or_read() {
+fn corrupt_jetstream_response_is_rejected_or_read() {
     let samples = [
         r#"{"stream":"whizbang_events_bank","seq":7,"duplicate":false}"#,
         r#"{"type":"io.nats.jetstream.api.v1.x","error":{"code":404,"err_code":10059,"description":"stream not found"}}"#,

@@ -21,7 +21,7 @@ use bank::{Account, Bank, Transfer, Transfers, outcome};
 use process::{Process, Told};
 
 #[whizbang::test]
-async fn killed_fifty_times_under_load_a_node_loses_doubles_and_invents_nothing() {
+async fn node_killed_under_load_loses_and_invents_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let chance = IdSource::random(Clock::system());
     let mut told = Told::default();
@@ -45,7 +45,7 @@ async fn killed_fifty_times_under_load_a_node_loses_doubles_and_invents_nothing(
 }
 
 #[whizbang::test]
-async fn told_to_end_a_node_finishes_what_it_has_begun_and_ends_within_ten_seconds() {
+async fn terminated_node_finishes_its_work_within_ten_seconds() {
     let folder = tempfile::tempdir().unwrap();
     let mut told = Told::default();
     for life in 0..brief_or_long(5, 50) {

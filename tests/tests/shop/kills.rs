@@ -1,4 +1,4 @@
-//! Whoever is killed, with -9 and in mid-run: started again with the same data, the shop goes on, and its balances hold.
+//! Any process killed with SIGKILL in the middle of a run: restarted with the same data, the shop resumes and ends balanced.
 
 use whizbang::clock::Clock;
 use whizbang::message::IdSource;
@@ -9,23 +9,23 @@ use crate::recount::Recount;
 use crate::shop::{SERVICES, Shop, assert_balanced, signal};
 
 #[test]
-fn killed_at_any_moment_and_started_again_it_goes_on_and_ends_with_the_same_balance() {
+fn killed_shop_resumes_and_ends_balanced() {
     let shop = Shop::new();
     for mails in [0, 1, 20, 60, 120] {
         let run = shop.start(&["--orders", "300", "--seed", "3"]);
         shop.wait_for_mails(mails);
         run.kill();
     }
-    assert!(shop.mails() < 300, "it was killed too late");
+    assert!(shop.mails() < 300, "killed too late");
     let report = shop.report(&["--orders", "300", "--seed", "3"], 0);
     assert_balanced(&report, 300);
-    // Once more: nothing is left to do, and the report is the same.
+    // A further run has nothing to do and prints the same report.
     assert_eq!(shop.report(&["--orders", "300", "--seed", "3"], 0), report);
     Recount::of(&shop.data()).assert_holds();
 }
 
 #[test]
-fn each_service_in_turn_is_killed_in_mid_run_and_the_balances_hold() {
+fn kill_of_each_service_keeps_balances() {
     let shop = Shop::new();
     let run = shop.start(&["--orders", "300", "--processes"]);
     for (service, nth) in SERVICES.into_iter().zip(0..) {
@@ -39,14 +39,14 @@ fn each_service_in_turn_is_killed_in_mid_run_and_the_balances_hold() {
 }
 
 #[test]
-fn the_server_is_killed_and_restarted_in_mid_run_and_the_balances_hold() {
+fn kill_of_nats_server_keeps_balances() {
     let mut server = NatsServer::start(Release::Distribution);
     let shop = Shop::new();
     let run = shop.start(&["--orders", "300", "--nats", &server.url()]);
     shop.wait_for_mails(30);
     server.restart();
     shop.wait_for_mails(90);
-    // This time it forgets everything it was given to carry.
+    // This restart loses all messages in the server.
     server.restart_empty();
     assert!(shop.mails() < 300, "the server was killed too late");
     assert_eq!(run.end(), Some(0));
@@ -55,17 +55,17 @@ fn the_server_is_killed_and_restarted_in_mid_run_and_the_balances_hold() {
 }
 
 #[test]
-fn the_server_that_the_shop_has_started_is_killed_and_is_started_again_by_it() {
+fn shop_restarts_its_killed_nats_server() {
     let shop = Shop::new();
     let mut run = shop.start(&["--orders", "200", "--processes"]);
     shop.wait_for_mails(40);
     signal(server_of(run.pid()), "KILL");
-    assert!(run.lives() && shop.mails() < 200, "the server was killed too late");
+    assert!(run.is_running() && shop.mails() < 200, "the server was killed too late");
     assert_eq!(run.end(), Some(0));
     assert_balanced(&shop.report(&["report"], 0), 200);
 }
 
-/// The nats-server among the children of a process.
+/// Returns the nats-server among the children of a process.
 fn server_of(parent: u32) -> u32 {
     let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
     let mut children = children.split_whitespace().map(|pid| pid.parse().unwrap());
@@ -75,19 +75,19 @@ fn server_of(parent: u32) -> u32 {
 }
 
 #[test]
-fn all_of_it_is_killed_at_random_twenty_times_and_goes_on() {
+fn shop_killed_twenty_times_ends_balanced() {
     let orders = brief_or_long(400, 4000);
     let shop = Shop::new();
     let count = orders.to_string();
     let arguments = ["--orders", count.as_str(), "--seed", "5", "--processes"];
-    let dice = IdSource::seeded(Clock::system(), 20);
+    let random = IdSource::seeded(Clock::system(), 20);
     for kill in 0..20 {
         let run = shop.start(&arguments);
-        // The moments lie between one that comes before everybody is up and one that leaves some work for the next time.
+        // From a kill before all processes are up to one that leaves some work for the next run.
         let share = orders / 40;
-        let more = usize::try_from(dice.next_u64()).unwrap_or(0) % (share + 1);
+        let more = usize::try_from(random.next_u64()).unwrap_or(0) % (share + 1);
         shop.wait_for_mails((shop.mails() + more).min(orders - 1));
-        assert!(shop.mails() < orders, "nothing was left to do at kill {kill}");
+        assert!(shop.mails() < orders, "no work left at kill {kill}");
         run.kill();
     }
     assert_balanced(&shop.report(&arguments, 0), orders as u64);

@@ -1,5 +1,4 @@
-//! The shop, run as a person runs it: what comes in wrong is named, its balances hold whoever is killed, and what it reports is
-//! what stands in its logs.
+//! The shop, run as a program: invalid input is reported, its balances hold after kills, and its report equals its logs.
 
 mod flow;
 mod input;

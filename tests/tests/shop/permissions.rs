@@ -1,5 +1,5 @@
-//! The shop on a server that asks for logins: with the permissions that it generates everything balances, and no service can do what
-//! another one may.
+//! The shop on a server with logins: the generated permissions suffice for all orders, and no service can use the permissions of
+//! another.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
 use crate::recount::Recount;
 use crate::shop::{SERVICES, Shop, assert_balanced};
 
-/// A shop with its permissions, and a server that enforces them.
+/// Starts a server that enforces the generated permissions of a shop.
 fn guarded(release: Release) -> (Shop, NatsServer) {
     let shop = Shop::new();
     let said = shop.says(&["permissions"], 0);
@@ -24,10 +24,10 @@ fn guarded(release: Release) -> (Shop, NatsServer) {
 }
 
 #[test]
-fn with_generated_permissions_every_order_ends_and_all_balances_hold() {
+fn generated_permissions_suffice_for_all_orders() {
     for release in [Release::Distribution, Release::Pinned] {
         let (shop, server) = guarded(release);
-        // Nothing is there yet, and a service may not create it.
+        // The streams do not exist yet, and a service may not create them.
         let said = shop.says(&["--orders", "1", "--nats", &server.url()], 4);
         assert!(said.contains("does not exist"), "{said}");
         shop.says(&["setup", "--nats", &server.url()], 0);
@@ -37,11 +37,11 @@ fn with_generated_permissions_every_order_ends_and_all_balances_hold() {
         let report = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
         assert_balanced(&report, 60);
         Recount::of(&shop.data()).assert_holds();
-        // At the most talkative level the client library is kept from logging messages.
+        // Even at the level TRACE the client library does not log messages.
         assert!(said.contains("TRACE") && !said.contains("read operation"), "{}", said.len());
         let passwords = SERVICES.map(|service| password(&shop.data(), service));
         assert!(passwords.iter().all(|password| !said.contains(password)), "a password was logged");
-        // The log of the server: nobody has tried what it may not.
+        // No identity has attempted a forbidden operation.
         assert!(!server.log().to_lowercase().contains("permissions violation"), "{}", server.log());
     }
 }
@@ -51,7 +51,7 @@ fn password(data: &Path, identity: &str) -> String {
     std::fs::read_to_string(file).unwrap()
 }
 
-/// A program with the login of a service, and the number of denials that it has met.
+/// Connects with the login of a service. Returns the client and the number of its permission violations.
 async fn hostile(shop: &Shop, server: &NatsServer, ns: &str, service: &str) -> (Client, Arc<AtomicUsize>) {
     let denied = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&denied);
@@ -77,7 +77,7 @@ fn login_of_a_service_is_good_for_nothing_of_another() {
         run(async {
             let (client, denied) = hostile(&shop, &server, ns, "shipping").await;
             let mut expected = 0;
-            let mut check = async |what: String| {
+            let mut check = async |operation: String| {
                 expected += 1;
                 let all = async {
                     while denied.load(Ordering::Relaxed) < expected {
@@ -85,7 +85,7 @@ fn login_of_a_service_is_good_for_nothing_of_another() {
                         tokio::task::yield_now().await;
                     }
                 };
-                assert!(tokio::time::timeout(Duration::from_secs(10), all).await.is_ok(), "{what} was not denied");
+                assert!(tokio::time::timeout(Duration::from_secs(10), all).await.is_ok(), "{operation} was not denied");
             };
             let api = [
                 "STREAM.CREATE.NS_events_shipping",

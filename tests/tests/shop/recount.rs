@@ -1,5 +1,4 @@
-//! Counts again what the shop's report says, from the raw logs and with code of its own: nothing of the shop's counting is
-//! used, only its message types.
+//! Recounts the figures of the report from the raw logs. It shares only the message types with the shop, none of its counting.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -15,25 +14,25 @@ use whizbang::prelude::*;
 use whizbang::store::embedded::EmbeddedStore;
 use whizbang::store::{CommitListener, Store, StoreError, StoredEvent, Ticket};
 
-/// What the raw logs, the e-mails and the provider's ledger say.
+/// The figures in the raw logs, the e-mails and the ledger of the provider.
 #[derive(Default)]
 pub(crate) struct Recount {
     /// By order.
-    pub(crate) orders: BTreeMap<String, OrderStory>,
-    /// By product: put on the shelf, reserved, put back, taken away.
+    pub(crate) orders: BTreeMap<String, OrderHistory>,
+    /// By product: pieces restocked, reserved, released, collected.
     shelves: BTreeMap<String, [i64; 4]>,
     sent_pieces: i64,
-    /// What the ledger holds, by order: each amount.
+    /// The amounts in the ledger, by order.
     pub(crate) ledger: BTreeMap<String, Vec<i64>>,
     mails: usize,
 }
 
-/// What has become of an order.
+/// The history of an order.
 #[derive(Default)]
-pub(crate) struct OrderStory {
+pub(crate) struct OrderHistory {
     placed: u64,
     placed_at: u64,
-    /// When it ended, how often, and why it was cancelled if it was.
+    /// The time of its end.
     ended_at: u64,
     ends: u64,
     pub(crate) cancelled_because: Option<String>,
@@ -44,7 +43,7 @@ pub(crate) struct OrderStory {
 }
 
 impl Recount {
-    /// Counts the shop in a folder on which no process works.
+    /// Counts the shop in a data folder. No process may use it.
     pub(crate) fn of(data: &Path) -> Self {
         let mut recount = Self::default();
         for event in events::<Orders>(data) {
@@ -99,7 +98,7 @@ impl Recount {
     fn read_ledger(&mut self, ledger: &str) {
         let mut keys = BTreeSet::new();
         for line in ledger.lines() {
-            // A line that was half written when somebody was killed was told to nobody.
+            // A killed process leaves a partial line, which it never answered.
             let Ok(entry) = serde_json::from_str::<Value>(line) else { continue };
             assert!(keys.insert(entry["key"].as_str().unwrap().to_owned()), "charged twice under one key: {line}");
             let order = entry["order"].as_str().unwrap().to_owned();
@@ -107,7 +106,7 @@ impl Recount {
         }
     }
 
-    /// Every order that has ended has one e-mail, which says how.
+    /// Checks that every ended order has one e-mail with the right outcome.
     fn read_mails(&mut self, folder: &Path) {
         let mut mailed = BTreeSet::new();
         for file in std::fs::read_dir(folder).unwrap() {
@@ -118,57 +117,57 @@ impl Recount {
             let text = std::fs::read_to_string(&path).unwrap();
             let subject = text.lines().find_map(|line| line.strip_prefix("Subject: Order ")).expect("a subject");
             let (order, how) = subject.split_once(' ').unwrap();
-            let story = self.orders.get(order).unwrap_or_else(|| panic!("mail for {order}, which nobody placed"));
-            let cancelled = story.cancelled_because.is_some();
+            let history = self.orders.get(order).unwrap_or_else(|| panic!("mail for {order}, which was not placed"));
+            let cancelled = history.cancelled_because.is_some();
             assert_eq!(how, if cancelled { "was cancelled" } else { "is on its way" }, "{order}");
             assert!(mailed.insert(order.to_owned()), "two e-mails for {order}");
             self.mails += 1;
         }
     }
 
-    /// What must hold whatever has happened, once nothing is under way.
+    /// Checks the invariants that hold once no order is in progress.
     #[track_caller]
     pub(crate) fn assert_holds(&self) {
-        for (order, story) in &self.orders {
-            assert_eq!((story.placed, story.ends), (1, 1), "{order}: how often it was placed and has ended");
-            let (taken, refunded): (i64, i64) = (story.taken.iter().sum(), story.refunded.iter().sum());
-            assert!(story.taken.len() <= 1 && story.refunded.len() <= 1, "{order}: {:?}", story.taken);
-            assert_eq!(taken - refunded, story.cents, "{order}: what the customer has paid in the end");
+        for (order, history) in &self.orders {
+            assert_eq!((history.placed, history.ends), (1, 1), "{order}: number of placings and ends");
+            let (taken, refunded): (i64, i64) = (history.taken.iter().sum(), history.refunded.iter().sum());
+            assert!(history.taken.len() <= 1 && history.refunded.len() <= 1, "{order}: {:?}", history.taken);
+            assert_eq!(taken - refunded, history.cents, "{order}: paid by the customer");
             let ledger = self.ledger.get(order).map_or(0, |amounts| amounts.iter().sum());
-            assert_eq!(ledger, story.cents, "{order}: what the provider has charged in the end");
+            assert_eq!(ledger, history.cents, "{order}: charged by the provider");
         }
         for (product, [stocked, reserved, released, taken]) in &self.shelves {
-            assert_eq!(reserved, &(released + taken), "{product}: what was reserved went back or away");
-            assert!(taken <= stocked, "{product}: more was taken away than was there");
+            assert_eq!(reserved, &(released + taken), "{product}: reserved pieces were released or collected");
+            assert!(taken <= stocked, "{product}: more pieces collected than restocked");
         }
         let taken: i64 = self.shelves.values().map(|shelf| shelf[3]).sum();
-        let sold: i64 = self.orders.values().map(|story| story.pieces).sum();
-        assert_eq!((taken, self.sent_pieces), (sold, sold), "pieces taken away, sent and sold");
+        let sold: i64 = self.orders.values().map(|history| history.pieces).sum();
+        assert_eq!((taken, self.sent_pieces), (sold, sold), "pieces collected, sent and sold");
         assert_eq!(self.mails, self.orders.len(), "e-mails");
     }
 
-    /// The report says what was counted here, in every number that follows from the logs.
+    /// Checks that the report has the same figures.
     #[track_caller]
-    pub(crate) fn assert_is(&self, report: &Value) {
-        let cancelled = self.orders.values().filter_map(|story| story.cancelled_because.clone());
+    pub(crate) fn assert_equals(&self, report: &Value) {
+        let cancelled = self.orders.values().filter_map(|history| history.cancelled_because.clone());
         let mut because = BTreeMap::<String, u64>::new();
         cancelled.for_each(|code| *because.entry(code).or_default() += 1);
-        let (placed, no) = (self.orders.len() as u64, because.values().sum::<u64>());
-        let sum = |what: fn(&OrderStory) -> i64| self.orders.values().map(what).sum::<i64>();
+        let (placed, cancelled) = (self.orders.len() as u64, because.values().sum::<u64>());
+        let sum = |figure: fn(&OrderHistory) -> i64| self.orders.values().map(figure).sum::<i64>();
         let shelf = |at: usize| self.shelves.values().map(|shelf| shelf[at]).sum::<i64>();
-        let revenue = sum(|story| story.cents);
+        let revenue = sum(|history| history.cents);
         let mut latencies: Vec<u64> =
-            self.orders.values().map(|story| story.ended_at.saturating_sub(story.placed_at)).collect();
+            self.orders.values().map(|history| history.ended_at.saturating_sub(history.placed_at)).collect();
         latencies.sort_unstable();
-        // The nearest rank: the smallest value that so many of a hundred do not exceed.
+        // The nearest rank: the smallest value that `part` percent of the orders do not exceed.
         let rank = |part: usize| latencies[(latencies.len() * part).div_ceil(100) - 1];
-        let overdue = |story: &&OrderStory| story.cancelled_because.as_deref() == Some("payments.overdue");
-        let answered = self.orders.values().filter(|story| !overdue(story));
-        let answered = answered.map(|story| story.ended_at.saturating_sub(story.placed_at)).max().unwrap_or(0);
-        let begin = self.orders.values().map(|story| story.placed_at).min().unwrap();
-        let end = self.orders.values().map(|story| story.ended_at).max().unwrap();
+        let overdue = |history: &&OrderHistory| history.cancelled_because.as_deref() == Some("payments.overdue");
+        let answered = self.orders.values().filter(|history| !overdue(history));
+        let answered = answered.map(|history| history.ended_at.saturating_sub(history.placed_at)).max().unwrap_or(0);
+        let begin = self.orders.values().map(|history| history.placed_at).min().unwrap();
+        let end = self.orders.values().map(|history| history.ended_at).max().unwrap();
         let counted = json!({
-            "orders": { "placed": placed, "confirmed": placed - no, "cancelled": no, "open": 0 },
+            "orders": { "placed": placed, "confirmed": placed - cancelled, "cancelled": cancelled, "open": 0 },
             "cancelled_because": because,
             "stock": {
                 "initial": shelf(0),
@@ -178,8 +177,8 @@ impl Recount {
                 "conserved": true,
             },
             "money": {
-                "charged_cents": sum(|story| story.taken.iter().sum()),
-                "refunded_cents": sum(|story| story.refunded.iter().sum()),
+                "charged_cents": sum(|history| history.taken.iter().sum()),
+                "refunded_cents": sum(|history| history.refunded.iter().sum()),
                 "revenue_cents": revenue,
                 "conserved": true,
             },
@@ -193,18 +192,18 @@ impl Recount {
         let rate = reported.as_object_mut().unwrap().remove("rate_orders_per_s").unwrap().as_f64().unwrap();
         assert_eq!(reported, counted);
         let expected = placed as f64 * 1000.0 / (end - begin).max(1) as f64;
-        assert!((rate - expected).abs() <= 0.051, "{rate} orders per second, counted were {expected}");
+        assert!((rate - expected).abs() <= 0.051, "{rate} orders per second, expected {expected}");
     }
 }
 
-/// All events of a domain, shard by shard, from the store of the service that owns it.
+/// Returns all events of a domain, shard by shard, from the store of its owner.
 fn events<D: Domain>(data: &Path) -> Vec<StoredEvent> {
     let store = EmbeddedStore::open(data.join(D::NAME)).unwrap();
     let mut found = Vec::new();
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
         for shard in 0..D::SHARDS {
             let id = ShardId::new(Name::new(D::NAME).unwrap(), shard);
-            let reader = store.open(&id, D::SHARDS, Arc::new(Deaf)).await.unwrap().reader;
+            let reader = store.open(&id, D::SHARDS, Arc::new(NoCommits)).await.unwrap().reader;
             let all = usize::try_from(reader.position()).unwrap();
             found.extend(reader.events(0, all).await.unwrap());
         }
@@ -216,10 +215,10 @@ fn read<E: Event>(event: &StoredEvent) -> Option<E> {
     (event.name.as_str() == E::NAME).then(|| E::decode(event.version, event.codec, &event.payload).unwrap())
 }
 
-/// Nothing is written here, so there is nothing to hear of.
-struct Deaf;
+/// A listener for a store without commits.
+struct NoCommits;
 
-impl CommitListener for Deaf {
+impl CommitListener for NoCommits {
     fn committed(&self, _: Ticket) {}
 
     fn failed(&self, error: StoreError) {

@@ -1,4 +1,4 @@
-//! The report: its form, and that it says what stands in the logs.
+//! The report: its JSON form, and its agreement with the logs.
 
 use serde_json::{Value, json};
 
@@ -6,16 +6,16 @@ use crate::recount::Recount;
 use crate::shop::{Shop, assert_balanced, said};
 
 #[test]
-fn the_report_says_what_is_counted_again_from_the_raw_logs() {
+fn report_equals_recount_of_raw_logs() {
     let shop = Shop::new();
     let report = shop.report(&["--orders", "400", "--seed", "11"], 0);
     let recount = Recount::of(&shop.data());
     recount.assert_holds();
-    recount.assert_is(&report);
+    recount.assert_equals(&report);
 }
 
 #[test]
-fn the_report_has_the_form_that_programs_rely_on() {
+fn report_has_documented_json_form() {
     let report = Shop::new().report(&["--orders", "20"], 0);
     assert_eq!(
         shape(&report),
@@ -34,7 +34,7 @@ fn the_report_has_the_form_that_programs_rely_on() {
     );
 }
 
-/// The same with the kind of each value in its place.
+/// Replaces each value by its kind.
 fn shape(value: &Value) -> Value {
     match value {
         Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), shape(value))).collect(),
@@ -46,12 +46,12 @@ fn shape(value: &Value) -> Value {
 }
 
 #[test]
-fn a_ledger_that_says_otherwise_than_the_logs_is_a_fault() {
+fn ledger_that_differs_from_logs_is_a_fault() {
     let shop = Shop::new();
     shop.report(&["--orders", "20"], 0);
     let ledger = shop.data().join("provider.ledger");
     let mut text = std::fs::read_to_string(&ledger).unwrap();
-    text.push_str("{\"key\":\"nobody\",\"order\":\"ord-1-0000001\",\"cents\":1}\n");
+    text.push_str("{\"key\":\"forged\",\"order\":\"ord-1-0000001\",\"cents\":1}\n");
     std::fs::write(&ledger, text).unwrap();
     let report = shop.report(&["report"], 1);
     assert_eq!(report["money"]["conserved"], false);
@@ -60,7 +60,7 @@ fn a_ledger_that_says_otherwise_than_the_logs_is_a_fault() {
 }
 
 #[test]
-fn a_missing_email_is_a_fault() {
+fn missing_email_is_a_fault() {
     let shop = Shop::new();
     shop.report(&["--orders", "20"], 0);
     let mails = std::fs::read_dir(shop.data().join("mails")).unwrap().flatten().map(|file| file.path());
@@ -71,7 +71,7 @@ fn a_missing_email_is_a_fault() {
 }
 
 #[test]
-fn killed_in_mid_run_the_report_says_what_is_open() {
+fn report_after_kill_counts_open_orders() {
     let shop = Shop::new();
     let run = shop.start(&["--orders", "400"]);
     shop.wait_for_mails(20);
@@ -83,34 +83,34 @@ fn killed_in_mid_run_the_report_says_what_is_open() {
 }
 
 #[test]
-fn in_mid_run_the_report_and_the_way_of_an_order_say_how_far_it_is() {
+fn report_and_flow_work_while_services_run() {
     let shop = Shop::new();
     let run = shop.start(&["--orders", "600", "--processes"]);
     let (mut last, mut reports) = (0, 0);
-    // Exit code 5: services are at work, and not everything has come to its end.
+    // Exit code 5: services are running and orders are in progress.
     while shop.mails() < 300 {
         let output = shop.run(&["report", "--json", shop.file("running.json").to_str().unwrap()]);
         if matches!(output.status.code(), Some(0 | 4)) && last == 0 {
-            continue; // There is no shop yet, or no order in it.
+            continue; // No data folder yet, or no order in it.
         }
         assert_eq!(output.status.code(), Some(5), "{}", said(&output));
         assert!(said(&output).contains("orders open") && !said(&output).contains("OFF"), "{}", said(&output));
         let report: Value = serde_json::from_slice(&std::fs::read(shop.file("running.json")).unwrap()).unwrap();
         assert_eq!(report["running"], true);
         let placed = report["orders"]["placed"].as_u64().unwrap();
-        assert!(placed >= last, "it has had {last} orders and has {placed}");
+        assert!(placed >= last, "{placed} orders after {last}");
         last = placed;
         reports += 1;
     }
-    assert!(reports >= 2 && last > 0, "{reports} reports in mid-run");
+    assert!(reports >= 2 && last > 0, "{reports} reports during the run");
     let flow = shop.says(&["flow", "ord-1-0000001"], 0);
     assert!(flow.contains("OrderPlaced") && flow.contains("Reserved"), "{flow}");
-    assert_eq!(run.end(), Some(0), "nobody has hindered it");
+    assert_eq!(run.end(), Some(0), "reports do not disturb the run");
     assert_balanced(&shop.report(&["report"], 0), 600);
 }
 
 #[test]
-fn nobody_is_harmed_by_a_reader_who_stops_reading() {
+fn report_survives_a_closed_pipe() {
     let shop = Shop::new();
     shop.report(&["--orders", "5"], 0);
     let mut command = shop.command(&["report"]);

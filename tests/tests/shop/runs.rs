@@ -1,4 +1,4 @@
-//! All orders end and all balances hold: in one process, over NATS, as processes, and as parts that a person starts.
+//! All orders end and all balances hold: in one process, over NATS, as processes, and with services started one by one.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::recount::Recount;
 use crate::shop::{SERVICES, Shop, assert_balanced, said as said_by};
 
 #[test]
-fn in_one_process_every_order_ends_and_all_balances_hold() {
+fn one_process_ends_all_orders_balanced() {
     let shop = Shop::new();
     let report = shop.report(&["--orders", "300", "--seed", "7"], 0);
     assert_balanced(&report, 300);
@@ -18,7 +18,7 @@ fn in_one_process_every_order_ends_and_all_balances_hold() {
 }
 
 #[test]
-fn over_nats_every_order_ends_and_all_balances_hold() {
+fn nats_link_ends_all_orders_balanced() {
     for release in [Release::Distribution, Release::Pinned] {
         let server = NatsServer::start(release);
         let shop = Shop::new();
@@ -29,7 +29,7 @@ fn over_nats_every_order_ends_and_all_balances_hold() {
 }
 
 #[test]
-fn as_processes_every_order_ends_and_all_balances_hold() {
+fn separate_processes_end_all_orders_balanced() {
     let shop = Shop::new();
     let report = shop.report(&["--orders", "200", "--processes"], 0);
     assert_balanced(&report, 200);
@@ -37,7 +37,7 @@ fn as_processes_every_order_ends_and_all_balances_hold() {
 }
 
 #[test]
-fn the_parts_of_the_shop_work_when_a_person_runs_them_by_hand() {
+fn services_started_one_by_one_end_all_orders_balanced() {
     let server = NatsServer::start(Release::Distribution);
     let shop = Shop::new();
     let serve = |service: &str| shop.start(&["serve", service, "--nats", &server.url()]);
@@ -45,8 +45,8 @@ fn the_parts_of_the_shop_work_when_a_person_runs_them_by_hand() {
     let said = shop.says(&["place", "--orders", "50", "--nats", &server.url()], 0);
     assert!(said.contains("all orders have ended"), "{said}");
 
-    // What analytics has heard last is saved a moment later.
-    let report = eventually("the report of the running shop to be even", Duration::from_secs(60), || {
+    // Analytics saves its view a moment after the last event.
+    let report = eventually("a balanced report of the running shop", Duration::from_secs(60), || {
         let report = shop.run(&["report", "--json", shop.file("running.json").to_str().unwrap()]);
         matches!(report.status.code(), Some(0)).then_some(report)
     });
@@ -54,7 +54,7 @@ fn the_parts_of_the_shop_work_when_a_person_runs_them_by_hand() {
     let report: Value = serde_json::from_slice(&std::fs::read(shop.file("running.json")).unwrap()).unwrap();
     assert_eq!(report["running"], true, "{report:#}");
     assert_balanced(&report, 50);
-    assert!(shop.says(&["flow", "ord-1-0000003"], 0).contains("OrderPlaced"), "while the services are at work");
+    assert!(shop.says(&["flow", "ord-1-0000003"], 0).contains("OrderPlaced"), "while the services are running");
 
     for service in services {
         assert_eq!(service.stop(), Some(0));
@@ -64,7 +64,7 @@ fn the_parts_of_the_shop_work_when_a_person_runs_them_by_hand() {
 }
 
 #[test]
-fn two_shops_on_one_server_have_nothing_to_do_with_each_other() {
+fn two_shops_on_one_server_are_independent() {
     let server = NatsServer::start(Release::Distribution);
     let shops = [Shop::new(), Shop::new()];
     let file = shops[0].file("other.json");
@@ -75,16 +75,16 @@ fn two_shops_on_one_server_have_nothing_to_do_with_each_other() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_named() {
+fn unreachable_server_is_reported() {
     let said = Shop::new().says(&["--orders", "1", "--nats", "nats://127.0.0.1:1"], 4);
     assert!(said.contains("failed to reach nats://127.0.0.1:1"), "{said}");
 }
 
 #[test]
-fn what_was_placed_before_is_known_and_the_report_stays_the_same() {
+fn repeated_run_places_nothing_and_keeps_the_report() {
     let shop = Shop::new();
     let report = shop.report(&["--orders", "50"], 0);
     let said = shop.says(&["--orders", "50"], 0);
-    assert!(said.contains("50 of these orders were known from before"), "{said}");
+    assert!(said.contains("50 of these orders were placed before"), "{said}");
     assert_eq!(shop.report(&["report"], 0), report);
 }

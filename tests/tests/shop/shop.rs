@@ -1,4 +1,4 @@
-//! A shop with a folder of its own, run from its program.
+//! A shop with its own data folder, run as a program.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -8,13 +8,13 @@ use serde_json::Value;
 use tempfile::TempDir;
 use whizbang_tests::{brief_or_long, eventually, fast_sample, sample};
 
-/// How long anything may take on a machine with other things to do.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// The time limit for each condition, generous for a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The services, as they are called on the command line.
+/// The names of the services on the command line.
 pub(crate) const SERVICES: [&str; 6] = ["orders", "inventory", "payments", "shipping", "notifications", "analytics"];
 
-/// A shop with a folder of its own.
+/// A shop with its own data folder.
 pub(crate) struct Shop {
     program: PathBuf,
     folder: TempDir,
@@ -28,17 +28,17 @@ impl Shop {
         }
     }
 
-    /// Where it keeps everything.
+    /// Returns its data folder.
     pub(crate) fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
-    /// A file beside it.
+    /// Returns the path of a file beside the data folder.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// Writes a file beside it, and gives back its path as it stands on a command line.
+    /// Writes a file beside the data folder. Returns its path for a command line.
     pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> String {
         let file = self.file(name);
         std::fs::write(&file, text).unwrap();
@@ -51,17 +51,17 @@ impl Shop {
         command
     }
 
-    /// Runs it in an empty folder, with these arguments and no others.
+    /// Runs the program in an empty folder with only these arguments.
     pub(crate) fn run_as_it_is(&self, arguments: &[&str]) -> Output {
         Command::new(&self.program).args(arguments).current_dir(self.folder.path()).output().unwrap()
     }
 
-    /// Runs it to its end, however it ends.
+    /// Runs the program to its end, with any exit code.
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
     }
 
-    /// Runs it to its end, which must have this exit code; what it has said.
+    /// Runs the program and checks its exit code. Returns its output.
     #[track_caller]
     pub(crate) fn says(&self, arguments: &[&str], code: i32) -> String {
         let output = self.run(arguments);
@@ -69,7 +69,7 @@ impl Shop {
         said(&output)
     }
 
-    /// Runs it, and reads the report that it writes. Its exit code must be `code`.
+    /// Runs the program, checks its exit code, and returns its report.
     #[track_caller]
     pub(crate) fn report(&self, arguments: &[&str], code: i32) -> Value {
         let file = self.file("report.json");
@@ -79,28 +79,28 @@ impl Shop {
         serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
     }
 
-    /// Starts it. What it says is dropped: that somebody was killed and is started again.
+    /// Starts the program. Its output, which reports restarts, is discarded.
     pub(crate) fn start(&self, arguments: &[&str]) -> Running {
         Running(self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
     }
 
-    /// How many e-mails were written: a sign of how far it is that can be seen from outside.
+    /// Returns the number of e-mails: a measure of progress that is visible from outside.
     pub(crate) fn mails(&self) -> usize {
         let is_mail = |file: &std::fs::DirEntry| file.path().extension().is_some_and(|extension| extension == "eml");
         std::fs::read_dir(self.data().join("mails")).map_or(0, |files| files.flatten().filter(is_mail).count())
     }
 
-    /// Waits until so many e-mails were written.
+    /// Waits until `count` e-mails are written.
     #[track_caller]
     pub(crate) fn wait_for_mails(&self, count: usize) {
-        eventually("e-mails are written", PATIENCE, || (self.mails() >= count).then_some(()));
+        eventually("e-mails are written", TIMEOUT, || (self.mails() >= count).then_some(()));
     }
 
-    /// The process of a service that was started with `serve`.
+    /// Returns the process id of a service that was started with `serve`.
     #[track_caller]
     pub(crate) fn pid(&self, service: &str) -> u32 {
         let file = self.data().join(format!("{service}.pid"));
-        eventually("a service writes down its process", PATIENCE, || std::fs::read_to_string(&file).ok()?.parse().ok())
+        eventually("the pid file of a service", TIMEOUT, || std::fs::read_to_string(&file).ok()?.parse().ok())
     }
 }
 
@@ -108,18 +108,18 @@ impl Shop {
 pub(crate) struct Running(Child);
 
 impl Running {
-    /// Kills it with SIGKILL.
+    /// Kills the process with SIGKILL.
     pub(crate) fn kill(mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
 
-    /// Waits for its end; its exit code.
+    /// Waits for the end of the process. Returns its exit code.
     pub(crate) fn end(mut self) -> Option<i32> {
         self.0.wait().unwrap().code()
     }
 
-    /// Asks it to end in order, and waits for that; its exit code.
+    /// Sends SIGTERM and waits for the end of the process. Returns its exit code.
     pub(crate) fn stop(self) -> Option<i32> {
         signal(self.0.id(), "TERM");
         self.end()
@@ -129,15 +129,15 @@ impl Running {
         self.0.id()
     }
 
-    /// Whether it has not ended.
-    pub(crate) fn lives(&mut self) -> bool {
+    /// Returns true if the process has not ended.
+    pub(crate) fn is_running(&mut self) -> bool {
         self.0.try_wait().unwrap().is_none()
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // Killing a process that has already ended fails, which is harmless.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -149,12 +149,12 @@ pub(crate) fn signal(pid: u32, signal: &str) {
     assert!(Command::new("kill").args(["-s", signal, &pid.to_string()]).status().unwrap().success(), "{pid} is gone");
 }
 
-/// All that a program has said.
+/// Returns the output of a program: standard output, then standard error.
 pub(crate) fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// Everything has ended and everything balances, by the shop's own report.
+/// Checks that all orders have ended and everything balances, according to the report of the shop.
 #[track_caller]
 pub(crate) fn assert_balanced(report: &Value, placed: u64) {
     assert_eq!(report["orders"]["placed"], placed, "{report:#}");

@@ -8,7 +8,7 @@ use whizbang_tests::{brief_or_long, eventually, is_long};
 use crate::input::order;
 use crate::shop::{Running, Shop, assert_balanced};
 
-/// A file of so many orders, each for one piece of one product.
+/// Writes a file of `count` orders, each for one piece of one product.
 fn file_of_orders(shop: &Shop, count: u64) -> String {
     let mut document = order("template");
     document["eventId"] = json!("evt-NUMBER");
@@ -24,7 +24,7 @@ fn file_of_orders(shop: &Shop, count: u64) -> String {
     shop.write("orders.json", text)
 }
 
-/// The most memory that a process has used, in MiB, looked at until it ends; and its exit code.
+/// Waits for the end of a process. Returns its peak memory in MiB and its exit code.
 fn peak_mib(mut run: Running) -> (u64, Option<i32>) {
     let status = format!("/proc/{}/status", run.pid());
     let mut peak = 0;
@@ -32,13 +32,13 @@ fn peak_mib(mut run: Running) -> (u64, Option<i32>) {
         let text = std::fs::read_to_string(&status).unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         peak = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok()).unwrap_or(0).max(peak);
-        (!run.lives()).then_some(())
+        (!run.is_running()).then_some(())
     });
     (peak / 1024, run.end())
 }
 
 #[test]
-fn a_large_file_of_orders_takes_bounded_memory() {
+fn large_file_of_orders_uses_bounded_memory() {
     let count = brief_or_long(3_000, 1_000_000);
     let shop = Shop::new();
     let file = file_of_orders(&shop, count);
@@ -47,19 +47,19 @@ fn a_large_file_of_orders_takes_bounded_memory() {
     assert_balanced(&shop.report(&["report"], 0), count);
     let bound = brief_or_long(100, 1_000);
     println!("{count} orders: at most {peak} MiB");
-    assert!(peak < bound, "{peak} MiB for {count} orders, allowed are {bound}");
+    assert!(peak < bound, "{peak} MiB for {count} orders, limit {bound}");
 }
 
 #[test]
-fn a_large_file_of_what_is_no_order_takes_no_memory_and_is_counted() {
+fn large_file_of_invalid_orders_uses_bounded_memory() {
     let count = if is_long() { 5_000_000 } else { 300_000 };
     let shop = Shop::new();
-    let line = order("spoilt").to_string().replace("29.99", "-29.99") + "\n";
+    let line = order("invalid").to_string().replace("29.99", "-29.99") + "\n";
     let file = shop.write("orders.json", line.repeat(count));
     let (peak, code) = peak_mib(shop.start(&[&file]));
     assert_eq!(code, Some(3));
     assert!(peak < 100, "{peak} MiB for {count} documents");
     let said = shop.says(&[&file], 3);
-    assert!(said.contains(&format!("{count} of the orders were refused, all others went their way")), "{said}");
-    assert!(said.contains(&format!("{} more complaints about the input", count - 20)), "{said}");
+    assert!(said.contains(&format!("{count} of the orders were rejected, all others were processed")), "{said}");
+    assert!(said.contains(&format!("{} more input errors", count - 20)), "{said}");
 }

@@ -1,4 +1,4 @@
-//! The sums that must come out even once everything has come to its end.
+//! Sums over all services that are zero once no order is in progress.
 
 use whizbang::prelude::*;
 
@@ -10,7 +10,7 @@ use crate::payments::{PaymentBegun, PaymentDeclined, PaymentRefunded, PaymentTak
 /// Asks for the sums.
 #[derive(Query, Debug, Serialize, Deserialize)]
 #[query(domain = Analytics, reply = Sums)]
-pub struct AskBooks {}
+pub struct AskBooks;
 
 /// The sums over all services.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,13 +19,13 @@ pub struct Sums {
     pub placed: u64,
     /// Orders placed and neither confirmed nor cancelled.
     pub open: i64,
-    /// Pieces in confirmed orders that were not taken away.
+    /// Pieces in confirmed orders that the carrier has not collected.
     pub unsent: i64,
-    /// Pieces reserved that were neither put back nor taken away.
+    /// Pieces reserved that were neither released nor collected.
     pub reserved: i64,
     /// Payments begun that were neither taken nor declined.
     pub unpaid: i64,
-    /// Charged, less given back, less revenue.
+    /// Charges less refunds less revenue, in cents.
     pub owed_cents: i64,
 }
 
@@ -36,8 +36,7 @@ impl Sums {
     }
 }
 
-/// The view behind [`AskBooks`]. It hears the services one after the other, so its sums may be uneven for a while, on either
-/// side of zero.
+/// The view behind [`AskBooks`]. Events of different services arrive in any order, so a sum may be above or below zero for a while.
 #[derive(Projection, Default, Serialize, Deserialize)]
 #[projection(
     projects(

@@ -10,14 +10,14 @@ use crate::orders::OrderConfirmed;
 /// Asks for the revenue.
 #[derive(Query, Debug, Serialize, Deserialize)]
 #[query(domain = Analytics, reply = Sales)]
-pub struct AskRevenue {}
+pub struct AskRevenue;
 
 /// The sales, in cents.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sales {
     /// The number of orders.
     pub orders: u64,
-    /// All of it.
+    /// The total.
     pub cents: u64,
     /// By product.
     pub by_product: BTreeMap<String, u64>,

@@ -1,4 +1,4 @@
-//! The cause of each turn: the event or command that another turn has brought about.
+//! The cause of each turn: the event, command or reply that it handles, and the turn that produced that message.
 
 use std::collections::HashMap;
 
@@ -6,10 +6,10 @@ use whizbang::message::{Kind, MessageId};
 
 use super::search::Found;
 
-/// For each message the turn it came of, and what it is called.
+/// The turn that produced each message, and a description of the message.
 pub(super) struct Causes {
     messages: HashMap<MessageId, (usize, String)>,
-    /// For each turn the one that caused it.
+    /// The index of the causing turn, for each turn.
     parents: Vec<Option<usize>>,
 }
 
@@ -22,26 +22,26 @@ impl Causes {
                 messages.insert(id, (at, format!("{} of {actor}", event.name)));
             }
             for sent in &turn.sent {
-                let what = match sent.kind {
+                let description = match sent.kind {
                     Kind::Reply => format!("the reply to {}", sent.name),
                     _ => format!("{} of {actor}", sent.name),
                 };
-                messages.insert(sent.id, (at, what));
+                messages.insert(sent.id, (at, description));
             }
         }
         let parents = found.iter().map(|found| messages.get(&found.turn.id).map(|(at, _)| *at)).collect();
         Self { messages, parents }
     }
 
-    /// The name of a message, for people.
-    pub(super) fn what(&self, message: MessageId) -> Option<&str> {
-        self.messages.get(&message).map(|(_, what)| what.as_str())
+    /// Describes a message in words; `None` if no turn of the order produced it.
+    pub(super) fn describe(&self, message: MessageId) -> Option<&str> {
+        self.messages.get(&message).map(|(_, description)| description.as_str())
     }
 
-    /// The number of causes before a turn.
+    /// The length of the chain of causes before a turn.
     pub(super) fn depth(&self, turn: usize) -> usize {
         let cause = |turn: &usize| self.parents.get(*turn).copied().flatten();
-        // No way is longer than there are turns, so that a spoilt log does not keep this going for ever.
+        // A chain has at most as many links as there are turns. The bound ends the walk if a corrupt log contains a cycle.
         std::iter::successors(cause(&turn), cause).take(self.parents.len()).count()
     }
 }

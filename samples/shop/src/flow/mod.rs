@@ -1,4 +1,4 @@
-//! The path of one order through all services, put together from their logs: actors, results, times and causes.
+//! The history of one order in all services, assembled from their logs: actors, results, times and causes.
 
 mod causes;
 mod page;
@@ -10,14 +10,14 @@ use whizbang::store::{Note, StoredTurn};
 
 use self::causes::Causes;
 use self::search::{Found, search};
-use crate::service::{Home, Service, ShopError};
+use crate::service::{DataFolder, Service, ShopError};
 
-/// The way of one order.
+/// The history of one order.
 #[derive(Clone, Debug)]
 pub struct Flow {
     /// The order.
     pub order: String,
-    /// Its steps, in the order in which they were taken; causes before what they caused.
+    /// Its steps by time; a cause comes before its results.
     pub steps: Vec<Step>,
 }
 
@@ -26,28 +26,28 @@ pub struct Flow {
 pub struct Step {
     /// The service.
     pub service: Service,
-    /// The actor: its type and its key; of a worker its type.
-    pub who: String,
-    /// The results: events recorded, a rejection, messages sent.
-    pub what: Vec<String>,
+    /// The type and the key of the actor; a worker has no key.
+    pub actor: String,
+    /// The results: recorded events, a rejection, timers, sent commands.
+    pub results: Vec<String>,
     /// Milliseconds since the order was placed.
     pub at_ms: u64,
     /// The cause.
-    pub because: String,
+    pub cause: String,
 }
 
 impl Flow {
-    /// Puts together the path of an order, as far as it has come. `None`: there is no such order.
+    /// Assembles the history of an order so far. Returns `None` if the order does not exist.
     ///
     /// # Errors
     /// [`ShopError`] if a store cannot be read.
-    pub async fn of(home: &Home, order: &str) -> Result<Option<Self>, ShopError> {
-        let found = search(home, order).await?;
+    pub async fn of(data: &DataFolder, order: &str) -> Result<Option<Self>, ShopError> {
+        let found = search(data, order).await?;
         let Some(first) = found.first().map(|found| found.turn.clone()) else { return Ok(None) };
         let causes = Causes::of(&found);
         let mut steps: Vec<(usize, Step)> =
             found.iter().enumerate().map(|(at, found)| (causes.depth(at), step(found, &first, &causes))).collect();
-        // Clocks tick in milliseconds: of two steps in one tick the cause comes first.
+        // Times have a resolution of 1 ms. Of two steps at the same time the cause comes first.
         steps.sort_by_key(|(depth, step)| (step.at_ms, *depth));
         Ok(Some(Self { order: order.to_owned(), steps: steps.into_iter().map(|(_, step)| step).collect() }))
     }
@@ -55,50 +55,50 @@ impl Flow {
 
 fn step(found: &Found, first: &StoredTurn, causes: &Causes) -> Step {
     let turn = &found.turn;
-    let because = match (causes.what(turn.id), &turn.timer) {
-        (Some(what), _) => what.to_owned(),
+    let cause = match (causes.describe(turn.id), &turn.timer) {
+        (Some(message), _) => message.to_owned(),
         (None, Some(timer)) => format!("the timer {timer}"),
         (None, None) => "a client".to_owned(),
     };
     Step {
         service: found.service,
-        who: format!("{} {}", found.actor, found.key).trim_end().to_owned(),
-        what: what(found),
+        actor: format!("{} {}", found.actor, found.key).trim_end().to_owned(),
+        results: results(found),
         at_ms: u64::try_from(turn.time.since(first.time).as_millis()).unwrap_or(u64::MAX),
-        because,
+        cause,
     }
 }
 
-/// The results of a turn, in words.
-fn what(Found { turn, key, .. }: &Found) -> Vec<String> {
-    let mut what: Vec<String> = turn.events.iter().map(|event| event.name.to_string()).collect();
+/// Describes the results of a turn.
+fn results(Found { turn, key, .. }: &Found) -> Vec<String> {
+    let mut results: Vec<String> = turn.events.iter().map(|event| event.name.to_string()).collect();
     if !turn.reply.is_empty()
-        && let Ok(Some(no)) = rejection_in(turn.reply_codec, &turn.reply)
+        && let Ok(Some(rejection)) = rejection_in(turn.reply_codec, &turn.reply)
     {
-        what.push(format!("says no: {}", no.text()));
+        results.push(format!("rejects: {}", rejection.text()));
     }
     for (timer, set) in &turn.timers {
-        what.push(format!("{} the timer {timer}", if *set { "sets" } else { "clears" }));
+        results.push(format!("{} the timer {timer}", if *set { "sets" } else { "clears" }));
     }
     let commands: Vec<&str> =
         turn.sent.iter().filter(|sent| sent.kind == Kind::Command).map(|sent| sent.name.as_str()).collect();
     for same in commands.chunk_by(|one, other| one == other) {
         match same {
-            [command] => what.push(format!("sends {command}")),
-            [command, ..] => what.push(format!("sends {command} {} times", same.len())),
+            [command] => results.push(format!("sends {command}")),
+            [command, ..] => results.push(format!("sends {command} {} times", same.len())),
             [] => {}
         }
     }
     for note in &turn.notes {
         match note {
-            Note::Attempt { attempt, .. } => what.push(format!("fails in attempt {attempt}")),
-            Note::DeadLetter(_) => what.push("puts it among the dead letters".to_owned()),
-            Note::Ended => what.push("ends".to_owned()),
+            Note::Attempt { attempt, .. } => results.push(format!("fails in attempt {attempt}")),
+            Note::DeadLetter(_) => results.push("becomes a dead letter".to_owned()),
+            Note::Ended => results.push("ends".to_owned()),
             _ => {}
         }
     }
-    if what.is_empty() {
-        what.push(if key.is_empty() { "does it" } else { "takes note" }.to_owned());
+    if results.is_empty() {
+        results.push(if key.is_empty() { "done" } else { "no change" }.to_owned());
     }
-    what
+    results
 }

@@ -1,11 +1,11 @@
-//! The way of an order as a page: a column for each service, time goes down. One file, nothing is loaded from anywhere.
+//! The history of an order as an HTML page: a column for each service, a row for each step. The page is one file and loads nothing.
 
 use std::fmt::Write;
 
 use super::Flow;
 use crate::service::Service;
 
-/// The services that have a column: those that keep a log of the order.
+/// The services with a column. Analytics has none: it keeps no log of an order.
 const COLUMNS: [Service; 5] =
     [Service::Orders, Service::Inventory, Service::Payments, Service::Shipping, Service::Notifications];
 
@@ -19,17 +19,17 @@ td.at, th.at { width: 5.5rem; text-align: right; font-variant-numeric: tabular-n
 .step { border-radius: .4rem; padding: .35rem .6rem; background: color-mix(in srgb, #3b7dd8 16%, Canvas); overflow-wrap: anywhere; }
 .step.no { background: color-mix(in srgb, #d8483b 22%, Canvas); }
 .step.end { background: color-mix(in srgb, #2f9e5b 22%, Canvas); }
-.who { font-weight: 600; } .because { opacity: .7; font-size: .87em; }
+.actor { font-weight: 600; } .cause { opacity: .7; font-size: .87em; }
 ";
 
 impl Flow {
-    /// The page.
+    /// Renders the history as an HTML page.
     pub fn page(&self) -> String {
         let order = escaped(&self.order);
         let mut page = format!(
             "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" \
              content=\"width=device-width\">\n<title>Order {order}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
-             <h1>The way of order {order}</h1>\n<table>\n<thead><tr><th class=\"at\">ms</th>"
+             <h1>History of order {order}</h1>\n<table>\n<thead><tr><th class=\"at\">ms</th>"
         );
         for service in COLUMNS {
             let _ = write!(page, "<th>{}</th>", service.name());
@@ -40,17 +40,17 @@ impl Flow {
             for service in COLUMNS {
                 page.push_str("<td>");
                 if service == step.service {
-                    let kind = match &step.what {
-                        what if what.iter().any(|what| what.starts_with("says no")) => " no",
-                        what if what.iter().any(|what| what == "ends") => " end",
+                    let kind = match &step.results {
+                        results if results.iter().any(|result| result.starts_with("rejects")) => " no",
+                        results if results.iter().any(|result| result == "ends") => " end",
                         _ => "",
                     };
-                    let (who, because) = (escaped(&step.who), escaped(&step.because));
-                    let what = step.what.iter().map(|what| escaped(what)).collect::<Vec<_>>().join("<br>");
+                    let (actor, cause) = (escaped(&step.actor), escaped(&step.cause));
+                    let results = step.results.iter().map(|result| escaped(result)).collect::<Vec<_>>().join("<br>");
                     let _ = write!(
                         page,
-                        "<div class=\"step{kind}\"><div class=\"who\">{who}</div>{what}\
-                         <div class=\"because\">because of {because}</div></div>"
+                        "<div class=\"step{kind}\"><div class=\"actor\">{actor}</div>{results}\
+                         <div class=\"cause\">because of {cause}</div></div>"
                     );
                 }
                 page.push_str("</td>");
@@ -62,7 +62,7 @@ impl Flow {
     }
 }
 
-/// Text as it may stand in a page: keys come from outside.
+/// Escapes text for HTML. Keys are external input.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_comes_from_outside_is_text_in_the_page_and_nothing_else() {
+    fn page_escapes_external_text() {
         let flow = Flow { order: "<script>\"&".to_owned(), steps: Vec::new() };
         let page = flow.page();
         assert!(page.contains("&lt;script&gt;&quot;&amp;") && !page.contains("<script>"));

@@ -1,4 +1,4 @@
-//! Finds every turn that was taken for an order, in the streams of the actors that may have taken one.
+//! Finds every turn of an order, in the streams of the actors and workers that may have handled its messages.
 
 use whizbang::Message;
 use whizbang::actor::Stateful;
@@ -13,10 +13,10 @@ use crate::notifications::Mailer;
 use crate::orders::{Fulfilment, Order, OrderPlaced, Orders};
 use crate::payments::{Cashier, Payment};
 use crate::report::shard_log;
-use crate::service::{Home, Service, ShopError};
+use crate::service::{DataFolder, Service, ShopError};
 use crate::shipping::Shipment;
 
-/// A turn with the place where it was found.
+/// A turn, with the service, shard and stream that contain it.
 pub(super) struct Found {
     pub(super) service: Service,
     pub(super) shard: ShardId,
@@ -26,33 +26,33 @@ pub(super) struct Found {
     pub(super) turn: StoredTurn,
 }
 
-/// All turns for an order, the one that placed it first; none if there is no such order.
-pub(super) async fn search(home: &Home, order: &str) -> Result<Vec<Found>, ShopError> {
-    let orders = home.look(Service::Orders)?;
+/// Returns all turns of an order, the one that placed it first. Empty if the order does not exist.
+pub(super) async fn search(data: &DataFolder, order: &str) -> Result<Vec<Found>, ShopError> {
+    let orders = data.read_store(Service::Orders)?;
     let mut found = of_actor::<Order>(&orders, Service::Orders, order).await?;
     let Some(first) = found.first().map(|found| found.turn.clone()) else { return Ok(found) };
     found.extend(of_actor::<Fulfilment>(&orders, Service::Orders, order).await?);
 
-    let inventory = home.look(Service::Inventory)?;
+    let inventory = data.read_store(Service::Inventory)?;
     for product in products(&first)? {
         found.extend(of_actor::<Stock>(&inventory, Service::Inventory, &product).await?);
     }
-    let payments = home.look(Service::Payments)?;
+    let payments = data.read_store(Service::Payments)?;
     found.extend(of_actor::<Payment>(&payments, Service::Payments, order).await?);
     found.extend(of_worker::<Cashier>(&payments, Service::Payments, order).await?);
 
-    let shipping = home.look(Service::Shipping)?;
+    let shipping = data.read_store(Service::Shipping)?;
     found.extend(of_actor::<Shipment>(&shipping, Service::Shipping, order).await?);
 
-    let notifications = home.look(Service::Notifications)?;
+    let notifications = data.read_store(Service::Notifications)?;
     found.extend(of_worker::<Mailer>(&notifications, Service::Notifications, order).await?);
 
-    // The streams of products and workers have the turns of all orders.
+    // The streams of products and workers contain the turns of all orders.
     found.retain(|found| found.turn.correlation == first.correlation);
     Ok(found)
 }
 
-/// The turns of an aggregate or saga.
+/// Returns the turns of an aggregate or saga.
 async fn of_actor<A: Stateful>(
     store: &Option<ReadOnlyStore>,
     service: Service,
@@ -62,7 +62,7 @@ async fn of_actor<A: Stateful>(
     turns::<A::Domain>(store, service, (A::NAME, key), (shard, key)).await
 }
 
-/// The turns of a worker that it took for the shard of a key.
+/// Returns the turns of a worker in the shard of a key.
 async fn of_worker<W: Worker>(
     store: &Option<ReadOnlyStore>,
     service: Service,
@@ -87,7 +87,7 @@ async fn turns<D: Domain>(
     Ok(turns.into_iter().map(found).collect())
 }
 
-/// The products of an order, from the turn that placed it.
+/// Returns the products of an order, from the turn that placed it.
 fn products(first: &StoredTurn) -> Result<Vec<String>, ShopError> {
     let mut products = Vec::new();
     for event in first.events.iter().filter(|event| event.name.as_str() == OrderPlaced::NAME) {

@@ -1,4 +1,4 @@
-//! The way of an order as lines of text.
+//! The history of an order as lines of text.
 
 use std::fmt;
 
@@ -6,11 +6,11 @@ use super::Flow;
 
 impl fmt::Display for Flow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "The way of order {}:\n", self.order)?;
-        let width = self.steps.iter().map(|step| step.who.len()).max().unwrap_or(0);
+        writeln!(f, "History of order {}:\n", self.order)?;
+        let width = self.steps.iter().map(|step| step.actor.len()).max().unwrap_or(0);
         for step in &self.steps {
-            let (service, what) = (step.service.name(), step.what.join(", "));
-            writeln!(f, "{:>7} ms  {service:<10} {:<width$}  {what}  <- {}", step.at_ms, step.who, step.because)?;
+            let (service, results) = (step.service.name(), step.results.join(", "));
+            writeln!(f, "{:>7} ms  {service:<10} {:<width$}  {results}  <- {}", step.at_ms, step.actor, step.cause)?;
         }
         Ok(())
     }

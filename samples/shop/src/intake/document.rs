@@ -1,19 +1,19 @@
-//! One order as it comes in: a JSON document, checked line by line before it becomes a command.
+//! An order document: JSON that is validated field by field before it becomes a command.
 
 use serde::Deserialize;
 
 use crate::orders::{Cart, Line, PlaceOrder};
 
-/// The most lines in an order.
-const LINES: usize = 50;
-/// The most pieces in a line.
-const PIECES: i64 = 1_000;
-/// The highest price of a piece.
-const PRICE_CENTS: u64 = 10_000_000;
-/// The most bytes in a name of anything.
-const NAME_BYTES: usize = 100;
+/// The maximum number of lines in an order.
+const MAX_LINES: usize = 50;
+/// The maximum number of pieces in a line.
+const MAX_PIECES: i64 = 1_000;
+/// The maximum price of a piece, in cents.
+const MAX_PRICE_CENTS: u64 = 10_000_000;
+/// The maximum length of an id or name, in bytes.
+const MAX_NAME_BYTES: usize = 100;
 
-/// The document. What the shop does not need in it may be there.
+/// The document. Unknown fields are ignored.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Document {
@@ -46,13 +46,13 @@ struct Address {
     country: Option<String>,
 }
 
-/// Why a document places no order.
+/// The reason why a document is not an order.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Objection {
-    /// It is not JSON, or not of this form. Line and column count from the document's first.
+pub enum DocumentError {
+    /// It is not JSON or lacks fields. Line and column are relative to the start of the document.
     #[error("{reason}")]
-    Form {
+    Malformed {
         /// The line, from 1.
         line: usize,
         /// The column, from 1.
@@ -60,49 +60,49 @@ pub enum Objection {
         /// The error.
         reason: String,
     },
-    /// It is about something else.
+    /// A field has an invalid value.
     #[error("order {order}: {reason}")]
-    Content {
-        /// The order it would place.
+    Invalid {
+        /// The id of the order.
         order: String,
         /// The error.
         reason: String,
     },
 }
 
-/// Checks a document.
+/// Parses and validates a document.
 ///
 /// # Errors
-/// [`Objection`] says what is wrong and where.
-pub fn check(text: &[u8]) -> Result<PlaceOrder, Objection> {
+/// [`DocumentError`] with the reason and, for malformed JSON, its line and column.
+pub fn check(text: &[u8]) -> Result<PlaceOrder, DocumentError> {
     let document: Document = serde_json::from_slice(text).map_err(|error| {
         let whole = error.to_string();
         let place = format!(" at line {} column {}", error.line(), error.column());
         let reason = whole.strip_suffix(&place).unwrap_or(&whole).to_owned();
-        Objection::Form { line: error.line(), column: error.column(), reason }
+        DocumentError::Malformed { line: error.line(), column: error.column(), reason }
     })?;
     let order = document.payload.order_id.clone();
-    read(document).map_err(|reason| Objection::Content { order, reason })
+    validate(document).map_err(|reason| DocumentError::Invalid { order, reason })
 }
 
-fn read(document: Document) -> Result<PlaceOrder, String> {
+fn validate(document: Document) -> Result<PlaceOrder, String> {
     let Document { event_type, event_id, payload } = document;
     let Payload { order_id, customer_id, items, total_amount, shipping_address } = payload;
     if event_type != "OrderPlaced" {
         return Err(format!("the document says `{event_type}`, expected `OrderPlaced`"));
     }
     for (what, name) in [("eventId", &event_id), ("orderId", &order_id), ("customerId", &customer_id)] {
-        named(what, name)?;
+        check_name(what, name)?;
     }
     let address = shipping_address.ok_or("the shippingAddress is missing")?;
     let city = address.city.filter(|city| !city.trim().is_empty()).ok_or("the city is missing")?;
     let country = address.country.ok_or("the country is missing")?;
-    named("city", &city)?;
+    check_name("city", &city)?;
     if country.len() != 2 || !country.bytes().all(|byte| byte.is_ascii_uppercase()) {
         return Err(format!("the country is `{country}`, expected two capital letters"));
     }
-    if items.is_empty() || items.len() > LINES {
-        return Err(format!("it has {} items, allowed are 1 to {LINES}", items.len()));
+    if items.is_empty() || items.len() > MAX_LINES {
+        return Err(format!("it has {} items, allowed are 1 to {MAX_LINES}", items.len()));
     }
     let lines = items.into_iter().map(line).collect::<Result<Vec<_>, _>>()?;
     let cart = Cart { customer: customer_id, lines, city, country };
@@ -116,29 +116,29 @@ fn read(document: Document) -> Result<PlaceOrder, String> {
 
 fn line(item: Item) -> Result<Line, String> {
     let Item { product_id: product, quantity, price } = item;
-    named("productId", &product)?;
-    if !(1..=PIECES).contains(&quantity) {
-        return Err(format!("{quantity} pieces of {product}, allowed are 1 to {PIECES}"));
+    check_name("productId", &product)?;
+    if !(1..=MAX_PIECES).contains(&quantity) {
+        return Err(format!("{quantity} pieces of {product}, allowed are 1 to {MAX_PIECES}"));
     }
-    let price_cents = cents(price).filter(|cents| (1..=PRICE_CENTS).contains(cents)).ok_or_else(|| {
-        format!("a price of {price} for {product}, allowed are 0.01 to {}.00 in whole cents", PRICE_CENTS / 100)
+    let price_cents = cents(price).filter(|cents| (1..=MAX_PRICE_CENTS).contains(cents)).ok_or_else(|| {
+        format!("a price of {price} for {product}, allowed are 0.01 to {}.00 in whole cents", MAX_PRICE_CENTS / 100)
     })?;
-    // Checked above: it fits.
+    // The range check above makes it fit.
     Ok(Line { product, quantity: u32::try_from(quantity).unwrap_or(0), price_cents })
 }
 
-fn named(what: &str, name: &str) -> Result<(), String> {
+fn check_name(what: &str, name: &str) -> Result<(), String> {
     match name.len() {
-        1..=NAME_BYTES if !name.chars().any(char::is_control) => Ok(()),
-        1..=NAME_BYTES => Err(format!("the {what} contains a control character")),
-        bytes => Err(format!("the {what} has {bytes} bytes, allowed are 1 to {NAME_BYTES}")),
+        1..=MAX_NAME_BYTES if !name.chars().any(char::is_control) => Ok(()),
+        1..=MAX_NAME_BYTES => Err(format!("the {what} contains a control character")),
+        bytes => Err(format!("the {what} has {bytes} bytes, allowed are 1 to {MAX_NAME_BYTES}")),
     }
 }
 
-/// Whole cents; `None` if it is not an amount.
+/// Converts an amount to whole cents; `None` if it has fractions of a cent, is negative or too large.
 fn cents(amount: f64) -> Option<u64> {
     let cents = (amount * 100.0).round();
-    // Two decimals survive the way through a float up to here and far beyond.
+    // An `f64` represents two decimals exactly enough up to this bound and far beyond.
     let exact = (amount * 100.0 - cents).abs() < 1e-4;
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     (exact && (0.0..1e15).contains(&cents)).then_some(cents as u64)
@@ -150,37 +150,35 @@ mod tests {
 
     const EXAMPLE: &str = include_str!("../../orders/order-placed.json");
 
-    fn objection(from: &str, to: &str) -> String {
-        let spoilt = EXAMPLE.replacen(from, to, 1);
-        assert_ne!(spoilt, EXAMPLE, "{from} is not in the example");
-        check(spoilt.as_bytes()).unwrap_err().to_string()
+    fn error(from: &str, to: &str) -> String {
+        let invalid = EXAMPLE.replacen(from, to, 1);
+        assert_ne!(invalid, EXAMPLE, "{from} is not in the example");
+        check(invalid.as_bytes()).unwrap_err().to_string()
     }
 
     #[test]
-    fn the_example_is_an_order() {
+    fn example_document_is_an_order() {
         let order = check(EXAMPLE.as_bytes()).unwrap();
         assert_eq!((order.order.as_str(), order.cart.total_cents()), ("ord-98765", 14_948));
         assert_eq!(order.cart.lines[1].product, "prod-042");
     }
 
     #[test]
-    fn each_mistake_is_named() {
-        assert!(objection("\"quantity\":2", "\"quantity\":-2").contains("-2 pieces of prod-001"));
-        assert!(objection("29.99", "1e300").contains("a price of"));
-        assert!(objection("29.99", "29.999").contains("whole cents"));
-        assert!(objection("149.48", "149.47").contains("the items cost 149.48"));
-        assert!(objection("ord-98765", "").contains("orderId"));
-        assert!(objection("Tehran", " ").contains("city is missing"));
-        assert!(
-            objection(",\"shippingAddress\":{\"city\":\"Tehran\",\"country\":\"IR\"}", "").contains("shippingAddress")
-        );
-        assert!(objection("OrderPlaced", "OrderPacked").contains("`OrderPacked`"));
-        assert!(objection("\"IR\"", "\"Iran\"").contains("two capital letters"));
+    fn each_invalid_field_is_reported() {
+        assert!(error("\"quantity\":2", "\"quantity\":-2").contains("-2 pieces of prod-001"));
+        assert!(error("29.99", "1e300").contains("a price of"));
+        assert!(error("29.99", "29.999").contains("whole cents"));
+        assert!(error("149.48", "149.47").contains("the items cost 149.48"));
+        assert!(error("ord-98765", "").contains("orderId"));
+        assert!(error("Tehran", " ").contains("city is missing"));
+        assert!(error(",\"shippingAddress\":{\"city\":\"Tehran\",\"country\":\"IR\"}", "").contains("shippingAddress"));
+        assert!(error("OrderPlaced", "OrderPacked").contains("`OrderPacked`"));
+        assert!(error("\"IR\"", "\"Iran\"").contains("two capital letters"));
     }
 
     #[test]
-    fn a_malformed_document_is_named_with_line_and_column() {
+    fn malformed_document_is_reported_with_line_and_column() {
         let error = check(b"{\"eventType\": \"OrderPlaced\",\n  oops}").unwrap_err();
-        assert!(matches!(error, Objection::Form { line: 2, column: 3, .. }), "{error:?}");
+        assert!(matches!(error, DocumentError::Malformed { line: 2, column: 3, .. }), "{error:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Makes up orders, the same ones for the same seed.
+//! Generates orders. The same seed generates the same orders.
 
 use crate::orders::{Cart, Line, PlaceOrder};
 
@@ -18,12 +18,12 @@ const CITIES: [(&str, &str); 10] = [
     ("Tbilisi", "GE"),
 ];
 
-/// The name of a product by its number.
+/// Returns the id of a product by its number.
 pub fn product(number: u32) -> String {
     format!("prod-{number:03}")
 }
 
-/// Makes up orders.
+/// An iterator over generated orders.
 pub struct Generator {
     seed: u64,
     next: u64,
@@ -31,7 +31,7 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// A number of orders that follow from a seed.
+    /// Creates a generator of `orders` orders from a seed.
     pub fn new(seed: u64, orders: u64) -> Self {
         Self { seed, next: 0, orders }
     }
@@ -46,22 +46,22 @@ impl Iterator for Generator {
         }
         self.next += 1;
         let (seed, number) = (self.seed, self.next);
-        let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ number);
-        let lines = (0..1 + dice.below(3))
+        let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ number);
+        let lines = (0..1 + random.below(3))
             .map(|_| {
-                // The lower of two dice: some products are more popular than others, and sell out.
-                let number = 1 + dice.below(u64::from(CATALOG)).min(dice.below(u64::from(CATALOG)));
+                // The lower of two random numbers: some products are more popular than others and sell out.
+                let number = 1 + random.below(u64::from(CATALOG)).min(random.below(u64::from(CATALOG)));
                 let number = u32::try_from(number).unwrap_or(1);
-                let quantity = 1 + u32::try_from(dice.below(3)).unwrap_or(0);
+                let quantity = 1 + u32::try_from(random.below(3)).unwrap_or(0);
                 Line { product: product(number), quantity, price_cents: 499 + u64::from(number) * 150 }
             })
             .collect();
-        let at = usize::try_from(dice.below(CITIES.len() as u64)).unwrap_or(0);
-        let (city, country) = match dice.below(50) {
+        let at = usize::try_from(random.below(CITIES.len() as u64)).unwrap_or(0);
+        let (city, country) = match random.below(50) {
             0 => ("McMurdo Station", "AQ"),
             _ => CITIES.get(at).copied().unwrap_or(("Tehran", "IR")),
         };
-        let customer = format!("cust-{:05}", dice.below(20_000));
+        let customer = format!("cust-{:05}", random.below(20_000));
         Some(PlaceOrder {
             order: format!("ord-{seed}-{number:07}"),
             document: format!("evt-{seed}-{number:07}"),
@@ -75,10 +75,10 @@ impl Iterator for Generator {
     }
 }
 
-/// SplitMix64: small, and the same on every machine.
-struct Dice(u64);
+/// A SplitMix64 generator: small, and the same on every machine.
+struct Random(u64);
 
-impl Dice {
+impl Random {
     fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_seed_makes_the_same_orders() {
+    fn same_seed_generates_same_orders() {
         let orders = |seed| Generator::new(seed, 20).map(|order| format!("{order:?}")).collect::<Vec<_>>();
         assert_eq!(orders(1), orders(1));
         assert_ne!(orders(1), orders(2));

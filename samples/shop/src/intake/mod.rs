@@ -1,9 +1,9 @@
-//! Intake: where orders come from. Documents in files, or a generator; either way they are checked before anybody hears of them.
+//! Intake: the sources of orders, which are documents in files and a generator. Documents are validated before anything is sent.
 
 mod document;
 mod generator;
 mod reader;
 
-pub use document::{Objection, check};
+pub use document::{DocumentError, check};
 pub use generator::{CATALOG, Generator, product};
-pub use reader::{Reader, Spoilt};
+pub use reader::{InvalidDocument, Reader};

@@ -1,34 +1,33 @@
-//! Reads a file of orders, one document after the other, in bounded memory. A broken document does not take its neighbors
-//! with it.
+//! Reads a file of orders, document by document, in bounded memory. An invalid document does not affect its neighbors.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use super::document::{Objection, check};
+use super::document::{DocumentError, check};
 use crate::orders::PlaceOrder;
 
-/// The longest document, in bytes.
-const DOCUMENT_BYTES: usize = 1 << 20;
+/// The maximum length of a document, in bytes.
+const MAX_DOCUMENT_BYTES: usize = 1 << 20;
 
-/// The orders of a file, in their order.
+/// An iterator over the orders of a file.
 ///
-/// Documents stand one to a line, or each over several lines whose first begins with `{` in the first column.
+/// A document is one line, or several lines of which only the first begins with `{` in the first column.
 pub struct Reader {
     path: PathBuf,
     lines: BufReader<File>,
     /// The number of lines read.
     line: usize,
     /// A line that was read and belongs to the next document.
-    ahead: Option<Vec<u8>>,
+    lookahead: Option<Vec<u8>>,
     documents: u64,
     done: bool,
 }
 
-/// A document that is not an order. The others are not affected.
+/// A document that is not an order. Other documents of the file are not affected.
 #[derive(Debug, thiserror::Error)]
-#[error("{}:{line}:{column}: {objection}", path.display())]
-pub struct Spoilt {
+#[error("{}:{line}:{column}: {error}", path.display())]
+pub struct InvalidDocument {
     /// The file.
     pub path: PathBuf,
     /// The line in the file, from 1.
@@ -36,7 +35,7 @@ pub struct Spoilt {
     /// The column, from 1.
     pub column: usize,
     /// The error.
-    pub objection: Objection,
+    pub error: DocumentError,
 }
 
 impl Reader {
@@ -46,7 +45,7 @@ impl Reader {
     /// An I/O error if the file cannot be opened.
     pub fn open(path: &Path) -> io::Result<Self> {
         let lines = BufReader::new(File::open(path)?);
-        Ok(Self { path: path.to_owned(), lines, line: 0, ahead: None, documents: 0, done: false })
+        Ok(Self { path: path.to_owned(), lines, line: 0, lookahead: None, documents: 0, done: false })
     }
 
     /// The number of documents found in the file so far.
@@ -54,17 +53,17 @@ impl Reader {
         self.documents
     }
 
-    fn spoilt(&self, line: usize, column: usize, objection: Objection) -> Spoilt {
-        Spoilt { path: self.path.clone(), line, column, objection }
+    fn invalid(&self, line: usize, column: usize, error: DocumentError) -> InvalidDocument {
+        InvalidDocument { path: self.path.clone(), line, column, error }
     }
 
-    fn unreadable(&self, line: usize, reason: String) -> Spoilt {
-        self.spoilt(line, 1, Objection::Form { line: 1, column: 1, reason })
+    fn unreadable(&self, line: usize, reason: String) -> InvalidDocument {
+        self.invalid(line, 1, DocumentError::Malformed { line: 1, column: 1, reason })
     }
 
-    /// The next line with its end, not more of it than a document may have; the rest of a longer one is skipped.
+    /// Reads the next line with its end. Skips the rest of a line that exceeds the limit of a document.
     fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
-        if let Some(line) = self.ahead.take() {
+        if let Some(line) = self.lookahead.take() {
             return Ok(Some(line));
         }
         let mut line = Vec::new();
@@ -75,8 +74,8 @@ impl Reader {
             }
             let end = buffer.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
             let part = end.unwrap_or(buffer.len());
-            // One byte too many is kept, so that the length gives it away.
-            let room = (DOCUMENT_BYTES + 1).saturating_sub(line.len());
+            // One byte above the limit is kept, so that the length shows the excess.
+            let room = (MAX_DOCUMENT_BYTES + 1).saturating_sub(line.len());
             line.extend(buffer.iter().take(part.min(room)));
             self.lines.consume(part);
             if end.is_some() {
@@ -90,7 +89,7 @@ impl Reader {
         Ok(Some(line))
     }
 
-    /// The next document with the number of its first line.
+    /// Reads the next document. Returns it with the number of its first line.
     fn next_document(&mut self) -> io::Result<Option<(usize, Vec<u8>)>> {
         let mut document = Vec::new();
         let mut first = 0;
@@ -102,12 +101,12 @@ impl Reader {
                 }
                 first = self.line;
             } else if line.first() == Some(&b'{') {
-                // The document before has no end: this one begins regardless.
-                self.ahead = Some(line);
+                // The document before is not closed. A `{` in the first column starts a new one anyway.
+                self.lookahead = Some(line);
                 break;
             }
-            nesting.follow(&line);
-            let room = (DOCUMENT_BYTES + 1).saturating_sub(document.len());
+            nesting.scan(&line);
+            let room = (MAX_DOCUMENT_BYTES + 1).saturating_sub(document.len());
             document.extend(line.iter().take(room));
             if nesting.depth <= 0 {
                 break;
@@ -118,7 +117,7 @@ impl Reader {
 }
 
 impl Iterator for Reader {
-    type Item = Result<PlaceOrder, Spoilt>;
+    type Item = Result<PlaceOrder, InvalidDocument>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.done {
@@ -127,33 +126,33 @@ impl Iterator for Reader {
         match self.next_document() {
             Ok(Some((first, document))) => {
                 self.documents += 1;
-                if document.len() > DOCUMENT_BYTES {
-                    let reason = format!("the document is longer than {DOCUMENT_BYTES} bytes");
+                if document.len() > MAX_DOCUMENT_BYTES {
+                    let reason = format!("the document is longer than {MAX_DOCUMENT_BYTES} bytes");
                     return Some(Err(self.unreadable(first, reason)));
                 }
-                // A string that has no end would otherwise take in the end of the line, and be named on the next one.
-                Some(check(document.trim_ascii_end()).map_err(|objection| {
-                    let (line, column) = match &objection {
-                        Objection::Form { line, column, .. } => (first + line - 1, (*column).max(1)),
-                        Objection::Content { .. } => (first, 1),
+                // Trimmed, so that an unclosed string is reported on its own line and not on the next one.
+                Some(check(document.trim_ascii_end()).map_err(|error| {
+                    let (line, column) = match &error {
+                        DocumentError::Malformed { line, column, .. } => (first + line - 1, (*column).max(1)),
+                        DocumentError::Invalid { .. } => (first, 1),
                     };
-                    self.spoilt(line, column, objection)
+                    self.invalid(line, column, error)
                 }))
             }
             Ok(None) => {
                 self.done = true;
-                let empty = || self.unreadable(1, "the file holds no order".to_owned());
+                let empty = || self.unreadable(1, "the file contains no order".to_owned());
                 (self.documents == 0).then(|| Err(empty()))
             }
             Err(error) => {
                 self.done = true;
-                Some(Err(self.unreadable(self.line + 1, format!("the file cannot be read any further: {error}"))))
+                Some(Err(self.unreadable(self.line + 1, format!("failed to read the rest of the file: {error}"))))
             }
         }
     }
 }
 
-/// The depth of braces around the text, strings left out.
+/// The nesting of braces and brackets outside of strings.
 #[derive(Default)]
 struct Nesting {
     depth: i64,
@@ -162,7 +161,7 @@ struct Nesting {
 }
 
 impl Nesting {
-    fn follow(&mut self, text: &[u8]) {
+    fn scan(&mut self, text: &[u8]) {
         for byte in text {
             match (self.string, byte) {
                 (true, _) if self.escaped => self.escaped = false,
@@ -173,7 +172,7 @@ impl Nesting {
                 _ => {}
             }
         }
-        // No string goes over the end of a line.
+        // A JSON string does not span lines.
         self.string = false;
         self.escaped = false;
     }
@@ -191,7 +190,7 @@ mod tests {
         let shown = path.display().to_string();
         let orders = Reader::open(&path)
             .unwrap()
-            .map(|order| order.map(|order| order.order).map_err(|spoilt| spoilt.to_string().replace(&shown, "f")))
+            .map(|order| order.map(|order| order.order).map_err(|error| error.to_string().replace(&shown, "f")))
             .collect();
         std::fs::remove_file(path).unwrap();
         orders
@@ -203,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_stand_on_a_line_each_or_over_several() {
+    fn reader_accepts_one_line_and_multi_line_documents() {
         let line = EXAMPLE.trim();
         assert_eq!(read("lines", &format!("{line}\n\n{line}\n")).len(), 2);
         let orders = read("several", &format!("{}\n{}", pretty(), pretty()));
@@ -211,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_document_is_named_with_line_and_column_and_the_rest_goes_on() {
+    fn broken_document_is_reported_and_the_rest_is_read() {
         let line = EXAMPLE.trim();
         let cut = &line[..60];
         let orders = read("broken", &format!("{line}\n{cut}\n{line}\nnot json\n{line}"));
@@ -221,9 +220,9 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_and_an_endless_document_are_named() {
-        assert_eq!(read("empty", " \n"), [Err("f:1:1: the file holds no order".to_owned())]);
-        let long = format!("{}\n{EXAMPLE}", "{".repeat(3 * DOCUMENT_BYTES));
+    fn empty_file_and_oversized_document_are_reported() {
+        assert_eq!(read("empty", " \n"), [Err("f:1:1: the file contains no order".to_owned())]);
+        let long = format!("{}\n{EXAMPLE}", "{".repeat(3 * MAX_DOCUMENT_BYTES));
         let orders = read("long", &long);
         assert!(orders[0].as_ref().unwrap_err().contains("longer than"), "{orders:?}");
         assert!(orders[1].is_ok());

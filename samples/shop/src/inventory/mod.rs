@@ -1,6 +1,6 @@
-//! Inventory: what lies on the shelves.
+//! Inventory: the stock of each product.
 //!
-//! One [`Stock`] per product. Orders reserve from it and give back; what the carrier has taken leaves it for good.
+//! One [`Stock`] per product. Orders reserve and release pieces; pieces that the carrier has collected leave the stock.
 
 mod stock;
 
@@ -12,20 +12,20 @@ use whizbang::prelude::*;
 #[derive(Domain)]
 pub struct Inventory;
 
-/// Puts more of a product on its shelf.
+/// Adds pieces to the stock of a product.
 #[derive(Command, Debug, Serialize, Deserialize)]
 #[command(domain = Inventory)]
 pub struct Restock {
     /// The product.
     #[key]
     pub product: String,
-    /// The delivery note: the same one again brings nothing.
+    /// The delivery note. A repeated note has no effect.
     pub note: String,
     /// The number of pieces.
     pub quantity: u64,
 }
 
-/// Sets some of a product aside for a line of an order.
+/// Reserves pieces of a product for a line of an order.
 #[derive(Command, Debug, Serialize, Deserialize)]
 #[command(domain = Inventory)]
 pub struct Reserve {
@@ -40,7 +40,7 @@ pub struct Reserve {
     pub quantity: u32,
 }
 
-/// Puts back what was set aside.
+/// Releases the reservation of a line.
 #[derive(Command, Debug, Serialize, Deserialize)]
 #[command(domain = Inventory)]
 pub struct Release {
@@ -53,7 +53,7 @@ pub struct Release {
     pub line: u32,
 }
 
-/// More has come.
+/// Pieces were added.
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
 #[event(domain = Inventory)]
 pub struct Restocked {
@@ -63,7 +63,7 @@ pub struct Restocked {
     pub quantity: u64,
 }
 
-/// Some is set aside.
+/// Pieces were reserved.
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
 #[event(domain = Inventory)]
 pub struct Reserved {
@@ -75,7 +75,7 @@ pub struct Reserved {
     pub quantity: u32,
 }
 
-/// Some is put back.
+/// Reserved pieces were released.
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
 #[event(domain = Inventory)]
 pub struct Released {
@@ -87,7 +87,7 @@ pub struct Released {
     pub quantity: u32,
 }
 
-/// Some has left the house.
+/// Reserved pieces were collected by the carrier.
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
 #[event(domain = Inventory)]
 pub struct TakenAway {

@@ -1,4 +1,4 @@
-//! The stock of one product: never promises what is not there.
+//! The stock of one product. It never reserves more than is free.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -56,7 +56,7 @@ impl Handle<Release> for Stock {
     }
 }
 
-/// No command reports that pieces have left: the stock subscribes to the carrier's events.
+/// No command reports collected pieces: the stock subscribes to the events of shipping.
 impl React<ParcelSent> for Stock {
     fn key(parcel: &ParcelSent, _: &EventContext) -> Option<String> {
         Some(parcel.product.clone())

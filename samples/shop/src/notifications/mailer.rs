@@ -20,7 +20,7 @@ pub struct Mailer {
 }
 
 impl Mailer {
-    /// A mailer into `folder`, which is created if it is not there.
+    /// Creates a mailer that writes into `folder`, and the folder if it is missing.
     ///
     /// # Errors
     /// An I/O error if the folder cannot be created.
@@ -30,7 +30,7 @@ impl Mailer {
         Ok(Self { folder: folder.to_owned(), transport: FileTransport::new(&drafts), drafts })
     }
 
-    /// Writes one e-mail. A second e-mail under the same key replaces the first, so no customer gets it twice.
+    /// Writes one e-mail. An e-mail with the same key replaces the first, so a job that runs twice sends one e-mail.
     fn mail(&self, customer: &str, subject: String, text: String, job: &Job) -> Result<(), WorkError> {
         let key = job.idempotency_key;
         let message = Message::builder()
@@ -78,7 +78,7 @@ fn mailbox(name: &str, local: &str) -> Result<lettre::message::Mailbox, WorkErro
     Ok(lettre::message::Mailbox::new(Some(name.to_owned()), address))
 }
 
-/// A customer's address: letters and digits of the name, for customers may be called anything.
+/// Returns the address of a customer: the ASCII letters and digits of the name, which may contain any character.
 fn address(customer: &str) -> String {
     let plain: String = customer.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(64).collect();
     let plain = plain.trim_matches('-');

@@ -1,5 +1,5 @@
-//! The saga behind every order: reserve each line, take the payment, ship, confirm. A rejection ends it: the steps that
-//! are done are undone in reverse, and the order is cancelled.
+//! The saga of an order: reserve each line, take the payment, ship, confirm. After a rejection it compensates the completed
+//! steps in reverse order and cancels the order.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::inventory::{Release, Reserve};
 use crate::payments::{PaymentDeclined, PaymentTaken, RefundPayment, TakePayment};
 use crate::shipping::Ship;
 
-/// The time that a payment may take before the order is cancelled.
+/// The time limit of a payment, after which the order is cancelled.
 pub const PAYMENT_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The code of the reason if it has taken longer.
+/// The code of the rejection after that time.
 pub const OVERDUE: &str = "payments.overdue";
 
 /// The saga of one order; its key is the order's.
@@ -77,8 +77,8 @@ impl React<OrderPlaced> for Fulfilment {
 
 impl OnReply<Reserve> for Fulfilment {
     fn on_reply(&self, reply: Result<(), Rejection>, effects: &mut Effects<Self>) {
-        if let Err(no) = reply {
-            return self.give_up(no, effects);
+        if let Err(rejection) = reply {
+            return self.give_up(rejection, effects);
         }
         effects.record(LineReserved {});
         let Some(cart) = &self.cart else { return };
@@ -122,13 +122,13 @@ impl OnReply<Ship> for Fulfilment {
                 effects.send(ConfirmOrder { order: effects.key().to_owned(), tracking });
                 effects.complete();
             }
-            Err(no) => self.give_up(no, effects),
+            Err(rejection) => self.give_up(rejection, effects),
         }
     }
 }
 
 impl Fulfilment {
-    /// Undoes everything, and cancels the order after that.
+    /// Compensates all steps, then cancels the order.
     fn give_up(&self, reason: Rejection, effects: &mut Effects<Self>) {
         let order = effects.key().to_owned();
         effects.record(FulfilmentGivenUp { reason: reason.clone() });

@@ -42,7 +42,7 @@ pub struct Cart {
 }
 
 impl Cart {
-    /// The sum of the lines, in cents. Carts are checked when they come in, so the sum is far from its limit.
+    /// Returns the sum of the lines, in cents. Intake limits quantities and prices, so the sum cannot overflow.
     pub fn total_cents(&self) -> u64 {
         self.lines.iter().map(|line| u64::from(line.quantity) * line.price_cents).sum()
     }
@@ -55,7 +55,7 @@ pub struct PlaceOrder {
     /// The order.
     #[key]
     pub order: String,
-    /// The id of the document with the order: the same document again is not a second order.
+    /// The id of the document that contains the order. The same document again does not place a second order.
     pub document: String,
     /// The cart.
     pub cart: Cart,
@@ -64,31 +64,31 @@ pub struct PlaceOrder {
 /// The outcome of placing an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Placing {
-    /// It is placed now.
+    /// The order was placed by this command.
     New,
-    /// It was placed before, by the same document.
+    /// The order was placed before, by the same document.
     Known,
 }
 
-/// Confirms an order: everything is paid and on its way.
+/// Confirms an order that is paid and shipped.
 #[derive(Command, Debug, Serialize, Deserialize)]
 #[command(domain = Orders)]
 pub struct ConfirmOrder {
     /// The order.
     #[key]
     pub order: String,
-    /// The number of the shipment.
+    /// The tracking number of the shipment.
     pub tracking: String,
 }
 
-/// Cancels an order: nothing of it is kept.
+/// Cancels an order after all its steps are compensated.
 #[derive(Command, Debug, Serialize, Deserialize)]
 #[command(domain = Orders)]
 pub struct CancelOrder {
     /// The order.
     #[key]
     pub order: String,
-    /// Why.
+    /// The rejection that caused it.
     pub reason: Rejection,
 }
 
@@ -96,7 +96,7 @@ pub struct CancelOrder {
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
 #[event(domain = Orders)]
 pub struct OrderPlaced {
-    /// The document it came with.
+    /// The id of the document that contained it.
     pub document: String,
     /// The cart.
     pub cart: Cart,
@@ -108,7 +108,7 @@ pub struct OrderPlaced {
 pub struct OrderConfirmed {
     /// The cart.
     pub cart: Cart,
-    /// The number of the shipment.
+    /// The tracking number of the shipment.
     pub tracking: String,
 }
 
@@ -118,6 +118,6 @@ pub struct OrderConfirmed {
 pub struct OrderCancelled {
     /// The customer.
     pub customer: String,
-    /// Why.
+    /// The rejection that caused it.
     pub reason: Rejection,
 }

@@ -1,4 +1,4 @@
-//! One order: placed once, then confirmed or cancelled, never both.
+//! One order: placed once, then either confirmed or cancelled.
 
 use whizbang::prelude::*;
 
@@ -42,7 +42,7 @@ impl Handle<PlaceOrder> for Order {
 
 impl Handle<ConfirmOrder> for Order {
     fn handle(&self, confirm: ConfirmOrder, effects: &mut Effects<Self>) -> Result<(), Rejection> {
-        let cart = self.may_end(End::Confirmed)?;
+        let cart = self.open_cart(End::Confirmed)?;
         effects.record(OrderConfirmed { cart: cart.clone(), tracking: confirm.tracking });
         Ok(())
     }
@@ -50,20 +50,22 @@ impl Handle<ConfirmOrder> for Order {
 
 impl Handle<CancelOrder> for Order {
     fn handle(&self, cancel: CancelOrder, effects: &mut Effects<Self>) -> Result<(), Rejection> {
-        let customer = self.may_end(End::Cancelled)?.customer.clone();
+        let customer = self.open_cart(End::Cancelled)?.customer.clone();
         effects.record(OrderCancelled { customer, reason: cancel.reason });
         Ok(())
     }
 }
 
 impl Order {
-    /// The cart, if the order is still open.
-    fn may_end(&self, end: End) -> Result<&Cart, Rejection> {
+    /// Returns the cart of an open order; rejects if the order is not open.
+    fn open_cart(&self, end: End) -> Result<&Cart, Rejection> {
         match (&self.placed, self.end) {
             (Some((_, cart)), None) => Ok(cart),
-            (None, _) => Err(Rejection::new("orders.unknown", "there is no such order")),
-            (_, Some(before)) if before == end => Err(Rejection::new("orders.ended", "it has ended so before")),
-            (_, Some(_)) => Err(Rejection::new("orders.ended-otherwise", "it has ended the other way")),
+            (None, _) => Err(Rejection::new("orders.unknown", "the order does not exist")),
+            (_, Some(before)) if before == end => {
+                Err(Rejection::new("orders.ended", "the order has ended this way before"))
+            }
+            (_, Some(_)) => Err(Rejection::new("orders.ended-otherwise", "the order has ended the other way")),
         }
     }
 }

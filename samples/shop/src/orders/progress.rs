@@ -4,10 +4,10 @@ use whizbang::prelude::*;
 
 use super::{OrderCancelled, OrderConfirmed, OrderPlaced, Orders};
 
-/// Asks how far the orders are.
+/// Asks for the counts of orders.
 #[derive(Query, Debug, Serialize, Deserialize)]
 #[query(domain = Orders, reply = Counts)]
-pub struct AskProgress {}
+pub struct AskProgress;
 
 /// The numbers of orders in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,7 +21,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Orders that have come to an end.
+    /// Returns the number of confirmed and cancelled orders.
     pub fn ended(&self) -> u64 {
         self.confirmed + self.cancelled
     }

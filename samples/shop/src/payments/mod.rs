@@ -1,7 +1,7 @@
 //! Payments: money that customers owe, have paid and get back.
 //!
-//! A [`Payment`] decides what is to be charged and returned; the [`Cashier`] talks to the [`Provider`], which has a mind of
-//! its own.
+//! A [`Payment`] decides the amounts to charge and refund; the [`Cashier`] calls the [`Provider`], which stands for an external
+//! company.
 
 mod cashier;
 mod payment;
@@ -9,7 +9,7 @@ mod provider;
 
 pub use cashier::Cashier;
 pub use payment::Payment;
-pub use provider::{Habits, Mood, Provider, balance_cents};
+pub use provider::{Behavior, Habits, Provider, balance_cents};
 
 use whizbang::prelude::*;
 
@@ -17,7 +17,7 @@ use whizbang::prelude::*;
 #[derive(Domain)]
 pub struct Payments;
 
-/// Takes the payment for an order. What comes of it is an event: [`PaymentTaken`] or [`PaymentDeclined`].
+/// Takes the payment for an order. The outcome is an event: [`PaymentTaken`] or [`PaymentDeclined`].
 #[derive(Command, Debug, Serialize, Deserialize)]
 #[command(domain = Payments)]
 pub struct TakePayment {
@@ -28,7 +28,7 @@ pub struct TakePayment {
     pub cents: u64,
 }
 
-/// Gives back what was taken, or will turn out to have been taken.
+/// Refunds a payment, including one whose charge is still in progress.
 #[derive(Command, Debug, Serialize, Deserialize)]
 #[command(domain = Payments)]
 pub struct RefundPayment {
@@ -37,7 +37,7 @@ pub struct RefundPayment {
     pub order: String,
 }
 
-/// Tells the cashier to charge. The reply is the provider's receipt.
+/// A job for the cashier: charge an order. The reply is the receipt of the provider.
 #[derive(Command, Debug, Serialize, Deserialize)]
 #[command(domain = Payments, reply = String)]
 pub struct Charge {
@@ -48,7 +48,7 @@ pub struct Charge {
     pub cents: u64,
 }
 
-/// Tells the cashier to return money. The reply is the provider's receipt.
+/// A job for the cashier: return money. The reply is the receipt of the provider.
 #[derive(Command, Debug, Serialize, Deserialize)]
 #[command(domain = Payments, reply = String)]
 pub struct ReturnMoney {
@@ -59,7 +59,7 @@ pub struct ReturnMoney {
     pub cents: u64,
 }
 
-/// A payment is to be taken.
+/// A payment was requested.
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
 #[event(domain = Payments)]
 pub struct PaymentBegun {
@@ -81,16 +81,16 @@ pub struct PaymentTaken {
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
 #[event(domain = Payments)]
 pub struct PaymentDeclined {
-    /// Why.
+    /// The rejection of the provider.
     pub reason: Rejection,
 }
 
-/// The money is to go back, now or as soon as it is there.
+/// A refund was requested. It starts once the charge has succeeded.
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
 #[event(domain = Payments)]
 pub struct RefundBegun {}
 
-/// The customer has the money back.
+/// The customer was refunded.
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
 #[event(domain = Payments)]
 pub struct PaymentRefunded {

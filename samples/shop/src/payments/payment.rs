@@ -1,4 +1,4 @@
-//! The payment of one order: charged once at most, given back once at most.
+//! The payment of one order: charged at most once and refunded at most once.
 
 use whizbang::prelude::*;
 
@@ -34,7 +34,7 @@ enum Stage {
 impl Handle<TakePayment> for Payment {
     fn handle(&self, take: TakePayment, effects: &mut Effects<Self>) -> Result<(), Rejection> {
         if self.stage != Stage::New {
-            return Err(Rejection::new("payments.doubled", "a payment for this order was begun before"));
+            return Err(Rejection::new("payments.doubled", "this order has a payment already"));
         }
         effects.record(PaymentBegun { cents: take.cents });
         effects.send(Charge { order: take.order, cents: take.cents });
@@ -47,9 +47,9 @@ impl OnReply<Charge> for Payment {
         match reply {
             Ok(receipt) => {
                 effects.record(PaymentTaken { cents: self.cents, receipt });
-                // The order was cancelled while the charge was running.
+                // The order was cancelled while the charge was in progress.
                 if self.refund {
-                    self.give_back(effects);
+                    self.refund_now(effects);
                 }
             }
             Err(reason) => effects.record(PaymentDeclined { reason }),
@@ -64,11 +64,11 @@ impl Handle<RefundPayment> for Payment {
         }
         match self.stage {
             Stage::New | Stage::Declined => {}
-            // It is not known yet if the charge succeeded: its answer triggers the refund.
+            // The outcome of the charge is not known yet. Its reply triggers the refund.
             Stage::Begun => effects.record(RefundBegun {}),
             Stage::Taken => {
                 effects.record(RefundBegun {});
-                self.give_back(effects);
+                self.refund_now(effects);
             }
         }
         Ok(())
@@ -84,7 +84,7 @@ impl OnReply<ReturnMoney> for Payment {
 }
 
 impl Payment {
-    fn give_back(&self, effects: &mut Effects<Self>) {
+    fn refund_now(&self, effects: &mut Effects<Self>) {
         effects.send(ReturnMoney { order: effects.key().to_owned(), cents: self.cents });
     }
 }

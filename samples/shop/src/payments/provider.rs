@@ -1,7 +1,7 @@
-//! A payment provider such as shops deal with: another company, with a ledger that the shop cannot read. It remembers
-//! idempotency keys, declines some, answers some late, and some not at all although it has taken the money.
+//! A simulated payment provider: an external company with its own ledger. It remembers idempotency keys, declines some charges,
+//! answers some late, and loses some answers after charging.
 //!
-//! It is not part of the shop. Its behavior follows from the order's name, so that runs can be repeated.
+//! It is not part of the shop. Its behavior is a function of the order id, so that runs are repeatable.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
@@ -12,20 +12,20 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The provider's behavior: for each kind a number of orders in a thousand.
+/// The frequency of each behavior, in orders per thousand.
 #[derive(Clone, Copy, Debug)]
 pub struct Habits {
-    /// It declines.
+    /// Declined charges.
     pub declines: u32,
-    /// It answers after [`late`](Self::late).
+    /// Answers after the delay [`late`](Self::late).
     pub answers_late: u32,
-    /// The delay.
+    /// The delay of late answers.
     pub late: Duration,
-    /// It charges, and its first answer gets lost.
+    /// Charges whose first answer is lost.
     pub loses_answers: u32,
-    /// It is silent for [`silence`](Self::silence), whatever it is asked, and charges then.
+    /// Charges that are answered only [`silence`](Self::silence) after the first request, whatever the number of retries.
     pub falls_silent: u32,
-    /// For how long.
+    /// The duration without an answer.
     pub silence: Duration,
 }
 
@@ -42,38 +42,38 @@ impl Default for Habits {
     }
 }
 
-/// The provider's behavior towards one order.
+/// The behavior for one order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Mood {
-    /// It charges and says so.
+pub enum Behavior {
+    /// Charges and answers.
     Good,
-    /// It declines.
+    /// Declines.
     Declines,
-    /// It charges and says so late.
+    /// Charges and answers late.
     AnswersLate,
-    /// It charges, and its first answer gets lost.
+    /// Charges, and loses the first answer.
     LosesAnswer,
-    /// It says nothing for long, and charges then.
+    /// Charges and answers only after a long time.
     FallsSilent,
 }
 
 impl Habits {
-    /// Returns the provider's behavior towards an order. It follows from the order's name.
-    pub fn mood(&self, order: &str) -> Mood {
-        let mut dice = crc32fast::hash(order.as_bytes()) % 1000;
-        let moods = [
-            (self.declines, Mood::Declines),
-            (self.answers_late, Mood::AnswersLate),
-            (self.falls_silent, Mood::FallsSilent),
-            (self.loses_answers, Mood::LosesAnswer),
+    /// Returns the behavior for an order, a function of the order id.
+    pub fn behavior(&self, order: &str) -> Behavior {
+        let mut number = crc32fast::hash(order.as_bytes()) % 1000;
+        let behaviors = [
+            (self.declines, Behavior::Declines),
+            (self.answers_late, Behavior::AnswersLate),
+            (self.falls_silent, Behavior::FallsSilent),
+            (self.loses_answers, Behavior::LosesAnswer),
         ];
-        for (share, mood) in moods {
-            if dice < share {
-                return mood;
+        for (share, behavior) in behaviors {
+            if number < share {
+                return behavior;
             }
-            dice -= share;
+            number -= share;
         }
-        Mood::Good
+        Behavior::Good
     }
 }
 
@@ -83,18 +83,18 @@ pub(super) enum ProviderError {
     /// It does not want to, and never will.
     #[error("declined: {0}")]
     Declined(&'static str),
-    /// It cannot right now.
-    #[error("the provider's ledger cannot be written")]
+    /// The ledger cannot be written now.
+    #[error("failed to write the ledger of the provider")]
     Ledger(#[from] io::Error),
 }
 
-/// The lines of a ledger. A line that was half written when a process was killed was never answered, and is left out.
+/// Returns the entries of a ledger. Skips a partial line, which a killed process leaves and never answered.
 fn entries(ledger: &File) -> impl Iterator<Item = io::Result<Entry>> {
     let lines = BufReader::new(ledger).split(b'\n');
     lines.filter_map(|line| line.map(|line| serde_json::from_slice(&line).ok()).transpose())
 }
 
-/// The charges in a provider's ledger less the refunds, in cents. A missing ledger counts as zero.
+/// Returns the charges in a ledger less the refunds, in cents. A missing ledger counts as zero.
 ///
 /// # Errors
 /// An I/O error if the file cannot be read.
@@ -105,7 +105,7 @@ pub fn balance_cents(ledger: &Path) -> io::Result<i64> {
     }
 }
 
-/// A payment provider. Clones are the same company, with the same books.
+/// A payment provider. Clones share one ledger.
 #[derive(Clone)]
 pub struct Provider {
     habits: Habits,
@@ -114,12 +114,12 @@ pub struct Provider {
 
 struct Books {
     ledger: File,
-    /// The keys that were asked with.
+    /// The idempotency keys in the ledger.
     known: HashSet<String>,
     silent_until: HashMap<String, tokio::time::Instant>,
 }
 
-/// One line of the ledger. Money that goes back is negative.
+/// One line of the ledger. Refunds are negative.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Entry {
     key: String,
@@ -128,14 +128,14 @@ struct Entry {
 }
 
 impl Provider {
-    /// A provider with a ledger in a file.
+    /// Opens a provider whose ledger is the file `path`, and creates the file if it is missing.
     ///
     /// # Errors
     /// An I/O error if the file cannot be read or created.
     pub fn open(path: &Path, habits: Habits) -> io::Result<Self> {
         let mut ledger = OpenOptions::new().create(true).read(true).append(true).open(path)?;
         let known = entries(&ledger).map(|entry| Ok(entry?.key)).collect::<io::Result<_>>()?;
-        // The next line must not continue a half written one.
+        // The next entry must not continue a partial line.
         let mut last = [b'\n'];
         if ledger.metadata()?.len() > 0 {
             ledger.seek(SeekFrom::End(-1))?;
@@ -148,29 +148,29 @@ impl Provider {
         Ok(Self { habits, books: Arc::new(Mutex::new(books)) })
     }
 
-    /// Charges an order, once for each key, and answers with a receipt.
+    /// Charges an order, once per key, and returns a receipt.
     pub(super) async fn charge(&self, key: &str, order: &str, cents: u64) -> Result<String, ProviderError> {
-        let mood = self.habits.mood(order);
-        match mood {
-            Mood::Declines => return Err(ProviderError::Declined("the card is not covered")),
-            Mood::AnswersLate => tokio::time::sleep(self.habits.late).await,
-            Mood::FallsSilent => self.silence(order).await,
-            Mood::LosesAnswer | Mood::Good => {}
+        let behavior = self.habits.behavior(order);
+        match behavior {
+            Behavior::Declines => return Err(ProviderError::Declined("the card is not covered")),
+            Behavior::AnswersLate => tokio::time::sleep(self.habits.late).await,
+            Behavior::FallsSilent => self.silence(order).await,
+            Behavior::LosesAnswer | Behavior::Good => {}
         }
         let first = self.enter(key, order, i64::try_from(cents).unwrap_or(i64::MAX))?;
-        if mood == Mood::LosesAnswer && first {
+        if behavior == Behavior::LosesAnswer && first {
             std::future::pending::<()>().await;
         }
         Ok(format!("charged-{key}"))
     }
 
-    /// Gives money back, once for each key, and answers with a receipt.
+    /// Returns money, once per key, with a receipt.
     pub(super) async fn give_back(&self, key: &str, order: &str, cents: u64) -> Result<String, ProviderError> {
         self.enter(key, order, -i64::try_from(cents).unwrap_or(i64::MAX))?;
         Ok(format!("returned-{key}"))
     }
 
-    /// Keeps silent about an order from the first time it is asked.
+    /// Waits until the silence about an order ends, which starts with its first request.
     async fn silence(&self, order: &str) {
         let until = {
             let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
@@ -180,7 +180,7 @@ impl Provider {
         tokio::time::sleep_until(until).await;
     }
 
-    /// Writes a line into the ledger unless its key is known. Whether it was new.
+    /// Writes an entry to the ledger unless its key is known. Returns true if the key was new.
     fn enter(&self, key: &str, order: &str, cents: i64) -> Result<bool, ProviderError> {
         let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
         if books.known.contains(key) {

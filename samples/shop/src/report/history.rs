@@ -1,4 +1,4 @@
-//! Reads a service's logs from its store, also while a node works with it. Nothing is written.
+//! Reads the logs in the store of a service, also while a node uses it. Writes nothing.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::service::ShopError;
 /// The number of events read at a time.
 const PAGE: usize = 1000;
 
-/// Calls `each` with every event of a domain, shard by shard and in the order of their positions. Counts the dead letters.
+/// Calls `each` with every event of a domain, shard by shard in order of position. Returns the number of dead letters.
 ///
 /// # Errors
 /// [`ShopError`] if the store cannot be read.
@@ -32,7 +32,7 @@ pub async fn each_event<D: Domain>(
             after = last;
         }
         let letters = reader.dead_letters(None, PAGE).await.map_err(broken)?;
-        // Messages that wait for their turn are kept beside the dead letters.
+        // Messages that wait behind a parked one are stored with the dead letters, but are not dead letters.
         dead += letters.iter().filter(|letter| letter.reason != DeadLetterReason::Deferred).count() as u64;
     }
     Ok(dead)
@@ -41,7 +41,7 @@ pub async fn each_event<D: Domain>(
 /// A shard and its log.
 pub type ShardLog = (ShardId, Arc<dyn ShardReader>);
 
-/// The log of a shard of a domain; none if nothing was ever in it.
+/// Returns the log of a shard of a domain; `None` if nothing was ever written to it.
 ///
 /// # Errors
 /// [`ShopError`] if the store cannot be read.

@@ -1,4 +1,4 @@
-//! The report: what has happened, counted from the stores' logs and not from what anybody believes.
+//! The report: figures counted from the logs of the stores, independently of the state of the services.
 
 mod history;
 mod mails;
@@ -34,7 +34,7 @@ pub struct Report {
     pub running: bool,
     /// Orders that ended, per second between the first placing and the last end.
     pub rate_orders_per_s: f64,
-    /// From an order's placing to its end.
+    /// The time from placing an order to its end.
     pub latency_ms: Latency,
 }
 
@@ -54,15 +54,15 @@ pub struct OrderCounts {
 /// The pieces.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct StockSums {
-    /// Put on the shelves.
+    /// Added to the stock.
     pub initial: u64,
-    /// Still there and free.
+    /// In stock and not reserved.
     pub on_hand: i64,
-    /// Taken away by the carrier.
+    /// Collected by the carrier.
     pub shipped: u64,
-    /// Set aside for orders that have not ended.
+    /// Reserved for orders that have not ended.
     pub reserved: i64,
-    /// Nothing is missing, doubled or still reserved, and all services agree on the shipped pieces.
+    /// No piece is missing, duplicated or still reserved, and all services agree on the shipped pieces.
     pub conserved: bool,
 }
 
@@ -71,7 +71,7 @@ pub struct StockSums {
 pub struct MoneySums {
     /// Charged.
     pub charged_cents: u64,
-    /// Given back.
+    /// Refunded.
     pub refunded_cents: u64,
     /// The sum of the confirmed orders.
     pub revenue_cents: u64,
@@ -88,22 +88,22 @@ pub struct Analytics {
     pub matches_log: bool,
 }
 
-/// From an order's placing to its end, in milliseconds.
+/// The time from placing an order to its end, in milliseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Latency {
-    /// Half of the orders were faster.
+    /// The median.
     pub p50: u64,
-    /// All but one of a hundred were faster.
+    /// The 99th percentile.
     pub p99: u64,
-    /// The slowest of all.
+    /// The maximum.
     pub max: u64,
-    /// The slowest of those that were not given up because the payment provider said nothing.
+    /// The maximum without the orders that were cancelled because the payment provider did not answer.
     pub max_answered: u64,
 }
 
 impl Report {
     /// Returns true while services are running and have work left. A dead letter does not go away by waiting.
-    pub fn is_under_way(&self) -> bool {
+    pub fn is_in_progress(&self) -> bool {
         self.running && self.dead_letters == 0 && !self.faults().is_empty()
     }
 

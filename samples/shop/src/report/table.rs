@@ -1,4 +1,4 @@
-//! The report as a table that a person understands.
+//! The report as a table of text.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ impl fmt::Display for Report {
         let Self { orders, stock, money, latency_ms, .. } = self;
         let verdict = |holds: bool| match (holds, self.running) {
             (true, _) => "balanced",
-            (false, true) => "under way",
+            (false, true) => "in progress",
             (false, false) => "OFF",
         };
         let mut row = |name: &str, value: String, remark: &str| writeln!(f, "{name:<26}{value:>14}  {remark}");
@@ -24,28 +24,28 @@ impl fmt::Display for Report {
             number(orders.open),
             match (orders.open, self.running) {
                 (0, _) => "",
-                (_, true) => "under way",
+                (_, true) => "in progress",
                 (_, false) => "OPEN",
             },
         )?;
-        row("stock at first", number(stock.initial), "")?;
+        row("stock added", number(stock.initial), "")?;
         row("  shipped", number(stock.shipped), "")?;
         row("  on hand", signed(stock.on_hand), "")?;
         row("  reserved", signed(stock.reserved), verdict(stock.conserved))?;
         row("money charged", cents(money.charged_cents), "")?;
-        row("  given back", cents(money.refunded_cents), "")?;
+        row("  refunded", cents(money.refunded_cents), "")?;
         row("  revenue", cents(money.revenue_cents), verdict(money.conserved))?;
         row("  revenue by analytics", cents(self.analytics.revenue_cents), verdict(self.analytics.matches_log))?;
         row("e-mails", number(self.emails), "")?;
         if self.dead_letters > 0 {
-            row("dead letters", number(self.dead_letters), "LOOK AT THEM")?;
+            row("dead letters", number(self.dead_letters), "inspect them")?;
         }
         row("orders per second", format!("{:.0}", self.rate_orders_per_s), "")?;
-        row("placing to end, half", millis(latency_ms.p50), "")?;
-        row("  99 of 100", millis(latency_ms.p99), "")?;
-        row("  all that were answered", millis(latency_ms.max_answered), "")?;
+        row("placing to end, p50", millis(latency_ms.p50), "")?;
+        row("  p99", millis(latency_ms.p99), "")?;
+        row("  max, answered", millis(latency_ms.max_answered), "")?;
         if latency_ms.max > latency_ms.max_answered {
-            row("  all", millis(latency_ms.max), "the provider said nothing until the timer rang")?;
+            row("  max", millis(latency_ms.max), "the provider did not answer before the timer fired")?;
         }
         Ok(())
     }
@@ -55,7 +55,7 @@ fn millis(value: u64) -> String {
     format!("{} ms", number(value))
 }
 
-/// A number with a comma after each thousand.
+/// Formats a number with a comma after each thousand.
 fn number(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();

@@ -15,23 +15,23 @@ use crate::analytics::{AskRevenue, Revenue, Sales};
 use crate::inventory::{Inventory, Released, Reserved, Restocked, TakenAway};
 use crate::orders::{OVERDUE, OrderCancelled, OrderConfirmed, OrderPlaced, Orders};
 use crate::payments::{PaymentRefunded, PaymentTaken, Payments, balance_cents};
-use crate::service::{Home, Service, ShopError};
+use crate::service::{DataFolder, Service, ShopError};
 use crate::shipping::{ParcelSent, Shipping};
 
-/// Counts the report. While services work it tells what they had done when each of their logs was read, one after the other.
+/// Counts the report. While services are running, the figures of each service are as of the moment its log was read.
 ///
 /// # Errors
 /// [`ShopError`] if a store cannot be read.
-pub async fn tally(home: &Home) -> Result<Report, ShopError> {
-    let mut books = Books { home, dead_letters: 0, running: false };
-    let mut sold = Sold::default();
-    books.read::<Orders>(Service::Orders, |event| sold.count(event)).await?;
+pub async fn tally(data: &DataFolder) -> Result<Report, ShopError> {
+    let mut stores = Stores { data, dead_letters: 0, running: false };
+    let mut order_tally = OrderTally::default();
+    stores.read::<Orders>(Service::Orders, |event| order_tally.count(event)).await?;
 
-    let mut shelves = Shelves::default();
-    books.read::<Inventory>(Service::Inventory, |event| shelves.count(event)).await?;
+    let mut stock_tally = StockTally::default();
+    stores.read::<Inventory>(Service::Inventory, |event| stock_tally.count(event)).await?;
 
     let mut sent = 0;
-    books
+    stores
         .read::<Shipping>(Service::Shipping, |event| {
             sent += read::<ParcelSent>(event)?.map_or(0, |parcel| u64::from(parcel.quantity));
             Ok(())
@@ -39,7 +39,7 @@ pub async fn tally(home: &Home) -> Result<Report, ShopError> {
         .await?;
 
     let (mut charged_cents, mut refunded_cents) = (0, 0);
-    books
+    stores
         .read::<Payments>(Service::Payments, |event| {
             charged_cents += read::<PaymentTaken>(event)?.map_or(0, |taken| taken.cents);
             refunded_cents += read::<PaymentRefunded>(event)?.map_or(0, |refunded| refunded.cents);
@@ -47,12 +47,12 @@ pub async fn tally(home: &Home) -> Result<Report, ShopError> {
         })
         .await?;
 
-    let revenue_cents = sold.sales.cents;
-    let ledger = balance_cents(&home.ledger())?;
-    let believed = books.believed()?;
+    let revenue_cents = order_tally.sales.cents;
+    let ledger = balance_cents(&data.ledger())?;
+    let analytics = stores.analytics_sales()?;
     let even = charged_cents.checked_sub(refunded_cents) == Some(revenue_cents);
-    let agreed = shelves.shipped == sent && sent == sold.pieces;
-    let stock = shelves.sums(agreed);
+    let agreed = stock_tally.shipped == sent && sent == order_tally.pieces;
+    let stock = stock_tally.sums(agreed);
     Ok(Report {
         stock,
         money: MoneySums {
@@ -61,51 +61,51 @@ pub async fn tally(home: &Home) -> Result<Report, ShopError> {
             revenue_cents,
             conserved: even && u64::try_from(ledger) == Ok(revenue_cents),
         },
-        emails: mails_in(&home.mails())?,
-        analytics: Analytics { revenue_cents: believed.cents, matches_log: believed == sold.sales },
-        dead_letters: books.dead_letters,
-        running: books.running,
-        ..sold.into_report()
+        emails: mails_in(&data.mails())?,
+        analytics: Analytics { revenue_cents: analytics.cents, matches_log: analytics == order_tally.sales },
+        dead_letters: stores.dead_letters,
+        running: stores.running,
+        ..order_tally.into_report()
     })
 }
 
 /// The stores of the services, read one after the other.
-struct Books<'a> {
-    home: &'a Home,
+struct Stores<'a> {
+    data: &'a DataFolder,
     dead_letters: u64,
     running: bool,
 }
 
-impl Books<'_> {
+impl Stores<'_> {
     async fn read<D: Domain>(
         &mut self,
         service: Service,
         each: impl FnMut(&StoredEvent) -> Result<(), ShopError>,
     ) -> Result<(), ShopError> {
-        if let Some(store) = self.look(service)? {
+        if let Some(store) = self.open(service)? {
             self.dead_letters += each_event::<D>(&store, each).await?;
         }
         Ok(())
     }
 
-    /// The figures of analytics, from the view that it has saved last.
-    fn believed(&mut self) -> Result<Sales, ShopError> {
-        let Some(store) = self.look(Service::Analytics)? else { return Ok(Sales::default()) };
+    /// Returns the figures of analytics, from its last saved view.
+    fn analytics_sales(&mut self) -> Result<Sales, ShopError> {
+        let Some(store) = self.open(Service::Analytics)? else { return Ok(Sales::default()) };
         let broken = |reason: String| ShopError::Log { service: Service::Analytics.name(), reason };
         let name = Name::new(<Revenue as Projection>::NAME).map_err(|error| broken(error.to_string()))?;
         let view = store.view(&name).map_err(|error| broken(error.to_string()))?;
         let revenue = view.and_then(|view| saved::<Revenue>(&view)).unwrap_or_default();
-        Ok(revenue.answer(AskRevenue {}))
+        Ok(revenue.answer(AskRevenue))
     }
 
-    fn look(&mut self, service: Service) -> Result<Option<ReadOnlyStore>, ShopError> {
-        let store = self.home.look(service)?;
+    fn open(&mut self, service: Service) -> Result<Option<ReadOnlyStore>, ShopError> {
+        let store = self.data.read_store(service)?;
         self.running |= store.as_ref().is_some_and(ReadOnlyStore::was_in_use);
         Ok(store)
     }
 }
 
-/// The event, if it is one of this type.
+/// Decodes the event if it has this type.
 fn read<E: Event>(event: &StoredEvent) -> Result<Option<E>, ShopError> {
     if event.name.as_str() != E::NAME {
         return Ok(None);
@@ -117,21 +117,21 @@ fn read<E: Event>(event: &StoredEvent) -> Result<Option<E>, ShopError> {
 
 /// The counts from the log of orders.
 #[derive(Default)]
-struct Sold {
+struct OrderTally {
     counts: OrderCounts,
     because: std::collections::BTreeMap<String, u64>,
     sales: Sales,
     pieces: u64,
-    /// When the orders that are still open were placed.
+    /// The placing times of open orders, in milliseconds.
     open: HashMap<String, u64>,
     latencies: Vec<u64>,
-    /// The longest of those that were not given up because the provider was silent.
+    /// The maximum latency without orders whose payment was overdue.
     answered_ms: u64,
     first: Option<u64>,
     last: u64,
 }
 
-impl Sold {
+impl OrderTally {
     fn count(&mut self, event: &StoredEvent) -> Result<(), ShopError> {
         let now = event.time.as_millis();
         if read::<OrderPlaced>(event)?.is_some() {
@@ -189,19 +189,19 @@ impl Sold {
 
 /// The counts from the log of inventory.
 #[derive(Default)]
-struct Shelves {
+struct StockTally {
     initial: u64,
     shipped: u64,
-    /// For each product what is free. Below zero something was promised that was not there.
+    /// The free pieces of each product. A negative value means that more was reserved than was in stock.
     free: HashMap<String, i64>,
     /// The reserved pieces, by product, order and line.
     reserved: HashMap<(String, String, u32), u32>,
-    /// Pieces put back or taken away that had not been set aside, or set aside twice.
-    astray: u64,
+    /// Pieces released or collected without a reservation, or reserved twice.
+    mismatched: u64,
     oversold: bool,
 }
 
-impl Shelves {
+impl StockTally {
     fn count(&mut self, event: &StoredEvent) -> Result<(), ShopError> {
         let product = event.key.clone();
         let free = self.free.entry(product.clone()).or_default();
@@ -212,21 +212,21 @@ impl Shelves {
             *free -= i64::from(quantity);
             self.oversold |= *free < 0;
             if self.reserved.insert((product, order, line), quantity).is_some() {
-                self.astray += u64::from(quantity);
+                self.mismatched += u64::from(quantity);
             }
         } else if let Some(Released { order, line, quantity }) = read(event)? {
             *free += i64::from(quantity);
-            self.leaves((product, order, line), quantity);
+            self.unreserve((product, order, line), quantity);
         } else if let Some(TakenAway { order, line, quantity }) = read(event)? {
             self.shipped += u64::from(quantity);
-            self.leaves((product, order, line), quantity);
+            self.unreserve((product, order, line), quantity);
         }
         Ok(())
     }
 
-    fn leaves(&mut self, place: (String, String, u32), quantity: u32) {
+    fn unreserve(&mut self, place: (String, String, u32), quantity: u32) {
         if self.reserved.remove(&place) != Some(quantity) {
-            self.astray += u64::from(quantity);
+            self.mismatched += u64::from(quantity);
         }
     }
 
@@ -239,7 +239,7 @@ impl Shelves {
             on_hand,
             shipped: self.shipped,
             reserved,
-            conserved: whole && reserved == 0 && self.astray == 0 && !self.oversold && agreed,
+            conserved: whole && reserved == 0 && self.mismatched == 0 && !self.oversold && agreed,
         }
     }
 }

@@ -27,7 +27,7 @@ pub struct Ship {
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
 #[event(domain = Shipping)]
 pub struct Shipped {
-    /// The number to follow it by.
+    /// The tracking number.
     pub tracking: String,
     /// The city it goes to.
     pub city: String,

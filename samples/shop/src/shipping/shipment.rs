@@ -1,4 +1,4 @@
-//! The shipment of one order: a parcel for each line, and no way to some places.
+//! The shipment of one order: a parcel for each line. Some countries are not served.
 
 use whizbang::prelude::*;
 
