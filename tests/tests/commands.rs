@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 
 use whizbang_tests::{root, sample};
 
-/// The lines of a page that begin with a text, without it.
+/// Returns the lines of a page that begin with `start`, without it and without trailing comments.
 fn shown(page: &str, start: &str) -> Vec<String> {
     let page = fs::read_to_string(root().join(page)).expect("a page");
     let lines = page.lines().filter_map(|line| line.trim_start().strip_prefix(start));
@@ -77,6 +77,6 @@ fn scripts_explain_themselves() {
     assert!(succeeds(root().join("tests/run"), "--help", &root()).contains("tests/run --long"));
     assert_eq!(run(root().join("tests/run"), "no-such-step", &root()).status.code(), Some(2));
     assert_eq!(run(root().join("tests/mutants"), "no-such-mutation", &root()).status.code(), Some(2));
-    // It has no help; a measurement takes minutes.
+    // The script has no help, and a measurement takes minutes, so it is only compiled.
     succeeds("python3", "-c compile(open('tests/compile-cost').read(),'compile-cost','exec')", &root());
 }

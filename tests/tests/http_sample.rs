@@ -1,4 +1,4 @@
-//! The HTTP sample answers commands, queries, repeated requests and bad ones, and keeps its accounts when it is restarted.
+//! The HTTP sample: commands, queries, repeated requests, invalid requests, and accounts that survive a restart.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -58,11 +58,11 @@ impl Gateway {
         self.request("POST", path, headers, &json!({ "cents": cents }).to_string())
     }
 
-    /// Ends it as a supervisor does, and waits for it.
-    fn end(mut self) {
+    /// Sends SIGTERM, as a supervisor does, and waits for the end.
+    fn stop(mut self) {
         let id = self.process.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
-        assert!(self.process.wait().unwrap().success(), "it ends in order");
+        assert!(self.process.wait().unwrap().success(), "it stops gracefully");
     }
 }
 
@@ -74,14 +74,14 @@ fn http_sample_answers_commands_and_queries_and_keeps_accounts() {
     assert_eq!((answer.status, &answer.body), (200, &json!({ "balance": 500 })));
     let answer = gateway.post("/accounts/ada/withdrawals", "", 200);
     assert_eq!((answer.status, &answer.body), (200, &json!({ "balance": 300 })));
-    gateway.end();
+    gateway.stop();
 
     let gateway = Gateway::start(folder.path());
     let answer = gateway.request("GET", "/accounts/ada", "", "");
     assert_eq!((answer.status, &answer.body), (200, &json!({ "balance": 300 })));
     let answer = gateway.request("GET", "/accounts/bob", "", "");
     assert_eq!((answer.status, &answer.body["code"]), (404, &json!("accounts.unknown")));
-    gateway.end();
+    gateway.stop();
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn http_sample_handles_repeated_requests_once() {
     assert_eq!((answer.status, &answer.body["code"]), (409, &json!("gateway.idempotency-key-reused")));
     let answer = gateway.post("/accounts/ada/deposits", "Idempotency-Key: \r\n", 1);
     assert_eq!((answer.status, &answer.body["code"]), (400, &json!("gateway.empty-idempotency-key")));
-    gateway.end();
+    gateway.stop();
 }
 
 #[test]
@@ -120,5 +120,5 @@ fn http_sample_answers_bad_requests_with_problems() {
     assert_eq!((answer.status, &answer.body["ready"]), (200, &json!(true)));
     assert_eq!(gateway.request("GET", "/health/live", "", "").status, 200);
     assert_eq!(gateway.request("GET", "/metrics", "", "").body["rejections"], 1);
-    gateway.end();
+    gateway.stop();
 }

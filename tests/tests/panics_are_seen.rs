@@ -1,4 +1,4 @@
-//! The watch over panics, alone in its process because it sees all of them.
+//! `Panics`, alone in its own process because it counts all panics of the process.
 
 use std::panic;
 

@@ -1,11 +1,11 @@
-//! The samples print what stands beside them in `expected.txt`.
+//! The output of each sample equals its `expected.txt`.
 
 use std::process::Command;
 
 use whizbang_tests::{root, sample};
 
-/// Builds a sample, runs it and compares what it prints.
-fn prints_what_is_expected(name: &str) {
+/// Builds and runs a sample, and compares its output.
+fn assert_expected_output(name: &str) {
     let ran = Command::new(sample(name)).output().unwrap();
     let errors = String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success(), "{name} ended with {}: {errors}", ran.status);
@@ -15,15 +15,15 @@ fn prints_what_is_expected(name: &str) {
 
 #[test]
 fn hello_prints_the_balance() {
-    prints_what_is_expected("hello");
+    assert_expected_output("hello");
 }
 
 #[test]
 fn bank_moves_money_and_refunds_rejected_deposits() {
-    prints_what_is_expected("bank");
+    assert_expected_output("bank");
 }
 
 #[test]
 fn two_services_cooperate_by_messages_alone() {
-    prints_what_is_expected("two-services");
+    assert_expected_output("two-services");
 }

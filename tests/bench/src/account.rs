@@ -1,4 +1,4 @@
-//! The aggregate that is measured: one event a turn, as small as real ones are.
+//! The measured aggregate: one small event per turn.
 
 use whizbang::prelude::*;
 

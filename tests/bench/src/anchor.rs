@@ -1,10 +1,10 @@
-//! The limits that whizbang is measured against.
+//! The anchors of turns in memory: raw actix actors.
 
 use actix::{Actor, Addr, Context, Handler, Message};
 
 use crate::account::Deposit;
 
-/// A raw actix actor that answers at once.
+/// A raw actix actor that replies immediately.
 #[derive(Default)]
 pub(crate) struct Echo {
     cents: u64,

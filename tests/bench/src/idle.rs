@@ -10,12 +10,12 @@ use whizbang::store::embedded::EmbeddedStore;
 use crate::nats::{Book, Reader, bridge, next_run, write};
 use whizbang_tests::nats::{NatsServer, Release};
 
-/// The span that is measured.
+/// The measured span.
 const SPAN: Duration = Duration::from_secs(10);
 /// The limit for one node, in percent of a core.
 const LIMIT: f64 = 0.5;
 
-/// A node on disk that is alone.
+/// Measures one node with an embedded store.
 pub(crate) fn alone() {
     let folder = tempfile::tempdir().expect("a folder");
     block_on(async {
@@ -28,7 +28,7 @@ pub(crate) fn alone() {
     });
 }
 
-/// Two nodes over a server: one owns a domain, the other takes its events.
+/// Measures two nodes over a server: one owns a domain, the other subscribes to its events.
 pub(crate) fn over_nats() {
     let server = NatsServer::start(Release::Distribution);
     let folder = tempfile::tempdir().expect("a folder");
@@ -48,7 +48,7 @@ pub(crate) fn over_nats() {
     });
 }
 
-/// Gives a node something to do and lets it come to rest: afterwards all that could poll is there.
+/// Handles 1,000 commands and waits until the node is idle, so that every task that could poll exists.
 async fn work(node: &Node) {
     for book in 0..1000 {
         node.client().send(write(book)).await.expect("is handled");
@@ -56,16 +56,16 @@ async fn work(node: &Node) {
     node.wait_idle().await;
 }
 
-/// The time that all threads of this process run while nothing is asked of them, as percent of a core.
+/// Measures the run time of all threads of this process without any work, as percent of a core.
 async fn cost() -> f64 {
-    let (before, begun) = (ran(), Instant::now());
-    // The runtime goes on meanwhile.
+    let (before, begun) = (run_time(), Instant::now());
+    // The runtime keeps running during this wait.
     let _ = tokio::time::timeout(SPAN, std::future::pending::<()>()).await;
-    (ran() - before).as_secs_f64() / begun.elapsed().as_secs_f64() * 100.0
+    (run_time() - before).as_secs_f64() / begun.elapsed().as_secs_f64() * 100.0
 }
 
-/// The run time of this process's threads, in nanoseconds; `/proc/PID/stat` counts in steps of ten milliseconds.
-fn ran() -> Duration {
+/// Returns the run time of the threads of this process. `/proc/PID/stat` would have a resolution of only 10 ms.
+fn run_time() -> Duration {
     let threads = fs::read_dir("/proc/self/task").expect("Linux").flatten();
     let nanos = threads.filter_map(|thread| {
         let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
@@ -79,7 +79,7 @@ fn print(bench: &str, what: &str, percent: f64) {
         "bench": bench,
         "value": (percent * 1000.0).round() / 1000.0,
         "unit": format!("% of a core: {what}"),
-        "anchor": "what it may cost",
+        "anchor": "limit",
         "anchor_value": LIMIT,
         "ratio": (percent / LIMIT * 1000.0).round() / 1000.0,
     });

@@ -1,4 +1,4 @@
-//! Measures whizbang against its limits: each row with its anchor, measured in turn in the same run.
+//! Benchmarks: each row is measured in alternation with its anchor, the same work without the framework.
 //!
 //! `cargo run --release -p whizbang-bench [-- ROW ...]` prints one JSON object per line: bench, value, unit, anchor,
 //! anchor_value, ratio (the median of the paired ratios). Rows: see `ROWS`.
@@ -19,7 +19,7 @@ mod turn;
 type Row = (&'static str, fn());
 
 const ROWS: &[Row] = &[
-    // First, because it goes by the memory of the process: what other rows have given back would be used again, uncounted.
+    // First, because it measures the memory of the process: memory freed by other rows would be reused and not counted.
     ("memory_per_idle_key", memory::idle_key),
     ("turn_1_key", turn::one_key),
     ("turn_10k_keys", turn::ten_thousand_keys),

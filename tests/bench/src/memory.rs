@@ -9,7 +9,7 @@ use crate::report::report;
 
 const KEYS: usize = 100_000;
 
-/// By the pages that the process holds. The actors before stay where they are: memory given back would be counted out again.
+/// Measures resident pages. Earlier actors are kept alive, because freed memory would be reused and not counted.
 pub(crate) fn idle_key() {
     block_on(async {
         let names: Vec<String> = (0..KEYS).map(|key| format!("account-{key}")).collect();

@@ -12,12 +12,13 @@ use whizbang::{MemoryStore, Node};
 
 use crate::report::{REPETITIONS, report};
 
-/// The number of messages sent, and the number in one turn of the sender.
+/// The number of messages.
 const MESSAGES: usize = 50_000;
+/// The number of messages that one turn sends.
 const BATCH: usize = 500;
 const KEYS: usize = 1000;
 
-static TAKEN: AtomicUsize = AtomicUsize::new(0);
+static HANDLED: AtomicUsize = AtomicUsize::new(0);
 
 #[derive(Domain)]
 #[domain(name = "sender", shards = 1)]
@@ -29,7 +30,7 @@ struct Send {
     #[key]
     sender: String,
     first: usize,
-    /// Every how many messages one fails; 0 for none. Of jobs the first is slow if it is not 0.
+    /// One of this many messages fails; 0 for none. With jobs, a value above 0 makes the first one slow.
     failing: usize,
     jobs: bool,
 }
@@ -45,9 +46,9 @@ impl Handle<Send> for Sender {
                 let slow = n == 0 && send.failing > 0;
                 effects.send(Work { key: format!("k{}", n % KEYS), slow });
             } else if send.failing > 0 && n % send.failing == 0 {
-                effects.send(Take { key: format!("failing-{n}"), fails: true });
+                effects.send(Receive { key: format!("failing-{n}"), fails: true });
             } else {
-                effects.send(Take { key: format!("k{}", n % KEYS), fails: false });
+                effects.send(Receive { key: format!("k{}", n % KEYS), fails: false });
             }
         }
         Ok(())
@@ -56,24 +57,24 @@ impl Handle<Send> for Sender {
 
 #[derive(Domain)]
 #[domain(name = "taker", shards = 1)]
-struct Takers;
+struct Receivers;
 
 #[derive(Command, Serialize, Deserialize)]
-#[command(domain = Takers)]
-struct Take {
+#[command(domain = Receivers)]
+struct Receive {
     #[key]
     key: String,
     fails: bool,
 }
 
 #[derive(Aggregate, Default)]
-#[aggregate(domain = Takers, handles(Take))]
-struct Taker;
+#[aggregate(domain = Receivers, handles(Receive))]
+struct Receiver;
 
-impl Handle<Take> for Taker {
-    fn handle(&self, take: Take, _effects: &mut Effects<Self>) -> Result<(), Rejection> {
+impl Handle<Receive> for Receiver {
+    fn handle(&self, take: Receive, _effects: &mut Effects<Self>) -> Result<(), Rejection> {
         assert!(!take.fails, "it fails");
-        TAKEN.fetch_add(1, Ordering::Relaxed);
+        HANDLED.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -99,51 +100,51 @@ impl Perform<Work> for Smith {
         if work.slow {
             self.0.notified().await;
         } else {
-            TAKEN.fetch_add(1, Ordering::Relaxed);
+            HANDLED.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
     }
 }
 
-/// Messages to keys whose handlers succeed, taken in a second, while 1 % of all messages fail in each attempt.
+/// Measures the messages handled per second, while 1 % of all messages fail in each attempt.
 pub(crate) fn failing_messages() {
     let silent = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     pairs("failing_1_percent", "the same without failing messages", |failing| async move {
         let failing = if failing { 100 } else { 0 };
-        let node = Node::builder("bench", MemoryStore::new()).aggregate::<Sender>().aggregate::<Taker>();
+        let node = Node::builder("bench", MemoryStore::new()).aggregate::<Sender>().aggregate::<Receiver>();
         let node = node.threads(0).start().await.expect("it starts");
         let good = MESSAGES - MESSAGES.checked_div(failing).unwrap_or(0);
-        let each = taken(&node, good, failing, false).await;
+        let each = throughput(&node, good, failing, false).await;
         drop(node);
         each
     });
     std::panic::set_hook(silent);
 }
 
-/// Jobs done in a second while one takes longer than all others together.
+/// Measures the jobs done per second, while one job takes longer than all others together.
 pub(crate) fn slow_job() {
     pairs("slow_job", "the same without the slow job", |slow| async move {
         let release = Arc::new(Notify::new());
         let node = Node::builder("bench", MemoryStore::new()).aggregate::<Sender>().worker(Smith(Arc::clone(&release)));
         let node = node.threads(0).start().await.expect("it starts");
-        let each = taken(&node, MESSAGES - usize::from(slow), usize::from(slow), true).await;
+        let each = throughput(&node, MESSAGES - usize::from(slow), usize::from(slow), true).await;
         release.notify_waiters();
         drop(node);
         each
     });
 }
 
-/// Sends all messages. Returns how many good ones are handled in a second.
+/// Sends all messages. Returns the number of successful ones per second.
 #[allow(clippy::disallowed_methods, reason = "the handlers count, and nothing wakes a reader of the count")]
-async fn taken(node: &Node, good: usize, failing: usize, jobs: bool) -> f64 {
-    TAKEN.store(0, Ordering::Relaxed);
+async fn throughput(node: &Node, good: usize, failing: usize, jobs: bool) -> f64 {
+    HANDLED.store(0, Ordering::Relaxed);
     let begun = Instant::now();
     for first in (0..MESSAGES).step_by(BATCH) {
         let send = Send { sender: "s".to_owned(), first, failing, jobs };
         node.client().send(send).await.expect("it is handled");
     }
-    while TAKEN.load(Ordering::Relaxed) < good {
+    while HANDLED.load(Ordering::Relaxed) < good {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
     good as f64 / begun.elapsed().as_secs_f64()

@@ -52,7 +52,7 @@ struct Raw {
 }
 
 impl Raw {
-    /// Connects, with tables like the store's and rows like those that the store has written.
+    /// Connects and creates tables and rows like those of the store.
     async fn connect(server: &PostgresServer) -> Self {
         let raw = PostgresStore::builder(&server.url()).schema("raw").connect().await.expect("connects");
         whizbang::store::Store::close(&raw).await.expect("closes");
@@ -68,7 +68,7 @@ impl Raw {
         Self { client, statement, record, payload, next: RefCell::new(last + 1) }
     }
 
-    /// Writes a turn with one event for each of the keys.
+    /// Writes a turn with one event for each key.
     async fn write(&self, keys: &[String]) {
         let rows = keys.len();
         let first = self.next.replace_with(|next| *next + rows as i64);
@@ -97,7 +97,7 @@ fn quiet() -> bool {
     is_quiet(tempfile::tempdir().expect("a folder").path())
 }
 
-/// A turn at a time.
+/// Measures one turn at a time.
 pub(crate) fn alone() {
     const TURNS: usize = 2000;
     let server = PostgresServer::start();
@@ -136,14 +136,14 @@ fn micros(span: Duration) -> f64 {
     span.as_secs_f64() * 1e6
 }
 
-/// Rows that gather while a group is being written.
+/// Rows that are queued while a group is being written.
 #[derive(Default)]
 struct Gathered {
     rows: RefCell<Vec<(String, oneshot::Sender<()>)>>,
     more: Notify,
 }
 
-/// Group commit without a framework: the rows that have gathered are one statement.
+/// Group commit without a framework: all queued rows are one statement.
 async fn gather(raw: Raw, gathered: Rc<Gathered>) {
     loop {
         let mut rows = gathered.rows.take();
@@ -161,7 +161,7 @@ async fn gather(raw: Raw, gathered: Rc<Gathered>) {
     }
 }
 
-/// A turn of each of 1,000 keys at once, and 256 turns of one key at once.
+/// Measures concurrent turns: one of each of 1,000 keys, and 256 of one key.
 pub(crate) fn together() {
     const EACH: usize = 50;
     let server = PostgresServer::start_with(&[("max_wal_size", "4GB")]);
@@ -200,7 +200,7 @@ pub(crate) fn together() {
             hot.push((one_key.each_second, ours.each_second));
         });
     }
-    // The first warms up.
+    // The first pair is a warm-up.
     let kept = |pairs: &[(f64, f64)]| pairs.get(1..).unwrap_or_default().to_vec();
     let anchor = "a bare group commit of the same rows with unnest";
     print("postgres_1000_keys", "turns/s", anchor, &kept(&rates));

@@ -1,4 +1,4 @@
-//! What remembered ids and pending timers cost the turns that come after them: the same turns with many and with few.
+//! The cost of remembered ids and pending timers for later turns: the same turns with many and with few of them.
 
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,12 @@ use crate::report::{REPETITIONS, nanos_each, report};
 
 const FEW_IDS: usize = 100;
 const MANY_IDS: usize = 100_000;
-/// How many keys have so many ids, and how many commands are measured with each.
+/// The number of keys.
 const KEYS: usize = 4;
-const ASKS: usize = 2_000;
+/// The number of measured commands for each key.
+const COMMANDS: usize = 2_000;
 
-/// The latency of a command with an id of its caller's own, to a key that remembers 100,000 ids and to one that remembers 100.
+/// Measures the latency of a command with an id from the caller, for keys that remember 100,000 ids and keys that remember 100.
 pub(crate) fn ids() {
     block_on(async {
         let mut pairs = Vec::new();
@@ -23,7 +24,7 @@ pub(crate) fn ids() {
             let few = latency(FEW_IDS).await;
             pairs.push((latency(MANY_IDS).await, few));
         }
-        // The first warms up.
+        // The first pair is a warm-up.
         let anchor = "the same with 100 remembered ids";
         report("remembered_ids", "ns", anchor, pairs.get(1..).unwrap_or_default());
     });
@@ -40,13 +41,13 @@ async fn latency(remembered: usize) -> f64 {
         }
     }
     let begun = Instant::now();
-    for _ in 0..ASKS {
+    for _ in 0..COMMANDS {
         for name in &names {
             let cents = client.send(deposit(name)).id(client.new_id()).await.expect("it is handled");
             std::hint::black_box(cents);
         }
     }
-    let each = nanos_each(begun.elapsed(), ASKS * KEYS);
+    let each = nanos_each(begun.elapsed(), COMMANDS * KEYS);
     node.stop().await.expect("it stops");
     each
 }
@@ -63,16 +64,16 @@ struct Set {
 
 #[derive(Document, Serialize, Deserialize)]
 #[document(domain = Alarms)]
-struct Due {}
+struct Due;
 
 #[derive(Saga, Default)]
 #[saga(domain = Alarms, handles(Set), timers(Due))]
-struct Alarm {}
+struct Alarm;
 
 impl Handle<Set> for Alarm {
     fn handle(&self, _set: Set, effects: &mut Effects<Self>) -> Result<(), Rejection> {
-        // So far away that none rings while turns are measured.
-        effects.set_timer(&Due {}, Duration::from_secs(24 * 3600));
+        // Far enough in the future that no timer fires during the measurement.
+        effects.set_timer(&Due, Duration::from_secs(24 * 3600));
         Ok(())
     }
 }
@@ -82,11 +83,12 @@ impl OnTimer<Due> for Alarm {
 }
 
 const PENDING: usize = 100_000;
-/// How many other keys set their timers again and again, and how often each.
+/// The number of other keys that set their timers.
 const SETTERS: usize = 1_000;
+/// The number of times that each of them does.
 const SETS: usize = 50;
 
-/// Turns in a second that set a timer, while 100,000 timers of other keys are pending and while none is.
+/// Measures the turns per second that set a timer, with 100,000 pending timers of other keys and with none.
 pub(crate) fn timers() {
     block_on(async {
         let mut pairs = Vec::new();
@@ -94,14 +96,14 @@ pub(crate) fn timers() {
             let without = turns(0).await;
             pairs.push((turns(PENDING).await, without));
         }
-        // The first warms up.
+        // The first pair is a warm-up.
         let anchor = "the same without pending timers";
         report("pending_timers", "1/s", anchor, pairs.get(1..).unwrap_or_default());
     });
 }
 
 async fn turns(pending: usize) -> f64 {
-    // As many live actors in both cases: those whose timers are pending are passivated.
+    // The number of live actors is the same in both cases: those with pending timers are passivated.
     let config = NodeConfig { live_actors: SETTERS, ..NodeConfig::default() };
     let node = Node::builder("alarms", MemoryStore::new()).saga::<Alarm>().config(config).threads(0);
     let node = node.start().await.expect("it starts");

@@ -1,4 +1,4 @@
-//! Paired measurements and how they are printed.
+//! Paired measurements, printed as JSON.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn round(value: f64) -> f64 {
     if value.abs() < 10.0 { (value * 1000.0).round() / 1000.0 } else { (value * 10.0).round() / 10.0 }
 }
 
-/// Nanoseconds for each of `count`.
+/// Returns nanoseconds per item.
 pub(crate) fn nanos_each(span: Duration, count: usize) -> f64 {
     span.as_nanos() as f64 / count as f64
 }

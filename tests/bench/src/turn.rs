@@ -1,4 +1,4 @@
-//! A turn on a live aggregate with the memory store, against a raw actix ask.
+//! A turn of a live aggregate with the memory store, against a raw actix request.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use crate::account::{Account, deposit};
 use crate::anchor::{Echo, Ping, echoes};
 use crate::report::{REPETITIONS, nanos_each, report};
 
-const ASKS: usize = 200_000;
+const REQUESTS: usize = 200_000;
 
 pub(crate) fn one_key() {
     block_on(sequential("turn_1_key", 1));
@@ -19,7 +19,7 @@ pub(crate) fn ten_thousand_keys() {
     block_on(sequential("turn_10k_keys", 10_000));
 }
 
-/// Runs as a task: the future that a runtime blocks on pays for its park at every wait, a handler does not.
+/// Runs as a task, because the future of `block_on` parks the thread at every wait and a task does not.
 async fn sequential(bench: &'static str, keys: usize) {
     let task = tokio::task::spawn_local(async move {
         let names: Vec<String> = (0..keys).map(|key| format!("account-{key}")).collect();
@@ -40,7 +40,7 @@ async fn sequential(bench: &'static str, keys: usize) {
             node.stop().await.expect("it stops");
             pairs.push((ours, raw));
         }
-        // The first warms up.
+        // The first pair is a warm-up.
         report(bench, "ns", "raw actix send().await on the same thread", pairs.get(1..).unwrap_or_default());
     });
     task.await.expect("it ends");
@@ -50,27 +50,27 @@ async fn raw(keys: usize) -> f64 {
     let addrs = echoes(keys);
     let name = "account-1";
     let begun = Instant::now();
-    for ask in 0..ASKS {
-        if let Some(addr) = addrs.get(ask % keys) {
+    for request in 0..REQUESTS {
+        if let Some(addr) = addrs.get(request % keys) {
             let cents = addr.send(Ping(deposit(name))).await.expect("it answers");
             std::hint::black_box(cents);
         }
     }
-    nanos_each(begun.elapsed(), ASKS)
+    nanos_each(begun.elapsed(), REQUESTS)
 }
 
 async fn ours(client: &Client, names: &[String]) -> f64 {
     let begun = Instant::now();
-    for ask in 0..ASKS {
-        if let Some(name) = names.get(ask % names.len()) {
+    for request in 0..REQUESTS {
+        if let Some(name) = names.get(request % names.len()) {
             let cents = client.send(deposit(name)).await.expect("it is handled");
             std::hint::black_box(cents);
         }
     }
-    nanos_each(begun.elapsed(), ASKS)
+    nanos_each(begun.elapsed(), REQUESTS)
 }
 
-/// 256 asks in flight from this thread to actors on another.
+/// Measures 256 requests in flight from this thread to actors on another.
 pub(crate) fn in_flight() {
     const KEYS: usize = 1000;
     const TASKS: usize = 256;
@@ -92,8 +92,8 @@ pub(crate) fn in_flight() {
                 .map(|task| {
                     let addrs = addrs.clone();
                     tokio::task::spawn_local(async move {
-                        for ask in 0..EACH {
-                            if let Some(addr) = addrs.get((task * 7 + ask) % KEYS) {
+                        for request in 0..EACH {
+                            if let Some(addr) = addrs.get((task * 7 + request) % KEYS) {
                                 addr.send(Ping(deposit("account-1"))).await.expect("it answers");
                             }
                         }
@@ -124,8 +124,8 @@ pub(crate) fn in_flight() {
                 .map(|task| {
                     let client = client.clone();
                     tokio::task::spawn_local(async move {
-                        for ask in 0..EACH {
-                            let name = format!("account-{}", (task * 7 + ask) % KEYS);
+                        for request in 0..EACH {
+                            let name = format!("account-{}", (task * 7 + request) % KEYS);
                             client.send(deposit(&name)).await.expect("it is handled");
                         }
                     })

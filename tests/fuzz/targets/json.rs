@@ -1,4 +1,4 @@
-//! What a server answers in JSON, and claims, which others may have written.
+//! JSON from a server: claims, which any client may have written, and responses of JetStream.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Messages of users in both codecs: the first byte chooses which.
+//! Messages of users in both codecs; the first byte selects the codec.
 #![no_main]
 
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use serde::{Deserialize, Serialize};
 use whizbang::message::Codec;
 
-/// A message with a field of each kind that encodings treat in their own way.
+/// A message with a field of every kind that codecs encode differently.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Order {
     number: u64,
@@ -32,6 +32,6 @@ fuzz_target!(|input: &[u8]| {
     let codec = if kind % 2 == 0 { Codec::Bincode } else { Codec::Json };
     let Ok(order) = codec.decode::<Order>(payload) else { return };
     let mut again = Vec::new();
-    codec.encode(&order, &mut again).expect("what was read can be written");
-    assert_eq!(codec.decode::<Order>(&again).expect("what was written can be read"), order);
+    codec.encode(&order, &mut again).expect("a decoded value is encodable");
+    assert_eq!(codec.decode::<Order>(&again).expect("an encoded value is decodable"), order);
 });

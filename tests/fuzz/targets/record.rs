@@ -1,4 +1,4 @@
-//! Records of a store's log.
+//! Records of the log of a store.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Packets of every kind: the first byte chooses which reader gets the rest.
+//! Packets of every kind; the first byte selects the decoder of the rest.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -29,11 +29,11 @@ pub(crate) struct Program {
 fn cargo(tree: &Tree, target: &Path) -> Command {
     let mut command = Command::new("cargo");
     command.current_dir(&tree.copy).env("CARGO_TARGET_DIR", target).env_remove("MUTANT").stdin(Stdio::null());
-    // What cargo says about this program is not about the copy: build scripts that look at it would run again each time.
+    // The environment that cargo sets for this program must not reach the copy, or build scripts that read it rerun each time.
     for (name, _) in env::vars_os().filter(|(name, _)| is_about_this_program(&name.to_string_lossy())) {
         command.env_remove(name);
     }
-    // Lines of a backtrace are no part of a verdict; without them a build takes half the space.
+    // Line numbers of backtraces are not needed. Without debug information a build takes half the disk space.
     command.env("CARGO_PROFILE_DEV_DEBUG", "0");
     command
 }
@@ -50,7 +50,7 @@ fn messages(mut command: Command) -> Result<(Vec<Value>, bool), String> {
     Ok((text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect(), output.status.success()))
 }
 
-/// Writes the copy and compiles it until no mutant is left that does not compile. Returns the dropped ones.
+/// Writes and compiles the copy until all remaining mutants compile. Returns the dropped ones.
 pub(crate) fn drop_what_does_not_compile(
     tree: &Tree,
     target: &Path,
@@ -75,13 +75,13 @@ pub(crate) fn drop_what_does_not_compile(
         keep(&dropped)?;
         if dropped.len() == before {
             let text = errors.iter().filter_map(|error| error["rendered"].as_str()).collect::<String>();
-            return Err(format!("the copy does not compile, and no mutant is to blame:\n{text}"));
+            return Err(format!("failed to compile the copy, and no mutant is the cause:\n{text}"));
         }
     }
     Err(format!("mutants that do not compile remain after {ROUNDS} rounds"))
 }
 
-/// The mutants to blame for an error: by its primary spans, else by the others.
+/// Returns the mutants that cause an error: those at its primary spans, otherwise those at its other spans.
 fn blamed(error: &Value, files: &BTreeMap<String, Rewritten>) -> BTreeSet<u32> {
     let by = |primary: bool| -> BTreeSet<u32> {
         let children = error["children"].as_array().into_iter().flatten().filter(|_| !primary);
@@ -109,9 +109,9 @@ pub(crate) fn build(tree: &Tree, target: &Path, only_units: bool) -> Result<Vec<
     if !success {
         let errors = lines.iter().map(|line| &line["message"]).filter(|message| message["level"] == "error");
         let text = errors.filter_map(|error| error["rendered"].as_str()).collect::<String>();
-        return Err(format!("the tests of the copy do not build:\n{text}"));
+        return Err(format!("failed to build the tests of the copy:\n{text}"));
     }
-    // Programs that tests build and run: now, so that no test waits for the compiler.
+    // Build the programs that tests run in advance, so that no test waits for the compiler.
     let mut bins = cargo(tree, target);
     bins.args(["build", "--bins"]).args(ALL);
     if !only_units && !messages(bins)?.1 {

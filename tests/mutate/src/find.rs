@@ -1,7 +1,7 @@
-//! Finds what can be mutated in the text of one Rust file.
+//! Finds the mutants of one Rust file.
 //!
-//! [`sites`] parses product code and returns places in it, each with the mutants that may stand there. Tests, macros,
-//! constants, patterns, types and the text of `Debug` and `Display` are left alone.
+//! [`sites`] parses product code and returns sites in it, each with its mutants. Tests, macros, constants, patterns, types and
+//! the implementations of `Debug` and `Display` are not mutated.
 
 use std::ops::Range;
 
@@ -12,12 +12,12 @@ use syn::{Attribute, BinOp, Block, Expr, Pat, ReturnType, Signature, UnOp};
 
 use crate::replace;
 
-/// How a site becomes a switch.
+/// The kind of switch at a site.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
     /// The mutant returns before the body of a function, at this byte.
     Body(usize),
-    /// The mutant stands in place of the expression in these bytes.
+    /// The mutant replaces the expression in these bytes.
     Wrap(Range<usize>),
     /// The mutant disables the match arm whose pattern ends at this byte.
     Arm(usize),
@@ -32,7 +32,7 @@ pub(crate) struct Change {
     pub(crate) text: String,
 }
 
-/// A place in a file and what may stand there instead.
+/// A site in a file and its possible changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Site {
     pub(crate) shape: Shape,
@@ -49,7 +49,7 @@ pub(crate) fn sites(text: &str) -> syn::Result<Vec<Site>> {
     Ok(finder.sites)
 }
 
-/// Returns the modules in other files that a file declares for tests only: a name, or the file that `#[path]` names.
+/// Returns the test-only modules that a file declares in other files: a name, or the file in `#[path]`.
 pub(crate) fn test_modules(text: &str) -> syn::Result<Vec<String>> {
     let file = syn::parse_file(text)?;
     let modules = file.items.iter().filter_map(|item| match item {
@@ -61,13 +61,13 @@ pub(crate) fn test_modules(text: &str) -> syn::Result<Vec<String>> {
     Ok(modules.collect())
 }
 
-/// The file that `#[path = "…"]` names.
+/// Returns the file in `#[path = "…"]`.
 fn path_of(attribute: &Attribute) -> Option<String> {
     let text = attribute.meta.to_token_stream().to_string();
     Some(text.strip_prefix("path = \"")?.strip_suffix('"')?.to_owned())
 }
 
-/// Whether an item exists only in tests or in the test kit.
+/// Returns true if an item exists only in tests or in the test kit.
 fn is_for_tests(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         let text = attribute.meta.to_token_stream().to_string();
@@ -75,7 +75,7 @@ fn is_for_tests(attributes: &[Attribute]) -> bool {
     })
 }
 
-/// The text of tokens on one line.
+/// Formats tokens on one line.
 pub(crate) fn line_of(tokens: &impl ToTokens) -> String {
     let mut text = tokens.to_token_stream().to_string();
     for (wide, narrow) in [
@@ -102,7 +102,7 @@ pub(crate) fn line_of(tokens: &impl ToTokens) -> String {
 struct Finder {
     /// Names of the functions and types around the current place.
     path: Vec<String>,
-    /// How many functions are around the current place.
+    /// The number of functions around the current place.
     depth: usize,
     sites: Vec<Site>,
 }
@@ -261,7 +261,7 @@ impl<'a> Visit<'a> for Finder {
         self.visit_expr(&repeat.expr);
     }
 
-    // What must be constant, and what is not an expression.
+    // Constants, and syntax that is not an expression.
     fn visit_item_const(&mut self, _: &'a syn::ItemConst) {}
     fn visit_item_static(&mut self, _: &'a syn::ItemStatic) {}
     fn visit_item_enum(&mut self, _: &'a syn::ItemEnum) {}
@@ -275,12 +275,12 @@ impl<'a> Visit<'a> for Finder {
     fn visit_angle_bracketed_generic_arguments(&mut self, _: &'a syn::AngleBracketedGenericArguments) {}
 }
 
-/// The code of an expression on one line, so that the lines of a file stay.
+/// Returns the code of an expression on one line, so that line numbers do not change.
 fn one_line(expression: &Expr) -> String {
     expression.to_token_stream().to_string().replace('\n', " ")
 }
 
-/// A text of a report: long ones are cut.
+/// Shortens a long text for the report.
 fn short(text: &str) -> String {
     const LONGEST: usize = 90;
     match text.char_indices().nth(LONGEST) {
@@ -293,7 +293,7 @@ fn is_and(op: &BinOp) -> bool {
     matches!(op, BinOp::And(_))
 }
 
-/// Whether an expression is a `let` or a chain with one, which no parentheses may surround.
+/// Returns true if an expression is a `let` or a chain with one, which must not be parenthesized.
 fn is_chain(expression: &Expr) -> bool {
     match expression {
         Expr::Let(_) => true,
@@ -302,7 +302,7 @@ fn is_chain(expression: &Expr) -> bool {
     }
 }
 
-/// Whether a pattern without a guard matches everything.
+/// Returns true if a pattern without a guard matches everything.
 fn takes_the_rest(pattern: &Pat) -> bool {
     match pattern {
         Pat::Wild(_) => true,
@@ -311,7 +311,7 @@ fn takes_the_rest(pattern: &Pat) -> bool {
     }
 }
 
-/// The operators that a mutant has instead of one: those of cargo-mutants.
+/// Returns the operators that replace an operator, the same as in cargo-mutants.
 fn instead_of(op: &BinOp) -> &'static [&'static str] {
     match op {
         BinOp::Eq(_) => &["!="],

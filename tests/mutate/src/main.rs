@@ -107,7 +107,7 @@ impl Options {
         Ok(options)
     }
 
-    /// The mutants that the options choose, in the order of their numbers.
+    /// Returns the mutants that the options select, in the order of their numbers.
     fn choose<'a>(&self, tree: &'a Tree, dropped: &BTreeSet<u32>) -> Vec<&'a Mutant> {
         let mut chosen: Vec<&Mutant> = tree.mutants.iter().collect();
         chosen.retain(|mutant| {
@@ -115,7 +115,7 @@ impl Options {
                 && mutant.file.contains(&self.file)
                 && !dropped.contains(&mutant.number)
         });
-        // By a hash, so that other mutants do not change which of these are chosen.
+        // Selected by a hash, so that added or deleted mutants do not change the selection of the others.
         if self.sample < chosen.len() {
             chosen.sort_by_key(|mutant| tree::hash(&format!("{} {}", self.seed, mutant.key)));
             chosen.truncate(self.sample);
@@ -140,7 +140,7 @@ fn main() -> ExitCode {
     match run(&options) {
         Ok(missed) if missed <= options.below => ExitCode::SUCCESS,
         Ok(missed) => {
-            eprintln!("{missed:.1} % of the viable mutants were missed, and {} % may be", options.below);
+            eprintln!("{missed:.1} % of the viable mutants were missed, the limit is {} %", options.below);
             ExitCode::FAILURE
         }
         Err(error) => {
@@ -163,7 +163,7 @@ fn run(options: &Options) -> Result<f64, String> {
     let equivalents = fs::read_to_string(top.join("tests/mutate/equivalent.txt")).unwrap_or_default();
     let equivalents = Equivalents::read(&equivalents)?;
     for key in equivalents.stale(&tree.mutants) {
-        println!("  equivalent.txt has an entry for no mutant: {key}");
+        println!("  equivalent.txt: entry without a mutant: {key}");
     }
 
     let dropped_path = base.join("dropped");

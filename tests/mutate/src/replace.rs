@@ -1,11 +1,11 @@
 //! Values that a mutant returns instead of running a function, chosen by the written return type.
 //!
-//! A value that does not fit (a type without `Default`) makes a mutant that does not compile, and such mutants are dropped.
+//! A value of the wrong type, or of a type without `Default`, makes a mutant that does not compile and is dropped.
 
 use quote::ToTokens;
 use syn::{GenericArgument, PathArguments, PathSegment, Type};
 
-/// Returns the values for a return type, none for a type whose values nothing can make.
+/// Returns the values for a return type; none for a type that has no values to construct.
 pub(crate) fn values(output: &Type) -> Vec<String> {
     match output {
         Type::Tuple(tuple) if tuple.elems.is_empty() => vec![String::new()],
@@ -14,7 +14,7 @@ pub(crate) fn values(output: &Type) -> Vec<String> {
     }
 }
 
-/// The same inside another value, where the unit has to be written.
+/// Returns the values for a type inside another value, where the unit has to be written.
 fn of(wanted: &Type) -> Vec<String> {
     match wanted {
         Type::Paren(paren) => of(&paren.elem),

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use crate::tree::{FOLDERS, Mutant};
 use crate::trial::Verdict;
 
-/// Mutants that no test can tell from the product, with the reason: lines of `equivalent.txt`.
+/// Mutants that no test can distinguish from the product, with the reason: the lines of `equivalent.txt`.
 pub(crate) struct Equivalents(BTreeMap<String, String>);
 
 impl Equivalents {
@@ -28,7 +28,7 @@ impl Equivalents {
         self.0.contains_key(&mutant.key)
     }
 
-    /// Entries that are the key of no mutant: the code has changed.
+    /// Returns the entries without a mutant, whose code has changed.
     pub(crate) fn stale<'a>(&'a self, mutants: &[Mutant]) -> Vec<&'a str> {
         let is_key = |key: &String| mutants.iter().any(|mutant| mutant.key == *key);
         self.0.keys().filter(|key| !is_key(key)).map(String::as_str).collect()
@@ -65,7 +65,7 @@ impl Row {
     }
 }
 
-/// The text of a report, and the share of viable mutants that no test caught, in percent.
+/// Returns the text of a report, and the share of viable mutants that no test caught, in percent.
 pub(crate) fn report(
     mutants: &[&Mutant],
     verdicts: &BTreeMap<String, Verdict>,

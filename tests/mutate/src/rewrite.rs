@@ -1,7 +1,7 @@
 //! Writes switches into the text of a file: the product as it is, and each mutant behind `crate::mutants::on(N)`.
 //!
-//! Nothing but insertions on the same line, so lines stay where they are. A mutant repeats the code around its change and not
-//! the switches in it: one process has one mutant.
+//! All changes are insertions within a line, so line numbers do not change. A mutant repeats the code around its change without
+//! the switches in it, because a process enables one mutant at most.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -18,7 +18,7 @@ pub(crate) struct Rewritten {
 }
 
 impl Rewritten {
-    /// The mutants to blame for an error in these bytes: the one whose code it is, else those of the innermost switch.
+    /// Returns the mutants that cause an error in these bytes: the one with this code, otherwise those of the innermost switch.
     pub(crate) fn blamed(&self, bytes: &Range<usize>) -> Vec<u32> {
         let holds = |range: &Range<usize>| range.start <= bytes.start && bytes.end <= range.end;
         if let Some((_, mutant)) = self.own.iter().find(|(range, _)| holds(range)) {
@@ -105,8 +105,8 @@ pub(crate) fn rewrite(source: &str, sites: &[Site], first: u32, dropped: &BTreeS
     out
 }
 
-/// The module behind `crate::mutants`. A process has at most one mutant, from MUTANT; with MUTANTS_REACHED it writes the
-/// number of each mutant that it reaches to the end of that file, at the first time, so that a killed process has written too.
+/// The module `crate::mutants`. MUTANT selects at most one mutant for the process. With MUTANTS_REACHED the process appends the
+/// number of each mutant to that file when it first reaches it, so that a killed process has written its numbers, too.
 pub(crate) const SWITCH: &str = r#"//! Which mutant this process has.
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};

@@ -1,4 +1,4 @@
-//! The tests: which there are, which mutants each reaches, and how long each takes.
+//! The tests: their names, the mutants that each reaches, and their run times.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::build::Program;
 
-/// Programs whose tests read the code or compile other code: they know nothing about what a mutant does.
+/// Programs whose tests read source code or compile other code, and so cannot detect a mutant.
 const NOT_ABOUT_BEHAVIOR: [&str; 3] = ["tests/tidy", "whizbang/ui", "macros/whizbang_macros"];
 
 /// A test that takes longer than this without a mutant is not used.
@@ -25,11 +25,11 @@ pub(crate) struct Test {
     pub(crate) name: String,
     program: Program,
     filter: String,
-    /// Where cargo finds what is built, for tests that run it.
+    /// The target folder, for tests that run cargo.
     target: PathBuf,
 }
 
-/// A test as it runs without a mutant.
+/// The run of a test without a mutant.
 #[derive(Clone, Debug)]
 pub(crate) struct Normal {
     pub(crate) passed: bool,
@@ -37,7 +37,7 @@ pub(crate) struct Normal {
     pub(crate) reached: BTreeSet<u32>,
 }
 
-/// How a test ended.
+/// The outcome of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Passed,
@@ -64,7 +64,7 @@ pub(crate) fn list(programs: &[Program], target: &Path, skip: &[String]) -> Resu
     Ok(tests)
 }
 
-/// Runs one test in a process of its own, with the environment `with`. Its files go to `scratch`, which is emptied.
+/// Runs one test in its own process with the variables `with`. Its files go to `scratch`, which is emptied first.
 pub(crate) fn run(test: &Test, with: &[(&str, &str)], limit: Duration, scratch: &Path) -> Result<(End, f64), String> {
     let failed = |error: std::io::Error| format!("failed to run {}: {error}", test.name);
     let _ = fs::remove_dir_all(scratch);
@@ -83,7 +83,7 @@ pub(crate) fn run(test: &Test, with: &[(&str, &str)], limit: Duration, scratch: 
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    // A group of its own, so that the programs that a test started end with it.
+    // A separate process group, so that a kill also ends the programs that the test has started.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let began = Instant::now();
@@ -96,7 +96,7 @@ pub(crate) fn run(test: &Test, with: &[(&str, &str)], limit: Duration, scratch: 
         status
     });
     let in_time = ended.recv_timeout(limit).is_ok();
-    // Also after a normal end: what it left behind would slow down the next test.
+    // Also after a normal end, because remaining processes would slow down the next test.
     let _ = Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
     let status = waiting.join().map_err(|_| format!("failed to wait for {}", test.name))?.map_err(failed)?;
     let end = match (in_time, status.success()) {
@@ -107,7 +107,7 @@ pub(crate) fn run(test: &Test, with: &[(&str, &str)], limit: Duration, scratch: 
     Ok((end, began.elapsed().as_secs_f64()))
 }
 
-/// Does `work` on each index below `count`, `jobs` at a time; the first error ends it.
+/// Calls `work` for each index below `count`, `jobs` at a time, until the first error.
 pub(crate) fn in_parallel(
     jobs: usize,
     count: usize,
@@ -130,7 +130,7 @@ pub(crate) fn in_parallel(
     })
 }
 
-/// Runs each test once without a mutant, and again if it fails. Results of an earlier run are used if nothing was renumbered.
+/// Runs each test once without a mutant, and again if it fails. Reuses the results of an earlier run with the same digest.
 pub(crate) fn reach(
     tests: &[Test],
     digest: &str,
@@ -143,7 +143,7 @@ pub(crate) fn reach(
         let known = known.lock().map_err(|error| error.to_string())?;
         tests.iter().filter(|test| !known.contains_key(&test.name)).collect()
     };
-    println!("  {} tests, {} of them to be measured", tests.len(), missing.len());
+    println!("  {} tests, {} of them not measured yet", tests.len(), missing.len());
     in_parallel(jobs, missing.len(), |job, index| {
         let Some(test) = missing.get(index) else { return Ok(()) };
         let records = scratch.join(format!("reached-{job}"));
@@ -160,7 +160,7 @@ pub(crate) fn reach(
             }
         }
         if !normal.passed {
-            println!("  not used, for it does not pass without a mutant: {}", test.name);
+            println!("  not used, because it fails without a mutant: {}", test.name);
         }
         let mut known = known.lock().map_err(|error| error.to_string())?;
         known.insert(test.name.clone(), normal);

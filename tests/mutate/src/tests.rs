@@ -1,4 +1,4 @@
-//! Tests of the rewriting: what becomes a mutant, what does not, and what the text with switches looks like.
+//! Tests of finding and rewriting: the code that becomes a mutant, the code that does not, and the text with switches.
 
 use std::collections::BTreeSet;
 

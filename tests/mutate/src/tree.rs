@@ -1,6 +1,6 @@
 //! The copy of the repository in which the mutants are built.
 //!
-//! A file that does not change keeps its time, so that cargo does not compile it again.
+//! An unchanged file keeps its modification time, so that cargo does not recompile it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,7 +10,7 @@ use std::process::Command;
 use crate::find::{self, Site};
 use crate::rewrite::{Rewritten, SWITCH, rewrite};
 
-/// The modules that are mutated if none is named.
+/// The modules to mutate by default.
 pub(crate) const FOLDERS: [&str; 6] = ["inbox", "actor", "relay", "saga", "log", "store-embedded"];
 
 /// The crate that defines the switch.
@@ -33,7 +33,7 @@ const USERS: [&str; 3] =
 /// One mutant of the product.
 #[derive(Clone, Debug)]
 pub(crate) struct Mutant {
-    /// The same in each run of the same code, and different from those of all others.
+    /// A unique key, which is the same in each run of the same code.
     pub(crate) key: String,
     pub(crate) number: u32,
     pub(crate) folder: &'static str,
@@ -83,7 +83,7 @@ impl Tree {
             let text = read(&self.top.join(path))?;
             let folder = path.trim_end_matches(".rs").trim_end_matches("/mod");
             let modules = find::test_modules(&text).map_err(|error| format!("failed to parse {path}: {error}"))?;
-            // A file that `#[path]` names lies beside the one that declares it.
+            // A `#[path]` is relative to the folder of the file that declares it.
             let beside = path.rsplit_once('/').map_or("", |(beside, _)| beside);
             tests.extend(modules.into_iter().map(|module| match module.strip_suffix(".rs") {
                 Some(file) => format!("{beside}/{file}"),
@@ -123,13 +123,13 @@ impl Tree {
         Ok(())
     }
 
-    /// A digest of all mutants: their numbers mean the same as long as it is the same.
+    /// Returns a digest of all mutants. Numbers of mutants are comparable between runs with the same digest.
     pub(crate) fn digest(&self) -> String {
         let all: Vec<String> = self.mutants.iter().map(|mutant| format!("{} {}", mutant.number, mutant.key)).collect();
         format!("{:016x}", hash(&all.join("\n")))
     }
 
-    /// Writes the copy with switches for all mutants but the dropped ones, and returns the files that have them.
+    /// Writes the copy with switches for all mutants except `dropped`. Returns the files with switches.
     pub(crate) fn write(&self, dropped: &BTreeSet<u32>) -> Result<BTreeMap<String, Rewritten>, String> {
         let mut rewritten = BTreeMap::new();
         for path in &self.files {
@@ -157,7 +157,7 @@ impl Tree {
         Ok(rewritten)
     }
 
-    /// Deletes the files of the copy that the repository does not have.
+    /// Deletes the files of the copy that are not in the repository.
     fn delete_stale(&self, folder: &Path, path: &str) -> Result<(), String> {
         let entries = fs::read_dir(folder).map_err(|error| format!("failed to list {}: {error}", folder.display()))?;
         for entry in entries.flatten() {
@@ -172,7 +172,7 @@ impl Tree {
     }
 }
 
-/// The mutated folder in which a file lies.
+/// Returns the mutated folder that contains a file.
 fn folder_of(path: &str) -> Option<&'static str> {
     let is_code = path.ends_with(".rs") && !path.ends_with("/tests.rs") && !USERS.contains(&path);
     SOURCES.into_iter().find(|(_, folder)| is_code && path.starts_with(folder)).map(|(name, _)| name)
@@ -182,7 +182,7 @@ fn read(path: &Path) -> Result<String, String> {
     fs::read_to_string(path).map_err(|error| format!("failed to read {}: {error}", path.display()))
 }
 
-/// Writes a file that differs, with the permissions that a script needs.
+/// Writes a file if it differs, with the permissions of a script.
 fn update(path: &Path, bytes: &[u8]) -> Result<(), String> {
     if fs::read(path).is_ok_and(|present| present == bytes) {
         return Ok(());
@@ -199,7 +199,7 @@ fn update(path: &Path, bytes: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// FNV-1a, the same on each machine.
+/// The FNV-1a hash, which is the same on each machine.
 pub(crate) fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

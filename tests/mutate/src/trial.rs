@@ -1,6 +1,6 @@
 //! Runs the tests that reach a mutant until one fails, and keeps the verdict.
 //!
-//! Verdicts are lines of JSON, written as they come, so that an interrupted run resumes.
+//! Verdicts are lines of JSON, written at once, so that an interrupted run resumes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::suite::{self, End, Normal, Test};
 use crate::tree::Mutant;
 
-/// What the tests say about a mutant.
+/// The verdict of the tests on a mutant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Verdict {
     /// A test failed.
@@ -52,12 +52,12 @@ impl Verdict {
 pub(crate) struct Verdicts {
     file: File,
     pub(crate) known: BTreeMap<String, Verdict>,
-    /// How often each test failed for a mutant in each file: it is tried first for the next one there.
+    /// The number of mutants that each test caught in each file. Such a test runs first for other mutants of the file.
     catches: BTreeMap<(String, String), usize>,
 }
 
 impl Verdicts {
-    /// Opens the file. Its last line about a mutant counts; `again` forgets the mutants that were missed.
+    /// Opens the file. The last line of a mutant is valid; `again` drops the verdicts of missed mutants.
     pub(crate) fn open(path: &Path, again: bool) -> Result<Self, String> {
         let failed = |error| format!("failed to open {}: {error}", path.display());
         let text = fs::read_to_string(path).unwrap_or_default();
@@ -100,17 +100,17 @@ fn file_of(key: &str) -> String {
     key.split(" | ").next().unwrap_or_default().to_owned()
 }
 
-/// One mutant, tried.
+/// The result of one mutant.
 struct Trial {
     verdict: Verdict,
     by: Option<String>,
     tests: usize,
-    /// Tests that reach the mutant and did not run, for the budget was used.
+    /// The number of tests that reach the mutant and did not run because the budget was used.
     unused: usize,
     seconds: f64,
 }
 
-/// How mutants are tried.
+/// The tests and limits of a run.
 pub(crate) struct Plan<'a> {
     pub(crate) tests: &'a [Test],
     pub(crate) normal: &'a BTreeMap<String, Normal>,
@@ -123,13 +123,13 @@ pub(crate) struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    /// Tries the mutants that have no verdict yet, several at a time.
+    /// Tests the mutants without a verdict, several at a time.
     pub(crate) fn run(&self, mutants: &[&Mutant], verdicts: &Mutex<Verdicts>) -> Result<(), String> {
         let open: Vec<&Mutant> = {
             let verdicts = verdicts.lock().map_err(|error| error.to_string())?;
             mutants.iter().copied().filter(|mutant| !verdicts.known.contains_key(&mutant.key)).collect()
         };
-        println!("  {} mutants, {} of them to be tried", mutants.len(), open.len());
+        println!("  {} mutants, {} of them without a verdict", mutants.len(), open.len());
         suite::in_parallel(self.jobs, open.len(), |job, index| {
             let Some(mutant) = open.get(index) else { return Ok(()) };
             if self.until.is_some_and(|until| Instant::now() >= until) {
@@ -147,7 +147,7 @@ impl Plan<'_> {
         })
     }
 
-    /// The tests that reach a mutant: those that caught others in its file, then the fastest.
+    /// Returns the tests that reach a mutant, ordered by their catches in its file and their run time.
     fn order(&self, mutant: &Mutant, verdicts: &Verdicts) -> Vec<(&Test, f64)> {
         let mut reaching: Vec<(&Test, f64)> = Vec::new();
         for test in self.tests {
@@ -160,7 +160,7 @@ impl Plan<'_> {
         }
         let catches =
             |test: &Test| verdicts.catches.get(&(mutant.file.clone(), test.name.clone())).copied().unwrap_or(0);
-        // A catch is worth the more the less the test costs.
+        // The rank favors fast tests with many catches.
         let rank = |(test, seconds): &(&Test, f64)| seconds / (1.0 + catches(test) as f64 * 4.0);
         reaching.sort_by(|a, b| rank(a).total_cmp(&rank(b)));
         reaching
@@ -172,7 +172,7 @@ impl Plan<'_> {
         let number = mutant.number.to_string();
         let mut used = 0.0;
         let mut trial = Trial { verdict: Verdict::NotReached, by: None, tests: 0, unused: order.len(), seconds: 0.0 };
-        let mut unsteady = BTreeSet::new();
+        let mut flaky = BTreeSet::new();
         for (test, seconds) in order {
             if used > 0.0 && used + seconds > self.budget {
                 break;
@@ -186,17 +186,17 @@ impl Plan<'_> {
             if end == End::Passed {
                 continue;
             }
-            // A test that fails now and then would catch everything, so it has to pass without the mutant, too.
+            // A flaky test would catch every mutant, so the test must also pass without the mutant.
             if suite::run(test, &[("MUTANT", "0")], limit, &scratch)?.0 != End::Passed {
-                unsteady.insert(test.name.clone());
+                flaky.insert(test.name.clone());
                 continue;
             }
             trial.verdict = if end == End::TimedOut { Verdict::TimedOut } else { Verdict::Caught };
             trial.by = Some(test.name.clone());
             break;
         }
-        for test in unsteady {
-            println!("  fails without a mutant, too: {test}");
+        for test in flaky {
+            println!("  flaky, it also fails without a mutant: {test}");
         }
         trial.seconds = began.elapsed().as_secs_f64();
         Ok(trial)

@@ -1,8 +1,8 @@
-//! The same command on cqrs-es, in memory and on PostgreSQL, beside ours: what a user of it would see.
+//! The same command on cqrs-es, in memory and on PostgreSQL, and on whizbang, as a user of each would run it.
 //!
 //! `cargo run --release --manifest-path tests/peers/Cargo.toml [-- ROW ...]` prints one JSON object per line, as `tests/bench`
-//! does: value is ours, anchor is theirs, ratio the median of the paired ratios. PostgreSQL is started in a folder of its own;
-//! where `initdb`, `pg_ctl` and `postgres` are not in the PATH its rows are left out, and that is said.
+//! does: the value is whizbang, the anchor is cqrs-es, and the ratio is the median of the paired ratios. PostgreSQL is started in a
+//! temporary folder. Its rows are skipped with a message if `initdb`, `pg_ctl` or `postgres` is not in the PATH.
 
 #[path = "../../bench/src/account.rs"]
 mod account;

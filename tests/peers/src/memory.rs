@@ -1,4 +1,4 @@
-//! In memory: short histories, where cqrs-es is at its best, and the first 1,000 commands of one aggregate.
+//! In memory: short histories, the best case of cqrs-es, and the first 1,000 commands of one aggregate.
 
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -11,17 +11,17 @@ use whizbang::derive::block_on;
 use crate::report::{REPETITIONS, report};
 use crate::{ours, theirs};
 
-/// The argument of the process that measures cqrs-es: its store prints a line for each command, which goes nowhere there.
+/// The argument of the process that measures cqrs-es. Its store prints a line per command, which that process discards.
 pub(crate) const CHILD: &str = "cqrs-es-in-memory";
 
-/// How many aggregates, and how many commands for each.
+/// Name, number of aggregates, and number of commands for each.
 const SHAPES: [(&str, usize, usize); 2] = [("cqrs_es_memory_short", 2_000, 5), ("cqrs_es_memory_1000", 1, 1_000)];
 
 fn names(count: usize) -> Vec<String> {
     (0..count).map(|key| format!("account-{key}")).collect()
 }
 
-/// Tells the nanoseconds for each command, a line for each shape.
+/// Prints the nanoseconds per command, one line for each shape.
 pub(crate) fn child() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     for (_, aggregates, rounds) in SHAPES {
@@ -42,7 +42,7 @@ pub(crate) fn child() {
 fn theirs() -> Vec<f64> {
     let mut child = Command::new(std::env::current_exe().expect("this program"));
     let output = child.arg(CHILD).stdout(Stdio::null()).stderr(Stdio::piped()).output().expect("it runs");
-    assert!(output.status.success(), "cqrs-es has failed");
+    assert!(output.status.success(), "cqrs-es failed");
     String::from_utf8_lossy(&output.stderr).lines().map(|line| line.parse().expect("a number")).collect()
 }
 

@@ -1,4 +1,4 @@
-//! The account of `tests/bench`, on a node of this thread.
+//! The account of `tests/bench`, on a node in this thread.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use whizbang::{Client, Node};
 
 use crate::account::{Account, deposit};
 
-/// A command for each of `names` in turn, so many rounds, by `tasks` tasks with an equal part of the names each: seconds.
+/// Sends `rounds` commands to each of `names`, in `tasks` tasks with an equal part of the names each. Returns seconds.
 pub(crate) async fn measure(store: impl Store, names: &[String], rounds: usize, tasks: usize) -> f64 {
     let node = Node::builder("bank", store).aggregate::<Account>().threads(0).start().await.expect("it starts");
     let begun = Instant::now();

@@ -1,4 +1,4 @@
-//! Durable: cqrs-es on PostgreSQL, ours on the embedded store, one command at a time and 32 in flight.
+//! Durable: cqrs-es on PostgreSQL, whizbang on the embedded store, one command at a time and 32 in flight.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -16,10 +16,10 @@ use crate::report::{REPETITIONS, median, report};
 use crate::server::Server;
 use crate::{ours, theirs};
 
-/// In microseconds: a machine on which a flush alone takes longer is busy, and all ratios become 1.
+/// The limit of a raw flush in microseconds. A slower one means a busy machine, on which all ratios become 1.
 const SLOWEST_FLUSH: f64 = 500.0;
 
-/// Few commands for each aggregate, because cqrs-es reads all of its events again for each.
+/// Few commands for each aggregate, because cqrs-es reads all its events for each command.
 const ROUNDS: usize = 5;
 
 const TABLE: &str = "CREATE TABLE events (
@@ -35,7 +35,7 @@ const TABLE: &str = "CREATE TABLE events (
 
 fn flush(folder: &Path) -> f64 {
     let file = File::create(folder.join("raw")).expect("a file");
-    file.write_all_at(&vec![0; 1 << 20], 0).and_then(|()| file.sync_all()).expect("there is room");
+    file.write_all_at(&vec![0; 1 << 20], 0).and_then(|()| file.sync_all()).expect("enough disk space");
     let one = |nth| {
         let begun = Instant::now();
         file.write_all_at(&[7; 200], nth * 200).and_then(|()| file.sync_data()).expect("it is flushed");
@@ -65,11 +65,11 @@ async fn theirs(framework: &Arc<PostgresCqrs<theirs::Account>>, names: &[String]
 pub(crate) fn row() {
     let server = match Server::start() {
         Ok(server) => server,
-        Err(why) => return eprintln!("  left out, there is no PostgreSQL: {why}"),
+        Err(reason) => return eprintln!("  skipped, PostgreSQL did not start: {reason}"),
     };
     block_on(async {
         let pool = PgPoolOptions::new().max_connections(32).connect(&server.url()).await.expect("it answers");
-        pool.execute(TABLE).await.expect("the table is made");
+        pool.execute(TABLE).await.expect("the table is created");
         let framework = Arc::new(postgres_cqrs::<theirs::Account>(pool.clone(), Vec::new(), ()));
         for (row, unit, tasks, keys) in
             [("cqrs_es_postgres", "us", 1, 200), ("cqrs_es_postgres_32", "turns/s", 32, 1_600)]
@@ -79,7 +79,7 @@ pub(crate) fn row() {
                 let folder = tempfile::tempdir().expect("a folder");
                 let flush = flush(folder.path());
                 if flush > SLOWEST_FLUSH {
-                    eprintln!("  thrown out: a raw flush takes {flush:.0} us");
+                    eprintln!("  discarded: a raw flush takes {flush:.0} us");
                     continue;
                 }
                 let names: Vec<String> = (0..keys).map(|key| format!("{row}-{repetition}-{key}")).collect();
@@ -90,7 +90,7 @@ pub(crate) fn row() {
                 let figure = |took: f64| if tasks == 1 { took * 1e6 / count } else { count / took };
                 pairs.push((figure(ours), figure(theirs)));
             }
-            // The first warms up.
+            // The first pair is a warm-up.
             match pairs.get(1..) {
                 Some(kept) if !kept.is_empty() => report(row, unit, "cqrs-es 0.5 on PostgreSQL", kept),
                 _ => eprintln!("  {row}: nothing was measured, the machine is busy"),

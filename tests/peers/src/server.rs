@@ -1,4 +1,4 @@
-//! A PostgreSQL of its own, in a folder that goes with it.
+//! A PostgreSQL server in a temporary folder.
 
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -11,16 +11,16 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts one that is asked through a socket in its folder; why not, if it cannot be started.
+    /// Starts a server that listens on a socket in its folder. Returns the reason if it cannot be started.
     pub(crate) fn start() -> Result<Self, String> {
         for program in ["initdb", "pg_ctl", "postgres"] {
             let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
             if !found.is_ok_and(|status| status.success()) {
-                return Err(format!("there is no `{program}` in the PATH"));
+                return Err(format!("`{program}` not found in the PATH"));
             }
         }
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
-        if let Some((user, group)) = servant() {
+        if let Some((user, group)) = postgres_user() {
             std::os::unix::fs::chown(folder.path(), Some(user), Some(group)).map_err(|error| error.to_string())?;
         }
         let server = Self { folder };
@@ -36,7 +36,7 @@ impl Server {
         self.folder.path().join("data").display().to_string()
     }
 
-    /// How it is asked.
+    /// Returns the connection URL.
     pub(crate) fn url(&self) -> String {
         let host = self.folder.path().display().to_string().replace('/', "%2F");
         format!("postgresql://bench@{host}/postgres")
@@ -47,13 +47,13 @@ impl Drop for Server {
     fn drop(&mut self) {
         let stopped = run("pg_ctl", &["-D", &self.data(), "-m", "fast", "-w", "stop"], self.folder.path());
         if let Err(error) = stopped {
-            eprintln!("  PostgreSQL does not stop: {error}");
+            eprintln!("  failed to stop PostgreSQL: {error}");
         }
     }
 }
 
-/// Who runs it if this is root, for whom it does not run: user and group.
-fn servant() -> Option<(u32, u32)> {
+/// Returns the user and group for the server if this process is root, because PostgreSQL refuses to run as root.
+fn postgres_user() -> Option<(u32, u32)> {
     let id = |arguments: &[&str]| -> Option<u32> {
         let output = Command::new("id").args(arguments).output().ok()?;
         String::from_utf8(output.stdout).ok()?.trim().parse().ok()
@@ -67,9 +67,9 @@ fn servant() -> Option<(u32, u32)> {
 fn run(program: &str, arguments: &[&str], folder: &Path) -> Result<(), String> {
     let mut command = Command::new(program);
     command.args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null());
-    if let Some((user, group)) = servant() {
+    if let Some((user, group)) = postgres_user() {
         command.uid(user).gid(group);
     }
     let status = command.status().map_err(|error| format!("{program}: {error}"))?;
-    if status.success() { Ok(()) } else { Err(format!("{program} has ended with {status}")) }
+    if status.success() { Ok(()) } else { Err(format!("{program} ended with {status}")) }
 }

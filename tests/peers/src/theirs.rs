@@ -1,4 +1,4 @@
-//! The account of `tests/bench` as cqrs-es wants it.
+//! The account of `tests/bench` in the types of cqrs-es.
 
 use cqrs_es::event_sink::EventSink;
 use cqrs_es::{Aggregate, CqrsFramework, DomainEvent, EventStore};
@@ -50,7 +50,7 @@ impl Aggregate for Account {
     }
 }
 
-/// One deposit.
+/// Executes one deposit.
 pub(crate) async fn deposit<S: EventStore<Account>>(framework: &CqrsFramework<Account, S>, account: &str) {
     let executed = framework.execute(account, Deposit { cents: 1, note: [7; 16] }).await;
     executed.unwrap_or_else(|error| panic!("it is handled: {error}"));

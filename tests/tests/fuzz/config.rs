@@ -1,4 +1,4 @@
-//! A node's configuration: files and the environment.
+//! The configuration of a node: files and the environment.
 
 use whizbang::NodeConfig;
 use whizbang_tests::Fuzz;
@@ -43,7 +43,7 @@ fn corrupt_environment_is_rejected_with_reason_or_parsed() {
         let ours = variables.iter().filter(|(name, _)| name.starts_with("WHIZBANG_")).count();
         match NodeConfig::default().with_environment(variables.clone()) {
             Ok(config) => {
-                // A name that is not ours changes nothing.
+                // Variables without the prefix change nothing.
                 assert!(ours > 0 || config == NodeConfig::default());
                 true
             }

@@ -1,4 +1,4 @@
-//! The files of a store on disk: opening recovers what they hold, or says by name what is damaged.
+//! The files of an embedded store: opening recovers their contents, or names the corrupt file.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,14 +12,14 @@ use whizbang::testing::decoders;
 use whizbang::testing::store::{Owner, RecordingListener, TurnBuilder, run};
 use whizbang_tests::Fuzz;
 
-/// So small that a few turns fill several files.
+/// Small enough that a few turns fill several files.
 const SEGMENT_BYTES: usize = 4096;
 
 const TURNS: u64 = 40;
 
 type Bytes = Arc<Mutex<Vec<u8>>>;
 
-/// Files in memory: thousands of stores are opened, and none of them needs a flush.
+/// Files in memory, because thousands of stores are opened and none needs a flush.
 #[derive(Clone, Default)]
 struct Files(Arc<Mutex<BTreeMap<String, Bytes>>>);
 
@@ -113,20 +113,20 @@ fn open(files: &Files) -> Result<EmbeddedStore, StoreError> {
     EmbeddedStore::open_on(Arc::new(files.clone()), &config(), Some(1))
 }
 
-/// What event `number` says.
+/// Returns the payload of event `number`.
 fn text(number: u64) -> String {
     format!("{number} ").repeat(1 + number as usize * 7 % 40)
 }
 
-/// What is written beside a log.
+/// The files of a store to write.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Keep {
-    Log,
-    Caches,
+enum Contents {
+    LogOnly,
+    WithCaches,
 }
 
-/// The files of a store that was closed in order.
-fn written(keep: Keep) -> BTreeMap<String, Vec<u8>> {
+/// Returns the files of a store that was closed cleanly.
+fn written(contents: Contents) -> BTreeMap<String, Vec<u8>> {
     let files = Files::default();
     run(async {
         let store = Arc::new(open(&files).unwrap());
@@ -141,14 +141,14 @@ fn written(keep: Keep) -> BTreeMap<String, Vec<u8>> {
             if number % 3 == 0 {
                 store.step();
             }
-            if number == TURNS / 2 && keep == Keep::Caches {
+            if number == TURNS / 2 && contents == Contents::WithCaches {
                 let snapshot = Snapshot { turn: before, version: before, schema: 1, bytes: "saved".into() };
                 owner.writer.save_snapshot(&Name::new("Account").unwrap(), "ada", snapshot);
                 store.step();
             }
         }
         store.step();
-        if keep == Keep::Caches {
+        if contents == Contents::WithCaches {
             store.checkpoint();
         }
         store.close().await.unwrap();
@@ -156,7 +156,7 @@ fn written(keep: Keep) -> BTreeMap<String, Vec<u8>> {
     files.contents()
 }
 
-/// Opens a store and reads all of it; whether a snapshot was used. What is read is how the log was, up to some turn.
+/// Opens a store, reads all of it, and checks that it equals the written log up to some turn. Returns true if a snapshot was used.
 fn read(files: &Files) -> Result<bool, StoreError> {
     run(async {
         let store: Arc<dyn Store> = Arc::new(open(files)?);
@@ -179,14 +179,14 @@ fn read(files: &Files) -> Result<bool, StoreError> {
                 assert_eq!(reader.outbox(&to, 0, usize::MAX).await?.len() as u64, last);
             }
         }
-        // And it goes on from there.
+        // The recovered store accepts further turns.
         let mut owner = Owner::take_with(&store, &bank(), Arc::new(RecordingListener::default())).await;
         owner.append(&TurnBuilder::new("Account", "eve", 1).event("Happened", "more"))?;
         Ok(with_snapshot)
     })
 }
 
-/// Whether a store is read; if not, it says by name what is damaged.
+/// Returns true if a store can be read. Otherwise the error must name the corrupt file.
 fn is_read(files: &Files) -> bool {
     match read(files) {
         Ok(_) => true,
@@ -199,23 +199,23 @@ fn is_read(files: &Files) -> bool {
     }
 }
 
-/// Spoils one kind of files, put together to one input.
-fn spoil(
+/// Fuzzes the concatenated files of one kind.
+fn fuzz_files(
     name: &'static str,
     whole: BTreeMap<String, Vec<u8>>,
-    is_spoilt: fn(&str) -> bool,
+    is_fuzzed: fn(&str) -> bool,
     accepts: fn(&Files) -> bool,
 ) {
-    let of_kind = whole.iter().filter(|(name, _)| is_spoilt(name));
-    let spoilt: BTreeMap<String, Vec<u8>> = of_kind.map(|(name, bytes)| (name.clone(), bytes.clone())).collect();
-    let mut sample: Vec<u8> = spoilt.values().flatten().copied().collect();
+    let of_kind = whole.iter().filter(|(name, _)| is_fuzzed(name));
+    let fuzzed: BTreeMap<String, Vec<u8>> = of_kind.map(|(name, bytes)| (name.clone(), bytes.clone())).collect();
+    let mut sample: Vec<u8> = fuzzed.values().flatten().copied().collect();
     assert!(!sample.is_empty() && accepts(&Files::of(&whole)));
-    // Behind the end a log is zeros, and so is what an input leaves out.
+    // A log is padded with zeros, and missing bytes of an input are replaced by zeros.
     sample.truncate(sample.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
     Fuzz::new(name, [sample]).rounds(3_000, 100_000).run(move |input| {
         let mut files = whole.clone();
         let mut rest = input;
-        for (name, bytes) in &spoilt {
+        for (name, bytes) in &fuzzed {
             let (first, behind) = rest.split_at(rest.len().min(bytes.len()));
             let mut first = first.to_vec();
             if name.starts_with("log-") {
@@ -230,15 +230,15 @@ fn spoil(
 
 #[test]
 fn corrupt_log_is_recovered_to_a_turn_or_rejected_by_file() {
-    spoil("log", written(Keep::Log), |name| name.starts_with("log-"), is_read);
+    fuzz_files("log", written(Contents::LogOnly), |name| name.starts_with("log-"), is_read);
 }
 
 #[test]
 fn corrupt_snapshots_and_checkpoints_change_no_result() {
     let is_used = |files: &Files| read(files).unwrap_or_else(|error| panic!("{error}"));
-    spoil(
+    fuzz_files(
         "log-caches",
-        written(Keep::Caches),
+        written(Contents::WithCaches),
         |name| name.starts_with("snapshots-") || name.starts_with("index-"),
         is_used,
     );
@@ -246,17 +246,17 @@ fn corrupt_snapshots_and_checkpoints_change_no_result() {
 
 #[test]
 fn corrupt_format_file_is_rejected_or_read() {
-    spoil("log-format", written(Keep::Log), |name| name == "whizbang", is_read);
+    fuzz_files("log-format", written(Contents::LogOnly), |name| name == "whizbang", is_read);
 }
 
 #[test]
 fn corrupt_record_is_rejected_or_read() {
-    let log: Vec<u8> = written(Keep::Log)
+    let log: Vec<u8> = written(Contents::LogOnly)
         .into_iter()
         .filter(|(name, _)| name.starts_with("log-"))
         .flat_map(|(_, bytes)| bytes)
         .collect();
-    // Records begin with their format and kind, and one is accepted at its exact length only.
+    // Records begin with their format and kind, and are accepted at their exact length only.
     let begins = (0..log.len()).filter(|at| log[*at..].starts_with(&[1, 1]));
     let records = begins.filter_map(|at| {
         let ends = at + 2..log.len().min(at + 2_000);

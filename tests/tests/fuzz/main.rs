@@ -1,6 +1,6 @@
-//! Spoilt input for everything that reads what comes from outside: it is accepted or refused, and nothing else happens.
+//! Corrupt input for every decoder of external data: it is accepted or rejected, and has no other effect.
 //!
-//! Brief by default; `tests/run --long` looks twenty times longer. What was found once stays in `tests/corpus/`.
+//! Brief by default; `tests/run --long` runs about twenty times longer. Inputs that once failed are in `tests/corpus/`.
 
 mod config;
 mod log;

@@ -7,9 +7,9 @@ use whizbang::Rejection;
 use whizbang::message::{Codec, MAX_PAYLOAD_BYTES, MessageId, Name, shard_of};
 use whizbang_tests::Fuzz;
 
-/// A message with one field of every kind that encodings treat in their own way.
+/// A message with a field of every kind that codecs encode differently.
 ///
-/// Left out is what [`Codec::Bincode`] asks its users to leave out: recursion, and lists of values without content.
+/// It omits the types that [`Codec::Bincode`] does not support: recursion, and lists of values without content.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Order {
     number: u64,
@@ -62,17 +62,17 @@ fn orders() -> [Order; 3] {
 
 fn written<T: Serialize>(codec: Codec, value: &T) -> Vec<u8> {
     let mut bytes = Vec::new();
-    codec.encode(value, &mut bytes).expect("a sample can be written");
+    codec.encode(value, &mut bytes).expect("a sample is encodable");
     bytes
 }
 
 fn search(name: &'static str, codec: Codec) {
     Fuzz::new(name, orders().iter().map(|order| written(codec, order))).run(move |input| {
         let Ok(order) = codec.decode::<Order>(input) else { return false };
-        // What was read can be written, and is read as the same again.
+        // A decoded value round-trips.
         let again = written(codec, &order);
         assert!(again.len() <= MAX_PAYLOAD_BYTES);
-        assert_eq!(codec.decode::<Order>(&again).expect("what was written can be read"), order);
+        assert_eq!(codec.decode::<Order>(&again).expect("an encoded value is decodable"), order);
         true
     });
 }
@@ -107,7 +107,7 @@ fn corrupt_name_is_rejected_or_valid_in_a_subject() {
                 true
             }
             Err(error) => {
-                // The error goes into logs and onto terminals: it must not carry control bytes or megabytes there.
+                // Errors go to logs and terminals, so they must contain no control characters and be short.
                 let said = error.to_string();
                 assert!(said.chars().all(|c| !c.is_control()) && said.len() < 1_500, "{said:?}");
                 false

@@ -1,4 +1,4 @@
-//! What comes over a broker: packets, questions, answers, tidings, subjects.
+//! Input from a broker: packets, requests, responses, notifications, subjects.
 
 use bytes::Bytes;
 use whizbang::bridge::subject::{Address, Namespace};
@@ -9,8 +9,8 @@ use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, Origin, ReplyMod
 use whizbang::testing::decoders::{self, flatten};
 use whizbang_tests::Fuzz;
 
-/// The most bytes an answer may have here.
-const ANSWER_BYTES: usize = 1 << 20;
+/// The maximum length of a response in these tests, in bytes.
+const MAX_RESPONSE_BYTES: usize = 1 << 20;
 
 fn name(text: &str) -> Name {
     Name::new(text).expect("a sample's name")
@@ -72,7 +72,7 @@ fn corrupt_packet_is_rejected_or_is_an_envelope() {
 #[test]
 fn corrupt_request_is_rejected_or_is_a_request() {
     let [command, .., query] = &envelopes()[..] else { panic!("four samples") };
-    let asked = [
+    let requests = [
         Request::Command(command.clone()),
         Request::Query(query.clone()),
         Request::Events { shard: shard(3), after: u64::MAX, limit: 500 },
@@ -80,21 +80,21 @@ fn corrupt_request_is_rejected_or_is_a_request() {
         Request::Watermark { from: shard(3), to: shard(4) },
         Request::Shape { from: shard(3), to: Some(shard(4)), shape: whizbang::message::Fingerprint::from_u64(5) },
     ];
-    let samples = asked.iter().map(|asked| flatten(&Packet::from_request(asked).expect("a sample")));
+    let samples = requests.iter().map(|request| flatten(&Packet::from_request(request).expect("a sample")));
     Fuzz::new("asked", samples).run(decoders::request);
 }
 
 #[test]
 fn corrupt_response_is_rejected_or_is_a_response() {
-    let answers = [
+    let responses = [
         Response::Reply(Bytes::from_static(b"{\"Ok\":5}")),
         Response::envelopes(envelopes(), 77),
         Response::envelopes(Vec::new(), 0),
         Response::watermark(u64::MAX),
         Response::Refused(RequestError::Busy),
-        Response::Refused(RequestError::Unhandled("nobody takes `Deposit`".into())),
+        Response::Refused(RequestError::Unhandled("no handler of `Deposit`".into())),
     ];
-    let samples = answers.iter().map(|answer| flatten(&Packet::from_response(answer, ANSWER_BYTES)));
+    let samples = responses.iter().map(|response| flatten(&Packet::from_response(response, MAX_RESPONSE_BYTES)));
     Fuzz::new("answer", samples).run(decoders::response);
 }
 
@@ -108,18 +108,18 @@ fn corrupt_pack_is_rejected_or_is_a_pack() {
 
 #[test]
 fn corrupt_notification_is_rejected_or_is_a_notification() {
-    let tidings = [
+    let notifications = [
         Notification::Committed { from: shard(3), to: shard(4), through: 1 << 40 },
         Notification::Head { shard: shard(3), position: 300 },
     ];
-    let samples = tidings.iter().map(|tidings| flatten(&Packet::from_notification(tidings)));
+    let samples = notifications.iter().map(|notification| flatten(&Packet::from_notification(notification)));
     Fuzz::new("tidings", samples).run(decoders::notification);
 }
 
 #[test]
 fn corrupt_subject_is_rejected_or_names_one_address() {
     let namespace = Namespace::default();
-    let places = [
+    let addresses = [
         Address::Direct { to: shard(3), from: Some(shard(4)) },
         Address::Direct { to: shard(3), from: None },
         Address::Event { shard: shard(3), name: name("Deposited") },
@@ -130,7 +130,7 @@ fn corrupt_subject_is_rejected_or_names_one_address() {
         Address::Committed { from: shard(3), to: shard(4) },
         Address::Head(shard(3)),
     ];
-    let samples: Vec<_> = places.iter().map(|place| namespace.subject(place).into_bytes()).collect();
+    let samples: Vec<_> = addresses.iter().map(|address| namespace.subject(address).into_bytes()).collect();
     Fuzz::new("subject", samples).run(decoders::subject);
 }
 

@@ -1,8 +1,8 @@
-//! A message that aborts the process comes to its end: it is a dead letter after its attempts, and no other message is blamed.
+//! A message that aborts the process becomes a dead letter after its attempts, and no other message is blamed.
 
 use std::process::Command;
 
-/// What the node is told: three deliveries of a message.
+/// The number of deliveries of a message that `crash-node` configures.
 const ATTEMPTS: usize = 3;
 
 #[test]
@@ -21,11 +21,11 @@ fn message_that_aborts_process_becomes_dead_letter() {
             }
             assert_eq!(output.status.code(), None, "{place}: {}", String::from_utf8_lossy(&output.stderr));
             aborts += 1;
-            assert!(aborts <= 3 * ATTEMPTS, "{place}: {aborts} aborts, and it goes on");
+            assert!(aborts <= 3 * ATTEMPTS, "{place}: {aborts} aborts without a dead letter");
         };
         // The first delivery needs no record, so it is not counted.
         assert_eq!(aborts, ATTEMPTS + 1, "{place}: {said}");
-        // It parks its key, unless it is a job; no other key is blamed.
+        // The message parks its key, unless it is a job. No other key is blamed.
         let (ended, others): (Vec<_>, Vec<_>) = said.lines().partition(|line| line.contains("process ended"));
         let behind = |line: &&str| line.starts_with("bad ") && line.contains("parked behind a dead letter");
         assert!(ended.len() == 1 && ended[0].starts_with("bad ") && others.iter().all(behind), "{place}: {said}");

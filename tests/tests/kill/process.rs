@@ -1,4 +1,4 @@
-//! A node's process, and what it has said.
+//! The process of a node, and its output.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
@@ -12,23 +12,23 @@ use bytes::Bytes;
 use whizbang::message::MessageId;
 use whizbang_tests::checker::Ledger;
 
-/// After this long a process that says nothing is given up.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The time limit for the next line of a process.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A process that runs, and the lines it says.
+/// A running process and the lines that it prints.
 pub(crate) struct Process {
     child: Child,
     lines: Receiver<String>,
     reader: Option<JoinHandle<()>>,
 }
 
-/// All that processes have said.
+/// The output of all processes so far: the knowledge of the clients.
 #[derive(Default)]
-pub(crate) struct Told {
+pub(crate) struct Output {
     ledger: Ledger,
     open: BTreeSet<MessageId>,
     acknowledged: usize,
-    begun: BTreeSet<String>,
+    started: BTreeSet<String>,
     words: BTreeSet<String>,
 }
 
@@ -40,60 +40,60 @@ impl Process {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
+        let stdout = BufReader::new(child.stdout.take().unwrap());
         let (send, lines) = channel();
-        // Reads all the time: a process that cannot write would wait for its reader.
+        // A thread drains the pipe, so that the process never blocks on a write.
         let reader = std::thread::spawn(move || {
-            for line in output.split(b'\n').map(Result::unwrap) {
+            for line in stdout.split(b'\n').map(Result::unwrap) {
                 let _ = send.send(String::from_utf8(line).unwrap());
             }
         });
         Self { child, lines, reader: Some(reader) }
     }
 
-    /// Reads up to a line.
+    /// Reads lines up to `wanted`.
     #[track_caller]
-    pub(crate) fn read_until(&mut self, told: &mut Told, wanted: &str) {
+    pub(crate) fn read_until(&mut self, output: &mut Output, wanted: &str) {
         loop {
-            let line = self.lines.recv_timeout(PATIENCE).expect("the process says something");
-            told.hear(&line);
+            let line = self.lines.recv_timeout(TIMEOUT).expect("the process prints a line");
+            output.add(&line);
             if line == wanted {
                 return;
             }
         }
     }
 
-    /// Reads what is said within `span`.
-    pub(crate) fn read_for(&mut self, told: &mut Told, span: Duration) {
+    /// Reads the lines of the next `span`.
+    pub(crate) fn read_for(&mut self, output: &mut Output, span: Duration) {
         let end = Instant::now() + span;
         while let Ok(line) = self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
-            told.hear(&line);
+            output.add(&line);
         }
     }
 
-    /// Reads what is left once the process has been ended.
-    pub(crate) fn read_rest(&mut self, told: &mut Told) {
-        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
-            told.hear(&line);
+    /// Reads the rest of the output after the process has ended.
+    pub(crate) fn read_rest(&mut self, output: &mut Output) {
+        while let Ok(line) = self.lines.recv_timeout(TIMEOUT) {
+            output.add(&line);
         }
         if let Some(reader) = self.reader.take() {
             reader.join().unwrap();
         }
     }
 
-    /// Kills it with SIGKILL.
+    /// Kills the process with SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Tells it to end with SIGTERM.
+    /// Terminates the process with SIGTERM.
     pub(crate) fn terminate(&self) {
         let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
     }
 
-    /// The code with which it has ended.
+    /// Waits for the end of the process. Returns its exit code.
     pub(crate) fn code(&mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
@@ -101,14 +101,14 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // A test that has failed leaves nothing running.
+        // A failed test leaves no process behind.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-impl Told {
-    fn hear(&mut self, line: &str) {
+impl Output {
+    fn add(&mut self, line: &str) {
         let words: Vec<&str> = line.split(' ').collect();
         let id = |text: &str| MessageId::parse(text).unwrap_or_else(|| panic!("no id in `{line}`"));
         match words[..] {
@@ -127,15 +127,19 @@ impl Told {
                 self.open.remove(&id(text));
                 self.acknowledged += 1;
             }
-            ["begun", transfer] => drop(self.begun.insert(transfer.to_owned())),
-            [word @ ("ready" | "stopped")] => drop(self.words.insert(word.to_owned())),
-            // Only a process that is killed in the midst of a line says less than a line.
-            _ => panic!("`{line}` is no line of a node"),
+            ["begun", transfer] => {
+                self.started.insert(transfer.to_owned());
+            }
+            [word @ ("ready" | "stopped")] => {
+                self.words.insert(word.to_owned());
+            }
+            // The last line may be partial only if the kill interrupted its write, which is one system call.
+            _ => panic!("unexpected line `{line}`"),
         }
     }
 
-    /// How many commands have no answer since this was asked before.
-    pub(crate) fn open(&mut self) -> usize {
+    /// Returns the number of commands without an answer since the last call.
+    pub(crate) fn take_unanswered(&mut self) -> usize {
         std::mem::take(&mut self.open).len()
     }
 
@@ -143,7 +147,7 @@ impl Told {
         self.acknowledged
     }
 
-    pub(crate) fn has_said(&self, word: &str) -> bool {
+    pub(crate) fn contains(&self, word: &str) -> bool {
         self.words.contains(word)
     }
 
@@ -151,9 +155,9 @@ impl Told {
         self.words.remove(word);
     }
 
-    /// The transfers of which a client knows that they have begun.
-    pub(crate) fn begun(&self) -> BTreeSet<String> {
-        self.begun.clone()
+    /// Returns the transfers whose start was acknowledged to a client.
+    pub(crate) fn started_transfers(&self) -> BTreeSet<String> {
+        self.started.clone()
     }
 
     pub(crate) fn into_ledger(self) -> Ledger {

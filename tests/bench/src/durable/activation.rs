@@ -1,4 +1,4 @@
-//! The cost of activating an actor from the store: from all its events, and from a snapshot near the last one.
+//! The cost of activating an actor from the store: from all its events, and from a recent snapshot.
 
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::report::{REPETITIONS, median, report};
 const EVENTS: usize = 1000;
 const KEYS: usize = 40;
 
-/// The turn of the newest snapshot of a key that has some.
+/// The turn of the latest snapshot of a key with snapshots.
 const SNAPSHOT: usize = 990;
 
 #[derive(Domain)]
@@ -29,7 +29,7 @@ struct Note {
     text: [u8; 24],
 }
 
-/// Records nothing, so that the reply waits for little more than the activation.
+/// A command that records nothing, so that the reply waits for little more than the activation.
 #[derive(Command, Serialize, Deserialize)]
 #[command(domain = Diary, reply = u64)]
 struct Count {
@@ -122,7 +122,7 @@ async fn open(folder: &Path) -> Node {
     Node::builder("diary", store).aggregate::<Plain>().aggregate::<Kept>().threads(0).start().await.expect("it starts")
 }
 
-/// Keys with 1,000 events each, written round robin, so that the events of one lie apart.
+/// Writes keys with 1,000 events each, round robin, so that the events of one key are spread over the log.
 async fn fill<C: Command>(folder: &Path, command: fn(usize) -> C) {
     let node = open(folder).await;
     let tasks = (0..KEYS).map(|key| {
@@ -139,7 +139,7 @@ async fn fill<C: Command>(folder: &Path, command: fn(usize) -> C) {
     node.stop().await.expect("it stops");
 }
 
-/// All keys asked at once, so that they share their flushes: microseconds for each.
+/// Sends a command to all keys at once, so that they share flushes. Returns microseconds per key.
 async fn asked<C: Command<Reply = u64>>(node: &Node, command: fn(usize) -> C) -> f64 {
     let begun = Instant::now();
     let tasks = (0..KEYS).map(|key| {
@@ -152,7 +152,7 @@ async fn asked<C: Command<Reply = u64>>(node: &Node, command: fn(usize) -> C) ->
     begun.elapsed().as_secs_f64() * 1e6 / KEYS as f64
 }
 
-/// Reads so many records of as many bytes from the log's first file as one key has, each by itself, with all of its bytes.
+/// Reads as many records of the same length from the first log file as one key has, one by one.
 fn raw(folder: &Path, bytes: usize, records: usize) -> f64 {
     let file = std::fs::File::open(folder.join("store/log-0000000001")).expect("a log");
     let length = file.metadata().expect("it has a length").len();
@@ -183,7 +183,7 @@ async fn snapshots(folder: &Path, domain: &str, shards: u16) -> usize {
     found
 }
 
-/// In turn: activations of all keys, and as many raw reads as one needs whose newest snapshot is of turn `snapshot`.
+/// Measures in alternation: activations of all keys, and the raw reads of a key whose latest snapshot is of turn `snapshot`.
 async fn measure<C: Command, Q: Command<Reply = u64>>(
     write: fn(usize) -> C,
     ask: fn(usize) -> Q,
@@ -198,15 +198,15 @@ async fn measure<C: Command, Q: Command<Reply = u64>>(
     for repetition in 0..=REPETITIONS {
         let node = open(folder.path()).await;
         let first = asked(&node, ask).await;
-        // Now they are live: what is left is the turn and its flush.
+        // The keys are live now, so this measures only the turn and its flush.
         let second = asked(&node, ask).await;
         node.stop().await.expect("it stops");
-        // Each repetition has left two turns without events behind, and the snapshot is a record as well.
+        // Each repetition adds two turns without events, and the snapshot is a record, too.
         let records = EVENTS + 2 * repetition - snapshot + usize::from(snapshot > 0);
         let raw: Vec<f64> = (0..KEYS).map(|_| raw(folder.path(), bytes, records)).collect();
         pairs.push((first - second, median(raw.into_iter())));
     }
-    // The first warms up.
+    // The first pair is a warm-up.
     pairs.split_off(1)
 }
 

@@ -1,4 +1,4 @@
-//! A store with many keys: what they take in memory, and whether they slow down the turns of those that are live.
+//! A store with many keys: their memory, and their effect on the turns of live keys.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -12,24 +12,24 @@ use super::{Rate, bytes_each, is_quiet, measure, print};
 use crate::account::{Account, deposit};
 use crate::report::REPETITIONS;
 
-/// So many keys have turns in each of the two stores.
+/// The number of keys with turns in each of the two stores.
 const FEW: usize = 10_000;
 const MANY: usize = 1_000_000;
 
-/// So many turns are in flight.
+/// The number of turns in flight.
 const TASKS: usize = 1_000;
 
-/// So many turns of keys at rest by each of the tasks.
+/// The number of turns of passivated keys that each task requests.
 const SPREAD: usize = 20;
 
 async fn open(folder: &Path) -> Node {
     let store = EmbeddedStore::open(folder).expect("it opens");
-    // Those that are put to rest are those that are not asked again.
+    // The passivated keys are those without further commands.
     let config = NodeConfig { live_actors: 2 * FEW, passivate_after: Duration::from_secs(1), ..NodeConfig::default() };
     Node::builder("bank", store).config(config).aggregate::<Account>().threads(0).start().await.expect("it starts")
 }
 
-/// `each` turns by each of the tasks; the keys they ask are told by `key` from a number that rises.
+/// Runs `each` turns in each of the tasks; `key` maps a rising number to the key.
 async fn turns(client: &Client, each: usize, key: fn(usize) -> usize) -> Rate {
     let ask = |task: usize| {
         let client = client.clone();
@@ -47,7 +47,7 @@ async fn turns(client: &Client, each: usize, key: fn(usize) -> usize) -> Rate {
     measure(TASKS, ask).await
 }
 
-/// Turns of 10,000 live keys.
+/// Measures turns of 10,000 live keys.
 async fn of_few(folder: &Path) -> Rate {
     let node = open(folder).await;
     turns(&node.client(), FEW / TASKS, |number| number % FEW).await;
@@ -56,7 +56,7 @@ async fn of_few(folder: &Path) -> Rate {
     rate
 }
 
-/// Turns all over the keys, nearly each of which must be activated. Far steps, so that neighbors in the log come far apart.
+/// Measures turns spread over all keys, nearly each of which needs an activation. Large steps avoid neighbors in the log.
 async fn of_all(folder: &Path) -> Rate {
     let node = open(folder).await;
     let rate = turns(&node.client(), SPREAD, |number| (number * 382_981 + 17) % MANY).await;
@@ -76,17 +76,17 @@ fn fill(folder: &Path, keys: usize) {
     });
 }
 
-/// The bytes of memory that this process has now.
+/// Returns the resident memory of this process, in bytes.
 fn resident() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells");
+    let status = std::fs::read_to_string("/proc/self/status").expect("VmRSS on Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS on Linux");
     line.trim().trim_end_matches(" kB").trim().parse::<f64>().expect("a number") * 1024.0
 }
 
-/// A process of its own measures the memory: here much was given back already that it could use again.
+/// The argument of the process that measures the memory: this process would reuse memory that it has freed.
 pub(crate) const MEMORY: &str = "keys_1m_memory";
 
-/// Opens the store in `folder` and prints what that takes, beside a map of as many hashes and places.
+/// Opens the store in `folder` and prints its memory, against a map of as many hashes and positions.
 pub(crate) fn memory(folder: &Path) {
     let before = resident();
     let store = EmbeddedStore::open(folder).expect("it opens");
@@ -109,7 +109,7 @@ pub(crate) fn spread() {
     compare("keys_1m_spread", of_all);
 }
 
-/// The work in the store of many keys, beside turns of few keys in a store with no others.
+/// Measures turns in the store with many keys against turns of few keys in a store without others.
 fn compare(bench: &str, done: impl AsyncFn(&Path) -> Rate) {
     let folder = tempfile::tempdir().expect("a folder");
     let (few, many) = (folder.path().join("few"), folder.path().join("many"));
@@ -119,8 +119,8 @@ fn compare(bench: &str, done: impl AsyncFn(&Path) -> Rate) {
     let filled = begun.elapsed().as_secs_f64();
     eprintln!("  {MANY} keys with a turn each made in {filled:.1} s, {} bytes of log each", bytes_each(&many, MANY));
     let program = std::env::current_exe().expect("this program");
-    let told = std::process::Command::new(program).arg(MEMORY).arg(&many).status().expect("it runs");
-    assert!(told.success(), "the memory was not measured");
+    let status = std::process::Command::new(program).arg(MEMORY).arg(&many).status().expect("it runs");
+    assert!(status.success(), "the memory was not measured");
     let mut pairs = Vec::new();
     for _ in 0..=REPETITIONS {
         if !is_quiet(folder.path()) {
@@ -129,7 +129,7 @@ fn compare(bench: &str, done: impl AsyncFn(&Path) -> Rate) {
         let (of_few, of_many) = (block_on(of_few(&few)), block_on(done(&many)));
         pairs.push((of_many.each_second, of_few.each_second));
     }
-    // The first warms up.
+    // The first pair is a warm-up.
     let kept = pairs.get(1..).unwrap_or_default();
     print(bench, "turns/s", "10,000 live keys of a store with no others", kept);
 }

@@ -1,8 +1,8 @@
-//! Durable turns: an event, the mark that the command was handled and its reply, in a store on disk, against raw appends and
-//! flushes of as many bytes in the same folder.
+//! Durable turns: an event, a handled command and its reply in a store on disk, against raw appends and flushes of as many bytes
+//! in the same folder.
 //!
-//! A busy core makes every flush wait for a tick of the scheduler, and then every ratio is 1: a repetition in which the raw
-//! flush alone takes longer than [`SLOWEST_FLUSH`] counts for nothing, and is said to.
+//! On a busy core every flush waits for a tick of the scheduler, and every ratio becomes 1. A repetition in which the raw flush
+//! takes longer than [`SLOWEST_FLUSH`] is discarded and reported.
 
 pub(crate) mod activation;
 pub(crate) mod keys;
@@ -43,7 +43,7 @@ async fn open(folder: &Path) -> Node {
         .expect("it starts")
 }
 
-/// The bytes of log for one turn, with its part of the batch around it.
+/// Returns the bytes of log per turn, including its share of the batch.
 fn bytes_each(folder: &Path, turns: usize) -> usize {
     let mut used = 0;
     for entry in std::fs::read_dir(folder).expect("a folder") {
@@ -60,12 +60,12 @@ fn bytes_each(folder: &Path, turns: usize) -> usize {
 pub(crate) fn is_quiet(folder: &Path) -> bool {
     let flush = median(raw::alone(folder, 200, 200).into_iter());
     if flush > SLOWEST_FLUSH {
-        eprintln!("  thrown out: a raw flush takes {flush:.0} us");
+        eprintln!("  discarded: a raw flush takes {flush:.0} us");
     }
     flush <= SLOWEST_FLUSH
 }
 
-/// Prints a row, unless every repetition was thrown out.
+/// Prints a row, unless every repetition was discarded.
 pub(crate) fn print(bench: &str, unit: &str, anchor: &str, pairs: &[(f64, f64)]) {
     if pairs.is_empty() {
         eprintln!("  {bench}: nothing was measured, the machine is busy");
@@ -74,7 +74,7 @@ pub(crate) fn print(bench: &str, unit: &str, anchor: &str, pairs: &[(f64, f64)])
     }
 }
 
-/// A turn at a time.
+/// Measures one turn at a time.
 pub(crate) fn alone() {
     const TURNS: usize = 2000;
     let mut pairs = Vec::new();
@@ -103,7 +103,7 @@ pub(crate) fn alone() {
     print("durable_alone", "us", "raw write and fdatasync of as many bytes, on the same thread", &pairs);
 }
 
-/// So many tasks that each ask one of `keys` again and again.
+/// Runs tasks that each send commands to one of `keys` repeatedly.
 pub(crate) async fn many(tasks: usize, keys: usize, each: usize, client: &Client) -> Rate {
     let ask = |task: usize| {
         let client = client.clone();
@@ -155,7 +155,7 @@ async fn raw_many(folder: &Path, bytes: usize, each: usize) -> Rate {
     measure(KEYS, ask).await
 }
 
-/// A turn of each of 1,000 keys at once, and 256 turns of one key at once.
+/// Measures concurrent turns: one of each of 1,000 keys, and 256 of one key.
 pub(crate) fn together() {
     const EACH: usize = 300;
     let (mut rates, mut waits, mut hot) = (Vec::new(), Vec::new(), Vec::new());
@@ -170,7 +170,7 @@ pub(crate) fn together() {
             let ours = many(KEYS, KEYS, EACH, &node.client()).await;
             node.stop().await.expect("it stops");
             let bytes = bytes_each(&folder.path().join("store"), KEYS * (EACH + 1));
-            std::fs::remove_dir_all(folder.path().join("store")).expect("it can go");
+            std::fs::remove_dir_all(folder.path().join("store")).expect("it is deleted");
             let node = open(folder.path()).await;
             many(256, 1, 1, &node.client()).await;
             let one_key = many(256, 1, EACH, &node.client()).await;
@@ -183,7 +183,7 @@ pub(crate) fn together() {
         waits.push((ours.p99, raw.p99));
         hot.push((one_key.each_second, ours.each_second));
     }
-    // The first warms up.
+    // The first pair is a warm-up.
     let kept = |pairs: &[(f64, f64)]| pairs.get(1..).unwrap_or_default().to_vec();
     let anchor = "as many bytes behind 1,000 raw actors, gathered and flushed by a thread";
     print("durable_1000_keys", "turns/s", anchor, &kept(&rates));

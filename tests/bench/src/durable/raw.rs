@@ -1,5 +1,5 @@
-//! The limit of a durable log: bytes written to a file that was filled with zeros before, and flushed; alone, or gathered by a
-//! thread behind raw actors.
+//! The limit of a durable log: bytes written to a preallocated file and flushed, either alone or grouped by a thread behind raw
+//! actors.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 const FILE_BYTES: u64 = 256 * 1024 * 1024;
 
-/// A file as the store's are, written round and round.
+/// A preallocated file like those of the store, written as a ring.
 pub(crate) struct RawLog {
     file: File,
     offset: u64,
@@ -25,7 +25,7 @@ impl RawLog {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path).expect("a file");
         let zeros = vec![0; 1024 * 1024];
         for offset in (0..FILE_BYTES).step_by(zeros.len()) {
-            file.write_all_at(&zeros, offset).expect("there is room");
+            file.write_all_at(&zeros, offset).expect("enough disk space");
         }
         file.sync_all().expect("it is flushed");
         Self { file, offset: 0 }
@@ -41,7 +41,7 @@ impl RawLog {
     }
 }
 
-/// The time of each of `count` appends of `bytes` bytes, in microseconds, one after the other.
+/// Measures `count` appends of `bytes` bytes, one after the other. Returns the time of each in microseconds.
 pub(crate) fn alone(folder: &Path, bytes: usize, count: usize) -> Vec<f64> {
     let mut log = RawLog::new(folder);
     let payload = vec![7; bytes];
@@ -53,7 +53,7 @@ pub(crate) fn alone(folder: &Path, bytes: usize, count: usize) -> Vec<f64> {
     (0..count).map(one).collect()
 }
 
-/// The data to be written.
+/// The data to write.
 #[derive(Default)]
 struct Gathered {
     bytes: Vec<u8>,
@@ -61,7 +61,7 @@ struct Gathered {
     end: bool,
 }
 
-/// A thread that writes and flushes what has gathered, and tells those who wait.
+/// A thread that writes and flushes queued data, and notifies the waiting actors.
 pub(crate) struct Gatherer {
     queue: Arc<(Mutex<Gathered>, Condvar)>,
     thread: Option<JoinHandle<()>>,
@@ -109,7 +109,7 @@ impl Drop for Gatherer {
     }
 }
 
-/// A raw actor that has the same bytes written for every message, and answers once they are durable.
+/// A raw actor that writes the same bytes for every message and replies once they are durable.
 pub(crate) struct RawWriter {
     queue: Arc<(Mutex<Gathered>, Condvar)>,
     payload: Vec<u8>,
@@ -119,7 +119,7 @@ impl Actor for RawWriter {
     type Context = Context<Self>;
 }
 
-/// Asks for one append.
+/// A request for one append.
 pub(crate) struct Append;
 
 impl Message for Append {

@@ -1,6 +1,6 @@
 //! Commands and events between nodes over a nats-server, against the NATS client alone.
 //!
-//! Caller and owner, source and subscribers have a thread each and connections of their own; the server is a process.
+//! The caller, the owner and each subscriber have their own thread and connection; the server is a separate process.
 
 mod ours;
 mod raw;
@@ -70,7 +70,7 @@ fn events(bench: &str, subscribers: usize, count: usize) {
     report(bench, "deliveries/s", "raw pull consumers with a set of ids", pairs.get(1..).unwrap_or_default());
 }
 
-/// Runs `each` asks in each of `tasks` tasks.
+/// Runs `each` requests in each of `tasks` tasks.
 async fn in_flight<F: Future<Output = ()> + 'static>(
     tasks: usize,
     each: usize,
@@ -78,7 +78,7 @@ async fn in_flight<F: Future<Output = ()> + 'static>(
 ) -> Measured {
     let ask = Rc::new(ask);
     let next = Rc::new(Cell::new(0));
-    // The first of each task warms up.
+    // The first request of each task is a warm-up.
     let begun = Instant::now();
     let running: Vec<_> = (0..tasks)
         .map(|_| {
@@ -102,7 +102,7 @@ async fn in_flight<F: Future<Output = ()> + 'static>(
     Measured { rate: spans.len() as f64 / begun.elapsed().as_secs_f64(), p50_us: raw::p50(&spans) }
 }
 
-/// A thread with something that runs until it is ended.
+/// A thread that runs until it is told to end.
 struct Running {
     end: oneshot::Sender<()>,
     thread: std::thread::JoinHandle<()>,
@@ -115,7 +115,7 @@ impl Running {
     }
 }
 
-/// Starts something on a thread of its own and waits until it is ready.
+/// Starts a thread and waits until it is ready.
 fn thread<F: Future<Output = ()> + 'static>(
     url: &str,
     run: impl FnOnce(String, std::sync::mpsc::Sender<()>, oneshot::Receiver<()>) -> F + Send + 'static,

@@ -1,4 +1,4 @@
-//! The same with nodes.
+//! Commands and events between nodes.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -78,7 +78,7 @@ pub(crate) fn write(book: usize) -> Write {
 }
 
 pub(crate) async fn bridge(url: &str, run: u64) -> NatsBridge {
-    // A namespace for each run: what the last one left on the server is not in the way.
+    // Each run has its own namespace, so that it ignores streams of the previous run.
     let namespace = Namespace::new(&format!("run{run}")).expect("a namespace");
     NatsBridge::builder(url).namespace(namespace).stream_bytes(64 << 20).connect().await.expect("connects")
 }

@@ -1,4 +1,4 @@
-//! The anchors: the same work with the NATS client alone, as well as it can be done.
+//! The anchors: the same work with the NATS client alone, as efficiently as possible.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -18,7 +18,7 @@ use crate::report::median;
 /// The number of publications that wait for their acknowledgement.
 const WINDOW: usize = 1000;
 
-/// A command through a stream to another thread's connection, its reply by core NATS, the acknowledgement behind it.
+/// Measures a command through a stream to the connection of another thread; the reply is sent over core NATS before the ack.
 pub(super) fn commands(url: &str, in_flight: usize, each: usize) -> Measured {
     let owner = thread(url, |url, ready, ended| async move {
         let client = async_nats::connect(url).await.expect("connects");
@@ -82,7 +82,7 @@ pub(super) fn commands(url: &str, in_flight: usize, each: usize) -> Measured {
     measured
 }
 
-/// Events through a stream to subscribers with a connection each, each event applied once.
+/// Measures events through a stream to subscribers with their own connections, each event applied once.
 pub(super) fn events(url: &str, subscribers: usize, count: usize) -> f64 {
     let (counted, counts) = std::sync::mpsc::channel();
     let taking = thread(url, move |url, ready, ended| async move {
@@ -100,7 +100,7 @@ pub(super) fn events(url: &str, subscribers: usize, count: usize) -> f64 {
             tasks.push(tokio::task::spawn_local(async move {
                 let mut seen = HashSet::new();
                 while seen.len() < count {
-                    let message = messages.next().await.expect("goes on").expect("a message");
+                    let message = messages.next().await.expect("the stream is open").expect("a message");
                     let id: u64 = message
                         .headers
                         .as_ref()
@@ -159,7 +159,7 @@ fn payload() -> Bytes {
     Bytes::from(vec![7; BYTES])
 }
 
-/// The median span of many.
+/// Returns the median span.
 pub(super) fn p50(spans: &[Duration]) -> f64 {
     median(spans.iter().map(|span| span.as_secs_f64() * 1e6))
 }

@@ -1,5 +1,5 @@
-//! Durable appends to the store on disk, so many in flight, against as many bytes written and flushed in the same folder; and
-//! how long opening takes.
+//! Durable appends to the store on disk, several in flight, against as many bytes written and flushed in the same folder; and the
+//! time to open a store.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
@@ -18,7 +18,7 @@ const REPETITIONS: usize = 5;
 const PAYLOAD: usize = 200;
 const KEYS: usize = 1000;
 
-/// Notes the time of each append's notification, and wakes the appending task.
+/// Records the time at which each append is reported, and wakes the appending task.
 struct Stamps {
     through: AtomicU64,
     reports: Mutex<Vec<(u64, Instant)>>,
@@ -47,14 +47,14 @@ impl CommitListener for Stamps {
     }
 }
 
-/// Appends a second, and how long half and 99 of 100 waited at most, in microseconds.
+/// Appends per second, and the median and 99th percentile of the wait, in microseconds.
 struct Figures {
     each_second: f64,
     p50: f64,
     p99: f64,
 }
 
-/// Keeps `in_flight` appends under way until there were `count`.
+/// Keeps `in_flight` appends in flight until `count` are done.
 fn drive(stamps: &Stamps, in_flight: u64, count: u64, mut append: impl FnMut(u64)) -> Figures {
     let begun = Instant::now();
     let mut sent = Vec::with_capacity(count as usize);
@@ -96,7 +96,7 @@ impl Appender {
         Self { writer: opened.unwrap().writer, names, actor: Name::new("Account").unwrap() }
     }
 
-    /// The append with this number, from 1.
+    /// Appends turn `number`, from 1.
     fn append(&mut self, number: u64) {
         let turn = number - 1;
         let before = turn / KEYS as u64;
@@ -130,10 +130,10 @@ fn ours(folder: &Path, in_flight: u64, count: u64) -> Figures {
     drive(&stamps, in_flight, count, |number| appender.append(number))
 }
 
-/// Bytes that wait to be written, and up to which append they go.
+/// Bytes to write, and the number of the last append in them.
 type Gathered = Arc<Mutex<(Vec<u8>, u64)>>;
 
-/// The same with nothing but bytes: gathered, written to a file of zeros and flushed by a thread.
+/// The anchor with raw bytes: queued, written to a preallocated file and flushed by a thread.
 fn raw(folder: &Path, bytes: usize, in_flight: u64, count: u64) -> Figures {
     let file = zeros(&folder.join("raw"), 512 * 1024 * 1024);
     let stamps = Stamps::new();

@@ -1,5 +1,5 @@
-//! Measures the stores alone: what one append costs in memory (`store [KEYS/SENDS]`), how durable appends compare with a raw
-//! append and flush (`store durable`), how long opening takes (`store recovery`).
+//! Measures the stores alone: an append in memory (`store [KEYS/SENDS]`), durable appends against a raw append and flush
+//! (`store durable`), and opening (`store recovery`).
 
 mod durable;
 
@@ -26,7 +26,7 @@ fn main() {
     }
 }
 
-/// One event of 32 bytes, inbox mark and reply, with and without an outbox entry, over so many keys.
+/// Measures a turn with one event of 32 bytes, a dedup entry and a reply, with and without an outbox entry.
 fn memory() {
     let only = std::env::args().nth(1);
     for keys in [1usize, 10_000, 1_000_000] {
@@ -102,7 +102,7 @@ fn memory_run(keys: usize, sends: bool) -> f64 {
     (on_cpu() - start) as f64 / turns as f64
 }
 
-/// Nanoseconds this thread has run: other programs' share is left out.
+/// Returns the CPU time of this thread in nanoseconds, which excludes other programs.
 fn on_cpu() -> u64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     text.split(' ').next().unwrap().parse().unwrap()
