@@ -110,7 +110,7 @@ async fn permissions(arguments: &Arguments) -> Result<ExitCode, ShopError> {
     let data = DataFolder::open(&arguments.data)?;
     let file = Logins::write(&arguments.data, &namespace(&arguments.data)?, &data).await?;
     print(format_args!(
-        "1. copy {} to the folder of the server configuration\n2. add to the configuration: authorization {{ include \"{FILE}\" }}\n\
+        "1. copy {} to the folder of the server configuration\n2. add to it: authorization {{ include \"{FILE}\" }}\n\
          3. shop setup --nats URL\n4. start the services\n",
         file.display()
     ));

@@ -1,4 +1,4 @@
-//! Each service as its own process. Only two things differ from one process: the store outlives the process, and the bridge is NATS.
+//! Each service as its own process. Only two things differ: the store outlives the process, and the bridge is NATS.
 
 use whizbang::prelude::*;
 

@@ -1,5 +1,5 @@
-//! The process of a node is killed with SIGKILL repeatedly under load, and terminated with SIGTERM. The log contains everything that
-//! its clients were told, once and in order, and nothing else.
+//! The process of a node is killed with SIGKILL repeatedly under load, and terminated with SIGTERM. The log contains everything
+//! that its clients were told, once and in order, and nothing else.
 #![cfg(unix)]
 
 #[path = "../../../framework/whizbang/tests/bank/mod.rs"]
