@@ -225,7 +225,7 @@ async fn blocked_thread_is_named_in_health_until_it_runs_again() {
         let sent = client.send(Wait { lock: "a".into() });
         let sent = if own_id { sent.id(client.new_id()) } else { sent };
         let sending = tokio::task::spawn_local(sent);
-        let said = |reason: &String| reason.contains("thread 0") && reason.contains("`Wait` at `lock`");
+        let said = |reason: &String| reason.contains("thread 0") && reason.contains("`Wait` of `lock`");
         eventually(async || {
             let health = node.health();
             health.live && !health.ready && health.reasons.iter().any(said)
