@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use whizbang::testing::bridge::node::TestCard as _;
 
 use async_nats::jetstream;
 use futures_util::future::join_all;
@@ -11,7 +10,7 @@ use whizbang::bridge::nats::{NatsBridge, NatsBuilder};
 use whizbang::bridge::{AckOutcome, Bridge, BridgeError, NodeCard};
 use whizbang::message::Envelope;
 use whizbang::testing::bridge::cases::sample::{command, effects, event, shard};
-use whizbang::testing::bridge::node::{NodeBehavior, TestNode, service};
+use whizbang::testing::bridge::node::{NodeBehavior, TestCard as _, TestNode, service};
 use whizbang::testing::bridge::run;
 use whizbang_tests::nats::{NatsServer, Release};
 

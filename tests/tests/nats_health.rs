@@ -1,7 +1,6 @@
 //! The issues that the bridge reports while the server has a fault, and their end once it is repaired.
 
 use std::sync::Arc;
-use whizbang::testing::bridge::node::TestCard as _;
 
 use async_nats::jetstream::{self, consumer, stream};
 use futures_util::StreamExt;
@@ -9,7 +8,7 @@ use whizbang::bridge::nats::NatsBridge;
 use whizbang::bridge::{AckOutcome, Bridge, BridgeHealth, Request, RequestError, Response};
 use whizbang::message::Envelope;
 use whizbang::testing::bridge::cases::sample::{command, event, external_command, shard};
-use whizbang::testing::bridge::node::{NodeBehavior, TestNode, service};
+use whizbang::testing::bridge::node::{NodeBehavior, TestCard as _, TestNode, service};
 use whizbang::testing::bridge::run;
 use whizbang_tests::nats::{NatsServer, Release};
 

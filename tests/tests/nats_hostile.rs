@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-use whizbang::testing::bridge::node::TestCard as _;
 
 use async_nats::{HeaderMap, jetstream};
 use bytes::Bytes;
@@ -12,7 +11,7 @@ use whizbang::bridge::wire::Packet;
 use whizbang::bridge::{Bridge, Notification, Request, RequestError, Response};
 use whizbang::message::{Codec, Envelope, Kind};
 use whizbang::testing::bridge::cases::sample::{command, event, external_command, shard};
-use whizbang::testing::bridge::node::{NodeBehavior, TestNode, named, service};
+use whizbang::testing::bridge::node::{NodeBehavior, TestCard as _, TestNode, named, service};
 use whizbang::testing::bridge::run;
 use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
 

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-use whizbang::testing::bridge::node::TestCard as _;
 
 use whizbang::bridge::nats::{NatsBridge, NatsBuilder};
 use whizbang::bridge::{Bridge, BridgeError};
 use whizbang::testing::bridge::cases::sample::{command, shard};
-use whizbang::testing::bridge::node::{NodeBehavior, TestNode, service};
+use whizbang::testing::bridge::node::{NodeBehavior, TestCard as _, TestNode, service};
 use whizbang::testing::bridge::run;
 use whizbang_tests::nats::{Certificates, NatsConfig, NatsServer, Operator, Release, user_key};
 
@@ -64,7 +63,7 @@ fn password_in_the_address_works_and_is_never_shown() {
 }
 
 #[test]
-fn token_connects() {
+fn client_with_token_connects() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start_with(release, NatsConfig::authorization("token: \"s3cret\""));

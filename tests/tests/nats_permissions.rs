@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use whizbang::testing::bridge::node::TestCard as _;
 
 use async_nats::{Event, ServerError};
 use whizbang::bridge::nats::{NatsBridge, NatsBuilder, NatsPermissions, StreamSetup};
@@ -12,7 +11,7 @@ use whizbang::bridge::wire::Packet;
 use whizbang::bridge::{Bridge, BridgeError, NodeCard, Notification, Request, Response};
 use whizbang::message::{Envelope, Fingerprint, Kind};
 use whizbang::testing::bridge::cases::sample::{command, effects, event, external_command, shard};
-use whizbang::testing::bridge::node::{NodeBehavior, TestNode, named, service};
+use whizbang::testing::bridge::node::{NodeBehavior, TestCard as _, TestNode, named, service};
 use whizbang::testing::bridge::run;
 use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
 

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-use whizbang::testing::bridge::node::TestCard as _;
 
 use async_nats::jetstream::{self, consumer, stream};
 use whizbang::bridge::nats::NatsBridge;
 use whizbang::bridge::subject::Namespace;
 use whizbang::bridge::{Bridge, BridgeError, NodeCard};
 use whizbang::testing::bridge::cases::sample::{command, shard};
-use whizbang::testing::bridge::node::{NodeBehavior, TestNode, service};
+use whizbang::testing::bridge::node::{NodeBehavior, TestCard as _, TestNode, service};
 use whizbang::testing::bridge::run;
 use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
 

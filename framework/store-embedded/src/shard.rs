@@ -18,14 +18,13 @@ use super::snapshots::{NamedSnapshot, SnapshotLocation};
 use super::write_buffer::{AppendRefused, WriteMode};
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{MessageId, Name, ShardId};
-use whizbang_core::store::MAX_TURN_BYTES;
 use whizbang_core::store::{
-    Appended, CommitListener, DeadLetter, Epoch, Mark, OnePage, OutboxEntry, ShardReader, ShardWriter, Snapshot,
-    StoreError, StoredEvent, StoredTurn, StreamPages, StreamState, Timer, TimerCursor, TimerPage, Turn, Watermark,
+    Appended, CommitListener, DeadLetter, Epoch, MAX_TURN_BYTES, Mark, OnePage, OutboxEntry, ShardReader, ShardWriter,
+    Snapshot, StoreError, StoredEvent, StoredTurn, StreamPages, StreamState, Timer, TimerCursor, TimerPage, Turn,
+    Watermark,
 };
 use whizbang_log::index::append::{AppendContext, AppendNumbers};
-use whizbang_log::index::ids::IdHash;
-use whizbang_log::index::{Head, Index, OutOfTurn, Stream};
+use whizbang_log::index::{Head, Index, OutOfTurn, Stream, ids::IdHash};
 use whizbang_log::record::{Location, turn_bound};
 use whizbang_log::traverse;
 use whizbang_log::traverse::Located;

@@ -18,7 +18,7 @@ const SEAMS: &[Seam] = &[
     Seam { name: "SystemTime", inside: &["clock.rs"], reason: "the simulation moves the wall clock" },
     Seam {
         name: "Instant::now",
-        inside: &["clock.rs"],
+        inside: &["clock.rs", "store-postgres/"],
         reason: "the simulation pauses time; durations are measured by the clock",
     },
     Seam {
@@ -30,6 +30,7 @@ const SEAMS: &[Seam] = &[
             "conformance/store/",
             "testing/scenario/",
             "testing/sim/failure_report.rs",
+            "store-postgres/",
         ],
         reason: "a simulated cluster runs on one thread",
     },
@@ -48,14 +49,23 @@ const SEAMS: &[Seam] = &[
             "bridge-nats/credentials.rs",
             "testing/sim/regressions.rs",
             "testing/sim/report.rs",
+            "store-postgres/",
         ],
         reason: "the simulation has its own disk; only configuration, logins and failing cases are on a real one",
     },
-    Seam { name: "std::net", inside: &["bridge-nats"], reason: "the simulation has its own network" },
-    Seam { name: "tokio::net", inside: &["bridge-nats"], reason: "the simulation has its own network" },
+    Seam {
+        name: "std::net",
+        inside: &["bridge-nats", "store-postgres/"],
+        reason: "the simulation has its own network",
+    },
+    Seam {
+        name: "tokio::net",
+        inside: &["bridge-nats", "store-postgres/"],
+        reason: "the simulation has its own network",
+    },
     Seam {
         name: "std::env",
-        inside: &["node/", "testing/sim/"],
+        inside: &["node/", "testing/sim/", "store-postgres/"],
         reason: "only the node's configuration and the replay of a simulated case read the environment",
     },
     Seam { name: "std::process", inside: &["node/"], reason: "a library does not end its process" },
@@ -95,7 +105,7 @@ fn name_outside_of_its_seam_is_found() {
         let text =
             format!("//! About {0}.\nfn f() {{ {0}::x(); }}\n#[cfg(test)]\nmod tests {{ use {0}::y; }}", seam.name);
         let found = |path: &str| {
-            let crates = ["store-embedded/", "bridge-nats/", "conformance/", "testing/"];
+            let crates = ["store-embedded/", "store-postgres/", "bridge-nats/", "conformance/", "testing/"];
             let path = match crates.iter().find(|name| path.starts_with(**name)) {
                 Some(name) => format!("framework/{name}src/{}", path.trim_start_matches(name)),
                 None => format!("framework/runtime/src/{path}"),

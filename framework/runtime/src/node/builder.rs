@@ -8,16 +8,12 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::attach::attach;
-use super::catalog;
 use super::definition::{ActorDefinition, NodeDefinition, ViewDefinition};
 use super::hosted::{Hosted, HostedType, HostedWorker, Unrouted};
-use super::inbound::BridgeHandler;
-use super::known_owners::KnownOwners;
 use super::remote_client::RemoteClient;
 use super::thread::ThreadRuntime;
 use super::thread_handles::ThreadHandles;
-use super::{Node, NodeConfig, StartError};
+use super::{Node, NodeConfig, StartError, attach::attach, catalog, inbound::BridgeHandler, known_owners::KnownOwners};
 use crate::actor::DEFERRED;
 use crate::aggregate::Aggregate;
 use crate::client::Client;

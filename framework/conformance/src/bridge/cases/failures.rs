@@ -1,6 +1,5 @@
 //! Interruptions, size limits and invalid messages.
 
-use crate::bridge::node::TestCard as _;
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use futures_util::future::BoxFuture;
 
 use super::sample::{command, event, external_command, shard};
 use crate::bridge::Fixture;
-use crate::bridge::node::{ARRIVAL_TIMEOUT, NodeBehavior, TestNode, service};
+use crate::bridge::node::{ARRIVAL_TIMEOUT, NodeBehavior, TestCard as _, TestNode, service};
 use whizbang_core::bridge::{BridgeError, Request, Response};
 use whizbang_core::clock::monotonic;
 use whizbang_core::message::{Envelope, MAX_PAYLOAD_BYTES};

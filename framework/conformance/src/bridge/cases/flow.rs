@@ -1,13 +1,12 @@
 //! Many messages at once, their order, and nodes that are slow or stop.
 
-use crate::bridge::node::TestCard as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
 
 use super::sample::{command, effects, event, external_command, shard};
-use crate::bridge::node::{NodeBehavior, Received, TestNode, service};
+use crate::bridge::node::{NodeBehavior, Received, TestCard as _, TestNode, service};
 use crate::bridge::{Fixture, SHARDS};
 use whizbang_core::bridge::{AckOutcome, Bridge, BridgeError, Notification, Request, Response};
 use whizbang_core::message::{Envelope, Kind};

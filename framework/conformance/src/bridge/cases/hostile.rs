@@ -1,6 +1,5 @@
 //! A hostile client beside honest nodes.
 
-use crate::bridge::node::TestCard as _;
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use futures_util::future::{BoxFuture, join};
 
 use super::sample::{command, effects, event, external_command, shard};
 use crate::bridge::hostile::{Forgery, Hostile, Target};
-use crate::bridge::node::{NodeBehavior, TestNode, named, service};
+use crate::bridge::node::{NodeBehavior, TestCard as _, TestNode, named, service};
 use crate::bridge::{Fixture, SHARDS};
 use whizbang_core::bridge::{Request, Response};
 use whizbang_core::message::Envelope;

@@ -1,13 +1,12 @@
 //! Requests and responses.
 
-use crate::bridge::node::TestCard as _;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
 use super::sample::{command, event, external_command, shard};
 use crate::bridge::Fixture;
-use crate::bridge::node::{NodeBehavior, TestNode, named, service};
+use crate::bridge::node::{NodeBehavior, TestCard as _, TestNode, named, service};
 use whizbang_core::bridge::{BridgeError, Page, Request, RequestError, Response};
 use whizbang_core::clock::monotonic;
 use whizbang_core::message::{Envelope, Fingerprint, Kind};

@@ -1,8 +1,7 @@
 //! Routing, and integrity of the delivered messages.
 
 use super::sample::{command, effects, event, shard};
-use crate::bridge::node::TestCard as _;
-use crate::bridge::node::{Received, TestNode, named, service};
+use crate::bridge::node::{Received, TestCard as _, TestNode, named, service};
 use crate::bridge::{Fixture, SHARDS};
 use whizbang_core::bridge::Notification;
 use whizbang_core::clock::Timestamp;
