@@ -26,8 +26,7 @@ use whizbang_core::store::{
 use whizbang_log::index::append::{AppendContext, AppendNumbers};
 use whizbang_log::index::{Head, Index, OutOfTurn, Stream, ids::IdHash};
 use whizbang_log::record::{Location, turn_bound};
-use whizbang_log::traverse;
-use whizbang_log::traverse::Located;
+use whizbang_log::traverse::{self, Located};
 
 /// An upper bound for records other than turns.
 const SMALL_RECORD_BYTES: usize = 512;
