@@ -3,10 +3,8 @@
 //!
 //! Other names in code and code spans of Markdown are not read. CONTRIBUTING.md explains the rules.
 
-use std::collections::BTreeSet;
-
 use crate::habits::test_functions;
-use crate::source::{File, Finding, assert_none, file, places, repository};
+use crate::source::{File, Finding, assert_none, places, repository};
 
 /// Words for persons. A caller, store, node or subscriber has a name of its own.
 const PERSONS: [&str; 8] = ["whoever", "nobody", "somebody", "anybody", "no one", "he", "his", "him"];
@@ -19,9 +17,6 @@ const NAME: usize = 60;
 
 /// The file that has to spell the words out.
 const THIS: &str = "tests/tests/tidy/english.rs";
-
-/// Files that are not converted yet, a path a line. The list only shrinks.
-const UNCONVERTED: &str = "tests/tests/tidy/unconverted.txt";
 
 /// A file with blanks for everything that is not prose, in lower case; every byte keeps its place.
 fn prose(file: &File) -> String {
@@ -107,38 +102,19 @@ fn names_of_tests(files: &[&File]) -> Vec<Finding> {
     findings
 }
 
-/// The files that are already held to the rules.
-fn converted<'a>(files: &'a [File], unconverted: &BTreeSet<&str>) -> Vec<&'a File> {
-    files.iter().filter(|file| !unconverted.contains(&*file.path)).collect()
-}
-
 #[test]
 fn software_is_not_a_person() {
-    let list = file(UNCONVERTED);
-    assert_none(&persons(&converted(&repository(), &list.text.lines().collect())));
+    assert_none(&persons(&repository().iter().collect::<Vec<_>>()));
 }
 
 #[test]
 fn doc_comments_start_with_a_noun_or_a_verb() {
-    let list = file(UNCONVERTED);
-    assert_none(&questions(&converted(&repository(), &list.text.lines().collect())));
+    assert_none(&questions(&repository().iter().collect::<Vec<_>>()));
 }
 
 #[test]
 fn names_of_tests_are_short_and_start_with_their_subject() {
-    let list = file(UNCONVERTED);
-    assert_none(&names_of_tests(&converted(&repository(), &list.text.lines().collect())));
-}
-
-#[test]
-fn list_of_unconverted_files_only_shrinks() {
-    let (list, files) = (file(UNCONVERTED), repository());
-    let is_converted = |path: &str| {
-        let file: Vec<&File> = files.iter().filter(|file| file.path == path).collect();
-        persons(&file).is_empty() && questions(&file).is_empty() && names_of_tests(&file).is_empty()
-    };
-    let stale = list.lines().filter(|(_, path)| is_converted(path));
-    assert_none(&stale.map(|(at, path)| list.finding(at, format!("remove `{path}`: converted"))).collect::<Vec<_>>());
+    assert_none(&names_of_tests(&repository().iter().collect::<Vec<_>>()));
 }
 
 #[test]
