@@ -25,8 +25,6 @@ pub mod actor;
 pub mod aggregate;
 pub mod client;
 pub mod derive;
-#[cfg(test)]
-mod fixtures;
 #[doc(hidden)]
 pub mod inbox;
 pub mod node;
@@ -34,6 +32,8 @@ pub mod projection;
 mod relay;
 pub mod router;
 pub mod saga;
+#[cfg(test)]
+mod tests;
 pub mod worker;
 
 pub use actor::{Effects, EventContext};

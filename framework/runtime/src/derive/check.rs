@@ -235,12 +235,12 @@ mod tests {
     #[test]
     #[should_panic = "twice"]
     fn message_listed_under_two_paths_is_rejected() {
-        listed_once::<crate::fixtures::Deposit, crate::fixtures::Deposit>("twice");
+        listed_once::<crate::tests::Deposit, crate::tests::Deposit>("twice");
     }
 
     #[test]
     fn different_messages_may_be_listed() {
-        listed_once::<crate::fixtures::Deposit, crate::fixtures::Deposited>("twice");
+        listed_once::<crate::tests::Deposit, crate::tests::Deposited>("twice");
         assert!(is_same("a", "a") && !is_same("a", "ab") && !is_same("ab", "a") && !is_same("ab", "aa"));
     }
 }

@@ -211,8 +211,8 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::fixtures::Account;
     use crate::node::Node;
+    use crate::tests::Account;
     use whizbang_core::message::{MessageId, Origin};
     use whizbang_log::memory::MemoryStore;
 
