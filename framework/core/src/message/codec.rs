@@ -18,7 +18,7 @@ pub const MAX_STATE_BYTES: usize = 256 * 1024 * 1024;
 /// The encoding of a domain's messages.
 ///
 /// ```
-/// use whizbang::Codec;
+/// use whizbang::message::Codec;
 ///
 /// let mut bytes = Vec::new();
 /// Codec::Json.encode(&vec![1, 2], &mut bytes)?;

@@ -143,6 +143,7 @@ pub trait Command: Message {
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};
+/// use whizbang::Message;
 /// use whizbang::prelude::*;
 ///
 /// #[derive(Domain)]
@@ -167,6 +168,7 @@ pub trait Event: Message {}
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};
+/// use whizbang::Message;
 /// use whizbang::prelude::*;
 ///
 /// #[derive(Domain)]
@@ -194,6 +196,7 @@ pub trait Query: Message {
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};
+/// use whizbang::Message;
 /// use whizbang::prelude::*;
 ///
 /// #[derive(Domain)]

@@ -43,7 +43,7 @@ type StepsRule<T> = Rc<dyn Fn(&World, &[T]) -> Result<(), String>>;
 ///     world.send(Deposit { account: "ada".into(), cents }).await.unwrap();
 /// };
 /// let flow = Flow::new("deposits", bank, 1..100u64, 1..5, deposit).no_regressions().at_end(|world, deposits| {
-///     let (held, paid) = (world.state::<Account>("ada").cents, deposits.iter().sum());
+///     let (held, paid) = (world.state::<Account>("ada").cents, deposits.iter().sum::<u64>());
 ///     if held == paid { Ok(()) } else { Err(format!("{held} of {paid} cents are held")) }
 /// });
 /// flow.allow_missed_faults().check(0..4);
