@@ -118,6 +118,7 @@ pub fn stable_hash(text: &str) -> u64 {
 }
 
 /// Returns the unkeyed digest of early versions.
+#[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "the simulated cluster reads it"))]
 pub fn unkeyed(name: &str, payload: &[u8]) -> u64 {
     fold_all(stable_hash(name), payload)
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use whizbang_core::message::{Codec, MessageId};
 
 /// A command encoded now and sent later.
+#[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "the simulated cluster reads it"))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedCommand {
     #[doc(hidden)]
@@ -38,6 +39,7 @@ impl PlannedCommand {
 }
 
 /// One change of a `Compensation`, as a turn's note stores it.
+#[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "the simulated cluster reads it"))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CompensationChange {
     /// A command was sent that can be undone.
