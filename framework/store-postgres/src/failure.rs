@@ -102,7 +102,7 @@ impl From<tokio_postgres::Error> for Failure {
             }
             cause = error.source();
         }
-        // What is not an answer of the server is a broken connection, or one that was closed.
+        // Anything but an answer of the server means that the connection is broken or closed.
         Self { text, code: None, closed: true }
     }
 }

@@ -248,7 +248,7 @@ impl Appender {
         };
         state.next += 1;
         if !turn.outbox.is_empty() {
-            // What was written here can be read here.
+            // The record was encoded by this program, so it decodes.
             let noted = state.sends(location, &record, |_, _| true);
             debug_assert_eq!(noted, Ok(()));
         }

@@ -40,9 +40,9 @@ pub(crate) struct Secrets {
 
 /// A store in a PostgreSQL database, version 13 or newer.
 ///
-/// One process at a time owns a shard: the last one that opened it. What was reported as committed survives whatever the
-/// server's settings survive. In memory the store keeps where the newest turn of each stream is, about 40 to 80 bytes for each
-/// stream that there ever was, and the ids of messages from outside that are not forgotten yet.
+/// One process at a time owns a shard: the last one that opened it. A commit that was reported is as durable as the server's
+/// settings make it. In memory the store keeps the location of the newest turn of each stream, 40 to 80 bytes for each stream
+/// that ever existed, and the ids of external messages until they expire.
 ///
 /// ```no_run
 /// use whizbang_store_postgres::PostgresStore;
@@ -326,7 +326,7 @@ impl Store for PostgresStore {
 
 impl Drop for PostgresStore {
     fn drop(&mut self) {
-        // What was appended is written if the server is there; a store that must be sure of it is closed.
+        // Appended turns are written if the server answers. Only `close` guarantees and reports it.
         self.writers.iter().for_each(|writer| writer.close(CLOSING));
         if self.writers.iter().all(|writer| writer.issue().is_none()) {
             for thread in self.threads.lock().drain(..) {

@@ -152,7 +152,7 @@ impl From<Steps> for Vec<Step> {
     }
 }
 
-/// The number of runs of a saga. The `false` and `true` of older versions are the first two numbers.
+/// The run that a saga is in. Stored as a number; the `false` and `true` of older versions are the first two values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum SagaRun {
     #[default]

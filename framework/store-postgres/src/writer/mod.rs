@@ -312,7 +312,7 @@ impl Writer {
         if issue.is_none() {
             tracing::error!(target: crate::TARGET, %error, "commits wait for PostgreSQL");
         }
-        // Nothing else can be appended to a disk that is full; of other troubles the appends need not hear.
+        // A full disk rejects all appends. After other failures appends continue to queue, up to the limit.
         self.queue.lock().refused = matches!(error, StoreError::Full { .. }).then(|| error.clone());
         *issue = Some(error);
     }
