@@ -103,13 +103,7 @@ fn name(text: &'static str) -> Name {
 
 async fn attach(hub: &LoopbackHub) -> (LoopbackBridge, Arc<Ledger>) {
     let (bridge, ledger) = (hub.bridge(), Arc::new(Ledger::default()));
-    let card = NodeCard {
-        service: name("bank"),
-        owns: vec![(name("bank"), 1)],
-        subscribes: Vec::new(),
-        answers: Vec::new(),
-        store: None,
-    };
+    let card = NodeCard { owns: vec![(name("bank"), 1)], ..NodeCard::new(name("bank")) };
     bridge.attach(card, Arc::clone(&ledger) as Arc<dyn Inbound>).await.unwrap();
     (bridge, ledger)
 }
@@ -208,7 +202,7 @@ fn disconnected_node_neither_sends_nor_receives() {
         let hub = LoopbackHub::new();
         let (bank, ledger) = attach(&hub).await;
         let client = hub.bridge();
-        let card = NodeCard { service: name("shop"), owns: vec![], subscribes: vec![], answers: vec![], store: None };
+        let card = NodeCard::new(name("shop"));
         client.attach(card, Arc::new(Ledger::default())).await.unwrap();
         let watermark =
             || Request::Watermark { from: ShardId::new(name("shop"), 0), to: ShardId::new(name("bank"), 0) };
@@ -240,7 +234,7 @@ fn crashed_node_leaves_the_hub() {
     });
     paused(async {
         let bridge = hub.bridge();
-        let card = NodeCard { service: name("shop"), owns: vec![], subscribes: vec![], answers: vec![], store: None };
+        let card = NodeCard::new(name("shop"));
         bridge.attach(card, Arc::new(Ledger::default())).await.unwrap();
         let sent = bridge.send(command(2)).await;
         assert!(matches!(sent, Err(BridgeError::NoOwner { .. })), "{sent:?}");
@@ -272,13 +266,7 @@ fn stuck_subscriber_delays_publishers_only_briefly() {
         let hub = LoopbackHub::new();
         let (bank, _) = attach(&hub).await;
         let ledger = Arc::new(Ledger::default());
-        let card = NodeCard {
-            service: name("slow"),
-            owns: vec![],
-            subscribes: vec![(name("bank"), 1, vec![name("Done")])],
-            answers: vec![],
-            store: None,
-        };
+        let card = NodeCard { subscribes: vec![(name("bank"), 1, vec![name("Done")])], ..NodeCard::new(name("slow")) };
         let slow = hub.bridge();
         slow.attach(card, Arc::new(Stuck(Arc::clone(&ledger)))).await.unwrap();
         let start = tokio::time::Instant::now();

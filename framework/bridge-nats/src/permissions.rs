@@ -23,7 +23,7 @@ use whizbang_wire::subject::Namespace;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let bank = Name::new("bank")?;
 /// let card =
-///     NodeCard { service: bank.clone(), owns: vec![(bank, 16)], subscribes: Vec::new(), answers: Vec::new(), store: None };
+///     NodeCard { owns: vec![(bank.clone(), 16)], ..NodeCard::new(bank) };
 /// let runtime = NatsPermissions::runtime(&card, &Namespace::default()).to_string();
 /// assert!(runtime.contains("\"whizbang.evt.bank.>\"") && !runtime.contains("CREATE"));
 /// let setup = NatsPermissions::setup(&[card], &Namespace::default()).to_string();

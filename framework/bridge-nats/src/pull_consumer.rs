@@ -242,13 +242,7 @@ mod tests {
 
     fn pull_consumer() -> PullConsumer {
         let bank = Name::new("bank").unwrap();
-        let card = NodeCard {
-            service: bank.clone(),
-            owns: vec![(bank, 1)],
-            subscribes: Vec::new(),
-            answers: Vec::new(),
-            store: None,
-        };
+        let card = NodeCard { owns: vec![(bank.clone(), 1)], ..NodeCard::new(bank) };
         let source = streams::sources(&NatsBuilder::new("nats://host"), &card).remove(0);
         PullConsumer::new(source, "inbox".into(), Some(Incarnation::default()))
     }

@@ -326,7 +326,7 @@ async fn events_and_answers_name_their_store() {
     let node = owner(&store, &hub).start().await.unwrap();
     let bridge = hub.bridge();
     let subscribes = vec![(name("wallets"), 1, vec![name("Filled")])];
-    let card = NodeCard { service: name("ears"), owns: Vec::new(), subscribes, answers: Vec::new(), store: None };
+    let card = NodeCard { subscribes, ..NodeCard::new(name("ears")) };
     bridge.attach(card, Arc::clone(&inbound) as Arc<dyn Inbound>).await.unwrap();
     fill_times(&node, 2).await;
     let mine = Some(identity(&store).await);

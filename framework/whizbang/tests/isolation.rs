@@ -330,7 +330,7 @@ impl Inbound for Impostor {
 
 fn card(service: &'static str, owns: &'static str) -> NodeCard {
     let owns = vec![(Name::new(owns).unwrap(), 16)];
-    NodeCard { service: Name::new(service).unwrap(), owns, subscribes: Vec::new(), answers: Vec::new(), store: None }
+    NodeCard { owns, ..NodeCard::new(Name::new(service).unwrap()) }
 }
 
 #[whizbang::test]

@@ -92,12 +92,6 @@ pub async fn cards(data: &DataFolder) -> Result<Vec<NodeCard>, ShopError> {
         cards.push(service.card(data).await?);
     }
     let counter = Name::new(COUNTER).map_err(io::Error::other)?;
-    cards.push(NodeCard {
-        service: counter,
-        owns: Vec::new(),
-        subscribes: Vec::new(),
-        answers: Vec::new(),
-        store: None,
-    });
+    cards.push(NodeCard::new(counter));
     Ok(cards)
 }

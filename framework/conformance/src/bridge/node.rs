@@ -246,7 +246,7 @@ fn summary(received: &Received) -> String {
 
 /// Returns the card of a service without domains, subscriptions and queries.
 pub fn service(name: &'static str) -> NodeCard {
-    NodeCard { service: named(name), owns: Vec::new(), subscribes: Vec::new(), answers: Vec::new(), store: None }
+    NodeCard::new(named(name))
 }
 
 /// Returns a name.

@@ -115,13 +115,7 @@ mod tests {
             earlier: earlier.iter().copied().map(start).collect(),
             replaces: ReplacedStore::None,
         };
-        let card = NodeCard {
-            service: Name::from_static(service).unwrap(),
-            owns: Vec::new(),
-            subscribes: Vec::new(),
-            answers: Vec::new(),
-            store: Some(store.clone()),
-        };
+        let card = NodeCard { store: Some(store.clone()), ..NodeCard::new(Name::from_static(service).unwrap()) };
         (card, store)
     }
 

@@ -22,6 +22,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::message::{Envelope, Fingerprint, Kind, Name, ReplacedStore, Run, ShardId, StoreId};
+use crate::store::Epoch;
 
 /// A connection to a broker, in both directions.
 ///
@@ -95,6 +96,24 @@ pub trait Bridge: Send + Sync + 'static {
     /// [`BridgeError`], as for [`send`](Self::send).
     fn publish(&self, event: Envelope) -> BoxFuture<'_, Result<(), BridgeError>>;
 
+    /// Starts to receive the commands, replies and requests for a shard, which this node has opened with `epoch`. Called only
+    /// by a node with [leased shards](NodeCard::has_leased_shards), after the shard was opened; messages arrive as soon as
+    /// this call begins. Messages that an earlier owner received and did not acknowledge are redelivered here at once, and the
+    /// earlier owner receives no further ones. The default suits a bridge that delivers every message to all nodes of a
+    /// service; a node refuses those of shards it does not own.
+    ///
+    /// # Errors
+    /// [`BridgeError`]. The node then calls it again.
+    fn own<'a>(&'a self, _shard: &'a ShardId, _epoch: Epoch) -> BoxFuture<'a, Result<(), BridgeError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Stops receiving for a shard. Messages received and not acknowledged are released for redelivery to the next owner at
+    /// once. Called before a shard is handed over, and after it was lost. Does nothing for a shard that is not received.
+    fn disown<'a>(&'a self, _shard: &'a ShardId) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// Returns the position of the last event of a shard of this node that the broker holds, or `None` if it holds none or the
     /// bridge cannot tell. The node calls it once at start and publishes the later events of its log. Otherwise events that were
     /// committed but not published before a crash would not reach subscribers that read from the broker alone.
@@ -155,6 +174,24 @@ pub struct NodeCard {
     pub answers: Vec<(Name, Name)>,
     /// The store of the owned domains. `None` if it has no identity: no domain is claimed and a second node is not refused.
     pub store: Option<StoreCard>,
+    /// The nodes of the service share the shards of the owned domains by leases in their common store. The node receives
+    /// commands, replies and requests only for the shards it [owns](Bridge::own), and receives the events of its own domains
+    /// like those of other services, because another node may own their shard. A claim admits every node with the same store.
+    pub has_leased_shards: bool,
+}
+
+impl NodeCard {
+    /// Creates the card of a node that owns, subscribes to and answers nothing.
+    pub const fn new(service: Name) -> Self {
+        Self {
+            service,
+            owns: Vec::new(),
+            subscribes: Vec::new(),
+            answers: Vec::new(),
+            store: None,
+            has_leased_shards: false,
+        }
+    }
 }
 
 /// The properties of a node's store that a bridge needs to claim the node's domains.

@@ -6,10 +6,12 @@
 
 mod catalog;
 mod error;
+mod leases;
 mod turn;
 
 pub use catalog::CatalogEntry;
 pub use error::StoreError;
+pub use leases::{Leases, Member, MemberId, ShardLease, ShardLeases};
 pub use turn::{
     DeadLetter, DeadLetterReason, EventWrite, MAX_TURN_BYTES, Mark, Note, OutboxEntry, OutboxWrite, SentMessage,
     Snapshot, Source, SourceKind, StoredEvent, StoredTurn, StreamState, Timer, TimerCursor, TimerPage, TimerWrite,
@@ -116,6 +118,13 @@ pub trait Store: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(())))
     }
 
+    /// Returns the leases by which several nodes of one service share this store, or `None` if only one node may use it.
+    /// With leases a node opens its shards through [`ShardLeases::open`], never through [`open`](Self::open). The
+    /// default is `None`.
+    fn leases(&self) -> Option<Arc<dyn ShardLeases>> {
+        None
+    }
+
     /// Allows the store to drop the index entries by which [`ShardReader::find_turn`] finds turns older than `before`.
     /// Called periodically with an increasing time. Older turns may or may not be found afterwards. Does nothing by
     /// default.
@@ -166,6 +175,11 @@ pub trait CommitListener: Send + Sync {
 
     /// No append that was not reported as committed will be reported. Whether it reached the disk is unknown until the
     /// shard is reopened.
+    ///
+    /// [`StoreError::Fenced`] concerns one shard only: its appends under the epoch `mine`, which were not reported as
+    /// committed, are not in the log and never will be. The other shards of the listener continue. It is reported before
+    /// [`committed`](Self::committed) covers the tickets of these appends. Every other error concerns all shards of the
+    /// listener.
     fn failed(&self, error: StoreError);
 }
 

@@ -236,11 +236,10 @@ impl NodeBuilder {
         let taken = described.iter().flat_map(|hosted: &ActorDefinition| &hosted.takes);
         let taken: Vec<_> = taken.chain(views.iter().flat_map(|viewed| &viewed.takes)).cloned().collect();
         let card = NodeCard {
-            service,
             owns: domains.iter().map(|(name, shards)| (name.clone(), *shards)).collect(),
             subscribes: subscribes(&taken, &sources, &domains),
             answers: answers.keys().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
-            store: None,
+            ..NodeCard::new(service)
         };
         let ids = match self.seed {
             Some(seed) => IdSource::seeded(self.clock.clone(), seed),

@@ -46,13 +46,7 @@ impl Client {
     /// [`StartError::Name`] and [`StartError::Bridge`]. [`StartError::Thread`] if no thread could be started.
     pub async fn connect(name: &str, bridge: impl Bridge) -> Result<Self, StartError> {
         let bridge: Arc<dyn Bridge> = Arc::new(bridge);
-        let card = NodeCard {
-            service: Name::new(name)?,
-            owns: Vec::new(),
-            subscribes: Vec::new(),
-            answers: Vec::new(),
-            store: None,
-        };
+        let card = NodeCard::new(Name::new(name)?);
         let thread = LocalThread::start("whizbang-client").map_err(|_| StartError::Thread)?;
         attach_on_thread(Some(&thread), &bridge, card, Arc::new(RejectingInbound)).await?;
         let remote = Arc::new(DetachedClient { bridge, _thread: thread });

@@ -40,7 +40,7 @@ pub fn name(text: &str) -> Name {
 pub async fn connect_raw_peer(hub: &LoopbackHub) -> LoopbackBridge {
     let bridge = hub.bridge();
     let service = name("raw-peer");
-    let card = NodeCard { service, owns: Vec::new(), subscribes: Vec::new(), answers: Vec::new(), store: None };
+    let card = NodeCard::new(service);
     bridge.attach(card, Arc::new(RawPeer)).await.unwrap();
     bridge
 }
