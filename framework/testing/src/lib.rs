@@ -17,7 +17,7 @@
 pub mod scenario;
 pub mod sim;
 
-pub use whizbang_conformance::{bridge, bridge_suite, broker, broker_suite, decoders, store, store_suite};
+pub use whizbang_conformance::{bridge, bridge_suite, broker, broker_suite, decoders, lease_suite, store, store_suite};
 
 pub use scenario::Scenario;
 pub use sim::{Coverage, CrashPoint, Fault, FaultEvent, FaultProfile, Flow, LinkDirection, Random, Sim, World};

@@ -3,16 +3,17 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use proptest::prelude::*;
 use whizbang::MemoryStore;
-use whizbang::clock::Timestamp;
+use whizbang::clock::{Clock, Timestamp};
 use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, ReplyMode, ShardId};
 use whizbang::store::memory::CommitControl;
-use whizbang::store::{DeadLetter, DeadLetterReason, Note, Source, SourceKind, Store, StoreError};
-use whizbang::testing::store::{Fixture, Owner, TurnBuilder, run};
+use whizbang::store::{DeadLetter, DeadLetterReason, Member, MemberId, Note, Source, SourceKind, Store, StoreError};
+use whizbang::testing::store::{Fixture, Owner, RecordingListener, SharedFixture, TurnBuilder, run};
 
 #[derive(Default)]
 struct Memory(MemoryStore);
@@ -24,6 +25,71 @@ impl Fixture for Memory {
 }
 
 whizbang::store_suite!(Memory::default());
+
+mod shared {
+    use super::*;
+
+    struct Shared(MemoryStore);
+
+    impl Shared {
+        fn new() -> Self {
+            Self(MemoryStore::shared(&Clock::system()))
+        }
+    }
+
+    impl Fixture for Shared {
+        fn store(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+            ready(Arc::new(self.0.clone()) as Arc<dyn Store>).boxed()
+        }
+    }
+
+    impl SharedFixture for Shared {
+        fn second(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+            self.store()
+        }
+    }
+
+    whizbang::store_suite!(Shared::new());
+    whizbang::lease_suite!(Shared::new());
+
+    /// Appends that wait for their commit while the shard is taken are lost, and their writer is notified.
+    mod held {
+        use super::*;
+
+        #[test]
+        fn uncommitted_appends_are_fenced_by_a_takeover() {
+            run(async {
+                let (clock, time) = Clock::manual(Timestamp::from_millis(1_000));
+                let store = MemoryStore::shared(&clock);
+                let control = store.commit_control();
+                let store = Arc::new(store) as Arc<dyn Store>;
+                let leases = store.leases().unwrap();
+                let member = |id| Member::new(MemberId::from_u128(id), Name::new("bank").unwrap(), "node");
+                let ttl = Duration::from_secs(2);
+                leases.renew(&member(1), ttl).await.unwrap();
+                let ears = Arc::new(RecordingListener::default());
+                let (lost, kept) = (shard("bank", 0), shard("bank", 1));
+                let take =
+                    |id: u128, shard| Owner::lease_with(&store, MemberId::from_u128(id), shard, Arc::clone(&ears));
+                let mut old = take(1, &lost).await.unwrap();
+                let mut other = take(1, &kept).await.unwrap();
+                old.commit(&turn("ada", 1)).await;
+                control.hold();
+                let fenced = old.append(&turn("ada", 2)).unwrap();
+                let good = other.append(&turn("bob", 1)).unwrap();
+                time.advance(ttl);
+                leases.renew(&member(2), ttl).await.unwrap();
+                let young = Owner::lease(&store, MemberId::from_u128(2), &lost).await.unwrap();
+                assert_eq!((control.waiting(), young.load("Account", "ada").await.turns.len()), (1, 1));
+                control.go_on();
+                other.settled(good).await;
+                let outcome = ears.until_settled(&lost, old.writer.epoch(), fenced.ticket).await;
+                assert!(matches!(outcome, Err(StoreError::Fenced { .. })), "{outcome:?}");
+                assert_eq!((young.reader.position(), other.reader.position()), (1, 1));
+            });
+        }
+    }
+}
 
 fn shard(domain: &str, number: u16) -> ShardId {
     ShardId::new(Name::new(domain).unwrap(), number)

@@ -3,7 +3,8 @@
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use whizbang_core::store::{CommitListener, StoreError, Ticket};
+use whizbang_core::message::ShardId;
+use whizbang_core::store::{CommitListener, Epoch, StoreError, Ticket};
 
 /// A listener that records reports and lets tests wait for them.
 #[derive(Debug, Default)]
@@ -16,6 +17,8 @@ pub struct RecordingListener {
 struct Recorded {
     reports: Vec<Ticket>,
     error: Option<StoreError>,
+    /// The errors of single shards, with the last ticket reported before.
+    fenced: Vec<(StoreError, Ticket)>,
 }
 
 impl CommitListener for RecordingListener {
@@ -25,7 +28,15 @@ impl CommitListener for RecordingListener {
     }
 
     fn failed(&self, error: StoreError) {
-        self.recorded.lock().error = Some(error);
+        let mut recorded = self.recorded.lock();
+        match error {
+            StoreError::Fenced { .. } => {
+                let through = recorded.reports.last().copied().unwrap_or(0);
+                recorded.fenced.push((error, through));
+            }
+            error => recorded.error = Some(error),
+        }
+        drop(recorded);
         self.changed.notify_waiters();
     }
 }
@@ -41,7 +52,37 @@ impl RecordingListener {
         self.recorded.lock().reports.last().copied().unwrap_or(0)
     }
 
-    /// Returns the error with which the store has failed, if any.
+    /// Returns the reports that a shard was fenced, each with the last ticket that was reported before.
+    pub fn fenced(&self) -> Vec<(StoreError, Ticket)> {
+        self.recorded.lock().fenced.clone()
+    }
+
+    /// Waits until an append of `shard` under the epoch `mine` is reported.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] if that epoch was fenced before the append was committed, and the error with which the store
+    /// fails before that.
+    pub async fn until_settled(&self, shard: &ShardId, mine: Epoch, ticket: Ticket) -> Result<(), StoreError> {
+        loop {
+            let news = self.changed.notified();
+            let is_mine = |error: &StoreError| matches!(error, StoreError::Fenced { shard: fenced, mine: epoch, .. } if fenced == shard && *epoch == mine);
+            // Later tickets of other shards may have been reported since.
+            if let Some((error, _)) =
+                self.fenced().into_iter().find(|(error, before)| is_mine(error) && *before < ticket)
+            {
+                return Err(error);
+            }
+            if self.through() >= ticket {
+                return Ok(());
+            }
+            if let Some(error) = self.error() {
+                return Err(error);
+            }
+            news.await;
+        }
+    }
+
+    /// Returns the error with which the whole store has failed, if any.
     pub fn error(&self) -> Option<StoreError> {
         self.recorded.lock().error.clone()
     }

@@ -57,11 +57,53 @@ pub trait Fixture {
     fn store(&self) -> BoxFuture<'_, Arc<dyn Store>>;
 }
 
+/// A store under test that several nodes share.
+pub trait SharedFixture: Fixture {
+    /// Opens the store as another node does: a second instance over the same data, beside the first.
+    fn second(&self) -> BoxFuture<'_, Arc<dyn Store>>;
+}
+
 /// Runs a case to completion on the calling thread, with a current-thread runtime and a `LocalSet`.
 pub fn run<T>(case: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let case = async { tokio::time::timeout(CASE_TIMEOUT, case).await.expect("the case goes on for ever") };
     tokio::task::LocalSet::new().block_on(&runtime, case)
+}
+
+/// Creates a test for each case of the lease suite. The argument is an expression that creates a [`SharedFixture`]. A store
+/// with leases passes this suite and [`store_suite!`](crate::store_suite).
+#[macro_export]
+macro_rules! lease_suite {
+    ($fixture:expr) => {
+        $crate::lease_suite!(@cases $fixture;
+            renewal_returns_members_and_owners
+            renewal_keeps_a_member_alive
+            expired_lease_ends_by_the_clock_of_the_store
+            expired_member_is_renewed_with_what_it_still_owns
+            live_owner_keeps_its_shard
+            expired_owner_is_replaced_and_fenced
+            fenced_shard_does_not_stop_the_others
+            fenced_owner_leaves_snapshots_and_watermarks_alone
+            released_shard_is_free
+            stale_release_does_nothing
+            member_that_leaves_releases_everything
+            member_reopens_its_shard
+            member_without_a_lease_opens_nothing
+            one_of_two_simultaneous_openings_wins
+            members_of_other_services_are_not_listed
+            wrong_number_of_shards_changes_no_owner
+            closed_instance_leaves_the_other_open
+        );
+    };
+    (@cases $fixture:expr; $($case:ident)*) => {$(
+        #[::core::prelude::v1::test]
+        fn $case() {
+            $crate::store::run(async {
+                let fixture = $fixture;
+                $crate::store::cases::leases::$case(&fixture).await;
+            });
+        }
+    )*};
 }
 
 /// Creates a test for each case of the store suite. The argument is an expression that creates a [`Fixture`].

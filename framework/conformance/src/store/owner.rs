@@ -6,7 +6,7 @@ use super::turn_builder::{TurnBuilder, name};
 use super::{RecordingListener, SHARDS};
 use whizbang_core::message::ShardId;
 use whizbang_core::store::{
-    Appended, ShardReader, ShardWriter, Snapshot, Store, StoreError, StoredEvent, StreamState, Watermark,
+    Appended, MemberId, ShardReader, ShardWriter, Snapshot, Store, StoreError, StoredEvent, StreamState, Watermark,
 };
 
 /// An owner of one shard, with its writer, its reader and its commit listener.
@@ -32,6 +32,36 @@ impl Owner {
         let listener = Arc::clone(&ears) as Arc<_>;
         let handle = store.open(shard, SHARDS, listener).await.expect("the shard opens");
         Self { shard: shard.clone(), writer: handle.writer, reader: handle.reader, ears }
+    }
+
+    /// Takes ownership of a shard under the lease of a member. Returns `None` if the store refuses it.
+    pub async fn lease(store: &Arc<dyn Store>, member: MemberId, shard: &ShardId) -> Option<Self> {
+        Self::lease_with(store, member, shard, Arc::default()).await
+    }
+
+    /// As [`lease`](Self::lease), with a listener that other owners may share.
+    pub async fn lease_with(
+        store: &Arc<dyn Store>,
+        member: MemberId,
+        shard: &ShardId,
+        ears: Arc<RecordingListener>,
+    ) -> Option<Self> {
+        let leases = store.leases().expect("the store has leases");
+        let listener = Arc::clone(&ears) as Arc<_>;
+        let handle = leases.open(member, shard, SHARDS, listener).await.expect("the shard opens or is refused")?;
+        Some(Self { shard: shard.clone(), writer: handle.writer, reader: handle.reader, ears })
+    }
+
+    /// Appends a turn and waits for its outcome. A store may reject a fenced writer in the append or when it commits.
+    ///
+    /// # Errors
+    /// The error of the store.
+    pub async fn try_commit(&mut self, draft: &TurnBuilder) -> Result<Appended, StoreError> {
+        let appended = self.append(draft)?;
+        if !appended.committed {
+            self.ears.until_settled(&self.shard, self.writer.epoch(), appended.ticket).await?;
+        }
+        Ok(appended)
     }
 
     /// Appends a turn without waiting for the commit.

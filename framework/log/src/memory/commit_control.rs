@@ -9,9 +9,11 @@ use parking_lot::Mutex;
 use super::shard::MemoryShard;
 use super::{MemoryStore, RegisteredListener};
 use crate::record::Location;
-use whizbang_core::store::{StoreError, Ticket};
+use whizbang_core::message::ShardId;
+use whizbang_core::store::{Epoch, StoreError, Ticket};
 
-/// Controls the commits of a [`MemoryStore`] and makes it fail. Created by [`MemoryStore::faulty`].
+/// Controls the commits of a [`MemoryStore`] and makes it fail. Created by [`MemoryStore::faulty`] and
+/// [`MemoryStore::commit_control`].
 ///
 /// ```
 /// # use whizbang::store::memory::MemoryStore;
@@ -22,8 +24,14 @@ use whizbang_core::store::{StoreError, Ticket};
 /// faults.commit(usize::MAX);
 /// # drop(store);
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct CommitControl(MemoryStore);
+
+impl Clone for CommitControl {
+    fn clone(&self) -> Self {
+        Self(self.0.same_handle())
+    }
+}
 
 /// The uncommitted appends of a store in memory.
 #[derive(Default)]
@@ -44,6 +52,7 @@ struct HeldCommitsState {
 
 struct HeldCommit {
     shard: Arc<MemoryShard>,
+    epoch: Epoch,
     location: Location,
     registered: Arc<RegisteredListener>,
     ticket: Ticket,
@@ -65,12 +74,37 @@ impl HeldCommits {
     pub(super) fn hold_back(
         &self,
         shard: &Arc<MemoryShard>,
+        epoch: Epoch,
         location: Location,
         registered: &Arc<RegisteredListener>,
         ticket: Ticket,
     ) {
         let (shard, registered) = (Arc::clone(shard), Arc::clone(registered));
-        self.state.lock().waiting.push_back(HeldCommit { shard, location, registered, ticket });
+        self.state.lock().waiting.push_back(HeldCommit { shard, epoch, location, registered, ticket });
+    }
+
+    /// Loses the uncommitted appends of a shard's earlier owners, whose listeners are notified. Called before the owner
+    /// under the epoch `current` appends.
+    pub(super) fn fence(&self, shard: &ShardId, current: Epoch) {
+        let reporting = self.reporting.lock();
+        let mut lost = Vec::new();
+        let mut state = self.state.lock();
+        for waiting in std::mem::take(&mut state.waiting) {
+            let is_stale = waiting.shard.id == *shard && waiting.epoch < current;
+            if is_stale { lost.push(waiting) } else { state.waiting.push_back(waiting) }
+        }
+        drop(state);
+        if let Some(first) = lost.first() {
+            let mut held = first.shard.state();
+            held.lose_from(first.location);
+            held.accepting = true;
+        }
+        lost.dedup_by(|one, other| Arc::ptr_eq(&one.registered, &other.registered));
+        for waiting in lost {
+            let error = StoreError::Fenced { shard: shard.clone(), mine: waiting.epoch, current };
+            waiting.registered.listener.failed(error);
+        }
+        drop(reporting);
     }
 
     /// Commits everything and stops holding commits.
@@ -104,12 +138,12 @@ impl HeldCommits {
 
 impl CommitControl {
     pub(super) fn new(store: &MemoryStore) -> Self {
-        store.0.held_commits.active.store(true, Ordering::Release);
-        Self(store.clone())
+        store.shared.held_commits.active.store(true, Ordering::Release);
+        Self(store.same_handle())
     }
 
     fn held(&self) -> &HeldCommits {
-        &self.0.0.held_commits
+        &self.0.shared.held_commits
     }
 
     /// Holds all further commits until [`commit`](Self::commit) is called.
@@ -137,7 +171,7 @@ impl CommitControl {
     ///
     /// Appends after a reopening are committed immediately, unless [`hold`](Self::hold) is called again.
     pub fn fail(&self, kept: usize, error: StoreError) {
-        let store = &self.0.0;
+        let store = &self.0.shared;
         let shards: Vec<Arc<MemoryShard>> = store.shards.lock().values().cloned().collect();
         for shard in &shards {
             shard.stop_accepting();

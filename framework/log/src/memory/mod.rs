@@ -6,10 +6,11 @@
 mod arena;
 #[cfg(feature = "testing")]
 mod commit_control;
+mod leases;
 mod shard;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use futures_util::FutureExt as _;
@@ -18,15 +19,21 @@ use parking_lot::Mutex;
 
 #[cfg(feature = "testing")]
 pub use self::commit_control::CommitControl;
+use self::leases::{LeaseTable, MemoryLeases};
 use self::shard::{MemoryReader, MemoryShard, MemoryWriter};
-use whizbang_core::clock::Timestamp;
+use whizbang_core::clock::{Clock, Timestamp};
 use whizbang_core::message::{Name, ShardId, StoreId, StoreIdentity};
-use whizbang_core::store::{CatalogEntry, CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
+use whizbang_core::store::{
+    CatalogEntry, CommitListener, Epoch, ShardHandle, ShardLeases, ShardReader, Store, StoreError, View,
+};
 
 /// The span of ids that are dropped together, in milliseconds: a day.
 const IDS_SPAN_MS: u64 = 24 * 3600 * 1000;
 
 /// A store in memory. Clones share the data, so a node restarted with a clone finds everything.
+///
+/// One node at a time uses a [new](Self::new) store. The nodes of a service share the shards of a [shared](Self::shared)
+/// store, each with its own clone.
 ///
 /// ```
 /// use whizbang::store::{Store, memory::MemoryStore};
@@ -34,11 +41,31 @@ const IDS_SPAN_MS: u64 = 24 * 3600 * 1000;
 /// let store = MemoryStore::new();
 /// assert!(store.durability().contains("memory"));
 /// ```
-#[derive(Clone, Default)]
-pub struct MemoryStore(Arc<Shared>);
+#[derive(Default)]
+pub struct MemoryStore {
+    shared: Arc<Shared>,
+    handle: Arc<Handle>,
+}
+
+impl Clone for MemoryStore {
+    fn clone(&self) -> Self {
+        // Each node that shares the store closes it for itself.
+        let handle = if self.shared.leases.is_some() { Arc::default() } else { Arc::clone(&self.handle) };
+        Self { shared: Arc::clone(&self.shared), handle }
+    }
+}
+
+/// One node's access to a shared store.
+#[derive(Default)]
+struct Handle {
+    /// Never set in a store that is not shared: closing it closes its shards.
+    is_closed: AtomicBool,
+}
 
 #[derive(Default)]
 struct Shared {
+    /// Present in a store that several nodes share.
+    leases: Option<Arc<LeaseTable>>,
     shards: Mutex<HashMap<ShardId, Arc<MemoryShard>>>,
     domains: Mutex<HashMap<Name, u16>>,
     listeners: Mutex<Vec<Weak<RegisteredListener>>>,
@@ -61,6 +88,27 @@ impl MemoryStore {
         Self::default()
     }
 
+    /// Creates an empty store that several nodes of a service share: its clones have common data, members and
+    /// [leases](Store::leases). The leases are counted by `clock`, without its jumps.
+    ///
+    /// ```
+    /// use whizbang::clock::Clock;
+    /// use whizbang::store::{Store, memory::MemoryStore};
+    ///
+    /// let store = MemoryStore::shared(&Clock::system());
+    /// assert!(store.leases().is_some() && MemoryStore::new().leases().is_none());
+    /// ```
+    pub fn shared(clock: &Clock) -> Self {
+        let shared = Shared { leases: Some(Arc::new(LeaseTable::new(clock))), ..Shared::default() };
+        Self { shared: Arc::new(shared), handle: Arc::default() }
+    }
+
+    /// Creates the control of this store.
+    #[cfg(feature = "testing")]
+    pub fn commit_control(&self) -> CommitControl {
+        CommitControl::new(self)
+    }
+
     /// Creates an empty store and the control that makes it fail: delayed commits, lost commits, rejected appends.
     #[cfg(feature = "testing")]
     pub fn faulty() -> (Self, CommitControl) {
@@ -69,36 +117,45 @@ impl MemoryStore {
         (store, faults)
     }
 
+    fn check_open(&self) -> Result<(), StoreError> {
+        if self.handle.is_closed.load(Ordering::Acquire) { Err(StoreError::Closed) } else { Ok(()) }
+    }
+
+    /// Returns this handle of the store, not a new one as a clone of a shared store is.
+    fn same_handle(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), handle: Arc::clone(&self.handle) }
+    }
+
     fn open_now(
         &self,
         id: &ShardId,
         shards: u16,
         listener: Arc<dyn CommitListener>,
     ) -> Result<ShardHandle, StoreError> {
-        let found = *self.0.domains.lock().entry(id.domain.clone()).or_insert(shards);
+        let found = *self.shared.domains.lock().entry(id.domain.clone()).or_insert(shards);
         if found != shards || id.shard >= shards {
             return Err(StoreError::Shards { domain: id.domain.to_string(), found, wanted: shards });
         }
         let shard = Arc::clone(
-            self.0.shards.lock().entry(id.clone()).or_insert_with(|| Arc::new(MemoryShard::new(id.clone()))),
+            self.shared.shards.lock().entry(id.clone()).or_insert_with(|| Arc::new(MemoryShard::new(id.clone()))),
         );
         let epoch = shard.claim();
         let registered = self.register_listener(listener);
         let reader = Arc::new(MemoryReader::new(Arc::clone(&shard)));
-        Ok(ShardHandle { writer: Box::new(MemoryWriter::new(self.clone(), shard, epoch, registered)), reader })
+        Ok(ShardHandle { writer: Box::new(MemoryWriter::new(self.same_handle(), shard, epoch, registered)), reader })
     }
 
     /// Returns the identity, which is created on first use. It differs between the stores of a process and is the same
     /// in every run.
     fn identity_now(&self) -> StoreIdentity {
         static STORES: AtomicU64 = AtomicU64::new(1);
-        let mut identity = self.0.identity.lock();
+        let mut identity = self.shared.identity.lock();
         let made = || StoreIdentity::new(StoreId::from_u128(u128::from(STORES.fetch_add(1, Ordering::Relaxed))));
         identity.get_or_insert_with(made).clone()
     }
 
     fn register_listener(&self, listener: Arc<dyn CommitListener>) -> Arc<RegisteredListener> {
-        let mut listeners = self.0.listeners.lock();
+        let mut listeners = self.shared.listeners.lock();
         listeners.retain(|known| known.strong_count() > 0);
         let known = listeners.iter().filter_map(Weak::upgrade);
         let same =
@@ -119,20 +176,20 @@ impl Store for MemoryStore {
         shards: u16,
         listener: Arc<dyn CommitListener>,
     ) -> BoxFuture<'a, Result<ShardHandle, StoreError>> {
-        ready(self.open_now(shard, shards, listener)).boxed()
+        ready(self.check_open().and_then(|()| self.open_now(shard, shards, listener))).boxed()
     }
 
     fn read<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<Arc<dyn ShardReader>>, StoreError>> {
-        let found = self.0.shards.lock().get(shard).cloned();
+        let found = self.shared.shards.lock().get(shard).cloned();
         ready(Ok(found.map(|shard| Arc::new(MemoryReader::new(shard)) as Arc<dyn ShardReader>))).boxed()
     }
 
     fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>> {
-        ready(Ok(self.0.views.lock().get(projection).and_then(|(_, view)| view.clone()))).boxed()
+        ready(Ok(self.shared.views.lock().get(projection).and_then(|(_, view)| view.clone()))).boxed()
     }
 
     fn claim_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
-        let mut views = self.0.views.lock();
+        let mut views = self.shared.views.lock();
         let (epoch, _) = views.entry(projection.clone()).or_default();
         *epoch += 1;
         ready(Ok(*epoch)).boxed()
@@ -144,7 +201,7 @@ impl Store for MemoryStore {
         epoch: Epoch,
         view: View,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        let mut views = self.0.views.lock();
+        let mut views = self.shared.views.lock();
         let (current, kept) = views.entry(projection.clone()).or_default();
         let saved = if *current == epoch {
             *kept = Some(view);
@@ -156,11 +213,11 @@ impl Store for MemoryStore {
     }
 
     fn catalog(&self) -> BoxFuture<'_, Result<Option<Vec<CatalogEntry>>, StoreError>> {
-        ready(Ok(self.0.catalog.lock().clone())).boxed()
+        ready(Ok(self.shared.catalog.lock().clone())).boxed()
     }
 
     fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>> {
-        *self.0.catalog.lock() = Some(entries);
+        *self.shared.catalog.lock() = Some(entries);
         ready(Ok(())).boxed()
     }
 
@@ -169,12 +226,17 @@ impl Store for MemoryStore {
     }
 
     fn save_identity(&self, identity: StoreIdentity) -> BoxFuture<'_, Result<(), StoreError>> {
-        *self.0.identity.lock() = Some(identity);
+        *self.shared.identity.lock() = Some(identity);
         ready(Ok(())).boxed()
     }
 
+    fn leases(&self) -> Option<Arc<dyn ShardLeases>> {
+        let table = Arc::clone(self.shared.leases.as_ref()?);
+        Some(Arc::new(MemoryLeases { store: self.same_handle(), table }))
+    }
+
     fn forget_ids(&self, before: Timestamp) {
-        for shard in self.0.shards.lock().values() {
+        for shard in self.shared.shards.lock().values() {
             shard.forget_ids(before, IDS_SPAN_MS);
         }
     }
@@ -190,8 +252,12 @@ impl Store for MemoryStore {
 
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         #[cfg(feature = "testing")]
-        self.0.held_commits.release();
-        for shard in self.0.shards.lock().values() {
+        self.shared.held_commits.release();
+        if self.shared.leases.is_some() {
+            self.handle.is_closed.store(true, Ordering::Release);
+            return ready(Ok(())).boxed();
+        }
+        for shard in self.shared.shards.lock().values() {
             shard.stop_accepting();
         }
         ready(Ok(())).boxed()

@@ -34,7 +34,7 @@ pub(super) struct MemoryShard {
 pub(super) struct ShardState {
     epoch: Epoch,
     /// `true` while the owner may append: not before an opening, nor after a failure or after closing.
-    accepting: bool,
+    pub(super) accepting: bool,
     pub(super) arena: Arena,
     pub(super) index: Index,
     /// The newest snapshot of each stream.
@@ -118,7 +118,6 @@ impl ShardState {
 }
 
 pub(super) struct MemoryWriter {
-    #[cfg_attr(not(feature = "testing"), expect(dead_code, reason = "only faults are looked up in it"))]
     store: MemoryStore,
     shard: Arc<MemoryShard>,
     epoch: Epoch,
@@ -140,10 +139,11 @@ impl MemoryWriter {
         bound: usize,
         write: impl FnOnce(&mut Index, AppendContext, &mut Vec<u8>) -> Result<AppendNumbers, OutOfTurn>,
     ) -> Result<Appended, StoreError> {
+        self.store.check_open()?;
         let mut state = self.shard.state.lock();
         state.check_owner(&self.shard.id, self.epoch)?;
         #[cfg(feature = "testing")]
-        let committed = self.store.0.held_commits.admit_append()?;
+        let committed = self.store.shared.held_commits.admit_append()?;
         #[cfg(not(feature = "testing"))]
         let committed = true;
         let ShardState { arena, index, .. } = &mut *state;
@@ -161,7 +161,7 @@ impl MemoryWriter {
         let ticket = self.registered.tickets.fetch_add(1, Ordering::Relaxed) + 1;
         #[cfg(feature = "testing")]
         if !committed {
-            self.store.0.held_commits.hold_back(&self.shard, location, &self.registered, ticket);
+            self.store.shared.held_commits.hold_back(&self.shard, self.epoch, location, &self.registered, ticket);
         }
         Ok(Appended { ticket, position, committed, stream })
     }

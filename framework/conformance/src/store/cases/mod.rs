@@ -4,6 +4,7 @@ mod catalog;
 mod commits;
 mod dead_letters;
 mod ids;
+pub mod leases;
 mod outbox;
 mod owners;
 mod reading;
