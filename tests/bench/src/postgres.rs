@@ -100,7 +100,7 @@ fn quiet() -> bool {
 /// Measures one turn at a time.
 pub(crate) fn alone() {
     const TURNS: usize = 2000;
-    let server = PostgresServer::start();
+    let server = PostgresServer::start_on_disk();
     let mut pairs = Vec::new();
     for _ in 0..REPETITIONS {
         if !quiet() {
@@ -164,7 +164,7 @@ async fn gather(raw: Raw, gathered: Rc<Gathered>) {
 /// Measures concurrent turns: one of each of 1,000 keys, and 256 of one key.
 pub(crate) fn together() {
     const EACH: usize = 50;
-    let server = PostgresServer::start_with(&[("max_wal_size", "4GB")]);
+    let server = PostgresServer::start_in("/tmp", &[("max_wal_size", "4GB")]);
     let (mut rates, mut waits, mut hot) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..=REPETITIONS {
         if !quiet() {

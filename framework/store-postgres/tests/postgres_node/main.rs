@@ -73,7 +73,7 @@ async fn restarted_server_loses_and_doubles_nothing_under_load() {
 
 /// Injects a fault in each round, under load; then everything is compared.
 async fn faults(kinds: &[Fault], rounds: u64, threads: usize) {
-    let mut server = PostgresServer::start();
+    let mut server = PostgresServer::start_on_disk();
     let node = start(&server, threads).await;
     let callers = Rc::new(Callers::default());
     let chance = Rc::new(IdSource::random(Clock::system()));
