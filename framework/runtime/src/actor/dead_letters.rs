@@ -100,7 +100,7 @@ impl ActorInstance {
         match self.append_note(&delivery.envelope, mark, note) {
             Ok(appended) => {
                 let completion = delivery.completion;
-                self.dispatcher.context.after_commit(appended, move |committed| {
+                self.dispatcher.context.after_commit(&self.shard, appended, move |committed| {
                     drop(permit);
                     completion(match committed {
                         Ok(()) => Outcome::DeadLetter(error),

@@ -16,9 +16,10 @@ use super::backlog::{Backlog, Backlogs, Deliver};
 use super::handler_table::HandlerTable;
 use super::inline::{InlineGuard, InlineOutcome, PendingCommit, TypedCommand, delivery_of};
 use super::mailbox::{Delivered, FailedTurn, LiveActor, LocalMessage, Mailbox, MailboxMessage, TypedDelivery};
+use super::owned_shard::OwnedShard;
 use super::registry::ActorRegistry;
 use super::requested::AnyEffects;
-use super::thread::{InFlightGuard, OwnedShard, ThreadContext};
+use super::thread::{InFlightGuard, ThreadContext};
 use super::turn::TurnError;
 use crate::router::{ActorEndpoint, CommandMeta, Delivery, Outcome, SendError};
 use whizbang_core::message::{CodecError, Envelope, Key, Name, shard_of};
@@ -285,7 +286,7 @@ impl Dispatcher {
         live.queued.set(live.queued.get() + 1);
         live.last_sweep.set(self.context.sweeps.get());
         live.last_use.set(self.context.uses.replace(self.context.uses.get() + 1));
-        Permit { in_flight: Some(self.context.track_in_flight()), live: Rc::clone(live) }
+        Permit { in_flight: Some(self.context.track_in_flight(&live.shard)), live: Rc::clone(live) }
     }
 
     /// Returns the actor of a key, if it is live and its mailbox is empty.
@@ -335,10 +336,13 @@ impl Dispatcher {
                     command.complete(Err(refused));
                 }
             }
-            NextStep::Commit(appended, permit) => self.context.after_ticket(appended.ticket, move |committed| {
-                drop(permit);
-                command.complete(appended.result(committed));
-            }),
+            NextStep::Commit(appended, permit) => {
+                let shard = Rc::clone(&permit.live.shard);
+                self.context.after_ticket(&shard, appended.ticket, move |committed| {
+                    drop(permit);
+                    command.complete(appended.result(committed));
+                });
+            }
             NextStep::Recover(failed, permit, live) => {
                 let (envelope, failure) = *failed;
                 command.clear();

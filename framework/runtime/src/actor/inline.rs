@@ -178,7 +178,7 @@ impl ActorInstance {
                     command.complete(result);
                 }
                 InlineOutcome::Pending(appended) => {
-                    self.dispatcher.context.after_ticket(appended.ticket, move |committed| {
+                    self.dispatcher.context.after_ticket(&self.shard, appended.ticket, move |committed| {
                         drop(permit);
                         command.complete(appended.result(committed));
                     })

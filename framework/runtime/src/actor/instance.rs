@@ -20,8 +20,8 @@ use super::backlog::{Backlog, MIN_WAIT};
 use super::dispatcher::{Dispatcher, Permit};
 use super::handler_table::UserSlot;
 use super::mailbox::{Ctx, Delivered, Mailbox};
+use super::owned_shard::OwnedShard;
 use super::state::KeyState;
-use super::thread::OwnedShard;
 use super::timer_name::timer_in;
 use crate::inbox::Admission;
 use crate::router::{Action, DedupKey, Delivery, Outcome};
@@ -67,7 +67,7 @@ pub(crate) struct BackOffQueue {
 
 impl<U> ActorInstance<U> {
     pub(crate) fn new(dispatcher: Rc<Dispatcher>, shard: Rc<OwnedShard>, key: Rc<str>, user: U) -> Self {
-        let generation = dispatcher.context.generation.get();
+        let generation = shard.generation.get();
         Self {
             dispatcher,
             shard,
@@ -118,13 +118,14 @@ impl ActorInstance {
             None => delivery,
         };
         self.back_off.get_or_insert_default().is_active = true;
-        let waits = Rc::clone(&self.dispatcher.context).sleep_unless_draining(wait.max(MIN_WAIT));
+        let waits =
+            Rc::clone(&self.dispatcher.context).sleep_unless_closing(Rc::clone(&self.shard), wait.max(MIN_WAIT));
         let again = wrap_future::<_, Mailbox>(waits).map(move |(), mailbox, ctx| {
             let mut actor = mailbox.actor();
             if let Some(waiting) = &mut actor.back_off {
                 waiting.is_active = false;
             }
-            if actor.dispatcher.context.draining.get() {
+            if actor.dispatcher.context.is_closing(&actor.shard) {
                 // It is in the log, or its caller learns that nothing was done.
                 drop(permit);
                 (delivery.completion)(Outcome::Stopped);
@@ -202,7 +203,7 @@ impl ActorInstance {
     pub(crate) fn all_committed(&self) -> impl Future<Output = Result<(), StoreError>> + 'static {
         let receiver = self.last_append.get().map(|ticket| {
             let (sender, receiver) = oneshot::channel();
-            self.dispatcher.context.after_ticket(ticket, move |result| {
+            self.dispatcher.context.after_ticket(&self.shard, ticket, move |result| {
                 let _ = sender.send(result);
             });
             receiver
@@ -217,7 +218,7 @@ impl ActorInstance {
 
     /// Returns whether this actor must not handle anything: the node stops, or commits have failed and the shard is reopened.
     pub(crate) fn is_stopped(&self) -> bool {
-        self.generation != self.dispatcher.context.generation.get() || self.dispatcher.context.stopped.get()
+        self.generation != self.shard.generation.get() || self.dispatcher.context.stopped.get()
     }
 
     /// Returns why no turn can run, if none can.
@@ -256,13 +257,13 @@ impl ActorInstance {
     /// Holds the mailbox for a while, then handles the message: the store rejects appends, so the backlog cannot keep it.
     pub(crate) fn handle_later(&mut self, delivered: Delivered, ctx: &mut Ctx) {
         let context = &self.dispatcher.context;
-        if context.draining.get() {
+        if context.is_closing(&self.shard) {
             let Delivered { delivery, permit } = delivered;
             drop(permit);
             return (delivery.completion)(Outcome::Stopped);
         }
         let wait = context.settings.retry.all.wait(3, &context.ids).max(MIN_WAIT);
-        let waits = Rc::clone(context).sleep_unless_draining(wait);
+        let waits = Rc::clone(context).sleep_unless_closing(Rc::clone(&self.shard), wait);
         self.hold(ctx, waits, move |this, (), ctx| this.handle(delivered, ctx));
     }
 
@@ -365,7 +366,7 @@ impl ActorInstance {
         let Delivered { delivery, permit } = errand;
         let completion = delivery.completion;
         match discarded {
-            Ok(appended) => self.dispatcher.context.after_commit(appended, move |committed| {
+            Ok(appended) => self.dispatcher.context.after_commit(&self.shard, appended, move |committed| {
                 drop(permit);
                 completion(match committed {
                     Ok(()) => Outcome::Done(bytes::Bytes::new(), Codec::Bincode),
@@ -455,7 +456,7 @@ impl ActorInstance {
             }
         };
         match self.last_append.get() {
-            Some(ticket) => self.dispatcher.context.after_ticket(ticket, then),
+            Some(ticket) => self.dispatcher.context.after_ticket(&self.shard, ticket, then),
             None => then(Ok(())),
         }
     }

@@ -14,6 +14,7 @@ use super::dispatcher::Permit;
 use super::handler_table::UserSlot;
 use super::inline::TypedCommand;
 use super::instance::ActorInstance;
+use super::owned_shard::OwnedShard;
 use super::turn::TurnError;
 use crate::router::{CommandMeta, Delivery};
 use whizbang_core::user_code::Label;
@@ -31,6 +32,8 @@ pub(crate) struct LiveActor<U: ?Sized = dyn UserSlot> {
     pub(super) last_sweep: Cell<u64>,
     /// Its last use, on the clock of [`ThreadContext::uses`](super::ThreadContext::uses).
     pub(super) last_use: Cell<u64>,
+    /// The shard of its key.
+    pub(super) shard: Rc<OwnedShard>,
     pub(super) actor: RefCell<ActorInstance<U>>,
 }
 
@@ -42,6 +45,7 @@ impl<U> LiveActor<U> {
             queued,
             last_sweep: Cell::default(),
             last_use: Cell::default(),
+            shard: Rc::clone(&actor.shard),
             actor: RefCell::new(actor),
         })
     }

@@ -6,6 +6,7 @@
 
 mod backlog;
 mod command_dispatcher;
+mod commits;
 mod compensation;
 mod dead_letters;
 mod dispatcher;
@@ -16,6 +17,7 @@ mod handler_table;
 mod inline;
 mod instance;
 mod mailbox;
+mod owned_shard;
 mod parked;
 mod plan;
 mod registry;
@@ -34,6 +36,8 @@ mod turn;
 
 pub use backlog::{DEFERRED, MIN_WAIT};
 pub(crate) use command_dispatcher::{CommandCall, CommandDispatcher};
+pub(crate) use commits::CommitFailure;
+pub use commits::CommitNotifier;
 #[cfg(feature = "testing")]
 pub use compensation::{CompensationChange, PlannedCommand};
 pub use dispatcher::Dispatcher;
@@ -43,6 +47,7 @@ pub use failpoints::{Count, Failpoint, Failpoints};
 pub use handler_table::{HandlerTable, typed, typed_state};
 pub(crate) use instance::duplicate_outcome;
 pub(crate) use mailbox::LocalMessage;
+pub use owned_shard::OwnedShard;
 pub(crate) use plan::names;
 pub use plan::{EventContext, Plan, Role, Stateful};
 #[cfg(feature = "testing")]
@@ -51,6 +56,6 @@ pub(crate) use requested::TimerSlot;
 pub use snapshots::Snapshots;
 #[cfg(feature = "testing")]
 pub use stored::{begins_compensation, compensation_change, finishes_compensation, restarts, user_state};
-pub use thread::{InFlightGuard, OwnedShard, ThreadContext, ThreadSettings};
+pub use thread::{InFlightGuard, ThreadContext, ThreadSettings};
 pub use timer_name::stored as stored_timer;
 pub use timer_name::{parts as timer_parts, timer_name};

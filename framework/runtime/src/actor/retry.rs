@@ -102,7 +102,7 @@ impl ActorInstance {
         match turned {
             Ok(turned) => {
                 let (completion, codec) = (delivery.completion, self.dispatcher.handlers.facts.codec);
-                self.dispatcher.context.after_commit(turned.appended, move |committed| {
+                self.dispatcher.context.after_commit(&self.shard, turned.appended, move |committed| {
                     drop(permit);
                     completion(match committed {
                         Ok(()) => Outcome::Done(turned.reply, codec),

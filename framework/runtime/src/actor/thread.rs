@@ -4,21 +4,21 @@
 //! [store](whizbang_core::store). It never runs user code.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
+use super::commits::{CommitNotifier, PendingCommits};
+use super::owned_shard::OwnedShard;
 use crate::inbox::{HealthIssues, IdleNotifier};
 use crate::router::{DedupKey, Delivery, Outcome, PeerShapes};
 use whizbang_core::clock::{MonotonicTime, Timestamp};
 use whizbang_core::message::{Digest, Envelope, IdSource, Kind, MessageId, ShardId};
 use whizbang_core::retry::Retries;
-use whizbang_core::store::{Appended, CommitListener, ShardHandle, ShardReader, ShardWriter, StoreError, Ticket};
+use whizbang_core::store::{CommitListener as _, StoreError};
 use whizbang_core::telemetry::{Counts, TARGET};
 use whizbang_core::user_code::{UserCode, caught};
 
@@ -68,8 +68,9 @@ pub struct ThreadContext {
     pub(crate) user_code: Arc<UserCode>,
     #[doc(hidden)]
     pub commits: Arc<CommitNotifier>,
-    /// Incremented when commits have failed. Messages queued for an actor of an older generation are refused and not
-    /// handled.
+    /// The open shards of this thread.
+    pub(crate) shards: RefCell<BTreeMap<ShardId, Rc<OwnedShard>>>,
+    /// Incremented when the commits of all shards have failed.
     pub(crate) generation: Cell<u64>,
     /// The number of passivation sweeps so far; the clock of idleness.
     pub(crate) sweeps: Cell<u64>,
@@ -79,8 +80,8 @@ pub struct ThreadContext {
     /// Set when draining begins; new messages are refused.
     pub(crate) draining: Cell<bool>,
     /// The shards that the relay has to read.
-    dirty: RefCell<Vec<Rc<OwnedShard>>>,
-    /// Notified when draining begins.
+    pub(super) dirty: RefCell<Vec<Rc<OwnedShard>>>,
+    /// Notified when draining begins, on the whole thread or of one shard.
     pub(crate) drain_started: Notify,
     /// Notified when nothing is in flight.
     pub(crate) idle: Rc<IdleNotifier>,
@@ -95,14 +96,12 @@ pub struct ThreadContext {
     pub(super) inline_running: Cell<bool>,
     /// Set from a failed append until the next commit.
     store_failing: Cell<bool>,
-    pending_commits: RefCell<VecDeque<(Ticket, CommitCallback)>>,
+    pub(super) pending_commits: PendingCommits,
     pub(crate) scratch: RefCell<Vec<u8>>,
 }
 
 /// The name of the health issue for a store that rejects appends.
 const STORE_ISSUE: &str = "store";
-
-type CommitCallback = Box<dyn FnOnce(Result<(), StoreError>)>;
 
 impl ThreadContext {
     #[doc(hidden)]
@@ -116,6 +115,7 @@ impl ThreadContext {
             counts: Arc::clone(&code.counts),
             user_code: code,
             commits: Arc::default(),
+            shards: RefCell::default(),
             generation: Cell::new(0),
             sweeps: Cell::new(0),
             uses: Cell::new(0),
@@ -130,7 +130,7 @@ impl ThreadContext {
             jobs: Cell::new(0),
             inline_running: Cell::new(false),
             store_failing: Cell::new(false),
-            pending_commits: RefCell::default(),
+            pending_commits: PendingCommits::default(),
             scratch: RefCell::default(),
         })
     }
@@ -207,20 +207,20 @@ impl ThreadContext {
         envelope.deadline.is_some_and(|deadline| now > deadline).then_some(Outcome::Late)
     }
 
-    /// Counts one more turn in flight until the guard is dropped.
-    pub(crate) fn track_in_flight(self: &Rc<Self>) -> InFlightGuard {
+    /// Counts one more turn of a shard in flight until the guard is dropped.
+    pub(crate) fn track_in_flight(self: &Rc<Self>, shard: &Rc<OwnedShard>) -> InFlightGuard {
         let in_flight = self.in_flight.get() + 1;
         self.in_flight.set(in_flight);
         self.counts.in_flight.set(in_flight as u64);
-        InFlightGuard { context: Rc::clone(self), is_job: false }
+        InFlightGuard::new(self, shard, false)
     }
 
-    /// Counts one more job until the guard is dropped. Jobs have their own limit, so jobs that wait for slow I/O do not
+    /// Counts one more job of a shard until the guard is dropped. Jobs have their own limit, so jobs that wait for slow I/O do not
     /// reduce the capacity for turns.
-    pub(crate) fn track_job(self: &Rc<Self>) -> InFlightGuard {
+    pub(crate) fn track_job(self: &Rc<Self>, shard: &Rc<OwnedShard>) -> InFlightGuard {
         self.jobs.set(self.jobs.get() + 1);
         self.counts.jobs.set(self.jobs.get() as u64);
-        InFlightGuard { context: Rc::clone(self), is_job: true }
+        InFlightGuard::new(self, shard, true)
     }
 
     /// Returns whether no turn and no job is in flight.
@@ -228,14 +228,24 @@ impl ThreadContext {
         self.in_flight.get() == 0 && self.jobs.get() == 0
     }
 
-    /// Sleeps for `wait`, or until draining begins.
-    pub(crate) async fn sleep_unless_draining(self: Rc<Self>, wait: Duration) {
-        let drains = self.drain_started.notified();
-        if !self.draining.get() && !self.stopped.get() {
+    /// Returns whether work of a shard that has not begun must not begin: the node is draining or has stopped, or the
+    /// shard is handed over or lost.
+    pub(crate) fn is_closing(&self, shard: &OwnedShard) -> bool {
+        self.draining.get() || self.stopped.get() || !shard.is_open()
+    }
+
+    /// Sleeps for `wait`, or until the [shard closes](Self::is_closing).
+    pub(crate) async fn sleep_unless_closing(self: Rc<Self>, shard: Rc<OwnedShard>, wait: Duration) {
+        let mut sleep = std::pin::pin!(tokio::time::sleep(wait));
+        loop {
+            let drains = self.drain_started.notified();
+            if self.is_closing(&shard) {
+                return;
+            }
             tokio::select! {
                 biased;
                 () = drains => {}
-                () = tokio::time::sleep(wait) => {}
+                () = &mut sleep => return,
             }
         }
     }
@@ -243,57 +253,10 @@ impl ThreadContext {
     /// Returns whether the running turn is the only one in flight on this thread. Everything that was ready has run
     /// before, so a message that arrived with it would be in flight as well.
     pub(crate) fn is_alone(&self) -> bool {
-        self.in_flight.get() == 1 && self.pending_commits.borrow().is_empty()
+        self.in_flight.get() == 1 && self.pending_commits.is_empty()
     }
 
-    /// Returns whether an append is durable already.
-    pub(crate) fn is_committed(appended: &Appended) -> bool {
-        appended.committed
-    }
-
-    /// Calls `then` once the append is durable: immediately if it is.
-    pub(crate) fn after_commit(&self, appended: Appended, then: impl FnOnce(Result<(), StoreError>) + 'static) {
-        if Self::is_committed(&appended) {
-            self.report_commit();
-            then(Ok(()));
-        } else {
-            self.after_ticket(appended.ticket, then);
-        }
-    }
-
-    /// Calls `then` once everything up to `ticket` is durable.
-    pub(crate) fn after_ticket(&self, ticket: Ticket, then: impl FnOnce(Result<(), StoreError>) + 'static) {
-        if ticket <= self.commits.committed_through.load(Ordering::Acquire) {
-            then(Ok(()));
-        } else {
-            self.pending_commits.borrow_mut().push_back((ticket, Box::new(then)));
-        }
-    }
-
-    /// Runs the callbacks of commits as the store reports them, for as long as the thread lives.
-    ///
-    /// Returns the error when commits have failed; all pending callbacks were called with it.
-    pub(crate) async fn complete_commits(&self) -> StoreError {
-        loop {
-            self.commits.changed.notified().await;
-            self.complete_ready_commits();
-            if let Some(error) = self.commits.failed.lock().clone() {
-                self.fail_pending_commits(&error);
-                return error;
-            }
-        }
-    }
-
-    /// Fails every pending commit: its record may or may not have been written.
-    pub(crate) fn fail_pending_commits(&self, error: &StoreError) {
-        self.generation.set(self.generation.get() + 1);
-        let lost = std::mem::take(&mut *self.pending_commits.borrow_mut());
-        for (_, release) in lost {
-            release(Err(error.clone()));
-        }
-    }
-
-    /// Reports a failed append. A fenced shard belongs to a newer owner, so the node must stop. If the disk is full or
+    /// Reports a failed append. A fenced shard belongs to a newer owner, so it is closed here. If the disk is full or
     /// broken, the node's health shows an issue until a commit succeeds.
     pub(crate) fn report_append_error(&self, error: &StoreError) {
         match error {
@@ -328,29 +291,20 @@ impl ThreadContext {
         }
         dirty
     }
-
-    fn complete_ready_commits(&self) {
-        let through = self.commits.committed_through.load(Ordering::Acquire);
-        loop {
-            // One at a time and outside the borrow: a callback may append and re-enter this function.
-            let next = {
-                let mut waiting = self.pending_commits.borrow_mut();
-                match waiting.front() {
-                    Some((ticket, _)) if *ticket <= through => waiting.pop_front(),
-                    _ => None,
-                }
-            };
-            let Some((_, release)) = next else { break };
-            self.report_commit();
-            release(Ok(()));
-        }
-    }
 }
 
 /// One turn or job in flight, until it is dropped.
 pub struct InFlightGuard {
     context: Rc<ThreadContext>,
+    shard: Rc<OwnedShard>,
     is_job: bool,
+}
+
+impl InFlightGuard {
+    fn new(context: &Rc<ThreadContext>, shard: &Rc<OwnedShard>, is_job: bool) -> Self {
+        shard.in_flight.set(shard.in_flight.get() + 1);
+        Self { context: Rc::clone(context), shard: Rc::clone(shard), is_job }
+    }
 }
 
 impl Drop for InFlightGuard {
@@ -364,89 +318,9 @@ impl Drop for InFlightGuard {
             context.in_flight.set(in_flight);
             context.counts.in_flight.set(in_flight as u64);
         }
-        if context.is_idle() {
+        self.shard.in_flight.set(self.shard.in_flight.get() - 1);
+        if context.is_idle() || (!self.shard.is_open() && self.shard.is_drained()) {
             context.idle.notify();
         }
-    }
-}
-
-/// Receives commit notifications on the store's thread and wakes the actors' thread.
-#[derive(Default)]
-pub struct CommitNotifier {
-    committed_through: AtomicU64,
-    failed: Mutex<Option<StoreError>>,
-    changed: Notify,
-}
-
-impl CommitNotifier {
-    /// Clears a failure after the shards were reopened. Earlier appends count as completed.
-    pub(crate) fn clear_failure(&self) {
-        *self.failed.lock() = None;
-    }
-}
-
-impl CommitListener for CommitNotifier {
-    fn committed(&self, through: Ticket) {
-        self.committed_through.fetch_max(through, Ordering::Release);
-        self.changed.notify_one();
-    }
-
-    fn failed(&self, error: StoreError) {
-        self.failed.lock().get_or_insert(error);
-        self.changed.notify_one();
-    }
-}
-
-/// One shard on its thread.
-pub struct OwnedShard {
-    pub(crate) id: ShardId,
-    #[doc(hidden)]
-    pub writer: RefCell<Box<dyn ShardWriter>>,
-    pub(crate) reader: RefCell<Arc<dyn ShardReader>>,
-    /// True if any subscriber besides the stream's own actor receives the shard's events.
-    pub(crate) relays_events: bool,
-    /// True if the shard is in the list of dirty shards.
-    dirty: Cell<bool>,
-    /// The due time of the earliest timer that the timer loop knows.
-    pub(crate) next_timer: Cell<Option<Timestamp>>,
-    /// The earliest due time set since the timer loop last looked, if it is before `next_timer`.
-    pub(crate) earliest_set_timer: Cell<Option<Timestamp>>,
-}
-
-impl OwnedShard {
-    #[doc(hidden)]
-    pub fn new(id: ShardId, handle: ShardHandle, relays_events: bool) -> Rc<Self> {
-        Rc::new(Self {
-            id,
-            writer: RefCell::new(handle.writer),
-            reader: RefCell::new(handle.reader),
-            relays_events,
-            dirty: Cell::new(false),
-            next_timer: Cell::new(None),
-            earliest_set_timer: Cell::new(None),
-        })
-    }
-
-    /// Records a committed timer. The timer loop is woken only if the timer is due before the next one it knows, so
-    /// most turns that set a timer wake nothing.
-    pub(crate) fn schedule_timer(&self, due: Timestamp, timers: &Notify) {
-        if self.next_timer.get().is_none_or(|next| due < next) {
-            self.next_timer.set(Some(due));
-            self.earliest_set_timer.set(Some(self.earliest_set_timer.get().map_or(due, |earliest| earliest.min(due))));
-            timers.notify_one();
-        }
-    }
-
-    /// Queues the shard for the relay.
-    pub(crate) fn mark_dirty(self: &Rc<Self>, context: &ThreadContext) {
-        if !self.dirty.replace(true) {
-            context.dirty.borrow_mut().push(Rc::clone(self));
-        }
-        context.relay.notify_one();
-    }
-
-    #[doc(hidden)]
-    pub fn reader(&self) -> Arc<dyn ShardReader> {
-        Arc::clone(&self.reader.borrow())
     }
 }

@@ -293,7 +293,7 @@ impl ActorInstance {
         }
         if (events > 0 && self.shard.relays_events) || !effects.outgoing.is_empty() {
             let (shard, dirty_context) = (Rc::clone(&self.shard), Rc::clone(&context));
-            context.after_commit(appended, move |_| shard.mark_dirty(&dirty_context));
+            context.after_commit(&self.shard, appended, move |_| shard.mark_dirty(&dirty_context));
         }
         let set = effects.timers.iter().filter_map(|timer| match timer {
             TimerSlot::Set { due, .. } => Some(*due),
@@ -302,7 +302,7 @@ impl ActorInstance {
         if let Some(due) = set.min() {
             // The timer loop reads the timer once it is committed.
             let (shard, timers) = (Rc::clone(&self.shard), Rc::clone(&context.timers));
-            context.after_commit(appended, move |_| shard.schedule_timer(due, &timers));
+            context.after_commit(&self.shard, appended, move |_| shard.schedule_timer(due, &timers));
         }
         self.save_due_snapshot();
     }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::NodeEnd;
 use super::publisher::{self, earliest, until};
 use super::thread::ThreadRuntime;
+use crate::actor::CommitFailure;
 use crate::relay::Forward;
 use whizbang_core::message::ShardId;
 use whizbang_core::store::StoreError;
@@ -26,13 +27,22 @@ const SWEEPS_PER_PERIOD: u32 = 8;
 pub(super) async fn complete_commits(runtime: Weak<ThreadRuntime>) {
     loop {
         let Some(context) = runtime.upgrade().map(|runtime| Rc::clone(&runtime.context)) else { return };
-        let error = context.complete_commits().await;
+        let failure = context.complete_commits().await;
         let Some(runtime) = runtime.upgrade() else { return };
-        if let StoreError::Fenced { .. } = error {
-            tracing::error!(target: TARGET, %error, "fenced: another node has taken over; shutting down");
-            let reason = format!("another node has taken over: {error}");
-            return runtime.definition.end_node(&runtime.threads, NodeEnd::TakenOver { reason });
-        }
+        let error = match failure {
+            CommitFailure::Failed(error) => error,
+            CommitFailure::Fenced(fences) if runtime.definition.store.leases().is_some() => {
+                fences.iter().for_each(|fence| runtime.lose_fenced(fence));
+                continue;
+            }
+            // The store has one owner for all its shards: another process has taken over.
+            CommitFailure::Fenced(fences) => {
+                let Some(error) = fences.first() else { continue };
+                tracing::error!(target: TARGET, %error, "fenced: another node has taken over; shutting down");
+                let reason = format!("another node has taken over: {error}");
+                return runtime.definition.end_node(&runtime.threads, NodeEnd::TakenOver { reason });
+            }
+        };
         tracing::error!(target: TARGET, %error, "commits failed: reopening the shards");
         context.report_append_error(&error);
         let mut failures = 0;

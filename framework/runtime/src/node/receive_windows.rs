@@ -160,7 +160,7 @@ impl ThreadRuntime {
         let appended = cell.writer.borrow_mut().advance(&watermark);
         let me = Rc::downgrade(self);
         match appended {
-            Ok(appended) => self.context.after_commit(appended, move |committed| {
+            Ok(appended) => self.context.after_commit(cell, appended, move |committed| {
                 if let Some(me) = me.upgrade().filter(|_| committed.is_ok()) {
                     me.confirm_committed(&from, &to, through);
                 }

@@ -103,6 +103,7 @@ impl ThreadRuntime {
                 shards.insert(id.clone(), OwnedShard::new(id, handle, relays));
             }
         }
+        context.shards.borrow_mut().clone_from(&shards);
         let (mut endpoints, mut commands, mut routes) =
             (Endpoints::default(), Endpoints::default(), LocalRoutes::default());
         for hosted in &definition.actors {
@@ -331,6 +332,15 @@ impl ThreadRuntime {
         self.set_takers();
         self.catch_up();
         Ok(())
+    }
+
+    /// Gives up a shard that another node has taken over. All others go on.
+    pub(super) fn lose_fenced(&self, error: &StoreError) {
+        let StoreError::Fenced { shard: id, .. } = error else { return };
+        let Some(shard) = self.context.shards.borrow_mut().remove(id) else { return };
+        tracing::warn!(target: TARGET, shard = %id, %error, "shard taken over by another node: closed here");
+        shard.lose();
+        self.context.fail_commits_of(&shard, error);
     }
 
     fn discard_uncommitted(&self) {

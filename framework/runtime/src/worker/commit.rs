@@ -75,14 +75,14 @@ impl<W: Worker> WorkerDispatcher<W> {
                 }
             }
         };
-        self.after((!appended.committed).then_some(appended.ticket), outcome).await
+        self.after(&log.shard, (!appended.committed).then_some(appended.ticket), outcome).await
     }
 
     /// Returns the outcome once everything up to `ticket` is durable.
-    pub(super) async fn after(&self, ticket: Option<Ticket>, outcome: Outcome) -> Outcome {
+    pub(super) async fn after(&self, shard: &Rc<OwnedShard>, ticket: Option<Ticket>, outcome: Outcome) -> Outcome {
         let Some(ticket) = ticket else { return outcome };
         let (tell, told) = tokio::sync::oneshot::channel();
-        self.context.after_ticket(ticket, move |committed| {
+        self.context.after_ticket(shard, ticket, move |committed| {
             let _ = tell.send(committed);
         });
         match told.await {
@@ -151,7 +151,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         self.context.counts.turns.one();
         if !outbox.is_empty() {
             let (shard, context) = (Rc::clone(&log.shard), Rc::clone(&self.context));
-            self.context.after_commit(appended, move |_| shard.mark_dirty(&context));
+            self.context.after_commit(&log.shard, appended, move |_| shard.mark_dirty(&context));
         }
         if ledger.turns.is_multiple_of(SNAPSHOT_EVERY) {
             match ledger.save() {

@@ -170,7 +170,7 @@ impl<W: Worker> WorkerDispatcher<W> {
 
     fn start(self: &Rc<Self>, shard: Rc<OwnedShard>, id: MessageId, slot: OwnedSemaphorePermit) {
         let me = Rc::clone(self);
-        self.spawn(None, move |number| async move {
+        self.spawn(&Rc::clone(&shard), None, move |number| async move {
             let running = caught(me.run_deferred(number, &shard, id, slot)).await;
             if let Err(panicked) = &running {
                 let log = me.shard_log(&shard);
@@ -206,8 +206,8 @@ impl<W: Worker> WorkerDispatcher<W> {
                 }
                 Err(error) => {
                     tracing::warn!(target: TARGET, worker = %self.actor, %error, "failed to read a worker's stream");
-                    Rc::clone(&self.context).sleep_unless_draining(REREAD_AFTER).await;
-                    if self.context.draining.get() || self.context.stopped.get() {
+                    Rc::clone(&self.context).sleep_unless_closing(Rc::clone(&shard), REREAD_AFTER).await;
+                    if self.context.is_closing(&shard) {
                         return;
                     }
                 }

@@ -114,11 +114,12 @@ impl<W: Worker> WorkerDispatcher<W> {
     /// Starts the task of a job.
     pub(super) fn spawn<T: Future<Output = ()> + 'static>(
         &self,
+        shard: &Rc<OwnedShard>,
         settle: Option<Completion>,
         work: impl FnOnce(JobNumber) -> T,
     ) {
         let number = self.next.replace(self.next.get() + 1);
-        let flights = vec![self.context.track_job()];
+        let flights = vec![self.context.track_job(shard)];
         let task = whizbang_core::spawn::local(work(number));
         let settle = settle.into_iter().collect();
         self.jobs.borrow_mut().insert(number, RunningJob { _task: task, begun: false, settle, _flights: flights });
@@ -181,7 +182,7 @@ impl<W: Worker> ActorEndpoint for Rc<WorkerDispatcher<W>> {
         let Delivery { action: work, envelope, dedup_key: arrival, completion: settle } = delivery;
         let Some(shard) = self.shard(&envelope.key) else { return settle(Outcome::Stopped) };
         let (dispatcher, shard) = (Rc::clone(self), Rc::clone(shard));
-        self.spawn(Some(settle), move |number| async move {
+        self.spawn(&Rc::clone(&shard), Some(settle), move |number| async move {
             match work {
                 Action::Redrive => dispatcher.guarded(number, dispatcher.redrive(number, &shard, envelope)).await,
                 Action::Discard { message } => {

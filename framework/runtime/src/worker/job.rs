@@ -43,10 +43,10 @@ impl<W: Worker> WorkerDispatcher<W> {
             let then = if again { "; processing its message again" } else { "" };
             self.context.user_code.failed(&self.task(), &format!("{}{then}", panicked.text()));
             if again {
-                Rc::clone(&self.context).sleep_unless_draining(wait).await;
+                Rc::clone(&self.context).sleep_unless_closing(Rc::clone(&shard), wait).await;
                 wait = (wait * 2).min(LONGEST_RESTART);
             }
-            if !again || self.context.draining.get() || self.context.stopped.get() {
+            if !again || self.context.is_closing(&shard) {
                 let unknown = self.has_begun(number);
                 let outcome = if unknown { Outcome::Unknown(StoreError::Closed) } else { Outcome::Stopped };
                 return self.settle(number, &outcome);
@@ -74,15 +74,18 @@ impl<W: Worker> WorkerDispatcher<W> {
                 Ok(ledger) => match self.admit(number, &log, ledger, envelope, arrival).await {
                     JobAdmission::Yes => break self.perform(number, &log, ledger, envelope, arrival).await,
                     JobAdmission::Joined => return,
-                    JobAdmission::No(outcome) => break self.after(log.last.get(), outcome).await,
+                    JobAdmission::No(outcome) => break self.after(shard, log.last.get(), outcome).await,
                 },
                 Err(error) if matches!(arrival, DedupKey::MessageId) => break Outcome::Refused(error),
                 Err(error) => {
                     tracing::warn!(target: TARGET, worker = %self.actor, %error, "failed to read a worker's stream: retrying");
                     Rc::clone(&self.context)
-                        .sleep_unless_draining(self.context.settings.retry.all.wait(3, &self.context.ids).max(MIN_WAIT))
+                        .sleep_unless_closing(
+                            Rc::clone(shard),
+                            self.context.settings.retry.all.wait(3, &self.context.ids).max(MIN_WAIT),
+                        )
                         .await;
-                    if self.context.draining.get() || self.context.stopped.get() {
+                    if self.context.is_closing(shard) {
                         break Outcome::Stopped;
                     }
                 }
@@ -196,7 +199,7 @@ impl<W: Worker> WorkerDispatcher<W> {
     /// Looks up an id in the store that memory does not know.
     async fn look_up(&self, log: &JobLog, id: MessageId, digest: &Digest<'_>) -> Option<Outcome> {
         // The last append is visible once it is committed.
-        let outcome = self.after(log.last.get(), Outcome::Done(Bytes::new(), Codec::Bincode)).await;
+        let outcome = self.after(&log.shard, log.last.get(), Outcome::Done(Bytes::new(), Codec::Bincode)).await;
         if !matches!(outcome, Outcome::Done(..)) {
             return Some(outcome);
         }
@@ -237,7 +240,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             let alone = if caution && failed > 0 { self.context.suspect_permits.acquire().await.ok() } else { None };
             let (done, kept) = {
                 let Ok(_slot) = self.slots.acquire().await else { return Outcome::Stopped };
-                if self.context.draining.get() || self.context.stopped.get() {
+                if self.context.is_closing(&log.shard) {
                     // It stays in its source and is run after the restart. The caller must not be told that nothing
                     // was done if an attempt was made.
                     return if failed == 0 { Outcome::Stopped } else { Outcome::Unknown(StoreError::Closed) };
@@ -321,7 +324,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             if !matches!(noted, Outcome::Done(..)) {
                 return noted;
             }
-            Rc::clone(&self.context).sleep_unless_draining(wait).await;
+            Rc::clone(&self.context).sleep_unless_closing(Rc::clone(&log.shard), wait).await;
         }
     }
 

@@ -22,7 +22,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 
-use super::thread::{OwnedShard, ThreadContext};
+use super::owned_shard::OwnedShard;
+use super::thread::ThreadContext;
 use crate::router::{Action, DedupKey, Delivery, Outcome, SequenceTracker};
 use queues::{BacklogState, Deferred, HeadState, Queue};
 use whizbang_core::message::{Codec, Coded as _, Envelope, Kind, MessageId, Name, Rejection};
@@ -150,7 +151,7 @@ impl Backlog {
         };
         let Delivery { action, envelope, dedup_key, completion } = delivery;
         self.push((key, envelope.id), &dedup_key, &appended, Some(Box::new((action, envelope))));
-        self.context.after_commit(appended, move |committed| {
+        self.context.after_commit(&self.shard, appended, move |committed| {
             drop(permit);
             completion(outcome_of(committed));
         });
@@ -169,7 +170,7 @@ impl Backlog {
         let Delivery { action, envelope, dedup_key, completion } = delivery;
         self.push((key, envelope.id), &dedup_key, &appended, None);
         self.set_head(key, HeadState::Delivered);
-        self.context.after_commit(appended, move |committed| completion(outcome_of(committed)));
+        self.context.after_commit(&self.shard, appended, move |committed| completion(outcome_of(committed)));
         self.delivery(key, action, envelope, dedup_key)
     }
 
@@ -214,7 +215,7 @@ impl Backlog {
         };
         if !outbox.is_empty() {
             let (shard, context) = (Rc::clone(&self.shard), Rc::clone(&self.context));
-            self.context.after_commit(appended, move |_| shard.mark_dirty(&context));
+            self.context.after_commit(&self.shard, appended, move |_| shard.mark_dirty(&context));
         }
         let mut state = self.state.borrow_mut();
         state.remove(key, at);
@@ -229,7 +230,7 @@ impl Backlog {
 
     /// Delivers the first message of a key, if it is idle.
     pub(crate) fn deliver_next(self: &Rc<Self>, key: &Rc<str>) {
-        if self.context.draining.get() || self.context.stopped.get() {
+        if self.context.is_closing(&self.shard) {
             return;
         }
         let (id, dedup_key, message, ticket, generation) = {
@@ -247,7 +248,7 @@ impl Backlog {
             (id, DedupKey::Sequence { source, sequence, tracker: Rc::new(tracker) }, message, ticket, generation)
         };
         // It counts as in flight, so waiting for an idle node includes it.
-        let (this, key, flight) = (Rc::clone(self), Rc::clone(key), self.context.track_in_flight());
+        let (this, key, flight) = (Rc::clone(self), Rc::clone(key), self.context.track_in_flight(&self.shard));
         whizbang_core::spawn::detached(&self.context.user_code, "deliver a deferred message", async move {
             let message = match message {
                 Some(message) => Ok(Some(*message)),
@@ -275,7 +276,9 @@ impl Backlog {
     /// Returns whether nothing is to be delivered except messages that wait for an operator or for a retry.
     pub(crate) fn is_idle(&self) -> bool {
         let moves = |queue: &Queue| matches!(queue.head, HeadState::Idle | HeadState::Delivered);
-        self.waiting_keys.get() == 0 || self.context.draining.get() || !self.state.borrow().queues.values().any(moves)
+        self.waiting_keys.get() == 0
+            || self.context.is_closing(&self.shard)
+            || !self.state.borrow().queues.values().any(moves)
     }
 
     /// Updates the counters of deferred messages.
@@ -298,7 +301,7 @@ impl Backlog {
 
     fn after(&self, ticket: Option<Ticket>, then: impl FnOnce(Result<(), StoreError>) + 'static) {
         match ticket {
-            Some(ticket) => self.context.after_ticket(ticket, then),
+            Some(ticket) => self.context.after_ticket(&self.shard, ticket, then),
             None => then(Ok(())),
         }
     }
@@ -333,9 +336,9 @@ impl Backlog {
     fn retry_after(self: &Rc<Self>, key: &Rc<str>, wait: Duration, in_flight: bool) {
         self.set_head(key, HeadState::BackOff);
         let (this, key, generation) = (Rc::clone(self), Rc::clone(key), self.generation());
-        let flight = in_flight.then(|| self.context.track_in_flight());
+        let flight = in_flight.then(|| self.context.track_in_flight(&self.shard));
         whizbang_core::spawn::detached(&self.context.user_code, "retry a deferred message", async move {
-            Rc::clone(&this.context).sleep_unless_draining(wait).await;
+            Rc::clone(&this.context).sleep_unless_closing(Rc::clone(&this.shard), wait).await;
             drop(flight);
             let waits = {
                 let mut state = this.state.borrow_mut();

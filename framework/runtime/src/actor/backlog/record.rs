@@ -238,7 +238,7 @@ impl Backlog {
     ) -> Result<Option<(Action, Envelope)>, StoreError> {
         if let Some(ticket) = ticket {
             let (tell, told) = oneshot::channel();
-            self.context.after_ticket(ticket, move |committed| {
+            self.context.after_ticket(&self.shard, ticket, move |committed| {
                 let _ = tell.send(committed);
             });
             told.await.unwrap_or(Err(StoreError::Closed))?;

@@ -48,7 +48,7 @@ impl Backlog {
             let Ok(appended) = self.write_message(key, &delivery) else { return Err((delivery, permit)) };
             let Delivery { action, envelope, dedup_key, completion } = delivery;
             self.push((key, envelope.id), &dedup_key, &appended, Some(Box::new((action, envelope))));
-            self.context.after_commit(appended, move |committed| {
+            self.context.after_commit(&self.shard, appended, move |committed| {
                 drop(permit);
                 completion(outcome_of(committed));
             });

@@ -1,0 +1,329 @@
+//! The commits that a thread waits for: callbacks that run once an append is durable, or has failed.
+//!
+//! Called by everything that appends. The store reports commits on its own thread to the [`CommitNotifier`]; the
+//! callbacks run on the thread of the shard.
+//!
+//! Why a ticket alone decides nothing: all shards of a thread share one sequence of tickets, and a ticket is reported
+//! as durable although the shard that it was issued for is fenced. The store reports the fence first. So every look at
+//! the tickets is followed by a look at the fences, and an append of a fenced shard never counts as committed.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::owned_shard::OwnedShard;
+use super::thread::ThreadContext;
+use whizbang_core::store::{Appended, CommitListener, StoreError, Ticket};
+
+type CommitCallback = Box<dyn FnOnce(Result<(), StoreError>)>;
+
+/// The callbacks that wait for commits, in the order of their tickets.
+#[derive(Default)]
+pub(super) struct PendingCommits {
+    queue: RefCell<VecDeque<PendingCommit>>,
+    /// The number of fences that this thread has seen.
+    fences_seen: Cell<usize>,
+    /// The fences that this thread has seen and not handled.
+    fences: RefCell<Vec<StoreError>>,
+}
+
+struct PendingCommit {
+    ticket: Ticket,
+    shard: Rc<OwnedShard>,
+    release: CommitCallback,
+}
+
+impl PendingCommits {
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.borrow().is_empty()
+    }
+}
+
+/// A failure of commits that the store has reported.
+#[derive(Debug)]
+pub(crate) enum CommitFailure {
+    /// These shards belong to other owners. All others continue.
+    Fenced(Vec<StoreError>),
+    /// No shard of the thread commits until it is reopened. All pending callbacks were called with the error.
+    Failed(StoreError),
+}
+
+impl ThreadContext {
+    /// Returns whether an append is durable already.
+    pub(crate) fn is_committed(appended: &Appended) -> bool {
+        appended.committed
+    }
+
+    /// Calls `then` once the append is durable: immediately if it is.
+    pub(crate) fn after_commit(
+        &self,
+        shard: &Rc<OwnedShard>,
+        appended: Appended,
+        then: impl FnOnce(Result<(), StoreError>) + 'static,
+    ) {
+        if Self::is_committed(&appended) {
+            self.report_commit();
+            then(Ok(()));
+        } else {
+            self.after_ticket(shard, appended.ticket, then);
+        }
+    }
+
+    /// Calls `then` once everything that was appended to `shard` up to `ticket` is durable.
+    pub(crate) fn after_ticket(
+        &self,
+        shard: &Rc<OwnedShard>,
+        ticket: Ticket,
+        then: impl FnOnce(Result<(), StoreError>) + 'static,
+    ) {
+        let through = self.commits.committed_through.load(Ordering::Acquire);
+        self.see_fences();
+        if shard.is_lost() {
+            then(Err(StoreError::Closed));
+        } else if ticket <= through {
+            then(Ok(()));
+        } else {
+            shard.pending_commits.set(shard.pending_commits.get() + 1);
+            let pending = PendingCommit { ticket, shard: Rc::clone(shard), release: Box::new(then) };
+            self.pending_commits.queue.borrow_mut().push_back(pending);
+        }
+    }
+
+    /// Runs the callbacks of commits as the store reports them, until commits fail.
+    pub(crate) async fn complete_commits(&self) -> CommitFailure {
+        loop {
+            self.commits.changed.notified().await;
+            self.complete_ready_commits();
+            if let Some(error) = self.commits.failed.lock().clone() {
+                self.fail_pending_commits(&error);
+                return CommitFailure::Failed(error);
+            }
+            let fences = std::mem::take(&mut *self.pending_commits.fences.borrow_mut());
+            if !fences.is_empty() {
+                return CommitFailure::Fenced(fences);
+            }
+        }
+    }
+
+    /// Fails every pending commit: its record may or may not have been written.
+    pub(crate) fn fail_pending_commits(&self, error: &StoreError) {
+        self.generation.set(self.generation.get() + 1);
+        for shard in self.shards.borrow().values() {
+            shard.generation.set(shard.generation.get() + 1);
+        }
+        let lost = std::mem::take(&mut *self.pending_commits.queue.borrow_mut());
+        for pending in lost {
+            pending.complete(Err(error.clone()));
+        }
+    }
+
+    /// Fails the pending commits of one shard.
+    pub(crate) fn fail_commits_of(&self, shard: &Rc<OwnedShard>, error: &StoreError) {
+        let (lost, left) = {
+            let mut queue = self.pending_commits.queue.borrow_mut();
+            std::mem::take(&mut *queue).into_iter().partition(|pending| Rc::ptr_eq(&pending.shard, shard))
+        };
+        let lost: VecDeque<PendingCommit> = lost;
+        *self.pending_commits.queue.borrow_mut() = left;
+        for pending in lost {
+            pending.complete(Err(error.clone()));
+        }
+    }
+
+    /// Marks the shards whose fence was reported as lost.
+    ///
+    /// Called after a look at the committed tickets: the store reports a fence before it covers the fenced tickets.
+    fn see_fences(&self) {
+        let reported = self.commits.fences.load(Ordering::Acquire);
+        if reported == self.pending_commits.fences_seen.replace(reported) {
+            return;
+        }
+        for error in std::mem::take(&mut *self.commits.fenced.lock()) {
+            let StoreError::Fenced { shard, mine, .. } = &error else { continue };
+            let shards = self.shards.borrow();
+            match shards.get(shard) {
+                // A fence of an earlier opening.
+                Some(opened) if opened.epoch() > *mine => continue,
+                Some(opened) => opened.lose(),
+                None => {}
+            }
+            drop(shards);
+            self.pending_commits.fences.borrow_mut().push(error);
+        }
+    }
+
+    fn complete_ready_commits(&self) {
+        let through = self.commits.committed_through.load(Ordering::Acquire);
+        self.see_fences();
+        loop {
+            // One at a time and outside the borrow: a callback may append and re-enter this function.
+            let next = {
+                let mut waiting = self.pending_commits.queue.borrow_mut();
+                match waiting.front() {
+                    Some(pending) if pending.ticket <= through => waiting.pop_front(),
+                    _ => None,
+                }
+            };
+            let Some(pending) = next else { break };
+            if pending.shard.is_lost() {
+                pending.complete(Err(StoreError::Closed));
+                continue;
+            }
+            self.report_commit();
+            let shard = pending.complete(Ok(()));
+            if !shard.is_open() && shard.is_drained() {
+                self.idle.notify();
+            }
+        }
+    }
+}
+
+impl PendingCommit {
+    fn complete(self, result: Result<(), StoreError>) -> Rc<OwnedShard> {
+        self.shard.pending_commits.set(self.shard.pending_commits.get() - 1);
+        (self.release)(result);
+        self.shard
+    }
+}
+
+/// Receives commit notifications on the store's thread and wakes the actors' thread.
+#[derive(Default)]
+pub struct CommitNotifier {
+    committed_through: AtomicU64,
+    /// The number of fences reported so far. Read with each commit, and only if it has changed the list is.
+    fences: AtomicUsize,
+    fenced: Mutex<Vec<StoreError>>,
+    failed: Mutex<Option<StoreError>>,
+    changed: Notify,
+}
+
+impl CommitNotifier {
+    /// Clears a failure after the shards were reopened. Earlier appends count as completed.
+    pub(crate) fn clear_failure(&self) {
+        *self.failed.lock() = None;
+        // A fence that was reported before the failure is handled now.
+        self.changed.notify_one();
+    }
+}
+
+impl CommitListener for CommitNotifier {
+    fn committed(&self, through: Ticket) {
+        self.committed_through.fetch_max(through, Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    fn failed(&self, error: StoreError) {
+        if let StoreError::Fenced { .. } = error {
+            self.fenced.lock().push(error);
+            self.fences.fetch_add(1, Ordering::Release);
+        } else {
+            self.failed.lock().get_or_insert(error);
+        }
+        self.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::actor::ThreadSettings;
+    use whizbang_core::clock::Clock;
+    use whizbang_core::message::{IdSource, Name, ShardId};
+    use whizbang_core::store::Store as _;
+    use whizbang_log::memory::MemoryStore;
+
+    type Reports = Rc<RefCell<Vec<(&'static str, Result<(), String>)>>>;
+
+    fn context() -> Rc<ThreadContext> {
+        let settings = ThreadSettings {
+            in_flight: 10,
+            in_flight_per_key: 10,
+            retry: Default::default(),
+            jobs: 1,
+            job_limit: std::time::Duration::from_secs(1),
+            live_actors: 10,
+            remember: std::time::Duration::from_secs(1),
+            issues: Arc::default(),
+            shapes: Arc::default(),
+            suspect_permits: Arc::new(tokio::sync::Semaphore::new(1)),
+            digest_key: 0,
+        };
+        ThreadContext::new(IdSource::seeded(Clock::system(), 1), settings, Arc::default())
+    }
+
+    fn open(context: &Rc<ThreadContext>, number: u16) -> Rc<OwnedShard> {
+        let id = ShardId::new(Name::from_static("bank").unwrap(), number);
+        let handle =
+            MemoryStore::new().open(&id, 2, Arc::clone(&context.commits) as _).now_or_never().unwrap().unwrap();
+        let shard = OwnedShard::new(id.clone(), handle, false);
+        context.shards.borrow_mut().insert(id, Rc::clone(&shard));
+        shard
+    }
+
+    fn fence(shard: &OwnedShard) -> StoreError {
+        StoreError::Fenced { shard: shard.id.clone(), mine: shard.epoch(), current: shard.epoch() + 1 }
+    }
+
+    fn watch(context: &Rc<ThreadContext>, shard: &Rc<OwnedShard>, ticket: Ticket, name: &'static str, to: &Reports) {
+        let to = Rc::clone(to);
+        context.after_ticket(shard, ticket, move |result| {
+            to.borrow_mut().push((name, result.map_err(|error| error.to_string())));
+        });
+    }
+
+    #[test]
+    fn fenced_commit_is_not_reported_as_committed() {
+        let context = context();
+        let (lost, kept) = (open(&context, 0), open(&context, 1));
+        let reports = Reports::default();
+        watch(&context, &lost, 1, "lost", &reports);
+        watch(&context, &kept, 2, "kept", &reports);
+        // As a store reports it: the fence, then all tickets of the group.
+        context.commits.failed(fence(&lost));
+        context.commits.committed(2);
+        // Also without waiting for the notification.
+        watch(&context, &lost, 1, "lost later", &reports);
+        watch(&context, &kept, 2, "kept later", &reports);
+        let Some(CommitFailure::Fenced(fences)) = context.complete_commits().now_or_never() else { panic!("no fence") };
+        assert_eq!(fences.len(), 1);
+        let all: std::collections::BTreeMap<_, _> =
+            reports.borrow().iter().map(|(name, result)| (*name, result.is_ok())).collect();
+        assert_eq!(all, [("lost", false), ("kept", true), ("lost later", false), ("kept later", true)].into());
+    }
+
+    #[test]
+    fn fenced_shard_fails_alone() {
+        let context = context();
+        let (lost, kept) = (open(&context, 0), open(&context, 1));
+        let reports = Reports::default();
+        watch(&context, &kept, 1, "kept", &reports);
+        watch(&context, &lost, 2, "lost", &reports);
+        watch(&context, &kept, 3, "kept too", &reports);
+        context.fail_commits_of(&lost, &fence(&lost));
+        assert_eq!(reports.borrow().len(), 1, "{reports:?}");
+        assert!((lost.is_drained(), kept.is_drained()) == (true, false));
+        context.commits.committed(3);
+        assert!(context.complete_commits().now_or_never().is_none());
+        let names: Vec<_> = reports.borrow().iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["lost", "kept", "kept too"]);
+        assert!(kept.is_drained() && reports.borrow().iter().filter(|(_, result)| result.is_ok()).count() == 2);
+    }
+
+    #[test]
+    fn fence_of_an_earlier_opening_is_ignored() {
+        let context = context();
+        let shard = open(&context, 0);
+        let error = StoreError::Fenced { shard: shard.id.clone(), mine: shard.epoch() - 1, current: shard.epoch() };
+        context.commits.failed(error);
+        assert!(context.complete_commits().now_or_never().is_none());
+        assert!(shard.is_open());
+    }
+}

@@ -1,0 +1,117 @@
+//! One opened shard on its thread, from its opening to its closing.
+//!
+//! Created by the node when it opens a shard, and held by everything that works for that shard: actors, backlogs,
+//! jobs, timers. Opened again, a shard is a new [`OwnedShard`], so whatever still holds the old one can change nothing.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::thread::ThreadContext;
+use whizbang_core::clock::Timestamp;
+use whizbang_core::message::ShardId;
+use whizbang_core::store::{Epoch, ShardHandle, ShardReader, ShardWriter};
+
+/// The progress of an opened shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ShardPhase {
+    /// Accepts messages.
+    Open,
+    /// Belongs to another owner: nothing is committed anymore, and nothing is reported as committed.
+    Lost,
+}
+
+/// One shard on its thread.
+pub struct OwnedShard {
+    pub(crate) id: ShardId,
+    #[doc(hidden)]
+    pub writer: RefCell<Box<dyn ShardWriter>>,
+    pub(crate) reader: RefCell<Arc<dyn ShardReader>>,
+    /// True if any subscriber besides the stream's own actor receives the shard's events.
+    pub(crate) relays_events: bool,
+    phase: Cell<ShardPhase>,
+    /// Incremented when commits of the shard have failed. Messages queued for an actor of an older generation are
+    /// refused and not handled.
+    pub(crate) generation: Cell<u64>,
+    /// The turns and jobs in flight.
+    pub(super) in_flight: Cell<usize>,
+    /// The callbacks that wait for commits.
+    pub(super) pending_commits: Cell<usize>,
+    /// True if the shard is in the list of dirty shards.
+    pub(super) dirty: Cell<bool>,
+    /// The due time of the earliest timer that the timer loop knows.
+    pub(crate) next_timer: Cell<Option<Timestamp>>,
+    /// The earliest due time set since the timer loop last looked, if it is before `next_timer`.
+    pub(crate) earliest_set_timer: Cell<Option<Timestamp>>,
+}
+
+impl OwnedShard {
+    #[doc(hidden)]
+    pub fn new(id: ShardId, handle: ShardHandle, relays_events: bool) -> Rc<Self> {
+        Rc::new(Self {
+            id,
+            writer: RefCell::new(handle.writer),
+            reader: RefCell::new(handle.reader),
+            relays_events,
+            phase: Cell::new(ShardPhase::Open),
+            generation: Cell::new(0),
+            in_flight: Cell::new(0),
+            pending_commits: Cell::new(0),
+            dirty: Cell::new(false),
+            next_timer: Cell::new(None),
+            earliest_set_timer: Cell::new(None),
+        })
+    }
+
+    /// Returns whether the shard accepts messages.
+    pub(crate) fn is_open(&self) -> bool {
+        self.phase.get() == ShardPhase::Open
+    }
+
+    /// Returns whether the shard belongs to another owner.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.phase.get() == ShardPhase::Lost
+    }
+
+    /// Returns whether nothing is in flight and every append is durable.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.in_flight.get() == 0 && self.pending_commits.get() == 0
+    }
+
+    /// Ends the ownership: nothing more is handled or reported as committed.
+    pub(crate) fn lose(&self) {
+        if self.phase.replace(ShardPhase::Lost) != ShardPhase::Lost {
+            self.generation.set(self.generation.get() + 1);
+        }
+    }
+
+    /// Returns the epoch of the writer.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.writer.borrow().epoch()
+    }
+
+    /// Records a committed timer. The timer loop is woken only if the timer is due before the next one it knows, so
+    /// most turns that set a timer wake nothing.
+    pub(crate) fn schedule_timer(&self, due: Timestamp, timers: &Notify) {
+        if self.next_timer.get().is_none_or(|next| due < next) {
+            self.next_timer.set(Some(due));
+            self.earliest_set_timer.set(Some(self.earliest_set_timer.get().map_or(due, |earliest| earliest.min(due))));
+            timers.notify_one();
+        }
+    }
+
+    /// Queues the shard for the relay.
+    pub(crate) fn mark_dirty(self: &Rc<Self>, context: &ThreadContext) {
+        if !self.dirty.replace(true) {
+            context.dirty.borrow_mut().push(Rc::clone(self));
+        }
+        context.relay.notify_one();
+    }
+
+    #[doc(hidden)]
+    pub fn reader(&self) -> Arc<dyn ShardReader> {
+        Arc::clone(&self.reader.borrow())
+    }
+}
