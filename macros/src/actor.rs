@@ -40,14 +40,14 @@ const SNAPSHOT_KEYS: &[Known] = &[
 const FORMERLY: Known = Known { name: "formerly", form: Form::Names, write: "formerly = \"account\"" };
 const KEYS: &[Known] = &[DOMAIN, NAME, HANDLES, APPLIES, RECORDS, REACTS, REPLIES, TIMERS, SNAPSHOT, FORMERLY];
 
-/// The lists, and the kind of message in each.
-const LISTS: &[(&str, &str)] = &[
-    ("handles", "command"),
-    ("applies", "event"),
-    ("records", "event"),
-    ("reacts", "event"),
-    ("replies", "command"),
-    ("timers", "document"),
+/// The lists, the kind of message in each, and the function that checks and lists an entry.
+const LISTS: &[(&str, &str, &str)] = &[
+    ("handles", "command", "handles"),
+    ("applies", "event", "applies"),
+    ("records", "event", "records"),
+    ("reacts", "event", "reacts"),
+    ("replies", "command", "replies"),
+    ("timers", "document", "timers"),
 ];
 
 /// The number of turns between two snapshots if `every` is not given: frequent enough that a rebuild reads few events,

@@ -21,8 +21,8 @@ const KEYS: &[Known] = &[
     Known { name: "formerly", form: Form::Names, write: "formerly = \"balances\"" },
 ];
 
-/// The lists, and the kind of message in each.
-const LISTS: &[(&str, &str)] = &[("projects", "event"), ("answers", "query")];
+/// The lists, the kind of message in each, and the function that checks and lists an entry.
+const LISTS: &[(&str, &str, &str)] = &[("projects", "event", "projects"), ("answers", "query", "answers")];
 
 /// Expands the derive.
 pub(crate) fn expand(input: &DeriveInput) -> TokenStream {

@@ -184,12 +184,12 @@ pub(crate) fn initial(ident: &Ident, correct: bool) -> TokenStream {
 /// The trait behind it belongs to the item. In the framework, another implementation of it might be added for a type of
 /// a third crate. Two listed types of that crate could then be one type, and the implementations for them would
 /// conflict.
-pub(crate) fn wire(given: &Given, ident: &Ident, lists: &[(&str, &str)]) -> (TokenStream, TokenStream) {
+pub(crate) fn wire(given: &Given, ident: &Ident, lists: &[(&str, &str, &str)]) -> (TokenStream, TokenStream) {
     let (mut calls, mut aliases) = (TokenStream::new(), TokenStream::new());
-    for (list, kind) in lists {
+    for (list, kind, call) in lists {
         for (at, listed) in given.types(list).iter().enumerate() {
             let span = listed.span();
-            let (call, kind) = (Ident::new(list, span), Ident::new(kind, span));
+            let (call, kind) = (Ident::new(call, span), Ident::new(kind, span));
             let [named, of_kind, checked] =
                 ["Named", "OfKind", "Checked"].map(|step| alias_ident(step, list, at, span));
             let mut ident = ident.clone();

@@ -15,12 +15,14 @@ const KEYS: &[Known] = &[
     Known { name: "domain", form: Form::Path, write: "domain = Payments" },
     Known { name: "performs", form: Form::Paths, write: "performs(Charge)" },
     Known { name: "on", form: Form::Paths, write: "on(OrderShipped)" },
+    Known { name: "replies", form: Form::Paths, write: "replies(Reserve)" },
     Known { name: "name", form: Form::Name, write: "name = \"card-charger\"" },
     Known { name: "formerly", form: Form::Names, write: "formerly = \"charger\"" },
 ];
 
-/// The lists, and the kind of message in each.
-const LISTS: &[(&str, &str)] = &[("performs", "command"), ("on", "event")];
+/// The lists, the kind of message in each, and the function that checks and lists an entry.
+const LISTS: &[(&str, &str, &str)] =
+    &[("performs", "command", "performs"), ("on", "event", "on"), ("replies", "command", "replied")];
 
 /// Expands the derive.
 pub(crate) fn expand(input: &DeriveInput) -> TokenStream {

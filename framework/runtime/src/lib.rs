@@ -44,4 +44,4 @@ pub use projection::{Answer, Project, Projection};
 pub use saga::{OnTimer, Saga};
 pub use whizbang_core::message::{Command, Document, Domain, Event, Message, Query, Rejection};
 pub use whizbang_core::retry::Retry;
-pub use worker::{Job, OnEvent, Perform, WorkError, Worker};
+pub use worker::{Job, OnEvent, OnJobReply, Perform, WorkError, Worker};

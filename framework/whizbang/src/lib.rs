@@ -143,4 +143,4 @@ pub use store::memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use store::postgres::PostgresStore;
 pub use whizbang_core::retry::Retry;
-pub use worker::{Job, OnEvent, Perform, WorkError, Worker};
+pub use worker::{Job, OnEvent, OnJobReply, Perform, WorkError, Worker};

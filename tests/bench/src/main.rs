@@ -7,6 +7,7 @@ mod account;
 mod anchor;
 mod durable;
 mod idle;
+mod jobs;
 mod memory;
 mod nats;
 mod neighbors;
@@ -39,6 +40,7 @@ const ROWS: &[Row] = &[
     ("nats_events_16", nats::events_16),
     ("failing_1_percent", neighbors::failing_messages),
     ("slow_job", neighbors::slow_job),
+    ("job_that_sends", jobs::that_sends),
     ("remembered_ids", remembered::ids),
     ("pending_timers", remembered::timers),
     ("simulation_seed", simulation::seed),

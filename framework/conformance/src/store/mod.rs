@@ -165,6 +165,7 @@ macro_rules! store_suite {
         case!(outbox_entry_is_kept_until_destination_commits);
         case!(every_page_of_a_long_outbox_is_correct);
         case!(outbox_entry_has_its_origin);
+        case!(outbox_entry_keeps_the_key_of_its_origin);
         case!(watermark_rises_with_and_without_turns);
         case!(watermark_never_decreases);
         case!(sources_and_subscribers_have_separate_watermarks);

@@ -151,6 +151,12 @@ impl TurnBuilder {
         self
     }
 
+    /// Sends an envelope.
+    pub fn send_envelope(mut self, to: &ShardId, envelope: Envelope) -> Self {
+        self.outbox.push((to.clone(), envelope));
+        self
+    }
+
     /// Sets a timer that is due at `due`, in milliseconds since 1970.
     pub fn set(mut self, name: &'static str, due: u64) -> Self {
         self.timers.push(TimerDraft::Set(name, due));

@@ -15,7 +15,7 @@ use foldhash::fast::FixedState;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{Codec, Coded, Command, Difference, Domain, Message, Query, Shape, stable_hash};
+use super::{Codec, Coded, Command, Difference, Domain, Event, Message, Query, Shape, stable_hash};
 
 /// The largest size of shapes that are sent to, or accepted from, another service. Larger ones are compared by their
 /// fingerprints only.
@@ -63,6 +63,11 @@ impl Fingerprint {
     /// Returns the fingerprint of a query type, like [`of_command`](Self::of_command).
     pub fn of_query<Q: Query>() -> Option<Self> {
         Self::of::<Q>(Some(ReplyShape(Q::Reply::shape)))
+    }
+
+    /// Returns the fingerprint of an event type that is published, like [`of_command`](Self::of_command).
+    pub fn of_event<E: Event>() -> Option<Self> {
+        Self::of::<E>(None)
     }
 
     fn of<M: Message>(reply: Option<ReplyShape>) -> Option<Self> {

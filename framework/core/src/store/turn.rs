@@ -121,7 +121,8 @@ pub struct EventWrite<'a> {
 pub struct OutboxWrite<'a> {
     /// The destination.
     pub to: &'a ShardId,
-    /// The message with its ids and headers. Its origin is added when it is read.
+    /// The message with its ids and headers. Its origin is added when it is read; of an origin that is given only the
+    /// key is kept, if it differs from the key of the turn.
     pub envelope: &'a Envelope,
 }
 

@@ -20,6 +20,10 @@ const HEADERS: u16 = 1 << 7;
 const CORRELATION: u16 = 1 << 8;
 const DOMAIN: u16 = 1 << 9;
 
+/// The header of an outbox entry in a record whose sender is not the key of its turn. The name is reserved on the wire, so
+/// no header of a user has it.
+const ORIGIN_KEY: &str = "ce-originkey";
+
 /// The fields that are known from the record and omitted from the envelope.
 #[derive(Clone, Copy)]
 pub(super) struct Given<'a> {
@@ -27,6 +31,17 @@ pub(super) struct Given<'a> {
     pub(super) to: Option<&'a ShardId>,
     /// The turn's correlation id.
     pub(super) correlation: MessageId,
+    /// The key of the turn that sent it; `None` if it is not an outbox entry.
+    pub(super) key: Option<&'a str>,
+}
+
+impl<'a> Given<'a> {
+    /// Returns the key of an outbox entry's sender, if it is not the key of its turn: a worker records the jobs of all
+    /// keys in one stream, and replies go to the key of the job.
+    fn sender<'e>(&self, envelope: &'e Envelope) -> Option<&'e str> {
+        let key = self.key?;
+        envelope.origin.as_ref().map(|origin| origin.key.as_str()).filter(|sender| *sender != key)
+    }
 }
 
 /// Returns an upper bound for the number of bytes that [`write`] appends.
@@ -42,14 +57,16 @@ pub(super) fn bound(envelope: &Envelope) -> usize {
             .as_ref()
             .map_or(0, |origin| origin.shard.domain.len() + origin.actor.len() + origin.key.len())
         + envelope.traceparent.as_ref().map_or(0, String::len);
-    // Three ids, at most twenty numbers of ten bytes, and a fingerprint.
-    320 + texts + headers + envelope.payload.len()
+    // Three ids, at most twenty numbers of ten bytes, a fingerprint, and the name of the header with the sender.
+    350 + texts + headers + envelope.payload.len()
 }
 
 /// Appends an envelope. Its origin is included only if `origin` is given.
 pub(super) fn write(into: &mut Vec<u8>, envelope: &Envelope, given: Given<'_>, origin: Option<&Origin>) {
     let mut flags = 0;
     let to_given = envelope.to.is_some() && envelope.to.as_ref() == given.to;
+    let sender = given.sender(envelope);
+    let more = usize::from(envelope.shape.is_some()) + usize::from(sender.is_some());
     let domain_given = given.to.is_some_and(|to| to.domain == envelope.domain);
     for (is, flag) in [
         (envelope.to.is_some() && !to_given, TO),
@@ -59,7 +76,7 @@ pub(super) fn write(into: &mut Vec<u8>, envelope: &Envelope, given: Given<'_>, o
         (envelope.deadline.is_some(), DEADLINE),
         (envelope.traceparent.is_some(), TRACEPARENT),
         (origin.is_some(), ORIGIN),
-        (!envelope.headers.is_empty() || envelope.shape.is_some(), HEADERS),
+        (!envelope.headers.is_empty() || more > 0, HEADERS),
         (envelope.correlation != given.correlation, CORRELATION),
         (!domain_given, DOMAIN),
     ] {
@@ -105,7 +122,7 @@ pub(super) fn write(into: &mut Vec<u8>, envelope: &Envelope, given: Given<'_>, o
         encode::number(into, origin.version);
     }
     if flags & HEADERS != 0 {
-        encode::number(into, envelope.headers.len() as u64 + u64::from(envelope.shape.is_some()));
+        encode::number(into, (envelope.headers.len() + more) as u64);
         for (name, value) in &envelope.headers {
             encode::text(into, name);
             encode::text(into, value);
@@ -114,8 +131,18 @@ pub(super) fn write(into: &mut Vec<u8>, envelope: &Envelope, given: Given<'_>, o
             encode::text(into, SHAPE);
             encode::text(into, &shape.to_string());
         }
+        if let Some(sender) = sender {
+            encode::text(into, ORIGIN_KEY);
+            encode::text(into, sender);
+        }
     }
     encode::bytes(into, &envelope.payload);
+}
+
+/// Removes the key of the sender from the headers of an outbox entry; `None` if it is the key of its turn.
+pub(super) fn remove_sender(headers: &mut Vec<(String, String)>) -> Option<String> {
+    let at = headers.iter().position(|(name, _)| name == ORIGIN_KEY)?;
+    Some(headers.remove(at).1)
 }
 
 /// Reads only the id of an envelope written by [`write`].

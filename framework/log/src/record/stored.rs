@@ -122,12 +122,13 @@ impl TurnRecord<'_> {
         names: &mut Names,
     ) -> Result<OutboxEntry, Malformed> {
         let to = ShardId::new(names.get(entry.domain)?, entry.shard);
-        let given = Given { to: Some(&to), correlation: self.correlation };
+        let given = Given { to: Some(&to), correlation: self.correlation, key: Some(self.key) };
         let mut envelope = envelope::read(entry.envelope, record, given, names)?;
+        let sender = envelope::remove_sender(&mut envelope.headers);
         envelope.origin = Some(Origin {
             shard: shard.clone(),
             actor: names.get(self.actor)?,
-            key: self.key.to_owned(),
+            key: sender.unwrap_or_else(|| self.key.to_owned()),
             sequence: entry.sequence,
             version: 0,
             store: None,
@@ -142,7 +143,7 @@ impl TurnRecord<'_> {
         record: &Bytes,
         names: &mut Names,
     ) -> Result<DeadLetter, Malformed> {
-        let given = Given { to: None, correlation: self.correlation };
+        let given = Given { to: None, correlation: self.correlation, key: None };
         Ok(DeadLetter {
             actor: names.get(letter.actor)?,
             key: letter.key.to_owned(),

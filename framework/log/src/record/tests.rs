@@ -47,6 +47,9 @@ fn envelope(to: Option<ShardId>) -> Envelope {
 fn written() -> (Vec<u8>, Envelope, DeadLetter) {
     let bank = ShardId::new(name("bank"), 3);
     let sent = envelope(Some(bank.clone()));
+    let mut of_job = sent.clone();
+    let (actor, key) = (name("Account"), "order 7".to_owned());
+    of_job.origin = Some(Origin { shard: bank.clone(), actor, key, sequence: 0, version: 0, store: None });
     let mut dead = envelope(Some(ShardId::new(name("shop"), 300)));
     dead.origin = Some(Origin {
         shard: bank.clone(),
@@ -83,7 +86,7 @@ fn written() -> (Vec<u8>, Envelope, DeadLetter) {
             EventWrite { name: "Deposited", version: 2, codec: Codec::Bincode, payload: b"12" },
             EventWrite { name: "Seen", version: 1, codec: Codec::Json, payload: b"" },
         ],
-        outbox: &[OutboxWrite { to: &bank, envelope: &sent }],
+        outbox: &[OutboxWrite { to: &bank, envelope: &sent }, OutboxWrite { to: &bank, envelope: &of_job }],
         timers: &[
             TimerWrite::Set {
                 name: "pay",
@@ -109,7 +112,7 @@ fn written() -> (Vec<u8>, Envelope, DeadLetter) {
         stream: 4_000,
         position: 100,
         events: 4_990,
-        sent: &[Sent { sequence: 77, before: 1 }],
+        sent: &[Sent { sequence: 77, before: 1 }, Sent { sequence: 78, before: 5_000 }],
     };
     let mut bytes = Vec::new();
     write_turn(&mut bytes, &turn, &place);
@@ -132,14 +135,18 @@ fn turn_with_everything_is_read_as_it_was_written() {
     assert_eq!(stored.events.iter().map(|event| event.position).collect::<Vec<_>>(), [101, 102]);
     assert_eq!(stored.events.iter().map(|event| event.stream_version).collect::<Vec<_>>(), [31, 32]);
     assert_eq!(stored.timers, [("pay".to_owned(), true), ("ship".to_owned(), false)]);
-    assert_eq!(stored.sent, [SentMessage { id: sent.id, kind: sent.kind, name: sent.name.clone(), wants: sent.wants }]);
+    let summary = SentMessage { id: sent.id, kind: sent.kind, name: sent.name.clone(), wants: sent.wants };
+    assert_eq!(stored.sent, [summary.clone(), summary]);
     assert_eq!(stored.notes[1], Note::DeadLetter(Box::new(letter)));
     assert_eq!(stored.notes.len(), 5);
     let from = ShardId::new(name("orders"), 1);
     let entry = turn.to_outbox_entry(turn.outbox().next().unwrap(), &from, &bytes, names).unwrap();
     let origin =
         Origin { shard: from, actor: name("Account"), key: "ada".to_owned(), sequence: 77, version: 0, store: None };
-    assert_eq!(entry.envelope, Envelope { origin: Some(origin), ..sent });
+    assert_eq!(entry.envelope, Envelope { origin: Some(origin.clone()), ..sent.clone() });
+    let entry = turn.to_outbox_entry(turn.outbox().nth(1).unwrap(), &origin.shard, &bytes, names).unwrap();
+    let origin = Origin { key: "order 7".to_owned(), sequence: 78, ..origin };
+    assert_eq!(entry.envelope, Envelope { origin: Some(origin), ..sent }, "replies go to the key of the job");
 }
 
 #[test]

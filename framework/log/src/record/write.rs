@@ -184,7 +184,7 @@ fn encode_outbox(into: &mut Vec<u8>, turn: &Turn<'_>, place: &RecordContext<'_>)
         encode::link(into, place.location, sent.before);
         // The length allows rebuilding the index without decoding the envelope.
         write_length_prefixed(into, |into| {
-            let given = Given { to: Some(entry.to), correlation: turn.correlation };
+            let given = Given { to: Some(entry.to), correlation: turn.correlation, key: Some(turn.key) };
             envelope::write(into, entry.envelope, given, None);
         });
     }
@@ -244,7 +244,7 @@ fn encode_dead_letter(into: &mut Vec<u8>, letter: &DeadLetter, turn: &Turn<'_>) 
     encode::number(into, u64::from(letter.attempts));
     encode::number(into, letter.time.as_millis());
     write_length_prefixed(into, |into| {
-        let given = Given { to: None, correlation: turn.correlation };
+        let given = Given { to: None, correlation: turn.correlation, key: None };
         envelope::write(into, &letter.envelope, given, letter.envelope.origin.as_ref());
     });
 }

@@ -3,7 +3,7 @@
 //! Called by the dispatchers, the actors, the workers and the background loops of a node. Calls the
 //! [store](whizbang_core::store). It never runs user code.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::commits::{CommitNotifier, PendingCommits};
 use super::owned_shard::OwnedShard;
 use crate::inbox::{HealthIssues, IdleNotifier};
-use crate::router::{DedupKey, Delivery, Outcome, PeerShapes};
+use crate::router::{DedupKey, Delivery, NodeId, Outcome, PeerShapes, Remote};
 use whizbang_core::clock::{MonotonicTime, Timestamp};
 use whizbang_core::message::{Digest, Envelope, IdSource, Kind, MessageId, ShardId};
 use whizbang_core::retry::Retries;
@@ -98,6 +98,8 @@ pub struct ThreadContext {
     store_failing: Cell<bool>,
     pub(super) pending_commits: PendingCommits,
     pub(crate) scratch: RefCell<Vec<u8>>,
+    /// The node's transport for the queries of jobs; unset without a node.
+    pub(crate) remote: OnceCell<(NodeId, Arc<dyn Remote>)>,
 }
 
 /// The name of the health issue for a store that rejects appends.
@@ -132,6 +134,7 @@ impl ThreadContext {
             store_failing: Cell::new(false),
             pending_commits: PendingCommits::default(),
             scratch: RefCell::default(),
+            remote: OnceCell::new(),
         })
     }
 

@@ -3,6 +3,10 @@
 //! Implemented by users and called by the [actor](crate::actor). Calls user code. A handler decides on `&self`: it can
 //! neither change state nor await.
 
+mod publisher;
+
+pub(crate) use publisher::{Publisher, publish};
+
 use crate::actor::{CommandCall, CommandDispatcher, Effects, EventContext, Plan, Stateful, typed, typed_state};
 use whizbang_core::message::{CodecError, Coded, Command, Event, Of, Rejection};
 

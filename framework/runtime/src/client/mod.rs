@@ -3,9 +3,11 @@
 //! Called by users. Calls the router: an owner in the same node is reached without encoding, all others through
 //! [`Remote`]. Never sends a message twice by itself.
 
+mod publish;
 mod request;
 
 pub use crate::router::SendError;
+pub use publish::PublishEvent;
 pub use request::{PostCommand, SendCommand, SendQuery};
 
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use parking_lot::Mutex;
 
 use crate::router::{NodeId, Remote};
 use whizbang_core::clock::Clock;
-use whizbang_core::message::{Command, IdSource, MessageId, Query};
+use whizbang_core::message::{Command, Event, IdSource, MessageId, Query};
 
 /// Default time to wait for a reply of another node.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -68,6 +70,38 @@ impl Client {
     /// As [`send`](Self::send), except that a rejection is not reported.
     pub fn post<C: Command>(&self, command: C) -> PostCommand<C> {
         PostCommand::new(self.clone(), command)
+    }
+
+    /// Publishes an event under a key, without an aggregate: for log lines, measurements, changes captured from a database.
+    /// Await the returned future to know that it is committed.
+    ///
+    /// The event is stored in the log of the owner of its domain, in the order in which the owner receives the events of the
+    /// key, and reaches all subscribers like any other event. The owner declares it with
+    /// [`NodeBuilder::publishes`](crate::NodeBuilder::publishes).
+    ///
+    /// ```
+    /// use whizbang::prelude::*;
+    ///
+    /// #[derive(Domain)]
+    /// struct Plant;
+    ///
+    /// #[derive(Event, Serialize, Deserialize)]
+    /// #[event(domain = Plant)]
+    /// struct Measured { celsius: i32 }
+    ///
+    /// # whizbang::derive::block_on(async {
+    /// let node = Node::builder("plant", MemoryStore::new()).publishes::<Measured>().start().await?;
+    /// node.client().publish("boiler", Measured { celsius: 81 }).await?;
+    /// // Recorded once however often it is published under its idempotency key.
+    /// node.client().publish("boiler", Measured { celsius: 82 }).idempotency_key("line 4711").await?;
+    /// node.stop().await
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// As [`send`](Self::send). [`SendError::Unhandled`]: the owner does not declare the event.
+    pub fn publish<E: Event>(&self, key: impl Into<String>, event: E) -> PublishEvent<E> {
+        PublishEvent::new(self.clone(), key.into(), event)
     }
 
     /// Queries a view. Await the returned future for the answer.

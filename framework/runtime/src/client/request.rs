@@ -275,7 +275,7 @@ fn of_query<Q: Query>(client: &Client, query: &Q, deadline: Duration) -> Result<
 }
 
 #[expect(clippy::too_many_arguments, reason = "facts of the message and options of the caller")]
-fn envelope(
+pub(super) fn envelope(
     client: &Client,
     message: MessageFacts,
     shape: fn() -> Option<Fingerprint>,

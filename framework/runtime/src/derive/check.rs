@@ -10,7 +10,7 @@ use crate::actor::Stateful;
 use crate::aggregate::{Apply, Handle, OnReply, React};
 use crate::projection::{Answer, Project};
 use crate::saga::OnTimer;
-use crate::worker::{OnEvent, Perform, Worker};
+use crate::worker::{OnEvent, OnJobReply, Perform, Worker};
 use whizbang_core::message::{Codec, CodecError, Command, Document, Domain, Event, Key, Message, Of, Query, Shape};
 
 /// The type of a field marked `#[key]`.
@@ -202,6 +202,11 @@ pub const fn answers<P: Answer<M>, M: Query>() -> usize {
 
 /// Checks an entry of `performs(…)`.
 pub const fn performs<W: Worker + Perform<M>, M: Command + Of<W::Domain>>() -> usize {
+    0
+}
+
+/// Checks an entry of `replies(…)` of a worker.
+pub const fn replied<W: OnJobReply<M>, M: Command>() -> usize {
     0
 }
 

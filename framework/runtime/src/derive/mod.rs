@@ -15,7 +15,7 @@ pub mod serial;
 
 pub use check::{
     KeyField, Split, Upcast, answers, applies, command, document, event, handles, listed_once, not_in_bincode,
-    not_in_json, on, performs, projects, query, reacts, records, replies, timers,
+    not_in_json, on, performs, projects, query, reacts, records, replied, replies, timers,
 };
 pub use coding::{Coding, coding, never_coded, state_coding};
 pub use described::{Described, DescribedByDebug, NotDescribed};

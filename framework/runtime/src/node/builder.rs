@@ -9,21 +9,21 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::definition::{ActorDefinition, NodeDefinition, ViewDefinition};
-use super::hosted::{Hosted, HostedType, HostedWorker, Unrouted};
+use super::described::manifest;
+use super::hosted::{Hosted, HostedPublisher, HostedType, HostedWorker, Unrouted};
 use super::remote_client::RemoteClient;
 use super::thread::ThreadRuntime;
 use super::thread_handles::ThreadHandles;
 use super::{Node, NodeConfig, StartError, attach::attach, catalog, inbound::BridgeHandler, known_owners::KnownOwners};
-use crate::actor::DEFERRED;
 use crate::aggregate::Aggregate;
 use crate::client::Client;
 use crate::projection::{Projection, ProjectionType, ViewType};
-use crate::router::{ActorCard, DomainCard, Manifest, MessageCard, PeerShapes};
+use crate::router::{MessageCard, PeerShapes};
 use crate::saga::Saga;
 use crate::worker::Worker;
 use whizbang_core::bridge::{Bridge, NodeCard};
 use whizbang_core::clock::Clock;
-use whizbang_core::message::{Codec, IdSource, Message, Name, ReplacedStore};
+use whizbang_core::message::{Domain, Event, IdSource, Message, Name, ReplacedStore};
 use whizbang_core::retry::{Retries, Retry};
 use whizbang_core::store::Store;
 use whizbang_core::user_code::{TICK, Ticks, UserCode};
@@ -37,6 +37,7 @@ pub struct NodeBuilder {
     config: NodeConfig,
     retries: Retries,
     types: Vec<Arc<dyn HostedType>>,
+    publishers: BTreeMap<&'static str, HostedPublisher>,
     views: Vec<Arc<dyn ViewType>>,
     retired: BTreeSet<String>,
     clock: Clock,
@@ -52,6 +53,7 @@ impl NodeBuilder {
             config: NodeConfig::default(),
             retries: Retries::default(),
             types: Vec::new(),
+            publishers: BTreeMap::new(),
             views: Vec::new(),
             retired: BTreeSet::new(),
             clock: Clock::system(),
@@ -83,6 +85,17 @@ impl NodeBuilder {
         self
     }
 
+    /// Accepts events of type `E` that callers publish with [`Client::publish`] and jobs with
+    /// [`Job::publish`](crate::Job::publish), without an aggregate. The node's service owns the event's domain.
+    ///
+    /// Every caller that may send commands to the domain may publish the event. An aggregate of the domain may record it as
+    /// well.
+    pub fn publishes<E: Event>(mut self) -> Self {
+        let publisher = self.publishers.entry(E::Domain::NAME).or_insert_with(HostedPublisher::new::<E::Domain>);
+        publisher.add::<E>();
+        self
+    }
+
     /// Connects the node to other services. Default: no bridge.
     pub fn bridge(mut self, bridge: impl Bridge) -> Self {
         self.bridge = Some(Arc::new(bridge));
@@ -92,13 +105,14 @@ impl NodeBuilder {
     /// Returns whether the node hosts an aggregate or a saga.
     #[cfg(feature = "testing")]
     pub fn has_keys(&self) -> bool {
-        self.types.iter().any(|hosted| hosted.card().role != "worker")
+        !self.publishers.is_empty() || self.types.iter().any(|hosted| hosted.card().role != "worker")
     }
 
     /// Returns the domains that the node would own.
     #[cfg(feature = "testing")]
     pub fn owned(&self) -> Vec<String> {
-        self.types.iter().map(|hosted| hosted.domain().0.to_owned()).collect()
+        let published = self.publishers.keys().map(|domain| (*domain).to_owned());
+        self.types.iter().map(|hosted| hosted.domain().0.to_owned()).chain(published).collect()
     }
 
     /// Returns whether the node hosts a worker.
@@ -175,6 +189,7 @@ impl NodeBuilder {
         }
         let service = Name::new(&self.service)?;
         let mut types = self.types;
+        types.extend(self.publishers.into_values().map(|publisher| Arc::new(publisher) as Arc<dyn HostedType>));
         let manifest = manifest(&self.service, &types, &self.views)?;
         let known = catalog::check(&*self.store, &manifest, &self.retired).await?;
         let mut domains = BTreeMap::new();
@@ -340,101 +355,6 @@ fn subscribes(
             (domain.clone(), *shards, names.into_iter().collect())
         })
         .collect()
-}
-
-/// Builds the manifest and rejects contradictions between the hosted types.
-fn manifest(service: &str, types: &[Arc<dyn HostedType>], views: &[Arc<dyn ViewType>]) -> Result<Manifest, StartError> {
-    let mut domains: BTreeMap<&'static str, DomainCard> = BTreeMap::new();
-    let mut handlers: HashMap<(String, String), String> = HashMap::new();
-    let mut names: HashMap<(String, String), &'static str> = HashMap::new();
-    let mut facts: HashMap<String, (u16, Codec)> = HashMap::new();
-    for hosted in types {
-        let (name, count) = hosted.domain();
-        Name::from_static(name)?;
-        check_domain(&mut facts, name, count, hosted.codec())?;
-        let card = hosted.card();
-        Name::new(&card.name)?;
-        let domain = domains.entry(name).or_insert_with(|| DomainCard {
-            name: name.to_owned(),
-            shards: count,
-            actors: Vec::new(),
-            retired: hosted.retired(),
-        });
-        if card.name == Unrouted::NAME
-            || card.name == DEFERRED
-            || domain.actors.iter().any(|actor| actor.shares_a_name(&card))
-        {
-            return Err(StartError::DoubleActor { domain: name.to_owned(), actor: card.name });
-        }
-        let messages = [&card.handles, &card.records, &card.takes, &card.replies, &card.timers].into_iter().flatten();
-        for message in messages {
-            check_type(&mut names, message)?;
-            check_domain(&mut facts, &message.domain, message.shards, message.codec)?;
-        }
-        for command in &card.handles {
-            let place = (command.domain.clone(), command.name.clone());
-            if let Some(one) = handlers.insert(place, card.name.clone()) {
-                return Err(StartError::DoubleHandler {
-                    domain: command.domain.clone(),
-                    command: command.name.clone(),
-                    one,
-                    other: card.name,
-                });
-            }
-        }
-        domain.actors.push(card);
-    }
-    let mut projections: Vec<ActorCard> = Vec::new();
-    let mut answers: HashMap<(String, String), String> = HashMap::new();
-    for card in views.iter().map(|hosted| hosted.card()) {
-        Name::new(&card.name)?;
-        if projections.iter().any(|known| known.shares_a_name(&card)) {
-            return Err(StartError::DoubleProjection { projection: card.name });
-        }
-        for message in card.takes.iter().chain(&card.answers) {
-            check_type(&mut names, message)?;
-            check_domain(&mut facts, &message.domain, message.shards, message.codec)?;
-        }
-        for query in &card.answers {
-            let place = (query.domain.clone(), query.name.clone());
-            if let Some(one) = answers.insert(place, card.name.clone()) {
-                let (domain, query, other) = (query.domain.clone(), query.name.clone(), card.name);
-                return Err(StartError::DoubleAnswer { domain, query, one, other });
-            }
-        }
-        projections.push(card);
-    }
-    Ok(Manifest { service: service.to_owned(), domains: domains.into_values().collect(), projections })
-}
-
-/// Rejects two types that describe one domain differently.
-fn check_domain(
-    known: &mut HashMap<String, (u16, Codec)>,
-    domain: &str,
-    shards: u16,
-    codec: Codec,
-) -> Result<(), StartError> {
-    let (one_shards, one_codec) = *known.entry(domain.to_owned()).or_insert((shards, codec));
-    if one_shards != shards {
-        return Err(StartError::Shards { domain: domain.to_owned(), one: one_shards, other: shards });
-    }
-    if one_codec != codec {
-        return Err(StartError::Codecs { domain: domain.to_owned(), one: one_codec, other: codec });
-    }
-    Ok(())
-}
-
-fn check_type(known: &mut HashMap<(String, String), &'static str>, message: &MessageCard) -> Result<(), StartError> {
-    for name in message.names() {
-        Name::new(name)?;
-        let place = (message.domain.clone(), name.to_owned());
-        let one = *known.entry(place).or_insert(message.type_name);
-        if one != message.type_name {
-            let (domain, name, other) = (message.domain.clone(), name.to_owned(), message.type_name);
-            return Err(StartError::DoubleName { domain, name, one, other });
-        }
-    }
-    Ok(())
 }
 
 /// Starts the threads' runtimes: one on this thread, or each on a thread of its own.

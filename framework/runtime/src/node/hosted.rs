@@ -7,9 +7,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::actor::{Dispatcher, HandlerTable, OwnedShard, Plan, Stateful, ThreadContext};
+use crate::aggregate::{Publisher, publish};
 use crate::router::{ActorCard, ActorEndpoint, LocalRoutes};
 use crate::worker::{Worker, WorkerDispatcher, WorkerPlan};
-use whizbang_core::message::{Codec, Domain, Name};
+use whizbang_core::message::{Codec, Domain, Event, Name};
 
 /// One hosted actor type, before its threads exist.
 pub(super) trait HostedType: Send + Sync {
@@ -93,15 +94,79 @@ impl HostedType for Hosted {
         events: &Arc<HashSet<String>>,
         routes: &mut LocalRoutes,
     ) -> Rc<dyn ActorEndpoint> {
-        let mut plan = (self.wiring)();
-        plan.events = Some(Arc::clone(events));
-        plan.shapes = Arc::clone(&context.settings.shapes);
-        let plan = Rc::new(plan);
-        let endpoint = Dispatcher::new(Rc::clone(context), Rc::clone(&plan), domain, actor, shards);
-        for add in &plan.routes {
-            add(&endpoint, routes);
-        }
-        Rc::new(endpoint)
+        install((self.wiring)(), context, domain, actor, shards, events, routes)
+    }
+}
+
+/// Installs the endpoints of a keyed actor type.
+fn install(
+    mut plan: HandlerTable,
+    context: &Rc<ThreadContext>,
+    domain: Name,
+    actor: Name,
+    shards: Vec<Option<Rc<OwnedShard>>>,
+    events: &Arc<HashSet<String>>,
+    routes: &mut LocalRoutes,
+) -> Rc<dyn ActorEndpoint> {
+    plan.events = Some(Arc::clone(events));
+    plan.shapes = Arc::clone(&context.settings.shapes);
+    let plan = Rc::new(plan);
+    let endpoint = Dispatcher::new(Rc::clone(context), Rc::clone(&plan), domain, actor, shards);
+    for add in &plan.routes {
+        add(&endpoint, routes);
+    }
+    Rc::new(endpoint)
+}
+
+/// The publisher of a domain: an actor type whose events are listed one by one.
+pub(super) struct HostedPublisher {
+    publisher: Hosted,
+    events: Vec<fn(&mut HandlerTable)>,
+}
+
+impl HostedPublisher {
+    pub(super) fn new<D: Domain>() -> Self {
+        Self { publisher: Hosted::new::<Publisher<D>>(), events: Vec::new() }
+    }
+
+    pub(super) fn add<E: Event>(&mut self) {
+        self.events.push(publish::<E>);
+    }
+
+    fn table(&self) -> HandlerTable {
+        let mut table = (self.publisher.wiring)();
+        self.events.iter().for_each(|add| add(&mut table));
+        table
+    }
+}
+
+impl HostedType for HostedPublisher {
+    fn domain(&self) -> (&'static str, u16) {
+        self.publisher.domain
+    }
+
+    fn codec(&self) -> Codec {
+        self.publisher.codec
+    }
+
+    fn retired(&self) -> &'static [&'static str] {
+        self.publisher.retired
+    }
+
+    fn card(&self) -> ActorCard {
+        ActorCard { role: "publisher", ..self.table().card }
+    }
+
+    fn install(
+        &self,
+        context: &Rc<ThreadContext>,
+        domain: Name,
+        actor: Name,
+        shards: Vec<Option<Rc<OwnedShard>>>,
+        events: &Arc<HashSet<String>>,
+        routes: &mut LocalRoutes,
+    ) -> Rc<dyn ActorEndpoint> {
+        install(self.table(), context, domain, actor, shards, events, routes)
     }
 }
 

@@ -12,6 +12,7 @@ mod confirmations;
 mod connect;
 mod dead_letters;
 mod definition;
+mod described;
 mod error;
 mod found;
 mod gaps;

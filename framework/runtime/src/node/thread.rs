@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::definition::NodeDefinition;
 use super::publisher::{self, Publisher};
 use super::receive_windows::ReceiveWindows;
+use super::remote_client::RemoteClient;
 use super::subscriptions::{SubscriptionGroup, groups, views};
 use super::supervisor::{Restart, supervise};
 use super::thread_handles::{ThreadHandles, ThreadJob};
@@ -92,6 +93,8 @@ impl ThreadRuntime {
         let code = definition.code(index);
         let counts = Arc::clone(&code.counts);
         let context = ThreadContext::new(ids, settings, code);
+        let remote = Arc::new(RemoteClient::new(&definition, threads.clone()));
+        let _ = context.remote.set((definition.id, remote));
         let mut shards = BTreeMap::new();
         for (domain, count) in &definition.domains {
             for shard in (0..*count).filter(|shard| definition.thread_of(*shard) == index) {

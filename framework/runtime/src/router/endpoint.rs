@@ -119,3 +119,20 @@ pub trait Remote: Send + Sync {
         Box::pin(std::future::ready(()))
     }
 }
+
+/// Transport of a client without a node: every message is refused.
+pub(crate) struct Unconnected;
+
+impl Remote for Unconnected {
+    fn send(&self, _envelope: Envelope, _deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
+        Box::pin(std::future::ready(Err(SendError::Stopped)))
+    }
+
+    fn post(&self, _envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>> {
+        Box::pin(std::future::ready(Err(SendError::Stopped)))
+    }
+
+    fn query(&self, _envelope: Envelope, _deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
+        Box::pin(std::future::ready(Err(SendError::Stopped)))
+    }
+}

@@ -11,6 +11,7 @@ mod manifest;
 mod shapes;
 
 pub use delivery::{Action, Completion, DedupKey, Delivery, Outcome, SequenceTracker};
+pub(crate) use endpoint::Unconnected;
 pub use endpoint::{ActorEndpoint, CommandEndpoint, CommandMeta, Remote, RoutedJob, Submission, TypedReply};
 pub use error::SendError;
 pub use local::{LocalRoutes, NodeId};

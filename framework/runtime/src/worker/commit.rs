@@ -4,13 +4,16 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use bytes::Bytes;
 use foldhash::fast::FixedState;
 use tokio::sync::OnceCell;
 
 use super::Worker;
 use super::dispatcher::{JobNumber, WorkerDispatcher};
+use super::job::Failure;
 use super::ledger::Ledger;
-use crate::actor::OwnedShard;
+use super::plan::Done;
+use crate::actor::{Outgoing, OwnedShard};
 use crate::router::{DedupKey, Outcome};
 use whizbang_core::message::{Domain, Envelope, Kind, MessageId};
 use whizbang_core::store::{Appended, Mark, Note, OutboxWrite, StoreError, StreamHint, Ticket, Turn};
@@ -50,6 +53,8 @@ pub(super) struct JobEntry<'a> {
     pub(super) reply: &'a [u8],
     pub(super) rejected: bool,
     pub(super) notes: &'a [Note],
+    /// Messages that the job sends.
+    pub(super) sent: &'a [Outgoing],
 }
 
 impl<W: Worker> WorkerDispatcher<W> {
@@ -78,6 +83,34 @@ impl<W: Worker> WorkerDispatcher<W> {
         self.after(&log.shard, (!appended.committed).then_some(appended.ticket), outcome).await
     }
 
+    /// Commits that a job is done, with its reply and what it sends.
+    ///
+    /// # Errors
+    /// The turn is larger than the store allows, whenever the job is run again.
+    pub(super) async fn finish(
+        &self,
+        log: &JobLog,
+        ledger: &RefCell<Ledger>,
+        envelope: &Envelope,
+        end: End<'_>,
+        done: &Done,
+    ) -> Result<Outcome, Failure> {
+        let Done { reply, rejected, sent } = done;
+        let resolved = [Note::Resolved { message: envelope.id }];
+        let notes: &[_] = if matches!(end, End::Resolved) { &resolved } else { &[] };
+        let entry = JobEntry { envelope, end, reply, rejected: *rejected, notes, sent };
+        let outcome = Outcome::Done(Bytes::copy_from_slice(reply), W::Domain::CODEC);
+        match self.commit(log, ledger, &entry, outcome).await {
+            Outcome::Unknown(error @ StoreError::Oversize { .. }) => Err(Failure::Fail(error.to_string())),
+            outcome => {
+                if *rejected {
+                    self.context.counts.rejections.one();
+                }
+                Ok(outcome)
+            }
+        }
+    }
+
     /// Returns the outcome once everything up to `ticket` is durable.
     pub(super) async fn after(&self, shard: &Rc<OwnedShard>, ticket: Option<Ticket>, outcome: Outcome) -> Outcome {
         let Some(ticket) = ticket else { return outcome };
@@ -101,7 +134,9 @@ impl<W: Worker> WorkerDispatcher<W> {
         } else {
             None
         };
-        let outbox: Vec<_> = reply.iter().map(|(to, envelope)| OutboxWrite { to, envelope }).collect();
+        let reply = reply.iter().map(|(to, envelope)| OutboxWrite { to, envelope });
+        let sent = entry.sent.iter().map(|Outgoing { to, envelope }| OutboxWrite { to, envelope });
+        let outbox: Vec<_> = reply.chain(sent).collect();
         let digest = self.context.digest(envelope).value();
         let mark = match entry.end {
             End::Marked(DedupKey::MessageId) => Mark::Outside { digest },

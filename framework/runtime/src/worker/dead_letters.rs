@@ -9,7 +9,6 @@ use super::Worker;
 use super::commit::{End, JobEntry, JobLog};
 use super::dispatcher::{JobNumber, WorkerDispatcher};
 use super::ledger::Ledger;
-use super::plan::Done;
 use crate::actor::OwnedShard;
 use crate::router::Outcome;
 use whizbang_core::message::{Codec, Coded as _, Domain as _, Envelope, Kind, MessageId, Rejection};
@@ -78,14 +77,13 @@ impl<W: Worker> WorkerDispatcher<W> {
         let done = {
             let Ok(_slot) = self.slots.acquire().await else { return Outcome::Stopped };
             self.begin(number);
-            self.run_once(envelope, dead_letter.attempts + 1).await
+            self.run_once(&log.shard.id, envelope, dead_letter.attempts + 1).await
         };
         match done {
-            Ok(Done { reply, rejected }) => {
-                let notes = [Note::Resolved { message: envelope.id }];
-                let entry = JobEntry { envelope, end: End::Resolved, reply: &reply, rejected, notes: &notes };
-                self.commit(log, ledger, &entry, Outcome::Done(Bytes::new(), Codec::Bincode)).await
-            }
+            Ok(done) => match self.finish(log, ledger, envelope, End::Resolved, &done).await {
+                Ok(outcome) => outcome,
+                Err(failure) => Outcome::DeadLetter(failure.text().to_owned()),
+            },
             Err(failure) => Outcome::DeadLetter(failure.text().to_owned()),
         }
     }
@@ -126,7 +124,8 @@ impl<W: Worker> WorkerDispatcher<W> {
                 {
                     tracing::error!(target: TARGET, worker = %self.actor, %error, "failed to encode a rejection");
                 }
-                let entry = JobEntry { envelope, end: End::Resolved, reply: &reply, rejected: true, notes: &notes };
+                let entry =
+                    JobEntry { envelope, end: End::Resolved, reply: &reply, rejected: true, notes: &notes, sent: &[] };
                 self.commit(&log, ledger, &entry, Outcome::Done(Bytes::new(), Codec::Bincode)).await
             }
             Ok(false) => Outcome::Unhandled,

@@ -27,7 +27,7 @@ use super::plan::Done;
 use crate::actor::{MIN_WAIT, OwnedShard};
 use crate::router::{DedupKey, Outcome};
 use whizbang_core::clock::instant;
-use whizbang_core::message::{Codec, Domain, Envelope, MessageId};
+use whizbang_core::message::{Codec, Envelope, MessageId};
 use whizbang_core::spawn::Task;
 use whizbang_core::store::{DeadLetter, DeadLetterReason, Note, SourceKind, StoreError};
 use whizbang_core::telemetry::{Counts, TARGET};
@@ -133,7 +133,8 @@ impl<W: Worker> WorkerDispatcher<W> {
         };
         let attempt = (failed > 0).then_some(Note::Attempt { message: envelope.id, attempt: failed });
         let notes: Vec<_> = attempt.into_iter().chain([Note::DeadLetter(Box::new(dead_letter))]).collect();
-        let entry = JobEntry { envelope, end: End::Marked(arrival), reply: &[], rejected: false, notes: &notes };
+        let entry =
+            JobEntry { envelope, end: End::Marked(arrival), reply: &[], rejected: false, notes: &notes, sent: &[] };
         matches!(self.commit(log, ledger, &entry, no_reply()).await, Outcome::Done(..))
     }
 
@@ -249,11 +250,11 @@ impl<W: Worker> WorkerDispatcher<W> {
             }
         }
         self.begin(number);
-        let done = self.run_once(&envelope, failed + 1).await;
+        let done = self.run_once(&shard.id, &envelope, failed + 1).await;
         drop(alone);
         drop(slot);
         match done {
-            Ok(Done { reply, rejected }) => drop(self.done_deferred(&log, ledger, &envelope, &reply, rejected).await),
+            Ok(done) => self.done_deferred(&log, ledger, &envelope, &done, failed + 1).await,
             Err(failure) => {
                 failed += 1;
                 self.failed_deferred(&log, ledger, &envelope, &failure, failed).await;
@@ -263,22 +264,18 @@ impl<W: Worker> WorkerDispatcher<W> {
         Ok(())
     }
 
-    /// Commits that a deferred job is done.
+    /// Commits that a deferred job is done, after that many attempts.
     pub(super) async fn done_deferred(
-        &self,
+        self: &Rc<Self>,
         log: &JobLog,
         ledger: &RefCell<Ledger>,
         envelope: &Envelope,
-        reply: &[u8],
-        rejected: bool,
-    ) -> Outcome {
-        if rejected {
-            self.context.counts.rejections.one();
+        done: &Done,
+        attempts: u32,
+    ) {
+        if let Err(failure) = self.finish(log, ledger, envelope, End::Resolved, done).await {
+            self.failed_deferred(log, ledger, envelope, &failure, attempts).await;
         }
-        let notes = [Note::Resolved { message: envelope.id }];
-        let entry = JobEntry { envelope, end: End::Resolved, reply, rejected, notes: &notes };
-        let done = Outcome::Done(Bytes::copy_from_slice(reply), W::Domain::CODEC);
-        self.commit(log, ledger, &entry, done).await
     }
 
     /// Records the failure of a deferred job: it is retried or becomes a dead letter.
@@ -304,7 +301,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         };
         let notes = [note];
         let end = if again { End::Not } else { End::Resolved };
-        let entry = JobEntry { envelope, end, reply: &[], rejected: false, notes: &notes };
+        let entry = JobEntry { envelope, end, reply: &[], rejected: false, notes: &notes, sent: &[] };
         let noted = self.commit(log, ledger, &entry, no_reply()).await;
         if again && matches!(noted, Outcome::Done(..)) {
             self.begin_later(&log.shard, envelope.id, retry.wait(failed, &self.context.ids).max(MIN_WAIT));

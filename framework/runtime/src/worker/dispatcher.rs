@@ -10,10 +10,12 @@ use tokio::sync::Semaphore;
 
 use super::commit::JobLog;
 use super::deferred::DeferredJobs;
+use super::outbox::JobSender;
 use super::{Worker, WorkerPlan};
 use crate::actor::{InFlightGuard, OwnedShard, ThreadContext};
-use crate::router::{Action, ActorEndpoint, Completion, DedupKey, Delivery, Outcome};
-use whizbang_core::message::{Envelope, Key, Name, shard_of};
+use crate::client::Client;
+use crate::router::{Action, ActorEndpoint, Completion, DedupKey, Delivery, Outcome, Remote, Unconnected};
+use whizbang_core::message::{Domain, Envelope, Key, Name, shard_of};
 use whizbang_core::spawn::Task;
 use whizbang_core::store::StoreError;
 use whizbang_core::user_code::caught;
@@ -31,6 +33,8 @@ pub(crate) struct WorkerDispatcher<W: Worker> {
     pub(super) slots: Arc<Semaphore>,
     /// Deferred jobs.
     pub(super) pending: Rc<DeferredJobs>,
+    /// Sender of what the jobs send.
+    pub(super) sender: Arc<JobSender>,
     /// Logs by stream key.
     pub(super) logs: RefCell<HashMap<String, Rc<JobLog>, FixedState>>,
     jobs: RefCell<HashMap<JobNumber, RunningJob, FixedState>>,
@@ -60,9 +64,19 @@ impl<W: Worker> WorkerDispatcher<W> {
     ) -> Rc<Self> {
         let slots = Arc::new(Semaphore::new(context.settings.jobs));
         let pending = DeferredJobs::new(Arc::clone(&context.counts));
+        let plan = WorkerPlan::of();
+        let (node, remote) =
+            context.remote.get().cloned().unwrap_or_else(|| (0, Arc::new(Unconnected) as Arc<dyn Remote>));
+        let sender = Arc::new(JobSender {
+            name: format!("{}/{}", W::Domain::NAME, W::NAME),
+            awaited: plan.awaited.clone(),
+            shapes: Arc::clone(&context.settings.shapes),
+            client: Client::new(node, remote, context.ids.fork()),
+        });
         Rc::new(Self {
             context,
-            plan: WorkerPlan::of(),
+            plan,
+            sender,
             worker,
             domain,
             actor,

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,12 +13,13 @@ use super::commit::{End, JobEntry, JobLog};
 use super::deferred::{DEFER_AFTER, no_reply};
 use super::dispatcher::{JobNumber, WorkerDispatcher};
 use super::ledger::Ledger;
+use super::outbox::JobOutbox;
 use super::plan::{Done, JobFailure};
 use super::{Job, Worker, stream_of};
 use crate::actor::{MIN_WAIT, OwnedShard, duplicate_outcome};
 use crate::inbox::Admission;
 use crate::router::{DedupKey, Outcome};
-use whizbang_core::message::{Codec, Digest, Domain, Envelope, Kind, MessageId};
+use whizbang_core::message::{Codec, Digest, Domain, Envelope, Kind, MessageId, ShardId};
 use whizbang_core::spawn::{FIRST_RESTART, LONGEST_RESTART};
 use whizbang_core::store::{DeadLetter, DeadLetterReason, Note, StoreError, StreamState};
 use whizbang_core::telemetry::TARGET;
@@ -258,7 +260,7 @@ impl<W: Worker> WorkerDispatcher<W> {
                     caution = false;
                 }
                 self.begin(number);
-                let mut job = pin!(self.run_once(envelope, failed + 1));
+                let mut job = pin!(self.run_once(&log.shard.id, envelope, failed + 1));
                 match tokio::time::timeout(DEFER_AFTER, &mut job).await {
                     Ok(done) => (done, false),
                     Err(_) if self.can_defer(arrival) => {
@@ -278,22 +280,16 @@ impl<W: Worker> WorkerDispatcher<W> {
             drop(alone);
             if kept {
                 match done {
-                    Ok(Done { reply, rejected }) => {
-                        return self.done_deferred(log, ledger, envelope, &reply, rejected).await;
-                    }
+                    Ok(done) => self.done_deferred(log, ledger, envelope, &done, failed + 1).await,
                     Err(failure) => self.failed_deferred(log, ledger, envelope, &failure, failed + 1).await,
                 }
                 return no_reply();
             }
             let failure = match done {
-                Ok(Done { reply, rejected }) => {
-                    if rejected {
-                        self.context.counts.rejections.one();
-                    }
-                    let entry = JobEntry { envelope, end: End::Marked(arrival), reply: &reply, rejected, notes: &[] };
-                    let done = Outcome::Done(Bytes::copy_from_slice(&reply), W::Domain::CODEC);
-                    return self.commit(log, ledger, &entry, done).await;
-                }
+                Ok(done) => match self.finish(log, ledger, envelope, End::Marked(arrival), &done).await {
+                    Ok(outcome) => return outcome,
+                    Err(failure) => failure,
+                },
                 Err(failure) => failure,
             };
             // The caller is waiting and gets the error; nothing was done.
@@ -337,7 +333,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         attempt: u32,
     ) -> Outcome {
         let notes = [Note::Attempt { message: envelope.id, attempt }];
-        let entry = JobEntry { envelope, end: End::Not, reply: &[], rejected: false, notes: &notes };
+        let entry = JobEntry { envelope, end: End::Not, reply: &[], rejected: false, notes: &notes, sent: &[] };
         let noted = self.commit(log, ledger, &entry, Outcome::Done(Bytes::new(), Codec::Bincode)).await;
         if matches!(noted, Outcome::Done(..)) {
             ledger.borrow_mut().failing.insert(envelope.id, attempt);
@@ -346,9 +342,18 @@ impl<W: Worker> WorkerDispatcher<W> {
     }
 
     /// Calls user code once.
-    pub(super) async fn run_once(&self, envelope: &Envelope, delivery: u32) -> Result<Done, Failure> {
-        let list = if envelope.kind == Kind::Event { &self.plan.on } else { &self.plan.performs };
-        let run = list.get(&(&*envelope.domain, &*envelope.name)).ok_or(Failure::Unhandled)?;
+    pub(super) async fn run_once(&self, shard: &ShardId, envelope: &Envelope, delivery: u32) -> Result<Done, Failure> {
+        let list = match envelope.kind {
+            Kind::Event => &self.plan.on,
+            Kind::Reply => &self.plan.replied,
+            Kind::Command | Kind::Query | Kind::Document => &self.plan.performs,
+        };
+        let run = match list.get(&(&*envelope.domain, &*envelope.name)) {
+            Some(run) => run,
+            // An older program listed the command; the present one does not need the reply.
+            None if envelope.kind == Kind::Reply => return Ok(Done::NOTHING),
+            None => return Err(Failure::Unhandled),
+        };
         if let Some(error) = self.context.settings.shapes.refusal(envelope) {
             return Err(Failure::Undecodable(error.to_string()));
         }
@@ -356,13 +361,17 @@ impl<W: Worker> WorkerDispatcher<W> {
             target: TARGET, room = "worker", worker = %self.actor, message = %envelope.name, id = %envelope.id,
             correlation = %envelope.correlation, delivery, "job started",
         );
+        let now = self.context.ids.clock().now();
+        let outbox = Arc::new(JobOutbox::new(&self.sender, envelope, shard, &self.actor, now));
         let job = Job {
             idempotency_key: envelope.id,
             delivery,
             key: envelope.key.clone(),
             correlation: envelope.correlation,
+            replied_command: envelope.causation.filter(|_| envelope.kind == Kind::Reply),
+            outbox: Arc::clone(&outbox),
         };
-        let (worker, message) = (std::sync::Arc::clone(&self.worker), envelope.clone());
+        let (worker, message) = (Arc::clone(&self.worker), envelope.clone());
         #[cfg(feature = "testing")]
         let (attempt, watched) = {
             let attempt = super::Attempt::begin(W::Domain::NAME, W::NAME, envelope, delivery);
@@ -387,6 +396,14 @@ impl<W: Worker> WorkerDispatcher<W> {
             Ok(Err(panicked)) => Err(Failure::Retry(format!("the job {panicked}"))),
             Err(_) => Err(Failure::Retry(format!("the job took longer than {limit:?}"))),
         };
+        // Closed however the attempt has ended: a clone of the job in a detached task sends nothing more.
+        let sent = outbox.close();
+        let ended = match (ended, sent) {
+            (Ok(done), _) if done.rejected => Ok(done),
+            (Ok(done), Ok(sent)) => Ok(Done { sent, ..done }),
+            (Ok(_), Err(error)) => Err(Failure::Fail(error.to_string())),
+            (Err(failure), _) => Err(failure),
+        };
         #[cfg(feature = "testing")]
         attempt.ended(&ended);
         ended
@@ -403,7 +420,8 @@ impl<W: Worker> WorkerDispatcher<W> {
         attempts: u32,
     ) -> Outcome {
         let notes = [self.dead_letter_note(envelope, failure, attempts)];
-        let entry = JobEntry { envelope, end: End::Marked(arrival), reply: &[], rejected: false, notes: &notes };
+        let entry =
+            JobEntry { envelope, end: End::Marked(arrival), reply: &[], rejected: false, notes: &notes, sent: &[] };
         self.commit(log, ledger, &entry, Outcome::DeadLetter(failure.text().to_owned())).await
     }
 

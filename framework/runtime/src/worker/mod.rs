@@ -1,9 +1,10 @@
 //! Workers: stateless async handlers that do I/O, as competing consumers.
 //!
-//! Called by the router with commands and events; calls user code, then the [store](whizbang_core::store). The mark that a
-//! job is done and its reply are committed together, after the job. So an external effect happens at least once, each
-//! time with the same idempotency key, and a job's reply is stored once. Jobs have no order. Start reading at
-//! `job.rs`, the path of one job; `deferred.rs` has jobs that wait, `commit.rs` what is recorded about them.
+//! Called by the router with commands, events and replies; calls user code, then the [store](whizbang_core::store). The
+//! mark that a job is done, its reply and the messages that it sends are committed together, after the job. So an
+//! external effect happens at least once, each time with the same idempotency key, and everything else once. Jobs have
+//! no order. Start reading at `job.rs`, the path of one job; `deferred.rs` has jobs that wait, `commit.rs` what is
+//! recorded about them, `outbox.rs` what they send.
 
 #[cfg(feature = "testing")]
 mod attempts;
@@ -13,18 +14,24 @@ mod deferred;
 mod dispatcher;
 mod job;
 mod ledger;
+mod outbox;
 mod plan;
 
 #[cfg(feature = "testing")]
 pub use attempts::{Attempt, AttemptEnd, JobAttempt};
 pub(crate) use dispatcher::WorkerDispatcher;
+pub use outbox::SentByJob;
 pub use plan::WorkerPlan;
 
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 
-use whizbang_core::message::{Command, Domain, Event, MessageId, Rejection, Shard};
+use outbox::JobOutbox;
+
+use crate::client::SendQuery;
+use whizbang_core::message::{Command, Domain, Event, MessageId, Query, Rejection, Shard};
 
 /// A pool of async handlers. Derived with `#[derive(Worker)]`, hosted with
 /// [`NodeBuilder::worker`](crate::NodeBuilder::worker).
@@ -88,17 +95,118 @@ pub fn stream_of(shard: Shard) -> String {
     format!("shard-{shard}")
 }
 
-/// Context of a job.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Context of a job, and its outbox.
+///
+/// A job [sends](Self::send) messages that leave in the commit that marks it as done:
+///
+/// ```
+/// use whizbang::doc_fixtures::{Account, Bank, Deposit};
+/// use whizbang::prelude::*;
+///
+/// #[derive(Domain)]
+/// struct Payments;
+///
+/// #[derive(Command, Serialize, Deserialize)]
+/// #[command(domain = Payments)]
+/// struct Collect { #[key] account: String, cents: u64 }
+///
+/// #[derive(Worker)]
+/// #[worker(domain = Payments, performs(Collect))]
+/// struct Collector;
+///
+/// impl Perform<Collect> for Collector {
+///     async fn perform(&self, collect: Collect, job: Job) -> Result<(), WorkError> {
+///         // Call the bank's gateway here. If this fails, or the process ends, nothing is sent.
+///         job.send(Deposit { account: collect.account, cents: collect.cents });
+///         Ok(())
+///     }
+/// }
+///
+/// # whizbang::derive::block_on(async {
+/// let node = Node::builder("payments", MemoryStore::new()).aggregate::<Account>().worker(Collector).start().await?;
+/// node.client().send(Collect { account: "ada".into(), cents: 500 }).await?;
+/// node.wait_idle().await;
+/// let balance = node.client().send(Deposit { account: "ada".into(), cents: 1 }).await?;
+/// assert_eq!(balance, 501);
+/// node.stop().await
+/// # }).unwrap();
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Job {
     /// Idempotency key, the same in every delivery of a message: pass it to every external service.
     pub idempotency_key: MessageId,
     /// Number of the delivery, from 1.
     pub delivery: u32,
-    /// Key: for a command its target, for an event the key of the actor that recorded it.
+    /// Key: for a command its target, for an event the key of the actor that recorded it, for a reply the key of the
+    /// job that sent the command.
     pub key: String,
     /// The correlation id.
     pub correlation: MessageId,
+    /// For a reply, the answered command, by the id that [`SentByJob::id`] returned when it was sent; otherwise `None`.
+    pub replied_command: Option<MessageId>,
+    outbox: Arc<JobOutbox>,
+}
+
+impl Job {
+    /// Creates the context of a first delivery, for a unit test that calls a worker's methods. What it sends goes
+    /// nowhere; [`sent`](Self::sent) returns it.
+    ///
+    /// ```
+    /// use whizbang::doc_fixtures::Deposit;
+    /// use whizbang::message::MessageId;
+    /// use whizbang::prelude::*;
+    ///
+    /// let job = Job::detached(MessageId::from_u128(7), "ada");
+    /// job.send(Deposit { account: "ada".into(), cents: 500 });
+    /// let sent: Vec<Deposit> = job.sent();
+    /// assert_eq!(sent[0].cents, 500);
+    /// ```
+    pub fn detached(idempotency_key: MessageId, key: &str) -> Self {
+        Self {
+            idempotency_key,
+            delivery: 1,
+            key: key.to_owned(),
+            correlation: idempotency_key,
+            replied_command: None,
+            outbox: Arc::new(JobOutbox::detached(idempotency_key)),
+        }
+    }
+
+    /// Sends a command to the owner of its domain when the job is done.
+    ///
+    /// The command is stored in the commit that marks the job as done, and sent until the owner has committed it; the
+    /// owner handles it once. A job that fails, panics, takes too long or is rejected sends nothing. Each attempt of a
+    /// job gives its commands the same ids, in the order of the calls.
+    ///
+    /// The worker receives the reply through [`OnJobReply`] if it lists the command in `replies(…)`; otherwise no reply
+    /// is sent.
+    ///
+    /// A key that is empty or longer than 256 bytes, a command that cannot be encoded, more than 1,000 commands or
+    /// more than 2 MiB of payloads fail the job without another attempt: its message becomes a dead letter.
+    pub fn send<C: Command>(&self, command: C) -> SentByJob<'_> {
+        SentByJob::new(&self.outbox, self.outbox.send(&command))
+    }
+
+    /// Publishes an event under a key when the job is done, as [`Client::publish`](crate::Client::publish) does. The owner of
+    /// its domain declares it with [`NodeBuilder::publishes`](crate::NodeBuilder::publishes). Like a [sent](Self::send)
+    /// command it is stored in the commit that marks the job as done, and recorded once.
+    pub fn publish<E: Event>(&self, key: &str, event: E) -> SentByJob<'_> {
+        SentByJob::new(&self.outbox, self.outbox.publish(key, &event))
+    }
+
+    /// Queries a view. Await the returned future for the answer. A query is sent at once, and again by each attempt.
+    ///
+    /// # Errors
+    /// As [`Client::query`](crate::Client::query); `?` retries the job.
+    pub fn query<Q: Query>(&self, query: Q) -> SendQuery<Q> {
+        self.outbox.client().query(query)
+    }
+
+    /// Returns the commands of type `C` that the job has sent so far, in order, for unit tests.
+    pub fn sent<C: Command>(&self) -> Vec<C> {
+        self.outbox.sent()
+    }
 }
 
 /// Reason why a worker has not done its job.
@@ -182,4 +290,49 @@ pub trait Perform<C: Command>: Worker {
 pub trait OnEvent<E: Event>: Worker {
     /// Runs the job on the node's own thread: wait with `.await`, never block.
     fn on_event(&self, event: E, job: Job) -> impl Future<Output = Result<(), WorkError>>;
+}
+
+/// Handles the reply to a command that a job of this worker has [sent](Job::send). Runs as a job of its own: retried,
+/// and able to send.
+///
+/// [`Job::key`] is the key of the job that sent the command, and [`Job::replied_command`] the id of the command.
+///
+/// ```
+/// use whizbang::doc_fixtures::{Bank, Deposit};
+/// use whizbang::prelude::*;
+///
+/// #[derive(Domain)]
+/// struct Payments;
+///
+/// #[derive(Command, Serialize, Deserialize)]
+/// #[command(domain = Payments)]
+/// struct Collect { #[key] order: String, account: String, cents: u64 }
+///
+/// #[derive(Worker)]
+/// #[worker(domain = Payments, performs(Collect), replies(Deposit))]
+/// struct Collector;
+///
+/// impl Perform<Collect> for Collector {
+///     async fn perform(&self, collect: Collect, job: Job) -> Result<(), WorkError> {
+///         job.send(Deposit { account: collect.account, cents: collect.cents });
+///         Ok(())
+///     }
+/// }
+///
+/// impl OnJobReply<Deposit> for Collector {
+///     async fn on_job_reply(&self, balance: Result<u64, Rejection>, job: Job) -> Result<(), WorkError> {
+///         println!("order {}: {balance:?}", job.key);
+///         Ok(())
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not handle replies to `{C}`",
+    label = "listed in `replies(…)`, but not handled",
+    note = "write `impl OnJobReply<{C}> for {Self} {{ async fn on_job_reply(&self, reply: Result<…, Rejection>, job: Job) -> Result<(), WorkError> {{ … }} }}`"
+)]
+pub trait OnJobReply<C: Command>: Worker {
+    /// Runs the job on the node's own thread: wait with `.await`, never block.
+    fn on_job_reply(&self, reply: Result<C::Reply, Rejection>, job: Job)
+    -> impl Future<Output = Result<(), WorkError>>;
 }

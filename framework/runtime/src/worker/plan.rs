@@ -1,5 +1,6 @@
 //! Worker plan: the commands and events that the derive lists for a worker.
 
+use std::any::TypeId;
 use std::collections::HashMap;
 use std::error::Error;
 use std::sync::Arc;
@@ -7,8 +8,8 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use futures_util::future::LocalBoxFuture;
 
-use super::{Job, OnEvent, Perform, WorkError, Worker};
-use crate::actor::names;
+use super::{Job, OnEvent, OnJobReply, Perform, WorkError, Worker};
+use crate::actor::{Outgoing, names};
 use crate::router::{ActorCard, MessageCard};
 use whizbang_core::message::{CodecError, Coded, Command, Domain, Envelope, Event, Message, Of, encode_reply_verified};
 use whizbang_core::telemetry::shortened;
@@ -22,6 +23,13 @@ pub(crate) struct Done {
     /// Encoded `Result<Reply, Rejection>`.
     pub(crate) reply: Vec<u8>,
     pub(crate) rejected: bool,
+    /// Messages that it sends. Empty until its attempt has ended, and if it is rejected.
+    pub(crate) sent: Vec<Outgoing>,
+}
+
+impl Done {
+    /// A message without any effect.
+    pub(crate) const NOTHING: Self = Self { reply: Vec::new(), rejected: false, sent: Vec::new() };
 }
 
 /// Reason why a job is not done.
@@ -52,6 +60,9 @@ impl JobFailure {
 pub struct WorkerPlan<W: ?Sized> {
     pub(crate) performs: ByName<Doing<W>>,
     pub(crate) on: ByName<Doing<W>>,
+    pub(crate) replied: ByName<Doing<W>>,
+    /// Commands whose replies are handled.
+    pub(crate) awaited: Vec<TypeId>,
     pub(crate) card: ActorCard,
 }
 
@@ -60,7 +71,8 @@ impl<W: Worker> WorkerPlan<W> {
     pub(crate) fn of() -> Self {
         let card =
             ActorCard { name: W::NAME.to_owned(), role: "worker", formerly: W::FORMERLY, ..ActorCard::default() };
-        let mut plan = Self { performs: HashMap::default(), on: HashMap::default(), card };
+        let (performs, on, replied) = (HashMap::default(), HashMap::default(), HashMap::default());
+        let mut plan = Self { performs, on, replied, awaited: Vec::new(), card };
         W::wire(&mut plan);
         plan
     }
@@ -108,6 +120,23 @@ impl<W: Worker> WorkerPlan<W> {
         };
         self.on.extend(names::<E>().map(|name| ((<E::Domain as Domain>::NAME, name), perform)));
     }
+
+    /// Lists a command whose replies are handled.
+    pub fn replied<C: Command>(&mut self)
+    where
+        W: OnJobReply<C>,
+    {
+        self.card.replies.push(MessageCard::of_command::<C>());
+        self.awaited.push(TypeId::of::<C>());
+        let perform: Doing<W> = |worker, envelope, job| {
+            Box::pin(async move {
+                let answer = <C::Reply as Coded>::read_reply(envelope.codec, &envelope.payload)
+                    .map_err(JobFailure::Undecodable)?;
+                reply::<W, ()>(worker.on_job_reply(answer, job).await)
+            })
+        };
+        self.replied.extend(names::<C>().map(|name| ((<C::Domain as Domain>::NAME, name), perform)));
+    }
 }
 
 fn reply<W: Worker, R: Coded + 'static>(result: Result<R, WorkError>) -> Result<Done, JobFailure> {
@@ -121,5 +150,5 @@ fn reply<W: Worker, R: Coded + 'static>(result: Result<R, WorkError>) -> Result<
     let mut bytes = Vec::new();
     let settled = encode_reply_verified(reply, W::Domain::CODEC, &mut bytes);
     drop(settled.map_err(|error| JobFailure::Fail(format!("failed to encode reply: {error}")))?);
-    Ok(Done { reply: bytes, rejected })
+    Ok(Done { reply: bytes, rejected, sent: Vec::new() })
 }

@@ -9,6 +9,7 @@ mod broker;
 mod clients;
 mod coverage;
 mod invariants;
+mod job_outbox;
 mod jobs;
 mod keys;
 mod regressions;

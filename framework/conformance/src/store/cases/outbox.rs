@@ -89,3 +89,24 @@ pub async fn outbox_entry_has_its_origin(fixture: &impl Fixture) {
     assert_eq!(entries.len(), 1);
     assert_eq!(entries[0].envelope, expected);
 }
+
+/// An envelope that names another key of its sender is returned with that key: replies go there.
+pub async fn outbox_entry_keeps_the_key_of_its_origin(fixture: &impl Fixture) {
+    let store = fixture.store().await;
+    let (bank, shop) = (shard("bank", 2), shard("shop", 0));
+    let mut owner = Owner::take(&store, &bank).await;
+    let origin = |key: &str, sequence| {
+        let key = key.to_owned();
+        Some(Origin { shard: bank.clone(), actor: name("charger"), key, sequence, version: 0, store: None })
+    };
+    let mut first = command(&shop, 1);
+    first.origin = origin("order 7", 0);
+    first.headers = vec![("tenant".to_owned(), "acme".to_owned())];
+    owner.commit(&TurnBuilder::new("charger", "shard-2", 1).send_envelope(&shop, first.clone()).send(&shop, 2)).await;
+    let entries = owner.reader.outbox(&shop, 0, 10).await.unwrap();
+    first.origin = origin("order 7", 1);
+    let mut second = command(&shop, 2);
+    second.origin = origin("shard-2", 2);
+    let read: Vec<_> = entries.into_iter().map(|entry| entry.envelope).collect();
+    assert_eq!(read, [first, second]);
+}

@@ -1,0 +1,264 @@
+//! Outbox of a job: the messages that it sends. None of them leaves before the commit that marks the job as done.
+//!
+//! Filled by user code through [`Job`](super::Job), on any thread. Each attempt has its own outbox, so that an attempt
+//! that fails, panics or is dropped sends nothing; the path of the [job](super::job) closes it and commits its content.
+
+use std::any::TypeId;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::actor::Outgoing;
+use crate::client::Client;
+use crate::router::{PeerShapes, Unconnected};
+use whizbang_core::clock::{Clock, Timestamp};
+use whizbang_core::message::{
+    CodecError, Command, Domain, Envelope, Event, Fingerprint, IdSource, Key, Kind, MessageFacts, MessageId, Name,
+    Origin, ReplyMode, ShardId, encode_command_verified, encode_verified, shard_of,
+};
+use whizbang_core::store::MAX_TURN_BYTES;
+use whizbang_core::telemetry::TARGET;
+
+/// Most messages of one job. They are held in memory until the job ends.
+pub(super) const MAX_MESSAGES: usize = 1_000;
+
+/// Reason why the messages of a job cannot be stored. Another attempt would fail in the same way.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum OutboxError {
+    /// The job sends too many messages; split it.
+    #[error("the job sent more than {limit} messages")]
+    TooMany { limit: usize },
+    /// The messages are larger than a turn may be; send less in one job.
+    #[error("the job sent messages of more than {limit} bytes")]
+    TooLarge { limit: usize },
+    /// No aggregate has such a key.
+    #[error("the job sent `{message}` to an invalid key: {bytes} bytes, expected 1 to 256")]
+    Key { message: &'static str, bytes: usize },
+    /// The message cannot be encoded, or not decoded again.
+    #[error("the job sent `{message}`, which cannot be encoded: {error}")]
+    Encode { message: &'static str, error: CodecError },
+}
+
+/// The sender of a worker's messages, the same for all its jobs on a thread.
+pub(super) struct JobSender {
+    /// Domain and name of the worker: several workers may handle one event, and the ids that they derive must differ.
+    pub(super) name: String,
+    /// Commands whose replies the worker handles.
+    pub(super) awaited: Vec<TypeId>,
+    pub(super) shapes: Arc<PeerShapes>,
+    pub(super) client: Client,
+}
+
+/// Facts of one attempt.
+struct Facts {
+    message: MessageId,
+    correlation: MessageId,
+    traceparent: Option<String>,
+    time: Timestamp,
+    /// The job's shard and key. Replies go to the key of the job, which is of this shard; the stream of the worker, which
+    /// holds the jobs of all keys, is not.
+    origin: Option<Origin>,
+}
+
+/// Outbox of one attempt of a job.
+pub(super) struct JobOutbox {
+    sender: Arc<JobSender>,
+    facts: Facts,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    sent: Vec<Outgoing>,
+    bytes: usize,
+    /// Number of commands so far, including those that failed: the ids follow from it.
+    calls: u32,
+    error: Option<OutboxError>,
+    closed: bool,
+}
+
+impl JobOutbox {
+    pub(super) fn new(
+        sender: &Arc<JobSender>,
+        envelope: &Envelope,
+        shard: &ShardId,
+        actor: &Name,
+        time: Timestamp,
+    ) -> Self {
+        let (shard, actor, key) = (shard.clone(), actor.clone(), envelope.key.clone());
+        let facts = Facts {
+            message: envelope.id,
+            correlation: envelope.correlation,
+            traceparent: envelope.traceparent.clone(),
+            time,
+            origin: Some(Origin { shard, actor, key, sequence: 0, version: 0, store: None }),
+        };
+        Self { sender: Arc::clone(sender), facts, state: Mutex::default() }
+    }
+
+    /// Returns the outbox of a job without a node.
+    pub(super) fn detached(message: MessageId) -> Self {
+        let ids = IdSource::seeded(Clock::system(), message.as_u128() as u64);
+        let facts = Facts { message, correlation: message, traceparent: None, time: ids.clock().now(), origin: None };
+        let sender = JobSender {
+            name: String::new(),
+            awaited: Vec::new(),
+            shapes: Arc::default(),
+            client: Client::new(0, Arc::new(Unconnected), ids),
+        };
+        Self { sender: Arc::new(sender), facts, state: Mutex::default() }
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.sender.client
+    }
+
+    /// Adds a command. Returns its id.
+    pub(super) fn send<C: Command>(&self, command: &C) -> MessageId {
+        let awaited = self.sender.awaited.contains(&TypeId::of::<C>());
+        let wants = if awaited { ReplyMode::Reply } else { ReplyMode::Nothing };
+        let facts = MessageFacts::of::<C>();
+        self.add(facts, command.key(), wants, Fingerprint::of_command::<C>, |payload| {
+            encode_command_verified(command, facts.codec, payload).map(drop)
+        })
+    }
+
+    /// Adds an event, for the publisher of its domain. Returns the id of the message.
+    pub(super) fn publish<E: Event>(&self, key: &str, event: &E) -> MessageId {
+        let facts = MessageFacts::of::<E>();
+        self.add(facts, Key::from(key), ReplyMode::Nothing, Fingerprint::of_event::<E>, |payload| {
+            encode_verified(event, facts.codec, payload).map(drop)
+        })
+    }
+
+    fn add(
+        &self,
+        message: MessageFacts,
+        key: Key<'_>,
+        wants: ReplyMode,
+        shape: fn() -> Option<Fingerprint>,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<(), CodecError>,
+    ) -> MessageId {
+        let mut payload = Vec::new();
+        let encoded = if key.is_valid() {
+            encode(&mut payload).map_err(|error| OutboxError::Encode { message: message.name, error })
+        } else {
+            Err(OutboxError::Key { message: message.name, bytes: key.as_str().len() })
+        };
+        let shape = if self.sender.shapes.leaves(message.domain) { shape() } else { None };
+        let made = encoded.and_then(|()| self.envelope(message, key, payload, wants, shape));
+        self.push(message.name, made)
+    }
+
+    fn envelope(
+        &self,
+        message: MessageFacts,
+        key: Key<'_>,
+        payload: Vec<u8>,
+        wants: ReplyMode,
+        shape: Option<Fingerprint>,
+    ) -> Result<Outgoing, OutboxError> {
+        let facts = &self.facts;
+        let named = |name: &'static str| {
+            let error = |_| CodecError::Encode { reason: format!("invalid name `{name}`") };
+            Name::from_static(name).map_err(error).map_err(|error| OutboxError::Encode { message: message.name, error })
+        };
+        let (domain, name) = (named(message.domain)?, named(message.name)?);
+        let to = ShardId::new(domain.clone(), shard_of(key.as_str(), message.shards));
+        let envelope = Envelope {
+            version: message.version,
+            shape,
+            to: Some(to.clone()),
+            key: key.into_string(),
+            origin: facts.origin.clone(),
+            correlation: facts.correlation,
+            causation: Some(facts.message),
+            wants,
+            traceparent: facts.traceparent.clone(),
+            codec: message.codec,
+            payload: Bytes::from(payload),
+            // The id follows from the number of the call.
+            ..Envelope::new(facts.message, Kind::Command, domain, name, facts.time)
+        };
+        Ok(Outgoing { to, envelope })
+    }
+
+    fn push(&self, name: &str, made: Result<Outgoing, OutboxError>) -> MessageId {
+        let mut state = self.state.lock();
+        let id = self.facts.message.derive(&self.sender.name, state.calls);
+        state.calls = state.calls.saturating_add(1);
+        if state.closed {
+            tracing::warn!(
+                target: TARGET, worker = self.sender.name, message = name, job = %self.facts.message,
+                "message sent after its job has ended is dropped: await everything in the job",
+            );
+            return id;
+        }
+        match made {
+            Ok(mut outgoing) => {
+                outgoing.envelope.id = id;
+                let bytes = state.bytes + outgoing.envelope.payload.len();
+                if state.sent.len() >= MAX_MESSAGES {
+                    state.error.get_or_insert(OutboxError::TooMany { limit: MAX_MESSAGES });
+                } else if bytes > MAX_TURN_BYTES {
+                    state.error.get_or_insert(OutboxError::TooLarge { limit: MAX_TURN_BYTES });
+                } else {
+                    state.bytes = bytes;
+                    state.sent.push(outgoing);
+                }
+            }
+            Err(error) => drop(state.error.get_or_insert(error)),
+        }
+        id
+    }
+
+    /// Ends the attempt: later messages are dropped. Returns what it has sent.
+    ///
+    /// # Errors
+    /// A message cannot be stored.
+    pub(super) fn close(&self) -> Result<Vec<Outgoing>, OutboxError> {
+        let mut state = self.state.lock();
+        state.closed = true;
+        match state.error.take() {
+            Some(error) => Err(error),
+            None => Ok(std::mem::take(&mut state.sent)),
+        }
+    }
+
+    /// Returns the commands of one type, in order.
+    pub(super) fn sent<C: Command>(&self) -> Vec<C> {
+        let state = self.state.lock();
+        let of_type = state.sent.iter().map(|sent| &sent.envelope).filter(|envelope| {
+            envelope.domain.as_str() == <C::Domain as Domain>::NAME && envelope.name.as_str() == C::NAME
+        });
+        of_type.filter_map(|sent| C::decode(sent.version, sent.codec, &sent.payload).ok()).collect()
+    }
+}
+
+impl std::fmt::Debug for JobOutbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JobOutbox").field("sent", &self.state.lock().sent.len()).finish_non_exhaustive()
+    }
+}
+
+/// A command that is sent when its job is done.
+#[derive(Debug)]
+pub struct SentByJob<'a> {
+    _outbox: &'a JobOutbox,
+    id: MessageId,
+}
+
+impl<'a> SentByJob<'a> {
+    pub(super) fn new(outbox: &'a JobOutbox, id: MessageId) -> Self {
+        Self { _outbox: outbox, id }
+    }
+
+    /// Returns the id under which it is sent; every attempt of the job gives the same. [`Job::replied_command`] returns
+    /// it when the reply arrives.
+    ///
+    /// [`Job::replied_command`]: super::Job::replied_command
+    pub fn id(&self) -> MessageId {
+        self.id
+    }
+}
