@@ -26,6 +26,7 @@ pages! {
     ConceptShards = "docs/concepts/shards.md",
     RepeatRequests = "docs/how-to/repeat-requests.md",
     CallExternalServices = "docs/how-to/call-external-services.md",
+    PublishEvents = "docs/how-to/publish-events.md",
     ExportMetrics = "docs/how-to/export-metrics.md",
     Running = "docs/running.md",
     SchemaChanges = "docs/schema-changes.md",
