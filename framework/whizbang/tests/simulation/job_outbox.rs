@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use proptest::prelude::*;
 use whizbang::message::MessageId;
 use whizbang::prelude::*;
 use whizbang::testing::{CrashPoint, Fault, FaultEvent, Flow, Sim, World};
