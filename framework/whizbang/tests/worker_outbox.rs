@@ -125,6 +125,9 @@ impl Answer<CountOfEntries> for Entries {
     }
 }
 
+/// Key of the job, answered command, reply or code.
+type HandledReply = (String, MessageId, Result<u64, String>);
+
 /// What the clerks have seen and how they behave.
 #[derive(Default)]
 struct Desk {
@@ -132,8 +135,7 @@ struct Desk {
     works: AtomicUsize,
     /// The ids of sent commands, by attempt.
     sent: Mutex<Vec<Vec<MessageId>>>,
-    /// Replies: key of the job, answered command, reply or code.
-    replies: Mutex<Vec<(String, MessageId, Result<u64, String>)>>,
+    replies: Mutex<Vec<HandledReply>>,
     /// Ends a reply's job with an error.
     refuses_replies: AtomicUsize,
     go: Notify,
@@ -165,7 +167,9 @@ impl Perform<Order> for Clerk {
             How::Fail => {}
             How::Reject => return Err(Rejection::new("desks.no", "not today").into()),
             How::Slow => self.0.go.notified().await,
-            How::EmptyKey => drop(job.send(Book { book: String::new(), number: 1, text: String::new() })),
+            How::EmptyKey => {
+                job.send(Book { book: String::new(), number: 1, text: String::new() });
+            }
             How::Late => *self.0.late.lock().unwrap() = Some(job),
         }
         Ok(seen)
@@ -221,7 +225,7 @@ async fn booked(node: &Node, book: &str) -> Vec<u64> {
     node.client().send(Read { book: book.to_owned() }).await.unwrap()
 }
 
-fn replies(desk: &Desk) -> Vec<(String, MessageId, Result<u64, String>)> {
+fn replies(desk: &Desk) -> Vec<HandledReply> {
     let mut replies = desk.replies.lock().unwrap().clone();
     replies.sort_by_key(|(key, _, reply)| (key.clone(), reply.clone()));
     replies
@@ -335,7 +339,7 @@ async fn message_sent_after_the_job_is_dropped() {
     let node = start(&store, &desk).await;
     node.client().send(order("a", How::Late, 1)).await.unwrap();
     let job = desk.late.lock().unwrap().take().unwrap();
-    drop(job.send(Book { book: "a".to_owned(), number: 2, text: String::new() }));
+    job.send(Book { book: "a".to_owned(), number: 2, text: String::new() });
     assert_eq!(booked(&node, "a").await, [1]);
     assert_eq!(node.dead_letters().await.unwrap(), []);
 }
