@@ -3,28 +3,32 @@
 //! Called by the [writers](crate::writer), on a thread of the store or of an actor. A commit is one request and one answer;
 //! a runtime would add two changes of threads, which cost as much as the server needs for the commit.
 //!
-//! The client library is asynchronous and generic over its stream. The stream given to it here does blocking system calls,
-//! each bounded by [`TICK`]. A read is permitted only when the request has been sent, and once: otherwise the library would
-//! ask for more after the answer, and block for a message that never comes.
+//! The client library is asynchronous and generic over its stream. The stream given to it here waits in system calls, each
+//! bounded by [`TICK`] or by the caller's limit. It waits with poll(2), because a timeout of the socket itself is rounded up
+//! to the ticks of the kernel: 4 to 12 ms. A read is permitted only when the request has been sent, and once: otherwise the
+//! library would ask for more after the answer, and block for a message that never comes.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Connection};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// A system call on the socket returns after this time at the latest, so that waiting can be given up.
+/// A wait for the socket ends after this time at the latest, so that it can be given up.
 pub(crate) const TICK: Duration = Duration::from_millis(20);
 
-/// A socket in blocking mode.
+/// A socket. No call on it blocks, except [`wait`](Self::wait).
 #[derive(Debug)]
 pub(crate) enum Socket {
     Tcp(TcpStream),
@@ -32,12 +36,25 @@ pub(crate) enum Socket {
 }
 
 impl Socket {
-    /// Bounds each call by [`TICK`].
-    pub(crate) fn bound(&self) -> io::Result<()> {
+    pub(crate) fn set_nonblocking(&self) -> io::Result<()> {
         match self {
-            Self::Tcp(socket) => socket.set_read_timeout(Some(TICK)).and(socket.set_write_timeout(Some(TICK))),
-            Self::Unix(socket) => socket.set_read_timeout(Some(TICK)).and(socket.set_write_timeout(Some(TICK))),
+            Self::Tcp(socket) => socket.set_nonblocking(true),
+            Self::Unix(socket) => socket.set_nonblocking(true),
         }
+    }
+
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Unix(socket) => socket.as_fd(),
+        }
+    }
+
+    /// Waits until the socket can be read or written, for at most `limit`.
+    fn wait(&self, until: PollFlags, limit: Duration) {
+        let mut wanted = [PollFd::from_borrowed_fd(self.descriptor(), until)];
+        // A wait that fails or is interrupted ends early; the read or write that follows has the outcome.
+        let _ = Timespec::try_from(limit).map(|limit| poll(&mut wanted, Some(&limit)));
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -55,17 +72,36 @@ impl Socket {
     }
 }
 
+/// What a stream may do now.
+#[derive(Debug, Default)]
+struct Permit {
+    may_read: AtomicBool,
+    /// The longest wait for the socket, in microseconds.
+    wait: AtomicU64,
+}
+
+impl Permit {
+    fn wait(&self) -> Duration {
+        Duration::from_micros(self.wait.load(Ordering::Relaxed))
+    }
+
+    fn set(&self, may_read: bool, wait: Duration) {
+        self.may_read.store(may_read, Ordering::Relaxed);
+        // Never beyond `TICK`.
+        self.wait.store(wait.as_micros() as u64, Ordering::Relaxed);
+    }
+}
+
 /// The stream for the client library.
 #[derive(Debug)]
 pub(crate) struct BlockingStream {
     socket: Socket,
-    may_read: Arc<AtomicBool>,
+    permit: Arc<Permit>,
 }
 
 fn polled<T>(done: io::Result<T>) -> Poll<io::Result<T>> {
     match done {
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Poll::Pending,
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Poll::Pending,
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Poll::Pending,
         done => Poll::Ready(done),
     }
 }
@@ -73,9 +109,10 @@ fn polled<T>(done: io::Result<T>) -> Poll<io::Result<T>> {
 impl AsyncRead for BlockingStream {
     fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.may_read.swap(false, Ordering::Relaxed) {
+        if !this.permit.may_read.swap(false, Ordering::Relaxed) {
             return Poll::Pending;
         }
+        this.socket.wait(PollFlags::IN, this.permit.wait());
         let read = this.socket.read(buffer.initialize_unfilled());
         polled(read.map(|bytes| buffer.advance(bytes)))
     }
@@ -83,7 +120,14 @@ impl AsyncRead for BlockingStream {
 
 impl AsyncWrite for BlockingStream {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        polled(self.get_mut().socket.write(bytes))
+        let this = self.get_mut();
+        match polled(this.socket.write(bytes)) {
+            Poll::Pending => {
+                this.socket.wait(PollFlags::OUT, this.permit.wait());
+                polled(this.socket.write(bytes))
+            }
+            written => written,
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -102,7 +146,7 @@ pub(crate) struct Driver {
     pub(crate) client: Arc<Client>,
     /// None once it has ended: dropping it fails every request that waits for an answer.
     connection: Option<Connection<BlockingStream, TlsStream>>,
-    may_read: Arc<AtomicBool>,
+    permit: Arc<Permit>,
 }
 
 impl Driver {
@@ -113,8 +157,9 @@ impl Driver {
         tls: <MakeRustlsConnect as MakeTlsConnect<BlockingStream>>::TlsConnect,
         mut give_up: impl FnMut() -> bool,
     ) -> Option<Result<Self, tokio_postgres::Error>> {
-        let may_read = Arc::new(AtomicBool::new(true));
-        let stream = BlockingStream { socket, may_read: Arc::clone(&may_read) };
+        let permit = Arc::new(Permit::default());
+        permit.set(true, TICK);
+        let stream = BlockingStream { socket, permit: Arc::clone(&permit) };
         let mut connecting = Box::pin(config.connect_raw(stream, tls));
         let context = &mut Context::from_waker(Waker::noop());
         loop {
@@ -123,11 +168,11 @@ impl Driver {
                     return Some(connected.map(|(client, connection)| Self {
                         client: Arc::new(client),
                         connection: Some(connection),
-                        may_read,
+                        permit,
                     }));
                 }
                 Poll::Pending if give_up() => return None,
-                Poll::Pending => may_read.store(true, Ordering::Relaxed),
+                Poll::Pending => permit.set(true, TICK),
             }
         }
     }
@@ -139,21 +184,42 @@ impl Driver {
         mut future: Pin<&mut (dyn Future<Output = T> + Send)>,
         mut give_up: impl FnMut() -> bool,
     ) -> Option<T> {
+        self.advance(future.as_mut(), |asked| (!asked || !give_up()).then_some(TICK))
+    }
+
+    /// Waits for a future of this connection's client for about `limit`. The future may be driven again later.
+    pub(crate) fn drive_for<T>(
+        &mut self,
+        future: Pin<&mut (dyn Future<Output = T> + Send)>,
+        limit: Duration,
+    ) -> Option<T> {
+        let begun = Instant::now();
+        self.advance(future, |asked| {
+            let left = limit.saturating_sub(begun.elapsed());
+            (!asked || !left.is_zero()).then_some(left.min(TICK))
+        })
+    }
+
+    /// Waits for a future. `patience` returns the longest next wait, or `None` to give up; it is told whether the request
+    /// was sent.
+    fn advance<T>(
+        &mut self,
+        mut future: Pin<&mut (dyn Future<Output = T> + Send)>,
+        mut patience: impl FnMut(bool) -> Option<Duration>,
+    ) -> Option<T> {
         let context = &mut Context::from_waker(Waker::noop());
         let mut asked = false;
         loop {
             if let Poll::Ready(done) = future.as_mut().poll(context) {
                 return Some(done);
             }
-            if asked && give_up() {
-                return None;
-            }
+            let wait = patience(asked)?;
             // First the request goes out; then one read waits for the answer.
-            self.may_read.store(false, Ordering::Relaxed);
+            self.permit.set(false, wait);
             self.pump(context);
-            self.may_read.store(true, Ordering::Relaxed);
+            self.permit.set(true, wait);
             self.pump(context);
-            self.may_read.store(false, Ordering::Relaxed);
+            self.permit.set(false, wait);
             asked = true;
         }
     }

@@ -315,7 +315,7 @@ impl Connector {
                 Socket::Tcp(socket)
             }
         };
-        socket.bound().map_err(failed)?;
+        socket.set_nonblocking().map_err(failed)?;
         Ok(socket)
     }
 

@@ -3,13 +3,13 @@
 //! Called by the shards' writers, which add rows under a short lock, and by the [writer](crate::writer), which takes one group
 //! at a time. Rows that come while a group is being written are the next group: there is no timer.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tokio_postgres::types::{ToSql, Type};
 use whizbang_core::message::ShardId;
-use whizbang_core::store::{StoreError, Ticket, Turn, Watermark};
+use whizbang_core::store::{Epoch, StoreError, Ticket, Turn, Watermark};
 
 use crate::columns::{Column, key_text};
 use crate::shard::Shard;
@@ -43,6 +43,8 @@ pub(crate) struct Group {
     events: [Column; 7],
     progress: [Column; 5],
     pub(crate) parts: Vec<Part>,
+    /// The parts by row and epoch of their shards: an append must not search all shards of the group.
+    by_shard: HashMap<(i32, Epoch), usize>,
     rows: usize,
     bytes: usize,
     progress_rows: usize,
@@ -80,6 +82,7 @@ impl Group {
             ],
             progress: [Column::int4(), Column::text(), Column::int8(), Column::int8(), Column::bytea()],
             parts: Vec::new(),
+            by_shard: HashMap::new(),
             rows: 0,
             bytes: 0,
             progress_rows: 0,
@@ -111,14 +114,14 @@ impl Group {
     }
 
     fn part(&mut self, shard: &Arc<Shard>, tickets: &Arc<Tickets>) -> &mut Part {
-        let found = self.parts.iter().position(|part| Arc::ptr_eq(&part.shard, shard));
-        let number = found.unwrap_or_else(|| {
+        let next = self.parts.len();
+        let number = *self.by_shard.entry((shard.row, shard.epoch)).or_insert(next);
+        if number == next {
             self.shards.push_i32(shard.row);
             self.epochs.push_u64(shard.epoch);
             let (shard, tickets) = (Arc::clone(shard), Arc::clone(tickets));
             self.parts.push(Part { shard, last: 0, last_turn: None, tickets, ticket: 0 });
-            self.parts.len() - 1
-        });
+        }
         #[expect(clippy::indexing_slicing, reason = "the number was found or added just before")]
         &mut self.parts[number]
     }

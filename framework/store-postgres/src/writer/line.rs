@@ -25,6 +25,8 @@ pub(super) struct Line {
     /// False once a connection pooler has changed the session: it does not keep prepared statements.
     pub(super) prepares: bool,
     pub(super) current: Option<(Arc<Group>, Commit, Instant)>,
+    /// A group with its answer: shards were rejected. The thread of an actor leaves what follows to the writer's thread.
+    pub(super) rejected: Option<(Arc<Group>, Vec<i32>)>,
     /// A group of which it is not known whether it is committed.
     pub(super) doubt: Option<Arc<Group>>,
     pub(super) failures: u32,
@@ -32,12 +34,13 @@ pub(super) struct Line {
 
 impl Line {
     pub(super) fn new(prepares: bool) -> Self {
-        Self { driver: None, statements: None, prepares, current: None, doubt: None, failures: 0 }
+        Self { driver: None, statements: None, prepares, current: None, rejected: None, doubt: None, failures: 0 }
     }
 
     /// Returns whether the next group can be sent right away.
     pub(super) fn is_ready(&self) -> bool {
-        self.current.is_none() && self.doubt.is_none() && self.driver.as_ref().is_some_and(|driver| !driver.is_ended())
+        let waits = self.current.is_some() || self.rejected.is_some() || self.doubt.is_some();
+        !waits && self.driver.as_ref().is_some_and(|driver| !driver.is_ended())
     }
 }
 

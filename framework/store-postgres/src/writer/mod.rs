@@ -34,7 +34,8 @@ use crate::snapshots;
 use crate::sql::Sql;
 use crate::tickets::Tickets;
 
-/// A commit that takes longer is too slow for the thread of an actor to wait for it.
+/// The thread of an actor waits at most this long for a commit. The writer's thread waits for the rest, and for the next
+/// commits until one was faster.
 const SLOW_COMMIT: Duration = Duration::from_millis(1);
 
 /// An idle connection is asked for an answer after this time, so that a server that is gone is noticed without an append.
@@ -213,12 +214,7 @@ impl Writer {
             let group = self.queue.lock().take();
             if let Some(group) = group {
                 self.start(&mut line, Arc::new(group));
-                // About one tick: a server that takes longer is waited for by the writer's thread.
-                let mut ticks = 0;
-                self.finish(&mut line, || {
-                    ticks += 1;
-                    ticks > 1
-                });
+                self.finish_soon(&mut line);
             }
             left = !line.is_ready();
         }
@@ -246,6 +242,10 @@ impl Writer {
 
     /// Takes the next step: connects, resolves a doubt, writes a group, or writes snapshots.
     fn step(&self, line: &mut Line) -> Next {
+        if let Some((group, owned)) = line.rejected.take() {
+            self.complete(line, &group, &owned);
+            return Next::More;
+        }
         if line.driver.as_ref().is_none_or(Driver::is_ended) {
             // A request that waits for an answer of the lost connection ends with it.
             if line.current.is_some() {
@@ -405,44 +405,77 @@ impl Writer {
             }),
             None => Some(Err(Failure::connection("the connection", &Failure::new("it is lost")))),
         };
-        match answer {
-            None => {
-                line.current = Some((group, commit, begun));
-                Next::Rest
-            }
-            Some(Ok(owned)) => {
-                self.slow.store(begun.elapsed() > SLOW_COMMIT, Ordering::Relaxed);
+        let Some(answer) = answer else {
+            line.current = Some((group, commit, begun));
+            return Next::Rest;
+        };
+        match self.take_answer(line, group, begun, answer) {
+            Ok((group, owned)) => {
                 self.complete(line, &group, &owned);
                 Next::More
             }
-            Some(Err(failure)) => {
-                match failure.fate() {
-                    Fate::Unknown => {
-                        line.doubt = Some(group);
-                        self.lost(line, &failure);
-                    }
-                    Fate::Unprepared => {
-                        tracing::warn!(
-                            target: crate::TARGET,
-                            error = %failure,
-                            "statements are no longer prepared: a connection pooler changes the session"
-                        );
-                        line.doubt = Some(group);
-                        (line.prepares, line.statements) = (false, None);
-                        return Next::More;
-                    }
-                    Fate::Later | Fate::Full => {
-                        line.doubt = Some(group);
-                        self.troubled(line, &failure, COMMITTING);
-                    }
-                    Fate::Never => {
-                        self.fail(&failure.store(COMMITTING));
-                        return Next::More;
-                    }
-                }
-                Next::Again
+            Err(next) => next,
+        }
+    }
+
+    /// Waits for the answer about the current group on the thread of an actor, and handles it if that needs no request.
+    fn finish_soon(&self, line: &mut Line) {
+        let Some((group, mut commit, begun)) = line.current.take() else { return };
+        let answer = line.driver.as_mut().and_then(|driver| driver.drive_for(commit.as_mut(), SLOW_COMMIT));
+        let Some(answer) = answer else {
+            self.slow.store(true, Ordering::Relaxed);
+            line.current = Some((group, commit, begun));
+            return;
+        };
+        if let Ok((group, owned)) = self.take_answer(line, group, begun, answer) {
+            if group.parts.iter().all(|part| owned.contains(&part.shard.row)) {
+                self.complete(line, &group, &owned);
+            } else {
+                line.rejected = Some((group, owned));
             }
         }
+    }
+
+    /// Returns the group and the shards that it was committed for, or handles the failure.
+    fn take_answer(
+        &self,
+        line: &mut Line,
+        group: Arc<Group>,
+        begun: Instant,
+        answer: Result<Vec<i32>, Failure>,
+    ) -> Result<(Arc<Group>, Vec<i32>), Next> {
+        let failure = match answer {
+            Ok(owned) => {
+                self.slow.store(begun.elapsed() > SLOW_COMMIT, Ordering::Relaxed);
+                return Ok((group, owned));
+            }
+            Err(failure) => failure,
+        };
+        match failure.fate() {
+            Fate::Unknown => {
+                line.doubt = Some(group);
+                self.lost(line, &failure);
+            }
+            Fate::Unprepared => {
+                tracing::warn!(
+                    target: crate::TARGET,
+                    error = %failure,
+                    "statements are no longer prepared: a connection pooler changes the session"
+                );
+                line.doubt = Some(group);
+                (line.prepares, line.statements) = (false, None);
+                return Err(Next::More);
+            }
+            Fate::Later | Fate::Full => {
+                line.doubt = Some(group);
+                self.troubled(line, &failure, COMMITTING);
+            }
+            Fate::Never => {
+                self.fail(&failure.store(COMMITTING));
+                return Err(Next::More);
+            }
+        }
+        Err(Next::Again)
     }
 
     /// Finds out whether a group is committed, and sends it again if not.
