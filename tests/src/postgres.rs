@@ -6,6 +6,7 @@
 //! quarter of a second. A SIGKILL loses nothing there either, because the system's memory survives it.
 
 mod pooler;
+mod session;
 mod template;
 
 use std::fs;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 pub use pooler::Pooler;
+pub use session::Session;
 
 use crate::eventually;
 use crate::nats::Certificates;

@@ -34,6 +34,7 @@ pub struct PostgresBuilder {
     migrations: Migrations,
     password: Password,
     authority: Option<PathBuf>,
+    is_exclusive: bool,
 }
 
 impl std::fmt::Debug for PostgresBuilder {
@@ -59,6 +60,7 @@ impl PostgresBuilder {
             migrations: Migrations::default(),
             password: Password::default(),
             authority: None,
+            is_exclusive: false,
         }
     }
 
@@ -66,6 +68,15 @@ impl PostgresBuilder {
     /// letters, digits and underscores.
     pub fn schema(mut self, schema: &str) -> Self {
         schema.clone_into(&mut self.schema);
+        self
+    }
+
+    /// One node at a time uses the store: a node that starts takes every shard from the one before, at once, and that one
+    /// retires. By default the nodes of a service share the store by [leases](whizbang_core::store::ShardLeases).
+    ///
+    /// All nodes of a service must use the same setting: an exclusive node takes the shards from nodes that share them.
+    pub fn exclusive(mut self) -> Self {
+        self.is_exclusive = true;
         self
     }
 
@@ -148,11 +159,15 @@ impl PostgresBuilder {
         let secrets = Secrets { digest_key: number("digest_key").await?, seed: number("stream_seed").await? as u64 };
         let identity = StoreIdentity::new(StoreId::from_u128(number("store").await?));
         let durability = settings.durability();
+        // Renewals have a thread of their own, and takeovers a connection.
+        let leases = (!self.is_exclusive).then(|| Pool::start(Arc::clone(&connector), 2)).transpose();
+        let leases = leases.map_err(|error| StoreError::io("starting the store's threads", error))?;
         PostgresStore::start(
             connector,
             sql,
             pool,
             (self.writers, self.waiting_bytes, prepares),
+            leases,
             secrets,
             identity,
             durability,

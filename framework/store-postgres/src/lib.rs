@@ -24,6 +24,7 @@ mod builder;
 mod columns;
 mod connect;
 mod failure;
+mod leases;
 mod migrations;
 mod open;
 mod pool;

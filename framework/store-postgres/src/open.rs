@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use whizbang_core::message::ShardId;
 use whizbang_core::store::{Epoch, StoreError};
@@ -17,8 +18,8 @@ use crate::sql::Sql;
 
 const OPENING: &str = "opening a shard in PostgreSQL";
 
-/// The shard's row and its new epoch.
-pub(crate) async fn take(pool: &Pool, sql: &Sql, id: &ShardId, shards: u16) -> Result<(i32, Epoch), StoreError> {
+/// Creates the shard's row. Domains keep their number of shards.
+pub(crate) async fn create(pool: &Pool, sql: &Sql, id: &ShardId, shards: u16) -> Result<(), StoreError> {
     let (domain, number) = (id.domain.as_str(), i32::from(id.shard));
     let wanted = i32::from(shards);
     let rows = pool.query(OPENING, &sql.domain, &[(&domain, Type::TEXT), (&wanted, Type::INT4)]).await?;
@@ -36,10 +37,18 @@ pub(crate) async fn take(pool: &Pool, sql: &Sql, id: &ShardId, shards: u16) -> R
     }
     let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
         [(&domain, Type::TEXT), (&number, Type::INT4)];
-    pool.query(OPENING, &sql.shard, &parameters).await?;
-    let rows = pool.query(OPENING, &sql.open, &parameters).await?;
-    let row = rows.first().ok_or(StoreError::Closed)?;
-    Ok((row.get(0), row.get::<_, i64>(1).unsigned_abs()))
+    pool.query(OPENING, &sql.shard, &parameters).await.map(|_| ())
+}
+
+/// Takes the shard from any owner. Returns its row and its new epoch.
+pub(crate) async fn take(pool: &Pool, sql: &Sql, id: &ShardId) -> Result<Option<(i32, Epoch)>, StoreError> {
+    let (domain, number) = (id.domain.as_str(), i32::from(id.shard));
+    Ok(taken(&pool.query(OPENING, &sql.open, &[(&domain, Type::TEXT), (&number, Type::INT4)]).await?))
+}
+
+/// The row and the epoch of a shard that was taken.
+pub(crate) fn taken(rows: &[Row]) -> Option<(i32, Epoch)> {
+    rows.first().map(|row| (row.get(0), row.get::<_, i64>(1).unsigned_abs()))
 }
 
 /// The row of a shard, if it was ever opened.

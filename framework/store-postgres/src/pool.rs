@@ -2,11 +2,13 @@
 //!
 //! Called by the [readers](crate::reader) and the [store](crate::store), from any thread. A thread of the store drives the
 //! connections; requests of many callers share one connection and are answered in their order. A lost connection is opened
-//! again by the next request. Statements are not prepared, so that a connection pooler may change the session.
+//! again by the next request. Statements are not prepared, so that a connection pooler may change the session. While requests
+//! fail the cause is an issue of the store; it is gone once a request succeeds, or the server can be reached again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, pin_mut};
@@ -26,12 +28,44 @@ type Opened = Result<(Arc<Client>, Settings), Failure>;
 /// So many connections are being opened at once; more wait.
 const OPENINGS: usize = 16;
 
+/// The pause between two attempts to reach a server that requests have failed at.
+const PROBE: Duration = Duration::from_millis(500);
+
+/// A task for the thread of the connections.
+enum Wanted {
+    Connection(oneshot::Sender<Opened>),
+    /// Find out when the server can be reached again.
+    Probe,
+}
+
+/// Why requests fail, while they do.
+#[derive(Default)]
+struct Issue {
+    is_set: AtomicBool,
+    error: parking_lot::Mutex<Option<StoreError>>,
+}
+
+impl Issue {
+    /// Returns whether it is new.
+    fn set(&self, error: StoreError) -> bool {
+        *self.error.lock() = Some(error);
+        !self.is_set.swap(true, Ordering::AcqRel)
+    }
+
+    fn clear(&self) {
+        if self.is_set.swap(false, Ordering::AcqRel) {
+            *self.error.lock() = None;
+        }
+    }
+}
+
 /// The connections for reading.
 pub(crate) struct Pool {
     slots: Vec<Mutex<Option<Arc<Client>>>>,
     next: AtomicUsize,
     /// To the thread that opens and drives the connections, until it is stopped.
-    openings: parking_lot::Mutex<Option<mpsc::Sender<oneshot::Sender<Opened>>>>,
+    openings: parking_lot::Mutex<Option<mpsc::Sender<Wanted>>>,
+    issue: Arc<Issue>,
     thread: parking_lot::Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -45,23 +79,30 @@ impl Pool {
     /// Starts the thread that drives the connections. None is opened yet.
     pub(crate) fn start(connector: Arc<Connector>, connections: usize) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (openings, mut wanted) = mpsc::channel::<oneshot::Sender<Opened>>(OPENINGS);
+        let (openings, mut wanted) = mpsc::channel::<Wanted>(OPENINGS);
+        let issue = Arc::new(Issue::default());
+        let shared = Arc::clone(&issue);
         let thread = std::thread::Builder::new().name("whizbang-pg-read".to_owned()).spawn(move || {
             let local = tokio::task::LocalSet::new();
             local.block_on(&runtime, async move {
                 // It ends with the sender. What is under way then is dropped with the runtime.
-                while let Some(opened) = wanted.recv().await {
-                    let connector = Arc::clone(&connector);
+                while let Some(wanted) = wanted.recv().await {
+                    let (connector, issue) = (Arc::clone(&connector), Arc::clone(&shared));
                     drop(tokio::task::spawn_local(async move {
-                        // The one who wanted it may have given up.
-                        let _ = opened.send(open(&connector).await);
+                        match wanted {
+                            Wanted::Connection(opened) => {
+                                // The request may have been dropped.
+                                let _ = opened.send(open(&connector).await);
+                            }
+                            Wanted::Probe => probe(&connector, &issue).await,
+                        }
                     }));
                 }
             });
         })?;
         let slots = (0..connections.max(1)).map(|_| Mutex::default()).collect();
         let (openings, thread) = (parking_lot::Mutex::new(Some(openings)), parking_lot::Mutex::new(Some(thread)));
-        Ok(Self { slots, next: AtomicUsize::new(0), openings, thread })
+        Ok(Self { slots, next: AtomicUsize::new(0), openings, issue, thread })
     }
 
     /// Closes all connections. Requests fail afterwards.
@@ -77,7 +118,7 @@ impl Pool {
         let closed = || Failure::new("the store is closed");
         let openings = self.openings.lock().clone().ok_or_else(closed)?;
         let (opened, opening) = oneshot::channel();
-        openings.send(opened).await.map_err(|_| closed())?;
+        openings.send(Wanted::Connection(opened)).await.map_err(|_| closed())?;
         drop(openings);
         opening.await.unwrap_or_else(|_| Err(closed()))
     }
@@ -96,8 +137,31 @@ impl Pool {
         Ok(self.connect().await?.0)
     }
 
-    async fn client(&self) -> Result<Arc<Client>, Failure> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len();
+    /// The current reason for failing requests.
+    pub(crate) fn issue(&self) -> Option<StoreError> {
+        if self.issue.is_set.load(Ordering::Acquire) { self.issue.error.lock().clone() } else { None }
+    }
+
+    fn failed(&self, failure: &Failure, doing: &str) -> StoreError {
+        let error = failure.store(doing);
+        let openings = self.openings.lock().clone();
+        if let Some(openings) = openings
+            && self.issue.set(error.clone())
+        {
+            tracing::error!(target: crate::TARGET, %error, "requests to PostgreSQL fail");
+            if failure.fate() != Fate::Never {
+                // If the queue is full, connections are being opened: they clear the issue.
+                let _ = openings.try_send(Wanted::Probe);
+            }
+        }
+        error
+    }
+
+    fn client_number(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len()
+    }
+
+    async fn client(&self, number: usize) -> Result<Arc<Client>, Failure> {
         let Some(slot) = self.slots.get(number) else { return Err(Failure::new("there is no connection")) };
         let mut slot = slot.lock().await;
         if let Some(client) = slot.as_ref().filter(|client| !client.is_closed()) {
@@ -116,20 +180,34 @@ impl Pool {
         sql: &str,
         parameters: &Parameters<'_>,
     ) -> Result<Vec<Row>, StoreError> {
+        self.query_on(self.client_number(), doing, sql, parameters).await
+    }
+
+    /// As [`query`](Self::query), on the connection with this number: requests on the others do not delay it.
+    pub(crate) async fn query_on(
+        &self,
+        number: usize,
+        doing: &str,
+        sql: &str,
+        parameters: &Parameters<'_>,
+    ) -> Result<Vec<Row>, StoreError> {
         let mut first = true;
         loop {
             let asked = async {
-                let client = self.client().await?;
+                let client = self.client(number).await?;
                 Ok(client.query_typed(sql, parameters).await?)
             };
             match asked.await {
-                Ok(rows) => return Ok(rows),
+                Ok(rows) => {
+                    self.issue.clear();
+                    return Ok(rows);
+                }
                 // All connections may have been lost at once, so the next one in turn is no better.
                 Err(failure) if Failure::fate(&failure) == Fate::Unknown && first => {
                     first = false;
                     self.forget_closed().await;
                 }
-                Err(failure) => return Err(failure.store(doing)),
+                Err(failure) => return Err(self.failed(&failure, doing)),
             }
         }
     }
@@ -152,7 +230,7 @@ impl Pool {
         parameters: &Parameters<'_>,
         mut each: impl FnMut(&Row) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let failed = |failure: Failure| failure.store(doing);
+        let failed = |failure: Failure| self.failed(&failure, doing);
         let client = self.separate().await.map_err(failed)?;
         let given = parameters.iter().map(|(value, of)| (*value, of.clone()));
         let rows = client.query_typed_raw(sql, given).await.map_err(|error| failed(error.into()))?;
@@ -161,6 +239,16 @@ impl Pool {
             each(&row.map_err(|error| failed(error.into()))?)?;
         }
         Ok(())
+    }
+}
+
+/// Waits until a server can be reached, or another request has succeeded.
+async fn probe(connector: &Connector, issue: &Issue) {
+    while issue.is_set.load(Ordering::Acquire) {
+        tokio::time::sleep(PROBE).await;
+        if open(connector).await.is_ok() {
+            issue.clear();
+        }
     }
 }
 

@@ -46,7 +46,9 @@ impl std::fmt::Debug for Shard {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Open,
-    /// A younger owner has the shard, or is about to open it.
+    /// It is about to be opened again in this process.
+    HandedOver,
+    /// A younger owner has the shard.
     Fenced(Epoch),
     /// Commits have failed: nothing is appended until the shard is opened again.
     Failed,
@@ -181,7 +183,18 @@ impl Shard {
 
     /// The shard is about to be opened again in this process: appends are rejected, and what is appended is still written.
     pub(crate) fn hand_over(&self) {
-        self.fail();
+        let mut state = self.state.lock();
+        if state.phase == Phase::Open {
+            state.phase = Phase::HandedOver;
+        }
+    }
+
+    /// The shard was not opened again: its owner continues.
+    pub(crate) fn resume(&self) {
+        let mut state = self.state.lock();
+        if state.phase == Phase::HandedOver {
+            state.phase = Phase::Open;
+        }
     }
 
     /// A younger owner, with this epoch, has the shard.
@@ -192,7 +205,7 @@ impl Shard {
     /// Nothing is appended any longer: commits have failed.
     pub(crate) fn fail(&self) {
         let mut state = self.state.lock();
-        if state.phase == Phase::Open {
+        if matches!(state.phase, Phase::Open | Phase::HandedOver) {
             state.phase = Phase::Failed;
         }
     }
@@ -205,7 +218,7 @@ impl Shard {
     fn accept(&self, state: &State) -> Result<(), StoreError> {
         match state.phase {
             Phase::Open => Ok(()),
-            Phase::Failed => Err(StoreError::Closed),
+            Phase::Failed | Phase::HandedOver => Err(StoreError::Closed),
             Phase::Fenced(current) => Err(StoreError::Fenced { shard: self.id.clone(), mine: self.epoch, current }),
         }
     }

@@ -62,8 +62,55 @@ const DOMAIN: &str = r#"WITH put AS (
 SELECT shards FROM put UNION ALL SELECT shards FROM {schema}.domains WHERE name = $1 LIMIT 1"#;
 const SHARD: &str =
     "INSERT INTO {schema}.shards (domain, number) VALUES ($1, $2) ON CONFLICT (domain, number) DO NOTHING";
-const OPEN: &str = r#"UPDATE {schema}.shards SET epoch = epoch + 1, opened_at = now()
+
+/// Takes a shard, whatever its owner does.
+const OPEN: &str = r#"UPDATE {schema}.shards SET epoch = epoch + 1, opened_at = clock_timestamp(), owner = NULL
 WHERE domain = $1 AND number = $2 RETURNING id, epoch"#;
+/// The same for a member of a shared store, if the shard has no owner, or one whose lease has expired, or if the member has it.
+///
+/// The row of the expired owner is locked: its renewal comes either before, and the shard stays, or after, and no longer
+/// finds the shard among its own. Without the lock an owner whose renewal succeeded could lose the shard afterwards. The wait
+/// for a lock is limited: a session that was frozen with a lock must not block a takeover for ever.
+const TAKE: &str = r#"WITH patience AS MATERIALIZED (
+    SELECT set_config('lock_timeout', '5s', true)
+), expired AS MATERIALIZED (
+    SELECT o.id FROM patience, {schema}.shards s JOIN {schema}.members o ON o.id = s.owner
+    WHERE s.domain = $1 AND s.number = $2 AND o.id <> $3 AND o.expires_at <= clock_timestamp()
+    FOR NO KEY UPDATE OF o
+)
+UPDATE {schema}.shards s SET epoch = s.epoch + 1, opened_at = clock_timestamp(), owner = $3, service = m.service
+FROM patience, {schema}.members m
+WHERE s.domain = $1 AND s.number = $2 AND m.id = $3 AND m.expires_at > clock_timestamp()
+    AND (s.owner IS NULL OR s.owner = $3 OR s.owner IN (SELECT id FROM expired))
+RETURNING s.id, s.epoch"#;
+
+/// Returns a row if [`TAKE`] would take the shard.
+const MAY_TAKE: &str = r#"SELECT 1 FROM {schema}.members m WHERE m.id = $3 AND m.expires_at > clock_timestamp() AND NOT EXISTS (
+    SELECT FROM {schema}.shards s JOIN {schema}.members o ON o.id = s.owner
+    WHERE s.domain = $1 AND s.number = $2 AND o.id <> $3 AND o.expires_at > clock_timestamp()
+)"#;
+
+/// Renews the lease of a member, by the clock of the server. Forgets members that expired long ago and own nothing.
+const RENEW: &str = r#"WITH gone AS (
+    DELETE FROM {schema}.members m
+    WHERE m.id <> $1 AND m.expires_at < clock_timestamp() - interval '1 day'
+        AND NOT EXISTS (SELECT FROM {schema}.shards s WHERE s.owner = m.id)
+)
+INSERT INTO {schema}.members AS m (id, service, label, draining, expires_at)
+VALUES ($1, $2, $3, $4, clock_timestamp() + $5 * interval '1 millisecond')
+ON CONFLICT (id) DO UPDATE SET service = excluded.service, label = excluded.label, draining = excluded.draining,
+    expires_at = clock_timestamp() + $5 * interval '1 millisecond'"#;
+
+/// The live members of a service, then the shards it has opened: one state of the database.
+const LEASES: &str = r#"SELECT m.id AS member, m.label, m.draining, NULL AS domain, NULL::integer AS number, NULL::bigint AS epoch
+FROM {schema}.members m WHERE m.service = $1 AND m.expires_at > clock_timestamp()
+UNION ALL
+SELECT s.owner, NULL, NULL, s.domain, s.number, s.epoch FROM {schema}.shards s WHERE s.service = $1"#;
+const RELEASE: &str =
+    "UPDATE {schema}.shards SET owner = NULL WHERE domain = $1 AND number = $2 AND owner = $3 AND epoch = $4";
+const OWNED: &str = "SELECT domain, number, epoch FROM {schema}.shards WHERE owner = $1 ORDER BY id";
+const LEAVE: &str = "DELETE FROM {schema}.members WHERE id = $1";
+
 const FIND: &str = "SELECT id FROM {schema}.shards WHERE domain = $1 AND number = $2";
 
 const PROGRESS: &str = "SELECT location, record FROM {schema}.progress WHERE shard = $1 ORDER BY location";
@@ -141,6 +188,13 @@ pub(crate) struct Sql {
     pub(crate) domain: String,
     pub(crate) shard: String,
     pub(crate) open: String,
+    pub(crate) take: String,
+    pub(crate) may_take: String,
+    pub(crate) renew: String,
+    pub(crate) leases: String,
+    pub(crate) release: String,
+    pub(crate) owned: String,
+    pub(crate) leave: String,
     pub(crate) find: String,
     pub(crate) progress: String,
     pub(crate) log: String,
@@ -174,6 +228,13 @@ impl Sql {
             domain: text(DOMAIN),
             shard: text(SHARD),
             open: text(OPEN),
+            take: text(TAKE),
+            may_take: text(MAY_TAKE),
+            renew: text(RENEW),
+            leases: text(LEASES),
+            release: text(RELEASE),
+            owned: text(OWNED),
+            leave: text(LEAVE),
             find: text(FIND),
             progress: text(PROGRESS),
             log: text(LOG),

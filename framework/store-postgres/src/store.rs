@@ -12,11 +12,14 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{Name, ShardId, StoreIdentity};
-use whizbang_core::store::{CatalogEntry, CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
+use whizbang_core::store::{
+    CatalogEntry, CommitListener, Epoch, MemberId, ShardHandle, ShardLeases, ShardReader, Store, StoreError, View,
+};
 
 use crate::builder::{PostgresBuilder, SCHEMA};
 use crate::connect::Connector;
 use crate::failure::Failure;
+use crate::leases::{LeaseTable, PostgresLeases};
 use crate::pool::Pool;
 use crate::reader::Reader;
 use crate::shard::{Appender, Shard};
@@ -40,7 +43,8 @@ pub(crate) struct Secrets {
 
 /// A store in a PostgreSQL database, version 13 or newer.
 ///
-/// One process at a time owns a shard: the last one that opened it. A commit that was reported is as durable as the server's
+/// The nodes of a service share it: each shard has one owner at a time, by [leases](Store::leases) that the server's clock counts.
+/// With [`PostgresBuilder::exclusive`] one node uses it alone. A commit that was reported is as durable as the server's
 /// settings make it. In memory the store keeps the location of the newest turn of each stream, 40 to 80 bytes for each stream
 /// that ever existed, and the ids of external messages until they expire.
 ///
@@ -55,7 +59,10 @@ pub(crate) struct Secrets {
 ///
 /// The URL is that of libpq: several hosts are tried in order until one can be written to. A connection that leaves the machine
 /// uses TLS and verifies the server's certificate and name, unless the URL has `sslmode=disable`.
-pub struct PostgresStore {
+pub struct PostgresStore(Arc<Shared>);
+
+/// The parts of a store, which its leases use as well.
+pub(crate) struct Shared {
     connector: Arc<Connector>,
     sql: Arc<Sql>,
     pool: Arc<Pool>,
@@ -65,6 +72,8 @@ pub struct PostgresStore {
     /// One lock for each shard that was ever opened: openings of one shard come one after the other.
     openings: Mutex<HashMap<ShardId, Arc<tokio::sync::Mutex<()>>>>,
     listeners: Mutex<Listeners>,
+    /// None if one node uses the store alone.
+    leases: Option<LeaseTable>,
     secrets: Secrets,
     identity: StoreIdentity,
     durability: &'static str,
@@ -80,7 +89,7 @@ struct Listeners {
 
 impl std::fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PostgresStore").field("at", &self.connector.at()).finish_non_exhaustive()
+        f.debug_struct("PostgresStore").field("at", &self.0.connector.at()).finish_non_exhaustive()
     }
 }
 
@@ -110,12 +119,14 @@ impl PostgresStore {
         sql: Arc<Sql>,
         pool: Arc<Pool>,
         (writers, limit, prepares): (usize, usize, bool),
+        leases: Option<Pool>,
         secrets: Secrets,
         identity: StoreIdentity,
         durability: &'static str,
     ) -> Result<Self, StoreError> {
         let writer = |_| Arc::new(Writer::new(Arc::clone(&connector), Arc::clone(&sql), limit, prepares));
-        let store = Self {
+        let leases = leases.map(|pool| LeaseTable::new(pool, Arc::clone(&sql)));
+        let shared = Arc::new(Shared {
             writers: (0..writers).map(writer).collect(),
             connector,
             sql,
@@ -124,21 +135,25 @@ impl PostgresStore {
             shards: Mutex::default(),
             openings: Mutex::default(),
             listeners: Mutex::default(),
+            leases,
             secrets,
             identity,
             durability,
             damages: Mutex::default(),
-        };
-        for (number, writer) in store.writers.iter().enumerate() {
+        });
+        let store = Self(Arc::clone(&shared));
+        for (number, writer) in shared.writers.iter().enumerate() {
             let writer = Arc::clone(writer);
             let thread = std::thread::Builder::new().name(format!("whizbang-pg-{number}"));
             // If one cannot be started the others end with the store.
             let thread = thread.spawn(move || writer.run());
-            store.threads.lock().push(thread.map_err(|error| StoreError::io("starting the store's threads", error))?);
+            shared.threads.lock().push(thread.map_err(|error| StoreError::io("starting the store's threads", error))?);
         }
         Ok(store)
     }
+}
 
+impl Shared {
     fn tickets(&self, listener: &Arc<dyn CommitListener>) -> Result<Arc<Tickets>, StoreError> {
         let mut listeners = self.listeners.lock();
         listeners.known.retain(|known| known.strong_count() > 0);
@@ -153,16 +168,25 @@ impl PostgresStore {
         Ok(new)
     }
 
-    async fn take(
+    /// Opens a shard; for a member only if it is free.
+    pub(crate) async fn take(
         &self,
         id: &ShardId,
         shards: u16,
         listener: Arc<dyn CommitListener>,
-    ) -> Result<ShardHandle, StoreError> {
+        member: Option<MemberId>,
+    ) -> Result<Option<ShardHandle>, StoreError> {
         let opening = Arc::clone(self.openings.lock().entry(id.clone()).or_default());
         let _one_at_a_time = opening.lock().await;
+        open::create(&self.pool, &self.sql, id, shards).await?;
         let older = self.shards.lock().get(id).cloned();
-        if let Some(older) = older {
+        if let Some(older) = &older {
+            // An owner in this process continues if the shard is refused.
+            if let Some(member) = member
+                && !self.lease_table()?.may_take(member, id).await?
+            {
+                return Ok(None);
+            }
             // Its next appends are rejected, and what it has appended is written, so that the new owner finds it.
             older.hand_over();
             for writer in &self.writers {
@@ -171,8 +195,19 @@ impl PostgresStore {
                 let _ = flushed.await;
             }
         }
-        let (row, epoch) = open::take(&self.pool, &self.sql, id, shards).await?;
-        let older = self.shards.lock().get(id).cloned();
+        let taken = match member {
+            Some(member) => self.lease_table()?.take(member, id).await,
+            None => open::take(&self.pool, &self.sql, id).await,
+        };
+        let (row, epoch) = match taken {
+            Ok(Some(taken)) => taken,
+            refused => {
+                if let Some(older) = &older {
+                    older.resume();
+                }
+                return refused.map(|_| None);
+            }
+        };
         if let Some(older) = older {
             older.fence(epoch);
         }
@@ -182,7 +217,22 @@ impl PostgresStore {
         tickets.writer.add(&shard, &tickets);
         self.shards.lock().insert(id.clone(), Arc::clone(&shard));
         let reader = Reader::new(Arc::clone(&self.pool), Arc::clone(&self.sql), Arc::clone(&shard));
-        Ok(ShardHandle { writer: Box::new(Appender::new(shard, tickets)), reader: Arc::new(reader) })
+        Ok(Some(ShardHandle { writer: Box::new(Appender::new(shard, tickets)), reader: Arc::new(reader) }))
+    }
+
+    /// The leases, unless one node uses the store alone.
+    pub(crate) fn lease_table(&self) -> Result<&LeaseTable, StoreError> {
+        self.leases.as_ref().ok_or(StoreError::Closed)
+    }
+
+    /// The owner under this epoch is about to release the shard.
+    pub(crate) fn close_shard(&self, id: &ShardId, epoch: Epoch) {
+        let mut shards = self.shards.lock();
+        if shards.get(id).is_some_and(|shard| shard.epoch == epoch) {
+            let shard = shards.remove(id);
+            drop(shards);
+            shard.iter().for_each(|shard| shard.fail());
+        }
     }
 
     /// Remembers damage for the health of the node.
@@ -197,7 +247,8 @@ impl PostgresStore {
     }
 
     async fn read_now(&self, id: &ShardId) -> Result<Option<Arc<dyn ShardReader>>, StoreError> {
-        let open = self.shards.lock().get(id).cloned();
+        // The index of a shard that has another owner by now would be behind its rows.
+        let open = self.shards.lock().get(id).filter(|shard| shard.is_open()).cloned();
         let shard = match open {
             Some(shard) => shard,
             None => match open::find(&self.pool, &self.sql, id).await? {
@@ -235,6 +286,9 @@ impl PostgresStore {
             let _ = thread.join();
         }
         self.pool.stop();
+        if let Some(leases) = &self.leases {
+            leases.stop();
+        }
     }
 }
 
@@ -245,19 +299,24 @@ impl Store for PostgresStore {
         shards: u16,
         listener: Arc<dyn CommitListener>,
     ) -> BoxFuture<'a, Result<ShardHandle, StoreError>> {
-        self.take(shard, shards, listener).boxed()
+        async move {
+            let taken = self.0.take(shard, shards, listener, None).await?;
+            // Its row was created just before.
+            taken.ok_or(StoreError::Closed)
+        }
+        .boxed()
     }
 
     fn read<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<Arc<dyn ShardReader>>, StoreError>> {
-        self.read_now(shard).boxed()
+        self.0.read_now(shard).boxed()
     }
 
     fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>> {
-        views::load(&self.pool, &self.sql, projection).boxed()
+        views::load(&self.0.pool, &self.0.sql, projection).boxed()
     }
 
     fn claim_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
-        views::claim(&self.pool, &self.sql, projection).boxed()
+        views::claim(&self.0.pool, &self.0.sql, projection).boxed()
     }
 
     fn save_view<'a>(
@@ -266,58 +325,63 @@ impl Store for PostgresStore {
         epoch: Epoch,
         view: View,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        async move { views::save(&self.pool, &self.sql, projection, epoch, &view).await }.boxed()
+        async move { views::save(&self.0.pool, &self.0.sql, projection, epoch, &view).await }.boxed()
     }
 
     fn catalog(&self) -> BoxFuture<'_, Result<Option<Vec<CatalogEntry>>, StoreError>> {
         async {
-            let Some(stored) = views::meta(&self.pool, &self.sql, "catalog").await? else { return Ok(None) };
-            serde_json::from_slice(&stored).map(Some).map_err(|error| self.damaged_meta("catalog", &error))
+            let Some(stored) = views::meta(&self.0.pool, &self.0.sql, "catalog").await? else { return Ok(None) };
+            serde_json::from_slice(&stored).map(Some).map_err(|error| self.0.damaged_meta("catalog", &error))
         }
         .boxed()
     }
 
     fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>> {
-        async move { self.save_json("catalog", serde_json::to_vec(&entries)).await }.boxed()
+        async move { self.0.save_json("catalog", serde_json::to_vec(&entries)).await }.boxed()
     }
 
     fn identity(&self) -> BoxFuture<'_, Result<Option<StoreIdentity>, StoreError>> {
-        async { self.identity_now().await.map(Some) }.boxed()
+        async { self.0.identity_now().await.map(Some) }.boxed()
     }
 
     fn save_identity(&self, identity: StoreIdentity) -> BoxFuture<'_, Result<(), StoreError>> {
-        async move { self.save_json("identity", serde_json::to_vec(&identity)).await }.boxed()
+        async move { self.0.save_json("identity", serde_json::to_vec(&identity)).await }.boxed()
     }
 
     fn forget_ids(&self, before: Timestamp) {
-        let shards: Vec<_> = self.shards.lock().values().cloned().collect();
+        let shards: Vec<_> = self.0.shards.lock().values().cloned().collect();
         for shard in shards {
             shard.look(|state| state.log.forget_ids(before, IDS_SPAN_MS));
         }
     }
 
     fn digest_key(&self) -> u128 {
-        self.secrets.digest_key
+        self.0.secrets.digest_key
+    }
+
+    fn leases(&self) -> Option<Arc<dyn ShardLeases>> {
+        self.0.leases.as_ref().map(|_| Arc::new(PostgresLeases(Arc::downgrade(&self.0))) as Arc<dyn ShardLeases>)
     }
 
     fn issues(&self) -> Vec<StoreError> {
-        let issues = self.writers.iter().filter_map(|writer| writer.issue());
-        issues.chain(self.damages.lock().iter().cloned()).collect()
+        let issues = self.0.writers.iter().filter_map(|writer| writer.issue());
+        let leases = self.0.leases.as_ref().and_then(LeaseTable::issue);
+        issues.chain(self.0.pool.issue()).chain(leases).chain(self.0.damages.lock().iter().cloned()).collect()
     }
 
     fn durability(&self) -> &'static str {
-        self.durability
+        self.0.durability
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         async {
-            self.writers.iter().for_each(|writer| writer.close(CLOSING));
+            self.0.writers.iter().for_each(|writer| writer.close(CLOSING));
             let mut closed = Ok(());
-            for writer in &self.writers {
+            for writer in &self.0.writers {
                 let flushed = writer.flushed().await;
                 closed = closed.and(flushed.unwrap_or(Err(StoreError::Closed)));
             }
-            self.end();
+            self.0.end();
             closed
         }
         .boxed()
@@ -327,12 +391,12 @@ impl Store for PostgresStore {
 impl Drop for PostgresStore {
     fn drop(&mut self) {
         // Appended turns are written if the server answers. Only `close` guarantees and reports it.
-        self.writers.iter().for_each(|writer| writer.close(CLOSING));
-        if self.writers.iter().all(|writer| writer.issue().is_none()) {
-            for thread in self.threads.lock().drain(..) {
+        self.0.writers.iter().for_each(|writer| writer.close(CLOSING));
+        if self.0.writers.iter().all(|writer| writer.issue().is_none()) {
+            for thread in self.0.threads.lock().drain(..) {
                 let _ = thread.join();
             }
         }
-        self.end();
+        self.0.end();
     }
 }

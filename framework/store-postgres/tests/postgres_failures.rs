@@ -181,8 +181,9 @@ fn lost_commit_is_not_confused_with_one_of_the_next_owner() {
         let (mut young, _) = take(&second).await;
         fill(&mut young, 3, 4).await;
         proxy.restore();
-        let error = listener.until(late.ticket).await.unwrap_err();
+        let error = listener.until_settled(&old.shard, old.writer.epoch(), late.ticket).await.unwrap_err();
         assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
+        assert!(listener.error().is_none(), "{:?}", listener.error());
         fill(&mut young, 5, 5).await;
         first.close().await.unwrap();
         second.close().await.unwrap();
@@ -206,7 +207,7 @@ fn owner_in_another_process_is_fenced_for_its_lost_shards_only() {
         assert_eq!(young.load("Account", "ada").await.turns.len(), 1);
         let late = lost.append(&turn("ada", 2)).expect("the process does not know yet");
         let well = kept.append(&turn("bob", 2)).unwrap();
-        let error = listeners[0].until(late.ticket).await.unwrap_err();
+        let error = listeners[0].until_settled(&lost.shard, lost.writer.epoch(), late.ticket).await.unwrap_err();
         let current = young.writer.epoch();
         assert!(matches!(&error, StoreError::Fenced { current: found, .. } if *found == current), "{error}");
         kept.settled(well).await;
@@ -328,7 +329,7 @@ fn tables_of_a_newer_version_are_rejected() {
         store.close().await.unwrap();
         server.sql("INSERT INTO whizbang.migrations (version) VALUES (99)");
         let error = PostgresStore::connect(&server.url()).await.map(|_| ()).unwrap_err();
-        assert!(matches!(error, StoreError::Newer { found: 99, known: 1, .. }), "{error}");
+        assert!(matches!(error, StoreError::Newer { found: 99, known: 2, .. }), "{error}");
     });
 }
 
@@ -340,7 +341,7 @@ fn printed_migrations_are_all_that_a_limited_user_needs() {
     run(async {
         let connect = || PostgresStore::builder(&url).migrations(Migrations::Expect).connect();
         let error = connect().await.map(|_| ()).unwrap_err().to_string();
-        assert!(error.contains("version 1 of the tables is needed, found 0"), "{error}");
+        assert!(error.contains("version 2 of the tables is needed, found 0"), "{error}");
         server.sql(&PostgresStore::migrations());
         server.sql("GRANT USAGE ON SCHEMA whizbang TO app");
         server.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA whizbang TO app");
@@ -429,5 +430,59 @@ fn silent_server_is_named() {
         server.resume();
         owner.settled(last).await;
         eventually("the store to be well", PATIENCE, || store.issues().is_empty().then_some(()));
+    });
+}
+
+#[test]
+fn stalled_server_blocks_an_actor_for_a_moment_only() {
+    let server = PostgresServer::start();
+    run(async {
+        let store = connect(&server.url()).await;
+        let (mut owner, _) = take(&store).await;
+        let (mut number, mut fastest) = (0, Duration::MAX);
+        for _ in 0..5 {
+            // Until a commit is fast: then the next lone turn waits for its own.
+            eventually("a commit within a millisecond", PATIENCE, || {
+                number += 1;
+                owner.append_alone(&turn("ada", number)).unwrap().committed.then_some(())
+            });
+            server.pause();
+            number += 1;
+            let begun = std::time::Instant::now();
+            let last = owner.append_alone(&turn("ada", number)).unwrap();
+            fastest = fastest.min(begun.elapsed());
+            assert!(!last.committed);
+            server.resume();
+            owner.settled(last).await;
+        }
+        assert!(fastest < Duration::from_millis(8), "{fastest:?}");
+    });
+}
+
+#[test]
+fn failing_readers_are_named_until_they_work() {
+    let server = PostgresServer::start();
+    server.sql("CREATE ROLE app LOGIN");
+    server.sql("GRANT CREATE ON DATABASE postgres TO app");
+    let url = server.url().replacen("postgres@", "app@", 1);
+    run(async {
+        let store = connect(&url).await;
+        let (mut owner, _) = take(&store).await;
+        fill(&mut owner, 1, 1).await;
+        server.sql("ALTER ROLE app CONNECTION LIMIT 0");
+        // The sessions that commit stay.
+        server.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app' AND query NOT LIKE 'WITH owned%'",
+        );
+        let account = Name::new("Account").unwrap();
+        let error = owner.reader.history(&account, "0").await.map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("too many connections"), "{error}");
+        assert!(store.issues().iter().any(|issue| issue.to_string().contains("too many connections")));
+        fill(&mut owner, 2, 2).await;
+        assert!(!store.issues().is_empty(), "commits say nothing about readers");
+        server.sql("ALTER ROLE app CONNECTION LIMIT -1");
+        // Without another request.
+        eventually("the store to be well", PATIENCE, || store.issues().is_empty().then_some(()));
+        assert_eq!(owner.reader.history(&account, "0").await.unwrap().len(), 2);
     });
 }

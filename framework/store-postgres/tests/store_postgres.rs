@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use whizbang::store::Store;
-use whizbang::testing::store::Fixture;
+use whizbang::testing::store::{Fixture, SharedFixture};
 use whizbang_store_postgres::PostgresStore;
 use whizbang_tests::postgres::{Pooler, PostgresServer};
 
@@ -22,10 +22,22 @@ impl Fixture for Postgres {
     }
 }
 
+impl SharedFixture for Postgres {
+    fn second(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+        self.store()
+    }
+}
+
 mod directly {
     use super::{Postgres, PostgresServer};
 
     whizbang::store_suite!(Postgres(PostgresServer::start()));
+}
+
+mod shared {
+    use super::{Postgres, PostgresServer};
+
+    whizbang::lease_suite!(Postgres(PostgresServer::start()));
 }
 
 struct Pooled {
@@ -47,8 +59,20 @@ impl Fixture for Pooled {
     }
 }
 
+impl SharedFixture for Pooled {
+    fn second(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+        self.store()
+    }
+}
+
 mod behind_a_pooler {
     use super::Pooled;
 
     whizbang::store_suite!(Pooled::start());
+}
+
+mod shared_behind_a_pooler {
+    use super::Pooled;
+
+    whizbang::lease_suite!(Pooled::start());
 }

@@ -3,9 +3,10 @@
 //! Called by the [writer](super) with the lock of its line. Shards change before listeners are notified: a reader that follows a
 //! report finds what was reported.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use whizbang_core::store::StoreError;
+use whizbang_core::store::{StoreError, Ticket};
 
 use super::{COMMITTING, Line, Writer};
 use crate::failure::Failure;
@@ -16,58 +17,52 @@ use crate::tickets::Tickets;
 impl Writer {
     /// A group is committed for the shards whose rows are `owned`, and rejected for the others.
     pub(super) fn complete(&self, line: &mut Line, group: &Group, owned: &[i32]) {
-        let mut reports: Vec<(&Arc<Tickets>, u64, Option<StoreError>)> = Vec::new();
-        let mut lost: Vec<&Part> = Vec::new();
-        for part in &group.parts {
-            let is_owned = owned.contains(&part.shard.row);
-            if is_owned {
-                part.shard.commit(part.last, part.last_turn);
-            } else {
-                lost.push(part);
-            }
-            match reports.iter_mut().find(|(tickets, ..)| Arc::ptr_eq(tickets, &part.tickets)) {
-                Some((_, last, _)) => *last = part.ticket.max(*last),
-                None => reports.push((&part.tickets, part.ticket, None)),
-            }
-        }
-        if !lost.is_empty() {
-            let state =
-                line.driver.as_mut().and_then(|driver| self.state(driver, lost.iter().map(|part| &part.shard), &[]));
-            for part in lost {
-                let epoch = match &state {
-                    Some(Ok(state)) => state.epoch(&part.shard),
-                    _ => None,
-                };
-                let current = epoch.unwrap_or(part.shard.epoch + 1);
-                let (shard, mine) = (part.shard.id.clone(), part.shard.epoch);
-                tracing::error!(target: crate::TARGET, %shard, mine, current, "another owner has the shard");
-                part.shard.fence(current);
-                let report = reports.iter_mut().find(|(tickets, ..)| Arc::ptr_eq(tickets, &part.tickets));
-                if let Some((_, _, error)) = report {
-                    error.get_or_insert(StoreError::Fenced { shard, mine, current });
-                }
-            }
-        }
+        let owned: HashSet<i32> = owned.iter().copied().collect();
+        let (kept, lost): (Vec<&Part>, Vec<&Part>) =
+            group.parts.iter().partition(|part| owned.contains(&part.shard.row));
+        kept.iter().for_each(|part| part.shard.commit(part.last, part.last_turn));
+        let errors = self.fence(line, &lost);
         let waiters = self.queue.lock().written(group);
         self.recovered(line);
-        for (tickets, through, error) in reports {
-            match error {
-                None => tickets.listener.committed(through),
-                Some(error) => {
-                    // The listener counts all of its shards as lost, until they are opened again.
-                    self.each_open(|shard, others| {
-                        if Arc::ptr_eq(others, tickets) {
-                            shard.fail();
-                        }
-                    });
-                    tickets.listener.failed(error);
-                }
+        // A listener learns which of its shards are lost before the tickets of the group count as done.
+        for (part, error) in lost.iter().zip(errors) {
+            part.tickets.listener.failed(error);
+        }
+        let mut reports: Vec<(&Arc<Tickets>, Ticket)> = Vec::new();
+        for part in &group.parts {
+            match reports.iter_mut().find(|(tickets, _)| Arc::ptr_eq(tickets, &part.tickets)) {
+                Some((_, last)) => *last = part.ticket.max(*last),
+                None => reports.push((&part.tickets, part.ticket)),
             }
+        }
+        for (tickets, through) in reports {
+            tickets.listener.committed(through);
         }
         for waiter in waiters {
             // The receiver may be gone.
             let _ = waiter.send(Ok(()));
         }
+    }
+
+    /// Closes the shards that were rejected, and only those. Returns the error of each.
+    fn fence(&self, line: &mut Line, lost: &[&Part]) -> Vec<StoreError> {
+        if lost.is_empty() {
+            return Vec::new();
+        }
+        let state =
+            line.driver.as_mut().and_then(|driver| self.state(driver, lost.iter().map(|part| &part.shard), &[]));
+        let fenced = lost.iter().map(|part| {
+            let epoch = match &state {
+                Some(Ok(state)) => state.epoch(&part.shard),
+                _ => None,
+            };
+            let current = epoch.unwrap_or(part.shard.epoch + 1);
+            let (shard, mine) = (part.shard.id.clone(), part.shard.epoch);
+            tracing::error!(target: crate::TARGET, %shard, mine, current, "another owner has the shard");
+            part.shard.fence(current);
+            StoreError::Fenced { shard, mine, current }
+        });
+        fenced.collect()
     }
 
     fn each_open(&self, mut each: impl FnMut(&Arc<Shard>, &Arc<Tickets>)) {
