@@ -14,6 +14,7 @@ macro_rules! pages {
 
 pages! {
     Readme = "README.md",
+    ReadmeOfTheCrate = "framework/whizbang/README.md",
     GettingStartedHello = "docs/getting-started/hello.md",
     GettingStartedHttp = "docs/getting-started/http.md",
     GettingStartedDisk = "docs/getting-started/disk.md",
