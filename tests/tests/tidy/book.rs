@@ -100,6 +100,7 @@ fn hello_of_the_readme_is_the_sample_and_short() {
     let (readme, sample) = (file("README.md"), file("samples/hello/src/main.rs"));
     let program = first_program(&readme);
     assert!(sample.text.ends_with(&format!("\n\n{program}")), "samples/hello/src/main.rs is another program");
+    assert_eq!(first_program(&file("framework/whizbang/README.md")), program, "the README that crates.io shows");
     let lines = program.lines().filter(|line| !line.is_empty()).count();
     assert!((10..=HELLO_LINES).contains(&lines), "{lines} lines");
 }

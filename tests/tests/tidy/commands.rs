@@ -8,7 +8,7 @@ use crate::source::{File, Finding, assert_none, file, repository};
 const HERE: &str = "tests/tests/commands.rs";
 
 /// The command lines of the `sh` blocks, each with the test that runs it. `…` at the end stands for any arguments.
-const TESTED: [(&str, &str); 19] = [
+const TESTED: [(&str, &str); 20] = [
     ("cargo new bank", HERE),
     ("cd bank", HERE),
     ("cargo add …", HERE),
@@ -24,6 +24,7 @@ const TESTED: [(&str, &str); 19] = [
     ("tests/run", HERE),
     ("tests/run …", HERE),
     ("tests/mutants …", HERE),
+    ("tests/package", HERE),
     ("tests/compile-cost", HERE),
     ("tests/compile-cost …", HERE),
     ("cargo test -p whizbang --lib …", "framework/whizbang/src/lib.rs"),

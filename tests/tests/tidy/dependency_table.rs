@@ -61,6 +61,69 @@ fn misplaced(page: &File, files: &[File]) -> Vec<Finding> {
     findings
 }
 
+/// Dependencies that no code of the package names, by manifest, with reasons.
+const UNNAMED: [(&str, &str, &str); 1] =
+    [("tests/mutate/Cargo.toml", "proc-macro2", "its feature gives the tokens of `syn` their places")];
+
+/// The dependencies of a package that its code does not name: those for the library must be named outside of its tests.
+fn unused_in(manifest: &File, files: &[File]) -> Vec<Finding> {
+    let table: toml::Table = manifest.text.parse().expect("a manifest is TOML");
+    let folder = manifest.path.trim_end_matches("Cargo.toml");
+    let code = |start: &str, read: fn(&File) -> String| -> Vec<String> {
+        let inside = |file: &&File| file.is_rust() && file.path.starts_with(&format!("{folder}{start}"));
+        files.iter().filter(inside).map(read).collect()
+    };
+    // Examples in comments are tests as well.
+    let (mut product, all) = (code("src/", File::product_code), code("", |file| file.text.clone()));
+    if product.is_empty() {
+        product = code("", File::code);
+    }
+    let mut findings = Vec::new();
+    for (kind, code) in [("dependencies", &product), ("dev-dependencies", &all)] {
+        let names = table.get(kind).and_then(toml::Value::as_table).into_iter().flat_map(toml::Table::keys);
+        for name in names {
+            let word = name.replace('-', "_");
+            let is_excused = UNNAMED.iter().any(|(path, known, _)| *path == manifest.path && known == name);
+            if is_excused == code.iter().all(|code| places(code, &word).is_empty()) {
+                continue;
+            }
+            if is_excused {
+                findings.push(manifest.finding_at_top(format!("`{name}` is named now: remove its exception")));
+            } else {
+                findings.push(manifest.finding_at_top(format!("`{name}` is in [{kind}], and no code names it")));
+            }
+        }
+    }
+    findings
+}
+
+#[test]
+fn packages_use_their_dependencies() {
+    let files = repository();
+    let manifests: Vec<&File> = files.iter().filter(|file| file.path.ends_with("/Cargo.toml")).collect();
+    assert!(manifests.len() > 15, "{} manifests", manifests.len());
+    let findings: Vec<Finding> = manifests.iter().flat_map(|manifest| unused_in(manifest, &files)).collect();
+    assert_none(&findings);
+}
+
+#[test]
+fn unused_dependency_of_a_package_is_found() {
+    let manifest = File::new(
+        "framework/a/Cargo.toml",
+        "[dependencies]\nleft-pad = \"1\"\n[dev-dependencies]\nright-pad = \"1\"\n",
+    );
+    let found = |path: &str, text: &str| unused_in(&manifest, &[File::new(path, text)]).len();
+    assert_eq!(found("framework/a/src/lib.rs", "use left_pad::Pad; use right_pad;"), 0);
+    assert_eq!(found("framework/a/src/lib.rs", "// left_pad::Pad"), 2);
+    assert_eq!(
+        found("framework/a/src/lib.rs", "#[cfg(test)]\nmod tests { use left_pad::Pad; use right_pad::X; }"),
+        1,
+        "only tests"
+    );
+    assert_eq!(found("framework/a/tests/b.rs", "use right_pad::X;"), 1);
+    assert_eq!(found("framework/b/src/lib.rs", "use left_pad::Pad; use right_pad::X;"), 2, "another package");
+}
+
 #[test]
 fn every_direct_dependency_has_a_row() {
     let manifest = file("Cargo.toml").text.parse().expect("Cargo.toml is TOML");

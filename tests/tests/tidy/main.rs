@@ -13,6 +13,7 @@ mod documented_names;
 mod english;
 mod generics;
 mod habits;
+mod lock_files;
 mod modules;
 mod mutations;
 mod promises;
