@@ -1,5 +1,8 @@
 //! The test support of the black-box tests: real servers, real processes, and the checker.
 
+// Servers and processes have no useful text.
+#![allow(missing_debug_implementations)]
+
 pub mod checker;
 mod eventually;
 mod fuzz;

@@ -7,11 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::Notify;
-use whizbang::bridge::loopback::{LoopbackBridge, LoopbackFaults, LoopbackHub};
+use whizbang::bridge::loopback::{LoopbackBridge, LoopbackHub};
 use whizbang::bridge::wire::Packet;
 use whizbang::bridge::{AckOutcome, Bridge, BridgeError, Inbound, NodeCard, Notification, Request, Response};
 use whizbang::clock::{Clock, Timestamp};
 use whizbang::message::{Codec, Envelope, IdSource, Kind, MessageId, Name, ReplyMode, ShardId};
+use whizbang::testing::LoopbackFaults;
 use whizbang::testing::bridge::Fixture;
 use whizbang::testing::bridge::hostile::Forgery;
 
@@ -103,7 +104,7 @@ fn name(text: &'static str) -> Name {
 
 async fn attach(hub: &LoopbackHub) -> (LoopbackBridge, Arc<Ledger>) {
     let (bridge, ledger) = (hub.bridge(), Arc::new(Ledger::default()));
-    let card = NodeCard { owns: vec![(name("bank"), 1)], ..NodeCard::new(name("bank")) };
+    let card = NodeCard::new(name("bank")).owning(name("bank"), 1);
     bridge.attach(card, Arc::clone(&ledger) as Arc<dyn Inbound>).await.unwrap();
     (bridge, ledger)
 }
@@ -141,11 +142,11 @@ fn seed(seed: u64) -> IdSource {
 async fn arrivals(faults: LoopbackFaults, from: u64) -> Vec<String> {
     let hub = LoopbackHub::new();
     let (bridge, ledger) = attach(&hub).await;
-    hub.set_faults(faults, seed(from));
+    faults.inject(&hub, seed(from));
     for number in 0..200 {
         bridge.send(command(number)).await.unwrap();
     }
-    hub.clear_faults();
+    hub.deliver_all();
     // Longer than the maximum delay, in steps, so that each step wakes the tasks that are due. The paused time makes this quick.
     for _ in 0..50 {
         tokio::time::advance(Duration::from_millis(1)).await;
@@ -266,7 +267,7 @@ fn stuck_subscriber_delays_publishers_only_briefly() {
         let hub = LoopbackHub::new();
         let (bank, _) = attach(&hub).await;
         let ledger = Arc::new(Ledger::default());
-        let card = NodeCard { subscribes: vec![(name("bank"), 1, vec![name("Done")])], ..NodeCard::new(name("slow")) };
+        let card = NodeCard::new(name("slow")).subscribing(name("bank"), 1, [name("Done")]);
         let slow = hub.bridge();
         slow.attach(card, Arc::new(Stuck(Arc::clone(&ledger)))).await.unwrap();
         let start = tokio::time::Instant::now();

@@ -76,6 +76,7 @@ fn scripts_explain_themselves() {
     }
     assert!(succeeds(root().join("tests/run"), "--help", &root()).contains("tests/run --long"));
     assert_eq!(run(root().join("tests/run"), "no-such-step", &root()).status.code(), Some(2));
+    assert!(succeeds(root().join("tests/package"), "--help", &root()).contains("target/package"));
     assert_eq!(run(root().join("tests/mutants"), "no-such-mutation", &root()).status.code(), Some(2));
     // The script has no help, and a measurement takes minutes, so it is only compiled.
     succeeds("python3", "-c compile(open('tests/compile-cost').read(),'compile-cost','exec')", &root());

@@ -10,8 +10,8 @@ use whizbang::bridge::nats::{NatsBridge, NatsBuilder};
 use whizbang::bridge::{AckOutcome, Bridge, BridgeError, NodeCard};
 use whizbang::message::Envelope;
 use whizbang::testing::bridge::cases::sample::{command, effects, event, shard};
-use whizbang::testing::bridge::node::{NodeBehavior, TestCard as _, TestNode, service};
-use whizbang::testing::bridge::run;
+use whizbang::testing::bridge::node::{NodeBehavior, TestNode, named, service};
+use whizbang::testing::bridge::{SHARDS, run};
 use whizbang_tests::nats::{NatsServer, Release};
 
 const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
@@ -40,8 +40,8 @@ fn messages_arrive_although_the_server_is_killed_twice() {
     for release in BOTH {
         run(async {
             let mut server = NatsServer::start(release);
-            let bank = start(&server, service("bank").owning("bank"), NodeBehavior::default()).await;
-            let shop = start(&server, service("shop").owning("shop"), NodeBehavior::default()).await;
+            let bank = start(&server, service("bank").owning(named("bank"), SHARDS), NodeBehavior::default()).await;
+            let shop = start(&server, service("shop").owning(named("shop"), SHARDS), NodeBehavior::default()).await;
             let senders = (0..100u16).map(|number| {
                 let from = shard("bank", number);
                 let bank = &bank;
@@ -73,8 +73,10 @@ fn paused_server_loses_nothing_and_causes_no_redelivery_storm() {
         run(async {
             let server = NatsServer::start(release);
             let builder = || NatsBridge::builder(&server.url()).ack_wait(Duration::from_secs(1));
-            let bank = start_with(builder(), service("bank").owning("bank"), NodeBehavior::default()).await;
-            let shop = start_with(builder(), service("shop").owning("shop"), NodeBehavior::default()).await;
+            let bank =
+                start_with(builder(), service("bank").owning(named("bank"), SHARDS), NodeBehavior::default()).await;
+            let shop =
+                start_with(builder(), service("shop").owning(named("shop"), SHARDS), NodeBehavior::default()).await;
             relay(&bank, (1..=100).map(|at| command(&shard("bank", 0), &shard("shop", 0), at))).await;
             server.pause();
             // Longer than the ack wait, and longer than a sender waits for an acknowledgement.
@@ -97,9 +99,13 @@ fn emptied_server_is_detected_and_set_up_again() {
     for release in BOTH {
         run(async {
             let mut server = NatsServer::start(release);
-            let bank = start(&server, service("bank").owning("bank"), NodeBehavior::default()).await;
-            let shop =
-                start(&server, service("shop").owning("shop").subscribing("bank"), NodeBehavior::default()).await;
+            let bank = start(&server, service("bank").owning(named("bank"), SHARDS), NodeBehavior::default()).await;
+            let shop = start(
+                &server,
+                service("shop").owning(named("shop"), SHARDS).subscribing(named("bank"), SHARDS, [named("Happened")]),
+                NodeBehavior::default(),
+            )
+            .await;
             relay(&bank, [command(&shard("bank", 0), &shard("shop", 0), 1)]).await;
             bank.bridge.publish(event(&shard("bank", 0), 1)).await.expect("publishes");
             shop.wait_until("both", |received| received.direct.len() == 1 && received.events.len() == 1).await;
@@ -125,8 +131,13 @@ fn emptied_server_is_detected_and_set_up_again() {
 fn restored_server_redelivers_and_continues() {
     run(async {
         let mut server = NatsServer::start(Release::Pinned);
-        let bank = start(&server, service("bank").owning("bank"), NodeBehavior::default()).await;
-        let shop = start(&server, service("shop").owning("shop").subscribing("bank"), NodeBehavior::default()).await;
+        let bank = start(&server, service("bank").owning(named("bank"), SHARDS), NodeBehavior::default()).await;
+        let shop = start(
+            &server,
+            service("shop").owning(named("shop"), SHARDS).subscribing(named("bank"), SHARDS, [named("Happened")]),
+            NodeBehavior::default(),
+        )
+        .await;
         let publish = async |from, to| {
             for position in from..=to {
                 bank.bridge.publish(event(&shard("bank", 0), position)).await.expect("publishes");
@@ -155,9 +166,13 @@ fn deleted_streams_and_consumers_are_recreated() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
-            let bank = start(&server, service("bank").owning("bank"), NodeBehavior::default()).await;
-            let shop =
-                start(&server, service("shop").owning("shop").subscribing("bank"), NodeBehavior::default()).await;
+            let bank = start(&server, service("bank").owning(named("bank"), SHARDS), NodeBehavior::default()).await;
+            let shop = start(
+                &server,
+                service("shop").owning(named("shop"), SHARDS).subscribing(named("bank"), SHARDS, [named("Happened")]),
+                NodeBehavior::default(),
+            )
+            .await;
             let operator = jetstream::new(async_nats::connect(server.url()).await.expect("connects"));
             let mut number = 0;
             let mut flows = async || {
@@ -195,10 +210,11 @@ fn slow_message_is_not_redelivered_while_handled() {
         run(async {
             let server = NatsServer::start(release);
             let builder = || NatsBridge::builder(&server.url()).ack_wait(Duration::from_secs(1));
-            let bank = start_with(builder(), service("bank").owning("bank"), NodeBehavior::default()).await;
+            let bank =
+                start_with(builder(), service("bank").owning(named("bank"), SHARDS), NodeBehavior::default()).await;
             // With a capacity of one, the other messages wait in the bridge as long.
             let slow = NodeBehavior { open: false, capacity: 1, ..NodeBehavior::default() };
-            let shop = start_with(builder(), service("shop").owning("shop"), slow).await;
+            let shop = start_with(builder(), service("shop").owning(named("shop"), SHARDS), slow).await;
             relay(&bank, (1..=3).map(|at| command(&shard("bank", 0), &shard("shop", 0), at))).await;
             shop.wait_until("the first", |received| received.direct.len() == 1).await;
             shop.wait_for_message(Duration::from_secs(4)).await;
@@ -216,15 +232,15 @@ fn successor_receives_messages_of_a_killed_node() {
     let server = NatsServer::start(Release::Distribution);
     let builder = || NatsBridge::builder(&server.url()).ack_wait(Duration::from_secs(1));
     run(async {
-        let bank = start_with(builder(), service("bank").owning("bank"), NodeBehavior::default()).await;
+        let bank = start_with(builder(), service("bank").owning(named("bank"), SHARDS), NodeBehavior::default()).await;
         let stuck = NodeBehavior { open: false, ..NodeBehavior::default() };
-        let shop = start_with(builder(), service("shop").owning("shop"), stuck).await;
+        let shop = start_with(builder(), service("shop").owning(named("shop"), SHARDS), stuck).await;
         relay(&bank, (1..=50).map(|at| command(&shard("bank", 0), &shard("shop", 0), at))).await;
         shop.wait_until("some", |received| received.direct.len() == 50).await;
         // The end of this block drops both nodes as a crash does.
     });
     run(async {
-        let shop = start_with(builder(), service("shop").owning("shop"), NodeBehavior::default()).await;
+        let shop = start_with(builder(), service("shop").owning(named("shop"), SHARDS), NodeBehavior::default()).await;
         shop.wait_until("all", |received| effects(&received.direct).len() == 50).await;
         shop.stop().await;
     });
@@ -234,9 +250,9 @@ fn successor_receives_messages_of_a_killed_node() {
 fn stopping_node_returns_undelivered_messages() {
     let server = NatsServer::start(Release::Distribution);
     run(async {
-        let bank = start(&server, service("bank").owning("bank"), NodeBehavior::default()).await;
+        let bank = start(&server, service("bank").owning(named("bank"), SHARDS), NodeBehavior::default()).await;
         let busy = NodeBehavior { capacity: 2, open: false, ..NodeBehavior::default() };
-        let shop = start(&server, service("shop").owning("shop"), busy).await;
+        let shop = start(&server, service("shop").owning(named("shop"), SHARDS), busy).await;
         relay(&bank, (1..=50).map(|at| command(&shard("bank", 0), &shard("shop", 0), at))).await;
         shop.wait_until("two", |received| received.handling == 2).await;
         let begun: BTreeSet<_> = shop.inspect(|received| effects(&received.direct));
@@ -249,7 +265,7 @@ fn stopping_node_returns_undelivered_messages() {
         };
         stopping.await;
         // Far below the ack wait of 30 s: undelivered messages were returned to the server.
-        let next = start(&server, service("shop").owning("shop"), NodeBehavior::default()).await;
+        let next = start(&server, service("shop").owning(named("shop"), SHARDS), NodeBehavior::default()).await;
         let rest = 50 - begun.len();
         let waiting = next.wait_until("the rest", |received| effects(&received.direct).len() == rest);
         tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("immediately");
@@ -265,14 +281,15 @@ fn full_stream_makes_senders_wait_and_loses_nothing() {
         run(async {
             let server = NatsServer::start(release);
             let builder = || NatsBridge::builder(&server.url()).stream_bytes(256 * 1024);
-            let bank = start_with(builder(), service("bank").owning("bank"), NodeBehavior::default()).await;
+            let bank =
+                start_with(builder(), service("bank").owning(named("bank"), SHARDS), NodeBehavior::default()).await;
             let stuck = NodeBehavior {
                 open: false,
                 capacity: 1,
                 handler: Box::new(|_, _| AckOutcome::Ack),
                 ..NodeBehavior::default()
             };
-            let shop = start_with(builder(), service("shop").owning("shop"), stuck).await;
+            let shop = start_with(builder(), service("shop").owning(named("shop"), SHARDS), stuck).await;
             let large =
                 |at| Envelope { payload: vec![1; 10_000].into(), ..command(&shard("bank", 0), &shard("shop", 0), at) };
             let mut refused = None;
@@ -300,10 +317,11 @@ fn abandoned_bridge_closes_and_leaves_messages_to_the_next() {
         run(async {
             let server = NatsServer::start(release);
             let builder = || NatsBridge::builder(&server.url()).ack_wait(Duration::from_secs(1));
-            let bank = start_with(builder(), service("bank").owning("bank"), NodeBehavior::default()).await;
+            let bank =
+                start_with(builder(), service("bank").owning(named("bank"), SHARDS), NodeBehavior::default()).await;
             let without = server.sockets();
             let stuck = NodeBehavior { open: false, ..NodeBehavior::default() };
-            let shop = start_with(builder(), service("shop").owning("shop"), stuck).await;
+            let shop = start_with(builder(), service("shop").owning(named("shop"), SHARDS), stuck).await;
             relay(&bank, (1..=50).map(|at| command(&shard("bank", 0), &shard("shop", 0), at))).await;
             shop.wait_until("all", |received| received.direct.len() == 50).await;
             assert!(server.sockets() > without);
@@ -322,7 +340,8 @@ fn abandoned_bridge_closes_and_leaves_messages_to_the_next() {
                 }
             };
             tokio::time::timeout(Duration::from_secs(10), gone).await.expect("the connection ends");
-            let next = start_with(builder(), service("shop").owning("shop"), NodeBehavior::default()).await;
+            let next =
+                start_with(builder(), service("shop").owning(named("shop"), SHARDS), NodeBehavior::default()).await;
             next.wait_until("all", |received| effects(&received.direct).len() == 50).await;
             bank.inspect(|received| assert_eq!(received.direct.len(), 0));
             next.stop().await;
@@ -337,7 +356,7 @@ fn blocked_detach_can_be_abandoned() {
         let server = NatsServer::start(Release::Pinned);
         let without = server.sockets();
         let stuck = NodeBehavior { open: false, ..NodeBehavior::default() };
-        let bank = start(&server, service("bank").owning("bank"), stuck).await;
+        let bank = start(&server, service("bank").owning(named("bank"), SHARDS), stuck).await;
         relay(&bank, [command(&shard("bank", 0), &shard("bank", 1), 1)]).await;
         bank.wait_until("the command", |received| received.handling == 1).await;
         let mut detaching = std::pin::pin!(bank.bridge.detach());

@@ -8,15 +8,15 @@ use whizbang::bridge::nats::NatsBridge;
 use whizbang::bridge::{AckOutcome, Bridge, BridgeHealth, Request, RequestError, Response};
 use whizbang::message::Envelope;
 use whizbang::testing::bridge::cases::sample::{command, event, external_command, shard};
-use whizbang::testing::bridge::node::{NodeBehavior, TestCard as _, TestNode, service};
-use whizbang::testing::bridge::run;
+use whizbang::testing::bridge::node::{NodeBehavior, TestNode, named, service};
+use whizbang::testing::bridge::{SHARDS, run};
 use whizbang_tests::nats::{NatsServer, Release};
 
 const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
 
 async fn bank(server: &NatsServer, behavior: NodeBehavior) -> TestNode {
     let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
-    let card = service("bank").owning("bank").subscribing("shop");
+    let card = service("bank").owning(named("bank"), SHARDS).subscribing(named("shop"), SHARDS, [named("Happened")]);
     TestNode::attach(bridge, card, behavior).await.expect("attaches")
 }
 
@@ -191,7 +191,8 @@ fn missing_foreign_stream_is_not_a_reconnection() {
             // All checks but the last are answered.
             node.inspect(|received| assert_eq!(received.reconnected, 0, "no reconnection and no new stream"));
             let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
-            let shop = TestNode::attach(bridge, service("shop").owning("shop"), NodeBehavior::default()).await;
+            let shop =
+                TestNode::attach(bridge, service("shop").owning(named("shop"), SHARDS), NodeBehavior::default()).await;
             let shop = shop.expect("attaches");
             node.wait_until("the notification that the stream exists", |received| received.reconnected == 1).await;
             shop.bridge.publish(event(&shard("shop", 0), 1)).await.expect("publishes");
@@ -212,7 +213,7 @@ fn messages_below_the_acknowledgement_floor_are_delivered() {
         run(async {
             let mut server = NatsServer::start(release);
             let shop: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
-            let shop = TestNode::attach(shop, service("shop").owning("shop"), NodeBehavior::default())
+            let shop = TestNode::attach(shop, service("shop").owning(named("shop"), SHARDS), NodeBehavior::default())
                 .await
                 .expect("attaches");
             bank(&server, NodeBehavior::default()).await.stop().await;
@@ -261,7 +262,7 @@ fn unfinished_events_leave_capacity_to_commands() {
         run(async {
             let server = NatsServer::start(release);
             let shop_bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
-            let card = service("shop").owning("shop");
+            let card = service("shop").owning(named("shop"), SHARDS);
             let shop = TestNode::attach(shop_bridge, card, NodeBehavior::default()).await.expect("attaches");
             // No message completes before the node is opened.
             let node = bank(&server, NodeBehavior { capacity: 100_000, open: false, ..NodeBehavior::default() }).await;

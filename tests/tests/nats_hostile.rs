@@ -11,8 +11,8 @@ use whizbang::bridge::wire::Packet;
 use whizbang::bridge::{Bridge, Notification, Request, RequestError, Response};
 use whizbang::message::{Codec, Envelope, Kind};
 use whizbang::testing::bridge::cases::sample::{command, event, external_command, shard};
-use whizbang::testing::bridge::node::{NodeBehavior, TestCard as _, TestNode, named, service};
-use whizbang::testing::bridge::run;
+use whizbang::testing::bridge::node::{NodeBehavior, TestNode, named, service};
+use whizbang::testing::bridge::{SHARDS, run};
 use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
 
 const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
@@ -35,7 +35,7 @@ async fn start(release: Release) -> (NatsServer, TestNode, async_nats::Client) {
         Box::pin(async move { Response::Reply(envelope.payload) })
     };
     let behavior = NodeBehavior { responder: Box::new(responder), ..NodeBehavior::default() };
-    let card = service("bank").owning("bank").subscribing("shop");
+    let card = service("bank").owning(named("bank"), SHARDS).subscribing(named("shop"), SHARDS, [named("Happened")]);
     let node = TestNode::attach(bridge, card, behavior).await.expect("attaches");
     let stranger = async_nats::connect(server.url()).await.expect("connects");
     (server, node, stranger)
@@ -234,7 +234,8 @@ fn pack_that_contradicts_its_subject_is_refused_whole() {
             let (server, node, stranger) = start(release).await;
             // The stream of the shop's events is created by the shop.
             let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
-            let shop = TestNode::attach(bridge, service("shop").owning("shop"), NodeBehavior::default()).await;
+            let shop =
+                TestNode::attach(bridge, service("shop").owning(named("shop"), SHARDS), NodeBehavior::default()).await;
             let shop = shop.expect("attaches");
             let (here, other) = (shard("shop", 1), shard("shop", 2));
             let good = [event(&here, 1), event(&here, 2), event(&here, 3)];
@@ -294,7 +295,8 @@ fn unanswered_requests_block_no_messages() {
             })
         };
         let behavior = NodeBehavior { responder: Box::new(responder), ..NodeBehavior::default() };
-        let node = TestNode::attach(bridge, service("bank").owning("bank"), behavior).await.expect("attaches");
+        let node =
+            TestNode::attach(bridge, service("bank").owning(named("bank"), SHARDS), behavior).await.expect("attaches");
         let stranger = async_nats::connect(server.url()).await.expect("connects");
         let inbox = stranger.new_inbox();
         let mut told = stranger.subscribe(inbox.clone()).await.expect("subscribes");
@@ -324,8 +326,9 @@ fn queued_events_are_packed_up_to_a_limit() {
     run(async {
         let (server, node, stranger) = start(Release::Distribution).await;
         let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
-        let shop =
-            TestNode::attach(bridge, service("shop").owning("shop"), NodeBehavior::default()).await.expect("attaches");
+        let shop = TestNode::attach(bridge, service("shop").owning(named("shop"), SHARDS), NodeBehavior::default())
+            .await
+            .expect("attaches");
         let source = shard("shop", 0);
         let large =
             |position| Envelope { payload: vec![0; 1024].into(), codec: Codec::Bincode, ..event(&source, position) };

@@ -6,8 +6,8 @@ use std::time::Duration;
 use whizbang::bridge::nats::{NatsBridge, NatsBuilder};
 use whizbang::bridge::{Bridge, BridgeError};
 use whizbang::testing::bridge::cases::sample::{command, shard};
-use whizbang::testing::bridge::node::{NodeBehavior, TestCard as _, TestNode, service};
-use whizbang::testing::bridge::run;
+use whizbang::testing::bridge::node::{NodeBehavior, TestNode, named, service};
+use whizbang::testing::bridge::{SHARDS, run};
 use whizbang_tests::nats::{Certificates, NatsConfig, NatsServer, Operator, Release, user_key};
 
 const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
@@ -15,8 +15,9 @@ const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
 /// Connects and sends a command.
 async fn works(builder: NatsBuilder) {
     let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
-    let bank =
-        TestNode::attach(bridge, service("bank").owning("bank"), NodeBehavior::default()).await.expect("attaches");
+    let bank = TestNode::attach(bridge, service("bank").owning(named("bank"), SHARDS), NodeBehavior::default())
+        .await
+        .expect("attaches");
     bank.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 1)).await.expect("sends");
     bank.wait_until("the command", |received| received.direct.len() == 1).await;
     bank.stop().await;
@@ -172,14 +173,16 @@ fn server_failure_during_start_is_reported_in_time() {
         let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
         server.pause();
         let start = tokio::time::Instant::now();
-        let attached = TestNode::attach(bridge, service("bank").owning("bank"), NodeBehavior::default()).await;
+        let attached =
+            TestNode::attach(bridge, service("bank").owning(named("bank"), SHARDS), NodeBehavior::default()).await;
         assert!(matches!(attached.map(|_| ()), Err(BridgeError::Unreachable { .. })));
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
         server.resume();
 
         let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
         server.kill();
-        let attached = TestNode::attach(bridge, service("bank").owning("bank"), NodeBehavior::default()).await;
+        let attached =
+            TestNode::attach(bridge, service("bank").owning(named("bank"), SHARDS), NodeBehavior::default()).await;
         assert!(matches!(attached.map(|_| ()), Err(BridgeError::Unreachable { .. })));
     });
 }
@@ -191,8 +194,9 @@ fn changed_password_disconnects_until_it_is_right_again() {
         let mut server = NatsServer::start_with(Release::Pinned, right.clone());
         let builder = NatsBridge::builder(&server.url()).user("ada", "lovelace");
         let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
-        let bank =
-            TestNode::attach(bridge, service("bank").owning("bank"), NodeBehavior::default()).await.expect("attaches");
+        let bank = TestNode::attach(bridge, service("bank").owning(named("bank"), SHARDS), NodeBehavior::default())
+            .await
+            .expect("attaches");
         server.restart_with(NatsConfig::authorization("user: ada\npassword: changed"));
         let refused = bank.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 1)).await;
         assert!(refused.is_err());
@@ -247,7 +251,9 @@ fn replaced_login_files_are_read_at_the_next_connection() {
                 let builder =
                     if at == 0 { builder.password_file("ada", &file) } else { builder.credentials_file(&file) };
                 let bridge: Arc<dyn Bridge> = Arc::new(builder.clone().connect().await.expect("connects"));
-                let bank = TestNode::attach(bridge, service("bank").owning("bank"), NodeBehavior::default()).await;
+                let bank =
+                    TestNode::attach(bridge, service("bank").owning(named("bank"), SHARDS), NodeBehavior::default())
+                        .await;
                 let bank = bank.expect("attaches");
                 write(new);
                 server.restart_with(after);

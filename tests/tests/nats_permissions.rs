@@ -11,21 +11,21 @@ use whizbang::bridge::wire::Packet;
 use whizbang::bridge::{Bridge, BridgeError, NodeCard, Notification, Request, Response};
 use whizbang::message::{Envelope, Fingerprint, Kind};
 use whizbang::testing::bridge::cases::sample::{command, effects, event, external_command, shard};
-use whizbang::testing::bridge::node::{NodeBehavior, TestCard as _, TestNode, named, service};
-use whizbang::testing::bridge::run;
+use whizbang::testing::bridge::node::{NodeBehavior, TestNode, named, service};
+use whizbang::testing::bridge::{SHARDS, run};
 use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
 
 fn bank() -> NodeCard {
-    service("bank").owning("bank").answering("bank", "Total")
+    service("bank").owning(named("bank"), SHARDS).answering(named("bank"), named("Total"))
 }
 
 fn shop() -> NodeCard {
-    service("e-shop").owning("shop").subscribing("bank")
+    service("e-shop").owning(named("shop"), SHARDS).subscribing(named("bank"), SHARDS, [named("Happened")])
 }
 
 /// Returns the card of a hostile service. It subscribes to its own events, so that it has a consumer of each kind.
 fn evil() -> NodeCard {
-    service("evil").owning("evil").subscribing("evil")
+    service("evil").owning(named("evil"), SHARDS).subscribing(named("evil"), SHARDS, [named("Happened")])
 }
 
 fn cards() -> [NodeCard; 3] {
@@ -251,7 +251,7 @@ fn missing_permission_is_named_at_attach() {
         // The shop's user, with a card that owns the bank's domain.
         let builder = login(&server, "e-shop").stream_setup(StreamSetup::Existing);
         let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
-        let thief = service("e-shop").owning("bank");
+        let thief = service("e-shop").owning(named("bank"), SHARDS);
         let attached = TestNode::attach(bridge, thief, NodeBehavior::default()).await;
         match attached.map(|_| ()) {
             Err(BridgeError::Refused { reason, .. }) => assert!(reason.contains("_bank"), "{reason}"),

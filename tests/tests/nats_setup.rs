@@ -8,8 +8,8 @@ use whizbang::bridge::nats::NatsBridge;
 use whizbang::bridge::subject::Namespace;
 use whizbang::bridge::{Bridge, BridgeError, NodeCard};
 use whizbang::testing::bridge::cases::sample::{command, shard};
-use whizbang::testing::bridge::node::{NodeBehavior, TestCard as _, TestNode, service};
-use whizbang::testing::bridge::run;
+use whizbang::testing::bridge::node::{NodeBehavior, TestNode, named, service};
+use whizbang::testing::bridge::{SHARDS, run};
 use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
 
 const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
@@ -25,7 +25,7 @@ async fn operator(server: &NatsServer) -> jetstream::Context {
 
 /// Returns the difference that attaching reports.
 async fn difference(server: &NatsServer) -> (String, String, String, String) {
-    match attach(server, service("bank").owning("bank")).await.map(|_| ()) {
+    match attach(server, service("bank").owning(named("bank"), SHARDS)).await.map(|_| ()) {
         Err(BridgeError::Mismatch { what, setting, found, wanted }) => (what, setting, found, wanted),
         other => panic!("{other:?}"),
     }
@@ -65,7 +65,7 @@ fn foreign_stream_on_the_subjects_is_reported() {
             ..stream::Config::default()
         };
         operator(&server).await.create_stream(greedy).await.expect("creates");
-        match attach(&server, service("bank").owning("bank")).await.map(|_| ()) {
+        match attach(&server, service("bank").owning(named("bank"), SHARDS)).await.map(|_| ()) {
             Err(BridgeError::Refused { reason, .. }) => assert!(reason.contains("overlap"), "{reason}"),
             other => panic!("{other:?}"),
         }
@@ -77,7 +77,7 @@ fn filtering_consumer_is_reported() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
-            let node = attach(&server, service("bank").owning("bank")).await.expect("attaches");
+            let node = attach(&server, service("bank").owning(named("bank"), SHARDS)).await.expect("attaches");
             node.stop().await;
             let stream = operator(&server).await.get_stream("whizbang_commands_bank").await.expect("a stream");
             stream.delete_consumer("bank").await.expect("deletes");
@@ -102,7 +102,16 @@ fn same_card_reuses_its_streams() {
         run(async {
             let server = NatsServer::start(release);
             for _ in 0..2 {
-                let node = attach(&server, service("bank").owning("bank").subscribing("bank")).await.expect("attaches");
+                let node = attach(
+                    &server,
+                    service("bank").owning(named("bank"), SHARDS).subscribing(
+                        named("bank"),
+                        SHARDS,
+                        [named("Happened")],
+                    ),
+                )
+                .await
+                .expect("attaches");
                 node.bridge.send(command(&shard("bank", 0), &shard("bank", 0), 1)).await.expect("sends");
                 node.wait_until("the command", |received| received.direct.len() == 1).await;
                 node.stop().await;
@@ -132,7 +141,10 @@ fn insufficient_storage_is_reported_immediately() {
         let builder = NatsBridge::builder(&server.url()).stream_bytes(1 << 40);
         let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
         let start = tokio::time::Instant::now();
-        match TestNode::attach(bridge, service("bank").owning("bank"), NodeBehavior::default()).await.map(|_| ()) {
+        match TestNode::attach(bridge, service("bank").owning(named("bank"), SHARDS), NodeBehavior::default())
+            .await
+            .map(|_| ())
+        {
             Err(BridgeError::Refused { reason, .. }) => assert!(reason.contains("insufficient storage"), "{reason}"),
             other => panic!("{other:?}"),
         }
@@ -161,7 +173,16 @@ fn resized_streams_are_used_as_they_are() {
         for bytes in [1 << 30, 1 << 20] {
             run(async {
                 let mut server = NatsServer::start(release);
-                let node = attach(&server, service("bank").owning("bank").subscribing("bank")).await.expect("attaches");
+                let node = attach(
+                    &server,
+                    service("bank").owning(named("bank"), SHARDS).subscribing(
+                        named("bank"),
+                        SHARDS,
+                        [named("Happened")],
+                    ),
+                )
+                .await
+                .expect("attaches");
                 for name in ["whizbang_commands_bank", "whizbang_events_bank"] {
                     let operator = operator(&server).await;
                     let mut config = operator.get_stream(name).await.expect("a stream").cached_info().config.clone();
@@ -172,8 +193,16 @@ fn resized_streams_are_used_as_they_are() {
                 let send = || node.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 1));
                 node.retry_until("a command", send, |received| !received.direct.is_empty()).await;
                 node.stop().await;
-                let again =
-                    attach(&server, service("bank").owning("bank").subscribing("bank")).await.expect("attaches");
+                let again = attach(
+                    &server,
+                    service("bank").owning(named("bank"), SHARDS).subscribing(
+                        named("bank"),
+                        SHARDS,
+                        [named("Happened")],
+                    ),
+                )
+                .await
+                .expect("attaches");
                 assert_eq!(again.bridge.health(), whizbang::bridge::BridgeHealth::default());
                 again.stop().await;
             });
@@ -188,7 +217,9 @@ fn namespaces_on_one_server_are_isolated() {
         let start = async |namespace: &str| {
             let builder = NatsBridge::builder(&server.url()).namespace(Namespace::new(namespace).expect("a namespace"));
             let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
-            TestNode::attach(bridge, service("bank").owning("bank"), NodeBehavior::default()).await.expect("attaches")
+            TestNode::attach(bridge, service("bank").owning(named("bank"), SHARDS), NodeBehavior::default())
+                .await
+                .expect("attaches")
         };
         let (test, production) = (start("test").await, start("production").await);
         test.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 1)).await.expect("sends");

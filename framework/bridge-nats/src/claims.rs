@@ -64,8 +64,8 @@ pub(super) async fn owner(
 }
 
 fn parse_claim(domain: &Name, payload: &[u8]) -> Result<Claim, BridgeError> {
-    serde_json::from_slice(payload)
-        .map_err(|error| BridgeError::Malformed { reason: format!("invalid claim on domain `{domain}`: {error}") })
+    let named = |error| BridgeError::Malformed { reason: format!("domain `{domain}`: {error}") };
+    Claim::parse(payload).map_err(named)
 }
 
 impl Claims {
@@ -269,10 +269,7 @@ impl Claims {
 
     /// Replaces the claim with the sequence `last`. Returns false if that was no longer the last one.
     async fn write(&self, domain: &Name, last: u64, released: bool) -> Result<bool, BridgeError> {
-        let claim = Claim { released, ..Claim::of(&self.card, &self.store) };
-        let doing = || format!("write the claim on domain `{domain}`");
-        let payload = serde_json::to_vec(&claim)
-            .map_err(|error| BridgeError::Broker { doing: doing(), source: Arc::new(error) })?;
+        let payload = Claim::of(&self.card, &self.store).released(released).to_bytes()?;
         match self.jetstream.publish_after(self.namespace.claim_subject(domain), payload.into(), last).await? {
             PublishOutcome::Stored(number) => {
                 if !released {

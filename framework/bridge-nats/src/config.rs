@@ -43,6 +43,7 @@ pub struct NatsBuilder {
 
 /// The party that creates the streams and consumers of a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum StreamSetup {
     /// The node creates missing ones. It needs permission to create streams, and a user with that permission can read and forge
     /// the messages of every service in its account, because the name of a stream does not restrict its subjects.
@@ -210,5 +211,11 @@ impl fmt::Debug for NatsBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Neither the address nor the login: both may contain a password.
         f.debug_struct("NatsBuilder").field("namespace", &self.namespace).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for super::NatsBridge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NatsBridge").finish_non_exhaustive()
     }
 }

@@ -1,7 +1,6 @@
 //! Decodes received messages and rejects those whose headers contradict their subject.
 //!
-//! Called by the consumer loop. The permissions of the server decide who may publish to a subject, so the subject reveals a forged
-//! origin inside a message.
+//! Called by the consumer loop. [`Address`] checks the content against the subject.
 
 use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
@@ -10,7 +9,7 @@ use serde_json::Value;
 use super::headers;
 use super::streams::{StreamContent, StreamSource};
 use whizbang_core::bridge::{BridgeError, Notification, Request};
-use whizbang_core::message::{Envelope, Kind, MAX_PAYLOAD_BYTES, Name, ShardId, shard_of};
+use whizbang_core::message::{Envelope, MAX_PAYLOAD_BYTES, Name, ShardId};
 use whizbang_wire::Packet;
 use whizbang_wire::subject::{Address, Namespace};
 
@@ -19,112 +18,57 @@ const MAX_COPIED_HEADER_BYTES: usize = 16 * 1024;
 /// The number of bytes that are copied of a payload larger than [`MAX_PAYLOAD_BYTES`].
 const MAX_COPIED_OVERSIZE_BYTES: usize = 64 * 1024;
 
-/// Decodes the single envelope in a message of a stream.
-fn envelope(namespace: &Namespace, source: &StreamSource, message: &Message) -> Result<Envelope, BridgeError> {
-    let address = namespace.parse(&message.subject).ok_or_else(unexpected_subject)?;
-    let mut envelope = Packet::read_envelope(headers::from_nats(message.headers.as_ref()), message.payload.clone())?;
-    let origin = envelope.origin.as_ref().map(|origin| &origin.shard);
-    match (source.content, address) {
-        (StreamContent::Direct, Address::Direct { to, from }) => {
-            // A reply answers a command that an actor sent, so it comes from a shard.
-            let is_direct = match from {
-                Some(_) => matches!(envelope.kind, Kind::Command | Kind::Reply | Kind::Document),
-                None => matches!(envelope.kind, Kind::Command | Kind::Document),
-            };
-            check(is_direct, "kind")?;
-            check(to.domain == source.domain && to.shard < source.shards, "destination")?;
-            check(envelope.to.as_ref().is_none_or(|claimed| *claimed == to), "destination")?;
-            check(envelope.kind != Kind::Command || envelope.domain == to.domain, "domain")?;
-            check(origin == from.as_ref(), "origin")?;
-            let is_own_reply = from.as_ref().is_none_or(|from| from.domain == envelope.domain);
-            check(envelope.kind != Kind::Reply || is_own_reply, "domain")?;
-            // A key that is handled in another shard than its own would have two histories. A message of an actor is not refused
-            // here, because it has a number in the sequence of its sender: it becomes a dead letter.
-            check(from.is_some() || shard_of(&envelope.key, source.shards) == to.shard, "shard of the key")?;
-            envelope.to = Some(to);
-        }
-        (StreamContent::Events, Address::Event { shard, name }) => {
-            check(envelope.kind == Kind::Event, "kind")?;
-            // The shard may be unknown to this program: the node reports that.
-            check(shard.domain == source.domain, "shard")?;
-            check(origin == Some(&shard), "origin")?;
-            check(envelope.name == name && envelope.domain == shard.domain, "name")?;
-        }
-        _ => return Err(unexpected_subject()),
-    }
-    Ok(envelope)
-}
-
 /// Decodes all envelopes in a message of a stream: a single one, or the events of a pack.
 pub(super) fn envelopes(
     namespace: &Namespace,
     source: &StreamSource,
     message: &Message,
 ) -> Result<Vec<Envelope>, BridgeError> {
-    let shard = match (source.content, namespace.parse(&message.subject)) {
-        (StreamContent::Events, Some(Address::Events(shard))) => shard,
-        _ => return Ok(vec![envelope(namespace, source, message)?]),
-    };
-    check(shard.domain == source.domain, "shard")?;
-    let headers: Vec<_> = headers::from_nats(message.headers.as_ref()).collect();
-    let events = Packet::read_events(&headers, message.payload.clone())?;
-    for event in &events {
-        check(event.kind == Kind::Event, "kind")?;
-        check(event.origin.as_ref().is_some_and(|origin| origin.shard == shard), "origin")?;
-        check(event.domain == shard.domain, "domain")?;
+    let address = namespace.parse(&message.subject).ok_or_else(unexpected_subject)?;
+    match (source.content, &address) {
+        (StreamContent::Direct, Address::Direct { .. }) => {
+            let owns = [(source.domain.clone(), source.shards)];
+            Ok(vec![address.accept_message(envelope(message)?, &owns)?])
+        }
+        (StreamContent::Events, Address::Event { shard, .. } | Address::Events(shard))
+            if shard.domain == source.domain =>
+        {
+            let events = match &address {
+                Address::Events(_) => {
+                    let headers: Vec<_> = headers::from_nats(message.headers.as_ref()).collect();
+                    Packet::read_events(&headers, message.payload.clone())?
+                }
+                _ => vec![envelope(message)?],
+            };
+            address.accept_events(&events)?;
+            Ok(events)
+        }
+        _ => Err(unexpected_subject()),
     }
-    Ok(events)
 }
 
-/// Decodes a request.
-///
-/// A command whose caller does not know the number of shards gets the shard of its key; `owns` has the domains' shard counts.
+fn envelope(message: &Message) -> Result<Envelope, BridgeError> {
+    Packet::read_envelope(headers::from_nats(message.headers.as_ref()), message.payload.clone())
+}
+
+/// Decodes a request. `owns` lists the domains of the node with their numbers of shards.
 pub(super) fn request(namespace: &Namespace, owns: &[(Name, u16)], message: &Message) -> Result<Request, BridgeError> {
     let address = namespace.parse(&message.subject).ok_or_else(unexpected_subject)?;
     let headers: Vec<_> = headers::from_nats(message.headers.as_ref()).collect();
-    let mut request = Packet::read_request(&headers, message.payload.clone())?;
-    let claimed = Address::for_request(&request);
-    let agrees = match (&claimed, &address) {
-        // A caller that does not know the number of shards leaves the shard out.
-        (Address::CommandRequest { domain, shard: None }, Address::CommandRequest { domain: other, .. }) => {
-            domain == other
-        }
-        _ => claimed == address,
-    };
-    if !agrees {
-        return Err(unexpected_subject());
-    };
-    if let Request::Command(envelope) | Request::Query(envelope) = &request {
-        // The caller is not an actor: actors send one-way messages and receive replies as messages.
-        check(envelope.origin.is_none(), "origin")?;
-    }
-    if let Request::Command(envelope) = &mut request {
-        let owned = owns.iter().find(|(domain, _)| *domain == envelope.domain);
-        let shard = owned.map(|(domain, shards)| ShardId::new(domain.clone(), shard_of(&envelope.key, *shards)));
-        check(envelope.to.is_none() || envelope.to == shard, "shard of the key")?;
-        envelope.to = shard;
-    }
-    Ok(request)
+    address.accept_request(Packet::read_request(&headers, message.payload.clone())?, owns)
 }
 
 /// Decodes a notification.
 pub(super) fn notification(namespace: &Namespace, message: &Message) -> Result<Notification, BridgeError> {
+    let address = namespace.parse(&message.subject).ok_or_else(unexpected_subject)?;
     let headers: Vec<_> = headers::from_nats(message.headers.as_ref()).collect();
     let notification = Packet::read_notification(&headers, message.payload.clone())?;
-    let agrees = namespace.parse(&message.subject) == Some(Address::for_notification(&notification));
-    if agrees { Ok(notification) } else { Err(unexpected_subject()) }
-}
-
-fn check(agrees: bool, what: &str) -> Result<(), BridgeError> {
-    if agrees { Ok(()) } else { Err(subject_mismatch(what)) }
+    address.accept_notification(&notification)?;
+    Ok(notification)
 }
 
 fn unexpected_subject() -> BridgeError {
     BridgeError::Malformed { reason: "the subject does not fit the content of the message".to_owned() }
-}
-
-fn subject_mismatch(what: &str) -> BridgeError {
-    BridgeError::Malformed { reason: format!("the {what} contradicts the subject of the message") }
 }
 
 /// Returns the copy of a refused message: its payload, headers and subject, and the reason of the refusal.
@@ -186,7 +130,6 @@ pub(super) fn last_position(shard: &ShardId, headers: &[(String, String)], paylo
 }
 
 /// Parses any bytes as a JetStream response to each kind of request, for tests. Returns true if one parser accepts them.
-#[cfg(feature = "testing")]
 pub fn parses_response(payload: &[u8]) -> bool {
     let acknowledged = super::acknowledgement::parse_payload(payload);
     let Ok(answer) = serde_json::from_slice::<Value>(payload) else { return acknowledged.is_ok() };

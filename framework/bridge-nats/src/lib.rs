@@ -4,6 +4,8 @@
 //! subjects, streams and headers for operators and for clients in other languages.
 //! The server is only a transport: the sequence numbers in the messages reveal its losses, and the services' logs repair them.
 
+// docs.rs marks the items that need a feature.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -22,8 +22,7 @@ use whizbang_wire::subject::Namespace;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let bank = Name::new("bank")?;
-/// let card =
-///     NodeCard { owns: vec![(bank.clone(), 16)], ..NodeCard::new(bank) };
+/// let card = NodeCard::new(bank.clone()).owning(bank, 16);
 /// let runtime = NatsPermissions::runtime(&card, &Namespace::default()).to_string();
 /// assert!(runtime.contains("\"whizbang.evt.bank.>\"") && !runtime.contains("CREATE"));
 /// let setup = NatsPermissions::setup(&[card], &Namespace::default()).to_string();

@@ -242,7 +242,7 @@ mod tests {
 
     fn pull_consumer() -> PullConsumer {
         let bank = Name::new("bank").unwrap();
-        let card = NodeCard { owns: vec![(bank.clone(), 1)], ..NodeCard::new(bank) };
+        let card = NodeCard::new(bank.clone()).owning(bank, 1);
         let source = streams::sources(&NatsBuilder::new("nats://host"), &card).remove(0);
         PullConsumer::new(source, "inbox".into(), Some(Incarnation::default()))
     }

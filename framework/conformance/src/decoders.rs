@@ -9,7 +9,8 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use whizbang_core::bridge::BridgeError;
-use whizbang_core::message::MAX_PAYLOAD_BYTES;
+use whizbang_core::bridge::claim::{Claim, lost_reason};
+use whizbang_core::message::{MAX_PAYLOAD_BYTES, Name};
 use whizbang_wire::Packet;
 use whizbang_wire::subject::Namespace;
 
@@ -119,7 +120,13 @@ pub fn log_record(input: &[u8]) -> bool {
 
 /// Parses a claim on a domain in JSON.
 pub fn claim(input: &[u8]) -> bool {
-    whizbang_core::bridge::parses_claim(input)
+    let claim = Claim::parse(input);
+    if let (Ok(claim), Ok(domain)) = (&claim, Name::from_static("bank")) {
+        assert!(lost_reason(&domain, Some(claim)).contains("bank"));
+        let again = claim.to_bytes().and_then(|bytes| Claim::parse(&bytes));
+        assert!(again.as_ref().is_ok_and(|again| again == claim), "{claim:?} became {again:?}");
+    }
+    claim.is_ok()
 }
 
 /// Parses JetStream responses in JSON: acknowledgements, stored messages, states of consumers.

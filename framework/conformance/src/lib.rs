@@ -2,6 +2,9 @@
 //!
 //! A store's test calls [`store::run`], a bridge's test [`bridge::run`]. Applications use them through
 //! `whizbang::testing`.
+
+// docs.rs marks the items that need a feature.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(
     clippy::unwrap_used,
     clippy::expect_used,

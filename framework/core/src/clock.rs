@@ -50,12 +50,7 @@ pub struct Clock(Source);
 enum Source {
     System,
     Manual(Arc<AtomicU64>),
-    #[cfg(feature = "testing")]
-    Ticking {
-        start: Timestamp,
-        began: tokio::time::Instant,
-        jumped: Arc<std::sync::atomic::AtomicI64>,
-    },
+    Ticking { start: Timestamp, began: tokio::time::Instant, jumped: Arc<std::sync::atomic::AtomicI64> },
 }
 
 impl Clock {
@@ -72,7 +67,6 @@ impl Clock {
 
     /// Creates a clock that reads `start` now and advances with tokio's timer, which simulations pause, until it
     /// [jumps](ClockJumps::jump).
-    #[cfg(feature = "testing")]
     pub fn ticking(start: Timestamp) -> (Self, ClockJumps) {
         let jumped = Arc::new(std::sync::atomic::AtomicI64::new(0));
         (Self(Source::Ticking { start, began: monotonic(), jumped: Arc::clone(&jumped) }), ClockJumps(jumped))
@@ -89,7 +83,6 @@ impl Clock {
                     .map_or(0, |span| span.as_secs().saturating_mul(1000) + u64::from(span.subsec_millis())),
             ),
             Source::Manual(millis) => Timestamp(millis.load(Ordering::Relaxed)),
-            #[cfg(feature = "testing")]
             Source::Ticking { start, began, jumped } => {
                 Timestamp(start.after(began.elapsed()).0.saturating_add_signed(jumped.load(Ordering::Relaxed)))
             }
@@ -122,11 +115,9 @@ impl MonotonicTime {
 }
 
 /// Makes a [ticking clock](Clock::ticking) jump, as an administrator or a time server may.
-#[cfg(feature = "testing")]
 #[derive(Clone, Debug)]
 pub struct ClockJumps(Arc<std::sync::atomic::AtomicI64>);
 
-#[cfg(feature = "testing")]
 impl ClockJumps {
     /// Moves the clock by this many milliseconds, forward or back.
     pub fn jump(&self, millis: i64) {

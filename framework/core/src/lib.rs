@@ -2,11 +2,9 @@
 //!
 //! Applications depend on `whizbang` alone. A store implements [`store::Store`], a bridge [`bridge::Bridge`]; both pass the
 //! suites of the crate `whizbang-conformance`.
-//!
-//! # Features
-//!
-//! - `testing`: manual clocks and the seams of the simulated cluster
 
+// docs.rs marks the items that need a feature.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 // Input from outside must not stop a node, so nothing here panics; clippy.toml allows it in tests.
 #![deny(
     clippy::unwrap_used,

@@ -104,7 +104,7 @@ pub fn shortened(mut text: String) -> String {
 #[macro_export]
 macro_rules! passes {
     ($room:literal, $message:expr, $id:expr, $correlation:expr) => {
-        tracing::trace!(
+        $crate::telemetry::tracing::trace!(
             target: $crate::telemetry::TARGET, room = $room, message = %$message, id = %$id, correlation = %$correlation,
             "passes",
         )
@@ -112,3 +112,6 @@ macro_rules! passes {
 }
 #[doc(hidden)]
 pub use crate::passes;
+/// For [`passes`], so that crates that only trace need no dependency of their own.
+#[doc(hidden)]
+pub use tracing;

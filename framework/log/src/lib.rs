@@ -2,6 +2,8 @@
 //!
 //! Shared by the stores that keep their own log. Applications depend on `whizbang` alone.
 
+// docs.rs marks the items that need a feature.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 // Input from outside must not stop a node, so nothing here panics; clippy.toml allows it in tests.
 #![deny(
     clippy::unwrap_used,

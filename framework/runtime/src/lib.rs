@@ -6,6 +6,8 @@
 //!
 //! - `testing`: the seams of the simulated cluster
 
+// docs.rs marks the items that need a feature.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 // Input from outside must not stop a node, so nothing here panics; clippy.toml allows it in tests.
 #![deny(
     clippy::unwrap_used,

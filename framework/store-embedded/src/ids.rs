@@ -436,6 +436,5 @@ fn next_merged(walks: &mut [RunCursor]) -> io::Result<Option<Entry>> {
 }
 
 #[cfg(test)]
-#[cfg(feature = "testing")]
 #[path = "ids_tests.rs"]
 mod tests;

@@ -7,6 +7,8 @@
 //!
 //! Start reading at `write_buffer.rs`, `frame.rs` and `scan.rs`.
 
+// docs.rs marks the items that need a feature.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -21,7 +23,6 @@
 mod catalog;
 mod checkpoint;
 mod config;
-#[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "only tests bring disks of their own"))]
 mod disk;
 mod flusher;
 mod frame;
@@ -53,10 +54,8 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 pub use self::config::EmbeddedConfig;
-#[cfg(not(feature = "testing"))]
-use self::disk::Disk;
 use self::disk::Folder;
-#[cfg(feature = "testing")]
+#[doc(hidden)]
 pub use self::disk::{Disk, DiskFile};
 use self::flusher::Flusher;
 use self::ids::IdRuns;
@@ -138,7 +137,7 @@ impl EmbeddedStore {
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    #[cfg(feature = "testing")]
+    #[doc(hidden)]
     pub fn open_on(disk: Arc<dyn Disk>, config: &EmbeddedConfig, seed: Option<u64>) -> Result<Self, StoreError> {
         match seed {
             Some(seed) => Self::start(disk, config, IdSource::seeded(Clock::system(), seed), ExecutionMode::Caller),
@@ -147,7 +146,7 @@ impl EmbeddedStore {
     }
 
     /// Writes, flushes and reports all appends, and writes the caches. Does nothing in a store with threads.
-    #[cfg(feature = "testing")]
+    #[doc(hidden)]
     pub fn step(&self) {
         self.inner.step();
     }
@@ -420,5 +419,4 @@ impl std::fmt::Debug for EmbeddedStore {
 }
 
 #[cfg(test)]
-#[cfg(feature = "testing")]
 mod tests;

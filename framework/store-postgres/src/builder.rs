@@ -23,6 +23,15 @@ const CONNECTING: &str = "connecting to PostgreSQL";
 pub(crate) const SCHEMA: &str = "whizbang";
 
 /// Configures a [`PostgresStore`]; from [`PostgresStore::builder`].
+///
+/// ```no_run
+/// use whizbang_store_postgres::{Migrations, PostgresStore};
+///
+/// # async fn connect() -> Result<PostgresStore, whizbang_core::store::StoreError> {
+/// PostgresStore::builder("postgres://bank@db.example.com/bank").schema("bank").connect().await
+/// # }
+/// # let _ = Migrations::default();
+/// ```
 #[derive(Clone)]
 pub struct PostgresBuilder {
     url: String,

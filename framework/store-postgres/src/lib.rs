@@ -7,6 +7,8 @@
 //!
 //! Begin reading with `queue.rs` and `writer.rs`.
 
+// docs.rs marks the items that need a feature.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 // Input from outside must not stop a node, so nothing here panics; clippy.toml allows it in tests.
 #![deny(
     clippy::unwrap_used,

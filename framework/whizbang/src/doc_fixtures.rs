@@ -2,11 +2,11 @@
 
 use crate::prelude::*;
 
-#[derive(Domain)]
+#[derive(Domain, Debug)]
 #[domain(name = "bank")]
 pub struct Bank;
 
-#[derive(Command, Clone, Serialize, Deserialize)]
+#[derive(Command, Clone, Debug, Serialize, Deserialize)]
 #[command(domain = Bank, reply = u64)]
 pub struct Deposit {
     #[key]
@@ -14,13 +14,13 @@ pub struct Deposit {
     pub cents: u64,
 }
 
-#[derive(Event, Serialize, Deserialize)]
+#[derive(Event, Debug, Serialize, Deserialize)]
 #[event(domain = Bank)]
 pub struct Deposited {
     pub cents: u64,
 }
 
-#[derive(Aggregate, Default)]
+#[derive(Aggregate, Debug, Default)]
 #[aggregate(domain = Bank, handles(Deposit), applies(Deposited))]
 pub struct Account {
     pub cents: u64,

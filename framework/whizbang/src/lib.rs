@@ -74,6 +74,8 @@
 //!
 //! The modules are listed in the order in which a command passes them; ARCHITECTURE.md in the repository describes it.
 
+// docs.rs marks the items that need a feature.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 // Untrusted input must not end a node, so nothing here panics; clippy.toml exempts tests.
 #![deny(
     clippy::unwrap_used,
@@ -86,12 +88,10 @@
     clippy::print_stderr
 )]
 
-#[doc(hidden)]
-pub use whizbang_core::telemetry;
 pub use whizbang_core::{clock, message};
-pub use whizbang_runtime::{actor, aggregate, client, node, projection, router, saga, worker};
 #[doc(hidden)]
-pub use whizbang_runtime::{derive, inbox};
+pub use whizbang_runtime::derive;
+pub use whizbang_runtime::{aggregate, client, node, projection, saga, worker};
 #[cfg(feature = "testing")]
 pub use whizbang_testing as testing;
 #[cfg(feature = "testing")]
@@ -101,9 +101,6 @@ pub use whizbang_testing::{bridge_suite, broker_suite, lease_suite, store_suite}
 pub mod store {
     pub use whizbang_core::store::*;
     pub use whizbang_log::memory;
-    #[cfg(feature = "testing")]
-    #[doc(hidden)]
-    pub use whizbang_log::record::reads_record;
     #[cfg(feature = "embedded")]
     pub use whizbang_store_embedded as embedded;
     #[cfg(feature = "postgres")]
@@ -119,6 +116,11 @@ pub mod bridge {
     pub use whizbang_wire::{loopback, subject};
 }
 
+/// The description of a node's actors, messages and views, as [`Node::manifest`] returns it.
+pub mod manifest {
+    pub use whizbang_runtime::router::{ActorCard, DomainCard, Manifest, MessageCard, Shapes, StateCard};
+}
+
 #[doc(hidden)]
 #[allow(missing_docs)]
 pub mod doc_fixtures;
@@ -127,7 +129,6 @@ pub mod prelude;
 // Derived code refers to the framework from outside; the framework's own tests use it as well.
 extern crate self as whizbang;
 
-pub use actor::{Effects, EventContext};
 pub use aggregate::{Aggregate, Apply, Handle, OnReply, React};
 #[cfg(feature = "nats")]
 pub use bridge::nats::NatsBridge;
@@ -143,4 +144,5 @@ pub use store::memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use store::postgres::PostgresStore;
 pub use whizbang_core::retry::Retry;
+pub use whizbang_runtime::actor::{CompensationScope, Effects, EventContext, Role, Sent, Stateful};
 pub use worker::{Job, OnEvent, OnJobReply, Perform, WorkError, Worker};

@@ -325,8 +325,7 @@ async fn events_and_answers_name_their_store() {
     let (hub, store, inbound) = (LoopbackHub::new(), MemoryStore::new(), Arc::new(RecordingInbound::default()));
     let node = owner(&store, &hub).start().await.unwrap();
     let bridge = hub.bridge();
-    let subscribes = vec![(name("wallets"), 1, vec![name("Filled")])];
-    let card = NodeCard { subscribes, ..NodeCard::new(name("ears")) };
+    let card = NodeCard::new(name("ears")).subscribing(name("wallets"), 1, [name("Filled")]);
     bridge.attach(card, Arc::clone(&inbound) as Arc<dyn Inbound>).await.unwrap();
     fill_times(&node, 2).await;
     let mine = Some(identity(&store).await);

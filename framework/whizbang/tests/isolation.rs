@@ -329,8 +329,7 @@ impl Inbound for Impostor {
 }
 
 fn card(service: &'static str, owns: &'static str) -> NodeCard {
-    let owns = vec![(Name::new(owns).unwrap(), 16)];
-    NodeCard { owns, ..NodeCard::new(Name::new(service).unwrap()) }
+    NodeCard::new(Name::new(service).unwrap()).owning(Name::new(owns).unwrap(), 16)
 }
 
 #[whizbang::test]

@@ -117,9 +117,9 @@ async fn full_disk_of_an_owner_is_named_to_remote_callers() {
 #[cfg(feature = "testing")]
 #[whizbang::test]
 async fn lossy_reordering_broker_changes_nothing() {
-    use whizbang::bridge::loopback::LoopbackFaults;
     use whizbang::clock::Clock;
     use whizbang::message::IdSource;
+    use whizbang::testing::LoopbackFaults;
 
     for seed in 0..2 {
         let hub = LoopbackHub::new();
@@ -129,7 +129,7 @@ async fn lossy_reordering_broker_changes_nothing() {
             accounts.client().send(deposit(&format!("from{n}"), 100)).await.unwrap();
         }
         let faults = LoopbackFaults { drop: 0.2, duplicate: 0.3, reorder: 0.3, ..LoopbackFaults::default() };
-        hub.set_faults(faults, IdSource::seeded(Clock::system(), seed));
+        faults.inject(&hub, IdSource::seeded(Clock::system(), seed));
         for n in 0..100 {
             let client = transfers.client();
             client.send(transfer(&format!("t{n}"), &format!("from{}", n % 20), "bob", 10)).await.unwrap();
@@ -144,7 +144,7 @@ async fn lossy_reordering_broker_changes_nothing() {
             done == 100
         })
         .await;
-        hub.clear_faults();
+        hub.deliver_all();
         assert_eq!(accounts.client().send(deposit("bob", 0)).await.unwrap(), 1000);
         for n in 0..20 {
             assert_eq!(accounts.client().send(deposit(&format!("from{n}"), 0)).await.unwrap(), 50);

@@ -6,6 +6,8 @@
 //! [`Malformed`](BridgeError::Malformed) or [`Oversize`](BridgeError::Oversize). Decoding never panics and never allocates more
 //! than the received bytes justify.
 
+// docs.rs marks the items that need a feature.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -17,12 +19,12 @@
     clippy::print_stderr
 )]
 
+mod accept;
 pub(crate) mod frame;
 mod headers;
 mod instant;
 pub mod loopback;
 mod pack;
-#[doc(hidden)]
 pub mod percent;
 #[doc(hidden)]
 pub mod queue;

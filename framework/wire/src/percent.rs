@@ -1,6 +1,6 @@
 //! Percent-encoding of header values, as the CloudEvents bindings define it.
 //!
-//! Called by the header codec. An encoded value is printable ASCII without space, `"` and `%`; every other byte of the UTF-8 text is
+//! Called by the header codec, and by bridges to brokers that carry events as JSON. An encoded value is printable ASCII without space, `"` and `%`; every other byte of the UTF-8 text is
 //! written as `%XX`. A key with any text therefore fits into a header.
 
 use std::borrow::Cow;
@@ -12,7 +12,14 @@ fn is_plain(byte: u8) -> bool {
 }
 
 /// Encodes `text` for a header.
-pub(super) fn encode(text: &str) -> String {
+///
+/// ```
+/// use whizbang::bridge::wire::percent;
+///
+/// assert_eq!(percent::encode("account 12%"), "account%2012%25");
+/// assert_eq!(percent::decode("account%2012%25").as_deref(), Some("account 12%"));
+/// ```
+pub fn encode(text: &str) -> String {
     if text.bytes().all(is_plain) {
         return text.to_owned();
     }

@@ -15,6 +15,12 @@ pub struct Queue<T> {
     capacity: usize,
 }
 
+impl<T> std::fmt::Debug for Queue<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue").field("capacity", &self.capacity).finish_non_exhaustive()
+    }
+}
+
 struct QueueState<T> {
     items: VecDeque<(T, Option<oneshot::Sender<()>>)>,
     closed: bool,

@@ -198,7 +198,7 @@ impl Packet {
                         .ok_or_else(|| malformed(format!("invalid header `{COMMITTED}`: `{}`", excerpt(text))))
                 });
                 let (committed, store) = (committed.transpose()?, read_store(headers)?);
-                Ok(Response::Envelopes(Page { envelopes, last, committed, store }.of_store()))
+                Ok(Response::Envelopes(Page::new(envelopes, last).committed(committed).store(store).of_store()))
             }
             "watermark" => {
                 let mut frame = Reader::new(payload)?;

@@ -157,7 +157,7 @@ fn answer() -> impl Strategy<Value = Response> {
         payload().prop_map(Response::Reply),
         (prop::collection::vec(envelope(), 0..5), any::<u64>(), any::<Option<u64>>(), store()).prop_map(
             |(envelopes, last, committed, store)| Response::Envelopes(
-                Page { envelopes, last, committed, store }.of_store()
+                Page::new(envelopes, last).committed(committed).store(store).of_store()
             )
         ),
         (any::<u64>(), store()).prop_map(|(through, store)| Response::Watermark { through, store }),

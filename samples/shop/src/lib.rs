@@ -6,6 +6,9 @@
 //! [`permissions`] restricts each on a server, [`mod@run`] places orders and waits for their end, [`report`] and [`flow`] read
 //! the logs.
 
+// The library is only for the program and its tests.
+#![allow(missing_debug_implementations)]
+
 pub mod orders;
 
 pub mod inventory;

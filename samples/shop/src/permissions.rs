@@ -91,7 +91,6 @@ pub async fn cards(data: &DataFolder) -> Result<Vec<NodeCard>, ShopError> {
     for service in Service::ALL {
         cards.push(service.card(data).await?);
     }
-    let counter = Name::new(COUNTER).map_err(io::Error::other)?;
-    cards.push(NodeCard::new(counter));
+    cards.push(NodeCard::new(Name::new(COUNTER).map_err(io::Error::other)?));
     Ok(cards)
 }

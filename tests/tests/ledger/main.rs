@@ -10,9 +10,9 @@ mod world;
 
 use std::ops::Range;
 
-use whizbang::bridge::loopback::LoopbackFaults;
 use whizbang::clock::{Clock, Timestamp};
 use whizbang::message::IdSource;
+use whizbang::testing::LoopbackFaults;
 use whizbang_tests::checker::Verdict;
 use whizbang_tests::{Panics, brief_or_long};
 

@@ -53,7 +53,7 @@ impl World {
         };
         let hub = LoopbackHub::new();
         if let Some(faults) = plan.faults {
-            hub.set_faults(faults, rng(seed ^ 0xFA));
+            faults.inject(&hub, rng(seed ^ 0xFA));
         }
         let slots = plan.services.iter().map(slot).collect();
         Self { plan, rng: rng(seed), hub, slots, callers: Rc::default(), sent: 0 }
@@ -137,7 +137,7 @@ impl World {
 
     /// Stops the faults, waits for all work, then compares the logs with the ledger.
     pub(crate) async fn verdict(mut self) -> Verdict {
-        self.hub.clear_faults();
+        self.hub.deliver_all();
         // Late enough for all timers.
         self.slots.iter().for_each(|slot| slot.manual_clock.set(START_TIME.after(2 * MAX_JUMP)));
         self.start().await;

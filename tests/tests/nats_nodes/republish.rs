@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use whizbang::bridge::Bridge;
 use whizbang::bridge::nats::NatsBridge;
-use whizbang::bridge::{Bridge, NodeCard};
 use whizbang::prelude::*;
 use whizbang::testing::bridge::node::{NodeBehavior, Received, TestNode, named, service};
 use whizbang::testing::bridge::run;
@@ -14,8 +14,7 @@ use crate::bank::{Account, deposit};
 
 /// Starts a subscriber that reads from the broker only and requests no log.
 async fn listener(server: &NatsServer) -> TestNode {
-    let bank = (named("bank"), 16, vec![named("Deposited")]);
-    let card = NodeCard { subscribes: vec![bank], ..service("listener") };
+    let card = service("listener").subscribing(named("bank"), 16, [named("Deposited")]);
     let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
     TestNode::attach(bridge, card, NodeBehavior::default()).await.expect("attaches")
 }

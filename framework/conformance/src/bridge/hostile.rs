@@ -57,6 +57,15 @@ pub struct Hostile {
     written: u64,
 }
 
+impl std::fmt::Debug for Hostile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hostile")
+            .field("targets", &self.targets)
+            .field("written", &self.written)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Hostile {
     /// Creates a client that attacks these domains.
     pub fn new(seed: u64, targets: Vec<Target>) -> Self {

@@ -28,6 +28,50 @@ use whizbang_wire::Packet;
 pub const SHARDS: u16 = 4;
 
 /// A broker under test, empty at the start of each case, and the faults that the suite injects into it.
+///
+/// ```
+/// use std::sync::{Arc, Mutex};
+///
+/// use futures_util::future::{BoxFuture, FutureExt};
+/// use whizbang::bridge::Bridge;
+/// use whizbang::bridge::loopback::{LoopbackBridge, LoopbackHub};
+/// use whizbang::bridge::wire::Packet;
+/// use whizbang::message::ShardId;
+/// use whizbang::testing::bridge::{Fixture, hostile::Forgery};
+///
+/// #[derive(Default)]
+/// struct Loopback {
+///     hub: LoopbackHub,
+///     bridges: Mutex<Vec<Arc<LoopbackBridge>>>,
+/// }
+///
+/// impl Fixture for Loopback {
+///     fn bridge(&self) -> BoxFuture<'_, Arc<dyn Bridge>> {
+///         let bridge = Arc::new(self.hub.bridge());
+///         self.bridges.lock().unwrap().push(bridge.clone());
+///         async move { bridge as Arc<dyn Bridge> }.boxed()
+///     }
+///     fn interrupt(&self) -> BoxFuture<'_, ()> {
+///         for bridge in self.bridges.lock().unwrap().iter() {
+///             bridge.disconnect();
+///             bridge.reconnect();
+///         }
+///         async {}.boxed()
+///     }
+///     fn inject(&self, to: ShardId, packet: Packet) -> BoxFuture<'_, ()> {
+///         async move { self.hub.inject(&to.domain, packet).await.unwrap() }.boxed()
+///     }
+///     fn forge(&self, forgery: Forgery) -> BoxFuture<'_, ()> {
+///         async move { self.hub.forge(&forgery.address, forgery.packet).await }.boxed()
+///     }
+///     fn refused(&self) -> BoxFuture<'_, usize> {
+///         async { self.hub.refused().len() }.boxed()
+///     }
+/// }
+///
+/// whizbang::bridge_suite!(Loopback::default());
+/// # fn main() {}
+/// ```
 pub trait Fixture {
     /// Returns a bridge for one more node, not attached.
     fn bridge(&self) -> BoxFuture<'_, Arc<dyn Bridge>>;

@@ -52,6 +52,15 @@ pub struct TestInbound {
     this: std::sync::Weak<TestInbound>,
 }
 
+impl std::fmt::Debug for TestInbound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TestInbound")
+            .field("received", &self.received)
+            .field("capacity", &self.capacity)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The behavior of a test node.
 pub struct NodeBehavior {
     /// The number of messages that it handles at once.
@@ -62,6 +71,15 @@ pub struct NodeBehavior {
     pub responder: Box<Responder>,
     /// The outcome of a message, given everything received before it.
     pub handler: Box<OutcomeHandler>,
+}
+
+impl std::fmt::Debug for NodeBehavior {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeBehavior")
+            .field("capacity", &self.capacity)
+            .field("open", &self.open)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for NodeBehavior {
@@ -151,6 +169,12 @@ pub struct TestNode {
     /// Its bridge.
     pub bridge: Arc<dyn Bridge>,
     inbound: Arc<TestInbound>,
+}
+
+impl std::fmt::Debug for TestNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TestNode").field("inbound", &self.inbound).finish_non_exhaustive()
+    }
 }
 
 impl TestNode {
@@ -252,29 +276,4 @@ pub fn service(name: &'static str) -> NodeCard {
 /// Returns a name.
 pub fn named(name: &'static str) -> Name {
     Name::from_static(name).expect("a name")
-}
-
-/// Fills the card of a service under test.
-pub trait TestCard {
-    /// Adds an owned domain.
-    fn owning(self, domain: &'static str) -> Self;
-    /// Adds a subscription to the events of a domain.
-    fn subscribing(self, domain: &'static str) -> Self;
-    /// Adds an answered query.
-    fn answering(self, domain: &'static str, query: &'static str) -> Self;
-}
-
-impl TestCard for NodeCard {
-    fn owning(mut self, domain: &'static str) -> Self {
-        self.owns.push((named(domain), super::SHARDS));
-        self
-    }
-    fn subscribing(mut self, domain: &'static str) -> Self {
-        self.subscribes.push((named(domain), super::SHARDS, vec![named("Happened")]));
-        self
-    }
-    fn answering(mut self, domain: &'static str, query: &'static str) -> Self {
-        self.answers.push((named(domain), named(query)));
-        self
-    }
 }

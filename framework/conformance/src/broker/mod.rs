@@ -127,6 +127,14 @@ pub struct ReceivedMessage {
 }
 
 /// A broker under test, empty at the start of each case.
+///
+/// ```
+/// use whizbang::testing::broker::ModelBroker;
+///
+/// // A test of each case, here for the simulated broker.
+/// whizbang::broker_suite!(ModelBroker::default());
+/// # fn main() {}
+/// ```
 pub trait Broker {
     /// True if the time of the broker is virtual.
     const VIRTUAL_TIME: bool;

@@ -15,6 +15,12 @@ use whizbang_core::clock::instant;
 #[derive(Default)]
 pub struct ModelBroker(Mutex<Model<Vec<u8>>>);
 
+impl std::fmt::Debug for ModelBroker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ModelBroker").finish_non_exhaustive()
+    }
+}
+
 impl ModelBroker {
     fn apply<T: Send + 'static>(&self, action: impl FnOnce(&mut Model<Vec<u8>>) -> T) -> BoxFuture<'static, T> {
         ready(action(&mut self.0.lock())).boxed()

@@ -3,24 +3,6 @@
 //! An implementation provides a `Fixture` and calls `store_suite!`, which creates a test for
 //! each of the [cases]. The suite waits for commits and never for time. It does not depend on how a store keeps its
 //! data.
-//!
-//! ```
-//! use std::sync::Arc;
-//! use futures_util::future::{BoxFuture, ready};
-//! use whizbang::store::{Store, memory::MemoryStore};
-//! use whizbang::testing::store::Fixture;
-//!
-//! struct Memory(MemoryStore);
-//!
-//! impl Fixture for Memory {
-//!     fn store(&self) -> BoxFuture<'_, Arc<dyn Store>> {
-//!         Box::pin(ready(Arc::new(self.0.clone()) as Arc<dyn Store>))
-//!     }
-//! }
-//!
-//! whizbang::store_suite!(Memory(MemoryStore::new()));
-//! # fn main() {}
-//! ```
 
 #![expect(
     clippy::unwrap_used,
@@ -52,6 +34,24 @@ pub const SHARDS: u16 = 4;
 const CASE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A store under test, empty at the start of each case.
+///
+/// ```
+/// use std::sync::Arc;
+/// use futures_util::future::{BoxFuture, ready};
+/// use whizbang::store::{Store, memory::MemoryStore};
+/// use whizbang::testing::store::Fixture;
+///
+/// struct Memory(MemoryStore);
+///
+/// impl Fixture for Memory {
+///     fn store(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+///         Box::pin(ready(Arc::new(self.0.clone()) as Arc<dyn Store>))
+///     }
+/// }
+///
+/// whizbang::store_suite!(Memory(MemoryStore::new()));
+/// # fn main() {}
+/// ```
 pub trait Fixture {
     /// Opens the store. If it is called again after the last store was closed and dropped, it opens the same data.
     fn store(&self) -> BoxFuture<'_, Arc<dyn Store>>;

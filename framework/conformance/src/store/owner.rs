@@ -21,6 +21,12 @@ pub struct Owner {
     pub ears: Arc<RecordingListener>,
 }
 
+impl std::fmt::Debug for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Owner").field("shard", &self.shard).finish_non_exhaustive()
+    }
+}
+
 impl Owner {
     /// Takes ownership of a shard.
     pub async fn take(store: &Arc<dyn Store>, shard: &ShardId) -> Self {

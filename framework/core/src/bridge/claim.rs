@@ -10,13 +10,31 @@ use super::{BridgeError, NodeCard, RivalClaim, StoreCard};
 use crate::message::{Name, Run, StoreId};
 
 /// The claim of a store on a domain, as the broker holds it.
+///
+/// A bridge whose broker has compare-and-set keeps one claim for each domain:
+///
+/// ```
+/// use whizbang::bridge::{NodeCard, StoreCard, claim::Claim};
+/// use whizbang::message::{Name, Run, StoreId};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let bank = Name::new("bank")?;
+/// let start = StoreCard::new(StoreId::from_u128(7), Run { epoch: 1, nonce: 10 });
+/// let card = NodeCard::new(bank.clone()).owning(bank.clone(), 16).store(start.clone());
+/// let held = Claim::parse(&Claim::of(&card, &start).to_bytes()?)?;
+/// // The node writes its claim over `held` if the claim admits it, and only if `held` is still the last one.
+/// held.admits(&card, &start, &bank)?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Claim {
     /// The service whose node holds the claim.
     pub service: String,
-    #[doc(hidden)]
+    /// The store that holds the domain.
     pub store: StoreId,
-    #[doc(hidden)]
+    /// The start that made the claim.
     pub run: Run,
     /// The node was stopped in order: any start on the same store, or on a copy of it, may continue the claim.
     #[serde(default)]
@@ -27,6 +45,30 @@ impl Claim {
     /// Returns the claim of a node on one of its domains.
     pub fn of(card: &NodeCard, store: &StoreCard) -> Self {
         Self { service: card.service.to_string(), store: store.store, run: store.run, released: false }
+    }
+
+    /// Parses a claim as the broker holds it.
+    ///
+    /// # Errors
+    /// [`BridgeError::Malformed`] with the defect.
+    pub fn parse(bytes: &[u8]) -> Result<Self, BridgeError> {
+        serde_json::from_slice(bytes)
+            .map_err(|error| BridgeError::Malformed { reason: format!("invalid claim on a domain: {error}") })
+    }
+
+    /// Encodes the claim for the broker, as JSON.
+    ///
+    /// # Errors
+    /// [`BridgeError::Malformed`] if it has no JSON form.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, BridgeError> {
+        serde_json::to_vec(self).map_err(|error| BridgeError::Malformed { reason: error.to_string() })
+    }
+
+    /// Returns the claim of a node that has been stopped in order.
+    #[must_use]
+    pub fn released(mut self, released: bool) -> Self {
+        self.released = released;
+        self
     }
 
     /// Returns true if this start made the claim.
@@ -79,16 +121,6 @@ impl Claim {
             remedy,
         })))
     }
-}
-
-/// Parses any bytes as a claim, for tests. Returns true if they are one.
-#[cfg(feature = "testing")]
-pub fn parses_claim(payload: &[u8]) -> bool {
-    let claim = serde_json::from_slice::<Claim>(payload);
-    if let (Ok(claim), Ok(domain)) = (&claim, Name::from_static("bank")) {
-        let _ = lost_reason(&domain, Some(claim));
-    }
-    claim.is_ok()
 }
 
 /// Returns the reason that a node reports when it has lost a claim.

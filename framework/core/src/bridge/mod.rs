@@ -5,13 +5,14 @@
 //! sequence numbers in the envelopes.
 
 mod ack;
+mod card;
 pub mod claim;
 mod error;
 mod health;
 
 pub use ack::AckOutcome;
-#[cfg(feature = "testing")]
-pub use claim::{Claim, parses_claim};
+pub use card::{NodeCard, StoreCard};
+pub use claim::Claim;
 pub use error::{BridgeError, RivalClaim};
 pub use health::BridgeHealth;
 
@@ -21,7 +22,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use crate::message::{Envelope, Fingerprint, Kind, Name, ReplacedStore, Run, ShardId, StoreId};
+use crate::message::{Envelope, Fingerprint, Kind, Name, ShardId, StoreId};
 use crate::store::Epoch;
 
 /// A connection to a broker, in both directions.
@@ -161,52 +162,6 @@ pub trait Bridge: Send + Sync + 'static {
     fn abandon(&self) {}
 }
 
-/// The properties of a node that a bridge needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeCard {
-    /// The service of the node. Nodes of one service share the work.
-    pub service: Name,
-    /// The domains that the service owns, with their number of shards.
-    pub owns: Vec<(Name, u16)>,
-    /// The domains the node subscribes to, with their number of shards and the names of the events.
-    pub subscribes: Vec<(Name, u16, Vec<Name>)>,
-    /// The queries the node answers, as domain and name.
-    pub answers: Vec<(Name, Name)>,
-    /// The store of the owned domains. `None` if it has no identity: no domain is claimed and a second node is not refused.
-    pub store: Option<StoreCard>,
-    /// The nodes of the service share the shards of the owned domains by leases in their common store. The node receives
-    /// commands, replies and requests only for the shards it [owns](Bridge::own), and receives the events of its own domains
-    /// like those of other services, because another node may own their shard. A claim admits every node with the same store.
-    pub has_leased_shards: bool,
-}
-
-impl NodeCard {
-    /// Creates the card of a node that owns, subscribes to and answers nothing.
-    pub const fn new(service: Name) -> Self {
-        Self {
-            service,
-            owns: Vec::new(),
-            subscribes: Vec::new(),
-            answers: Vec::new(),
-            store: None,
-            has_leased_shards: false,
-        }
-    }
-}
-
-/// The properties of a node's store that a bridge needs to claim the node's domains.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreCard {
-    /// The identity of the store.
-    pub store: StoreId,
-    /// The current start of the node.
-    pub run: Run,
-    /// The starts on this store whose claims this start continues.
-    pub earlier: Vec<Run>,
-    /// The store whose claims this start replaces, for disaster recovery.
-    pub replaces: ReplacedStore,
-}
-
 /// A request to the owner of a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -329,6 +284,7 @@ impl Response {
 
 /// A part of a log or of an outbox, as its owner returns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Page {
     /// Envelopes in their order.
     pub envelopes: Vec<Envelope>,
@@ -344,6 +300,20 @@ impl Page {
     /// Returns a page of a store without an identity.
     pub const fn new(envelopes: Vec<Envelope>, last: u64) -> Self {
         Self { envelopes, last, committed: None, store: None }
+    }
+
+    /// Sets the last sequence that the destination of an outbox has confirmed as committed.
+    #[must_use]
+    pub const fn committed(mut self, through: Option<u64>) -> Self {
+        self.committed = through;
+        self
+    }
+
+    /// Sets the store that holds the log.
+    #[must_use]
+    pub const fn store(mut self, store: Option<StoreId>) -> Self {
+        self.store = store;
+        self
     }
 
     /// Returns the page as it is transferred: all envelopes carry the store of the page.

@@ -67,6 +67,12 @@ pub struct StateCoding<T> {
     shape: fn(Codec) -> Arc<Shape>,
 }
 
+impl<T> std::fmt::Debug for StateCoding<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StateCoding").finish_non_exhaustive()
+    }
+}
+
 impl<T> StateCoding<T> {
     /// Returns the coding of `T`.
     pub const fn of() -> Self

@@ -35,7 +35,7 @@ impl<'a> Digest<'a> {
     }
 
     /// Wraps a digest from the log, to search for an equal one.
-    #[cfg(feature = "testing")]
+    #[doc(hidden)]
     pub fn stored(value: u64) -> Digest<'static> {
         Digest { value, name: "", payload: &[] }
     }
@@ -118,7 +118,6 @@ pub fn stable_hash(text: &str) -> u64 {
 }
 
 /// Returns the unkeyed digest of early versions.
-#[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "the simulated cluster reads it"))]
 pub fn unkeyed(name: &str, payload: &[u8]) -> u64 {
     fold_all(stable_hash(name), payload)
 }

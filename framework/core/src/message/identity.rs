@@ -69,6 +69,7 @@ pub struct Run {
 
 /// A store's identity and the starts that may hold its claims at the broker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct StoreIdentity {
     /// The identity.
     pub store: StoreId,

@@ -25,7 +25,7 @@ mod verified;
 
 pub use codec::{Codec, CodecError, MAX_PAYLOAD_BYTES, MAX_STATE_BYTES};
 pub use coded::{Coded, StateCoding};
-#[cfg(feature = "testing")]
+#[doc(hidden)]
 pub use digest::unkeyed as unkeyed_digest;
 pub use digest::{Digest, stable_hash};
 pub use domain::{Domain, Of, Shard, ShardId, shard_of};

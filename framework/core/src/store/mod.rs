@@ -161,6 +161,15 @@ pub struct ShardHandle {
     pub reader: Arc<dyn ShardReader>,
 }
 
+impl std::fmt::Debug for ShardHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ShardHandle")
+            .field("epoch", &self.writer.epoch())
+            .field("position", &self.reader.position())
+            .finish_non_exhaustive()
+    }
+}
+
 /// The number of an append, increasing by one. [`CommitListener::committed`] reports the ticket up to which appends are
 /// durable.
 pub type Ticket = u64;
@@ -169,6 +178,26 @@ pub type Ticket = u64;
 pub type Epoch = u64;
 
 /// Notified by the store's writer, on any thread, possibly from inside `append` before it returns. Must not block.
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// use whizbang::store::{CommitListener, StoreError, Ticket};
+///
+/// /// Remembers the last durable append.
+/// #[derive(Default)]
+/// struct Durable(AtomicU64);
+///
+/// impl CommitListener for Durable {
+///     fn committed(&self, through: Ticket) {
+///         self.0.fetch_max(through, Ordering::AcqRel);
+///     }
+///
+///     fn failed(&self, error: StoreError) {
+///         eprintln!("appends after {} may be lost: {error}", self.0.load(Ordering::Acquire));
+///     }
+/// }
+/// ```
 pub trait CommitListener: Send + Sync {
     /// All appends up to and including `through` are durable.
     fn committed(&self, through: Ticket);
@@ -214,6 +243,26 @@ impl StreamHint {
 }
 
 /// The only writer of a shard. Not shared: appends are stored in the order of the calls.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use whizbang::message::{Name, ShardId};
+/// # use whizbang::store::{CommitListener, Store, StoreError, Ticket, memory::MemoryStore};
+/// # struct Unheard;
+/// # impl CommitListener for Unheard {
+/// #     fn committed(&self, _: Ticket) {}
+/// #     fn failed(&self, _: StoreError) {}
+/// # }
+/// # whizbang::derive::block_on(async {
+/// let (store, shard) = (MemoryStore::new(), ShardId::new(Name::from_static("bank")?, 0));
+/// let mut first = store.open(&shard, 16, Arc::new(Unheard)).await?.writer;
+/// let second = store.open(&shard, 16, Arc::new(Unheard)).await?.writer;
+/// // The second opening took the shard over.
+/// assert!(second.epoch() > first.epoch());
+/// assert!(matches!(first.sent(&shard, 0), Err(StoreError::Fenced { .. })));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
 pub trait ShardWriter: Send {
     /// Returns the epoch under which this writer commits.
     fn epoch(&self) -> Epoch;
@@ -260,6 +309,32 @@ pub trait ShardWriter: Send {
 }
 
 /// A stream that is read page by page, from [`ShardReader::pages`].
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use whizbang::message::{Name, ShardId};
+/// # use whizbang::store::{CommitListener, Store, StoreError, Ticket, memory::MemoryStore};
+/// # struct Unheard;
+/// # impl CommitListener for Unheard {
+/// #     fn committed(&self, _: Ticket) {}
+/// #     fn failed(&self, _: StoreError) {}
+/// # }
+/// # whizbang::derive::block_on(async {
+/// let (store, shard) = (MemoryStore::new(), ShardId::new(Name::from_static("bank")?, 0));
+/// let reader = store.open(&shard, 16, Arc::new(Unheard)).await?.reader;
+/// let mut pages = reader.pages(&Name::from_static("Account")?, "ada", true).await?;
+/// let mut turns = 0;
+/// loop {
+///     let page = pages.next().await?;
+///     if page.is_empty() {
+///         break;
+///     }
+///     turns += page.len();
+/// }
+/// assert_eq!(turns, 0, "the account has no history");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
 pub trait StreamPages: Send {
     /// Returns the newest usable snapshot. The pages hold the turns after it.
     fn snapshot(&self) -> Option<&Snapshot>;
@@ -270,6 +345,7 @@ pub trait StreamPages: Send {
 
 /// A stream whose turns were all read at once.
 #[doc(hidden)]
+#[derive(Debug)]
 pub struct OnePage(pub StreamState);
 
 impl StreamPages for OnePage {
@@ -284,6 +360,24 @@ impl StreamPages for OnePage {
 }
 
 /// Reads the committed data of a shard. Usable from any thread.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use whizbang::message::{Name, ShardId};
+/// # use whizbang::store::{CommitListener, Store, StoreError, Ticket, memory::MemoryStore};
+/// # struct Unheard;
+/// # impl CommitListener for Unheard {
+/// #     fn committed(&self, _: Ticket) {}
+/// #     fn failed(&self, _: StoreError) {}
+/// # }
+/// # whizbang::derive::block_on(async {
+/// let (store, shard) = (MemoryStore::new(), ShardId::new(Name::from_static("bank")?, 0));
+/// let reader = store.open(&shard, 16, Arc::new(Unheard)).await?.reader;
+/// assert_eq!(reader.position(), 0);
+/// assert!(reader.events(0, 100).await?.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
 pub trait ShardReader: Send + Sync {
     /// Returns the position of the last committed event, or 0 if there is none.
     fn position(&self) -> u64;

@@ -30,14 +30,12 @@ fn head_is_found_by_stream_and_by_hint() {
 }
 
 /// An index with its log.
-#[cfg(feature = "testing")]
 struct Logged {
     index: Index,
     log: Vec<(u64, Vec<u8>)>,
     committed: bool,
 }
 
-#[cfg(feature = "testing")]
 impl Logged {
     fn append(&mut self, draft: &whizbang_conformance::store::TurnBuilder) {
         let location = self.log.last().map_or(1, |(location, _)| location + 1_000);
@@ -64,7 +62,6 @@ impl Logged {
     }
 }
 
-#[cfg(feature = "testing")]
 #[test]
 fn index_is_saved_in_slices_during_appends() {
     use crate::record::decode::Decoder;

@@ -66,7 +66,6 @@ impl Arena {
     }
 
     /// Returns all records with their locations, oldest first.
-    #[cfg(feature = "testing")]
     pub(super) fn records(&self) -> Vec<(Location, Bytes)> {
         let mut records = Vec::new();
         let mut location = 1;

@@ -116,7 +116,6 @@ impl MemoryLeases {
         state.shards.insert(shard.clone(), Owned { service, owner: Some(member), epoch });
         drop(state);
         // Outside the lock: the listener of the earlier owner is notified.
-        #[cfg(feature = "testing")]
         self.store.shared.held_commits.fence(shard, epoch);
         Ok(Some(handle))
     }

@@ -4,7 +4,6 @@
 //! immediately. The data lives as long as one clone of the store.
 
 mod arena;
-#[cfg(feature = "testing")]
 mod commit_control;
 mod leases;
 mod shard;
@@ -17,7 +16,6 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 use parking_lot::Mutex;
 
-#[cfg(feature = "testing")]
 pub use self::commit_control::CommitControl;
 use self::leases::{LeaseTable, MemoryLeases};
 use self::shard::{MemoryReader, MemoryShard, MemoryWriter};
@@ -72,7 +70,6 @@ struct Shared {
     views: Mutex<HashMap<Name, (Epoch, Option<View>)>>,
     catalog: Mutex<Option<Vec<CatalogEntry>>>,
     identity: Mutex<Option<StoreIdentity>>,
-    #[cfg(feature = "testing")]
     held_commits: commit_control::HeldCommits,
 }
 
@@ -104,13 +101,11 @@ impl MemoryStore {
     }
 
     /// Creates the control of this store.
-    #[cfg(feature = "testing")]
     pub fn commit_control(&self) -> CommitControl {
         CommitControl::new(self)
     }
 
-    /// Creates an empty store and the control that makes it fail: delayed commits, lost commits, rejected appends.
-    #[cfg(feature = "testing")]
+    /// Creates an empty store for tests, and the control that makes it fail: delayed commits, lost commits, rejected appends.
     pub fn faulty() -> (Self, CommitControl) {
         let store = Self::default();
         let faults = CommitControl::new(&store);
@@ -251,7 +246,6 @@ impl Store for MemoryStore {
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        #[cfg(feature = "testing")]
         self.shared.held_commits.release();
         if self.shared.leases.is_some() {
             self.handle.is_closed.store(true, Ordering::Release);

@@ -74,7 +74,6 @@ impl MemoryShard {
         self.state.lock().accepting = false;
     }
 
-    #[cfg(feature = "testing")]
     pub(super) fn state(&self) -> parking_lot::MutexGuard<'_, ShardState> {
         self.state.lock()
     }
@@ -95,7 +94,6 @@ impl ShardState {
     }
 
     /// Drops all records from `location` on, as a crash would.
-    #[cfg(feature = "testing")]
     pub(super) fn lose_from(&mut self, location: crate::record::Location) {
         use crate::record::{Names, Record};
         self.accepting = false;
@@ -142,10 +140,7 @@ impl MemoryWriter {
         self.store.check_open()?;
         let mut state = self.shard.state.lock();
         state.check_owner(&self.shard.id, self.epoch)?;
-        #[cfg(feature = "testing")]
         let committed = self.store.shared.held_commits.admit_append()?;
-        #[cfg(not(feature = "testing"))]
-        let committed = true;
         let ShardState { arena, index, .. } = &mut *state;
         let (location, into) = arena.begin(bound);
         let at = AppendContext { tag: 0, epoch: self.epoch, location, committed };
@@ -159,7 +154,6 @@ impl MemoryWriter {
         arena.finish(location);
         // Assigned under the shard's lock, so that a shard's tickets are in the order of its log.
         let ticket = self.registered.tickets.fetch_add(1, Ordering::Relaxed) + 1;
-        #[cfg(feature = "testing")]
         if !committed {
             self.store.shared.held_commits.hold_back(&self.shard, self.epoch, location, &self.registered, ticket);
         }

@@ -32,7 +32,6 @@ const KIND_OPENED: u8 = 4;
 pub struct Malformed(pub &'static str);
 
 /// Reads all parts of a record, for tests that corrupt records. Returns whether it is valid.
-#[cfg(feature = "testing")]
 pub fn reads_record(bytes: &bytes::Bytes) -> bool {
     use whizbang_core::message::{Name, ShardId};
     let Ok(name) = Name::from_static("orders") else { return false };

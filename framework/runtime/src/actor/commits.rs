@@ -201,6 +201,12 @@ pub struct CommitNotifier {
     changed: Notify,
 }
 
+impl std::fmt::Debug for CommitNotifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CommitNotifier").finish_non_exhaustive()
+    }
+}
+
 impl CommitNotifier {
     /// Clears a failure after the shards were reopened. Earlier appends count as completed.
     pub(crate) fn clear_failure(&self) {

@@ -61,6 +61,12 @@ pub struct Effects<A: Stateful> {
     actor: PhantomData<fn() -> A>,
 }
 
+impl<A: Stateful> std::fmt::Debug for Effects<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Effects").finish_non_exhaustive()
+    }
+}
+
 /// The slot of one recorded event until it is applied.
 pub(super) trait RecordedSlot: Any {
     /// Applies the event to the state, if the slot holds one.
@@ -186,9 +192,34 @@ impl<A: Stateful> Effects<A> {
 }
 
 /// A command that will be sent.
+///
+/// ```
+/// use whizbang::doc_fixtures::{Bank, Deposit, Deposited};
+/// use whizbang::prelude::*;
+///
+/// #[derive(Saga, Default)]
+/// #[saga(domain = Bank, reacts(Deposited))]
+/// struct Bonus {}
+///
+/// impl React<Deposited> for Bonus {
+///     fn react(&self, deposited: Deposited, effects: &mut Effects<Self>) {
+///         let account = effects.key().to_owned();
+///         let undo = Deposit { account: account.clone(), cents: 0 };
+///         let sent = effects.send(Deposit { account, cents: deposited.cents / 100 }).compensate_with(undo);
+///         // Every replay gives the same id.
+///         let _: whizbang::message::MessageId = sent.id();
+///     }
+/// }
+/// ```
 pub struct Sent<'a, A: Stateful> {
     effects: &'a mut Effects<A>,
     command: MessageId,
+}
+
+impl<A: Stateful> std::fmt::Debug for Sent<'_, A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sent").field("command", &self.command).finish_non_exhaustive()
+    }
 }
 
 impl<A: Stateful> Sent<'_, A> {
@@ -208,8 +239,46 @@ impl<A: Stateful> Sent<'_, A> {
 }
 
 /// A compensation that will begin.
+///
+/// ```
+/// use whizbang::doc_fixtures::{Bank, Deposit, Deposited};
+/// use whizbang::prelude::*;
+///
+/// #[derive(Command, Serialize, Deserialize)]
+/// #[command(domain = Bank)]
+/// struct Notify {
+///     #[key]
+///     account: String,
+/// }
+///
+/// #[derive(Saga, Default)]
+/// #[saga(domain = Bank, reacts(Deposited), replies(Deposit))]
+/// struct Bonus {}
+///
+/// impl React<Deposited> for Bonus {
+///     fn react(&self, _deposited: Deposited, effects: &mut Effects<Self>) {
+///         effects.send(Deposit { account: effects.key().to_owned(), cents: 1 });
+///     }
+/// }
+///
+/// impl OnReply<Deposit> for Bonus {
+///     fn on_reply(&self, reply: Result<u64, Rejection>, effects: &mut Effects<Self>) {
+///         if reply.is_err() {
+///             // After everything is undone, the customer is told.
+///             let account = effects.key().to_owned();
+///             effects.compensate().then(Notify { account });
+///         }
+///     }
+/// }
+/// ```
 pub struct CompensationScope<'a, A: Stateful> {
     effects: &'a mut Effects<A>,
+}
+
+impl<A: Stateful> std::fmt::Debug for CompensationScope<'_, A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CompensationScope").finish_non_exhaustive()
+    }
 }
 
 impl<A: Stateful> CompensationScope<'_, A> {

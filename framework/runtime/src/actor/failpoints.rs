@@ -33,13 +33,14 @@ pub enum Failpoint {
 pub type Count = Rc<Cell<u64>>;
 
 /// The faults armed on this thread.
-#[derive(Default)]
+#[derive(Default, Debug)]
 pub struct Failpoints {
     armed: Vec<Armed>,
     hits: BTreeMap<MessageId, u32>,
     poisoned: Vec<(MessageId, Count)>,
 }
 
+#[derive(Debug)]
 struct Armed {
     domain: String,
     failpoint: Failpoint,

@@ -184,6 +184,12 @@ pub struct HandlerTable {
     pub(crate) shapes: Arc<PeerShapes>,
 }
 
+impl std::fmt::Debug for HandlerTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HandlerTable").field("card", &self.card).finish_non_exhaustive()
+    }
+}
+
 impl HandlerTable {
     /// Builds the table of an actor type.
     pub fn of<A: Stateful>() -> Self {

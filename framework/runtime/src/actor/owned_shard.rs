@@ -47,6 +47,12 @@ pub struct OwnedShard {
     pub(crate) earliest_set_timer: Cell<Option<Timestamp>>,
 }
 
+impl std::fmt::Debug for OwnedShard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OwnedShard").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
 impl OwnedShard {
     #[doc(hidden)]
     pub fn new(id: ShardId, handle: ShardHandle, relays_events: bool) -> Rc<Self> {

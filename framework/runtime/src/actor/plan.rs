@@ -55,8 +55,10 @@ pub trait Stateful: Sized + Unpin + 'static {
     }
 }
 
-/// The context of an event: the stream and position in which it was recorded.
+/// The context of an event: the stream and position in which it was recorded. [`Project`](crate::Project) gets it with each
+/// event, and a saga or an aggregate from [`Effects::event_context`](crate::Effects::event_context).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct EventContext {
     /// The domain of the event.
     pub domain: Name,
@@ -100,6 +102,12 @@ pub(crate) fn names<M: Message>() -> impl Iterator<Item = &'static str> {
 pub struct Plan<A: Stateful> {
     pub(super) table: HandlerTable,
     actor: PhantomData<fn() -> A>,
+}
+
+impl<A: Stateful> std::fmt::Debug for Plan<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plan").field("table", &self.table).finish_non_exhaustive()
+    }
 }
 
 impl<A: Stateful> Plan<A> {

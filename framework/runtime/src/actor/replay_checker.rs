@@ -28,6 +28,7 @@ thread_local! {
 const SHORT_STREAM: u64 = 64;
 
 /// The comparison on this thread.
+#[derive(Debug)]
 pub struct ReplayChecker;
 
 impl ReplayChecker {

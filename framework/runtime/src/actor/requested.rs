@@ -48,6 +48,12 @@ pub struct RequestedEffects {
     fresh_ids: u32,
 }
 
+impl std::fmt::Debug for RequestedEffects {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RequestedEffects").finish_non_exhaustive()
+    }
+}
+
 /// The [`Effects`] of an unknown actor type: handlers receive it, behind one virtual call.
 pub trait AnyEffects: Any {
     fn requested(&mut self) -> &mut RequestedEffects;

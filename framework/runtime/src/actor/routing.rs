@@ -211,3 +211,9 @@ impl Dispatcher {
         Ok(())
     }
 }
+
+impl std::fmt::Debug for Dispatcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dispatcher").field("domain", &self.domain).field("actor", &self.actor).finish_non_exhaustive()
+    }
+}

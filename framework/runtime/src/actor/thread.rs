@@ -102,6 +102,15 @@ pub struct ThreadContext {
     pub(crate) remote: OnceCell<(NodeId, Arc<dyn Remote>)>,
 }
 
+impl std::fmt::Debug for ThreadContext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ThreadContext")
+            .field("in_flight", &self.in_flight.get())
+            .field("jobs", &self.jobs.get())
+            .finish_non_exhaustive()
+    }
+}
+
 /// The name of the health issue for a store that rejects appends.
 const STORE_ISSUE: &str = "store";
 
@@ -297,6 +306,7 @@ impl ThreadContext {
 }
 
 /// One turn or job in flight, until it is dropped.
+#[derive(Debug)]
 pub struct InFlightGuard {
     context: Rc<ThreadContext>,
     shard: Rc<OwnedShard>,

@@ -406,8 +406,8 @@ impl<C: Command> std::fmt::Debug for PostCommand<C> {
 
 /// A query for a view. Await it for the answer.
 ///
-/// Nothing happens before the first poll. A query has no effect, so dropping it is harmless. See
-/// [`Projection`](crate::Projection) for an example.
+/// Nothing happens before the first poll. A query has no effect, so dropping it is harmless. [`Projection`](crate::Projection) and
+/// [`Answer`](crate::Answer) have examples.
 #[must_use = "futures do nothing unless you `.await` them"]
 pub struct SendQuery<Q: Query>(QueryState<Q>);
 

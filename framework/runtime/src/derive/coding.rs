@@ -13,6 +13,12 @@ pub struct Coding<T> {
     shape: fn(Codec) -> Arc<Shape>,
 }
 
+impl<T> std::fmt::Debug for Coding<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Coding").finish_non_exhaustive()
+    }
+}
+
 /// Returns the coding of `T`. A function and not a method: the compiler has a different error text for methods.
 pub const fn coding<T: Coded + 'static>() -> Coding<T> {
     Coding { write: T::write, read: T::read, shape: T::shape }

@@ -13,6 +13,12 @@ pub struct Upcasting<New> {
     shape: fn(Codec) -> Arc<Shape>,
 }
 
+impl<New> std::fmt::Debug for Upcasting<New> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Upcasting").finish_non_exhaustive()
+    }
+}
+
 /// Returns the decoder of `Old` to `New`. A function and not a method: the compiler has a different error text for
 /// methods.
 pub const fn upcast<Old: Upcast<New>, New>() -> Upcasting<New> {
@@ -38,6 +44,12 @@ impl<New> Upcasting<New> {
 pub struct Splitting<New> {
     read: fn(Codec, &[u8]) -> Result<Vec<New>, CodecError>,
     shape: fn(Codec) -> Arc<Shape>,
+}
+
+impl<New> std::fmt::Debug for Splitting<New> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Splitting").finish_non_exhaustive()
+    }
 }
 
 /// Returns the decoder of `Old` to several `New`.

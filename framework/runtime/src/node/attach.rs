@@ -43,7 +43,7 @@ pub(super) async fn attach(
     // Set before any message leaves or enters the node.
     let own = OwnIdentity { store, in_place_of_other: tried.in_place_of_other };
     drop(definition.identity.set(own));
-    card.store = Some(StoreCard { store, run, earlier, replaces });
+    card = card.store(StoreCard::new(store, run).continuing(earlier).replacing(replaces));
     attach_on_thread(thread.as_ref(), bridge, card, handler).await?;
     let saved = definition.store.save_identity(tried.has_won(run)).await;
     if let Err(error) = saved {

@@ -29,6 +29,21 @@ use whizbang_core::store::Store;
 use whizbang_core::user_code::{TICK, Ticks, UserCode};
 
 /// Describes a node; [`start`](Self::start) validates the whole description at once.
+///
+/// ```
+/// # use whizbang::doc_fixtures::*;
+/// # whizbang::derive::block_on(async {
+/// use whizbang::prelude::*;
+/// use whizbang::{NodeConfig, StartError};
+///
+/// let bank = |config| Node::builder("bank", MemoryStore::new()).aggregate::<Account>().config(config);
+/// // Each setting is validated by `start`, with its name and its range in the error.
+/// let refused = bank(NodeConfig { in_flight: 0, ..NodeConfig::default() }).start().await;
+/// assert!(matches!(refused, Err(StartError::Config(_))));
+/// let node = bank(NodeConfig { threads: 2, ..NodeConfig::default() }).start().await?;
+/// node.stop().await
+/// # }).unwrap();
+/// ```
 #[must_use = "a node starts only when `start` is called and awaited"]
 pub struct NodeBuilder {
     service: String,
@@ -104,12 +119,14 @@ impl NodeBuilder {
 
     /// Returns whether the node hosts an aggregate or a saga.
     #[cfg(feature = "testing")]
+    #[doc(hidden)]
     pub fn has_keys(&self) -> bool {
         !self.publishers.is_empty() || self.types.iter().any(|hosted| hosted.card().role != "worker")
     }
 
     /// Returns the domains that the node would own.
     #[cfg(feature = "testing")]
+    #[doc(hidden)]
     pub fn owned(&self) -> Vec<String> {
         let published = self.publishers.keys().map(|domain| (*domain).to_owned());
         self.types.iter().map(|hosted| hosted.domain().0.to_owned()).chain(published).collect()
@@ -117,6 +134,7 @@ impl NodeBuilder {
 
     /// Returns whether the node hosts a worker.
     #[cfg(feature = "testing")]
+    #[doc(hidden)]
     pub fn has_worker(&self) -> bool {
         self.types.iter().any(|hosted| hosted.card().role == "worker")
     }
@@ -250,12 +268,10 @@ impl NodeBuilder {
         }
         let taken = described.iter().flat_map(|hosted: &ActorDefinition| &hosted.takes);
         let taken: Vec<_> = taken.chain(views.iter().flat_map(|viewed| &viewed.takes)).cloned().collect();
-        let card = NodeCard {
-            owns: domains.iter().map(|(name, shards)| (name.clone(), *shards)).collect(),
-            subscribes: subscribes(&taken, &sources, &domains),
-            answers: answers.keys().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
-            ..NodeCard::new(service)
-        };
+        let mut card = NodeCard::new(service);
+        card.owns = domains.iter().map(|(name, shards)| (name.clone(), *shards)).collect();
+        card.subscribes = subscribes(&taken, &sources, &domains);
+        card.answers = answers.keys().cloned().collect::<BTreeSet<_>>().into_iter().collect();
         let ids = match self.seed {
             Some(seed) => IdSource::seeded(self.clock.clone(), seed),
             None => IdSource::random(self.clock.clone()),

@@ -274,3 +274,9 @@ impl NodeDefinition {
         }
     }
 }
+
+impl std::fmt::Debug for super::NodeBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeBuilder").finish_non_exhaustive()
+    }
+}

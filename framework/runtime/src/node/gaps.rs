@@ -135,7 +135,7 @@ async fn read_outbox(
     let Some(bridge) = &definition.bridge else { return Err(false) };
     let asked = Request::Outbox { from: from.clone(), to: to.clone(), after, limit: LIMIT.into() };
     match bridge.request(asked.clone(), background::REQUEST_TIMEOUT).await {
-        Ok(Response::Envelopes(Page { envelopes: mut entries, last: head, committed, store })) => {
+        Ok(Response::Envelopes(Page { envelopes: mut entries, last: head, committed, store, .. })) => {
             if definition.known_owners.find(&**bridge, asked.domain(), store).await != Ownership::Owner {
                 return Err(true);
             }

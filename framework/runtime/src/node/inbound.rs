@@ -263,7 +263,7 @@ impl Inbound for BridgeHandler {
                         Ok(events) => {
                             let envelopes =
                                 events.into_iter().map(|event| shapes.mark(envelope_of(&shard, event))).collect();
-                            Response::Envelopes(Page { store, ..Page::new(envelopes, head) })
+                            Response::Envelopes(Page::new(envelopes, head).store(store))
                         }
                         Err(error) => page_unreadable(&shard, &error),
                     }
@@ -288,7 +288,7 @@ impl Inbound for BridgeHandler {
                     match page::outbox(&*reader, &to, after, limit).await {
                         Ok(entries) => {
                             let entries = entries.into_iter().map(|entry| entry.envelope).collect();
-                            Response::Envelopes(Page { committed: Some(committed), store, ..Page::new(entries, head) })
+                            Response::Envelopes(Page::new(entries, head).committed(Some(committed)).store(store))
                         }
                         Err(error) => page_unreadable(&from, &error),
                     }

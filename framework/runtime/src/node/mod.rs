@@ -62,6 +62,24 @@ const DETACH: Duration = Duration::from_secs(1);
 ///
 /// The node runs until it is stopped or dropped. Dropping it ends it at once, like a crash; [`stop`](Self::stop)
 /// shuts it down in order. Neither loses an acknowledged message.
+///
+/// ```
+/// # use whizbang::doc_fixtures::*;
+/// # whizbang::derive::block_on(async {
+/// use whizbang::prelude::*;
+///
+/// let store = MemoryStore::new();
+/// let node = Node::builder("bank", store.clone()).aggregate::<Account>().start().await?;
+/// node.client().send(Deposit { account: "ada".into(), cents: 500 }).await?;
+/// assert!(node.health().ready);
+/// node.stop().await?;
+///
+/// // The state is in the store.
+/// let node = Node::builder("bank", store).aggregate::<Account>().start().await?;
+/// assert_eq!(node.client().send(Deposit { account: "ada".into(), cents: 20 }).await?, 520);
+/// node.stop().await
+/// # }).unwrap();
+/// ```
 pub struct Node {
     definition: Arc<NodeDefinition>,
     client: Client,
@@ -155,24 +173,28 @@ impl Node {
 
     /// Passivates every idle actor: the next message of its key rebuilds it.
     #[cfg(feature = "testing")]
+    #[doc(hidden)]
     pub fn passivate_idle(&self) {
         self.threads.run_all(|runtime| runtime.endpoints.values().for_each(|endpoint| endpoint.passivate_idle(0, 0)));
     }
 
     /// Returns the number of turns and jobs in flight.
     #[cfg(feature = "testing")]
+    #[doc(hidden)]
     pub fn in_flight(&self) -> u64 {
         self.definition.in_flight() + self.definition.jobs()
     }
 
     /// Returns how long the ids of callers are remembered, if the node owns the domain.
     #[cfg(feature = "testing")]
+    #[doc(hidden)]
     pub fn remembers(&self, domain: &whizbang_core::message::Name) -> Option<std::time::Duration> {
         self.definition.owns(domain).map(|_| self.definition.config.remember)
     }
 
     /// Returns the text of a background task that has failed, if any.
     #[cfg(feature = "testing")]
+    #[doc(hidden)]
     pub fn failed_task(&self) -> Option<String> {
         let failed = self.definition.user_code.iter().find(|code| code.counts.failed_tasks.get() > 0)?;
         Some(failed.failed_tasks().pop().unwrap_or_else(|| "a background task has failed".to_owned()))
@@ -180,6 +202,7 @@ impl Node {
 
     /// Returns the actors that an event is delivered to: domain, actor type and key.
     #[cfg(feature = "testing")]
+    #[doc(hidden)]
     pub fn subscribers_of(
         &self,
         shard: &whizbang_core::message::ShardId,
@@ -283,6 +306,7 @@ impl std::fmt::Debug for Node {
 
 /// Health of a node, for probes and operators.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Health {
     /// Liveness: the threads run and the store works. If false, the process should be restarted.
     pub live: bool,
@@ -296,6 +320,7 @@ pub struct Health {
 
 /// Counters of a node since it started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Metrics {
     /// Turns appended.
     pub turns: u64,

@@ -122,7 +122,27 @@ pub fn saved<P: Projection>(view: &View) -> Option<P> {
     restored?.ok()?.ok()
 }
 
-/// Projects an event into the view. See [`Projection`] for an example.
+/// Projects an event into the view. [`Projection`] has the complete program.
+///
+/// ```
+/// use whizbang::doc_fixtures::Deposited;
+/// use whizbang::prelude::*;
+///
+/// #[derive(Projection, Default, Serialize, Deserialize)]
+/// #[projection(projects(Deposited))]
+/// struct Total {
+///     cents: u64,
+///     /// The positions up to which the shards were counted.
+///     seen: std::collections::BTreeMap<u16, u64>,
+/// }
+///
+/// impl Project<Deposited> for Total {
+///     fn project(&mut self, deposited: &Deposited, about: &EventContext) {
+///         self.cents += deposited.cents;
+///         self.seen.insert(about.shard, about.position);
+///     }
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not project `{E}`",
     label = "listed in `projects(…)`, but not projected",
@@ -134,7 +154,38 @@ pub trait Project<E: Event>: Projection {
     fn project(&mut self, event: &E, about: &EventContext);
 }
 
-/// Answers a query from the view. See [`Projection`] for an example.
+/// Answers a query from the view. [`Projection`] has the complete program.
+///
+/// ```
+/// use whizbang::doc_fixtures::{Bank, Deposited};
+/// use whizbang::prelude::*;
+///
+/// #[derive(Query, Serialize, Deserialize)]
+/// #[query(domain = Bank, reply = u64)]
+/// struct AverageDeposit {}
+///
+/// #[derive(Projection, Default, Serialize, Deserialize)]
+/// #[projection(projects(Deposited), answers(AverageDeposit))]
+/// struct Deposits {
+///     count: u64,
+///     cents: u64,
+/// }
+///
+/// impl Project<Deposited> for Deposits {
+///     fn project(&mut self, deposited: &Deposited, _about: &EventContext) {
+///         self.count += 1;
+///         self.cents += deposited.cents;
+///     }
+/// }
+///
+/// impl Answer<AverageDeposit> for Deposits {
+///     fn answer(&self, _query: AverageDeposit) -> u64 {
+///         self.cents.checked_div(self.count).unwrap_or(0)
+///     }
+/// }
+///
+/// assert_eq!(Deposits { count: 4, cents: 100 }.answer(AverageDeposit {}), 25);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not answer `{Q}`",
     label = "listed in `answers(…)`, but not answered",

@@ -32,6 +32,12 @@ pub struct ProjectionPlan<P> {
     pub(crate) card: ActorCard,
 }
 
+impl<P> std::fmt::Debug for ProjectionPlan<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProjectionPlan").field("card", &self.card).finish_non_exhaustive()
+    }
+}
+
 impl<P: Projection> ProjectionPlan<P> {
     /// Returns the filled list of a projection.
     pub(crate) fn of() -> Self {

@@ -51,6 +51,18 @@ pub enum DedupKey {
     Internal,
 }
 
+impl std::fmt::Debug for DedupKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::MessageId => f.write_str("MessageId"),
+            Self::Sequence { source, sequence, .. } => {
+                f.debug_struct("Sequence").field("source", source).field("sequence", sequence).finish_non_exhaustive()
+            }
+            Self::Internal => f.write_str("Internal"),
+        }
+    }
+}
+
 /// Tracks, for one source of one shard, which messages are appended.
 pub trait SequenceTracker {
     /// Returns the sequence up to which everything is appended once the message at `sequence` is.
@@ -86,6 +98,16 @@ pub struct Delivery {
     pub dedup_key: DedupKey,
     /// Called with the outcome.
     pub completion: Completion,
+}
+
+impl std::fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Delivery")
+            .field("action", &self.action)
+            .field("id", &self.envelope.id)
+            .field("dedup_key", &self.dedup_key)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Delivery {

@@ -87,6 +87,16 @@ pub enum Submission<C: Command> {
     Forwarded,
 }
 
+impl<C: Command> std::fmt::Debug for Submission<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Done(_) => "Done",
+            Self::Pending(_) => "Pending",
+            Self::Forwarded => "Forwarded",
+        })
+    }
+}
+
 /// Job for the thread on which the actors live.
 pub type RoutedJob = Box<dyn FnOnce(&LocalRoutes) + Send>;
 

@@ -20,6 +20,12 @@ pub struct LocalRoutes {
     typed: HashMap<TypeId, Box<dyn Any>, BuildHasherDefault<TypeIdHasher>>,
 }
 
+impl std::fmt::Debug for LocalRoutes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalRoutes").field("types", &self.typed.len()).finish_non_exhaustive()
+    }
+}
+
 /// Uses a `TypeId` as its own hash, which it already is.
 #[derive(Default)]
 struct TypeIdHasher(u64);

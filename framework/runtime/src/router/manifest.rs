@@ -104,6 +104,7 @@ pub struct MessageCard {
     pub reply: Option<ReplyShape>,
     /// Renders its payloads for the failure reports of simulations.
     #[cfg(feature = "testing")]
+    #[doc(hidden)]
     #[serde(skip)]
     pub texts: PayloadTexts,
 }

@@ -50,7 +50,7 @@ thread_local! {
 }
 
 /// One attempt in progress.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Attempt(Rc<RefCell<JobAttempt>>);
 
 impl Attempt {

@@ -18,6 +18,7 @@ mod outbox;
 mod plan;
 
 #[cfg(feature = "testing")]
+#[doc(hidden)]
 pub use attempts::{Attempt, AttemptEnd, JobAttempt};
 pub(crate) use dispatcher::WorkerDispatcher;
 pub use outbox::SentByJob;
@@ -270,7 +271,31 @@ impl fmt::Display for WorkError {
     }
 }
 
-/// Performs a command. See [`Worker`] for an example.
+/// Performs a command. [`Worker`] has a program with a node.
+///
+/// ```
+/// use whizbang::prelude::*;
+///
+/// #[derive(Domain)]
+/// struct Mail;
+///
+/// #[derive(Command, Serialize, Deserialize)]
+/// #[command(domain = Mail)]
+/// struct SendMail { #[key] to: String, text: String }
+///
+/// #[derive(Worker)]
+/// #[worker(domain = Mail, performs(SendMail))]
+/// struct Mailer;
+///
+/// impl Perform<SendMail> for Mailer {
+///     async fn perform(&self, mail: SendMail, job: Job) -> Result<(), WorkError> {
+///         // `?` retries on every error but a rejection.
+///         let size: u16 = mail.text.len().try_into()?;
+///         println!("{} bytes to {}, message {}", size, mail.to, job.idempotency_key);
+///         Ok(())
+///     }
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not perform `{C}`",
     label = "listed in `performs(…)`, but not performed",
@@ -281,7 +306,24 @@ pub trait Perform<C: Command>: Worker {
     fn perform(&self, command: C, job: Job) -> impl Future<Output = Result<C::Reply, WorkError>>;
 }
 
-/// Handles an event. See [`Worker`] for a worker.
+/// Handles an event. [`Worker`] has a program with a node.
+///
+/// ```
+/// use whizbang::doc_fixtures::{Bank, Deposited};
+/// use whizbang::prelude::*;
+///
+/// #[derive(Worker)]
+/// #[worker(domain = Bank, on(Deposited))]
+/// struct Notifier;
+///
+/// impl OnEvent<Deposited> for Notifier {
+///     async fn on_event(&self, deposited: Deposited, job: Job) -> Result<(), WorkError> {
+///         // The key of an event is that of the actor that recorded it.
+///         println!("account {} got {} cents", job.key, deposited.cents);
+///         Ok(())
+///     }
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does nothing on `{E}`",
     label = "listed in `on(…)`, but nothing is done",

@@ -66,6 +66,12 @@ pub struct WorkerPlan<W: ?Sized> {
     pub(crate) card: ActorCard,
 }
 
+impl<W: ?Sized> std::fmt::Debug for WorkerPlan<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WorkerPlan").field("card", &self.card).finish_non_exhaustive()
+    }
+}
+
 impl<W: Worker> WorkerPlan<W> {
     /// Returns the filled list of a worker.
     pub(crate) fn of() -> Self {

@@ -46,6 +46,12 @@ pub struct Scenario<A: Stateful, C = NoCommand> {
     command: PhantomData<fn(C)>,
 }
 
+impl<A: Stateful, C> std::fmt::Debug for Scenario<A, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scenario").finish_non_exhaustive()
+    }
+}
+
 /// The actor, and the effects of its last turn.
 struct Run<A: Stateful> {
     harness: Harness<A>,

@@ -20,6 +20,19 @@ pub(super) const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const FUTURE_ID_BACKOFF: Duration = Duration::from_secs(5);
 
 /// A command of a client. Await it for the reply. One attempt, unless [`retrying`](Self::retrying) is set.
+///
+/// ```
+/// # use whizbang::doc_fixtures::*;
+/// use whizbang::testing::Sim;
+///
+/// let run = Sim::new(7).service("bank", |node| node.aggregate::<Account>()).run(async |world| {
+///     let deposit = || world.call(Deposit { account: "ada".into(), cents: 500 }).idempotency_key("receipt 12");
+///     assert_eq!(deposit().retrying().await.unwrap(), 500);
+///     // The same key is the same command: it is not handled twice.
+///     assert_eq!(deposit().await.unwrap(), 500);
+/// });
+/// assert!(run.is_ok());
+/// ```
 #[must_use = "futures do nothing unless you `.await` them"]
 pub struct Call<'a, C> {
     world: &'a World,
@@ -28,6 +41,12 @@ pub struct Call<'a, C> {
     key: Option<String>,
     deadline: Option<Duration>,
     retrying: bool,
+}
+
+impl<C> std::fmt::Debug for Call<'_, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Call").field("id", &self.id).field("key", &self.key).finish_non_exhaustive()
+    }
 }
 
 impl<C: Command> Call<'_, C> {
@@ -107,6 +126,12 @@ impl<'a, C: Command> IntoFuture for Call<'a, C> {
 /// A command sent without waiting for a reply. Await it until it is accepted.
 #[must_use = "futures do nothing unless you `.await` them"]
 pub struct Post<'a, C>(Call<'a, C>);
+
+impl<C> std::fmt::Debug for Post<'_, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Post").field("call", &self.0).finish_non_exhaustive()
+    }
+}
 
 impl<C: Command> Post<'_, C> {
     /// Sets the id, as [`PostCommand::id`](whizbang_runtime::client::PostCommand::id) does.

@@ -377,6 +377,12 @@ pub struct CoveragePath<'a> {
     phase: Option<Phase>,
 }
 
+impl std::fmt::Debug for CoveragePath<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CoveragePath").field("label", &self.label).finish_non_exhaustive()
+    }
+}
+
 impl CoveragePath<'_> {
     /// Restricts the path to open sagas.
     pub fn while_open(mut self) -> Self {

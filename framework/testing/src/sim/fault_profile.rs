@@ -9,6 +9,13 @@ use super::crash_points::CrashPoint;
 use super::{OperatorAction, SimError};
 
 /// Faults that are active all the time.
+///
+/// ```
+/// use whizbang::testing::FaultProfile;
+///
+/// let slow_disk = FaultProfile { commit_delay: 200, read_delay: 50, ..FaultProfile::NONE };
+/// assert_eq!(slow_disk.to_string(), "0 ‰ loss, 0 ‰ duplicates, latency up to 0 ms, commits up to 200 ms, reads up to 50 ms");
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FaultProfile {
     /// Messages lost per thousand: on the way to the broker, in the broker, or on the way from it. Also applies to its replies.

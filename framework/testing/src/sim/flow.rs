@@ -64,6 +64,12 @@ pub struct Flow<T, F> {
     regressions: Regressions,
 }
 
+impl<T, F> std::fmt::Debug for Flow<T, F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Flow").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 impl<T, F> Flow<T, F>
 where
     T: Clone + fmt::Debug + 'static,

@@ -131,6 +131,15 @@ pub struct Sim {
     store: StoreKind,
 }
 
+impl std::fmt::Debug for Sim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sim")
+            .field("seed", &self.seed)
+            .field("fault_profile", &self.fault_profile)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The kind of store that services use.
 #[derive(Clone, Copy)]
 enum StoreKind {

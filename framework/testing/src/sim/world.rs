@@ -34,9 +34,15 @@ use whizbang_runtime::worker::Attempt;
 /// 2026-01-01T00:00:00Z.
 const START_TIME: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
-/// A running simulated cluster. Clones refer to the same cluster.
+/// A running simulated cluster. Clones refer to the same cluster. [`Sim`](super::Sim) has the complete example.
 #[derive(Clone)]
 pub struct World(pub(super) Rc<Inner>);
+
+impl std::fmt::Debug for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("World").finish_non_exhaustive()
+    }
+}
 
 pub(super) struct Inner {
     pub(super) sim: Sim,

@@ -39,9 +39,7 @@ pub fn name(text: &str) -> Name {
 /// Connects a raw peer to the hub.
 pub async fn connect_raw_peer(hub: &LoopbackHub) -> LoopbackBridge {
     let bridge = hub.bridge();
-    let service = name("raw-peer");
-    let card = NodeCard::new(service);
-    bridge.attach(card, Arc::new(RawPeer)).await.unwrap();
+    bridge.attach(NodeCard::new(name("raw-peer")), Arc::new(RawPeer)).await.unwrap();
     bridge
 }
 

@@ -1,7 +1,12 @@
 //! Types that change between two starts of a node. A start that would read stored bytes as another type, or lose data
 //! stored under another name, is refused.
 
-#![allow(unreachable_pub, dead_code, reason = "the programs in here are written as their users write them")]
+#![allow(
+    missing_debug_implementations,
+    unreachable_pub,
+    dead_code,
+    reason = "the programs in here are written as their users write them"
+)]
 
 use std::time::Duration;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use whizbang::bridge::{
-    AckOutcome, Bridge, BridgeError, Inbound, NodeCard, Notification, Page, Request, RequestError, Response,
+    AckOutcome, Bridge, BridgeError, Inbound, NodeCard, Notification, Request, RequestError, Response,
 };
 use whizbang::message::Envelope;
 
@@ -39,8 +39,9 @@ impl Inbound for OlderInbound {
         let answer = self.0.request(asked);
         Box::pin(async {
             match answer.await {
-                Response::Envelopes(page) => {
-                    Response::Envelopes(Page { envelopes: page.envelopes.into_iter().map(without).collect(), ..page })
+                Response::Envelopes(mut page) => {
+                    page.envelopes = page.envelopes.into_iter().map(without).collect();
+                    Response::Envelopes(page)
                 }
                 answer => answer,
             }

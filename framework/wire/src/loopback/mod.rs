@@ -3,13 +3,8 @@
 //! Used by programs that run all their services in one process, and by tests. Delivers to the [`Inbound`] of the attached nodes.
 //! Nothing is persisted. A node fetches the messages it missed from the logs of the other nodes.
 
-#[cfg(feature = "testing")]
-mod faults;
 mod member;
 mod route;
-
-#[cfg(feature = "testing")]
-pub use faults::LoopbackFaults;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -24,12 +19,10 @@ use self::member::{Member, MemberGuard, MessageKind, QueuedMessage, QueuedReques
 use self::route::Routes;
 use crate::Packet;
 use crate::queue::PushOutcome;
-#[cfg(feature = "testing")]
 use crate::subject::Address;
 use whizbang_core::bridge::claim;
 use whizbang_core::bridge::claim::Claim;
 use whizbang_core::bridge::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, RequestError, Response};
-#[cfg(feature = "testing")]
 use whizbang_core::message::ShardId;
 use whizbang_core::message::{Envelope, Name, StoreId};
 
@@ -56,6 +49,15 @@ const BROKER_NAME: &str = "the loopback hub";
 #[derive(Clone, Default)]
 pub struct LoopbackHub(Arc<Hub>);
 
+impl std::fmt::Debug for LoopbackHub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoopbackHub").finish_non_exhaustive()
+    }
+}
+
+/// Returns the delay of each copy of the next message; an empty list loses it.
+pub type DeliveryPolicy = dyn FnMut() -> Vec<Duration> + Send;
+
 #[derive(Default)]
 struct Hub {
     routes: RwLock<Arc<Routes>>,
@@ -64,12 +66,13 @@ struct Hub {
     refused: Mutex<(VecDeque<RefusedPacket>, usize)>,
     /// The claims by domain.
     claims: Mutex<BTreeMap<Name, Claim>>,
-    #[cfg(feature = "testing")]
-    faults: Mutex<Option<faults::FaultSampler>>,
+    /// The policy of deliveries, if a test has set one.
+    deliveries: Mutex<Option<Box<DeliveryPolicy>>>,
 }
 
 /// A received packet that could not be handled.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct RefusedPacket {
     /// The service that refused it.
     pub service: Name,
@@ -96,16 +99,25 @@ impl LoopbackHub {
     }
 }
 
-#[cfg(feature = "testing")]
+/// Faults and forgeries, for tests.
 impl LoopbackHub {
-    /// Injects `faults` into all further messages; `ids` is the source of randomness.
-    pub fn set_faults(&self, faults: LoopbackFaults, ids: whizbang_core::message::IdSource) {
-        *self.0.faults.lock() = Some(faults::FaultSampler::new(faults, ids));
+    /// Decides about the delivery of all further messages with `policy`, for tests of recovery: it may lose, repeat and delay them.
+    ///
+    /// ```
+    /// use whizbang::bridge::loopback::LoopbackHub;
+    ///
+    /// let hub = LoopbackHub::new();
+    /// hub.deliver_by(|| Vec::new());
+    /// // Every message is lost …
+    /// hub.deliver_all();
+    /// ```
+    pub fn deliver_by(&self, policy: impl FnMut() -> Vec<Duration> + Send + 'static) {
+        *self.0.deliveries.lock() = Some(Box::new(policy));
     }
 
-    /// Stops injecting faults: every further message is delivered once and in order.
-    pub fn clear_faults(&self) {
-        *self.0.faults.lock() = None;
+    /// Delivers every further message once and in order again.
+    pub fn deliver_all(&self) {
+        *self.0.deliveries.lock() = None;
     }
 
     /// Deletes all claims, as a broker that lost its data.
@@ -230,11 +242,10 @@ impl Hub {
 
     /// Returns the delay of each copy of a message that will arrive.
     fn sample_delays(&self) -> Vec<Duration> {
-        #[cfg(feature = "testing")]
-        if let Some(dice) = &*self.faults.lock() {
-            return dice.sample();
+        match &mut *self.deliveries.lock() {
+            Some(policy) => policy(),
+            None => vec![Duration::ZERO],
         }
-        vec![Duration::ZERO]
     }
 
     /// Queues a packet for the members `to`, within this call; the future waits until it is within the bounds of their queues.
@@ -302,6 +313,12 @@ pub struct LoopbackBridge {
     member: RwLock<Option<Arc<Member>>>,
 }
 
+impl std::fmt::Debug for LoopbackBridge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoopbackBridge").finish_non_exhaustive()
+    }
+}
+
 impl LoopbackBridge {
     fn member(&self) -> Result<Arc<Member>, BridgeError> {
         let member = self.member.read().clone().ok_or(BridgeError::Closed)?;
@@ -309,7 +326,7 @@ impl LoopbackBridge {
     }
 }
 
-#[cfg(feature = "testing")]
+/// Faults of the connection, for tests.
 impl LoopbackBridge {
     /// Disconnects the node: no message reaches it or leaves it until [`reconnect`](Self::reconnect).
     pub fn disconnect(&self) {

@@ -1,7 +1,7 @@
 //! Finds every turn of an order, in the streams of the actors and workers that may have handled its messages.
 
 use whizbang::Message;
-use whizbang::actor::Stateful;
+use whizbang::Stateful;
 use whizbang::message::{Name, ShardId, shard_of};
 use whizbang::prelude::*;
 use whizbang::store::StoredTurn;

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::sample::{command, event, external_command, shard};
-use crate::bridge::Fixture;
-use crate::bridge::node::{ARRIVAL_TIMEOUT, NodeBehavior, TestCard as _, TestNode, service};
+use crate::bridge::node::{ARRIVAL_TIMEOUT, NodeBehavior, TestNode, named, service};
+use crate::bridge::{Fixture, SHARDS};
 use whizbang_core::bridge::{BridgeError, Request, Response};
 use whizbang_core::clock::monotonic;
 use whizbang_core::message::{Envelope, MAX_PAYLOAD_BYTES};
@@ -16,8 +16,12 @@ use whizbang_wire::Packet;
 
 /// After an interruption the node is notified, and messages flow again.
 pub async fn node_is_notified_of_a_reconnection(fixture: &dyn Fixture) {
-    let bank = TestNode::start(fixture, service("bank").owning("bank")).await;
-    let shop = TestNode::start(fixture, service("shop").owning("shop").subscribing("bank")).await;
+    let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
+    let shop = TestNode::start(
+        fixture,
+        service("shop").owning(named("shop"), SHARDS).subscribing(named("bank"), SHARDS, [named("Happened")]),
+    )
+    .await;
     let calm = shop.inspect(|received| received.reconnected);
     fixture.interrupt().await;
     shop.wait_until("the reconnection", |received| received.reconnected > calm).await;
@@ -43,7 +47,12 @@ pub async fn oversize_is_refused_and_maximum_size_arrives(fixture: &dyn Fixture)
         Box::pin(async move { Response::Reply(envelope.payload) })
     };
     let behavior = NodeBehavior { responder: Box::new(responder), ..NodeBehavior::default() };
-    let bank = TestNode::start_with(fixture, service("bank").owning("bank").subscribing("bank"), behavior).await;
+    let bank = TestNode::start_with(
+        fixture,
+        service("bank").owning(named("bank"), SHARDS).subscribing(named("bank"), SHARDS, [named("Happened")]),
+        behavior,
+    )
+    .await;
     let (to, payload) = (shard("bank", 0), |bytes| Bytes::from(vec![9; bytes]));
     let over = |envelope| Envelope { payload: payload(MAX_PAYLOAD_BYTES + 1), ..envelope };
     let refused = |result: Result<(), BridgeError>| {
@@ -76,7 +85,7 @@ pub async fn oversize_is_refused_and_maximum_size_arrives(fixture: &dyn Fixture)
 
 /// Invalid messages do not reach the node, do not stop the messages after them, and are not redelivered.
 pub async fn invalid_message_is_refused_and_blocks_nothing(fixture: &dyn Fixture) {
-    let bank = TestNode::start(fixture, service("bank").owning("bank")).await;
+    let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
     let to = shard("bank", 0);
     let good = Packet::from_envelope(&external_command(&to, 1)).unwrap();
     let mut hostile = vec![Packet::default()];

@@ -6,15 +6,19 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, join_all};
 
 use super::sample::{command, effects, event, external_command, shard};
-use crate::bridge::node::{NodeBehavior, Received, TestCard as _, TestNode, service};
+use crate::bridge::node::{NodeBehavior, Received, TestNode, named, service};
 use crate::bridge::{Fixture, SHARDS};
 use whizbang_core::bridge::{AckOutcome, Bridge, BridgeError, Notification, Request, Response};
 use whizbang_core::message::{Envelope, Kind};
 
 /// Detaching loses nothing: messages accepted by `send` and `publish` are delivered.
 pub async fn message_sent_before_detaching_arrives(fixture: &dyn Fixture) {
-    let bank = TestNode::start(fixture, service("bank").owning("bank")).await;
-    let shop = TestNode::start(fixture, service("shop").owning("shop").subscribing("bank")).await;
+    let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
+    let shop = TestNode::start(
+        fixture,
+        service("shop").owning(named("shop"), SHARDS).subscribing(named("bank"), SHARDS, [named("Happened")]),
+    )
+    .await;
     let sent: Vec<_> = (1..=200)
         .flat_map(|sequence| {
             [
@@ -44,7 +48,7 @@ pub async fn unattached_bridge_refuses_every_call(fixture: &dyn Fixture) {
         assert!(matches!(bridge.detach().await, Err(BridgeError::Closed)));
     };
     refused(&bridge).await;
-    let node = TestNode::start(fixture, service("bank").owning("bank")).await;
+    let node = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
     node.bridge.send(command(&bank, &bank, 1)).await.unwrap();
     node.bridge.detach().await.unwrap();
     refused(&node.bridge).await;
@@ -57,8 +61,12 @@ pub async fn thousand_messages_in_flight_arrive(fixture: &dyn Fixture) {
         Box::pin(async move { Response::Reply(envelope.payload) })
     };
     let behavior = NodeBehavior { responder: Box::new(responder), ..NodeBehavior::default() };
-    let bank = TestNode::start_with(fixture, service("bank").owning("bank"), behavior).await;
-    let shop = TestNode::start(fixture, service("shop").owning("shop").subscribing("bank")).await;
+    let bank = TestNode::start_with(fixture, service("bank").owning(named("bank"), SHARDS), behavior).await;
+    let shop = TestNode::start(
+        fixture,
+        service("shop").owning(named("shop"), SHARDS).subscribing(named("bank"), SHARDS, [named("Happened")]),
+    )
+    .await;
     let (from, to) = (shard("bank", 0), shard("shop", 0));
     let sends = (1..=1000).map(|sequence| bank.bridge.send(command(&from, &to, sequence)));
     let publishes = (1..=1000).map(|position| bank.bridge.publish(event(&from, position)));
@@ -79,8 +87,12 @@ pub async fn thousand_messages_in_flight_arrive(fixture: &dyn Fixture) {
 
 /// Without faults, messages of one shard to another arrive in the order of the calls, awaited or not.
 pub async fn order_per_destination_is_preserved(fixture: &dyn Fixture) {
-    let bank = TestNode::start(fixture, service("bank").owning("bank")).await;
-    let shop = TestNode::start(fixture, service("shop").owning("shop").subscribing("bank")).await;
+    let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
+    let shop = TestNode::start(
+        fixture,
+        service("shop").owning(named("shop"), SHARDS).subscribing(named("bank"), SHARDS, [named("Happened")]),
+    )
+    .await;
     let pairs: Vec<_> =
         (0..SHARDS).flat_map(|from| (0..SHARDS).map(move |to| (shard("bank", from), shard("shop", to)))).collect();
     let mut sends = Vec::new();
@@ -125,9 +137,14 @@ pub async fn order_per_destination_is_preserved(fixture: &dyn Fixture) {
 
 /// A slow node slows its senders down: it never handles more messages than its capacity.
 pub async fn node_receives_no_more_than_its_capacity(fixture: &dyn Fixture) {
-    let bank = TestNode::start(fixture, service("bank").owning("bank")).await;
+    let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
     let behavior = NodeBehavior { capacity: 8, open: false, ..NodeBehavior::default() };
-    let shop = TestNode::start_with(fixture, service("shop").owning("shop").subscribing("bank"), behavior).await;
+    let shop = TestNode::start_with(
+        fixture,
+        service("shop").owning(named("shop"), SHARDS).subscribing(named("bank"), SHARDS, [named("Happened")]),
+        behavior,
+    )
+    .await;
     let sends = (1..=200).map(|sequence| bank.bridge.send(command(&shard("bank", 0), &shard("shop", 0), sequence)));
     let publishes = (1..=200).map(|position| bank.bridge.publish(event(&shard("bank", 0), position)));
     let (sent, published) = tokio::join!(join_all(sends), join_all(publishes));
@@ -143,14 +160,19 @@ pub async fn node_receives_no_more_than_its_capacity(fixture: &dyn Fixture) {
 
 /// A node that requests a retry gets the message again, and not in a tight loop.
 pub async fn retried_message_is_redelivered(fixture: &dyn Fixture) {
-    let bank = TestNode::start(fixture, service("bank").owning("bank")).await;
+    let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
     let handler = |envelope: &Envelope, received: &Received| {
         let list = if envelope.kind == Kind::Event { &received.events } else { &received.direct };
         let before = list.iter().filter(|known| known.id == envelope.id).count();
         if before < 3 { AckOutcome::Retry } else { AckOutcome::Ack }
     };
     let behavior = NodeBehavior { handler: Box::new(handler), ..NodeBehavior::default() };
-    let shop = TestNode::start_with(fixture, service("shop").owning("shop").subscribing("bank"), behavior).await;
+    let shop = TestNode::start_with(
+        fixture,
+        service("shop").owning(named("shop"), SHARDS).subscribing(named("bank"), SHARDS, [named("Happened")]),
+        behavior,
+    )
+    .await;
     let command = command(&shard("bank", 0), &shard("shop", 0), 1);
     bank.bridge.send(command.clone()).await.unwrap();
     bank.bridge.publish(event(&shard("bank", 0), 1)).await.unwrap();

@@ -9,7 +9,7 @@ use futures_util::future::{BoxFuture, join};
 
 use super::sample::{command, effects, event, external_command, shard};
 use crate::bridge::hostile::{Forgery, Hostile, Target};
-use crate::bridge::node::{NodeBehavior, TestCard as _, TestNode, named, service};
+use crate::bridge::node::{NodeBehavior, TestNode, named, service};
 use crate::bridge::{Fixture, SHARDS};
 use whizbang_core::bridge::{Request, Response};
 use whizbang_core::message::Envelope;
@@ -69,8 +69,12 @@ async fn start(fixture: &dyn Fixture) -> (TestNode, TestNode) {
         Box::pin(async move { Response::Reply(envelope.payload) })
     };
     let behavior = NodeBehavior { responder: Box::new(responder), ..NodeBehavior::default() };
-    let bank = TestNode::start_with(fixture, service("bank").owning("bank"), behavior).await;
-    let shop = TestNode::start(fixture, service("shop").owning("shop").subscribing("bank")).await;
+    let bank = TestNode::start_with(fixture, service("bank").owning(named("bank"), SHARDS), behavior).await;
+    let shop = TestNode::start(
+        fixture,
+        service("shop").owning(named("shop"), SHARDS).subscribing(named("bank"), SHARDS, [named("Happened")]),
+    )
+    .await;
     (bank, shop)
 }
 

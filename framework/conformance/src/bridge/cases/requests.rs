@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::sample::{command, event, external_command, shard};
-use crate::bridge::Fixture;
-use crate::bridge::node::{NodeBehavior, TestCard as _, TestNode, named, service};
+use crate::bridge::node::{NodeBehavior, TestNode, named, service};
+use crate::bridge::{Fixture, SHARDS};
 use whizbang_core::bridge::{BridgeError, Page, Request, RequestError, Response};
 use whizbang_core::clock::monotonic;
 use whizbang_core::message::{Envelope, Fingerprint, Kind};
@@ -35,8 +35,13 @@ pub async fn every_kind_of_request_gets_a_response(fixture: &dyn Fixture) {
         Box::pin(async move { response })
     };
     let behavior = NodeBehavior { responder: Box::new(responder), ..NodeBehavior::default() };
-    let bank = TestNode::start_with(fixture, service("bank").owning("bank").answering("bank", "Total"), behavior).await;
-    let shop = TestNode::start(fixture, service("shop").owning("shop")).await;
+    let bank = TestNode::start_with(
+        fixture,
+        service("bank").owning(named("bank"), SHARDS).answering(named("bank"), named("Total")),
+        behavior,
+    )
+    .await;
+    let shop = TestNode::start(fixture, service("shop").owning(named("shop"), SHARDS)).await;
     let ask = |request| shop.bridge.request(request, Duration::from_secs(10));
     let (from, to) = (shard("bank", 3), shard("shop", 1));
 
@@ -86,7 +91,7 @@ pub async fn long_response_is_truncated_and_continued(fixture: &dyn Fixture) {
         Box::pin(async move { response })
     };
     let behavior = NodeBehavior { responder: Box::new(responder), ..NodeBehavior::default() };
-    let bank = TestNode::start_with(fixture, service("bank").owning("bank"), behavior).await;
+    let bank = TestNode::start_with(fixture, service("bank").owning(named("bank"), SHARDS), behavior).await;
     let mut after = 0;
     while after < 10 {
         let request = Request::Events { shard: shard("bank", 0), after, limit: 100 };
@@ -106,7 +111,7 @@ pub async fn long_response_is_truncated_and_continued(fixture: &dyn Fixture) {
 
 /// The domain has no owner: the sender gets the error immediately and not at its deadline.
 pub async fn unowned_domain_is_reported_immediately(fixture: &dyn Fixture) {
-    let bank = TestNode::start(fixture, service("bank").owning("bank")).await;
+    let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
     let start = monotonic();
     let unowned = shard("ghost", 0);
     let sent = bank.bridge.send(command(&shard("bank", 0), &unowned, 1)).await;
@@ -129,7 +134,7 @@ pub async fn unowned_domain_is_reported_immediately(fixture: &dyn Fixture) {
 pub async fn silent_owner_is_reported_at_the_deadline(fixture: &dyn Fixture) {
     let behavior =
         NodeBehavior { responder: Box::new(|_| Box::pin(std::future::pending())), ..NodeBehavior::default() };
-    let bank = TestNode::start_with(fixture, service("bank").owning("bank"), behavior).await;
+    let bank = TestNode::start_with(fixture, service("bank").owning(named("bank"), SHARDS), behavior).await;
     let shop = TestNode::start(fixture, service("shop")).await;
     let (start, deadline) = (monotonic(), Duration::from_millis(300));
     let response = shop.bridge.request(Request::Command(external_command(&shard("bank", 0), 1)), deadline).await;

@@ -1,7 +1,7 @@
 //! Routing, and integrity of the delivered messages.
 
 use super::sample::{command, effects, event, shard};
-use crate::bridge::node::{Received, TestCard as _, TestNode, named, service};
+use crate::bridge::node::{Received, TestNode, named, service};
 use crate::bridge::{Fixture, SHARDS};
 use whizbang_core::bridge::Notification;
 use whizbang_core::clock::Timestamp;
@@ -9,8 +9,12 @@ use whizbang_core::message::{Codec, Envelope, MessageId, Name, ReplyMode, shard_
 
 /// A command is delivered to its owner; other owners and subscribers receive nothing.
 pub async fn command_reaches_its_owner_only(fixture: &dyn Fixture) {
-    let bank = TestNode::start(fixture, service("bank").owning("bank")).await;
-    let shop = TestNode::start(fixture, service("shop").owning("shop").subscribing("bank")).await;
+    let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
+    let shop = TestNode::start(
+        fixture,
+        service("shop").owning(named("shop"), SHARDS).subscribing(named("bank"), SHARDS, [named("Happened")]),
+    )
+    .await;
     shop.bridge.send(command(&shard("shop", 0), &shard("bank", 1), 1)).await.unwrap();
     bank.bridge.send(command(&shard("bank", 1), &shard("bank", 2), 1)).await.unwrap();
     bank.bridge.send(command(&shard("bank", 1), &shard("shop", 3), 1)).await.unwrap();
@@ -23,7 +27,7 @@ pub async fn command_reaches_its_owner_only(fixture: &dyn Fixture) {
 
 /// All fields of an envelope arrive, with any text in keys and headers.
 pub async fn command_arrives_unchanged(fixture: &dyn Fixture) {
-    let bank = TestNode::start(fixture, service("bank").owning("bank")).await;
+    let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
     let mut sent = Vec::new();
     for (number, key) in
         ["ada", "a.b>*", " \r\n\t\0%25", "é€🦀", "$JS.API", "\u{202e}x", &"k".repeat(256)].iter().enumerate()
@@ -52,10 +56,18 @@ pub async fn command_arrives_unchanged(fixture: &dyn Fixture) {
 
 /// An event is delivered to each service that subscribes to its domain, and to no other.
 pub async fn event_reaches_every_subscribing_service(fixture: &dyn Fixture) {
-    let bank = TestNode::start(fixture, service("bank").owning("bank")).await;
-    let shop = TestNode::start(fixture, service("shop").subscribing("bank")).await;
-    let mail = TestNode::start(fixture, service("mail").subscribing("bank").owning("mail")).await;
-    let other = TestNode::start(fixture, service("other").owning("other").subscribing("mail")).await;
+    let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
+    let shop = TestNode::start(fixture, service("shop").subscribing(named("bank"), SHARDS, [named("Happened")])).await;
+    let mail = TestNode::start(
+        fixture,
+        service("mail").subscribing(named("bank"), SHARDS, [named("Happened")]).owning(named("mail"), SHARDS),
+    )
+    .await;
+    let other = TestNode::start(
+        fixture,
+        service("other").owning(named("other"), SHARDS).subscribing(named("mail"), SHARDS, [named("Happened")]),
+    )
+    .await;
     for number in 0..SHARDS {
         for position in 1..=25 {
             bank.bridge.publish(event(&shard("bank", number), position)).await.unwrap();
@@ -75,8 +87,8 @@ pub async fn event_reaches_every_subscribing_service(fixture: &dyn Fixture) {
 
 /// Services start in any order. A late subscriber gets earlier events from the log, so this case repeats the event.
 pub async fn subscriber_may_start_before_its_source(fixture: &dyn Fixture) {
-    let shop = TestNode::start(fixture, service("shop").subscribing("bank")).await;
-    let bank = TestNode::start(fixture, service("bank").owning("bank")).await;
+    let shop = TestNode::start(fixture, service("shop").subscribing(named("bank"), SHARDS, [named("Happened")])).await;
+    let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
     let mut position = 0;
     shop.retry_until(
         "an event",
@@ -93,10 +105,18 @@ pub async fn subscriber_may_start_before_its_source(fixture: &dyn Fixture) {
 
 /// One of two nodes of a service receives a message, never both.
 pub async fn nodes_of_one_service_share_messages(fixture: &dyn Fixture) {
-    let bank = TestNode::start(fixture, service("bank").owning("bank")).await;
+    let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
     let [one, two] = [
-        TestNode::start(fixture, service("shop").owning("shop").subscribing("bank")).await,
-        TestNode::start(fixture, service("shop").owning("shop").subscribing("bank")).await,
+        TestNode::start(
+            fixture,
+            service("shop").owning(named("shop"), SHARDS).subscribing(named("bank"), SHARDS, [named("Happened")]),
+        )
+        .await,
+        TestNode::start(
+            fixture,
+            service("shop").owning(named("shop"), SHARDS).subscribing(named("bank"), SHARDS, [named("Happened")]),
+        )
+        .await,
     ];
     for sequence in 1..=100 {
         bank.bridge.send(command(&shard("bank", 0), &shard("shop", (sequence % 4) as u16), sequence)).await.unwrap();
@@ -127,9 +147,13 @@ pub async fn nodes_of_one_service_share_messages(fixture: &dyn Fixture) {
 
 /// A watermark goes to the owner of the sending shard, the head of a log to its subscribers.
 pub async fn notification_reaches_the_concerned_nodes(fixture: &dyn Fixture) {
-    let bank = TestNode::start(fixture, service("bank").owning("bank")).await;
-    let shop = TestNode::start(fixture, service("shop").owning("shop").subscribing("bank")).await;
-    let mail = TestNode::start(fixture, service("mail").owning("mail")).await;
+    let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
+    let shop = TestNode::start(
+        fixture,
+        service("shop").owning(named("shop"), SHARDS).subscribing(named("bank"), SHARDS, [named("Happened")]),
+    )
+    .await;
+    let mail = TestNode::start(fixture, service("mail").owning(named("mail"), SHARDS)).await;
     let committed = Notification::Committed { from: shard("bank", 1), to: shard("shop", 2), through: 9 };
     let head = Notification::Head { shard: shard("bank", 1), position: 5 };
     bank.retry_until(
@@ -158,7 +182,13 @@ pub async fn similar_names_do_not_collide(fixture: &dyn Fixture) {
     let domains = ["a", "a_b", "a-b", "A", "b", "_", "-", "0", "events", "outside", LONG];
     let mut nodes = Vec::new();
     for domain in domains {
-        nodes.push(TestNode::start(fixture, service(domain).owning(domain).subscribing(domain)).await);
+        nodes.push(
+            TestNode::start(
+                fixture,
+                service(domain).owning(named(domain), SHARDS).subscribing(named(domain), SHARDS, [named("Happened")]),
+            )
+            .await,
+        );
     }
     let first = nodes.first().unwrap();
     for (number, domain) in (1u64..).zip(domains) {

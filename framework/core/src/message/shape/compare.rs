@@ -5,6 +5,7 @@ use crate::message::Codec;
 
 /// A difference between two shapes of one type.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Difference {
     /// The field, with the fields and variants that contain it: `to.account`. Empty for the type itself.
     pub field: String,

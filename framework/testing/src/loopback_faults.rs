@@ -1,12 +1,24 @@
 //! Fault injection for the loopback bridge, from a seed.
 //!
-//! Used by tests of recovery (feature `testing`): a bridge may lose, repeat, reorder and delay messages, and a node must cope.
+//! Used by tests of recovery: a bridge may lose, repeat, reorder and delay messages, and a node must cope.
 
 use std::time::Duration;
 
 use whizbang_core::message::IdSource;
+use whizbang_wire::loopback::LoopbackHub;
 
-/// The rates of faults that the loopback injects, each a probability from 0 to 1 per message. The default injects none.
+/// The rates of faults that a [`LoopbackHub`] injects, each a probability from 0 to 1 per message. The default injects none.
+///
+/// ```
+/// use whizbang::bridge::loopback::LoopbackHub;
+/// use whizbang::clock::Clock;
+/// use whizbang::message::IdSource;
+/// use whizbang::testing::LoopbackFaults;
+///
+/// let (hub, faults) = (LoopbackHub::new(), LoopbackFaults { drop: 0.1, ..LoopbackFaults::default() });
+/// faults.inject(&hub, IdSource::seeded(Clock::system(), 7));
+/// hub.deliver_all();
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LoopbackFaults {
     /// The message is lost. A lost request never gets a response.
@@ -25,17 +37,22 @@ impl Default for LoopbackFaults {
     }
 }
 
+impl LoopbackFaults {
+    /// Injects the faults into all further messages of a hub, until [`LoopbackHub::deliver_all`] is called. `ids` is the source of
+    /// randomness.
+    pub fn inject(self, hub: &LoopbackHub, ids: IdSource) {
+        let sampler = FaultSampler { faults: self, ids };
+        hub.deliver_by(move || sampler.sample());
+    }
+}
+
 /// Draws the fate of each message.
-pub(super) struct FaultSampler {
+struct FaultSampler {
     faults: LoopbackFaults,
     ids: IdSource,
 }
 
 impl FaultSampler {
-    pub(super) fn new(faults: LoopbackFaults, ids: IdSource) -> Self {
-        Self { faults, ids }
-    }
-
     fn occurs(&self, probability: f64) -> bool {
         const SIDES: u64 = 1 << 32;
         // A probability outside 0..=1 saturates; NaN never occurs.
@@ -43,7 +60,7 @@ impl FaultSampler {
     }
 
     /// Returns the delay of each copy of the next message; an empty list means that the message is lost.
-    pub(super) fn sample(&self) -> Vec<Duration> {
+    fn sample(&self) -> Vec<Duration> {
         if self.occurs(self.faults.drop) {
             return Vec::new();
         }
