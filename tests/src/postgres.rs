@@ -7,6 +7,7 @@
 
 mod pooler;
 mod session;
+mod small_disk;
 mod template;
 
 use std::fs;
@@ -20,6 +21,7 @@ use tempfile::TempDir;
 
 pub use pooler::Pooler;
 pub use session::Session;
+pub use small_disk::SmallDisk;
 
 use crate::eventually;
 use crate::nats::Certificates;
@@ -136,6 +138,24 @@ impl PostgresServer {
         copy_folder(&template::cluster(), &folder.path().join("data"));
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Self { folder, port: free_port(), process: None, settings }
+    }
+
+    /// Starts a standby that follows a server: it can be read, and becomes a server of its own with `pg_promote()`.
+    ///
+    /// # Panics
+    /// If the copy fails.
+    pub fn standby(primary: &Self) -> Self {
+        let folder = template::folder(template::place());
+        let output = command("pg_basebackup", false)
+            .args(["-h", "127.0.0.1", "-p", &primary.port.to_string(), "-U", NAME, "-R", "-X", "stream"])
+            .args(["-c", "fast", "--no-sync", "-D"])
+            .arg(folder.path().join("data"))
+            .output()
+            .expect("runs pg_basebackup");
+        assert!(output.status.success(), "pg_basebackup:\n{}", String::from_utf8_lossy(&output.stderr));
+        let mut standby = Self { folder, port: free_port(), process: None, settings: Vec::new() };
+        standby.run();
+        standby
     }
 
     /// Starts the server again, at the same port, after [`stop`](Self::stop) or [`kill`](Self::kill). Nothing happens if it

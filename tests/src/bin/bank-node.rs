@@ -1,8 +1,9 @@
-//! A node in its own process that tests kill: a bank with an embedded store, loaded by its own clients.
+//! A node in its own process that tests kill: a bank, loaded by its own clients.
 //!
-//! `bank-node FOLDER LIFE` prints the knowledge of its clients, line by line: `sends ID` before a command is sent,
-//! `replied ID BYTES` once it is acknowledged, `refused ID` if it was certainly not handled, `begun TRANSFER`; and `ready` once the
-//! node works. A line is written at once and completely, so that a reader knows every reply before a kill.
+//! `bank-node PLACE LIFE` uses the embedded store in a folder, or PostgreSQL at a URL. It prints the knowledge of its clients,
+//! line by line: `sends ID` before a command is sent, `replied ID BYTES` once it is acknowledged, `refused ID` if it was
+//! certainly not handled, `begun TRANSFER`; and `ready` once the node works. A line is written at once and completely, so that a
+//! reader knows every reply before a kill.
 
 #[path = "../../../framework/whizbang/tests/bank/mod.rs"]
 mod bank;
@@ -14,8 +15,9 @@ use bank::{Account, Transfer, deposit, transfer, withdraw};
 use whizbang::client::SendCommand;
 use whizbang::message::MessageId;
 use whizbang::prelude::*;
+use whizbang::store::Store;
 use whizbang::store::embedded::{EmbeddedConfig, EmbeddedStore};
-use whizbang::{Command, SendError};
+use whizbang::{Command, PostgresStore, SendError};
 use whizbang_tests::checker::reply_bytes;
 
 /// The number of clients that wait for replies at the same time.
@@ -77,11 +79,20 @@ async fn be_a_client(client: Client, life: u64, number: u64) -> Result<(), Refus
 #[whizbang::main]
 async fn main() -> Result<(), whizbang::Error> {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, folder, life] = &arguments[..] else { panic!("bank-node FOLDER LIFE") };
+    let [_, place, life] = &arguments[..] else { panic!("bank-node PLACE LIFE") };
     let life = life.parse().expect("a number");
+    if place.starts_with("postgres://") {
+        // Small checkpoints, so that kills hit them. A node that is started again takes over at once.
+        let store = PostgresStore::builder(place).checkpoint_turns(50).exclusive().connect().await?;
+        return run(store, life).await;
+    }
     // Small files and many checkpoints, so that kills hit every operation of the store.
     let config = EmbeddedConfig::default().segment_bytes(256 * 1024).checkpoint_bytes(128 * 1024);
-    let store = EmbeddedStore::open_with(folder, &config)?;
+    run(EmbeddedStore::open_with(place, &config)?, life).await
+}
+
+/// Runs until the process is terminated.
+async fn run(store: impl Store + 'static, life: u64) -> Result<(), whizbang::Error> {
     let node = Node::builder("bank", store).threads(1).aggregate::<Account>().saga::<Transfer>().start().await?;
     say("ready\n");
     for number in 0..CLIENTS {
