@@ -4,12 +4,15 @@
 //! documentation: the interface follows the stores of this repository and may change with any version.
 //! It never reads or writes storage.
 
+mod save;
+
 use bytes::Bytes;
+
+pub use self::save::SavedIds;
 
 use crate::index::append::{AppendContext, AppendNumbers};
 use crate::index::{Index, OutOfTurn, StreamHasher};
 use crate::record;
-use crate::record::decode::Decoder;
 use crate::record::{MarkRecord, Names, NoteRecord, Record, TurnRecord};
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{MessageId, Name, ShardId};
@@ -51,12 +54,14 @@ pub struct Given {
 pub struct ShardLog {
     index: Index,
     names: Names,
+    hasher: StreamHasher,
 }
 
 impl ShardLog {
     /// The index of an empty shard. `seed` makes the hashes of streams hard to guess for callers that choose keys.
     pub fn new(seed: u64) -> Self {
-        Self { index: Index::new(StreamHasher::new(seed)), names: Names::default() }
+        let hasher = StreamHasher::new(seed);
+        Self { index: Index::new(hasher.clone()), names: Names::default(), hasher }
     }
 
     /// Adds a committed record. Records are added in the order of their locations, each once.
@@ -137,6 +142,11 @@ impl ShardLog {
         self.index.commit(location);
     }
 
+    /// The location before which every record is committed.
+    pub fn committed(&self) -> u64 {
+        self.index.committed()
+    }
+
     /// The position of the last committed event.
     pub fn position(&self) -> u64 {
         self.index.position()
@@ -214,29 +224,6 @@ impl ShardLog {
     /// Forgets ids of turns before `before`, in steps of `span` milliseconds.
     pub fn forget_ids(&mut self, before: Timestamp, span: u64) {
         self.index.ids.expire(before, span);
-    }
-
-    /// The index of everything committed, as bytes for [`restore`](Self::restore). The ids are not included. Its cost grows
-    /// with the number of streams.
-    pub fn save(&mut self) -> Vec<u8> {
-        let mut saved = Vec::new();
-        self.index.begin_saving(&mut saved);
-        while self.index.save_next(&mut saved) {}
-        saved
-    }
-
-    /// The index that was [saved](Self::save) with the same seed, and the location from which records are to be applied.
-    ///
-    /// # Errors
-    /// If the bytes are damaged.
-    pub fn restore(saved: &[u8], seed: u64) -> Result<(Self, u64), Damage> {
-        let (mut names, mut take) = (Names::default(), Decoder(saved));
-        let index = Index::restore(&mut take, StreamHasher::new(seed), &mut names).map_err(|malformed| malformed.0)?;
-        if !take.is_empty() {
-            return Err("bytes are left over behind the index");
-        }
-        let from = index.committed();
-        Ok((Self { index, names }, from))
     }
 }
 

@@ -9,6 +9,7 @@ use tokio_postgres::types::Type;
 use whizbang_core::message::{StoreId, StoreIdentity};
 use whizbang_core::store::StoreError;
 
+use crate::checkpoints;
 use crate::connect::{Connector, Durability, Password};
 use crate::failure::Failure;
 use crate::migrations::{self, Migrations};
@@ -44,6 +45,7 @@ pub struct PostgresBuilder {
     password: Password,
     authority: Option<PathBuf>,
     is_exclusive: bool,
+    checkpoint_turns: u64,
 }
 
 impl std::fmt::Debug for PostgresBuilder {
@@ -70,6 +72,7 @@ impl PostgresBuilder {
             password: Password::default(),
             authority: None,
             is_exclusive: false,
+            checkpoint_turns: checkpoints::TURNS,
         }
     }
 
@@ -106,6 +109,14 @@ impl PostgresBuilder {
     /// turns wait; beyond the limit they are rejected with [`StoreError::Full`].
     pub fn waiting_bytes(mut self, bytes: usize) -> Self {
         self.waiting_bytes = bytes;
+        self
+    }
+
+    /// The least number of turns of a shard between two checkpoints of its index; 20,000 by default. A shard with more streams
+    /// than that has as many turns between two checkpoints as it has streams. Opening a shard reads its checkpoint and the
+    /// turns after it.
+    pub fn checkpoint_turns(mut self, turns: u64) -> Self {
+        self.checkpoint_turns = turns.max(1);
         self
     }
 
@@ -175,10 +186,9 @@ impl PostgresBuilder {
             connector,
             sql,
             pool,
-            (self.writers, self.waiting_bytes, prepares),
+            (self.writers, self.waiting_bytes, prepares, self.checkpoint_turns),
             leases,
-            secrets,
-            identity,
+            (secrets, identity),
             durability,
         )
     }

@@ -23,6 +23,7 @@
 
 mod blocking;
 mod builder;
+mod checkpoints;
 mod columns;
 mod connect;
 mod failure;

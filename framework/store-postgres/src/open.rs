@@ -2,7 +2,7 @@
 //!
 //! Called by the [store](crate::store). The order matters: what an older owner in this process has appended is written first,
 //! then the epoch rises, and only then are the rows read. A commit of an older owner elsewhere either comes before the epoch,
-//! and is read, or is rejected. The cost grows with the number of turns of the shard.
+//! and is read, or is rejected. The cost grows with the number of streams, and of the turns since the last checkpoint.
 
 use std::collections::HashMap;
 
@@ -12,6 +12,7 @@ use whizbang_core::message::ShardId;
 use whizbang_core::store::{Epoch, StoreError};
 use whizbang_log::shard_log::ShardLog;
 
+use crate::checkpoints::{self, Loaded};
 use crate::pool::Pool;
 use crate::shard::{Shard, State};
 use crate::sql::Sql;
@@ -58,7 +59,7 @@ pub(crate) async fn find(pool: &Pool, sql: &Sql, id: &ShardId) -> Result<Option<
     Ok(rows.first().map(|row| row.get(0)))
 }
 
-/// Reads a shard's rows.
+/// Reads a shard's checkpoint and the rows after it.
 pub(crate) async fn rebuild(
     pool: &Pool,
     sql: &Sql,
@@ -70,18 +71,34 @@ pub(crate) async fn rebuild(
         offset: location,
         reason: reason.to_owned(),
     };
-    let mut state = State::new(ShardLog::new(seed));
+    let loaded = checkpoints::load(pool, sql, seed, row).await?;
+    let (mut state, from, mut last_turn) = match loaded {
+        Some(Loaded { state, through, last_turn }) => (state, through, last_turn),
+        None => (State::new(ShardLog::new(seed)), 0, 0),
+    };
+    if last_turn > 0 {
+        // A checkpoint contains committed turns only, so that the log must contain them as well.
+        let last = last_turn as i64;
+        let found = pool.query(OPENING, &sql.has_turn, &[(&row, Type::INT4), (&last, Type::INT8)]).await?;
+        if found.is_empty() {
+            return Err(damaged(last_turn, "the log ends before its checkpoint"));
+        }
+    }
+    state.log.note_new_ids();
     // First how far the destinations have come: then only the entries that still wait are remembered.
     for row in pool.query(OPENING, &sql.progress, &[(&row, Type::INT4)]).await? {
         let location = row.get::<_, i64>(0).unsigned_abs();
-        state.log.apply(location, row.get(1)).map_err(|reason| damaged(location, reason))?;
-        state.found(location);
+        if location >= from {
+            state.log.apply(location, row.get(1)).map_err(|reason| damaged(location, reason))?;
+            state.found(location);
+        }
     }
     let through: HashMap<ShardId, u64> =
         state.log.destinations().into_iter().map(|(to, through, _)| (to, through)).collect();
-    let mut last_turn = 0;
-    let from = 0i64;
-    let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] = [(&row, Type::INT4), (&from, Type::INT8)];
+    through.iter().for_each(|(to, through)| state.sent(to, *through));
+    let before = from.saturating_sub(1) as i64;
+    let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
+        [(&row, Type::INT4), (&before, Type::INT8)];
     pool.each(OPENING, &sql.log, &parameters, |row| {
         let (location, record) = (row.get::<_, i64>(0).unsigned_abs(), row.get::<_, &[u8]>(1));
         let applied = state.log.apply(location, record).and_then(|()| {
@@ -95,5 +112,6 @@ pub(crate) async fn rebuild(
     .await?;
     let shard = Shard::new(id.clone(), row, epoch, state);
     shard.set_last_turn(last_turn);
+    shard.set_checkpoint(from);
     Ok(shard)
 }

@@ -5,9 +5,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{Name, ShardId};
 use whizbang_core::store::{
     Appended, Epoch, MAX_TURN_BYTES, ShardWriter, Snapshot, StoreError, StreamHint, Turn, Watermark,
@@ -33,6 +34,12 @@ pub(crate) struct Shard {
     committed: AtomicU64,
     /// The location of the last committed turn.
     committed_turn: AtomicU64,
+    /// Every record before this location is in the last checkpoint.
+    checkpoint: AtomicU64,
+    /// The next checkpoint is due at this location.
+    due: AtomicU64,
+    /// A checkpoint is being saved.
+    saves: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -64,6 +71,8 @@ pub(crate) struct State {
     /// Snapshots that are not in the table yet.
     fresh: HashMap<(Name, String), Snapshot>,
     fresh_bytes: usize,
+    /// Ids of turns before this time may be forgotten.
+    pub(crate) forgotten: Timestamp,
     /// Kept between appends so that it need not be allocated again.
     record: Vec<u8>,
 }
@@ -77,6 +86,7 @@ impl State {
             outbox: HashMap::new(),
             fresh: HashMap::new(),
             fresh_bytes: 0,
+            forgotten: Timestamp::default(),
             record: Vec::new(),
         }
     }
@@ -101,6 +111,16 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// The entries that wait for their destinations.
+    pub(crate) fn outbox(&self) -> &HashMap<ShardId, VecDeque<(u64, u64)>> {
+        &self.outbox
+    }
+
+    /// Notes an entry of a checkpoint, in the order of the sequences.
+    pub(crate) fn waits(&mut self, to: ShardId, sequence: u64, location: u64) {
+        self.outbox.entry(to).or_default().push_back((sequence, location));
     }
 
     /// The record at `location` is there.
@@ -149,7 +169,8 @@ impl State {
 impl Shard {
     pub(crate) fn new(id: ShardId, row: i32, epoch: Epoch, state: State) -> Self {
         let (committed, last_turn) = (AtomicU64::new(state.next), AtomicU64::new(0));
-        Self { id, row, epoch, committed, committed_turn: last_turn, state: Mutex::new(state) }
+        let (checkpoint, due, saves) = (AtomicU64::new(0), AtomicU64::new(u64::MAX), AtomicBool::new(false));
+        Self { id, row, epoch, committed, committed_turn: last_turn, checkpoint, due, saves, state: Mutex::new(state) }
     }
 
     /// The state, brought up to what is committed.
@@ -179,6 +200,31 @@ impl Shard {
 
     pub(crate) fn set_last_turn(&self, location: u64) {
         self.committed_turn.fetch_max(location, Ordering::AcqRel);
+    }
+
+    pub(crate) fn set_checkpoint(&self, through: u64) {
+        self.checkpoint.fetch_max(through, Ordering::AcqRel);
+    }
+
+    /// The number of committed records that are not in the last checkpoint.
+    pub(crate) fn since_checkpoint(&self) -> u64 {
+        self.committed().saturating_sub(self.checkpoint.load(Ordering::Acquire).max(1))
+    }
+
+    /// Returns whether a checkpoint is due.
+    pub(crate) fn is_due(&self) -> bool {
+        self.committed() >= self.due.load(Ordering::Relaxed) && !self.saves.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether the caller saves the next checkpoint.
+    pub(crate) fn begin_checkpoint(&self) -> bool {
+        !self.saves.swap(true, Ordering::AcqRel)
+    }
+
+    /// The checkpoint is saved, or given up. The next one is due at this location.
+    pub(crate) fn end_checkpoint(&self, due: u64) {
+        self.due.store(due, Ordering::Relaxed);
+        self.saves.store(false, Ordering::Release);
     }
 
     /// The shard is about to be opened again in this process: appends are rejected, and what is appended is still written.

@@ -113,6 +113,22 @@ const LEAVE: &str = "DELETE FROM {schema}.members WHERE id = $1";
 
 const FIND: &str = "SELECT id FROM {schema}.shards WHERE domain = $1 AND number = $2";
 
+/// Replaces the checkpoint of a shard and adds the ids since then, if the writer still owns the shard. Forgets expired ids.
+const SAVE_CHECKPOINT: &str = r#"WITH owner AS (
+    SELECT id FROM {schema}.shards WHERE id = $1 AND epoch = $2
+), older AS (
+    DELETE FROM {schema}.checkpoints WHERE shard = $1 AND through < $3 AND EXISTS (SELECT FROM owner)
+), expired AS (
+    DELETE FROM {schema}.handled_ids WHERE shard = $1 AND newest < $6 AND EXISTS (SELECT FROM owner)
+), ids AS (
+    INSERT INTO {schema}.handled_ids SELECT id, $3, $5, $7 FROM owner WHERE length($7) > 0 ON CONFLICT DO NOTHING
+)
+INSERT INTO {schema}.checkpoints SELECT id, $3, $2, clock_timestamp(), $4 FROM owner ON CONFLICT DO NOTHING"#;
+const LOAD_CHECKPOINT: &str =
+    "SELECT through, bytes FROM {schema}.checkpoints WHERE shard = $1 ORDER BY through DESC LIMIT 1";
+const LOAD_IDS: &str = "SELECT bytes FROM {schema}.handled_ids WHERE shard = $1 ORDER BY through";
+const HAS_TURN: &str = "SELECT 1 FROM {schema}.turns WHERE shard = $1 AND location = $2";
+
 const PROGRESS: &str = "SELECT location, record FROM {schema}.progress WHERE shard = $1 ORDER BY location";
 const LOG: &str = "SELECT location, record FROM {schema}.turns WHERE shard = $1 AND location > $2 ORDER BY location";
 
@@ -196,6 +212,10 @@ pub(crate) struct Sql {
     pub(crate) owned: String,
     pub(crate) leave: String,
     pub(crate) find: String,
+    pub(crate) save_checkpoint: String,
+    pub(crate) load_checkpoint: String,
+    pub(crate) load_ids: String,
+    pub(crate) has_turn: String,
     pub(crate) progress: String,
     pub(crate) log: String,
     pub(crate) turns: String,
@@ -236,6 +256,10 @@ impl Sql {
             owned: text(OWNED),
             leave: text(LEAVE),
             find: text(FIND),
+            save_checkpoint: text(SAVE_CHECKPOINT),
+            load_checkpoint: text(LOAD_CHECKPOINT),
+            load_ids: text(LOAD_IDS),
+            has_turn: text(HAS_TURN),
             progress: text(PROGRESS),
             log: text(LOG),
             turns: text(TURNS),

@@ -17,6 +17,7 @@ use whizbang_core::store::{
 };
 
 use crate::builder::{PostgresBuilder, SCHEMA};
+use crate::checkpoints::Checkpoints;
 use crate::connect::Connector;
 use crate::failure::Failure;
 use crate::leases::{LeaseTable, PostgresLeases};
@@ -74,6 +75,9 @@ pub(crate) struct Shared {
     listeners: Mutex<Listeners>,
     /// None if one node uses the store alone.
     leases: Option<LeaseTable>,
+    checkpoints: Arc<Checkpoints>,
+    /// The least number of turns between two checkpoints of a shard.
+    checkpoint_turns: u64,
     secrets: Secrets,
     identity: StoreIdentity,
     durability: &'static str,
@@ -114,17 +118,29 @@ impl PostgresStore {
         migrations::script(&Sql::new(SCHEMA), 0)
     }
 
+    /// Saves a checkpoint of every open shard now, which makes the next openings fast. Otherwise a shard is saved when it has
+    /// had [enough turns](PostgresBuilder::checkpoint_turns), and when the store is closed. A failure is only logged, because
+    /// a checkpoint is a cache.
+    pub async fn checkpoint(&self) {
+        let shards = self.0.shards.lock().values().filter(|shard| shard.is_open()).cloned().collect();
+        self.0.checkpoints.save(shards).await;
+    }
+
     pub(crate) fn start(
         connector: Arc<Connector>,
         sql: Arc<Sql>,
         pool: Arc<Pool>,
-        (writers, limit, prepares): (usize, usize, bool),
+        (writers, limit, prepares, checkpoint_turns): (usize, usize, bool, u64),
         leases: Option<Pool>,
-        secrets: Secrets,
-        identity: StoreIdentity,
+        (secrets, identity): (Secrets, StoreIdentity),
         durability: &'static str,
     ) -> Result<Self, StoreError> {
-        let writer = |_| Arc::new(Writer::new(Arc::clone(&connector), Arc::clone(&sql), limit, prepares));
+        let checkpoints = Checkpoints::start(&pool, &sql, checkpoint_turns);
+        let checkpoints = Arc::new(checkpoints.map_err(|error| StoreError::io("starting the store's threads", error))?);
+        let writer = |_| {
+            let (connector, sql, checkpoints) = (Arc::clone(&connector), Arc::clone(&sql), Arc::clone(&checkpoints));
+            Arc::new(Writer::new(connector, sql, checkpoints, limit, prepares))
+        };
         let leases = leases.map(|pool| LeaseTable::new(pool, Arc::clone(&sql)));
         let shared = Arc::new(Shared {
             writers: (0..writers).map(writer).collect(),
@@ -136,6 +152,8 @@ impl PostgresStore {
             openings: Mutex::default(),
             listeners: Mutex::default(),
             leases,
+            checkpoints,
+            checkpoint_turns,
             secrets,
             identity,
             durability,
@@ -213,6 +231,8 @@ impl Shared {
         }
         let shard = open::rebuild(&self.pool, &self.sql, self.secrets.seed, (id, row, epoch)).await;
         let shard = Arc::new(shard.inspect_err(|error| self.damaged(error))?);
+        let streams = shard.look(|state| state.log.streams() as u64);
+        shard.end_checkpoint(shard.committed() - shard.since_checkpoint() + self.checkpoint_turns.max(streams));
         let tickets = self.tickets(&listener)?;
         tickets.writer.add(&shard, &tickets);
         self.shards.lock().insert(id.clone(), Arc::clone(&shard));
@@ -285,6 +305,7 @@ impl Shared {
             // A thread that has panicked has ended as well.
             let _ = thread.join();
         }
+        self.checkpoints.stop();
         self.pool.stop();
         if let Some(leases) = &self.leases {
             leases.stop();
@@ -351,7 +372,10 @@ impl Store for PostgresStore {
     fn forget_ids(&self, before: Timestamp) {
         let shards: Vec<_> = self.0.shards.lock().values().cloned().collect();
         for shard in shards {
-            shard.look(|state| state.log.forget_ids(before, IDS_SPAN_MS));
+            shard.look(|state| {
+                state.forgotten = state.forgotten.max(before);
+                state.log.forget_ids(before, IDS_SPAN_MS);
+            });
         }
     }
 
@@ -380,6 +404,11 @@ impl Store for PostgresStore {
             for writer in &self.0.writers {
                 let flushed = writer.flushed().await;
                 closed = closed.and(flushed.unwrap_or(Err(StoreError::Closed)));
+            }
+            if closed.is_ok() {
+                let shards: Vec<_> = self.0.shards.lock().values().cloned().collect();
+                let due = shards.into_iter().filter(|shard| self.0.checkpoints.is_due_at_closing(shard));
+                self.0.checkpoints.save(due.collect()).await;
             }
             self.0.end();
             closed

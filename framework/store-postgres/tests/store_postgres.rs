@@ -34,6 +34,25 @@ mod directly {
     whizbang::store_suite!(Postgres(PostgresServer::start()));
 }
 
+/// Saves a checkpoint as often as possible, so that every restart begins with one.
+struct Saving(PostgresServer);
+
+impl Fixture for Saving {
+    fn store(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+        async {
+            let store = PostgresStore::builder(&self.0.url()).checkpoint_turns(1).connect().await.expect("connects");
+            Arc::new(store) as Arc<dyn Store>
+        }
+        .boxed()
+    }
+}
+
+mod with_checkpoints {
+    use super::{PostgresServer, Saving};
+
+    whizbang::store_suite!(Saving(PostgresServer::start()));
+}
+
 mod shared {
     use super::{Postgres, PostgresServer};
 

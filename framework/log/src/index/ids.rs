@@ -48,12 +48,39 @@ pub struct Ids {
     current: Generation,
     /// Oldest first.
     frozen: Vec<Arc<Generation>>,
+    /// Ids that were added and are not saved, for a store that saves them.
+    new: Option<Vec<(IdHash, Location, Timestamp)>>,
 }
 
 impl Ids {
     /// Adds the id of the turn at `location`. If several turns have the same id, the last one added is found first.
     pub(crate) fn add(&mut self, id: IdHash, location: Location, time: Timestamp) {
         self.current.add(id, location, time);
+        if let Some(new) = &mut self.new {
+            new.push((id, location, time));
+        }
+    }
+
+    /// Adds an id that is saved.
+    pub(crate) fn add_saved(&mut self, id: IdHash, location: Location, time: Timestamp) {
+        self.current.add(id, location, time);
+    }
+
+    /// From now on notes which ids are added.
+    pub(crate) fn note_new(&mut self) {
+        self.new.get_or_insert_default();
+    }
+
+    /// Returns the ids that were noted, in the order of their locations.
+    pub(crate) fn noted(&self) -> &[(IdHash, Location, Timestamp)] {
+        self.new.as_deref().unwrap_or_default()
+    }
+
+    /// Forgets the noted ids of turns before `location`.
+    pub(crate) fn forget_new(&mut self, location: Location) {
+        if let Some(new) = &mut self.new {
+            new.retain(|(_, at, _)| *at >= location);
+        }
     }
 
     /// Returns the locations of the turns with an id, newest first; at most one per generation.

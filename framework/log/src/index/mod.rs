@@ -167,6 +167,11 @@ impl Index {
         }
     }
 
+    /// Returns the number of streams.
+    pub fn streams(&self) -> usize {
+        self.heads.len()
+    }
+
     /// Returns the location before which every record is committed and in this index.
     pub fn committed(&self) -> Location {
         self.committed.through

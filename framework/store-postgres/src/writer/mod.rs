@@ -8,6 +8,7 @@
 //! the rows of the group's shards, which waits for the lost session to end one way or the other, and looks for the rows. If
 //! they are there the group is reported; if not it is sent again. Until then appends are gathered, up to a limit.
 
+mod answers;
 mod line;
 mod outcome;
 mod saving;
@@ -23,11 +24,12 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use whizbang_core::store::StoreError;
 
-use self::line::{Commit, Line, commit};
+use self::line::Line;
 use self::states::States;
 use crate::blocking::Driver;
+use crate::checkpoints::Checkpoints;
 use crate::connect::Connector;
-use crate::failure::{Failure, Fate};
+use crate::failure::Failure;
 use crate::queue::{Group, Part, Queue};
 use crate::shard::Shard;
 use crate::snapshots;
@@ -68,6 +70,7 @@ pub(crate) struct Writer {
     /// The open shards. They are failed if commits fail for good.
     open: Mutex<Vec<(Weak<Shard>, Weak<Tickets>)>>,
     snapshots: Mutex<Vec<snapshots::Waiting>>,
+    checkpoints: Arc<Checkpoints>,
 }
 
 /// The next step of the writer's thread.
@@ -87,7 +90,13 @@ impl std::fmt::Debug for Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(connector: Arc<Connector>, sql: Arc<Sql>, limit: usize, prepares: bool) -> Self {
+    pub(crate) fn new(
+        connector: Arc<Connector>,
+        sql: Arc<Sql>,
+        checkpoints: Arc<Checkpoints>,
+        limit: usize,
+        prepares: bool,
+    ) -> Self {
         Self {
             connector,
             sql,
@@ -100,6 +109,7 @@ impl Writer {
             end: Mutex::default(),
             open: Mutex::default(),
             snapshots: Mutex::default(),
+            checkpoints,
         }
     }
 
@@ -380,137 +390,5 @@ impl Writer {
         let (client, sql) = (Arc::clone(&driver.client), Arc::clone(&self.sql));
         let mut asked = Box::pin(async move { states::read(&client, &sql, &ids, &turns).await });
         self.wait(driver, asked.as_mut()).map(|state| state.map_err(Failure::from))
-    }
-
-    /// Sends a group.
-    fn start(&self, line: &mut Line, group: Arc<Group>) {
-        let Some(driver) = &line.driver else {
-            line.doubt = Some(group);
-            return;
-        };
-        let (client, sql, sent) = (Arc::clone(&driver.client), Arc::clone(&self.sql), Arc::clone(&group));
-        let statement = line.statements.as_ref().map(|[short, long]| if group.has_progress() { long } else { short });
-        let statement = statement.cloned();
-        let commit: Commit = Box::pin(async move { Ok(commit(&client, &sql, statement.as_ref(), &sent).await?) });
-        line.current = Some((group, commit, Instant::now()));
-    }
-
-    /// Waits for the answer about the current group, unless `give_up` returns `true`, and handles it.
-    fn finish(&self, line: &mut Line, mut give_up: impl FnMut() -> bool) -> Next {
-        let Some((group, mut commit, begun)) = line.current.take() else { return Next::More };
-        let answer = match &mut line.driver {
-            Some(driver) => driver.drive(commit.as_mut(), || {
-                self.is_silent_since(begun);
-                give_up()
-            }),
-            None => Some(Err(Failure::connection("the connection", &Failure::new("it is lost")))),
-        };
-        let Some(answer) = answer else {
-            line.current = Some((group, commit, begun));
-            return Next::Rest;
-        };
-        match self.take_answer(line, group, begun, answer) {
-            Ok((group, owned)) => {
-                self.complete(line, &group, &owned);
-                Next::More
-            }
-            Err(next) => next,
-        }
-    }
-
-    /// Waits for the answer about the current group on the thread of an actor, and handles it if that needs no request.
-    fn finish_soon(&self, line: &mut Line) {
-        let Some((group, mut commit, begun)) = line.current.take() else { return };
-        let answer = line.driver.as_mut().and_then(|driver| driver.drive_for(commit.as_mut(), SLOW_COMMIT));
-        let Some(answer) = answer else {
-            self.slow.store(true, Ordering::Relaxed);
-            line.current = Some((group, commit, begun));
-            return;
-        };
-        if let Ok((group, owned)) = self.take_answer(line, group, begun, answer) {
-            if group.parts.iter().all(|part| owned.contains(&part.shard.row)) {
-                self.complete(line, &group, &owned);
-            } else {
-                line.rejected = Some((group, owned));
-            }
-        }
-    }
-
-    /// Returns the group and the shards that it was committed for, or handles the failure.
-    fn take_answer(
-        &self,
-        line: &mut Line,
-        group: Arc<Group>,
-        begun: Instant,
-        answer: Result<Vec<i32>, Failure>,
-    ) -> Result<(Arc<Group>, Vec<i32>), Next> {
-        let failure = match answer {
-            Ok(owned) => {
-                self.slow.store(begun.elapsed() > SLOW_COMMIT, Ordering::Relaxed);
-                return Ok((group, owned));
-            }
-            Err(failure) => failure,
-        };
-        match failure.fate() {
-            Fate::Unknown => {
-                line.doubt = Some(group);
-                self.lost(line, &failure);
-            }
-            Fate::Unprepared => {
-                tracing::warn!(
-                    target: crate::TARGET,
-                    error = %failure,
-                    "statements are no longer prepared: a connection pooler changes the session"
-                );
-                line.doubt = Some(group);
-                (line.prepares, line.statements) = (false, None);
-                return Err(Next::More);
-            }
-            Fate::Later | Fate::Full => {
-                line.doubt = Some(group);
-                self.troubled(line, &failure, COMMITTING);
-            }
-            Fate::Never => {
-                self.fail(&failure.store(COMMITTING));
-                return Err(Next::More);
-            }
-        }
-        Err(Next::Again)
-    }
-
-    /// Finds out whether a group is committed, and sends it again if not.
-    fn resolve(&self, line: &mut Line, group: Arc<Group>) -> Next {
-        let Some(driver) = &mut line.driver else {
-            line.doubt = Some(group);
-            return Next::More;
-        };
-        let state = match self.state(driver, group.parts.iter().map(|part| &part.shard), &group.parts) {
-            Some(Ok(state)) => state,
-            Some(Err(failure)) => {
-                line.doubt = Some(group);
-                self.lost(line, &failure);
-                return Next::Again;
-            }
-            None => {
-                line.doubt = Some(group);
-                return Next::Rest;
-            }
-        };
-        if let Some(part) = group.parts.iter().find(|part| state.is_older(&part.shard)) {
-            self.older(line, &part.shard);
-            return Next::More;
-        }
-        if group.parts.iter().any(|part| state.has(part)) {
-            // All of a group is committed, but for the shards that had another owner already.
-            let owns = |part: &Part| match part.last_turn {
-                Some(_) => state.has(part),
-                None => state.epoch(&part.shard) == Some(part.shard.epoch),
-            };
-            let owned: Vec<i32> = group.parts.iter().filter(|part| owns(part)).map(|part| part.shard.row).collect();
-            self.complete(line, &group, &owned);
-            return Next::More;
-        }
-        self.start(line, group);
-        self.finish(line, || self.is_stopped())
     }
 }

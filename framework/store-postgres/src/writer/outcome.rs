@@ -20,7 +20,12 @@ impl Writer {
         let owned: HashSet<i32> = owned.iter().copied().collect();
         let (kept, lost): (Vec<&Part>, Vec<&Part>) =
             group.parts.iter().partition(|part| owned.contains(&part.shard.row));
-        kept.iter().for_each(|part| part.shard.commit(part.last, part.last_turn));
+        for part in &kept {
+            part.shard.commit(part.last, part.last_turn);
+            if part.shard.is_due() {
+                self.checkpoints.save_soon(&part.shard);
+            }
+        }
         let errors = self.fence(line, &lost);
         let waiters = self.queue.lock().written(group);
         self.recovered(line);
