@@ -10,7 +10,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{BridgeError, headers, malformed};
 use whizbang_core::clock::Timestamp;
-use whizbang_core::message::{Codec, Envelope, Fingerprint, Kind, MessageId, Name, Origin, ReplyMode, SHAPE, ShardId};
+use whizbang_core::message::{
+    Codec, Envelope, Fingerprint, Kind, MAX_HEADERS, MessageId, Name, Origin, ReplyMode, SHAPE, ShardId,
+};
 
 /// The only version of frames that this program writes and reads.
 const VERSION: u8 = 1;
@@ -291,11 +293,8 @@ impl Reader {
             traceparent: self.option(Self::text)?,
             headers: {
                 let count: usize = self.narrow_number()?;
-                if count > headers::MAX_HEADERS + 1 {
-                    return Err(malformed(format!(
-                        "{count} extra headers exceed the limit of {}",
-                        headers::MAX_HEADERS
-                    )));
+                if count > MAX_HEADERS + 1 {
+                    return Err(malformed(format!("{count} extra headers exceed the limit of {}", MAX_HEADERS)));
                 }
                 (0..count).map(|_| Ok((self.text()?, self.text()?))).collect::<Result<_, BridgeError>>()?
             },

@@ -10,15 +10,10 @@ use bytes::Bytes;
 use super::{BridgeError, Packet, excerpt, instant, malformed, percent};
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{
-    Codec, Envelope, Fingerprint, Key, Kind, MAX_PAYLOAD_BYTES, MessageId, Name, Origin, ReplyMode, SHAPE, ShardId,
-    StoreId,
+    Codec, Envelope, Fingerprint, Key, Kind, MAX_HEADER_BYTES, MAX_HEADERS, MAX_PAYLOAD_BYTES, MessageId, Name, Origin,
+    ReplyMode, SHAPE, ShardId, StoreId, is_header_name, is_header_value,
 };
 use whizbang_core::telemetry::passes;
-
-/// The maximum number of extra headers on an envelope: headers that whizbang does not define.
-pub const MAX_HEADERS: usize = 64;
-/// The maximum total size in bytes of the names and values of extra headers.
-pub const MAX_HEADER_BYTES: usize = 16 * 1024;
 
 const SPECVERSION: &str = "ce-specversion";
 const ID: &str = "ce-id";
@@ -155,7 +150,7 @@ pub(super) fn check(envelope: &Envelope) -> Result<(), BridgeError> {
         if !is_header_name(name) || is_known(name) || is_broker_command(name) {
             return Err(malformed(format!("invalid header name `{}`", excerpt(name))));
         }
-        if value.chars().any(char::is_control) || value.trim() != value {
+        if !is_header_value(value) {
             return Err(malformed(format!("header `{name}` contains control characters or surrounding spaces")));
         }
         if envelope.headers.iter().take(index).any(|(other, _)| other == name) {
@@ -163,10 +158,6 @@ pub(super) fn check(envelope: &Envelope) -> Result<(), BridgeError> {
         }
     }
     Ok(())
-}
-
-fn is_header_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$&'*+-.^_`|~".contains(&byte))
 }
 
 /// Returns true for a header that the broker obeys. `Nats-Rollup` purges a stream, `Nats-Msg-Id` turns another message into a

@@ -35,7 +35,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-pub use headers::{MAX_HEADER_BYTES, MAX_HEADERS};
+pub use whizbang_core::message::{MAX_HEADER_BYTES, MAX_HEADERS};
 
 use whizbang_core::bridge::BridgeError;
 use whizbang_core::message::Envelope;

@@ -14,6 +14,7 @@ mod disclosure;
 mod dropped_node;
 mod forgery;
 mod hostile;
+mod jobs;
 mod log_capture;
 mod no_logins;
 mod outage;

@@ -25,6 +25,7 @@ pub struct TurnBuilder {
     pub(super) version: u64,
     pub(super) id: MessageId,
     pub(super) reply: Vec<u8>,
+    headers: Vec<(String, String)>,
     events: Vec<(&'static str, Vec<u8>)>,
     outbox: Vec<(ShardId, Envelope)>,
     timers: Vec<TimerDraft>,
@@ -109,6 +110,7 @@ impl TurnBuilder {
             version: 0,
             id: id(number),
             reply: Vec::new(),
+            headers: Vec::new(),
             events: Vec::new(),
             outbox: Vec::new(),
             timers: Vec::new(),
@@ -136,6 +138,12 @@ impl TurnBuilder {
     /// Records an event.
     pub fn event(mut self, name: &'static str, payload: impl Into<Vec<u8>>) -> Self {
         self.events.push((name, payload.into()));
+        self
+    }
+
+    /// Adds a header of the turn.
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -215,6 +223,7 @@ impl TurnBuilder {
             id: self.id,
             correlation: id(99),
             traceparent: Some(&trace),
+            headers: &self.headers,
             mark: match &self.mark {
                 MarkDraft::None => Mark::None,
                 MarkDraft::Outside(digest) => Mark::Outside { digest: *digest },

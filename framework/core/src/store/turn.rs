@@ -30,6 +30,8 @@ pub struct Turn<'a> {
     pub correlation: MessageId,
     /// The W3C trace context of the turn.
     pub traceparent: Option<&'a str>,
+    /// The headers of the events recorded, the same for all of them.
+    pub headers: &'a [(String, String)],
     /// The mark that the message was handled.
     pub mark: Mark<'a>,
     /// The encoded `Result<Reply, Rejection>`; empty if the turn has no reply.
@@ -322,6 +324,8 @@ pub struct StoredEvent {
     pub correlation: MessageId,
     /// The trace context of the turn that recorded it.
     pub traceparent: Option<String>,
+    /// The headers of the turn that recorded it.
+    pub headers: Vec<(String, String)>,
 }
 
 /// An outbox entry that its destination has not yet committed.

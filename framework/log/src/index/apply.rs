@@ -86,7 +86,7 @@ impl Index {
                     self.dead_letters.add(letter.id, stream, location, deferred);
                 }
                 NoteRecord::Resolved { message } => self.dead_letters.resolve(message, stream),
-                NoteRecord::Attempt { .. } | NoteRecord::Ended | NoteRecord::Own(_) => {}
+                NoteRecord::Attempt { .. } | NoteRecord::Ended | NoteRecord::Own(_) | NoteRecord::Headers(_) => {}
             }
         }
         Ok(())

@@ -4,7 +4,8 @@ use super::decode::Decoder;
 use super::envelope;
 use super::write::{
     CORRELATION, EVENTS, MARK_FROM, MARK_NONE, MARK_OUTSIDE, MARK_TIMER, NOTE_ATTEMPT, NOTE_DEAD_LETTER, NOTE_ENDED,
-    NOTE_OWN, NOTE_RESOLVED, NOTES, OUTBOX, REPLY, TIME_OF_ID, TIMER_CLEAR, TIMER_SET, TIMERS, TRACEPARENT,
+    NOTE_HEADERS, NOTE_OWN, NOTE_RESOLVED, NOTES, OUTBOX, REPLY, TIME_OF_ID, TIMER_CLEAR, TIMER_SET, TIMERS,
+    TRACEPARENT,
 };
 use super::{FORMAT, KIND_ADVANCE, KIND_OPENED, KIND_SENT, KIND_TURN, Location, Malformed};
 use whizbang_core::clock::Timestamp;
@@ -114,11 +115,28 @@ pub(crate) struct OutboxRecord<'a> {
 /// A note in a turn.
 #[derive(Clone, Copy, Debug)]
 pub enum NoteRecord<'a> {
-    Attempt { message: MessageId, attempt: u32 },
+    Attempt {
+        message: MessageId,
+        attempt: u32,
+    },
     DeadLetter(DeadLetterRecord<'a>),
-    Resolved { message: MessageId },
+    Resolved {
+        message: MessageId,
+    },
     Ended,
     Own(&'a [u8]),
+    /// The headers of the turn.
+    Headers(HeaderRecords<'a>),
+}
+
+/// The headers of a turn.
+#[derive(Clone, Copy, Debug)]
+pub struct HeaderRecords<'a>(Items<'a>);
+
+impl<'a> HeaderRecords<'a> {
+    pub(crate) fn iter(self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.0.iter(decode_header)
+    }
 }
 
 /// A dead letter in a turn.
@@ -187,6 +205,17 @@ impl<'a> TurnRecord<'a> {
 
     pub(crate) fn notes(&self) -> impl Iterator<Item = NoteRecord<'a>> + use<'a> {
         self.notes.iter(decode_note)
+    }
+
+    /// Returns the headers of the turn's events.
+    pub(crate) fn headers(&self) -> Vec<(String, String)> {
+        // They are the first note.
+        match self.notes().next() {
+            Some(NoteRecord::Headers(headers)) => {
+                headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 }
 
@@ -312,6 +341,10 @@ fn decode_timer<'a>(decoder: &mut Decoder<'a>) -> Result<TimerWrite<'a>, Malform
     }
 }
 
+fn decode_header<'a>(decoder: &mut Decoder<'a>) -> Result<(&'a str, &'a str), Malformed> {
+    Ok((decoder.text()?, decoder.text()?))
+}
+
 fn decode_note<'a>(decoder: &mut Decoder<'a>) -> Result<NoteRecord<'a>, Malformed> {
     match decoder.byte()? {
         NOTE_ATTEMPT => Ok(NoteRecord::Attempt { message: decoder.id()?, attempt: decoder.small()? }),
@@ -319,6 +352,7 @@ fn decode_note<'a>(decoder: &mut Decoder<'a>) -> Result<NoteRecord<'a>, Malforme
         NOTE_RESOLVED => Ok(NoteRecord::Resolved { message: decoder.id()? }),
         NOTE_ENDED => Ok(NoteRecord::Ended),
         NOTE_OWN => Ok(NoteRecord::Own(decoder.bytes()?)),
+        NOTE_HEADERS => Ok(NoteRecord::Headers(HeaderRecords(Items::parse(decoder, decode_header)?))),
         _ => Err(Malformed("unknown kind of note")),
     }
 }

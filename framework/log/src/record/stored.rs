@@ -81,6 +81,7 @@ impl TurnRecord<'_> {
                 NoteRecord::Resolved { message } => Note::Resolved { message },
                 NoteRecord::Ended => Note::Ended,
                 NoteRecord::Own(bytes) => Note::Own(record.slice_ref(bytes)),
+                NoteRecord::Headers(_) => continue,
             });
         }
         Ok(turn)
@@ -94,6 +95,7 @@ impl TurnRecord<'_> {
         into: &mut Vec<StoredEvent>,
     ) -> Result<(), Malformed> {
         let actor = names.get(self.actor)?;
+        let headers = self.headers();
         for (event, nth) in self.events().zip(1..) {
             into.push(StoredEvent {
                 position: self.position + nth,
@@ -108,6 +110,7 @@ impl TurnRecord<'_> {
                 cause: self.id,
                 correlation: self.correlation,
                 traceparent: self.traceparent.map(str::to_owned),
+                headers: headers.clone(),
             });
         }
         Ok(())

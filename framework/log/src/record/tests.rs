@@ -79,6 +79,7 @@ fn written() -> (Vec<u8>, Envelope, DeadLetter) {
         id: MessageId::from_u128(u128::MAX - 5),
         correlation: MessageId::from_u128(1),
         traceparent: Some("00-a"),
+        headers: &[("tenant".to_owned(), "acme".to_owned()), ("user".to_owned(), String::new())],
         mark: Mark::From { source: &source, sequence: 900, floor: 890 },
         reply: b"yes",
         reply_codec: Codec::Json,
@@ -134,6 +135,8 @@ fn turn_with_everything_is_read_as_it_was_written() {
     assert_eq!(stored.from.unwrap().1, 900);
     assert_eq!(stored.events.iter().map(|event| event.position).collect::<Vec<_>>(), [101, 102]);
     assert_eq!(stored.events.iter().map(|event| event.stream_version).collect::<Vec<_>>(), [31, 32]);
+    let headers = [("tenant".to_owned(), "acme".to_owned()), ("user".to_owned(), String::new())];
+    assert!(stored.events.iter().all(|event| event.headers == headers), "the headers of the turn");
     assert_eq!(stored.timers, [("pay".to_owned(), true), ("ship".to_owned(), false)]);
     let summary = SentMessage { id: sent.id, kind: sent.kind, name: sent.name.clone(), wants: sent.wants };
     assert_eq!(stored.sent, [summary.clone(), summary]);
@@ -164,6 +167,7 @@ fn time_contained_in_the_id_is_omitted_and_restored() {
             id,
             correlation: id,
             traceparent: None,
+            headers: &[],
             mark: Mark::Outside { digest: 7 },
             reply: b"",
             reply_codec: Codec::Bincode,

@@ -28,6 +28,8 @@ pub(super) const NOTE_DEAD_LETTER: u8 = 2;
 pub(super) const NOTE_RESOLVED: u8 = 3;
 pub(super) const NOTE_ENDED: u8 = 4;
 pub(super) const NOTE_OWN: u8 = 5;
+/// Not a note of the actor: the headers of the turn. The flags of a turn have no bit left.
+pub(super) const NOTE_HEADERS: u8 = 6;
 
 /// The location of a record and the data that only the store knows.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +79,7 @@ pub fn turn_bound(turn: &Turn<'_>) -> usize {
             TimerWrite::Clear { name } => 16 + name.len(),
         };
     }
+    bound += turn.headers.iter().map(|(name, value)| 20 + name.len() + value.len()).sum::<usize>();
     for note in turn.notes {
         bound += 32
             + match note {
@@ -108,7 +111,7 @@ pub fn write_turn(into: &mut Vec<u8>, turn: &Turn<'_>, place: &RecordContext<'_>
         (!turn.events.is_empty(), EVENTS),
         (!turn.outbox.is_empty(), OUTBOX),
         (!turn.timers.is_empty(), TIMERS),
-        (!turn.notes.is_empty(), NOTES),
+        (!turn.notes.is_empty() || !turn.headers.is_empty(), NOTES),
         (turn.id.time() == Some(turn.time), TIME_OF_ID),
     ] {
         if is {
@@ -211,7 +214,16 @@ fn encode_timers(into: &mut Vec<u8>, timers: &[TimerWrite<'_>]) {
 }
 
 fn encode_notes(into: &mut Vec<u8>, turn: &Turn<'_>) {
-    encode::number(into, turn.notes.len() as u64);
+    let headers = usize::from(!turn.headers.is_empty());
+    encode::number(into, (headers + turn.notes.len()) as u64);
+    if headers > 0 {
+        into.push(NOTE_HEADERS);
+        encode::number(into, turn.headers.len() as u64);
+        for (name, value) in turn.headers {
+            encode::text(into, name);
+            encode::text(into, value);
+        }
+    }
     for note in turn.notes {
         match note {
             Note::Attempt { message, attempt } => {

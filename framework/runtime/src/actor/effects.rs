@@ -16,6 +16,7 @@ use super::requested::{AnyEffects, RequestedEffects};
 use whizbang_core::clock::{MonotonicTime, Timestamp};
 use whizbang_core::message::{
     Codec, Command, Domain, Fingerprint, Message, MessageFacts, MessageId, encode_command_verified, encode_verified,
+    header,
 };
 
 /// The effects that a handler requests: events to record, commands to send, timers to set.
@@ -178,6 +179,29 @@ impl<A: Stateful> Effects<A> {
         self.requested.turn.correlation
     }
 
+    /// Returns the headers of the message that this turn handles. The turn of a timer has none.
+    pub fn headers(&self) -> &[(String, String)] {
+        &self.requested.turn.headers
+    }
+
+    /// Returns the value of a header of the message that this turn handles.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        header(&self.requested.turn.headers, name)
+    }
+
+    /// Returns the W3C trace context of the message that this turn handles. Everything that the turn causes continues it.
+    pub fn traceparent(&self) -> Option<&str> {
+        self.requested.turn.traceparent.as_deref()
+    }
+
+    /// Sets a header of everything that this turn records and sends, including its reply. An earlier value of the same name
+    /// is replaced, also one that is [propagated](crate::NodeBuilder::propagate_headers).
+    ///
+    /// A header that is [invalid](whizbang_core::message::HeaderError) fails the whole turn.
+    pub fn set_header(&mut self, name: &str, value: &str) {
+        self.requested.set_header(name, value);
+    }
+
     /// Returns the context of the event in [`React::react`](crate::React::react): the key of the actor that recorded
     /// it, its position and its time. `None` in every other turn.
     pub fn event_context(&self) -> Option<&EventContext> {
@@ -228,6 +252,13 @@ impl<A: Stateful> Sent<'_, A> {
         if let Some(undo) = self.effects.plan_command(&undo) {
             self.effects.requested.compensate_last_with(self.command, undo);
         }
+        self
+    }
+
+    /// Sets a header of this command alone. A header that is [invalid](whizbang_core::message::HeaderError) fails the
+    /// whole turn.
+    pub fn header(self, name: &str, value: &str) -> Self {
+        self.effects.requested.set_header_of_last(self.command, name, value);
         self
     }
 

@@ -182,6 +182,8 @@ pub struct HandlerTable {
     pub(super) snapshots: Option<SnapshotPolicy>,
     /// The commands that leave the node, and so need the fingerprint of their type.
     pub(crate) shapes: Arc<PeerShapes>,
+    /// The names of the headers that are passed on from a handled message to everything that it causes.
+    pub(crate) propagated: Arc<[String]>,
 }
 
 impl std::fmt::Debug for HandlerTable {
@@ -226,6 +228,7 @@ impl HandlerTable {
             events: None,
             snapshots: SnapshotPolicy::of(&facts),
             shapes: Arc::default(),
+            propagated: Arc::default(),
         }
     }
 

@@ -133,6 +133,7 @@ impl ActorInstance {
             id,
             correlation: meta.as_ref().and_then(|meta| meta.correlation).unwrap_or(id),
             traceparent: meta.as_ref().and_then(|meta| meta.traceparent.clone()),
+            headers: meta.as_ref().map_or_else(Vec::new, |meta| meta.headers.clone()),
             time: now,
             key: Rc::clone(&self.key),
         };
@@ -242,6 +243,7 @@ impl ActorInstance {
             key: self.key.to_string(),
             correlation: meta.correlation.unwrap_or(id),
             traceparent: meta.traceparent.map(String::from),
+            headers: meta.headers,
             codec: command.codec,
             payload: Bytes::copy_from_slice(payload),
             ..Envelope::new(id, Kind::Command, self.dispatcher.domain.clone(), name, now)

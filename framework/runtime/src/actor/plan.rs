@@ -9,7 +9,7 @@ use super::handler_table::{AddRoute, ApplyStored, Decide, HandlerTable, KeyOf};
 use super::snapshots::Snapshots;
 use crate::router::MessageCard;
 use whizbang_core::clock::Timestamp;
-use whizbang_core::message::{Command, Domain, Envelope, Message, MessageFacts, MessageId, Name, StateCoding};
+use whizbang_core::message::{Command, Domain, Envelope, Message, MessageFacts, MessageId, Name, StateCoding, header};
 
 /// The role of an actor type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,9 +74,17 @@ pub struct EventContext {
     pub time: Timestamp,
     /// The correlation id.
     pub correlation: MessageId,
+    /// The headers: those that the turn that recorded it has [set](crate::Effects::set_header) or
+    /// [propagated](crate::NodeBuilder::propagate_headers), sorted by name.
+    pub headers: Vec<(String, String)>,
 }
 
 impl EventContext {
+    /// Returns the value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        header(&self.headers, name)
+    }
+
     /// Reads the context from an event's envelope.
     pub(crate) fn of(event: &Envelope) -> Self {
         let origin = event.origin.as_ref();
@@ -88,6 +96,7 @@ impl EventContext {
             position: origin.map_or(0, |origin| origin.sequence),
             time: event.time,
             correlation: event.correlation,
+            headers: event.headers.clone(),
         }
     }
 }

@@ -16,8 +16,8 @@ use super::handler_table::HandlerTable;
 use super::plan::{EventContext, Role, Stateful};
 use whizbang_core::clock::{MonotonicTime, Timestamp};
 use whizbang_core::message::{
-    Codec, CodecError, Coded, Envelope, Fingerprint, Key, Kind, MessageFacts, MessageId, Name, Rejection, ReplyMode,
-    ShardId, encode_reply_verified, shard_of,
+    Codec, CodecError, Coded, Envelope, Fingerprint, HeaderError, Key, Kind, MessageFacts, MessageId, Name, Rejection,
+    ReplyMode, ShardId, encode_reply_verified, header, set_header, shard_of,
 };
 
 /// The effects requested in one turn. Each dispatcher keeps one value, so that turns reuse its memory.
@@ -46,6 +46,8 @@ pub struct RequestedEffects {
     /// The command whose reply is being handled.
     pub(crate) replied_command: Option<MessageId>,
     fresh_ids: u32,
+    /// The headers of everything that the turn records and sends.
+    pub(crate) headers: Vec<(String, String)>,
 }
 
 impl std::fmt::Debug for RequestedEffects {
@@ -74,6 +76,8 @@ pub(crate) struct TurnFacts {
     pub(crate) id: MessageId,
     pub(crate) correlation: MessageId,
     pub(crate) traceparent: Option<Box<str>>,
+    /// The headers of the handled message.
+    pub(crate) headers: Vec<(String, String)>,
     pub(crate) time: Timestamp,
     pub(crate) key: Rc<str>,
 }
@@ -113,6 +117,7 @@ impl RequestedEffects {
                 id: MessageId::from_u128(0),
                 correlation: MessageId::from_u128(0),
                 traceparent: None,
+                headers: Vec::new(),
                 time: Timestamp::default(),
                 key: Rc::from(""),
             },
@@ -133,6 +138,7 @@ impl RequestedEffects {
             event_context: None,
             replied_command: None,
             fresh_ids: 0,
+            headers: Vec::new(),
         }
     }
 
@@ -144,6 +150,38 @@ impl RequestedEffects {
         self.error = None;
         (self.event_context, self.replied_command) = (None, None);
         self.fresh_ids = 0;
+        self.headers.clear();
+        if !self.turn.headers.is_empty() {
+            propagate(&self.turn.headers, &self.handlers.propagated, &mut self.headers);
+        }
+    }
+
+    /// Sets a header of everything that the turn records and sends.
+    pub(super) fn set_header(&mut self, name: &str, value: &str) {
+        match set_header(&mut self.headers, name, value) {
+            Ok(()) => {
+                for Outgoing { envelope, .. } in &mut self.outgoing {
+                    // Set before, for one command alone: that value stays.
+                    if header(&envelope.headers, name).is_none() {
+                        let _ = set_header(&mut envelope.headers, name, value);
+                    }
+                }
+            }
+            Err(error) => self.refuse_header(&error),
+        }
+    }
+
+    /// Sets a header of the command that was sent last.
+    pub(super) fn set_header_of_last(&mut self, command: MessageId, name: &str, value: &str) {
+        // A command that cannot be encoded is not the last one; its error fails the turn.
+        let last = self.outgoing.last_mut().filter(|sent| sent.envelope.id == command);
+        if let Some(Err(error)) = last.map(|sent| set_header(&mut sent.envelope.headers, name, value)) {
+            self.refuse_header(&error);
+        }
+    }
+
+    fn refuse_header(&mut self, error: &HeaderError) {
+        self.error.get_or_insert(CodecError::Encode { reason: error.to_string() });
     }
 
     /// Discards everything requested so far except the reply.
@@ -312,6 +350,7 @@ impl RequestedEffects {
             causation: Some(self.turn.id),
             wants,
             traceparent: self.turn.traceparent.as_deref().map(str::to_owned),
+            headers: self.headers.clone(),
             payload: Bytes::from(planned.payload),
             ..Envelope::new(id, Kind::Command, domain, name, self.turn.time)
         };
@@ -349,4 +388,9 @@ impl RequestedEffects {
         }
         self.compensation.push(CompensationChange::Step { command, undo });
     }
+}
+
+/// Copies the headers with declared names from a handled message to those of its effects.
+pub(crate) fn propagate(from: &[(String, String)], names: &[String], into: &mut Vec<(String, String)>) {
+    into.extend(from.iter().filter(|(name, _)| names.contains(name)).cloned());
 }

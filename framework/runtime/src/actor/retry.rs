@@ -64,6 +64,7 @@ impl ActorInstance {
             id: envelope.id,
             correlation: envelope.correlation,
             traceparent: envelope.traceparent.as_deref().map(Box::from),
+            headers: envelope.headers.clone(),
             time: self.dispatcher.context.ids.clock().now(),
             key: Rc::clone(&self.key),
         }

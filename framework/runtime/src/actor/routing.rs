@@ -107,6 +107,7 @@ impl Dispatcher {
     fn send_reply(&self, envelope: &Envelope, effects: &mut RequestedEffects) {
         let (time, codec) = (effects.turn.time, self.handlers.facts.codec);
         if let Some((to, envelope)) = envelope.reply(&self.domain, effects.rejected, time, codec, &effects.reply) {
+            let envelope = Envelope { headers: effects.headers.clone(), ..envelope };
             effects.outgoing.push(Outgoing { to, envelope });
         }
     }

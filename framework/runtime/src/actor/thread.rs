@@ -48,6 +48,8 @@ pub struct ThreadSettings {
     pub shapes: Arc<PeerShapes>,
     /// One permit for the whole node; see `ThreadContext::suspect_permits`.
     pub suspect_permits: Arc<Semaphore>,
+    /// The names of the headers that are passed on from a handled message to everything that it causes.
+    pub propagated: Arc<[String]>,
     /// The key of the store's message digests.
     pub digest_key: u128,
 }

@@ -220,6 +220,7 @@ impl ActorInstance {
             id: effects.turn.id,
             correlation: effects.turn.correlation,
             traceparent: effects.turn.traceparent.as_deref(),
+            headers: &effects.headers,
             mark,
             reply: &effects.reply,
             reply_codec: codec,

@@ -34,6 +34,8 @@ pub(crate) fn publish<E: Event>(table: &mut HandlerTable) {
         MessageCard::of::<E>(),
         |state, envelope, effects| {
             let (_, effects) = typed::<Publisher<E::Domain>>(state, effects)?;
+            // An event keeps the headers that it was published with.
+            effects.requested.headers.clone_from(&envelope.headers);
             E::decode_each(envelope.version, envelope.codec, &envelope.payload, &mut |event| {
                 effects.record_with(event, |_, _| {});
             })?;

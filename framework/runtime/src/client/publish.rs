@@ -11,7 +11,7 @@ use super::request::envelope;
 use super::{Client, DEADLINE};
 use crate::router::{CommandMeta, SendError};
 use whizbang_core::message::{
-    Coded, Domain, Envelope, Event, Fingerprint, Key, Kind, MessageFacts, MessageId, encode_verified,
+    Coded, Domain, Envelope, Event, Fingerprint, Key, Kind, MessageFacts, MessageId, encode_verified, set_header,
 };
 
 /// An event for the log of its domain. Await it to know that it is committed.
@@ -33,8 +33,8 @@ struct Unsent<E> {
     event: E,
     meta: CommandMeta,
     deadline: Duration,
-    /// The idempotency key is empty.
-    empty_key: bool,
+    /// An invalid option: nothing is sent.
+    refused: Option<Box<SendError>>,
 }
 
 // No field is structurally pinned: the box is pinned by itself.
@@ -43,7 +43,7 @@ impl<E: Event> Unpin for PublishEvent<E> {}
 impl<E: Event> PublishEvent<E> {
     pub(super) fn new(client: Client, key: String, event: E) -> Self {
         let meta = CommandMeta::default();
-        Self(State::Unsent(Unsent { client, key, event, meta, deadline: DEADLINE, empty_key: false }))
+        Self(State::Unsent(Unsent { client, key, event, meta, deadline: DEADLINE, refused: None }))
     }
 
     /// Changes the event, unless it has been polled.
@@ -68,8 +68,19 @@ impl<E: Event> PublishEvent<E> {
     /// published with it. As [`SendCommand::idempotency_key`](super::SendCommand::idempotency_key).
     pub fn idempotency_key(self, key: &str) -> Self {
         self.changed(|unsent| {
-            unsent.empty_key = key.is_empty();
+            if key.is_empty() {
+                unsent.refused.get_or_insert_with(|| Box::new(SendError::EmptyIdempotencyKey));
+            }
             unsent.meta.id = Some(MessageId::from_idempotency_key(E::Domain::NAME, &unsent.key, key));
+        })
+    }
+
+    /// Sets a header, which the event keeps. An invalid header is refused with [`SendError::Header`].
+    pub fn header(self, name: &str, value: &str) -> Self {
+        self.changed(|unsent| {
+            if let Err(error) = set_header(&mut unsent.meta.headers, name, value) {
+                unsent.refused.get_or_insert_with(|| Box::new(SendError::Header(error)));
+            }
         })
     }
 
@@ -98,9 +109,9 @@ impl<E: Event> Unsent<E> {
     }
 
     fn into_envelope(self) -> Result<Envelope, SendError> {
-        let Self { client, key, event, meta, deadline, empty_key } = self;
-        if empty_key {
-            return Err(SendError::EmptyIdempotencyKey);
+        let Self { client, key, event, meta, deadline, refused } = self;
+        if let Some(refused) = refused {
+            return Err(*refused);
         }
         let (facts, mut payload) = (MessageFacts::of::<E>(), Vec::new());
         drop(encode_verified(&event, facts.codec, &mut payload).map_err(SendError::Encode)?);

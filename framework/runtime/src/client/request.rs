@@ -15,7 +15,7 @@ use super::{Client, DEADLINE};
 use crate::router::{CommandMeta, LocalRoutes, SendError, Submission, TypedReply};
 use whizbang_core::message::{
     Codec, Coded, Command, Domain, Envelope, Fingerprint, Key, Kind, MessageFacts, MessageId, Name, Query, ShardId,
-    encode_command_verified, encode_verified, shard_of,
+    encode_command_verified, encode_verified, set_header, shard_of,
 };
 use whizbang_core::telemetry::passes;
 
@@ -45,8 +45,8 @@ struct Unsent<C> {
     command: C,
     meta: Option<Box<CommandMeta>>,
     deadline: Option<Duration>,
-    /// The idempotency key is empty.
-    empty_key: bool,
+    /// An invalid option: nothing is sent.
+    refused: Option<Box<SendError>>,
 }
 
 enum SendState<C: Command> {
@@ -68,7 +68,7 @@ impl<C: Command> Unpin for SendCommand<C> {}
 
 impl<C: Command> SendCommand<C> {
     pub(super) fn new(client: Client, command: C) -> Self {
-        Self(SendState::Unsent(Unsent { client, command, meta: None, deadline: None, empty_key: false }))
+        Self(SendState::Unsent(Unsent { client, command, meta: None, deadline: None, refused: None }))
     }
 
     /// Changes the command, unless it has been polled.
@@ -111,7 +111,9 @@ impl<C: Command> SendCommand<C> {
     /// may repeat the command.
     pub fn idempotency_key(self, key: &str) -> Self {
         self.changed(|unsent| {
-            unsent.empty_key = key.is_empty();
+            if key.is_empty() {
+                unsent.refused.get_or_insert_with(|| Box::new(SendError::EmptyIdempotencyKey));
+            }
             let id = MessageId::from_idempotency_key(C::Domain::NAME, unsent.command.key().as_str(), key);
             unsent.meta().id = Some(id);
         })
@@ -120,6 +122,16 @@ impl<C: Command> SendCommand<C> {
     /// Sets the correlation id, which makes the command part of a larger unit of work.
     pub fn correlation(self, correlation: MessageId) -> Self {
         self.changed(|unsent| unsent.meta().correlation = Some(correlation))
+    }
+
+    /// Sets a header, which every handler of the command can read: a tenant, a user. It is not part of the message: a command
+    /// that is repeated with other headers is a duplicate. An invalid header is refused with [`SendError::Header`].
+    pub fn header(self, name: &str, value: &str) -> Self {
+        self.changed(|unsent| {
+            if let Err(error) = set_header(&mut unsent.meta().headers, name, value) {
+                unsent.refused.get_or_insert_with(|| Box::new(SendError::Header(error)));
+            }
+        })
     }
 
     /// Continues a W3C trace context.
@@ -137,9 +149,9 @@ impl<C> Unsent<C> {
 impl<C: Command> Unsent<C> {
     /// Sends the command.
     fn send(self) -> PendingReply<C::Reply> {
-        let Self { client, command, mut meta, deadline, empty_key } = self;
-        if empty_key {
-            return PendingReply::Ready(Some(Err(SendError::EmptyIdempotencyKey)));
+        let Self { client, command, mut meta, deadline, refused } = self;
+        if let Some(refused) = refused {
+            return PendingReply::Ready(Some(Err(*refused)));
         }
         let limit = limit(&client, deadline, &mut meta);
         if let Some(routes) = LocalRoutes::here(client.inner.node)
@@ -305,6 +317,7 @@ pub(super) fn envelope(
         correlation: meta.correlation.unwrap_or(id),
         deadline: Some(now.after(deadline)),
         traceparent: meta.traceparent.map(String::from),
+        headers: meta.headers,
         codec: message.codec,
         payload: Bytes::from(payload),
         ..Envelope::new(id, kind, domain, name, now)
@@ -356,6 +369,11 @@ impl<C: Command> PostCommand<C> {
         self.changed(|unsent| unsent.idempotency_key(key))
     }
 
+    /// As [`SendCommand::header`].
+    pub fn header(self, name: &str, value: &str) -> Self {
+        self.changed(|unsent| unsent.header(name, value))
+    }
+
     /// As [`SendCommand::correlation`].
     pub fn correlation(self, correlation: MessageId) -> Self {
         self.changed(|unsent| unsent.correlation(correlation))
@@ -365,9 +383,9 @@ impl<C: Command> PostCommand<C> {
 impl<C: Command> Unsent<C> {
     /// Hands the command over.
     fn post(self) -> BoxFuture<'static, Result<(), SendError>> {
-        let Self { client, command, meta, empty_key, .. } = self;
-        if empty_key {
-            return Box::pin(std::future::ready(Err(SendError::EmptyIdempotencyKey)));
+        let Self { client, command, meta, refused, .. } = self;
+        if let Some(refused) = refused {
+            return Box::pin(std::future::ready(Err(*refused)));
         }
         match of_command(&client, &command, meta, DEADLINE) {
             Ok(mut envelope) => {

@@ -23,7 +23,7 @@ use crate::saga::Saga;
 use crate::worker::Worker;
 use whizbang_core::bridge::{Bridge, NodeCard};
 use whizbang_core::clock::Clock;
-use whizbang_core::message::{Domain, Event, IdSource, Message, Name, ReplacedStore};
+use whizbang_core::message::{Domain, Event, IdSource, Message, Name, ReplacedStore, set_header};
 use whizbang_core::retry::{Retries, Retry};
 use whizbang_core::store::Store;
 use whizbang_core::user_code::{TICK, Ticks, UserCode};
@@ -55,6 +55,7 @@ pub struct NodeBuilder {
     publishers: BTreeMap<&'static str, HostedPublisher>,
     views: Vec<Arc<dyn ViewType>>,
     retired: BTreeSet<String>,
+    propagated: BTreeSet<String>,
     clock: Clock,
     seed: Option<u64>,
 }
@@ -71,6 +72,7 @@ impl NodeBuilder {
             publishers: BTreeMap::new(),
             views: Vec::new(),
             retired: BTreeSet::new(),
+            propagated: BTreeSet::new(),
             clock: Clock::system(),
             seed: None,
         }
@@ -165,6 +167,30 @@ impl NodeBuilder {
         self
     }
 
+    /// Declares headers that are passed on from each handled message to everything that it causes: the events, commands and
+    /// replies of its turn or job, and so on. For a tenant, a user, baggage. Default: none. A W3C `traceparent` is always
+    /// passed on. A timer passes nothing on: keep in the state what its turn needs.
+    ///
+    /// ```
+    /// use whizbang::doc_fixtures::{Account, Deposit};
+    /// use whizbang::prelude::*;
+    ///
+    /// # whizbang::derive::block_on(async {
+    /// let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().propagate_headers(["tenant", "user"]);
+    /// let node = node.start().await?;
+    /// let deposit = Deposit { account: "ada".into(), cents: 500 };
+    /// node.client().send(deposit).header("tenant", "acme").await?;
+    /// node.stop().await
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// A name that is invalid or reserved is refused with [`StartError::Header`].
+    pub fn propagate_headers<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        let names = names.into_iter().map(Into::into);
+        self.propagated.extend(names.filter(|name| name != "traceparent"));
+        self
+    }
+
     /// Declares a name that the program has removed on purpose: of a domain, projection, actor type, event, command or
     /// timer. Data stored under it is kept and not read. Default: none; any other unknown name in the store is
     /// [`StartError::UnknownName`]. A domain declares its own removed names with `#[domain(retired("…"))]`.
@@ -206,6 +232,9 @@ impl NodeBuilder {
             return Err(StartError::NoLocalSet);
         }
         let service = Name::new(&self.service)?;
+        for name in &self.propagated {
+            set_header(&mut Vec::new(), name, "")?;
+        }
         let mut types = self.types;
         types.extend(self.publishers.into_values().map(|publisher| Arc::new(publisher) as Arc<dyn HostedType>));
         let manifest = manifest(&self.service, &types, &self.views)?;
@@ -288,6 +317,7 @@ impl NodeBuilder {
             ticks,
             has_threads: self.seed.is_none(),
             retries: self.retries.with_all(self.config.retry),
+            propagated: self.propagated.into_iter().collect(),
             config: self.config,
             store: self.store,
             bridge: self.bridge,

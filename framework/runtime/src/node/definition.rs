@@ -40,6 +40,8 @@ pub(super) struct NodeDefinition {
     pub(super) card: NodeCard,
     pub(super) config: NodeConfig,
     pub(super) retries: Retries,
+    /// The names of the headers that are passed on from a handled message to everything that it causes.
+    pub(super) propagated: Arc<[String]>,
     pub(super) store: Arc<dyn Store>,
     pub(super) bridge: Option<Arc<dyn Bridge>>,
     pub(super) actors: Vec<ActorDefinition>,

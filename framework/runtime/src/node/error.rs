@@ -3,7 +3,7 @@
 use super::ConfigError;
 use crate::router::SendError;
 use whizbang_core::bridge::BridgeError;
-use whizbang_core::message::{Codec, NameError};
+use whizbang_core::message::{Codec, HeaderError, NameError};
 use whizbang_core::store::StoreError;
 
 /// Reason for which a node did not start. No message was sent or handled.
@@ -13,6 +13,9 @@ pub enum StartError {
     /// A name is invalid. Change it.
     #[error(transparent)]
     Name(#[from] NameError),
+    /// The name of a propagated header is invalid or reserved. Change it.
+    #[error("failed to propagate headers: {0}")]
+    Header(#[from] HeaderError),
     /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),

@@ -110,6 +110,7 @@ fn install(
 ) -> Rc<dyn ActorEndpoint> {
     plan.events = Some(Arc::clone(events));
     plan.shapes = Arc::clone(&context.settings.shapes);
+    plan.propagated = Arc::clone(&context.settings.propagated);
     let plan = Rc::new(plan);
     let endpoint = Dispatcher::new(Rc::clone(context), Rc::clone(&plan), domain, actor, shards);
     for add in &plan.routes {

@@ -88,6 +88,7 @@ impl ThreadRuntime {
             issues: Arc::clone(&definition.issues),
             shapes: Arc::clone(&definition.shapes),
             suspect_permits: Arc::clone(&definition.suspect_permits),
+            propagated: Arc::clone(&definition.propagated),
             digest_key: definition.store.digest_key(),
         };
         let code = definition.code(index);

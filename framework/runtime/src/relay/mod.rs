@@ -43,7 +43,7 @@ pub(crate) fn envelope_of(shard: &ShardId, event: StoredEvent) -> Envelope {
         deadline: None,
         wants: ReplyMode::Nothing,
         traceparent: event.traceparent,
-        headers: Vec::new(),
+        headers: event.headers,
         codec: event.codec,
         payload: event.payload,
     }

@@ -57,6 +57,8 @@ pub struct CommandMeta {
     pub correlation: Option<MessageId>,
     /// W3C trace context.
     pub traceparent: Option<Box<str>>,
+    /// Headers.
+    pub headers: Vec<(String, String)>,
 }
 
 /// Result of a typed command.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Outcome;
-use whizbang_core::message::{Codec, CodecError, MessageId, Rejection};
+use whizbang_core::message::{Codec, CodecError, HeaderError, MessageId, Rejection};
 use whizbang_core::store::StoreError;
 
 /// A command or query without the expected reply. [`may_have_happened`](Self::may_have_happened) tells whether the
@@ -108,6 +108,9 @@ pub enum SendError {
     /// The idempotency key is empty. Nothing was sent.
     #[error("idempotency key is empty")]
     EmptyIdempotencyKey,
+    /// A header is invalid. Nothing was sent.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
     /// The store refused the turn before anything was written. Nothing was done.
     #[error("turn refused by the store")]
     Refused(#[source] StoreError),

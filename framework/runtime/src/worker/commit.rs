@@ -13,7 +13,7 @@ use super::dispatcher::{JobNumber, WorkerDispatcher};
 use super::job::Failure;
 use super::ledger::Ledger;
 use super::plan::Done;
-use crate::actor::{Outgoing, OwnedShard};
+use crate::actor::{Outgoing, OwnedShard, propagate};
 use crate::router::{DedupKey, Outcome};
 use whizbang_core::message::{Domain, Envelope, Kind, MessageId};
 use whizbang_core::store::{Appended, Mark, Note, OutboxWrite, StoreError, StreamHint, Ticket, Turn};
@@ -134,6 +134,10 @@ impl<W: Worker> WorkerDispatcher<W> {
         } else {
             None
         };
+        let reply = reply.map(|(to, mut reply)| {
+            propagate(&envelope.headers, &self.context.settings.propagated, &mut reply.headers);
+            (to, reply)
+        });
         let reply = reply.iter().map(|(to, envelope)| OutboxWrite { to, envelope });
         let sent = entry.sent.iter().map(|Outgoing { to, envelope }| OutboxWrite { to, envelope });
         let outbox: Vec<_> = reply.chain(sent).collect();
@@ -158,6 +162,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             id: envelope.id,
             correlation: envelope.correlation,
             traceparent: envelope.traceparent.as_deref(),
+            headers: &[],
             mark,
             reply: entry.reply,
             reply_codec: W::Domain::CODEC,

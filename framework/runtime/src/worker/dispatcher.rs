@@ -71,6 +71,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             name: format!("{}/{}", W::Domain::NAME, W::NAME),
             awaited: plan.awaited.clone(),
             shapes: Arc::clone(&context.settings.shapes),
+            propagated: Arc::clone(&context.settings.propagated),
             client: Client::new(node, remote, context.ids.fork()),
         });
         Rc::new(Self {

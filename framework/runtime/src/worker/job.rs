@@ -368,6 +368,8 @@ impl<W: Worker> WorkerDispatcher<W> {
             delivery,
             key: envelope.key.clone(),
             correlation: envelope.correlation,
+            headers: envelope.headers.clone(),
+            traceparent: envelope.traceparent.clone(),
             replied_command: envelope.causation.filter(|_| envelope.kind == Kind::Reply),
             outbox: Arc::clone(&outbox),
         };

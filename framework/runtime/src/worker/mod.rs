@@ -32,7 +32,7 @@ use std::sync::Arc;
 use outbox::JobOutbox;
 
 use crate::client::SendQuery;
-use whizbang_core::message::{Command, Domain, Event, MessageId, Query, Rejection, Shard};
+use whizbang_core::message::{Command, Domain, Event, MessageId, Query, Rejection, Shard, header};
 
 /// A pool of async handlers. Derived with `#[derive(Worker)]`, hosted with
 /// [`NodeBuilder::worker`](crate::NodeBuilder::worker).
@@ -146,6 +146,10 @@ pub struct Job {
     pub correlation: MessageId,
     /// For a reply, the answered command, by the id that [`SentByJob::id`] returned when it was sent; otherwise `None`.
     pub replied_command: Option<MessageId>,
+    /// The headers of the message, sorted by name.
+    pub headers: Vec<(String, String)>,
+    /// The W3C trace context of the message. Everything that the job sends continues it.
+    pub traceparent: Option<String>,
     outbox: Arc<JobOutbox>,
 }
 
@@ -170,8 +174,15 @@ impl Job {
             key: key.to_owned(),
             correlation: idempotency_key,
             replied_command: None,
+            headers: Vec::new(),
+            traceparent: None,
             outbox: Arc::new(JobOutbox::detached(idempotency_key)),
         }
+    }
+
+    /// Returns the value of a header of the message.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        header(&self.headers, name)
     }
 
     /// Sends a command to the owner of its domain when the job is done.

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::actor::Outgoing;
+use crate::actor::{Outgoing, propagate};
 use crate::client::Client;
 use crate::router::{PeerShapes, Unconnected};
 use whizbang_core::clock::{Clock, Timestamp};
 use whizbang_core::message::{
-    CodecError, Command, Domain, Envelope, Event, Fingerprint, IdSource, Key, Kind, MessageFacts, MessageId, Name,
-    Origin, ReplyMode, ShardId, encode_command_verified, encode_verified, shard_of,
+    CodecError, Command, Domain, Envelope, Event, Fingerprint, HeaderError, IdSource, Key, Kind, MessageFacts,
+    MessageId, Name, Origin, ReplyMode, ShardId, encode_command_verified, encode_verified, set_header, shard_of,
 };
 use whizbang_core::store::MAX_TURN_BYTES;
 use whizbang_core::telemetry::TARGET;
@@ -35,6 +35,9 @@ pub(super) enum OutboxError {
     /// No aggregate has such a key.
     #[error("the job sent `{message}` to an invalid key: {bytes} bytes, expected 1 to 256")]
     Key { message: &'static str, bytes: usize },
+    /// A header is invalid.
+    #[error("the job sent a message with an invalid header: {0}")]
+    Header(HeaderError),
     /// The message cannot be encoded, or not decoded again.
     #[error("the job sent `{message}`, which cannot be encoded: {error}")]
     Encode { message: &'static str, error: CodecError },
@@ -47,6 +50,8 @@ pub(super) struct JobSender {
     /// Commands whose replies the worker handles.
     pub(super) awaited: Vec<TypeId>,
     pub(super) shapes: Arc<PeerShapes>,
+    /// The names of the headers that are passed on.
+    pub(super) propagated: Arc<[String]>,
     pub(super) client: Client,
 }
 
@@ -55,6 +60,8 @@ struct Facts {
     message: MessageId,
     correlation: MessageId,
     traceparent: Option<String>,
+    /// The headers that are passed on.
+    headers: Vec<(String, String)>,
     time: Timestamp,
     /// The job's shard and key. Replies go to the key of the job, which is of this shard; the stream of the worker, which
     /// holds the jobs of all keys, is not.
@@ -87,7 +94,10 @@ impl JobOutbox {
         time: Timestamp,
     ) -> Self {
         let (shard, actor, key) = (shard.clone(), actor.clone(), envelope.key.clone());
+        let mut headers = Vec::new();
+        propagate(&envelope.headers, &sender.propagated, &mut headers);
         let facts = Facts {
+            headers,
             message: envelope.id,
             correlation: envelope.correlation,
             traceparent: envelope.traceparent.clone(),
@@ -100,11 +110,19 @@ impl JobOutbox {
     /// Returns the outbox of a job without a node.
     pub(super) fn detached(message: MessageId) -> Self {
         let ids = IdSource::seeded(Clock::system(), message.as_u128() as u64);
-        let facts = Facts { message, correlation: message, traceparent: None, time: ids.clock().now(), origin: None };
+        let facts = Facts {
+            message,
+            correlation: message,
+            traceparent: None,
+            headers: Vec::new(),
+            time: ids.clock().now(),
+            origin: None,
+        };
         let sender = JobSender {
             name: String::new(),
             awaited: Vec::new(),
             shapes: Arc::default(),
+            propagated: Arc::default(),
             client: Client::new(0, Arc::new(Unconnected), ids),
         };
         Self { sender: Arc::new(sender), facts, state: Mutex::default() }
@@ -176,6 +194,7 @@ impl JobOutbox {
             causation: Some(facts.message),
             wants,
             traceparent: facts.traceparent.clone(),
+            headers: facts.headers.clone(),
             codec: message.codec,
             payload: Bytes::from(payload),
             // The id follows from the number of the call.
@@ -213,6 +232,15 @@ impl JobOutbox {
         id
     }
 
+    /// Sets a header of the message with this id, if it is the last one.
+    fn set_header(&self, id: MessageId, name: &str, value: &str) {
+        let mut state = self.state.lock();
+        let last = state.sent.last_mut().filter(|sent| sent.envelope.id == id);
+        if let Some(Err(error)) = last.map(|sent| set_header(&mut sent.envelope.headers, name, value)) {
+            state.error.get_or_insert(OutboxError::Header(error));
+        }
+    }
+
     /// Ends the attempt: later messages are dropped. Returns what it has sent.
     ///
     /// # Errors
@@ -245,13 +273,20 @@ impl std::fmt::Debug for JobOutbox {
 /// A command that is sent when its job is done.
 #[derive(Debug)]
 pub struct SentByJob<'a> {
-    _outbox: &'a JobOutbox,
+    outbox: &'a JobOutbox,
     id: MessageId,
 }
 
 impl<'a> SentByJob<'a> {
     pub(super) fn new(outbox: &'a JobOutbox, id: MessageId) -> Self {
-        Self { _outbox: outbox, id }
+        Self { outbox, id }
+    }
+
+    /// Sets a header of this message alone. One that is [invalid](whizbang_core::message::HeaderError) makes the message of
+    /// the job a dead letter.
+    pub fn header(self, name: &str, value: &str) -> Self {
+        self.outbox.set_header(self.id, name, value);
+        self
     }
 
     /// Returns the id under which it is sent; every attempt of the job gives the same. [`Job::replied_command`] returns

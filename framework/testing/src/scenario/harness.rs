@@ -134,6 +134,7 @@ impl<A: Stateful> Harness<A> {
             issues: Arc::default(),
             shapes: Arc::default(),
             suspect_permits: Arc::new(tokio::sync::Semaphore::new(1)),
+            propagated: Arc::default(),
             digest_key: 0,
         };
         let context = ThreadContext::new(self.ids.fork(), settings, Arc::default());
@@ -199,6 +200,7 @@ impl<A: Stateful> Harness<A> {
                 id,
                 correlation: id,
                 traceparent: None,
+                headers: &[],
                 mark: Mark::None,
                 reply: &[],
                 reply_codec: codec,

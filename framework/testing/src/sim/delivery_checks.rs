@@ -78,6 +78,7 @@ mod tests {
             cause: id,
             correlation: id,
             traceparent: None,
+            headers: Vec::new(),
         }
     }
 

@@ -143,6 +143,7 @@ pub(super) fn add(log: &mut ShardLog, actor: &str, key: &str, mut turn: StoredTu
             cause: turn.id,
             correlation: turn.correlation,
             traceparent: None,
+            headers: Vec::new(),
         };
         log.events.push(event.clone());
         turn.events.push(event);

@@ -16,6 +16,8 @@ pub async fn turn_is_read_as_it_was_written(fixture: &impl Fixture) {
     let source = Source { shard: shard("shop", 3), kind: SourceKind::Events { subscriber: name("Account") } };
     let draft = TurnBuilder::new("Account", "ada", 7)
         .from(&source, 41, 40)
+        .header("tenant", "acme")
+        .header("user", "")
         .event("Deposited", "12")
         .event("Noted", "")
         .send(&shard("shop", 0), 70)
@@ -58,6 +60,8 @@ pub async fn turn_is_read_as_it_was_written(fixture: &impl Fixture) {
     assert_eq!((event.cause, event.correlation, event.time), (id(7), id(99), turn.time));
     let trace = format!("00-{:032x}-0000000000000001-01", id(7).as_u128());
     assert_eq!(event.traceparent, Some(trace));
+    let headers = [("tenant", "acme"), ("user", "")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert!(turn.events.iter().all(|event| event.headers == headers), "{:?}", turn.events);
     assert_eq!((turn.events[1].position, turn.events[1].stream_version), (2, 2));
 }
 

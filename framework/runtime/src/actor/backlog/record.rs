@@ -169,6 +169,7 @@ impl Backlog {
             id,
             correlation,
             traceparent: None,
+            headers: &[],
             mark,
             reply: &[],
             reply_codec: Codec::Bincode,

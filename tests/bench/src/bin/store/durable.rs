@@ -111,6 +111,7 @@ impl Appender {
             id: MessageId::from_u128(u128::from(number)),
             correlation: MessageId::from_u128(u128::from(number)),
             traceparent: None,
+            headers: &[],
             mark: Mark::Outside { digest: number },
             reply: &[0, 5],
             reply_codec: Codec::Bincode,

@@ -89,6 +89,7 @@ fn memory_run(keys: usize, sends: bool) -> f64 {
                 id: MessageId::from_u128(turn as u128),
                 correlation: MessageId::from_u128(turn as u128),
                 traceparent: None,
+                headers: &[],
                 mark: Mark::Outside { digest: turn as u64 },
                 reply: &[0, 5],
                 reply_codec: Codec::Bincode,
