@@ -262,6 +262,10 @@ impl HandlerTable {
         }
     }
 
+    pub(super) fn add_own_timer(&mut self, name: &'static str, decide: Decide) {
+        self.timers.insert((self.facts.domain, name), decide);
+    }
+
     /// Returns the handler of a timer with a document of this domain and name.
     pub(crate) fn timer(&self, domain: &str, name: &str) -> Option<Decide> {
         let decide = self.timers.get(&(domain, name));

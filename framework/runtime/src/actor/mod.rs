@@ -39,7 +39,11 @@ pub(crate) use command_dispatcher::{CommandCall, CommandDispatcher};
 pub(crate) use commits::CommitFailure;
 pub use commits::CommitNotifier;
 #[cfg(feature = "testing")]
-pub use compensation::{CompensationChange, PlannedCommand};
+pub use compensation::CompensationChange;
+#[cfg(not(feature = "testing"))]
+pub(crate) use compensation::PlannedCommand;
+#[cfg(feature = "testing")]
+pub use compensation::PlannedCommand;
 pub use dispatcher::Dispatcher;
 pub use effects::{CompensationScope, Effects, Sent};
 #[cfg(feature = "testing")]
@@ -52,7 +56,7 @@ pub(crate) use plan::names;
 pub use plan::{EventContext, Plan, Role, Stateful};
 #[cfg(feature = "testing")]
 pub use replay_checker::ReplayChecker;
-pub(crate) use requested::{Outgoing, TimerSlot, propagate};
+pub(crate) use requested::{AnyEffects, Outgoing, TimerSlot, propagate};
 pub use snapshots::Snapshots;
 #[cfg(feature = "testing")]
 pub use stored::{begins_compensation, compensation_change, finishes_compensation, restarts, user_state};

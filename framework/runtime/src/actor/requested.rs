@@ -370,6 +370,21 @@ impl RequestedEffects {
         self.push_outgoing(id, planned, ReplyMode::Nothing, None);
     }
 
+    /// Sends a message whose time has come, under the id, trace context and headers that it was given.
+    pub(crate) fn send_delayed(
+        &mut self,
+        id: MessageId,
+        planned: PlannedCommand,
+        traceparent: Option<String>,
+        headers: Vec<(String, String)>,
+    ) {
+        self.push_outgoing(id, planned, ReplyMode::Nothing, None);
+        if let Some(sent) = self.outgoing.last_mut() {
+            sent.envelope.traceparent = traceparent;
+            sent.envelope.headers = headers;
+        }
+    }
+
     /// Begins to undo the steps so far.
     pub(crate) fn begin_compensation(&mut self) {
         self.compensation.push(CompensationChange::Begin { finally: Vec::new() });

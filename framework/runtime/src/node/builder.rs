@@ -20,7 +20,7 @@ use crate::client::Client;
 use crate::projection::{Projection, ProjectionType, ViewType};
 use crate::router::{MessageCard, PeerShapes};
 use crate::saga::Saga;
-use crate::worker::Worker;
+use crate::worker::{CANCEL, SCHEDULE, SCHEDULER, Scheduler, Worker};
 use whizbang_core::bridge::{Bridge, NodeCard};
 use whizbang_core::clock::Clock;
 use whizbang_core::message::{Domain, Event, IdSource, Message, Name, ReplacedStore, set_header};
@@ -53,6 +53,8 @@ pub struct NodeBuilder {
     retries: Retries,
     types: Vec<Arc<dyn HostedType>>,
     publishers: BTreeMap<&'static str, HostedPublisher>,
+    /// The schedulers of the domains with a worker.
+    schedulers: BTreeMap<&'static str, Arc<dyn HostedType>>,
     views: Vec<Arc<dyn ViewType>>,
     retired: BTreeSet<String>,
     propagated: BTreeSet<String>,
@@ -70,6 +72,7 @@ impl NodeBuilder {
             retries: Retries::default(),
             types: Vec::new(),
             publishers: BTreeMap::new(),
+            schedulers: BTreeMap::new(),
             views: Vec::new(),
             retired: BTreeSet::new(),
             propagated: BTreeSet::new(),
@@ -97,8 +100,10 @@ impl NodeBuilder {
     }
 
     /// Hosts a worker: it performs commands of its domain, which the node's service owns, and reacts to events.
-    pub fn worker(mut self, worker: impl Worker) -> Self {
+    pub fn worker<W: Worker>(mut self, worker: W) -> Self {
         self.types.push(Arc::new(HostedWorker::new(worker)));
+        let scheduler = || Arc::new(Hosted::new::<Scheduler<W::Domain>>()) as Arc<dyn HostedType>;
+        self.schedulers.entry(W::Domain::NAME).or_insert_with(scheduler);
         self
     }
 
@@ -274,6 +279,18 @@ impl NodeBuilder {
                 handles: Vec::new(),
                 takes: Vec::new(),
                 events: known.events(domain),
+                is_isolated: false,
+            });
+        }
+        for (domain, hosted) in self.schedulers {
+            let domain = Name::from_static(domain)?;
+            described.push(ActorDefinition {
+                actor: Name::from_static(SCHEDULER)?,
+                events: known.events(&domain),
+                domain,
+                hosted,
+                handles: vec![Name::from_static(SCHEDULE)?, Name::from_static(CANCEL)?],
+                takes: Vec::new(),
                 is_isolated: false,
             });
         }

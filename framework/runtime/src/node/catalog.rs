@@ -15,6 +15,7 @@ use super::hosted::Unrouted;
 use super::{ShapeChange, StartError};
 use crate::actor::{DEFERRED, stored_timer};
 use crate::router::{ActorCard, DomainCard, Manifest, MessageCard};
+use crate::worker::SCHEDULER;
 use whizbang_core::message::{Codec, Name, Shape};
 use whizbang_core::store::{CatalogEntry, Store};
 use whizbang_core::telemetry::TARGET;
@@ -85,7 +86,7 @@ async fn scan_store(store: &dyn Store, manifest: &Manifest) -> Result<Vec<Catalo
     for domain in &manifest.domains {
         for reader in readers(store, &domain.name, domain.shards).await? {
             for (actor, _) in reader.streams().await? {
-                if ![Unrouted::NAME, DEFERRED].contains(&actor.as_str()) {
+                if ![Unrouted::NAME, DEFERRED, SCHEDULER].contains(&actor.as_str()) {
                     actors.insert((domain.name.clone(), actor.to_string()));
                 }
             }

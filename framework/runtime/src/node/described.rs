@@ -10,6 +10,7 @@ use super::hosted::{HostedType, Unrouted};
 use crate::actor::DEFERRED;
 use crate::projection::ViewType;
 use crate::router::{ActorCard, DomainCard, Manifest, MessageCard};
+use crate::worker::SCHEDULER;
 use whizbang_core::message::{Codec, Name};
 
 /// Builds the manifest and rejects contradictions between the hosted types.
@@ -36,6 +37,7 @@ pub(super) fn manifest(
         });
         if card.name == Unrouted::NAME
             || card.name == DEFERRED
+            || card.name == SCHEDULER
             || domain.actors.iter().any(|actor| actor.shares_a_name(&card))
         {
             return Err(StartError::DoubleActor { domain: name.to_owned(), actor: card.name });

@@ -69,6 +69,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             context.remote.get().cloned().unwrap_or_else(|| (0, Arc::new(Unconnected) as Arc<dyn Remote>));
         let sender = Arc::new(JobSender {
             name: format!("{}/{}", W::Domain::NAME, W::NAME),
+            domain: Some((domain.clone(), W::Domain::SHARDS)),
             awaited: plan.awaited.clone(),
             shapes: Arc::clone(&context.settings.shapes),
             propagated: Arc::clone(&context.settings.propagated),

@@ -16,6 +16,7 @@ mod job;
 mod ledger;
 mod outbox;
 mod plan;
+mod scheduler;
 
 #[cfg(feature = "testing")]
 #[doc(hidden)]
@@ -23,6 +24,7 @@ pub use attempts::{Attempt, AttemptEnd, JobAttempt};
 pub(crate) use dispatcher::WorkerDispatcher;
 pub use outbox::SentByJob;
 pub use plan::WorkerPlan;
+pub(crate) use scheduler::{CANCEL, SCHEDULE, SCHEDULER, Scheduler};
 
 use std::error::Error;
 use std::fmt;
@@ -205,6 +207,12 @@ impl Job {
     /// command it is stored in the commit that marks the job as done, and recorded once.
     pub fn publish<E: Event>(&self, key: &str, event: E) -> SentByJob<'_> {
         SentByJob::new(&self.outbox, self.outbox.publish(key, &event))
+    }
+
+    /// Cancels a message that a job of this domain's workers has [delayed](SentByJob::after), when the job is done: it is not
+    /// sent. No effect if it was sent already.
+    pub fn cancel(&self, id: MessageId) {
+        self.outbox.cancel(id);
     }
 
     /// Queries a view. Await the returned future for the answer. A query is sent at once, and again by each attempt.

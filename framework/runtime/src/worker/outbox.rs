@@ -5,10 +5,12 @@
 
 use std::any::TypeId;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::scheduler::{cancellation, delayed};
 use crate::actor::{Outgoing, propagate};
 use crate::client::Client;
 use crate::router::{PeerShapes, Unconnected};
@@ -47,6 +49,8 @@ pub(super) enum OutboxError {
 pub(super) struct JobSender {
     /// Domain and name of the worker: several workers may handle one event, and the ids that they derive must differ.
     pub(super) name: String,
+    /// The worker's domain and its number of shards; `None` without a node.
+    pub(super) domain: Option<(Name, u16)>,
     /// Commands whose replies the worker handles.
     pub(super) awaited: Vec<TypeId>,
     pub(super) shapes: Arc<PeerShapes>,
@@ -78,6 +82,8 @@ pub(super) struct JobOutbox {
 #[derive(Default)]
 struct State {
     sent: Vec<Outgoing>,
+    /// Messages that are sent later: their index, and when they are due.
+    delays: Vec<(usize, Timestamp)>,
     bytes: usize,
     /// Number of commands so far, including those that failed: the ids follow from it.
     calls: u32,
@@ -120,6 +126,7 @@ impl JobOutbox {
         };
         let sender = JobSender {
             name: String::new(),
+            domain: None,
             awaited: Vec::new(),
             shapes: Arc::default(),
             propagated: Arc::default(),
@@ -241,6 +248,42 @@ impl JobOutbox {
         }
     }
 
+    /// Delays the message with this id, if it is the last one.
+    fn delay(&self, id: MessageId, due: impl FnOnce(Timestamp) -> Timestamp) {
+        let mut state = self.state.lock();
+        let last = state.sent.len().checked_sub(1);
+        let last = last.filter(|_| state.sent.last().is_some_and(|sent| sent.envelope.id == id));
+        if let Some(at) = last {
+            state.delays.retain(|(delayed, _)| *delayed != at);
+            state.delays.push((at, due(self.facts.time)));
+        }
+    }
+
+    /// Adds the cancellation of a delayed message.
+    pub(super) fn cancel(&self, id: MessageId) {
+        let Some(home) = &self.sender.domain else { return };
+        let like = Envelope {
+            origin: self.facts.origin.clone(),
+            correlation: self.facts.correlation,
+            causation: Some(self.facts.message),
+            traceparent: self.facts.traceparent.clone(),
+            ..Envelope::new(self.facts.message, Kind::Command, home.0.clone(), home.0.clone(), self.facts.time)
+        };
+        self.push("cancellation", Ok(cancellation(home, id, &like)));
+    }
+
+    /// Replaces each delayed message by the command to send it later.
+    fn delay_all(&self, sent: Vec<Outgoing>, delays: &[(usize, Timestamp)]) -> Result<Vec<Outgoing>, OutboxError> {
+        let Some(home) = self.sender.domain.as_ref().filter(|_| !delays.is_empty()) else { return Ok(sent) };
+        let each =
+            sent.into_iter().enumerate().map(|(at, sent)| match delays.iter().find(|(delayed, _)| *delayed == at) {
+                Some((_, due)) => delayed(home, sent, *due)
+                    .map_err(|error| OutboxError::Encode { message: "a delayed message", error }),
+                None => Ok(sent),
+            });
+        each.collect()
+    }
+
     /// Ends the attempt: later messages are dropped. Returns what it has sent.
     ///
     /// # Errors
@@ -250,7 +293,10 @@ impl JobOutbox {
         state.closed = true;
         match state.error.take() {
             Some(error) => Err(error),
-            None => Ok(std::mem::take(&mut state.sent)),
+            None => {
+                let (sent, delays) = (std::mem::take(&mut state.sent), std::mem::take(&mut state.delays));
+                self.delay_all(sent, &delays)
+            }
         }
     }
 
@@ -286,6 +332,22 @@ impl<'a> SentByJob<'a> {
     /// the job a dead letter.
     pub fn header(self, name: &str, value: &str) -> Self {
         self.outbox.set_header(self.id, name, value);
+        self
+    }
+
+    /// Sends the message later, once `after` has passed since the attempt began, even if the node is stopped in between. It
+    /// is [cancelled](super::Job::cancel) by its [id](Self::id). No reply to it is delivered to the worker.
+    ///
+    /// The delay is stored as the time of the wall clock at which it ends; while the node runs it is measured by the
+    /// monotonic clock, like a [timer](crate::Effects::set_timer). The message is sent once, at most about a second late.
+    pub fn after(self, after: Duration) -> Self {
+        self.outbox.delay(self.id, |now| now.after(after));
+        self
+    }
+
+    /// Sends the message at a time of the wall clock, or at once if it has passed, as [`after`](Self::after).
+    pub fn at(self, due: Timestamp) -> Self {
+        self.outbox.delay(self.id, |_| due);
         self
     }
 
