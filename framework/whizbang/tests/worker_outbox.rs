@@ -47,6 +47,10 @@ enum How {
     Late,
     /// Asks a view first.
     Query,
+    /// Sends each message 20 ms after the one before it, and cancels the second one.
+    Delay,
+    /// Cancels the first message of the job before it.
+    Cancel,
 }
 
 #[derive(Domain)]
@@ -155,10 +159,20 @@ impl Perform<Order> for Clerk {
         }
         let text = if order.how == How::Large { "x".repeat(300 * 1024) } else { String::new() };
         let book = |number| Book { book: order.order.clone(), number, text: text.clone() };
-        let sent: Vec<_> = (1..=order.count).map(|number| job.send(book(number)).id()).collect();
+        let send = |number| {
+            let sent = job.send(book(number));
+            let delay = Duration::from_millis(20 * number);
+            if order.how == How::Delay { sent.after(delay).id() } else { sent.id() }
+        };
+        let sent: Vec<_> = (1..=order.count).map(send).collect();
+        match order.how {
+            How::Delay => job.cancel(sent[1]),
+            How::Cancel => job.cancel(self.0.sent.lock().unwrap()[0][0]),
+            _ => {}
+        }
         self.0.sent.lock().unwrap().push(sent);
         match order.how {
-            How::Plain | How::Large | How::Query => {}
+            How::Plain | How::Large | How::Query | How::Delay | How::Cancel => {}
             How::FailTwice if attempt < 2 => return Err(WorkError::Retry("the line is busy".into())),
             How::PanicTwice if attempt < 2 => panic!("the pen broke"),
             How::HangTwice if attempt < 2 => std::future::pending().await,
@@ -341,6 +355,32 @@ async fn message_sent_after_the_job_is_dropped() {
     let job = desk.late.lock().unwrap().take().unwrap();
     job.send(Book { book: "a".to_owned(), number: 2, text: String::new() });
     assert_eq!(booked(&node, "a").await, [1]);
+    assert_eq!(node.dead_letters().await.unwrap(), []);
+}
+
+#[whizbang::test]
+async fn delayed_messages_are_sent_later_and_cancelled_ones_never() {
+    let (store, desk) = (MemoryStore::new(), Arc::<Desk>::default());
+    let node = start(&store, &desk).await;
+    node.client().send(order("a", How::Delay, 4)).await.unwrap();
+    node.wait_idle().await;
+    // The message of the fourth is due last, so that it shows that the second one is not sent.
+    eventually(async || booked(&node, "a").await == [1, 3, 4]).await;
+    assert_eq!(node.dead_letters().await.unwrap(), []);
+    assert_eq!(replies(&desk).len(), 0, "no reply to a delayed message is delivered");
+}
+
+#[whizbang::test]
+async fn delayed_messages_survive_a_restart_and_late_cancellations_do_nothing() {
+    let (store, desk) = (MemoryStore::new(), Arc::<Desk>::default());
+    let node = start(&store, &desk).await;
+    node.client().send(order("a", How::Delay, 3)).await.unwrap();
+    drop(node);
+    let node = start(&store, &desk).await;
+    eventually(async || booked(&node, "a").await == [1, 3]).await;
+    node.client().send(order("b", How::Cancel, 1)).await.unwrap();
+    assert_eq!(booked(&node, "b").await, [1]);
+    assert_eq!(booked(&node, "a").await, [1, 3]);
     assert_eq!(node.dead_letters().await.unwrap(), []);
 }
 

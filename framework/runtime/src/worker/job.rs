@@ -399,8 +399,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             Err(_) => Err(Failure::Retry(format!("the job took longer than {limit:?}"))),
         };
         // Closed however the attempt has ended: a clone of the job in a detached task sends nothing more.
-        let sent = outbox.close();
-        let ended = match (ended, sent) {
+        let ended = match (ended, outbox.close()) {
             (Ok(done), _) if done.rejected => Ok(done),
             (Ok(done), Ok(sent)) => Ok(Done { sent, ..done }),
             (Ok(_), Err(error)) => Err(Failure::Fail(error.to_string())),

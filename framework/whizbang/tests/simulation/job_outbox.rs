@@ -47,6 +47,21 @@ struct File {
     label: String,
 }
 
+/// Sent later. Those with `cancelled` are cancelled before they are due.
+#[derive(Command, Clone, Debug, Serialize, Deserialize)]
+#[command(domain = Bills)]
+struct Remind {
+    #[key]
+    label: String,
+    cancelled: bool,
+}
+
+#[derive(Event, Clone, Debug, Serialize, Deserialize)]
+#[event(domain = Bills)]
+struct Reminded {
+    times: u32,
+}
+
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
 #[event(domain = Bills)]
 struct Charged {
@@ -62,9 +77,10 @@ struct Filed {}
 struct Noted {}
 
 #[derive(Aggregate, Debug, Default)]
-#[aggregate(domain = Bills, handles(Charge, File), reacts(Printed), applies(Charged, Filed, Noted))]
+#[aggregate(domain = Bills, handles(Charge, File, Remind), reacts(Printed), applies(Charged, Filed, Noted, Reminded))]
 struct Bill {
     noted: u32,
+    reminded: u32,
     charged: u32,
     filed: u32,
 }
@@ -80,6 +96,19 @@ impl Handle<File> for Bill {
     fn handle(&self, _file: File, effects: &mut Effects<Self>) -> Result<(), Rejection> {
         effects.record(Filed {});
         Ok(())
+    }
+}
+
+impl Handle<Remind> for Bill {
+    fn handle(&self, remind: Remind, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        effects.record(Reminded { times: if remind.cancelled { 100 } else { 1 } });
+        Ok(())
+    }
+}
+
+impl Apply<Reminded> for Bill {
+    fn apply(&mut self, reminded: &Reminded) {
+        self.reminded += reminded.times;
     }
 }
 
@@ -116,6 +145,9 @@ struct Known {
     replies: Vec<(Option<MessageId>, Option<u64>)>,
 }
 
+/// The delay of reminders.
+const DELAY: Duration = Duration::from_secs(60);
+
 type Outside = Arc<Mutex<BTreeMap<String, Known>>>;
 
 #[derive(Worker)]
@@ -126,6 +158,10 @@ impl Perform<Print> for Press {
     async fn perform(&self, print: Print, job: Job) -> Result<(), WorkError> {
         let charge = job.send(Charge { label: print.label.clone(), copies: print.copies }).id();
         job.publish(&print.label, Printed { copies: print.copies });
+        let remind = |cancelled| Remind { label: print.label.clone(), cancelled };
+        job.send(remind(false)).after(DELAY);
+        let cancelled = job.send(remind(true)).after(DELAY).id();
+        job.cancel(cancelled);
         self.0.lock().unwrap().entry(print.label).or_default().ids.push(charge);
         Ok(())
     }
@@ -153,9 +189,11 @@ impl OnEvent<Charged> for Archivist {
 
 fn check(world: &World, outside: &Outside) -> Result<(), String> {
     for (label, known) in outside.lock().unwrap().iter() {
-        let Bill { noted, charged, filed } = world.state::<Bill>(label);
-        if (noted, charged, filed) != (1, 1, 1) {
-            return Err(format!("{label} was noted {noted} times, charged {charged} times, filed {filed} times"));
+        let Bill { noted, charged, filed, reminded } = world.state::<Bill>(label);
+        if (noted, charged, filed, reminded) != (1, 1, 1, 1) {
+            return Err(format!(
+                "{label} was noted {noted} times, charged {charged} times, filed {filed} times, reminded {reminded} times"
+            ));
         }
         if known.ids.iter().any(|id| *id != known.ids[0]) {
             return Err(format!("the attempts for {label} gave its charge several ids: {:?}", known.ids));
@@ -182,6 +220,7 @@ fn presses() -> Flow<u64, impl AsyncFn(&World, u64)> {
     Flow::new("sending-presses", cluster, 1..5u64, 1..8, async |world: &World, copies| {
         let label = format!("label{}", world.below(u64::MAX));
         world.send(Print { label, copies }).await.expect("it is printed");
+        world.sleep(2 * DELAY).await;
     })
     .no_regressions()
 }
@@ -203,7 +242,7 @@ fn printed_during(fault: Fault) {
     let run = cluster(Sim::new(5)).fault(Duration::ZERO, fault).run(async |world| {
         world.sleep(Duration::from_millis(10)).await;
         world.send(Print { label: "a".to_owned(), copies: 2 }).await.unwrap();
-        world.sleep(Duration::from_secs(1)).await;
+        world.sleep(2 * DELAY).await;
     });
     run.unwrap_or_else(|violation| panic!("{violation}\n{}", violation.actor_steps));
 }
