@@ -72,17 +72,21 @@ pub fn set_header(headers: &mut Vec<(String, String)>, name: &str, value: &str) 
     if !is_header_value(value) {
         return Err(HeaderError::Value { name: named() });
     }
-    let place = headers.binary_search_by(|(known, _)| known.as_str().cmp(name));
     let others = headers.iter().filter(|(known, _)| known != name);
     let bytes: usize = others.map(|(name, value)| name.len() + value.len()).sum();
     if bytes + name.len() + value.len() > MAX_HEADER_BYTES {
         return Err(HeaderError::TooLarge { limit: MAX_HEADER_BYTES });
     }
-    match place {
-        Ok(at) => headers.iter_mut().skip(at).take(1).for_each(|(_, known)| value.clone_into(known)),
-        Err(_) if headers.len() >= MAX_HEADERS => return Err(HeaderError::TooMany { limit: MAX_HEADERS }),
-        Err(at) => headers.insert(at, (name.to_owned(), value.to_owned())),
+    // Not by binary search: another program may have sent unsorted headers, and a name must not occur twice.
+    if let Some((_, known)) = headers.iter_mut().find(|(known, _)| known == name) {
+        value.clone_into(known);
+        return Ok(());
     }
+    if headers.len() >= MAX_HEADERS {
+        return Err(HeaderError::TooMany { limit: MAX_HEADERS });
+    }
+    let at = headers.partition_point(|(known, _)| known.as_str() < name);
+    headers.insert(at, (name.to_owned(), value.to_owned()));
     Ok(())
 }
 
