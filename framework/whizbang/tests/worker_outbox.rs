@@ -28,18 +28,15 @@ struct Order {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum How {
     Plain,
-    /// Fails in the first two attempts, after sending.
+    // These do it in the first two attempts, after sending.
     FailTwice,
-    /// Panics in the first two attempts, after sending.
     PanicTwice,
-    /// Hangs in the first two attempts, after sending.
     HangTwice,
     /// Fails in every attempt until the clerk is told otherwise.
     Fail,
     Reject,
     /// Runs so long that its message is deferred.
     Slow,
-    /// Sends to an empty key.
     EmptyKey,
     /// Sends messages of 300 KiB.
     Large,
@@ -460,7 +457,7 @@ async fn deferred_job_sends_once() {
         node.config(config.clone()).bridge(hub.bridge())
     };
     let node = office(&store).start().await.unwrap();
-    let planner = Node::builder("plans", orders).saga::<Planner>().threads(0).bridge(hub.bridge());
+    let planner = Node::builder("plans", orders).aggregate::<Planner>().threads(0).bridge(hub.bridge());
     let planner = planner.start().await.unwrap();
     planner.client().send(Plan { order: "a".to_owned() }).await.unwrap();
     eventually(async || node.metrics().turns > 0 && desk.attempts.load(Ordering::Relaxed) == 1).await;
@@ -487,22 +484,13 @@ struct Plan {
     order: String,
 }
 
-#[derive(Event, Serialize, Deserialize)]
-#[event(domain = Plans)]
-struct Planned {}
-
-#[derive(Saga, Default)]
-#[saga(domain = Plans, handles(Plan), applies(Planned))]
+#[derive(Aggregate, Default)]
+#[aggregate(domain = Plans, handles(Plan))]
 struct Planner {}
 
 impl Handle<Plan> for Planner {
     fn handle(&self, plan: Plan, effects: &mut Effects<Self>) -> Result<(), Rejection> {
-        effects.record(Planned {});
         effects.send(order(&plan.order, How::Slow, 2));
         Ok(())
     }
-}
-
-impl Apply<Planned> for Planner {
-    fn apply(&mut self, _planned: &Planned) {}
 }

@@ -22,7 +22,7 @@ use super::timer_name::parts as timer_parts;
 use super::turn::TurnError;
 use crate::router::{ActorCard, LocalRoutes, MessageCard, PeerShapes, StateCard};
 use whizbang_core::clock::MonotonicTime;
-use whizbang_core::message::{Codec, CodecError, Domain, Envelope, MessageFacts, Shape};
+use whizbang_core::message::{Codec, CodecError, Domain, Envelope, Event, MessageFacts, Shape};
 use whizbang_core::store::StoreError;
 
 /// The state of an actor of unknown type.
@@ -260,6 +260,13 @@ impl HandlerTable {
         if of.domain != self.facts.domain {
             self.unqualified.extend(of.names().map(|name| (name, of.domain)));
         }
+    }
+
+    /// Adds an event that is recorded as it is received. Callers encode it; there is no typed endpoint.
+    pub(crate) fn add_published<E: Event>(&mut self, decide: Decide) {
+        let facts = MessageFacts::of::<E>();
+        self.add_command(facts, MessageCard::of::<E>(), decide, |_, _| {});
+        self.add_apply(facts, MessageCard::of::<E>(), |_, _, _, _| Ok(()));
     }
 
     pub(super) fn add_own_timer(&mut self, name: &'static str, decide: Decide) {

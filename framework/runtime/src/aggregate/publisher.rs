@@ -8,8 +8,7 @@
 use std::marker::PhantomData;
 
 use crate::actor::{HandlerTable, Role, Snapshots, Stateful, typed};
-use crate::router::MessageCard;
-use whizbang_core::message::{Domain, Event, MessageFacts};
+use whizbang_core::message::{Domain, Event};
 
 /// The publisher of a domain.
 pub(crate) struct Publisher<D>(PhantomData<fn() -> D>);
@@ -29,21 +28,14 @@ impl<D: Domain> Stateful for Publisher<D> {
 
 /// Lists an event in the handlers of its domain's publisher.
 pub(crate) fn publish<E: Event>(table: &mut HandlerTable) {
-    table.add_command(
-        MessageFacts::of::<E>(),
-        MessageCard::of::<E>(),
-        |state, envelope, effects| {
-            let (_, effects) = typed::<Publisher<E::Domain>>(state, effects)?;
-            // An event keeps the headers that it was published with.
-            effects.requested.headers.clone_from(&envelope.headers);
-            E::decode_each(envelope.version, envelope.codec, &envelope.payload, &mut |event| {
-                effects.record_with(event, |_, _| {});
-            })?;
-            drop(effects.requested.set_reply::<()>(<E::Domain as Domain>::CODEC, Ok(())));
-            Ok(())
-        },
-        // Callers encode an event; there is no typed endpoint.
-        |_, _| {},
-    );
-    table.add_apply(MessageFacts::of::<E>(), MessageCard::of::<E>(), |_, _, _, _| Ok(()));
+    table.add_published::<E>(|state, envelope, effects| {
+        let (_, effects) = typed::<Publisher<E::Domain>>(state, effects)?;
+        // An event keeps the headers that it was published with.
+        effects.requested.headers.clone_from(&envelope.headers);
+        E::decode_each(envelope.version, envelope.codec, &envelope.payload, &mut |event| {
+            effects.record_with(event, |_, _| {});
+        })?;
+        drop(effects.requested.set_reply::<()>(<E::Domain as Domain>::CODEC, Ok(())));
+        Ok(())
+    });
 }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use tokio::time::Instant;
 
-use super::job::Failure;
+use super::failure::Failure;
 use super::plan::{Done, JobFailure};
 use crate::actor::{Failpoint, Failpoints};
 use whizbang_core::clock::instant;

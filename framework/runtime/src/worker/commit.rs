@@ -10,7 +10,7 @@ use tokio::sync::OnceCell;
 
 use super::Worker;
 use super::dispatcher::{JobNumber, WorkerDispatcher};
-use super::job::Failure;
+use super::failure::Failure;
 use super::ledger::Ledger;
 use super::plan::Done;
 use crate::actor::{Outgoing, OwnedShard, propagate};

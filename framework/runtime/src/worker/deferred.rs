@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::Worker;
 use super::commit::{End, JobEntry, JobLog};
 use super::dispatcher::{JobNumber, WorkerDispatcher};
-use super::job::Failure;
+use super::failure::Failure;
 use super::ledger::Ledger;
 use super::plan::Done;
 use crate::actor::{MIN_WAIT, OwnedShard};

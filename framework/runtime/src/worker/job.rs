@@ -12,6 +12,7 @@ use tokio::sync::OnceCell;
 use super::commit::{End, JobEntry, JobLog};
 use super::deferred::{DEFER_AFTER, no_reply};
 use super::dispatcher::{JobNumber, WorkerDispatcher};
+use super::failure::Failure;
 use super::ledger::Ledger;
 use super::outbox::JobOutbox;
 use super::plan::{Done, JobFailure};
@@ -21,7 +22,7 @@ use crate::inbox::Admission;
 use crate::router::{DedupKey, Outcome};
 use whizbang_core::message::{Codec, Digest, Domain, Envelope, Kind, MessageId, ShardId};
 use whizbang_core::spawn::{FIRST_RESTART, LONGEST_RESTART};
-use whizbang_core::store::{DeadLetter, DeadLetterReason, Note, StoreError, StreamState};
+use whizbang_core::store::{DeadLetter, Note, StoreError, StreamState};
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::user_code::caught;
 
@@ -465,39 +466,4 @@ enum JobAdmission {
     /// Its job is in progress already; it gets the outcome of that.
     Joined,
     No(Outcome),
-}
-
-/// Reason why a job is not done.
-pub(super) enum Failure {
-    Undecodable(String),
-    Unhandled,
-    Retry(String),
-    Fail(String),
-}
-
-impl Failure {
-    /// The process ended during each of this many deliveries.
-    pub(super) fn ended(deliveries: u32) -> Self {
-        Self::Fail(format!("the process ended during each of its last {deliveries} deliveries"))
-    }
-
-    /// Returns whether another delivery may succeed.
-    pub(super) fn is_transient(&self) -> bool {
-        matches!(self, Self::Retry(_))
-    }
-
-    pub(super) fn text(&self) -> &str {
-        match self {
-            Self::Undecodable(text) | Self::Retry(text) | Self::Fail(text) => text,
-            Self::Unhandled => "no handler for this message",
-        }
-    }
-
-    fn reason(&self) -> DeadLetterReason {
-        match self {
-            Self::Undecodable(_) => DeadLetterReason::Undecodable,
-            Self::Unhandled => DeadLetterReason::Unhandled,
-            Self::Retry(_) | Self::Fail(_) => DeadLetterReason::Attempts,
-        }
-    }
 }

@@ -12,6 +12,7 @@ mod commit;
 mod dead_letters;
 mod deferred;
 mod dispatcher;
+mod failure;
 mod job;
 mod ledger;
 mod outbox;
