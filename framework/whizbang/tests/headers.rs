@@ -54,7 +54,7 @@ struct Note {
     order: String,
 }
 
-/// What handlers have read: the handler, and the headers as text.
+/// The headers that handlers have read, as text, with the name of the handler.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<Vec<(&'static str, String)>>>);
 

@@ -129,7 +129,7 @@ impl Answer<CountOfEntries> for Entries {
 /// Key of the job, answered command, reply or code.
 type HandledReply = (String, MessageId, Result<u64, String>);
 
-/// What the clerks have seen and how they behave.
+/// The observations and the behavior of the clerks.
 #[derive(Default)]
 struct Desk {
     attempts: AtomicUsize,
@@ -368,7 +368,7 @@ async fn delayed_messages_are_sent_later_and_cancelled_ones_never() {
 }
 
 #[whizbang::test]
-async fn delayed_messages_survive_a_restart_and_late_cancellations_do_nothing() {
+async fn delayed_messages_survive_a_restart() {
     let (store, desk) = (MemoryStore::new(), Arc::<Desk>::default());
     let node = start(&store, &desk).await;
     node.client().send(order("a", How::Delay, 3)).await.unwrap();

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 use crate::router::{NodeId, Remote};
 use whizbang_core::clock::Clock;
-use whizbang_core::message::{Command, Event, IdSource, MessageId, Query};
+use whizbang_core::message::{Command, Event, Fingerprint, IdSource, MessageFacts, MessageId, Query, encode_verified};
 
 /// Default time to wait for a reply of another node.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -100,8 +100,10 @@ impl Client {
     ///
     /// # Errors
     /// As [`send`](Self::send). [`SendError::Unhandled`]: the owner does not declare the event.
-    pub fn publish<E: Event>(&self, key: impl Into<String>, event: E) -> PublishEvent<E> {
-        PublishEvent::new(self.clone(), key.into(), event)
+    pub fn publish<E: Event>(&self, key: impl Into<String>, event: E) -> PublishEvent {
+        let (facts, mut payload) = (MessageFacts::of::<E>(), Vec::new());
+        let encoded = encode_verified(&event, facts.codec, &mut payload).map(|_| payload);
+        PublishEvent::new(self.clone(), key.into(), facts, Fingerprint::of_event::<E>, encoded)
     }
 
     /// Queries a view. Await the returned future for the answer.

@@ -10,44 +10,52 @@ use futures_util::future::{BoxFuture, ready};
 use super::request::envelope;
 use super::{Client, DEADLINE};
 use crate::router::{CommandMeta, SendError};
-use whizbang_core::message::{
-    Coded, Domain, Envelope, Event, Fingerprint, Key, Kind, MessageFacts, MessageId, encode_verified, set_header,
-};
+use whizbang_core::message::{CodecError, Coded, Envelope, Fingerprint, Key, Kind, MessageFacts, MessageId};
 
 /// An event for the log of its domain. Await it to know that it is committed.
 ///
 /// Nothing happens before the first poll. Dropping it afterwards does not cancel the publication. See
 /// [`Client::publish`] for an example.
 #[must_use = "futures do nothing unless you `.await` them"]
-pub struct PublishEvent<E: Event>(State<E>);
+pub struct PublishEvent(State);
 
-enum State<E: Event> {
-    Unsent(Unsent<E>),
+enum State {
+    Unsent(Unsent),
     Sent(BoxFuture<'static, Result<(), SendError>>),
     Done,
 }
 
-struct Unsent<E> {
+/// An event of any type, encoded: this code is compiled once for all of them.
+struct Unsent {
     client: Client,
     key: String,
-    event: E,
+    event: MessageFacts,
+    payload: Vec<u8>,
+    shape: fn() -> Option<Fingerprint>,
     meta: CommandMeta,
     deadline: Duration,
-    /// An invalid option: nothing is sent.
+    /// An invalid option, or an event that cannot be encoded: nothing is sent.
     refused: Option<Box<SendError>>,
 }
 
-// No field is structurally pinned: the box is pinned by itself.
-impl<E: Event> Unpin for PublishEvent<E> {}
-
-impl<E: Event> PublishEvent<E> {
-    pub(super) fn new(client: Client, key: String, event: E) -> Self {
-        let meta = CommandMeta::default();
-        Self(State::Unsent(Unsent { client, key, event, meta, deadline: DEADLINE, refused: None }))
+impl PublishEvent {
+    pub(super) fn new(
+        client: Client,
+        key: String,
+        event: MessageFacts,
+        shape: fn() -> Option<Fingerprint>,
+        encoded: Result<Vec<u8>, CodecError>,
+    ) -> Self {
+        let (payload, refused) = match encoded {
+            Ok(payload) => (payload, None),
+            Err(error) => (Vec::new(), Some(Box::new(SendError::Encode(error)))),
+        };
+        let (meta, deadline) = (CommandMeta::default(), DEADLINE);
+        Self(State::Unsent(Unsent { client, key, event, payload, shape, meta, deadline, refused }))
     }
 
-    /// Changes the event, unless it has been polled.
-    fn changed(mut self, change: impl FnOnce(&mut Unsent<E>)) -> Self {
+    /// Changes the publication, unless it has been polled.
+    fn changed(mut self, change: impl FnOnce(&mut Unsent)) -> Self {
         if let State::Unsent(unsent) = &mut self.0 {
             change(unsent);
         }
@@ -71,17 +79,13 @@ impl<E: Event> PublishEvent<E> {
             if key.is_empty() {
                 unsent.refused.get_or_insert_with(|| Box::new(SendError::EmptyIdempotencyKey));
             }
-            unsent.meta.id = Some(MessageId::from_idempotency_key(E::Domain::NAME, &unsent.key, key));
+            unsent.meta.id = Some(MessageId::from_idempotency_key(unsent.event.domain, &unsent.key, key));
         })
     }
 
     /// Sets a header, which the event keeps. An invalid header is refused with [`SendError::Header`].
     pub fn header(self, name: &str, value: &str) -> Self {
-        self.changed(|unsent| {
-            if let Err(error) = set_header(&mut unsent.meta.headers, name, value) {
-                unsent.refused.get_or_insert_with(|| Box::new(SendError::Header(error)));
-            }
-        })
+        self.changed(|unsent| unsent.meta.set_header(name, value, &mut unsent.refused))
     }
 
     /// Sets the correlation id, which makes the event part of a larger unit of work.
@@ -90,7 +94,7 @@ impl<E: Event> PublishEvent<E> {
     }
 }
 
-impl<E: Event> Unsent<E> {
+impl Unsent {
     fn publish(self) -> BoxFuture<'static, Result<(), SendError>> {
         let (remote, deadline) = (self.client.inner.remote.clone(), self.deadline);
         match self.into_envelope() {
@@ -109,19 +113,16 @@ impl<E: Event> Unsent<E> {
     }
 
     fn into_envelope(self) -> Result<Envelope, SendError> {
-        let Self { client, key, event, meta, deadline, refused } = self;
+        let Self { client, key, event, payload, shape, meta, deadline, refused } = self;
         if let Some(refused) = refused {
             return Err(*refused);
         }
-        let (facts, mut payload) = (MessageFacts::of::<E>(), Vec::new());
-        drop(encode_verified(&event, facts.codec, &mut payload).map_err(SendError::Encode)?);
         let key = Some(Key::from(key.as_str()));
-        let shape = Fingerprint::of_event::<E>;
-        envelope(&client, facts, shape, payload, Kind::Command, key, Some(Box::new(meta)), deadline)
+        envelope(&client, event, shape, payload, Kind::Command, key, Some(Box::new(meta)), deadline)
     }
 }
 
-impl<E: Event> Future for PublishEvent<E> {
+impl Future for PublishEvent {
     type Output = Result<(), SendError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -137,8 +138,12 @@ impl<E: Event> Future for PublishEvent<E> {
     }
 }
 
-impl<E: Event> std::fmt::Debug for PublishEvent<E> {
+impl std::fmt::Debug for PublishEvent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PublishEvent").field("event", &E::NAME).finish_non_exhaustive()
+        let event = match &self.0 {
+            State::Unsent(unsent) => unsent.event.name,
+            State::Sent(_) | State::Done => "sent",
+        };
+        f.debug_struct("PublishEvent").field("event", &event).finish_non_exhaustive()
     }
 }

@@ -15,7 +15,7 @@ use super::{Client, DEADLINE};
 use crate::router::{CommandMeta, LocalRoutes, SendError, Submission, TypedReply};
 use whizbang_core::message::{
     Codec, Coded, Command, Domain, Envelope, Fingerprint, Key, Kind, MessageFacts, MessageId, Name, Query, ShardId,
-    encode_command_verified, encode_verified, set_header, shard_of,
+    encode_command_verified, encode_verified, shard_of,
 };
 use whizbang_core::telemetry::passes;
 
@@ -127,11 +127,7 @@ impl<C: Command> SendCommand<C> {
     /// Sets a header, which every handler of the command can read: a tenant, a user. It is not part of the message: a command
     /// that is repeated with other headers is a duplicate. An invalid header is refused with [`SendError::Header`].
     pub fn header(self, name: &str, value: &str) -> Self {
-        self.changed(|unsent| {
-            if let Err(error) = set_header(&mut unsent.meta().headers, name, value) {
-                unsent.refused.get_or_insert_with(|| Box::new(SendError::Header(error)));
-            }
-        })
+        self.changed(|unsent| unsent.meta.get_or_insert_default().set_header(name, value, &mut unsent.refused))
     }
 
     /// Continues a W3C trace context.

@@ -7,7 +7,7 @@ use futures_util::future::{BoxFuture, LocalBoxFuture};
 use tokio::sync::oneshot;
 
 use super::{Delivery, LocalRoutes, SendError};
-use whizbang_core::message::{Command, Envelope, MessageId};
+use whizbang_core::message::{Command, Envelope, MessageId, set_header};
 use whizbang_core::store::StoreError;
 
 /// Endpoint of one actor type on one thread.
@@ -59,6 +59,15 @@ pub struct CommandMeta {
     pub traceparent: Option<Box<str>>,
     /// Headers.
     pub headers: Vec<(String, String)>,
+}
+
+impl CommandMeta {
+    /// Sets a header; an invalid one refuses the whole message.
+    pub(crate) fn set_header(&mut self, name: &str, value: &str, refused: &mut Option<Box<SendError>>) {
+        if let Err(error) = set_header(&mut self.headers, name, value) {
+            refused.get_or_insert_with(|| Box::new(SendError::Header(error)));
+        }
+    }
 }
 
 /// Result of a typed command.

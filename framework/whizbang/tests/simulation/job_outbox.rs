@@ -136,7 +136,7 @@ impl Apply<Filed> for Bill {
     }
 }
 
-/// What is known outside of the cluster about one label.
+/// The knowledge outside of the cluster about one label.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Known {
     /// The charge's id, as each attempt of the job was given it.
