@@ -66,7 +66,7 @@ pub fn set_header(headers: &mut Vec<(String, String)>, name: &str, value: &str) 
         return Err(HeaderError::Name { name: named() });
     }
     let is_reserved = |start: &&str| name.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start));
-    if RESERVED.iter().any(|start| is_reserved(start)) {
+    if RESERVED.iter().any(is_reserved) {
         return Err(HeaderError::Reserved { name: named() });
     }
     if !is_header_value(value) {
