@@ -269,7 +269,11 @@ impl HandlerTable {
         self.add_apply(facts, MessageCard::of::<E>(), |_, _, _, _| Ok(()));
     }
 
-    pub(super) fn add_own_timer(&mut self, name: &'static str, decide: Decide) {
+    pub(crate) fn add_own_command(&mut self, name: &'static str, decide: Decide) {
+        self.commands.insert(name, decide);
+    }
+
+    pub(crate) fn add_own_timer(&mut self, name: &'static str, decide: Decide) {
         self.timers.insert((self.facts.domain, name), decide);
     }
 

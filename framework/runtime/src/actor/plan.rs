@@ -128,14 +128,9 @@ impl<A: Stateful> Plan<A> {
         self.table.add_command(MessageFacts::of::<M>(), MessageCard::of_command::<M>(), decide, route);
     }
 
-    /// Adds a command of the framework itself, which has no Rust type.
-    pub(crate) fn add_own_command(&mut self, name: &'static str, decide: Decide) {
-        self.table.commands.insert(name, decide);
-    }
-
-    /// Adds a timer of the framework itself.
-    pub(crate) fn add_own_timer(&mut self, name: &'static str, decide: Decide) {
-        self.table.add_own_timer(name, decide);
+    /// Returns the table itself, for the framework's own commands and timers, which have no Rust types.
+    pub(crate) fn own(&mut self) -> &mut HandlerTable {
+        &mut self.table
     }
 
     pub(crate) fn add_apply<M: Message>(&mut self, apply: ApplyStored) {

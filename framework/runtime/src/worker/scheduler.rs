@@ -46,7 +46,7 @@ impl<D: Domain> Stateful for Scheduler<D> {
     }
 
     fn wire(plan: &mut Plan<Self>) {
-        plan.add_own_command(SCHEDULE, |state, envelope, effects| {
+        plan.own().add_own_command(SCHEDULE, |state, envelope, effects| {
             let (_, effects) = typed::<Self>(state, effects)?;
             let requested = &mut effects.requested;
             let delayed: DelayedMessage = Codec::Bincode.decode(&envelope.payload)?;
@@ -61,7 +61,7 @@ impl<D: Domain> Stateful for Scheduler<D> {
             drop(requested.set_reply::<()>(D::CODEC, Ok(())));
             Ok(())
         });
-        plan.add_own_command(CANCEL, |_, _, effects| {
+        plan.own().add_own_command(CANCEL, |_, _, effects| {
             let requested = effects.requested();
             // Ends the stream, which clears the timer. If the cancellation has overtaken its message, that finds an ended
             // stream and does nothing.
@@ -69,7 +69,7 @@ impl<D: Domain> Stateful for Scheduler<D> {
             drop(requested.set_reply::<()>(D::CODEC, Ok(())));
             Ok(())
         });
-        plan.add_own_timer(DUE, |_, envelope, effects| {
+        plan.own().add_own_timer(DUE, |_, envelope, effects| {
             let delayed: DelayedMessage = Codec::Bincode.decode(&envelope.payload)?;
             let id = MessageId::parse(&envelope.key)
                 .ok_or_else(|| CodecError::Decode { reason: "a delayed message has no id".to_owned() })?;
