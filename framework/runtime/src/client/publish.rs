@@ -20,7 +20,7 @@ use whizbang_core::message::{CodecError, Coded, Envelope, Fingerprint, Key, Kind
 pub struct PublishEvent(State);
 
 enum State {
-    Unsent(Unsent),
+    Unsent(Box<Unsent>),
     Sent(BoxFuture<'static, Result<(), SendError>>),
     Done,
 }
@@ -51,7 +51,7 @@ impl PublishEvent {
             Err(error) => (Vec::new(), Some(Box::new(SendError::Encode(error)))),
         };
         let (meta, deadline) = (CommandMeta::default(), DEADLINE);
-        Self(State::Unsent(Unsent { client, key, event, payload, shape, meta, deadline, refused }))
+        Self(State::Unsent(Box::new(Unsent { client, key, event, payload, shape, meta, deadline, refused })))
     }
 
     /// Changes the publication, unless it has been polled.
