@@ -20,7 +20,9 @@ use super::{Job, Worker, stream_of};
 use crate::actor::{MIN_WAIT, OwnedShard, duplicate_outcome};
 use crate::inbox::Admission;
 use crate::router::{DedupKey, Outcome};
-use whizbang_core::message::{Codec, Digest, Domain, Envelope, Kind, MessageId, ShardId};
+#[cfg(feature = "testing")]
+use whizbang_core::message::Domain;
+use whizbang_core::message::{Codec, Digest, Envelope, Kind, MessageId, ShardId};
 use whizbang_core::spawn::{FIRST_RESTART, LONGEST_RESTART};
 use whizbang_core::store::{DeadLetter, Note, StoreError, StreamState};
 use whizbang_core::telemetry::TARGET;
