@@ -51,6 +51,7 @@ impl Fixture for Loopback {
 }
 
 whizbang::bridge_suite!(Loopback::default());
+whizbang::bridge_lease_suite!(Loopback::default());
 
 /// Records the keys of received commands.
 #[derive(Default)]

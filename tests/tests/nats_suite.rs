@@ -4,10 +4,12 @@ mod distribution {
     use whizbang_tests::nats::{NatsFixture, Release};
 
     whizbang::bridge_suite!(NatsFixture::start(Release::Distribution));
+    whizbang::bridge_lease_suite!(NatsFixture::start(Release::Distribution));
 }
 
 mod pinned {
     use whizbang_tests::nats::{NatsFixture, Release};
 
     whizbang::bridge_suite!(NatsFixture::start(Release::Pinned));
+    whizbang::bridge_lease_suite!(NatsFixture::start(Release::Pinned));
 }

@@ -11,10 +11,10 @@ use async_nats::{Client, Subscriber};
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, broadcast, oneshot};
 
-use super::Report;
 use super::connection::round_trip;
 use super::consumer::ConsumerLoop;
 use super::publisher::PublisherLoop;
+use super::session::Report;
 use whizbang_core::spawn::contained;
 use whizbang_core::telemetry::TARGET;
 

@@ -15,9 +15,9 @@ use futures_util::stream::{SelectAll, select_all};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::Report;
 use super::connection::LinkState;
 use super::jetstream::{DesiredConfig, JetStream, PublishOutcome};
+use super::session::Report;
 use whizbang_core::bridge::claim;
 use whizbang_core::bridge::claim::Claim;
 use whizbang_core::bridge::{BridgeError, Inbound, NodeCard, StoreCard};
@@ -108,29 +108,40 @@ impl Claims {
         Ok(())
     }
 
-    /// Claims all domains. Releases the new claims again after an error.
-    pub(super) async fn claim_all(&self) -> Result<(), BridgeError> {
+    /// Claims all domains and returns those that another store held before. Releases the new claims again after an error.
+    pub(super) async fn claim_all(&self) -> Result<Vec<Name>, BridgeError> {
+        let mut replaced = Vec::new();
         for domain in self.domains() {
-            if let Err(error) = self.claim_one(domain).await {
-                self.release().await;
-                return Err(error);
+            match self.claim_one(domain).await {
+                Ok(true) => replaced.push(domain.clone()),
+                Ok(false) => {}
+                Err(error) => {
+                    self.release().await;
+                    return Err(error);
+                }
             }
         }
-        Ok(())
+        Ok(replaced)
     }
 
-    async fn claim_one(&self, domain: &Name) -> Result<(), BridgeError> {
+    /// Claims a domain. Returns true if another store held the claim before.
+    async fn claim_one(&self, domain: &Name) -> Result<bool, BridgeError> {
+        let mut replaces = false;
         let mut failed = self.contended(domain);
         for _ in 0..MAX_ATTEMPTS {
             let last = match self.read(domain).await? {
                 Some((number, found)) => {
                     found.admits(&self.card, &self.store, domain)?;
+                    if found.is_shared_with(&self.card, &self.store) {
+                        return Ok(replaces);
+                    }
+                    replaces |= found.store != self.store.store;
                     number
                 }
                 None => 0,
             };
             match self.write(domain, last, false).await {
-                Ok(true) => return Ok(()),
+                Ok(true) => return Ok(replaces),
                 // Another node was quicker, or this node's own write succeeded without a response. The next read tells.
                 Ok(false) => {}
                 Err(error) if error.is_transient() => failed = error,
@@ -180,7 +191,8 @@ impl Claims {
         let rival = async {
             while let Some(message) = watched.next().await {
                 let written = serde_json::from_slice::<Claim>(&message.payload);
-                if !written.is_ok_and(|claim| claim.is_of(&self.store)) {
+                let is_held = |claim: &Claim| claim.is_of(&self.store) || claim.is_shared_with(&self.card, &self.store);
+                if !written.is_ok_and(|claim| is_held(&claim)) {
                     return;
                 }
             }
@@ -202,6 +214,21 @@ impl Claims {
 
     async fn renew(&self, domain: &Name) -> Result<RenewalOutcome, BridgeError> {
         let mut last = self.held.lock().get(domain).copied().unwrap_or(0);
+        if self.card.has_leased_shards {
+            // The nodes of the service hold it together: reading suffices, and writing would make them conflict.
+            match self.read(domain).await? {
+                Some((_, found)) if found.is_shared_with(&self.card, &self.store) => return Ok(RenewalOutcome::Held),
+                Some((_, found)) if found.store != self.store.store || found.service != self.card.service.as_str() => {
+                    return Ok(RenewalOutcome::Lost(Some(found)));
+                }
+                // An exclusive node of the same store: the leases fence it, and it ends when it finds this claim.
+                Some((number, _)) => last = number,
+                None => {
+                    self.jetstream.ensure_stream(&self.stream).await?;
+                    last = 0;
+                }
+            }
+        }
         for _ in 0..MAX_ATTEMPTS {
             match self.write(domain, last, false).await {
                 Ok(true) => return Ok(RenewalOutcome::Held),
@@ -219,7 +246,9 @@ impl Claims {
                     if found.store == self.store.store && found.service == self.card.service.as_str() =>
                 {
                     let is_mine = found.is_of(&self.store) || self.store.earlier.contains(&found.run);
-                    if !is_mine {
+                    // Nodes with leases take an exclusive claim over, and never the other way around.
+                    let is_held = self.card.has_leased_shards || is_mine && !found.shared;
+                    if !is_held {
                         return Ok(RenewalOutcome::Lost(Some(found)));
                     }
                     last = number;
@@ -242,6 +271,10 @@ impl Claims {
     /// Records that this node was stopped in order: its claims may be continued on a copy of its store.
     pub(super) async fn release(&self) {
         self.ended.store(true, Ordering::Release);
+        if self.card.has_leased_shards {
+            // The other nodes keep it.
+            return;
+        }
         let held = std::mem::take(&mut *self.held.lock());
         for (domain, last) in held {
             if let Err(error) = self.release_one(&domain, last).await {

@@ -7,27 +7,34 @@
 //! All state of the loop is in [`ConsumerLoop`] and [`InFlightMessages`], which one task changes between awaits: no locks and no
 //! order of locks. The futures of the node never touch it; they return a [`Completed`] that the loop applies. A message keeps its
 //! number from receipt to acknowledgement, so a result that arrives after a reconnection still finds its message.
+//!
+//! The owner of many shards has many consumers. Only those that a message or a completion has touched are considered for the
+//! next delivery and pull, so the work per message does not grow with their number.
 
+use std::collections::BTreeMap;
 use std::future::pending;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, Message, StatusCode, Subject, Subscriber};
+use async_nats::{Client, HeaderMap, Message, StatusCode, Subject};
+use futures_util::FutureExt;
 use futures_util::stream::{SelectAll, StreamExt};
-use futures_util::{FutureExt, Stream};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use super::Report;
+use super::channel::{Channel, ChannelSubscriber};
 use super::connection::{LinkState, round_trip};
 use super::decode::{self, excerpt};
 use super::headers;
 use super::in_flight::{Completed, InFlightMessages, OutboundMessage, ReceivedMessage, RequestContext};
 use super::jetstream::{DesiredConfig, JetStream};
 use super::json_request;
+use super::owned_shards::OwnedShards;
 use super::publisher::PublisherLoop;
 use super::pull_consumer::{ConsumerStatus, DELETION_GRACE, MAX_HANDLING, PullConsumer};
-use super::streams::StreamContent;
+use super::session::Report;
+use super::streams::{Feed, StreamContent};
 use whizbang_core::bridge::{AckOutcome, BridgeError, Inbound, Request, RequestError, Response};
 use whizbang_core::clock::monotonic;
 use whizbang_core::message::Name;
@@ -44,38 +51,6 @@ const MAX_UNFLUSHED_BYTES: usize = 4 * 1024 * 1024;
 /// The interval at which a node without capacity is polled. A completed message triggers an earlier poll.
 const CAPACITY_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The kind of subscription by which a message arrived.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Channel {
-    Stream(usize),
-    Requests,
-    Notifications,
-}
-
-/// A subscription that tags its messages with its channel.
-pub(super) struct ChannelSubscriber {
-    channel: Channel,
-    subscriber: Subscriber,
-}
-
-impl ChannelSubscriber {
-    pub(super) fn new(channel: Channel, subscriber: Subscriber) -> Self {
-        Self { channel, subscriber }
-    }
-}
-
-impl Stream for ChannelSubscriber {
-    type Item = (Channel, Message);
-
-    fn poll_next(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Self::Item>> {
-        let channel = self.channel;
-        self.subscriber.poll_next_unpin(context).map(|message| message.map(|message| (channel, message)))
-    }
-}
-
 pub(super) struct ConsumerLoop {
     pub(super) client: Client,
     pub(super) jetstream: JetStream,
@@ -87,7 +62,10 @@ pub(super) struct ConsumerLoop {
     pub(super) publisher: Arc<PublisherLoop>,
     pub(super) link: watch::Receiver<LinkState>,
     pub(super) ack_wait: Duration,
-    pub(super) consumers: Vec<PullConsumer>,
+    /// The consumers by index. An index is never used again.
+    pub(super) consumers: BTreeMap<usize, PullConsumer>,
+    /// The leased shards whose messages this node receives.
+    pub(super) shards: OwnedShards,
     /// The streams that this node only writes to.
     pub(super) write_only: Arc<Vec<DesiredConfig>>,
     pub(super) subscribers: SelectAll<ChannelSubscriber>,
@@ -99,8 +77,12 @@ impl ConsumerLoop {
     /// Receives messages until `closing` fires, then finishes those in flight.
     pub(super) async fn run(mut self) {
         let mut in_flight = InFlightMessages::default();
+        in_flight.touched.extend(self.consumers.keys());
         let mut epoch = self.link.borrow().epoch;
         loop {
+            for index in std::mem::take(&mut in_flight.superseded) {
+                self.drop_superseded(&mut in_flight, index).await;
+            }
             let now = monotonic();
             let up = self.link.borrow_and_update().up;
             let mut at_capacity = self.deliver_ready(&mut in_flight);
@@ -112,6 +94,7 @@ impl ConsumerLoop {
                 }
                 self.write_outgoing(&mut in_flight).await;
             }
+            self.report_disowned(&mut in_flight);
             let wake = self.next_wake(&in_flight, now, at_capacity, up);
             tokio::select! {
                 biased;
@@ -122,6 +105,7 @@ impl ConsumerLoop {
                     }
                 }
                 Some(completed) = in_flight.tasks.next() => self.complete(&mut in_flight, completed),
+                Some(change) = self.shards.changes.recv() => self.change_ownership(&mut in_flight, change).await,
                 Some((channel, message)) = self.subscribers.next() => self.receive(&mut in_flight, channel, message),
                 () = self.publisher.stream_missing.notified() => {
                     in_flight.check_write_only_at.get_or_insert(monotonic() + DELETION_GRACE);
@@ -149,6 +133,7 @@ impl ConsumerLoop {
     fn receive(&mut self, in_flight: &mut InFlightMessages, channel: Channel, message: Message) {
         match channel {
             Channel::Stream(index) => self.receive_message(in_flight, index, message),
+            Channel::Live(index) => self.receive_live_event(in_flight, index, message),
             Channel::Requests => self.receive_request(in_flight, &message),
             Channel::Notifications => match decode::notification(&self.namespace, &message) {
                 Ok(notification) => self.inbound.notify(notification),
@@ -158,7 +143,9 @@ impl ConsumerLoop {
     }
 
     fn receive_message(&mut self, in_flight: &mut InFlightMessages, index: usize, message: Message) {
-        let Some(consumer) = self.consumers.get_mut(index) else { return };
+        // Messages for a shard that was disowned are redelivered to its next owner.
+        let Some(consumer) = self.consumers.get_mut(&index) else { return };
+        in_flight.touched.insert(index);
         let now = monotonic();
         if let Some(status) = message.status.filter(|status| *status != StatusCode::OK) {
             consumer.end_pull(status.as_u16(), message.description.as_deref().unwrap_or_default(), now);
@@ -170,10 +157,12 @@ impl ConsumerLoop {
             return;
         };
         in_flight.next_number += 1;
+        let ack_subject = Some(ack_subject);
         let received =
             ReceivedMessage { consumer: index, ack_subject, extended_at: now, remaining: 1, redeliver: false };
         in_flight.messages.insert(in_flight.next_number, received);
         in_flight.extend_at.get_or_insert(now + self.ack_wait / 3);
+        in_flight.ready.insert(index);
         consumer.receive(in_flight.next_number, message);
     }
 
@@ -194,6 +183,8 @@ impl ConsumerLoop {
             Ok((Request::Events { .. } | Request::Outbox { .. }, _)) if in_flight.pages >= MAX_PAGES => {
                 self.respond(in_flight, reply, &Response::Refused(RequestError::Busy));
             }
+            // The owner of the key's shard receives the request as well, and responds.
+            Ok((Request::Command(command), _)) if self.is_for_another_node(message, &command) => {}
             Ok((request, names)) => {
                 let is_page = matches!(request, Request::Events { .. } | Request::Outbox { .. });
                 let after = if let Request::Events { after, .. } = &request { *after } else { 0 };
@@ -236,20 +227,25 @@ impl ConsumerLoop {
 
     /// Delivers as many messages as the node has capacity for, in turn from each consumer. Returns true if some are left.
     fn deliver_ready(&mut self, in_flight: &mut InFlightMessages) -> bool {
-        if self.consumers.iter().all(PullConsumer::is_empty) {
+        if in_flight.ready.is_empty() {
             return false;
         }
         let mut capacity = self.inbound.capacity().min(MAX_IN_FLIGHT.saturating_sub(in_flight.handling));
-        let mut empty = 0;
-        while capacity > 0 && empty < self.consumers.len() {
-            in_flight.last_served = (in_flight.last_served + 1) % self.consumers.len();
-            let Some(consumer) = self.consumers.get_mut(in_flight.last_served) else { break };
+        let mut full = 0;
+        while capacity > 0 && full < in_flight.ready.len() {
+            let mut after = in_flight.ready.range((Bound::Excluded(in_flight.last_served), Bound::Unbounded));
+            let Some(index) = after.next().or_else(|| in_flight.ready.first()).copied() else { break };
+            in_flight.last_served = index;
+            let Some(consumer) = self.consumers.get_mut(&index) else {
+                in_flight.ready.remove(&index);
+                continue;
+            };
             if consumer.handling >= MAX_HANDLING {
-                empty += 1;
+                full += 1;
                 continue;
             }
             if let Some((number, envelope, message)) = consumer.decoded.pop_front() {
-                empty = 0;
+                full = 0;
                 capacity -= 1;
                 in_flight.handling += 1;
                 consumer.handling += 1;
@@ -266,11 +262,15 @@ impl ConsumerLoop {
                 in_flight.tasks.push(completed.boxed());
                 continue;
             }
-            let Some((number, message)) = consumer.received.pop_front() else {
-                empty += 1;
+            let Some((number, message)) = consumer.pop_received() else {
+                in_flight.ready.remove(&index);
+                in_flight.touched.insert(index);
                 continue;
             };
-            empty = 0;
+            full = 0;
+            if consumer.ends_lag() {
+                self.inbound.reconnected();
+            }
             match decode::envelopes(&self.namespace, &consumer.source, &message) {
                 Ok(envelopes) => {
                     if let Some(received) = in_flight.messages.get_mut(&number) {
@@ -286,7 +286,8 @@ impl ConsumerLoop {
                 }
             }
         }
-        self.consumers.iter().any(|consumer| !consumer.is_empty() && consumer.handling < MAX_HANDLING)
+        let has_window = |index| self.consumers.get(index).is_some_and(|consumer| consumer.handling < MAX_HANDLING);
+        in_flight.ready.iter().any(has_window)
     }
 
     fn complete(&mut self, in_flight: &mut InFlightMessages, completed: Completed) {
@@ -327,7 +328,7 @@ impl ConsumerLoop {
     /// Counts an envelope as being handled by the node.
     pub(super) fn begin_handling(&mut self, in_flight: &mut InFlightMessages, number: u64) {
         in_flight.handling += 1;
-        let consumer = in_flight.messages.get(&number).and_then(|received| self.consumers.get_mut(received.consumer));
+        let consumer = in_flight.messages.get(&number).and_then(|received| self.consumers.get_mut(&received.consumer));
         if let Some(consumer) = consumer {
             consumer.handling += 1;
         }
@@ -336,38 +337,54 @@ impl ConsumerLoop {
     /// Counts an envelope as no longer being handled by the node.
     pub(super) fn end_handling(&mut self, in_flight: &mut InFlightMessages, number: u64) {
         in_flight.handling -= 1;
-        let consumer = in_flight.messages.get(&number).and_then(|received| self.consumers.get_mut(received.consumer));
-        if let Some(consumer) = consumer {
+        let Some(received) = in_flight.messages.get(&number) else { return };
+        if let Some(consumer) = self.consumers.get_mut(&received.consumer) {
             consumer.handling = consumer.handling.saturating_sub(1);
+            in_flight.touched.insert(received.consumer);
         }
     }
 
     /// Pulls as many messages as the node has capacity for. Returns true if it has none.
     fn pull_messages(&mut self, in_flight: &mut InFlightMessages, now: Instant) -> bool {
-        if self.consumers.is_empty() {
+        if in_flight.touch_all_at.is_some_and(|due| due <= now) {
+            in_flight.touch_all_at = None;
+            in_flight.touched.extend(self.consumers.keys());
+        }
+        if in_flight.touched.is_empty() {
             return false;
         }
         let capacity = self.inbound.capacity().min(MAX_IN_FLIGHT.saturating_sub(in_flight.handling));
-        for index in 0..self.consumers.len() {
-            let Some(consumer) = self.consumers.get_mut(index) else { break };
-            if matches!(consumer.status, ConsumerStatus::Missing(again) if again <= now) {
+        let of_shard = self.shards.pull_limit(MAX_IN_FLIGHT);
+        for index in std::mem::take(&mut in_flight.touched) {
+            let Some(consumer) = self.consumers.get_mut(&index) else { continue };
+            let is_due = matches!(consumer.status, ConsumerStatus::Missing(again) if again <= now);
+            let of_shard = of_shard.filter(|_| matches!(consumer.source.feed, Feed::Shard(_)));
+            if is_due || consumer.is_unanswered && of_shard.is_some() {
                 self.check_consumer(in_flight, index);
                 continue;
             }
             if consumer.is_suspect {
                 self.inspect_consumer(in_flight, index);
             }
-            let Some(consumer) = self.consumers.get_mut(index) else { break };
-            if let Some(count) = consumer.pull_size(capacity, now) {
+            let Some(consumer) = self.consumers.get_mut(&index) else { continue };
+            let pulled = consumer.pull_size(of_shard.unwrap_or(capacity).min(capacity), now);
+            if capacity == 0 && consumer.status == ConsumerStatus::Open {
+                in_flight.touched.insert(index);
+            }
+            let wake = consumer.next_wake(now).into_iter().chain(in_flight.touch_all_at).min();
+            in_flight.touch_all_at = wake;
+            if let Some(count) = pulled {
                 in_flight.outgoing.push_back(OutboundMessage {
                     subject: consumer.pull_subject.clone(),
                     reply: Some(consumer.inbox.clone()),
                     headers: HeaderMap::new(),
                     payload: consumer.start_pull(count, now).into(),
                 });
+                let wake = consumer.next_wake(now).into_iter().chain(in_flight.touch_all_at).min();
+                in_flight.touch_all_at = wake;
             }
         }
-        capacity == 0
+        capacity == 0 && !in_flight.touched.is_empty()
     }
 
     /// Reports the messages in flight as in progress, before the server redelivers them.
@@ -378,7 +395,8 @@ impl ConsumerLoop {
         let third = self.ack_wait / 3;
         for received in in_flight.messages.values_mut().filter(|received| received.extended_at + third <= now) {
             received.extended_at = now;
-            in_flight.outgoing.push_back(OutboundMessage::acknowledgement(received.ack_subject.clone(), "+WPI"));
+            let Some(ack_subject) = received.ack_subject.clone() else { continue };
+            in_flight.outgoing.push_back(OutboundMessage::acknowledgement(ack_subject, "+WPI"));
         }
         in_flight.extend_at = (!in_flight.messages.is_empty()).then_some(now + third);
     }
@@ -421,9 +439,8 @@ impl ConsumerLoop {
     }
 
     fn next_wake(&self, in_flight: &InFlightMessages, now: Instant, at_capacity: bool, up: bool) -> Option<Instant> {
-        let consumers = self.consumers.iter().filter(|_| up).filter_map(|consumer| consumer.next_wake(now));
-        let due = in_flight.extend_at.into_iter().chain(in_flight.check_write_only_at).filter(|_| up);
-        consumers.chain(due).chain(at_capacity.then(|| now + CAPACITY_POLL_INTERVAL)).min()
+        let due = in_flight.extend_at.into_iter().chain(in_flight.check_write_only_at).chain(in_flight.touch_all_at);
+        due.filter(|_| up).chain(at_capacity.then(|| now + CAPACITY_POLL_INTERVAL)).min()
     }
 
     /// Stops receiving, returns undelivered messages to the server, and waits for the delivered ones.
@@ -442,7 +459,7 @@ impl ConsumerLoop {
                 _ => {}
             }
         }
-        for consumer in &mut self.consumers {
+        for consumer in self.consumers.values_mut() {
             let received = consumer.received.drain(..).map(|(number, _)| number);
             let decoded = consumer.decoded.drain(..).map(|(number, ..)| number);
             for number in received.chain(decoded) {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::config::StreamSetup;
 use super::jetstream::{ApiFailure, DesiredConfig, Incarnation, JetStream, RETRY_PAUSE};
-use super::streams::{StreamContent, StreamSource};
+use super::streams::{Feed, StreamContent, StreamSource};
 use whizbang_core::bridge::BridgeError;
 
 /// The delivery state of a consumer at the server.
@@ -39,9 +39,23 @@ impl ConsumerState {
     }
 }
 
+/// The condition of a source after a check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum SourceState {
+    /// The stream and the consumer exist.
+    Open(Incarnation),
+    /// The stream of another service does not exist.
+    Absent,
+    /// A later owner receives the shard, through the consumer with this name.
+    Superseded(String),
+}
+
 impl JetStream {
-    /// Ensures that a stream and its consumer exist with the right settings. Returns `None` if another service's stream is missing.
-    pub(super) async fn ensure_source(&self, source: &StreamSource) -> Result<Option<Incarnation>, BridgeError> {
+    /// Ensures that a stream and its consumer exist with the right settings.
+    pub(super) async fn ensure_source(&self, source: &StreamSource) -> Result<SourceState, BridgeError> {
+        if let Feed::Shard(shard) = &source.feed {
+            return self.ensure_shard(source, shard).await;
+        }
         let incarnation = match &source.owned {
             Some(wanted) => Some(self.ensure_stream(wanted).await?),
             None => self.stream_info(&source.stream).await?,
@@ -56,7 +70,7 @@ impl JetStream {
             }
             self.ensure_consumer(&source.stream, &source.consumer).await?;
         }
-        Ok(incarnation)
+        Ok(incarnation.map_or(SourceState::Absent, SourceState::Open))
     }
 
     /// Creates a consumer if it does not exist, then compares it.
@@ -77,8 +91,8 @@ impl JetStream {
 
     /// Deletes the consumer of a source and creates it again. No message is lost: the stream keeps unacknowledged messages, the new
     /// consumer redelivers them, and the receiver drops duplicates.
-    pub(super) async fn recreate_consumer(&self, source: &StreamSource) -> Result<Option<Incarnation>, BridgeError> {
-        if self.setup == StreamSetup::Existing {
+    pub(super) async fn recreate_consumer(&self, source: &StreamSource) -> Result<SourceState, BridgeError> {
+        if self.setup == StreamSetup::Existing && source.feed == Feed::Service {
             let consumer = &source.consumer.label;
             let reason = format!(
                 "{consumer} stalled and this node must not recreate it: run `nats consumer rm`, then the setup"
@@ -90,7 +104,12 @@ impl JetStream {
     }
 
     async fn delete_consumer(&self, source: &StreamSource) -> Result<(), BridgeError> {
-        match self.request_with_retry(&format!("CONSUMER.DELETE.{}", source.consumer.path), &Value::Null).await {
+        self.delete_consumer_at(&source.consumer.path).await
+    }
+
+    /// Deletes the consumer at `stream.consumer`, if it exists.
+    pub(super) async fn delete_consumer_at(&self, path: &str) -> Result<(), BridgeError> {
+        match self.request_with_retry(&format!("CONSUMER.DELETE.{path}"), &Value::Null).await {
             Ok(_) | Err(ApiFailure::Missing) => Ok(()),
             Err(failure) => Err(self.bridge_error(failure)),
         }
@@ -103,7 +122,8 @@ impl JetStream {
     /// the receiver drops the duplicates and acknowledges them again.
     pub(super) async fn leaves_behind(&self, source: &StreamSource) -> bool {
         // A node that must not recreate a consumer continues to receive.
-        if source.content != StreamContent::Direct || self.setup == StreamSetup::Existing {
+        let may_recreate = self.setup == StreamSetup::Create || source.feed != Feed::Service;
+        if source.content != StreamContent::Direct || !may_recreate {
             return false;
         }
         // A message acknowledged just now may not be removed from the stream yet. Only one that remains for a while was left behind.
@@ -112,14 +132,19 @@ impl JetStream {
         self.left_behind(source).await == Some(first)
     }
 
-    /// Returns the sequence of the first message of a stream if it is below the acknowledgement floor of the consumer.
+    /// Returns the sequence of the first message for a consumer if it is below the acknowledgement floor of the consumer.
     async fn left_behind(&self, source: &StreamSource) -> Option<u64> {
         let read = async |path: String| self.request_with_retry(&path, &Value::Null).await.ok();
         let number = |info: &Value, path: &str| info.pointer(path).and_then(Value::as_u64).unwrap_or(0);
         // Read the consumer first: messages acknowledged between the two reads are above the floor.
         let consumer = read(format!("CONSUMER.INFO.{}", source.consumer.path)).await?;
+        let floor = number(&consumer, "/ack_floor/stream_seq");
+        if let Feed::Shard(_) = &source.feed {
+            let filter = consumer.pointer("/config/filter_subject").and_then(Value::as_str)?;
+            return self.first_message(&source.stream, filter).await.filter(|first| *first <= floor);
+        }
         let stream = read(format!("STREAM.INFO.{}", source.stream)).await?;
-        let (first, floor) = (number(&stream, "/state/first_seq"), number(&consumer, "/ack_floor/stream_seq"));
+        let first = number(&stream, "/state/first_seq");
         (number(&stream, "/state/messages") > 0 && first <= floor).then_some(first)
     }
 }

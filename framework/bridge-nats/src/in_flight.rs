@@ -2,18 +2,18 @@
 //!
 //! Used by the consumer loop only. A message may contain several envelopes; it is acknowledged when the last one is completed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use async_nats::{HeaderMap, Message, Subject};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::consumer_setup::ConsumerState;
+use super::consumer_setup::{ConsumerState, SourceState};
 use super::decode;
-use super::jetstream::Incarnation;
 use super::json_request::Names;
 use whizbang_core::bridge::{AckOutcome, BridgeError, Response};
 
@@ -25,8 +25,8 @@ const MAX_REDELIVERY_DELAY: Duration = Duration::from_secs(5);
 pub(super) struct ReceivedMessage {
     /// The index of the consumer that received it.
     pub(super) consumer: usize,
-    /// The subject of its acknowledgement.
-    pub(super) ack_subject: Subject,
+    /// The subject of its acknowledgement; `None` for a live event, which is not acknowledged.
+    pub(super) ack_subject: Option<Subject>,
     /// The time at which its acknowledgement deadline was last extended.
     pub(super) extended_at: Instant,
     /// The number of envelopes that are not completed. A message that is not decoded yet counts as one.
@@ -70,7 +70,7 @@ pub(super) enum Completed {
     /// The state of a consumer, and whether it has left messages behind.
     Inspected(usize, Result<ConsumerState, BridgeError>, bool),
     /// The check of a consumer, or, with `None`, of the streams that are only written to.
-    Checked(Option<usize>, Result<Option<Incarnation>, BridgeError>),
+    Checked(Option<usize>, Result<SourceState, BridgeError>),
 }
 
 /// The state of the consumer loop.
@@ -96,6 +96,16 @@ pub(super) struct InFlightMessages {
     pub(super) extend_at: Option<Instant>,
     /// The index of the consumer that was served last.
     pub(super) last_served: usize,
+    /// The consumers with messages that are not delivered yet.
+    pub(super) ready: BTreeSet<usize>,
+    /// The consumers that may have to pull since their last pull, so that a pass over all is not needed for each message.
+    pub(super) touched: BTreeSet<usize>,
+    /// The earliest time at which a consumer has to act without a message. All of them are touched then.
+    pub(super) touch_all_at: Option<Instant>,
+    /// The consumers of shards that a later owner has taken.
+    pub(super) superseded: Vec<usize>,
+    /// The disowned shards whose last acknowledgements are not written yet.
+    pub(super) disowned: Vec<(oneshot::Sender<Option<Subject>>, Option<Subject>)>,
 }
 
 impl InFlightMessages {
@@ -108,9 +118,9 @@ impl InFlightMessages {
             return;
         }
         let Some(received) = self.messages.remove(&number) else { return };
-        let payload =
-            if received.redeliver { nak_with_delay(&received.ack_subject) } else { Bytes::from_static(b"+ACK") };
-        self.outgoing.push_back(OutboundMessage::acknowledgement(received.ack_subject, payload));
+        let Some(ack_subject) = received.ack_subject else { return };
+        let payload = if received.redeliver { nak_with_delay(&ack_subject) } else { Bytes::from_static(b"+ACK") };
+        self.outgoing.push_back(OutboundMessage::acknowledgement(ack_subject, payload));
     }
 }
 

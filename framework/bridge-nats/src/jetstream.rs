@@ -31,6 +31,8 @@ const CONSUMER_NOT_FOUND: u64 = 10014;
 const MESSAGE_NOT_FOUND: u64 = 10037;
 /// The last message of the subject is another one.
 const WRONG_LAST_SEQUENCE: [u64; 2] = [10071, 10164];
+/// Another consumer of the work queue has the same messages.
+const CONSUMERS_OVERLAP: [u64; 2] = [10099, 10100];
 /// The request exceeds the resources of the cluster or of the account: a retry does not help.
 const INSUFFICIENT_RESOURCES: [u64; 4] = [10023, 10028, 10047, 10074];
 
@@ -68,6 +70,8 @@ pub(super) enum ApiFailure {
     Missing,
     /// The last message is not the expected one.
     WrongLastSequence,
+    /// A work queue delivers each message to one consumer, and another one exists for the same messages.
+    Overlap,
     /// A retry may succeed.
     Transient(BridgeError),
     Permanent(BridgeError),
@@ -198,6 +202,11 @@ impl JetStream {
         match failure {
             ApiFailure::Missing => self.refused("it does not exist".to_owned()),
             ApiFailure::WrongLastSequence => self.refused("another message is the last one".to_owned()),
+            ApiFailure::Overlap => self.refused(
+                "another consumer of the stream receives the same messages: if the service shared its shards by leases \
+                 before, stop its nodes and delete their consumers (`nats consumer rm`)"
+                    .to_owned(),
+            ),
             ApiFailure::Transient(error) | ApiFailure::Permanent(error) => error,
         }
     }
@@ -286,6 +295,9 @@ impl JetStream {
         if WRONG_LAST_SEQUENCE.contains(&code) {
             return Err(ApiFailure::WrongLastSequence);
         }
+        if CONSUMERS_OVERLAP.contains(&code) {
+            return Err(ApiFailure::Overlap);
+        }
         let text = error.get("description").and_then(Value::as_str).unwrap_or("no reason given").to_owned();
         let refused =
             BridgeError::Refused { broker: self.broker.to_string(), reason: format!("`{subject}`: {text} ({code})") };
@@ -302,7 +314,7 @@ pub(super) enum PublishOutcome {
     Conflict,
 }
 
-fn read_incarnation(info: &Value) -> Incarnation {
+pub(super) fn read_incarnation(info: &Value) -> Incarnation {
     Incarnation {
         created: info.get("created").and_then(Value::as_str).unwrap_or_default().to_owned(),
         last: info.pointer("/state/last_seq").and_then(Value::as_u64).unwrap_or(0),
@@ -323,7 +335,7 @@ fn adjusted_settings(wanted: &DesiredConfig, info: &Value) -> Vec<AdjustedSettin
 }
 
 /// Checks the settings that must not differ and names the first difference.
-fn compare(wanted: &DesiredConfig, info: &Value) -> Result<(), BridgeError> {
+pub(super) fn compare(wanted: &DesiredConfig, info: &Value) -> Result<(), BridgeError> {
     let config = info.get("config").unwrap_or(&Value::Null);
     let found = |setting: &str| config.get(setting).unwrap_or(&Value::Null);
     let mismatch = |setting: &str, wanted_value: &str| BridgeError::Mismatch {

@@ -19,6 +19,7 @@
 
 mod acknowledgement;
 mod actor;
+mod channel;
 mod claims;
 mod config;
 mod connection;
@@ -31,6 +32,7 @@ mod headers;
 mod in_flight;
 mod jetstream;
 mod json_request;
+mod owned_shards;
 mod pending_replies;
 mod permissions;
 mod publisher;
@@ -38,6 +40,8 @@ mod pull_consumer;
 mod recovery;
 mod refused;
 mod servers;
+mod session;
+mod shard_consumer;
 mod streams;
 mod subscriptions;
 mod watchdog;
@@ -45,30 +49,35 @@ mod watchdog;
 pub use config::{NatsBuilder, StreamSetup};
 pub use permissions::NatsPermissions;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use actix::{Actor, Addr};
-use async_nats::Client;
+use actix::Actor;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use futures_util::stream::SelectAll;
 use parking_lot::RwLock;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 
-use self::acknowledgement::{PublishFailure, has_no_responder};
+use self::acknowledgement::has_no_responder;
 use self::actor::{Detach, Loops, NatsActor};
+use self::channel::{Channel, ChannelSubscriber};
 use self::claims::Claims;
-use self::connection::{Connection, LinkState, client_name, round_trip};
-use self::consumer::{Channel, ChannelSubscriber, ConsumerLoop};
+use self::connection::{Connection, client_name, round_trip};
+use self::consumer::ConsumerLoop;
+use self::consumer_setup::SourceState;
 use self::jetstream::JetStream;
-use self::publisher::{PublisherLoop, Reply, ReplyFuture, ReplyKind};
+use self::owned_shards::ownership;
+use self::publisher::{PublisherLoop, Reply, ReplyKind};
 use self::pull_consumer::PullConsumer;
+use self::session::{Report, Session};
+use self::streams::Feed;
 use self::subscriptions::{subscribe, subscriptions};
 use whizbang_core::bridge::{Bridge, BridgeError, BridgeHealth, Inbound, NodeCard, Notification, Request, Response};
 use whizbang_core::clock::instant;
 use whizbang_core::message::{Envelope, Name, ShardId, StoreId};
-use whizbang_core::telemetry::Issues;
+use whizbang_core::store::Epoch;
 use whizbang_wire::Packet;
 use whizbang_wire::subject::{Address, Namespace};
 
@@ -76,8 +85,6 @@ use whizbang_wire::subject::{Address, Namespace};
 const CONNECT_RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// A connection that is down for longer is reported by [`Bridge::health`]. A restarting server is back sooner.
 const DOWN_THRESHOLD: Duration = Duration::from_secs(5);
-/// The time limit for the acknowledgement of a stream. After that the message counts as not sent.
-const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The connection of a node to a NATS server.
 ///
@@ -101,29 +108,6 @@ enum AttachState {
     /// Detached: finishing the messages in flight.
     Detaching(Session),
     Closed,
-}
-
-/// The parts of an attached bridge that sending needs.
-#[derive(Clone)]
-struct Session {
-    client: Client,
-    publisher: Arc<PublisherLoop>,
-    actor: Addr<NatsActor>,
-    abandoned: Arc<Notify>,
-    /// Set before this node closes the connection itself.
-    ending: Arc<AtomicBool>,
-    link: watch::Receiver<LinkState>,
-    report: Arc<Report>,
-    jetstream: JetStream,
-    claims: Option<Arc<Claims>>,
-}
-
-/// The condition that the loops report.
-#[derive(Debug, Default)]
-struct Report {
-    issues: Issues,
-    refused: AtomicU64,
-    recreated_consumers: AtomicU64,
 }
 
 impl NatsBridge {
@@ -181,8 +165,9 @@ impl NatsBridge {
                 jetstream.ensure_stream(&wanted).await?;
             }
         }
-        for source in cards.iter().flat_map(|card| streams::sources(config, card)) {
-            if jetstream.ensure_source(&source).await?.is_none() {
+        let has_consumer = |source: &streams::StreamSource| source.feed != Feed::Live;
+        for source in cards.iter().flat_map(|card| streams::sources(config, card)).filter(has_consumer) {
+            if jetstream.ensure_source(&source).await? == SourceState::Absent {
                 let reason = format!("stream `{}` does not exist: add the card of its owner", source.stream);
                 return Err(BridgeError::Refused { broker: connection.broker.to_string(), reason });
             }
@@ -224,15 +209,32 @@ impl NatsBridge {
         }
         let inbox = client.new_inbox();
         let replies = subscribe(&client, format!("{inbox}.r.*"), None).await?;
+        if card.has_leased_shards {
+            // A version of the service without leases has left it behind, and a work queue has one consumer per message.
+            for (domain, _) in &card.owns {
+                let stream = config.namespace.direct_stream(domain);
+                jetstream.delete_consumer_at(&format!("{stream}.{}", card.service)).await?;
+            }
+        }
         let mut subscribers = SelectAll::new();
-        let mut consumers = Vec::new();
+        let mut consumers = BTreeMap::new();
         for (index, source) in streams::sources(config, &card).into_iter().enumerate() {
-            let incarnation = jetstream.ensure_source(&source).await?;
+            if source.feed == Feed::Live {
+                let events = subscribe(&client, config.namespace.event_filter(&source.domain), None).await?;
+                subscribers.push(ChannelSubscriber::new(Channel::Live(index), events));
+                consumers.insert(index, PullConsumer::live(source));
+                continue;
+            }
+            let incarnation = match jetstream.ensure_source(&source).await? {
+                SourceState::Open(incarnation) => Some(incarnation),
+                SourceState::Absent | SourceState::Superseded(_) => None,
+            };
             let pulled = format!("{inbox}.p.{index}");
             subscribers
                 .push(ChannelSubscriber::new(Channel::Stream(index), subscribe(&client, pulled.clone(), None).await?));
-            consumers.push(PullConsumer::new(source, pulled.into(), incarnation));
+            consumers.insert(index, PullConsumer::new(source, pulled.into(), incarnation));
         }
+        let (ownership, shards) = ownership(&card, format!("{inbox}.p"), consumers.len());
         for (channel, subject, shared) in subscriptions(&config.namespace, &card) {
             // A queue group: one of the nodes that can answer a request receives it.
             let group = shared.then(|| "whizbang".to_owned());
@@ -253,7 +255,11 @@ impl NatsBridge {
             return Err(connection.unreachable("the connection was lost while starting"));
         }
         if let Some(claims) = &claims {
-            claims.claim_all().await?;
+            for domain in claims.claim_all().await? {
+                // The epochs of the replaced store mean nothing in this one.
+                let stream = config.namespace.direct_stream(&domain);
+                jetstream.delete_shard_consumers(&stream, &card.service, &domain).await?;
+            }
         }
         let publisher = Arc::new(PublisherLoop::new(
             format!("{inbox}.r"),
@@ -282,6 +288,7 @@ impl NatsBridge {
             link: connection.link,
             ack_wait: config.ack_wait,
             consumers,
+            shards,
             write_only: Arc::new(written),
             subscribers,
             closing: closed,
@@ -291,32 +298,8 @@ impl NatsBridge {
         let actor =
             NatsActor::new(client.clone(), Arc::clone(&publisher), loops, closing, Arc::clone(&abandoned)).start();
         let ending = connection.ending;
-        Ok(Session { client, publisher, actor, abandoned, ending, link, report, jetstream, claims })
-    }
-}
-
-impl Session {
-    fn publish(&self, packet: Packet, subject: String, reply: ReplyKind) -> Result<ReplyFuture, BridgeError> {
-        self.check_size(&packet)?;
-        self.publisher.publish(subject, headers::to_nats(&packet)?, packet.payload, reply)
-    }
-
-    fn check_size(&self, packet: &Packet) -> Result<(), BridgeError> {
-        let (bytes, limit) = (packet.size(), self.client.max_payload());
-        if bytes > limit { Err(BridgeError::Oversize { bytes, limit }) } else { Ok(()) }
-    }
-
-    async fn wait_for_acknowledgement(self, reply: ReplyFuture, domain: String) -> Result<(), BridgeError> {
-        match reply.within(ACK_TIMEOUT).await? {
-            Some(Reply::Acknowledgement(Ok(())) | Reply::Response(_)) => Ok(()),
-            // No stream takes the subject: the owner, which would have created it, has never run here.
-            Some(Reply::Acknowledgement(Err(PublishFailure::NoStream))) => Err(BridgeError::NoOwner { domain }),
-            Some(Reply::Acknowledgement(Err(PublishFailure::Rejected(source)))) => {
-                Err(BridgeError::Broker { doing: "publish to a stream".to_owned(), source })
-            }
-            // It may be stored; the sender retries with the same id.
-            None => Err(BridgeError::NoResponse { domain, deadline: ACK_TIMEOUT }),
-        }
+        let ownership = Arc::new(ownership);
+        Ok(Session { client, publisher, actor, abandoned, ending, link, report, jetstream, claims, ownership })
     }
 }
 
@@ -385,6 +368,19 @@ impl Bridge for NatsBridge {
             .boxed(),
             Err(error) => ready(Err(error)).boxed(),
         }
+    }
+
+    fn own<'a>(&'a self, shard: &'a ShardId, epoch: Epoch) -> BoxFuture<'a, Result<(), BridgeError>> {
+        async move { self.receive_shard(self.session()?, shard, epoch).await }.boxed()
+    }
+
+    fn disown<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, ()> {
+        async move {
+            if let Ok(session) = self.session() {
+                session.release_shard(shard).await;
+            }
+        }
+        .boxed()
     }
 
     fn last_published<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<u64>, BridgeError>> {

@@ -46,6 +46,9 @@ impl NatsPermissions {
     /// subjects, and reading and acknowledging the messages of its own consumers.
     ///
     /// With these a service cannot send, record or respond in the name of another, and cannot read messages to others.
+    ///
+    /// A service with leased shards creates and deletes the consumers of its shards itself, because their names contain the epoch
+    /// of the owner. The permission names its own streams, and the filter of a new consumer, which is one of its own shards.
     pub fn runtime(card: &NodeCard, namespace: &Namespace) -> Self {
         let ns = namespace;
         let inbox = format!("_INBOX_{}.>", client_name(ns, &card.service));
@@ -79,13 +82,21 @@ impl NatsPermissions {
             publish.push(stream_info(&ns.event_stream(domain)));
             // To find unpublished events of its own log at start.
             publish.push(format!("$JS.API.STREAM.MSG.GET.{}", ns.event_stream(domain)));
-            publish.extend(read_stream(&ns.direct_stream(domain), &card.service));
+            if card.has_leased_shards {
+                publish.extend(own_shards(&ns.direct_stream(domain), &ns.shards_filter(domain)));
+            } else {
+                publish.extend(read_stream(&ns.direct_stream(domain), &card.service));
+            }
             subscribe.push(ns.request_filter(domain));
             subscribe.push(ns.committed_filter(domain));
         }
         for (domain, _, _) in &card.subscribes {
             publish.push(format!("{ns}.ask.{domain}.evt.*"));
-            publish.extend(read_stream(&ns.event_stream(domain), &card.service));
+            if card.has_leased_shards {
+                subscribe.push(ns.event_filter(domain));
+            } else {
+                publish.extend(read_stream(&ns.event_stream(domain), &card.service));
+            }
             subscribe.push(ns.head_filter(domain));
         }
         for (domain, query) in &card.answers {
@@ -111,9 +122,11 @@ impl NatsPermissions {
             for (domain, _) in &card.owns {
                 publish.extend(create_stream(&ns.event_stream(domain)));
                 publish.extend(create_stream(&ns.direct_stream(domain)));
-                publish.extend(create_consumer(&ns.direct_stream(domain), &card.service));
+                if !card.has_leased_shards {
+                    publish.extend(create_consumer(&ns.direct_stream(domain), &card.service));
+                }
             }
-            for (domain, _, _) in &card.subscribes {
+            for (domain, _, _) in card.subscribes.iter().filter(|_| !card.has_leased_shards) {
                 publish.push(stream_info(&ns.event_stream(domain)));
                 publish.extend(create_consumer(&ns.event_stream(domain), &card.service));
             }
@@ -133,10 +146,11 @@ impl NatsPermissions {
         publish.extend(Self::setup(std::slice::from_ref(card), namespace).publish);
         publish.retain(|subject| !subject.starts_with(&format!("_INBOX_{ns}_setup")));
         // A stalled consumer is deleted and created again.
-        for (domain, _) in &card.owns {
+        let exclusive = || std::iter::once(card).filter(|card| !card.has_leased_shards);
+        for (domain, _) in exclusive().flat_map(|card| &card.owns) {
             publish.push(format!("$JS.API.CONSUMER.DELETE.{}.{}", ns.direct_stream(domain), card.service));
         }
-        for (domain, _, _) in &card.subscribes {
+        for (domain, _, _) in exclusive().flat_map(|card| &card.subscribes) {
             publish.push(format!("$JS.API.CONSUMER.DELETE.{}.{}", ns.event_stream(domain), card.service));
         }
         Self::of(identity, publish, subscribe)
@@ -163,6 +177,22 @@ fn create_stream(stream: &str) -> [String; 2] {
 /// Returns the subjects of the requests that create a consumer and compare it.
 fn create_consumer(stream: &str, service: &Name) -> [String; 2] {
     [format!("$JS.API.CONSUMER.CREATE.{stream}.{service}"), format!("$JS.API.CONSUMER.INFO.{stream}.{service}")]
+}
+
+/// Returns the subjects of the requests by which a service takes, reads and releases its shards in its own stream. All consumers
+/// of that stream are its own.
+fn own_shards(stream: &str, filter: &str) -> [String; 8] {
+    [
+        stream_info(stream),
+        format!("$JS.API.CONSUMER.CREATE.{stream}.*.{filter}"),
+        format!("$JS.API.CONSUMER.DELETE.{stream}.*"),
+        format!("$JS.API.CONSUMER.INFO.{stream}.*"),
+        format!("$JS.API.CONSUMER.NAMES.{stream}"),
+        format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.*"),
+        format!("$JS.ACK.{stream}.*.>"),
+        // To find messages that a consumer has left behind.
+        format!("$JS.API.STREAM.MSG.GET.{stream}"),
+    ]
 }
 
 /// Returns the subjects of the requests that read from a stream, through the consumer named after the service.

@@ -38,6 +38,8 @@ pub(super) enum ConsumerStatus {
     Checking,
     /// The stream or the consumer is missing; the next check is due at the given time.
     Missing(Instant),
+    /// A live subscription: nothing is pulled.
+    Live,
 }
 
 pub(super) struct PullConsumer {
@@ -70,7 +72,19 @@ pub(super) struct PullConsumer {
     suspect_state: Option<ConsumerState>,
     /// The stream did not exist at the last check.
     absent: bool,
+    /// The subject of an acknowledgement of the consumer.
+    pub(super) ack_subject: Option<Subject>,
+    /// A pull had no response at all: nats-server 2.9.10 does not respond if the consumer does not exist.
+    pub(super) is_unanswered: bool,
+    /// The size in bytes of the received messages of a live subscription.
+    live_bytes: usize,
+    /// A live event was dropped since the queue was full: the node must check for gaps.
+    is_lagging: bool,
 }
+
+/// The limits of the received events of a live subscription. The node fetches further ones from the logs.
+const MAX_LIVE_EVENTS: usize = 4096;
+const MAX_LIVE_BYTES: usize = 16 << 20;
 
 /// The maximum number of envelopes of one consumer that the node handles at once.
 pub(super) const MAX_HANDLING: usize = 1024;
@@ -98,7 +112,44 @@ impl PullConsumer {
             is_silent: false,
             suspect_state: None,
             absent: false,
+            ack_subject: None,
+            is_unanswered: false,
+            live_bytes: 0,
+            is_lagging: false,
         }
+    }
+
+    /// Creates the receiver of a live subscription.
+    pub(super) fn live(source: StreamSource) -> Self {
+        Self { status: ConsumerStatus::Live, ..Self::new(source, Subject::from_static("live"), None) }
+    }
+
+    /// Accepts a live event. Returns false if it was dropped since too many are waiting.
+    pub(super) fn receive_live(&mut self, number: u64, message: Message) -> bool {
+        if self.received.len() >= MAX_LIVE_EVENTS || self.live_bytes + message.length > MAX_LIVE_BYTES {
+            if !std::mem::replace(&mut self.is_lagging, true) {
+                tracing::warn!(
+                    stream = self.source.stream,
+                    "slow node: live events dropped, it fetches them from the log"
+                );
+            }
+            return false;
+        }
+        self.live_bytes += message.length;
+        self.received.push_back((number, message));
+        true
+    }
+
+    /// Removes the next received message, to be decoded.
+    pub(super) fn pop_received(&mut self) -> Option<(u64, Message)> {
+        let received = self.received.pop_front()?;
+        self.live_bytes = self.live_bytes.saturating_sub(received.1.length);
+        Some(received)
+    }
+
+    /// Returns true once after live events were dropped, when there is space again: the node must check for gaps.
+    pub(super) fn ends_lag(&mut self) -> bool {
+        self.is_lagging && self.received.len() <= MAX_LIVE_EVENTS / 2 && std::mem::take(&mut self.is_lagging)
     }
 
     /// Returns true if every received message was delivered.
@@ -115,6 +166,7 @@ impl PullConsumer {
     pub(super) fn pull_size(&mut self, capacity: usize, now: Instant) -> Option<usize> {
         while self.pulls.front().is_some_and(|(_, end)| *end <= now) {
             self.pulls.pop_front();
+            self.is_unanswered = true;
         }
         if self.status != ConsumerStatus::Open || !self.is_empty() || self.paused_until.is_some_and(|until| until > now)
         {
@@ -136,6 +188,8 @@ impl PullConsumer {
     pub(super) fn receive(&mut self, number: u64, message: Message) {
         self.backoff = MIN_BACKOFF;
         (self.is_silent, self.is_suspect, self.suspect_state) = (false, false, None);
+        self.is_unanswered = false;
+        self.ack_subject.clone_from(&message.reply);
         let (_, in_stream) = decode::delivery_numbers(message.reply.as_deref().unwrap_or_default());
         self.incarnation.last = self.incarnation.last.max(in_stream);
         if let Some((count, _)) = self.pulls.front_mut() {
@@ -194,10 +248,12 @@ impl PullConsumer {
     pub(super) fn mark_open(&mut self, found: Incarnation) {
         self.absent = false;
         let stream = &self.source.stream;
-        if self.incarnation != Incarnation::default() && !self.incarnation.continues(&found) {
+        // A consumer of a shard begins without having read the state of the stream.
+        if !self.incarnation.created.is_empty() && !self.incarnation.continues(&found) {
             tracing::warn!(stream, "the stream was recreated or has lost its end; missing messages come from the logs");
         }
         self.incarnation = found;
+        self.is_unanswered = false;
         self.status = ConsumerStatus::Open;
         self.backoff = MIN_BACKOFF;
         self.paused_until = None;
@@ -226,7 +282,7 @@ impl PullConsumer {
                 let end = self.pulls.front().map(|(_, end)| *end);
                 end.into_iter().chain(self.paused_until.filter(|until| *until > now)).min()
             }
-            ConsumerStatus::Checking => None,
+            ConsumerStatus::Checking | ConsumerStatus::Live => None,
             ConsumerStatus::Missing(again) => Some(again),
         }
     }

@@ -9,9 +9,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 
 use super::consumer::ConsumerLoop;
+use super::consumer_setup::SourceState;
 use super::in_flight::{Completed, InFlightMessages};
-use super::jetstream::Incarnation;
-use super::pull_consumer::ConsumerStatus;
+use super::pull_consumer::{ConsumerStatus, PullConsumer};
 use whizbang_core::bridge::BridgeError;
 use whizbang_core::clock::monotonic;
 
@@ -23,7 +23,8 @@ const ISSUE: &str = "written";
 impl ConsumerLoop {
     /// Checks all streams and consumers after a reconnection.
     pub(super) fn check_all(&mut self, in_flight: &mut InFlightMessages) {
-        for index in 0..self.consumers.len() {
+        let indices: Vec<usize> = self.consumers.keys().copied().collect();
+        for index in indices {
             self.check_consumer(in_flight, index);
         }
         self.check_write_only(in_flight);
@@ -39,14 +40,14 @@ impl ConsumerLoop {
                     return Completed::Checked(None, Err(error));
                 }
             }
-            Completed::Checked(None, Ok(None))
+            Completed::Checked(None, Ok(SourceState::Absent))
         };
         in_flight.tasks.push(checking.boxed());
     }
 
     pub(super) fn check_consumer(&mut self, in_flight: &mut InFlightMessages, index: usize) {
-        let Some(consumer) = self.consumers.get_mut(index) else { return };
-        if consumer.status == ConsumerStatus::Checking {
+        let Some(consumer) = self.consumers.get_mut(&index) else { return };
+        if matches!(consumer.status, ConsumerStatus::Checking | ConsumerStatus::Live) {
             return;
         }
         consumer.status = ConsumerStatus::Checking;
@@ -60,17 +61,21 @@ impl ConsumerLoop {
         &mut self,
         in_flight: &mut InFlightMessages,
         index: Option<usize>,
-        checked: Result<Option<Incarnation>, BridgeError>,
+        checked: Result<SourceState, BridgeError>,
     ) {
         in_flight.pending_checks = in_flight.pending_checks.saturating_sub(1);
-        let consumer = index.and_then(|index| self.consumers.get_mut(index));
+        in_flight.touched.extend(index);
+        let consumer = index.and_then(|index| self.consumers.get_mut(&index));
         match (consumer, checked) {
-            (Some(consumer), Ok(Some(incarnation))) => {
-                self.report.issues.close(&consumer.source.stream);
+            // The shard was disowned during the check.
+            (None, _) if index.is_some() => {}
+            (Some(_), Ok(SourceState::Superseded(_))) => in_flight.superseded.extend(index),
+            (Some(consumer), Ok(SourceState::Open(incarnation))) => {
+                self.report.issues.close(consumer.source.issue());
                 consumer.mark_open(incarnation);
                 in_flight.reconnect_pending = true;
             }
-            (Some(consumer), Ok(None)) => {
+            (Some(consumer), Ok(SourceState::Absent)) => {
                 if consumer.mark_absent() {
                     tracing::info!(stream = consumer.source.stream, "stream does not exist yet; its owner creates it");
                 }
@@ -79,7 +84,7 @@ impl ConsumerLoop {
             (Some(consumer), Err(error)) => {
                 let stream = &consumer.source.stream;
                 let text = format!("failed to receive from stream `{stream}`: {error}; retrying");
-                if self.report.issues.open(stream, || text) {
+                if self.report.issues.open(consumer.source.issue(), || text) {
                     tracing::error!(stream, %error, "failed to open a stream; retrying");
                 }
                 consumer.retry_later();
@@ -96,8 +101,8 @@ impl ConsumerLoop {
                 in_flight.reconnect_pending = true;
             }
         }
-        let any_open =
-            self.consumers.is_empty() || self.consumers.iter().any(|consumer| consumer.status == ConsumerStatus::Open);
+        let is_open = |consumer: &PullConsumer| matches!(consumer.status, ConsumerStatus::Open | ConsumerStatus::Live);
+        let any_open = self.consumers.is_empty() || self.consumers.values().any(is_open);
         // A stream that is still missing or still invalid does not count: no further message can have been lost with it.
         if in_flight.pending_checks == 0 && any_open && std::mem::take(&mut in_flight.reconnect_pending) {
             self.inbound.reconnected();

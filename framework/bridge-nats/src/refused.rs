@@ -8,13 +8,13 @@ use std::sync::atomic::Ordering;
 use async_nats::Message;
 use futures_util::FutureExt;
 
-use super::ACK_TIMEOUT;
 use super::acknowledgement::PublishFailure;
 use super::consumer::ConsumerLoop;
 use super::decode::{self, excerpt};
 use super::in_flight::{Completed, InFlightMessages, OutboundMessage};
 use super::publisher::{Reply, ReplyKind};
 use super::pull_consumer::DELETION_GRACE;
+use super::session::ACK_TIMEOUT;
 use whizbang_core::bridge::BridgeError;
 use whizbang_core::clock::monotonic;
 
@@ -30,8 +30,14 @@ impl ConsumerLoop {
         message: &Message,
         error: &BridgeError,
     ) {
-        self.begin_handling(in_flight, number);
         tracing::warn!(service = %self.service, subject = excerpt(&message.subject), %error, "refused a message");
+        if in_flight.messages.get(&number).is_some_and(|received| received.ack_subject.is_none()) {
+            // Every node of the service receives a live event, and the stream of events keeps it: it is not copied.
+            in_flight.messages.remove(&number);
+            self.report.refused.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.begin_handling(in_flight, number);
         let (headers, payload) = decode::refused_copy(message, error);
         let subject = self.namespace.refused_subject(&self.service);
         let posted = self.publisher.publish(subject, headers, payload, ReplyKind::Acknowledgement);
@@ -65,8 +71,9 @@ impl ConsumerLoop {
             Ok(()) => {
                 self.report.refused.fetch_add(1, Ordering::Relaxed);
                 self.report.issues.close(&stream);
-                if let Some(received) = in_flight.messages.remove(&number) {
-                    in_flight.outgoing.push_back(OutboundMessage::acknowledgement(received.ack_subject, "+TERM"));
+                if let Some(ack_subject) = in_flight.messages.remove(&number).and_then(|received| received.ack_subject)
+                {
+                    in_flight.outgoing.push_back(OutboundMessage::acknowledgement(ack_subject, "+TERM"));
                 }
             }
             Err(error) => {

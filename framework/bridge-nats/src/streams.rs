@@ -6,8 +6,10 @@ use serde_json::json;
 
 use super::config::NatsBuilder;
 use super::jetstream::DesiredConfig;
+use super::shard_consumer::ShardConsumer;
 use whizbang_core::bridge::NodeCard;
-use whizbang_core::message::Name;
+use whizbang_core::message::{Name, ShardId};
+use whizbang_core::store::Epoch;
 
 /// The maximum number of unacknowledged messages of one consumer, more than a node handles at once.
 const MAX_ACK_PENDING: u32 = 10_000;
@@ -41,6 +43,12 @@ const CONSUMER_UNSET: &[&str] = &[
     "pause_until",
 ];
 
+/// The same for the consumer of a shard, which has a filter.
+const SHARD_CONSUMER_UNSET: &[&str] = match CONSUMER_UNSET {
+    [_filter, others @ ..] => others,
+    [] => &[],
+};
+
 /// The messages in a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StreamContent {
@@ -50,8 +58,20 @@ pub(super) enum StreamContent {
     Events,
 }
 
+/// The way in which the messages of a stream reach a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Feed {
+    /// Through a consumer that the nodes of a service share.
+    Service,
+    /// Through the consumer of one shard, for its owner.
+    Shard(ShardConsumer),
+    /// Through a plain subscription, in addition to the stream: each node receives all messages. Losses are filled from the logs.
+    Live,
+}
+
 /// A stream that this node reads.
 pub(super) struct StreamSource {
+    pub(super) feed: Feed,
     pub(super) content: StreamContent,
     pub(super) domain: Name,
     pub(super) shards: u16,
@@ -61,9 +81,21 @@ pub(super) struct StreamSource {
     pub(super) consumer: DesiredConfig,
 }
 
-/// Returns the streams that a node reads.
+impl StreamSource {
+    /// Returns the key of issues about the source: the shards of a domain have one stream.
+    pub(super) fn issue(&self) -> &str {
+        match &self.feed {
+            Feed::Shard(shard) => shard.prefix(),
+            Feed::Service | Feed::Live => &self.stream,
+        }
+    }
+}
+
+/// Returns the streams that a node reads from its start. The consumers of leased shards follow when the node owns them.
 pub(super) fn sources(config: &NatsBuilder, card: &NodeCard) -> Vec<StreamSource> {
-    let own = card.owns.iter().map(|(domain, shards)| StreamSource {
+    let exclusive = card.owns.iter().filter(|_| !card.has_leased_shards);
+    let own = exclusive.map(|(domain, shards)| StreamSource {
+        feed: Feed::Service,
         content: StreamContent::Direct,
         domain: domain.clone(),
         shards: *shards,
@@ -72,6 +104,8 @@ pub(super) fn sources(config: &NatsBuilder, card: &NodeCard) -> Vec<StreamSource
         consumer: consumer(config, &config.namespace.direct_stream(domain), &card.service),
     });
     let others = card.subscribes.iter().map(|(domain, shards, _)| StreamSource {
+        // Each shard of the service has watermarks of its own, so each node needs all events.
+        feed: if card.has_leased_shards { Feed::Live } else { Feed::Service },
         content: StreamContent::Events,
         domain: domain.clone(),
         shards: *shards,
@@ -82,10 +116,41 @@ pub(super) fn sources(config: &NatsBuilder, card: &NodeCard) -> Vec<StreamSource
     own.chain(others).collect()
 }
 
-/// Returns the streams that a node only writes to; it creates them.
+/// Returns the source of a leased shard for its owner. `None` if the service does not own the domain.
+pub(super) fn shard_source(
+    config: &NatsBuilder,
+    card: &NodeCard,
+    shard: &ShardId,
+    epoch: Epoch,
+) -> Option<StreamSource> {
+    let (domain, shards) =
+        card.owns.iter().find(|(domain, shards)| *domain == shard.domain && shard.shard < *shards)?;
+    let name = ShardConsumer::new(&card.service, shard, epoch);
+    let stream = config.namespace.direct_stream(domain);
+    let mut consumer = consumer(config, &stream, &card.service);
+    consumer.label = format!("consumer `{}` of stream `{stream}`", name.name());
+    consumer.path = format!("{stream}.{}", name.name());
+    consumer.must_be_unset = SHARD_CONSUMER_UNSET;
+    if let Some(settings) = consumer.settings.as_object_mut() {
+        settings.insert("durable_name".to_owned(), json!(name.name()));
+        settings.insert("filter_subject".to_owned(), json!(config.namespace.shard_filter(shard)));
+    }
+    Some(StreamSource {
+        feed: Feed::Shard(name),
+        content: StreamContent::Direct,
+        domain: domain.clone(),
+        shards: *shards,
+        stream,
+        owned: Some(direct_stream(config, domain)),
+        consumer,
+    })
+}
+
+/// Returns the streams that a node creates and does not read, or reads only as the owner of a shard.
 pub(super) fn write_only(config: &NatsBuilder, card: &NodeCard) -> Vec<DesiredConfig> {
     let events = card.owns.iter().map(|(domain, _)| event_stream(config, domain));
-    events.chain(receives_messages(card).then(|| refused_stream(config, &card.service))).collect()
+    let leased = card.owns.iter().filter(|_| card.has_leased_shards).map(|(domain, _)| direct_stream(config, domain));
+    events.chain(leased).chain(receives_messages(card).then(|| refused_stream(config, &card.service))).collect()
 }
 
 /// Returns true if a service receives messages from streams, which it may have to refuse. A client-only service receives none.

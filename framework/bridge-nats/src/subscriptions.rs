@@ -6,14 +6,20 @@ use std::sync::Arc;
 
 use async_nats::{Client, Subscriber};
 
-use super::consumer::Channel;
+use super::channel::Channel;
 use whizbang_core::bridge::{BridgeError, NodeCard};
-use whizbang_wire::subject::Namespace;
+use whizbang_core::message::ShardId;
+use whizbang_wire::subject::{Address, Namespace};
 
 /// Returns the channel and the subject of each subscription, and true if only one of several nodes receives each message.
 pub(super) fn subscriptions(namespace: &Namespace, card: &NodeCard) -> Vec<(Channel, String, bool)> {
     let mut subscriptions = Vec::new();
-    for (domain, _) in &card.owns {
+    for (domain, _) in card.owns.iter().filter(|_| card.has_leased_shards) {
+        // Every node receives it, and the owner of the key's shard responds. The other requests follow with each shard.
+        let any = Address::CommandRequest { domain: domain.clone(), shard: None };
+        subscriptions.push((Channel::Requests, namespace.subject(&any), false));
+    }
+    for (domain, _) in card.owns.iter().filter(|_| !card.has_leased_shards) {
         subscriptions.push((Channel::Requests, namespace.request_filter(domain), true));
         subscriptions.push((Channel::Notifications, namespace.committed_filter(domain), false));
     }
@@ -24,6 +30,14 @@ pub(super) fn subscriptions(namespace: &Namespace, card: &NodeCard) -> Vec<(Chan
         subscriptions.push((Channel::Requests, namespace.query_subject(domain, query), true));
     }
     subscriptions
+}
+
+/// Returns the channel and the subject of each subscription for a leased shard. They are not shared: a paused earlier owner must
+/// not receive requests in place of the present one.
+pub(super) fn shard_subscriptions(namespace: &Namespace, shard: &ShardId) -> Vec<(Channel, String)> {
+    let requests = namespace.shard_request_filters(shard).map(|subject| (Channel::Requests, subject));
+    let committed = (Channel::Notifications, namespace.shard_committed_filter(shard));
+    requests.into_iter().chain([committed]).collect()
 }
 
 pub(super) async fn subscribe(

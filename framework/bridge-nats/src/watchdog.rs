@@ -18,7 +18,7 @@ use whizbang_core::bridge::BridgeError;
 impl ConsumerLoop {
     /// Inspects a consumer that has been silent for two pulls.
     pub(super) fn inspect_consumer(&mut self, in_flight: &mut InFlightMessages, index: usize) {
-        let Some(consumer) = self.consumers.get_mut(index) else { return };
+        let Some(consumer) = self.consumers.get_mut(&index) else { return };
         consumer.is_suspect = false;
         let (jetstream, source) = (self.jetstream.clone(), Arc::clone(&consumer.source));
         let inspection = async move {
@@ -36,7 +36,7 @@ impl ConsumerLoop {
         state: Result<ConsumerState, BridgeError>,
         leaves_behind: bool,
     ) {
-        let Some(consumer) = self.consumers.get_mut(index) else { return };
+        let Some(consumer) = self.consumers.get_mut(&index) else { return };
         let source = Arc::clone(&consumer.source);
         match state {
             Ok(state) if consumer.status == ConsumerStatus::Open && (consumer.has_stalled(state) || leaves_behind) => {
@@ -48,7 +48,7 @@ impl ConsumerLoop {
                     "consumer stalled: it has messages, or left some in its stream, and delivers none; recreating it"
                 );
                 let text = format!("{} stalled: it delivers no messages; recreating it", source.consumer.label);
-                self.report.issues.open(&source.stream, || text);
+                self.report.issues.open(source.issue(), || text);
                 self.report.recreated_consumers.fetch_add(1, Ordering::Relaxed);
                 consumer.status = ConsumerStatus::Checking;
                 in_flight.pending_checks += 1;

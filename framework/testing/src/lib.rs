@@ -20,7 +20,9 @@ mod loopback_faults;
 pub mod scenario;
 pub mod sim;
 
-pub use whizbang_conformance::{bridge, bridge_suite, broker, broker_suite, decoders, lease_suite, store, store_suite};
+pub use whizbang_conformance::{
+    bridge, bridge_lease_suite, bridge_suite, broker, broker_suite, decoders, lease_suite, store, store_suite,
+};
 
 pub use loopback_faults::LoopbackFaults;
 pub use scenario::Scenario;

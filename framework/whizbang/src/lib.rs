@@ -95,7 +95,7 @@ pub use whizbang_runtime::{aggregate, client, node, projection, saga, worker};
 #[cfg(feature = "testing")]
 pub use whizbang_testing as testing;
 #[cfg(feature = "testing")]
-pub use whizbang_testing::{bridge_suite, broker_suite, lease_suite, store_suite};
+pub use whizbang_testing::{bridge_lease_suite, bridge_suite, broker_suite, lease_suite, store_suite};
 
 /// Stores: the trait, the store in memory, the embedded store.
 pub mod store {

@@ -93,6 +93,16 @@ impl<T> Queue<T> {
         Some(item)
     }
 
+    /// Lets the waiting senders of some items continue, although the items are still beyond the bound.
+    pub(crate) fn release(&self, is_released: impl Fn(&T) -> bool) {
+        for (item, waiting) in &mut self.state.lock().items {
+            if let Some(accepted) = waiting.take_if(|_| is_released(item)) {
+                // The sender may have dropped its receiver.
+                let _ = accepted.send(());
+            }
+        }
+    }
+
     /// Returns the number of queued items.
     pub fn len(&self) -> usize {
         self.state.lock().items.len()
@@ -146,6 +156,18 @@ mod tests {
         assert!(fourth.try_recv().is_err());
         assert_eq!([queue.pop(), queue.pop(), queue.pop(), queue.pop()], [Some(2), Some(3), Some(4), None]);
         assert!(fourth.try_recv().is_ok());
+    }
+
+    #[test]
+    fn released_senders_continue_and_items_stay() {
+        let queue = Queue::new(1);
+        assert!(matches!(queue.push(1), PushOutcome::Accepted));
+        let PushOutcome::Waiting(mut second) = queue.push(2) else { panic!("accepted beyond the bound") };
+        let PushOutcome::Waiting(mut third) = queue.push(3) else { panic!("accepted beyond the bound") };
+        queue.release(|item| *item == 3);
+        assert!(second.try_recv().is_err() && third.try_recv().is_ok());
+        assert_eq!([queue.pop(), queue.pop(), queue.pop(), queue.pop()], [Some(1), Some(2), Some(3), None]);
+        assert!(second.try_recv().is_ok());
     }
 
     #[test]

@@ -248,6 +248,14 @@ impl Namespace {
         format!("{self}.cmd.{domain}.>")
     }
 
+    /// Returns the shard of a subject of events.
+    pub fn event_shard(&self, subject: &str) -> Option<ShardId> {
+        match self.parse(subject)? {
+            Address::Event { shard, .. } | Address::Events(shard) => Some(shard),
+            _ => None,
+        }
+    }
+
     /// Returns the filter for all events of a domain.
     pub fn event_filter(&self, domain: &Name) -> String {
         format!("{self}.evt.{domain}.>")
@@ -261,6 +269,27 @@ impl Namespace {
     /// Returns the filter for all requests to the owner of a domain.
     pub fn request_filter(&self, domain: &Name) -> String {
         format!("{self}.ask.{domain}.>")
+    }
+
+    /// Returns the filter for all commands and replies to a shard.
+    pub fn shard_filter(&self, shard: &ShardId) -> String {
+        format!("{self}.cmd.{}.{}.>", shard.domain, shard.shard)
+    }
+
+    /// Returns the pattern of the filters for each shard of a domain.
+    pub fn shards_filter(&self, domain: &Name) -> String {
+        format!("{self}.cmd.{domain}.*.>")
+    }
+
+    /// Returns the filters for all requests to the owner of a shard, except those of callers that do not know the shard.
+    pub fn shard_request_filters(&self, shard: &ShardId) -> [String; 2] {
+        let ShardId { domain, shard } = shard;
+        [format!("{self}.ask.{domain}.*.{shard}"), format!("{self}.ask.{domain}.*.{shard}.>")]
+    }
+
+    /// Returns the filter for all watermark notifications to a shard.
+    pub fn shard_committed_filter(&self, shard: &ShardId) -> String {
+        format!("{self}.done.{}.{}.>", shard.domain, shard.shard)
     }
 
     /// Returns the filter for all watermark notifications to the shards of a domain.
@@ -389,5 +418,50 @@ mod tests {
                 prop_assert_eq!(Namespace::default().subject(&address), text);
             }
         }
+    }
+
+    #[test]
+    fn filters_of_a_shard_select_its_messages() {
+        let matches = |filter: &str, subject: &str| {
+            let (mut filter, mut subject) = (filter.split('.'), subject.split('.'));
+            loop {
+                match (filter.next(), subject.next()) {
+                    (Some(">"), Some(_)) | (None, None) => return true,
+                    (Some(wanted), Some(token)) if wanted == "*" || wanted == token => {}
+                    _ => return false,
+                }
+            }
+        };
+        let (namespace, name) = (Namespace::default(), |text| Name::from_static(text).unwrap());
+        let (mine, other) = (ShardId::new(name("bank"), 1), ShardId::new(name("shop"), 11));
+        let addresses = |to: &ShardId, from: &ShardId| {
+            let (to, from) = (to.clone(), from.clone());
+            [
+                Address::Direct { to: to.clone(), from: Some(from.clone()) },
+                Address::Direct { to: to.clone(), from: None },
+                Address::CommandRequest { domain: to.domain.clone(), shard: Some(to.shard) },
+                Address::EventsRequest(to.clone()),
+                Address::OutboxRequest { from: to.clone(), to: from.clone() },
+                Address::WatermarkRequest { from: from.clone(), to: to.clone() },
+                Address::Committed { from: to, to: from },
+            ]
+        };
+        let [first, second] = namespace.shard_request_filters(&mine);
+        let filters = [namespace.shard_filter(&mine), first, second, namespace.shard_committed_filter(&mine)];
+        let matching = |address: &Address| {
+            let subject = namespace.subject(address);
+            filters.iter().filter(|filter| matches(filter, &subject)).count()
+        };
+        for (address, foreign) in addresses(&mine, &other).iter().zip(&addresses(&other, &mine)) {
+            assert_eq!(matching(address), 1, "{address:?}");
+            assert_eq!(matching(foreign), 0, "{foreign:?}");
+        }
+        let any = Address::CommandRequest { domain: mine.domain.clone(), shard: None };
+        assert_eq!(matching(&any), 0);
+        let event = Address::Event { shard: mine.clone(), name: name("Deposited") };
+        for address in [event, Address::Events(mine.clone())] {
+            assert_eq!(namespace.event_shard(&namespace.subject(&address)), Some(mine.clone()));
+        }
+        assert_eq!(namespace.event_shard(&namespace.subject(&any)), None);
     }
 }

@@ -4,6 +4,7 @@
 //! A missing server program fails the test, so a passing test has used a real server.
 
 mod certificates;
+mod cluster;
 mod config;
 mod fixture;
 mod identity;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 pub use certificates::Certificates;
+pub use cluster::{NatsCluster, is_replicated, stream_leader};
 pub use config::NatsConfig;
 pub use fixture::{ARRIVAL_TIMEOUT, NatsFixture};
 pub use identity::{Operator, user_key};

@@ -7,6 +7,7 @@ mod adversary;
 mod bank;
 mod callers;
 mod claims;
+mod cluster;
 #[path = "../../../framework/whizbang/tests/schema_drift/contracts.rs"]
 mod contracts;
 mod diary;

@@ -20,6 +20,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The services, their stores and their callers.
 pub(crate) struct Services {
     url: String,
+    replicas: u8,
     money: MemoryStore,
     moves: MemoryStore,
     pub(crate) accounts: Node,
@@ -48,7 +49,12 @@ pub(crate) fn builder(url: &str) -> NatsBuilder {
 
 impl Services {
     pub(crate) async fn start(server: &NatsServer) -> Self {
-        let url = server.url();
+        Self::start_at(server.url(), 1).await
+    }
+
+    /// Starts the services at the servers of a URL, with so many replicas of each stream.
+    pub(crate) async fn start_at(url: String, replicas: u8) -> Self {
+        let bridge = async |url: &str| builder(url).replicas(replicas).connect().await.expect("connects");
         let (money, moves) = (MemoryStore::new(), MemoryStore::new());
         let accounts = Node::builder("accounts", money.clone())
             .threads(0)
@@ -65,7 +71,7 @@ impl Services {
             .bridge(bridge(&url).await)
             .start();
         let diary = diary.await.expect("starts");
-        Self { url, money, moves, accounts, transfers, diary, callers: Rc::default() }
+        Self { url, replicas, money, moves, accounts, transfers, diary, callers: Rc::default() }
     }
 
     /// Runs the load of all callers, while `meanwhile` runs.
@@ -73,7 +79,8 @@ impl Services {
         let mut clients = Vec::new();
         for number in 0..4 {
             let name = format!("caller-{number}");
-            clients.push(Client::connect(&name, bridge(&self.url).await).await.expect("connects"));
+            let bridge = builder(&self.url).replicas(self.replicas).connect().await.expect("connects");
+            clients.push(Client::connect(&name, bridge).await.expect("connects"));
         }
         let calling = (0..load.callers).map(|caller| {
             let client = clients[caller % clients.len()].clone();

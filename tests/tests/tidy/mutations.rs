@@ -45,7 +45,16 @@ fn invalid_mutations(files: &[File]) -> Vec<Finding> {
 
 fn is_in_target(files: &[File], target: &str, filter: &str) -> bool {
     let (one, folder) = (format!("/tests/{target}.rs"), format!("/tests/{target}/"));
-    files.iter().filter(|file| file.path.ends_with(&one) || file.path.contains(&folder)).any(|file| names(file, filter))
+    let is_part = |file: &&File| file.path.ends_with(&one) || file.path.contains(&folder);
+    // The tests of a conformance suite have the names of its cases.
+    let has_suite =
+        |suite: &str| files.iter().filter(is_part).any(|file| file.text.contains(&format!("{suite}_suite!(")));
+    let is_case = |suite: &&str| {
+        let cases = format!("framework/conformance/src/{suite}/cases");
+        files.iter().filter(|file| file.path.starts_with(&cases)).any(|file| names(file, filter))
+    };
+    files.iter().filter(is_part).any(|file| names(file, filter))
+        || ["bridge", "broker", "store"].iter().filter(|suite| has_suite(suite)).any(is_case)
 }
 
 fn is_in_library(files: &[File], filter: &str) -> bool {

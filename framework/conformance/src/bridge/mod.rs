@@ -135,3 +135,22 @@ macro_rules! bridge_suite {
         }
     )* };
 }
+
+/// Creates a test of each case of leased shards, for a bridge that implements `Bridge::own` and `Bridge::disown`. Without them, a
+/// bridge connects services whose nodes do not share their shards. The argument is that of [`bridge_suite!`](crate::bridge_suite).
+#[macro_export]
+macro_rules! bridge_lease_suite {
+    ($fixture:expr) => {
+        $crate::bridge_suite!(@ $fixture;
+            owner_alone_receives_a_leased_shard
+            message_waits_for_the_next_owner
+            moved_shard_redelivers_nothing_acknowledged
+            moves_under_load_lose_nothing
+            takeovers_under_load_lose_nothing
+            unacknowledged_messages_follow_the_shard
+            late_calls_of_an_earlier_owner_change_nothing
+            every_node_with_leased_shards_receives_events
+            nodes_with_one_store_share_its_claim
+        );
+    };
+}

@@ -28,12 +28,16 @@ struct Stream<T> {
     last: u64,
     /// The ids in the window: the sequence of their message, and the time until which they are known.
     ids: BTreeMap<String, (u64, Instant)>,
-    consumers: BTreeMap<String, Consumer>,
+    consumers: BTreeMap<String, Consumer<T>>,
 }
 
-#[derive(Debug)]
-struct Consumer {
+/// Selects the messages of a consumer.
+pub type Filter<T> = Box<dyn Fn(&T) -> bool + Send>;
+
+struct Consumer<T> {
     settings: ConsumerSettings,
+    /// The messages that the consumer delivers; `None` means all of the stream.
+    filter: Option<Filter<T>>,
     /// The sequence of the next message that was never delivered.
     next: u64,
     /// The delivered messages that are not acknowledged.
@@ -140,10 +144,30 @@ impl<T: Clone> Model<T> {
 
     /// Creates a consumer of a stream if it does not exist; it starts at the oldest message. Returns `false` without the stream.
     pub fn create_consumer(&mut self, stream: &str, name: &str, settings: ConsumerSettings) -> bool {
+        self.create(stream, name, settings, None)
+    }
+
+    /// Creates a consumer of the messages that a filter selects, as [`create_consumer`](Self::create_consumer).
+    pub fn create_filtered_consumer(
+        &mut self,
+        stream: &str,
+        name: &str,
+        settings: ConsumerSettings,
+        filter: Filter<T>,
+    ) -> bool {
+        self.create(stream, name, settings, Some(filter))
+    }
+
+    fn create(&mut self, stream: &str, name: &str, settings: ConsumerSettings, filter: Option<Filter<T>>) -> bool {
         let Some(stream) = self.streams.get_mut(stream) else { return false };
-        let new = || Consumer { settings, next: 1, pending: BTreeMap::new(), redeliveries: VecDeque::new() };
+        let new = || Consumer { settings, filter, next: 1, pending: BTreeMap::new(), redeliveries: VecDeque::new() };
         stream.consumers.entry(name.to_owned()).or_insert_with(new);
         true
+    }
+
+    /// Returns the names of the consumers of a stream.
+    pub fn consumer_names(&self, stream: &str) -> Vec<String> {
+        self.streams.get(stream).into_iter().flat_map(|stream| stream.consumers.keys().cloned()).collect()
     }
 
     /// Returns true if a stream has a consumer of this name.
@@ -227,7 +251,13 @@ impl<T: Clone> Model<T> {
             });
         }
         let due = consumer.pending.values().map(|pending| pending.due).min();
-        let Some((sequence, payload)) = stream.messages.range(consumer.next..).next() else { return Next::Empty(due) };
+        let Some((sequence, payload)) =
+            stream.messages.range(consumer.next..).find(|(_, payload)| consumer.takes(payload))
+        else {
+            // The messages of other consumers are not considered again.
+            consumer.next = stream.last + 1;
+            return Next::Empty(due);
+        };
         if consumer.pending.len() >= consumer.settings.max_ack_pending {
             return Next::AtLimit(due);
         }
@@ -281,10 +311,10 @@ impl<T: Clone> Model<T> {
     pub fn lose_last_acknowledgement(&mut self, stream: &str, consumer: &str, now: Instant) -> bool {
         let Some(stream) = self.streams.get_mut(stream) else { return false };
         let Some(consumer) = stream.consumers.get_mut(consumer) else { return false };
-        let settled = |sequence: &u64| !consumer.pending.contains_key(sequence);
-        let Some(last) = stream.messages.range(..consumer.next).map(|(at, _)| *at).rev().find(settled) else {
-            return false;
-        };
+        let settled =
+            |(sequence, payload): &(&u64, &T)| !consumer.pending.contains_key(sequence) && consumer.takes(payload);
+        let Some((last, _)) = stream.messages.range(..consumer.next).rev().find(settled) else { return false };
+        let last = *last;
         consumer.pending.insert(last, PendingDelivery { deliveries: 1, due: now, is_requested: true });
         true
     }
@@ -316,8 +346,9 @@ impl<T: Clone> Model<T> {
     /// Returns a consumer with undelivered or unacknowledged messages, with its stream, among those that are pulled from.
     pub fn unfinished_consumer(&self, is_taken: impl Fn(&str, &str) -> bool) -> Option<(String, String)> {
         self.streams.iter().find_map(|(name, stream)| {
-            let busy = |consumer: &Consumer| {
-                !consumer.pending.is_empty() || stream.messages.range(consumer.next..).next().is_some()
+            let busy = |consumer: &Consumer<T>| {
+                let mut undelivered = stream.messages.range(consumer.next..);
+                !consumer.pending.is_empty() || undelivered.any(|(_, payload)| consumer.takes(payload))
             };
             let consumer = stream.consumers.iter().find(|(of, consumer)| busy(consumer) && is_taken(name, of))?;
             Some((name.clone(), consumer.0.clone()))
@@ -325,7 +356,17 @@ impl<T: Clone> Model<T> {
     }
 }
 
-impl Consumer {
+impl<T> std::fmt::Debug for Consumer<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Consumer").field("next", &self.next).field("pending", &self.pending).finish_non_exhaustive()
+    }
+}
+
+impl<T> Consumer<T> {
+    fn takes(&self, payload: &T) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter(payload))
+    }
+
     /// Schedules redeliveries for expired messages, in stream order.
     fn expire(&mut self, now: Instant) {
         let due = self

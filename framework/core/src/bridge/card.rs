@@ -27,7 +27,8 @@ pub struct NodeCard {
     pub service: Name,
     /// The domains that the service owns, with their number of shards.
     pub owns: Vec<(Name, u16)>,
-    /// The domains the node subscribes to, with their number of shards and the names of the events.
+    /// The domains the node subscribes to, with their number of shards and the names of the events. With leased shards this
+    /// includes the node's own domains that it follows.
     pub subscribes: Vec<(Name, u16, Vec<Name>)>,
     /// The queries the node answers, as domain and name.
     pub answers: Vec<(Name, Name)>,

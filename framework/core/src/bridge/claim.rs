@@ -3,6 +3,10 @@
 //! Used by bridges, which keep one claim per domain and replace it only by compare-and-set. The result of that write decides,
 //! never a clock. A start on the same store continues the claim of the previous start. Another store is refused, and so is a
 //! copy of the store whose starts do not include the start of the claim.
+//!
+//! Nodes that share the shards of a domain by leases hold its claim together: the first one writes it as shared, and it admits
+//! every node with the same store. Which of them owns a shard is decided by the leases, so their starts are not compared. A
+//! shared claim replaces the exclusive claim of the same store, and never the other way around.
 
 use serde::{Deserialize, Serialize};
 
@@ -39,12 +43,27 @@ pub struct Claim {
     /// The node was stopped in order: any start on the same store, or on a copy of it, may continue the claim.
     #[serde(default)]
     pub released: bool,
+    /// All nodes with the same store hold the claim: they share the shards of the domain by leases.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub shared: bool,
+}
+
+/// Returns true for the default, which is not written: an exclusive claim stays the same text for older versions.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde requires")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 impl Claim {
     /// Returns the claim of a node on one of its domains.
     pub fn of(card: &NodeCard, store: &StoreCard) -> Self {
-        Self { service: card.service.to_string(), store: store.store, run: store.run, released: false }
+        Self {
+            service: card.service.to_string(),
+            store: store.store,
+            run: store.run,
+            released: false,
+            shared: card.has_leased_shards,
+        }
     }
 
     /// Parses a claim as the broker holds it.
@@ -76,6 +95,11 @@ impl Claim {
         self.store == store.store && self.run == store.run
     }
 
+    /// Returns true if the node holds the claim together with the node that wrote it: it need not write the claim.
+    pub fn is_shared_with(&self, card: &NodeCard, mine: &StoreCard) -> bool {
+        self.shared && card.has_leased_shards && self.store == mine.store && self.service == card.service.as_str()
+    }
+
     /// Checks that a node may replace the found claim.
     ///
     /// # Errors
@@ -84,6 +108,9 @@ impl Claim {
         let is_same_store = self.store == mine.store;
         let is_same_service = self.service == card.service.as_str();
         let continues = self.is_of(mine) || mine.earlier.contains(&self.run) || self.released;
+        // The leases of the store decide between nodes that share it, and they fence an exclusive owner. An exclusive node
+        // would open all shards, also those of running nodes.
+        let continues = card.has_leased_shards || continues && !self.shared;
         if is_same_store && is_same_service && continues {
             return Ok(());
         }
@@ -95,6 +122,10 @@ impl Claim {
             return Ok(());
         }
         let remedy = match (is_same_store, is_same_service) {
+            (true, true) if self.shared => {
+                "the nodes of the service share their shards by leases and this one does not: start it in the same way, or stop \
+                 them all and start once with this store as `replaces_store`"
+            }
             (true, true) => {
                 "this store is a copy: end the node on the other copy; if that copy is gone for good, start once with it as \
                  `replaces_store`"
@@ -171,5 +202,30 @@ mod tests {
         assert!(admits(&claim, &new).is_ok(), "configured by an operator");
         new.1.replaces = ReplacedStore::Store(StoreId::from_u128(3));
         assert!(admits(&claim, &new).is_err(), "another store is configured");
+    }
+
+    #[test]
+    fn shared_claim_admits_every_node_of_its_store() {
+        let domain = Name::from_static("bank").unwrap();
+        let leased = |service, store, run, earlier: &[u64]| {
+            let (card, store) = card(service, store, run, earlier);
+            (NodeCard { has_leased_shards: true, ..card }, store)
+        };
+        let (holder, held) = leased("bank", 1, 5, &[]);
+        let claim = Claim::of(&holder, &held);
+        let admits = |claim: &Claim, (card, store): &(NodeCard, StoreCard)| claim.admits(card, store, &domain);
+        let second = leased("bank", 1, 6, &[]);
+        assert!(admits(&claim, &second).is_ok() && claim.is_shared_with(&second.0, &second.1));
+        for other in [&leased("bank", 2, 6, &[]), &leased("shop", 1, 6, &[]), &card("bank", 1, 6, &[5])] {
+            assert!(matches!(admits(&claim, other), Err(BridgeError::Claimed(_))), "{other:?}");
+            assert!(!claim.is_shared_with(&other.0, &other.1));
+        }
+        let (exclusive, store) = card("bank", 1, 4, &[]);
+        let exclusive = Claim::of(&exclusive, &store);
+        assert!(admits(&exclusive, &second).is_ok(), "the leases fence the exclusive node");
+        assert!(!exclusive.is_shared_with(&second.0, &second.1));
+        let text = serde_json::to_string(&exclusive).unwrap();
+        assert!(!text.contains("shared"), "{text}");
+        assert_eq!(serde_json::from_str::<Claim>(&text).unwrap(), exclusive);
     }
 }

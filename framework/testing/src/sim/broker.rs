@@ -21,7 +21,7 @@ use whizbang_conformance::broker::model::{Delivery, Model, Next};
 use whizbang_conformance::broker::{
     Acknowledgement, ConsumerSettings, Discard, PublishError, Retention, StreamSettings,
 };
-use whizbang_core::bridge::{BridgeError, Claim, NodeCard};
+use whizbang_core::bridge::Claim;
 use whizbang_core::clock::instant;
 use whizbang_core::message::{Envelope, IdSource, MessageId, Name, ShardId};
 use whizbang_wire::Packet;
@@ -33,9 +33,10 @@ pub(super) const MAX_IN_FLIGHT: usize = 1000;
 /// Default time for which the broker knows an id while it drops duplicates.
 pub(super) const DEDUP_WINDOW: Duration = Duration::from_secs(120);
 
-/// A packet in a stream, with the index of the sending service.
+/// A packet in a stream, with the index of the sending service and the shard in its subject.
 pub(super) struct StoredPacket {
     pub(super) from: usize,
+    pub(super) to: Option<ShardId>,
     pub(super) packet: Packet,
 }
 
@@ -87,7 +88,7 @@ pub(super) struct State {
     /// The last moment at which all messages were lost.
     pub(super) purged_at: Option<Instant>,
     /// The store that owns each domain. A real broker also keeps claims apart from the streams.
-    claims: BTreeMap<Name, Claim>,
+    pub(super) claims: BTreeMap<Name, Claim>,
 }
 
 /// A callback with the service and the message that it has acknowledged.
@@ -173,19 +174,6 @@ impl Broker {
         if let Some(ack_observer) = ack_observer.filter(|_| !Hostile::is_forged(envelope)) {
             ack_observer(service, envelope);
         }
-    }
-
-    /// Claims all domains of a node for its store, or none, as the bridge to a real broker does.
-    pub(super) fn claim(&self, card: &NodeCard) -> Result<(), BridgeError> {
-        let Some(store) = &card.store else { return Ok(()) };
-        let claims = &mut self.state().claims;
-        for (domain, _) in &card.owns {
-            if let Some(found) = claims.get(domain) {
-                found.admits(card, store, domain)?;
-            }
-        }
-        claims.extend(card.owns.iter().map(|(domain, _)| (domain.clone(), Claim::of(card, store))));
-        Ok(())
     }
 
     /// Adds a node.
@@ -355,7 +343,7 @@ impl Broker {
     }
 
     /// Returns the next message for a service, or the time of the next attempt.
-    pub(super) fn next(&self, stream: &str, consumer: &Name) -> Next<Arc<StoredPacket>> {
+    pub(super) fn next(&self, stream: &str, consumer: &str) -> Next<Arc<StoredPacket>> {
         let now = instant();
         let mut state = self.state();
         let still =
@@ -363,7 +351,7 @@ impl Broker {
         if let Some(until) = still {
             return Next::Empty(Some(until));
         }
-        let next = state.model.next(stream, consumer.as_str(), now);
+        let next = state.model.next(stream, consumer, now);
         match &next {
             Next::Message(Delivery { is_late, is_overtaken, .. }) => {
                 if *is_late {
@@ -380,8 +368,8 @@ impl Broker {
     }
 
     /// Applies a settlement that has reached the broker.
-    pub(super) fn settle(&self, stream: &str, consumer: &Name, sequence: u64, acknowledgement: Acknowledgement) {
-        self.state().model.acknowledge(stream, consumer.as_str(), sequence, acknowledgement, instant());
+    pub(super) fn settle(&self, stream: &str, consumer: &str, sequence: u64, acknowledgement: Acknowledgement) {
+        self.state().model.acknowledge(stream, consumer, sequence, acknowledgement, instant());
         self.notifier(stream).notify_waiters();
     }
 
@@ -398,9 +386,15 @@ impl Broker {
             };
             state.model.create_stream(&commands(domain), settings(Retention::WorkQueue, Discard::New));
             state.model.create_stream(&events(domain), settings(Retention::Limits, Discard::Old));
-            state.model.create_consumer(&commands(domain), service, consumers);
+            if link.card.has_leased_shards {
+                // An exclusive version of the service has left it behind.
+                state.model.delete_consumer(&commands(domain), service);
+            } else {
+                state.model.create_consumer(&commands(domain), service, consumers);
+            }
         }
-        let mut taken = link.card.subscribes.iter();
+        // A node with leased shards receives live events, without a consumer.
+        let mut taken = link.card.subscribes.iter().filter(|_| !link.card.has_leased_shards);
         let all = taken
             .by_ref()
             .fold(true, |all, (domain, ..)| state.model.create_consumer(&events(domain), service, consumers) && all);
@@ -434,7 +428,11 @@ impl Broker {
         let state = self.state();
         // A new version of a service may no longer subscribe to a stream; its messages stay in the broker.
         let is_taken = |stream: &str, service: &str| {
-            let mut links = state.links.values().filter(|link| link.card.service.as_str() == service).peekable();
+            let consumer = service.rsplit_once("-e").map_or(service, |(shard, _)| shard);
+            let is_of = |link: &&Arc<SimLink>| {
+                link.card.service.as_str() == service || link.is_consumer_of_its_shard(stream, consumer)
+            };
+            let mut links = state.links.values().filter(is_of).peekable();
             let takes = |link: &Arc<SimLink>| {
                 let mut domains = link.card.subscribes.iter().map(|(domain, ..)| events(domain));
                 let mut owned = link.card.owns.iter().map(|(domain, _)| commands(domain));

@@ -9,14 +9,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::broker::StoredPacket;
+use super::broker::{StoredPacket, commands};
 use super::crash_points::CrashPoint;
 use super::fault_counts::FaultEvent;
 use super::link::{LinkState, RECREATE_DELAY, SimLink, pause};
+use super::owned_shards::shard_consumer;
 use whizbang_conformance::broker::Acknowledgement;
 use whizbang_conformance::broker::model::{Delivery, Next};
 use whizbang_core::bridge::AckOutcome;
 use whizbang_core::clock::instant;
+use whizbang_core::message::ShardId;
+use whizbang_core::store::Epoch;
 
 /// Time between polls of a node without capacity.
 const CAPACITY_POLL: Duration = Duration::from_millis(5);
@@ -39,11 +42,28 @@ struct SimConsumer {
     link: Arc<SimLink>,
     kind: StreamKind,
     stream: String,
+    /// The name of the consumer at the broker.
+    name: String,
+    /// The leased shard that it delivers, and the epoch of its owner.
+    shard: Option<(ShardId, Epoch)>,
 }
 
 /// Starts to consume a stream until the node detaches.
 pub(super) fn begin(link: &Arc<SimLink>, kind: StreamKind, stream: String) {
-    let consumer = Arc::new(SimConsumer { link: Arc::clone(link), kind, stream });
+    let name = link.card.service.to_string();
+    let consumer = Arc::new(SimConsumer { link: Arc::clone(link), kind, stream, name, shard: None });
+    whizbang_core::spawn::alone("simulated broker", consumer.run());
+}
+
+/// Starts to consume the messages of a leased shard until the node disowns it or detaches.
+pub(super) fn begin_shard(link: &Arc<SimLink>, shard: &ShardId, epoch: Epoch) {
+    let consumer = Arc::new(SimConsumer {
+        link: Arc::clone(link),
+        kind: StreamKind::Direct,
+        stream: commands(&shard.domain),
+        name: shard_consumer(&link.card.service, shard, epoch),
+        shard: Some((shard.clone(), epoch)),
+    });
     whizbang_core::spawn::alone("simulated broker", consumer.run());
 }
 
@@ -52,7 +72,7 @@ impl SimConsumer {
         let link = &self.link;
         let notifier = link.broker.notifier(&self.stream);
         let mut state = link.state.subscribe();
-        while link.is_attached() {
+        while link.is_attached() && self.is_owned() {
             // Registers before the check: a message stored between the check and the wait must wake this consumer. `biased` below
             // keeps the order of the branches, and with it the trace, the same in every run.
             let notified = notifier.notified();
@@ -80,6 +100,11 @@ impl SimConsumer {
         }
     }
 
+    /// Returns false once the node has disowned the shard, or owns it in a later epoch.
+    fn is_owned(&self) -> bool {
+        self.shard.as_ref().is_none_or(|(shard, epoch)| self.link.epoch_of(shard) == Some(*epoch))
+    }
+
     fn next(&self) -> Result<Delivery<Arc<StoredPacket>>, Wait> {
         let link = &self.link;
         if !link.broker.can_pull(link) {
@@ -89,7 +114,7 @@ impl SimConsumer {
         if link.inbound.capacity() <= link.reserved.load(Ordering::Relaxed) {
             return Err(Wait::Until(Some(instant() + CAPACITY_POLL)));
         }
-        match link.broker.next(&self.stream, &link.card.service) {
+        match link.broker.next(&self.stream, &self.name) {
             Next::Message(delivery) => Ok(delivery),
             Next::Empty(due) | Next::AtLimit(due) => Err(Wait::Until(due)),
             Next::Missing => Err(Wait::Missing),
@@ -104,7 +129,15 @@ impl SimConsumer {
             return false;
         }
         link.broker.ensure_streams(link);
-        let found = link.broker.state().model.has_consumer(&self.stream, link.card.service.as_str());
+        if let Some((shard, epoch)) = &self.shard
+            && self.is_owned()
+            && link.broker.take_shard(link, shard, *epoch).is_err()
+        {
+            // A later owner has taken the shard.
+            link.disown(shard);
+            return false;
+        }
+        let found = link.broker.state().model.has_consumer(&self.stream, &self.name);
         if found {
             link.broker.trace.add(format_args!("{} is recreated for {}", self.stream, link.card.service));
             link.inbound.reconnected();
@@ -166,7 +199,10 @@ impl SimConsumer {
     fn hand_to_node(self: &Arc<Self>, delivery: &Delivery<Arc<StoredPacket>>) {
         let link = &self.link;
         let broker = &link.broker;
-        if link.is_gone() || !broker.is_inbound_open(link) || broker.is_partitioned(delivery.payload.from, link.service)
+        if link.is_gone()
+            || !self.is_owned()
+            || !broker.is_inbound_open(link)
+            || broker.is_partitioned(delivery.payload.from, link.service)
         {
             return self.drop_delivery();
         }
@@ -241,7 +277,7 @@ impl SimConsumer {
             if is_lost {
                 link.broker.fault_counts.one(FaultEvent::SettlementLost);
             } else if !link.is_gone() && link.broker.is_outbound_open(link) {
-                link.broker.settle(&consumer.stream, &link.card.service, sequence, acknowledgement);
+                link.broker.settle(&consumer.stream, &consumer.name, sequence, acknowledgement);
             }
             if is_last {
                 link.decrement(&link.pending_settlements);
@@ -302,7 +338,11 @@ mod tests {
         }
 
         fn inject(&self, to: ShardId, packet: Packet) -> BoxFuture<'_, ()> {
-            let stored = self.0.store(&commands(&to.domain), "injected", &Arc::new(StoredPacket { from: 0, packet }));
+            let stored = self.0.store(
+                &commands(&to.domain),
+                "injected",
+                &Arc::new(StoredPacket { from: 0, to: Some(to.clone()), packet }),
+            );
             assert!(matches!(stored, StoreOutcome::Stored));
             ready(()).boxed()
         }
@@ -318,4 +358,5 @@ mod tests {
     }
 
     whizbang_conformance::bridge_suite!(Simulated::new());
+    whizbang_conformance::bridge_lease_suite!(Simulated::new());
 }

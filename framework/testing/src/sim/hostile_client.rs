@@ -64,7 +64,8 @@ impl Broker {
     }
 
     fn forge_message(&self, stream: &str, forgery: &Forgery) -> bool {
-        let message = Arc::new(StoredPacket { from: NO_SERVICE, packet: forgery.packet.clone() });
+        let message =
+            Arc::new(StoredPacket { from: NO_SERVICE, to: forged_shard(forgery), packet: forgery.packet.clone() });
         let stored = self.state().model.publish(stream, None, message, whizbang_core::clock::instant());
         if stored.is_ok() {
             self.notifier(stream).notify_waiters();
@@ -95,5 +96,13 @@ impl Broker {
             drop(tokio::task::spawn_local(async move { drop(response.await) }));
         }
         !responders.is_empty()
+    }
+}
+
+/// Returns the receiving shard in the subject of a forged message.
+fn forged_shard(forgery: &Forgery) -> Option<ShardId> {
+    match &forgery.address {
+        Address::Direct { to, .. } => Some(to.clone()),
+        _ => None,
     }
 }

@@ -4,6 +4,7 @@
 //! The
 //! link behaves like the bridge to NATS and has no more information about the broker than that one.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -18,10 +19,11 @@ use super::crash_points::CrashPoint;
 use super::fault_counts::FaultEvent;
 use whizbang_core::bridge::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, RequestError, Response};
 use whizbang_core::message::{Envelope, MAX_PAYLOAD_BYTES, Name, ShardId, shard_of};
+use whizbang_core::store::Epoch;
 use whizbang_wire::Packet;
 
 /// Time to wait for an acknowledgement of a published message.
-const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time before a missing stream is created again.
 pub(super) const RECREATE_DELAY: Duration = Duration::from_secs(1);
 
@@ -54,6 +56,8 @@ pub(super) struct SimLink {
     pub(super) pending_settlements: AtomicUsize,
     /// Notified when one of these counters decreases.
     pub(super) decremented: Notify,
+    /// The leased shards that the node receives, with their epochs.
+    pub(super) owned: Mutex<BTreeMap<ShardId, Epoch>>,
 }
 
 impl SimLink {
@@ -108,7 +112,7 @@ impl SimLink {
     }
 
     /// Waits until a counter is zero.
-    async fn wait_zero(&self, counter: &AtomicUsize) {
+    pub(super) async fn wait_zero(&self, counter: &AtomicUsize) {
         loop {
             // Registers before the check, so that a decrement in between is not missed.
             let decremented = self.decremented.notified();
@@ -134,7 +138,7 @@ impl SimLink {
 
 /// The bridge of one simulated node.
 pub(super) struct SimulatedBridge {
-    broker: Broker,
+    pub(super) broker: Broker,
     service: usize,
     link: Mutex<Option<Arc<SimLink>>>,
 }
@@ -154,7 +158,7 @@ impl SimulatedBridge {
     }
 
     /// Returns the link. Fails once the node was killed or has detached.
-    fn link(&self) -> Result<Arc<SimLink>, BridgeError> {
+    pub(super) fn link(&self) -> Result<Arc<SimLink>, BridgeError> {
         let link = self.link.lock().clone();
         link.filter(|link| link.is_attached()).ok_or(BridgeError::Closed)
     }
@@ -165,7 +169,7 @@ impl SimulatedBridge {
         link: &SimLink,
         domain: &Name,
         stream: &str,
-        packet: Packet,
+        stored: StoredPacket,
         id: &str,
     ) -> Result<(), BridgeError> {
         link.publications.fetch_add(1, Ordering::Relaxed);
@@ -196,10 +200,10 @@ impl SimulatedBridge {
         if loss == Some(1) {
             broker.fault_counts.one(FaultEvent::AckedAndLost);
             broker.trace.add(format_args!("  the broker acknowledges and loses {id}"));
-            broker.state().record_lost(&StoredPacket { from: self.service, packet });
+            broker.state().record_lost(&stored);
             return Ok(());
         }
-        let stored = broker.store(stream, id, &Arc::new(StoredPacket { from: self.service, packet }));
+        let stored = broker.store(stream, id, &Arc::new(stored));
         if loss == Some(2) && matches!(stored, StoreOutcome::Stored) {
             broker.fault_counts.one(FaultEvent::PublishAckLost);
             return no_ack().await;
@@ -238,7 +242,7 @@ impl SimulatedBridge {
                 Request::Query(query) => {
                     link.card.answers.iter().any(|(domain, name)| *domain == query.domain && *name == query.name)
                 }
-                _ => link.card.owns.iter().any(|(owned, _)| *owned == domain),
+                request => link.responds_to(request),
             };
             state.links.values().filter(|link| link.is_attached()).filter(answers).cloned().collect()
         };
@@ -310,7 +314,7 @@ impl SimulatedBridge {
         let packet = Packet::from_notification(&notification);
         let broker = &self.broker;
         let listens = |link: &&Arc<SimLink>| match &notification {
-            Notification::Committed { from, .. } => link.card.owns.iter().any(|(domain, _)| *domain == from.domain),
+            Notification::Committed { from, .. } => link.receives_shard(from),
             Notification::Head { shard, .. } => link.card.subscribes.iter().any(|(domain, ..)| *domain == shard.domain),
         };
         let listeners: Vec<Arc<SimLink>> = broker.state().links.values().filter(listens).cloned().collect();
@@ -362,10 +366,14 @@ impl Bridge for SimulatedBridge {
                     in_flight: AtomicUsize::new(0),
                     pending_settlements: AtomicUsize::new(0),
                     decremented: Notify::new(),
+                    owned: Mutex::default(),
                 })
             });
             *self.link.lock() = Some(Arc::clone(&link));
             self.broker.ensure_streams(&link);
+            if link.card.has_leased_shards {
+                return Ok(());
+            }
             for (domain, _) in &link.card.owns {
                 consumer::begin(&link, StreamKind::Direct, commands(domain));
             }
@@ -391,7 +399,8 @@ impl Bridge for SimulatedBridge {
                 envelope.name,
                 envelope.id,
             ));
-            self.publish_to(&link, &domain, &commands(&domain), packet, &envelope.id.to_string()).await
+            let stored = StoredPacket { from: self.service, to: envelope.to.clone(), packet };
+            self.publish_to(&link, &domain, &commands(&domain), stored, &envelope.id.to_string()).await
         })
     }
 
@@ -405,7 +414,9 @@ impl Bridge for SimulatedBridge {
                 .add(format_args!("{} {} is published: {} {}", origin.shard, origin.sequence, event.name, event.id));
             self.broker.record_published(&origin.shard, origin.sequence, event.id);
             let (domain, stream) = (&event.domain, events(&event.domain));
-            let published = self.publish_to(&link, domain, &stream, packet, &event.id.to_string()).await;
+            link.send_live(&origin.shard, &packet);
+            let stored = StoredPacket { from: self.service, to: None, packet };
+            let published = self.publish_to(&link, domain, &stream, stored, &event.id.to_string()).await;
             if matches!(published, Err(BridgeError::NoOwner { .. })) && link.is_attached() {
                 // This node owns the stream; the broker has lost it since.
                 whizbang_core::spawn::alone("simulated broker", async move {
@@ -417,6 +428,14 @@ impl Bridge for SimulatedBridge {
             }
             published
         })
+    }
+
+    fn own<'a>(&'a self, shard: &'a ShardId, epoch: Epoch) -> BoxFuture<'a, Result<(), BridgeError>> {
+        Box::pin(self.receive_shard(shard, epoch))
+    }
+
+    fn disown<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, ()> {
+        Box::pin(self.release_shard(shard))
     }
 
     fn request(&self, to: Request, deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>> {

@@ -29,6 +29,7 @@ mod crash_points;
 mod disk_image;
 mod hostile_client;
 mod link;
+mod owned_shards;
 mod pending_appends;
 mod reader;
 mod second_node;

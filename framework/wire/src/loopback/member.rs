@@ -16,12 +16,13 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use super::shard_queue::ShardTicket;
 use super::{Hub, QUEUE_CAPACITY};
 use crate::Packet;
 use crate::queue::{PushOutcome, Queue};
 use whizbang_core::bridge::{AckOutcome, BridgeError, Inbound, NodeCard, Request, RequestError, Response};
 use whizbang_core::clock::monotonic;
-use whizbang_core::message::{MAX_PAYLOAD_BYTES, ShardId, shard_of};
+use whizbang_core::message::{MAX_PAYLOAD_BYTES, Name, ShardId, shard_of};
 
 /// The maximum number of messages of one node that are handled at once, whatever capacity the node reports.
 const MAX_IN_FLIGHT: usize = 4096;
@@ -40,6 +41,8 @@ pub(super) struct QueuedMessage {
     pub(super) packet: Packet,
     pub(super) delay: Duration,
     pub(super) deliveries: u32,
+    /// The place of a message for a leased shard in the queue of the shard.
+    pub(super) ticket: Option<ShardTicket>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,11 +95,17 @@ impl Member {
     /// Adds the shard of the key to a command whose caller does not know the number of shards.
     fn resolve_shard(&self, mut request: Request) -> Request {
         if let Request::Command(envelope) = &mut request
-            && let Some((domain, shards)) = self.card.owns.iter().find(|(domain, _)| *domain == envelope.domain)
+            && envelope.to.is_none()
         {
-            envelope.to.get_or_insert_with(|| ShardId::new(domain.clone(), shard_of(&envelope.key, *shards)));
+            envelope.to = self.shard_of_key(&envelope.domain, &envelope.key);
         }
         request
+    }
+
+    /// Returns the shard of a key, if the node owns the domain.
+    pub(super) fn shard_of_key(&self, domain: &Name, key: &str) -> Option<ShardId> {
+        let (domain, shards) = self.card.owns.iter().find(|(owned, _)| owned == domain)?;
+        Some(ShardId::new(domain.clone(), shard_of(key, *shards)))
     }
 
     /// Queues an event. A node that lags does not slow the others down: it fetches the missed events from the log.
@@ -173,6 +182,14 @@ async fn sleep_until(wake: Option<Instant>) {
 }
 
 fn complete(hub: &Hub, member: &Member, completed: Completed, delayed: &mut DelayQueue) {
+    if let Completed::Message(QueuedMessage { ticket: Some(ticket), .. }, outcome) = &completed {
+        match outcome {
+            AckOutcome::Ack | AckOutcome::Reject(_) => hub.shards.settle(ticket),
+            // The next owner receives the message.
+            AckOutcome::Retry if !hub.shards.is_current(ticket, member) => return,
+            AckOutcome::Retry => {}
+        }
+    }
     match completed {
         Completed::Message(mut message, AckOutcome::Retry) => {
             message.deliveries += 1;
@@ -217,7 +234,9 @@ fn deliver_ready(hub: &Arc<Hub>, member: &Arc<Member>, in_flight: &mut InFlight,
 
 /// Delivers one message. Returns `None` for a notification and for an undecodable message.
 fn deliver_one(hub: &Arc<Hub>, member: &Arc<Member>, message: QueuedMessage) -> Option<BoxFuture<'static, Completed>> {
-    if member.is_disconnected() {
+    let is_for_another =
+        |message: &QueuedMessage| message.ticket.as_ref().is_some_and(|ticket| !hub.shards.is_current(ticket, member));
+    if member.is_disconnected() || is_for_another(&message) {
         return None;
     }
     let outcome = match message.kind {
@@ -237,6 +256,7 @@ fn deliver_one(hub: &Arc<Hub>, member: &Arc<Member>, message: QueuedMessage) -> 
             Completed::Message(message, outcome)
         })),
         Err(error) => {
+            message.ticket.iter().for_each(|ticket| hub.shards.settle(ticket));
             hub.refuse(member, message.packet, error);
             None
         }

@@ -3,8 +3,10 @@
 //! Used by programs that run all their services in one process, and by tests. Delivers to the [`Inbound`] of the attached nodes.
 //! Nothing is persisted. A node fetches the messages it missed from the logs of the other nodes.
 
+mod injection;
 mod member;
 mod route;
+mod shard_queue;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -17,14 +19,14 @@ use tokio::sync::oneshot;
 
 use self::member::{Member, MemberGuard, MessageKind, QueuedMessage, QueuedRequest};
 use self::route::Routes;
+use self::shard_queue::ShardQueues;
 use crate::Packet;
 use crate::queue::PushOutcome;
-use crate::subject::Address;
 use whizbang_core::bridge::claim;
 use whizbang_core::bridge::claim::Claim;
 use whizbang_core::bridge::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, RequestError, Response};
-use whizbang_core::message::ShardId;
-use whizbang_core::message::{Envelope, Name, StoreId};
+use whizbang_core::message::{Envelope, Name, Shard, ShardId, StoreId};
+use whizbang_core::store::Epoch;
 
 /// The number of messages that may wait for a node before its senders are slowed down.
 const QUEUE_CAPACITY: usize = 4096;
@@ -68,6 +70,8 @@ struct Hub {
     claims: Mutex<BTreeMap<Name, Claim>>,
     /// The policy of deliveries, if a test has set one.
     deliveries: Mutex<Option<Box<DeliveryPolicy>>>,
+    /// The messages for leased shards, and their owners.
+    shards: ShardQueues,
 }
 
 /// A received packet that could not be handled.
@@ -99,83 +103,26 @@ impl LoopbackHub {
     }
 }
 
-/// Faults and forgeries, for tests.
-impl LoopbackHub {
-    /// Decides about the delivery of all further messages with `policy`, for tests of recovery: it may lose, repeat and delay them.
-    ///
-    /// ```
-    /// use whizbang::bridge::loopback::LoopbackHub;
-    ///
-    /// let hub = LoopbackHub::new();
-    /// hub.deliver_by(|| Vec::new());
-    /// // Every message is lost …
-    /// hub.deliver_all();
-    /// ```
-    pub fn deliver_by(&self, policy: impl FnMut() -> Vec<Duration> + Send + 'static) {
-        *self.0.deliveries.lock() = Some(Box::new(policy));
-    }
-
-    /// Delivers every further message once and in order again.
-    pub fn deliver_all(&self) {
-        *self.0.deliveries.lock() = None;
-    }
-
-    /// Deletes all claims, as a broker that lost its data.
-    pub fn forget_claims(&self) {
-        self.0.claims.lock().clear();
-    }
-
-    /// Sends a packet with any content to the owner of a domain, as if it were a command.
-    ///
-    /// # Errors
-    /// [`BridgeError::NoOwner`] if no node owns the domain.
-    pub async fn inject(&self, domain: &Name, packet: Packet) -> Result<(), BridgeError> {
-        let member = self.0.routes().owner(domain, 0).ok_or_else(|| no_owner(domain))?;
-        self.0.enqueue(&[member], MessageKind::Direct, packet, domain).await
-    }
-
-    /// Sends a packet with any content to the nodes that listen to an address. No-op if there is none.
-    pub async fn forge(&self, address: &Address, packet: Packet) {
-        let routes = self.0.routes();
-        let owner =
-            |shard: &ShardId| -> Vec<Arc<Member>> { routes.owner(&shard.domain, shard.shard).into_iter().collect() };
-        let (members, kind, domain) = match address {
-            Address::Direct { to, .. } => (owner(to), MessageKind::Direct, &to.domain),
-            Address::Event { shard, .. } | Address::Events(shard) => {
-                (routes.subscribers(&shard.domain, shard.shard), MessageKind::Event, &shard.domain)
-            }
-            Address::Committed { from, .. } => (owner(from), MessageKind::Notification, &from.domain),
-            Address::Head(shard) => {
-                (routes.subscribers(&shard.domain, shard.shard), MessageKind::Notification, &shard.domain)
-            }
-            Address::CommandRequest { domain, shard } => {
-                return self.forge_request(routes.owner(domain, shard.unwrap_or(0)), packet);
-            }
-            Address::QueryRequest { domain, name } => {
-                return self.forge_request(routes.query_handler(domain, name), packet);
-            }
-            Address::EventsRequest(shard)
-            | Address::OutboxRequest { from: shard, .. }
-            | Address::WatermarkRequest { to: shard, .. } => {
-                return self.forge_request(routes.owner(&shard.domain, shard.shard), packet);
-            }
-        };
-        // A node that has left is skipped.
-        let _ = self.0.enqueue(&members, kind, packet, domain).await;
-    }
-
-    fn forge_request(&self, member: Option<Arc<Member>>, packet: Packet) {
-        let (response, _receiver) = oneshot::channel();
-        if let Some(member) = member {
-            // A full queue means that the node is busy; the forger gets no response in either case.
-            let _ = member.requests.try_push(QueuedRequest { packet, delay: Duration::ZERO, response });
-        }
-    }
-}
-
 impl Hub {
     fn routes(&self) -> Arc<Routes> {
         Arc::clone(&self.routes.read())
+    }
+
+    /// Returns the node that receives the messages for a shard.
+    fn owner(&self, domain: &Name, shard: Shard) -> Option<Arc<Member>> {
+        let routes = self.routes();
+        match routes.lease_holder(domain) {
+            Some(_) => self.shards.owner(&ShardId::new(domain.clone(), shard)),
+            None => routes.owner(domain, shard),
+        }
+    }
+
+    /// Returns the node that receives the command of a caller, which may not know the number of shards.
+    fn owner_for_command(&self, command: &Envelope) -> Option<Arc<Member>> {
+        let routes = self.routes();
+        let known = command.to.clone();
+        let shard = known.or_else(|| routes.lease_holder(&command.domain)?.shard_of_key(&command.domain, &command.key));
+        self.owner(&command.domain, shard.map_or(0, |shard| shard.shard))
     }
 
     fn add(&self, card: NodeCard, inbound: Arc<dyn Inbound>) -> Arc<Member> {
@@ -198,6 +145,9 @@ impl Hub {
         }
         let mut lost = Vec::new();
         for (domain, _) in &card.owns {
+            if claims.get(domain).is_some_and(|found| found.is_shared_with(card, store)) {
+                continue;
+            }
             let claim = Claim::of(card, store);
             if let Some(before) = claims.insert(domain.clone(), claim.clone()) {
                 lost.push((domain, before, claim));
@@ -215,15 +165,17 @@ impl Hub {
         Ok(())
     }
 
-    /// Records that a node was stopped in order: a copy of its store may continue its claims.
+    /// Records that a node was stopped in order: a copy of its store may continue its claims. The other nodes of its service
+    /// keep a shared claim.
     fn release_claims(&self, card: &NodeCard) {
         let Some(store) = &card.store else { return };
-        for claim in self.claims.lock().values_mut().filter(|claim| claim.is_of(store)) {
+        for claim in self.claims.lock().values_mut().filter(|claim| claim.is_of(store) && !claim.shared) {
             claim.released = true;
         }
     }
 
     fn remove(&self, leaver: &Member) {
+        self.shards.disown_all(leaver);
         let mut members = self.members.lock();
         members.1.retain(|member| member.id != leaver.id);
         *self.routes.write() = Arc::new(Routes::new(&members.1));
@@ -262,7 +214,7 @@ impl Hub {
                 continue;
             }
             for delay in self.sample_delays() {
-                let message = QueuedMessage { kind, packet: packet.clone(), delay, deliveries: 0 };
+                let message = QueuedMessage { kind, packet: packet.clone(), delay, deliveries: 0, ticket: None };
                 match kind {
                     MessageKind::Direct => match member.messages.push(message) {
                         PushOutcome::Accepted => {}
@@ -286,6 +238,20 @@ impl Hub {
             return ready(Ok(())).boxed();
         }
         async move { join_all(waits).await.into_iter().collect() }.boxed()
+    }
+
+    /// Queues a packet for a leased shard. The future waits until it is within the bound of the owner's queue.
+    fn enqueue_for_shard(&self, shard: &ShardId, packet: &Packet) -> BoxFuture<'static, Result<(), BridgeError>> {
+        let mut waits = Vec::new();
+        for delay in self.sample_delays() {
+            match self.shards.push(shard, packet.clone(), delay) {
+                None => return ready(Err(no_owner(&shard.domain))).boxed(),
+                // An owner that ends leaves its messages to the next one.
+                Some(PushOutcome::Waiting(accepted)) => waits.push(accepted.map(drop)),
+                Some(PushOutcome::Accepted | PushOutcome::Closed) => {}
+            }
+        }
+        join_all(waits).map(|_| Ok(())).boxed()
     }
 }
 
@@ -339,6 +305,7 @@ impl LoopbackBridge {
     pub fn reconnect(&self) {
         let member = self.member.read().clone();
         if let Some(member) = member.filter(|member| member.disconnected.swap(false, Ordering::Relaxed)) {
+            self.hub.shards.redeliver(&member);
             member.inbound.reconnected();
         }
     }
@@ -368,7 +335,11 @@ impl Bridge for LoopbackBridge {
                 Some(to) => (&to.domain, to.shard),
                 None => (&envelope.domain, 0),
             };
-            let owner = self.hub.routes().owner(domain, shard).ok_or_else(|| no_owner(domain))?;
+            let routes = self.hub.routes();
+            if routes.lease_holder(domain).is_some() {
+                return Ok(self.hub.enqueue_for_shard(&ShardId::new(domain.clone(), shard), &packet));
+            }
+            let owner = routes.owner(domain, shard).ok_or_else(|| no_owner(domain))?;
             Ok(self.hub.enqueue(&[owner], MessageKind::Direct, packet, domain))
         });
         sent.unwrap_or_else(|error| ready(Err(error)).boxed())
@@ -384,19 +355,28 @@ impl Bridge for LoopbackBridge {
         sent.unwrap_or_else(|error| ready(Err(error)).boxed())
     }
 
+    fn own<'a>(&'a self, shard: &'a ShardId, epoch: Epoch) -> BoxFuture<'a, Result<(), BridgeError>> {
+        ready(self.member().and_then(|member| self.hub.shards.own(shard, epoch, &member))).boxed()
+    }
+
+    fn disown<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, ()> {
+        if let Some(member) = &*self.member.read() {
+            self.hub.shards.disown(shard, member);
+        }
+        ready(()).boxed()
+    }
+
     fn request(&self, request: Request, deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>> {
         async move {
             self.member()?;
             let packet = Packet::from_request(&request)?;
-            let routes = self.hub.routes();
+            let owner = |shard: &ShardId| self.hub.owner(&shard.domain, shard.shard);
             let member = match &request {
-                Request::Command(envelope) => {
-                    routes.owner(request.domain(), envelope.to.as_ref().map_or(0, |shard| shard.shard))
-                }
-                Request::Query(envelope) => routes.query_handler(&envelope.domain, &envelope.name),
-                Request::Events { shard, .. } => routes.owner(&shard.domain, shard.shard),
-                Request::Outbox { from, .. } | Request::Shape { from, .. } => routes.owner(&from.domain, from.shard),
-                Request::Watermark { to, .. } | Request::Sent { to, .. } => routes.owner(&to.domain, to.shard),
+                Request::Command(envelope) => self.hub.owner_for_command(envelope),
+                Request::Query(envelope) => self.hub.routes().query_handler(&envelope.domain, &envelope.name),
+                Request::Events { shard, .. } => owner(shard),
+                Request::Outbox { from, .. } | Request::Shape { from, .. } => owner(from),
+                Request::Watermark { to, .. } | Request::Sent { to, .. } => owner(to),
             };
             let member = member.ok_or_else(|| no_owner(request.domain()))?;
             let (response, received) = oneshot::channel();
@@ -432,7 +412,7 @@ impl Bridge for LoopbackBridge {
             let routes = self.hub.routes();
             let (to, domain) = match &notification {
                 Notification::Committed { from, .. } => {
-                    (routes.owner(&from.domain, from.shard).into_iter().collect(), &from.domain)
+                    (self.hub.owner(&from.domain, from.shard).into_iter().collect(), &from.domain)
                 }
                 Notification::Head { shard, .. } => (routes.subscribers(&shard.domain, shard.shard), &shard.domain),
             };

@@ -38,10 +38,21 @@ impl Routes {
         pick(self.owners.get(domain)?, shard)
     }
 
-    /// Returns one node of each subscribing service.
+    /// Returns a node of the service that shares the shards of the domain by leases; `None` if none does.
+    pub(super) fn lease_holder(&self, domain: &Name) -> Option<&Arc<Member>> {
+        self.owners.get(domain)?.iter().find(|member| member.card.has_leased_shards)
+    }
+
+    /// Returns one node of each subscribing service, or all nodes of a service with leased shards: each of its shards has
+    /// watermarks of its own.
     pub(super) fn subscribers(&self, domain: &Name, shard: Shard) -> Group {
         let services = self.subscribers.get(domain).into_iter().flat_map(BTreeMap::values);
-        services.filter_map(|group| pick(group, shard)).collect()
+        let of_service = |group: &Group| -> Group {
+            let is_leased = |member: &&Arc<Member>| member.card.has_leased_shards;
+            let all: Group = group.iter().filter(is_leased).cloned().collect();
+            if all.is_empty() { pick(group, shard).into_iter().collect() } else { all }
+        };
+        services.flat_map(of_service).collect()
     }
 
     /// Returns a node that answers a query, preferably a connected one.

@@ -3,6 +3,7 @@
 mod failures;
 mod flow;
 mod hostile;
+mod ownership;
 mod requests;
 mod routing;
 pub mod sample;
@@ -10,5 +11,6 @@ pub mod sample;
 pub use failures::*;
 pub use flow::*;
 pub use hostile::*;
+pub use ownership::*;
 pub use requests::*;
 pub use routing::*;

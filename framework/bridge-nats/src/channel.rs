@@ -1,0 +1,47 @@
+//! The subscriptions of a node in one stream of messages, each tagged with its kind.
+//!
+//! Used by the consumer loop.
+
+use async_nats::{Message, Subscriber};
+use futures_util::Stream;
+use futures_util::stream::StreamExt;
+
+/// The kind of subscription by which a message arrived.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Channel {
+    Stream(usize),
+    Live(usize),
+    Requests,
+    Notifications,
+}
+
+/// A subscription that tags its messages with its channel.
+pub(super) struct ChannelSubscriber {
+    channel: Channel,
+    /// The consumer of the shard that the subscription belongs to.
+    pub(super) shard_consumer: Option<usize>,
+    pub(super) subscriber: Subscriber,
+}
+
+impl ChannelSubscriber {
+    pub(super) fn new(channel: Channel, subscriber: Subscriber) -> Self {
+        Self { channel, shard_consumer: None, subscriber }
+    }
+
+    /// Returns the subscription as one of a leased shard.
+    pub(super) fn of_shard(self, consumer: usize) -> Self {
+        Self { shard_consumer: Some(consumer), ..self }
+    }
+}
+
+impl Stream for ChannelSubscriber {
+    type Item = (Channel, Message);
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        let channel = self.channel;
+        self.subscriber.poll_next_unpin(context).map(|message| message.map(|message| (channel, message)))
+    }
+}

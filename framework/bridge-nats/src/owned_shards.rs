@@ -1,0 +1,247 @@
+//! The leased shards whose messages this node receives: how it starts and stops to receive them.
+//!
+//! The bridge prepares the consumer and the subscriptions of a shard in [`Bridge::own`](whizbang_core::bridge::Bridge::own), and
+//! the consumer loop adopts them here. A shard is received until it is disowned, or until its check finds the consumer of a
+//! later owner. In both cases the messages that the node has not begun to handle are dropped: they are not acknowledged, and
+//! the server redelivers them once the next owner deletes this node's consumer. This node does not delete it, because the
+//! acknowledgements of messages that it still handles count until then.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_nats::{Message, Request, Subject};
+use tokio::sync::{mpsc, oneshot};
+
+use super::NatsBridge;
+use super::channel::{Channel, ChannelSubscriber};
+use super::consumer::ConsumerLoop;
+use super::consumer_setup::SourceState;
+use super::in_flight::{InFlightMessages, ReceivedMessage};
+use super::pull_consumer::PullConsumer;
+use super::session::Session;
+use super::streams::{self, Feed};
+use super::subscriptions::{shard_subscriptions, subscribe};
+use whizbang_core::bridge::{BridgeError, NodeCard};
+use whizbang_core::clock::monotonic;
+use whizbang_core::message::{Envelope, ShardId};
+use whizbang_core::store::Epoch;
+
+/// The minimum number of messages of one pull for a shard.
+const MIN_SHARD_PULL: usize = 16;
+
+/// The time limit of the server's confirmation that it has handled the acknowledgements of a disowned shard.
+const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The part of a session that prepares shards for the consumer loop.
+pub(super) struct Ownership {
+    changes: mpsc::UnboundedSender<OwnershipChange>,
+    card: NodeCard,
+    /// The prefix of the subjects that receive pulled messages.
+    inbox: String,
+    next_index: AtomicUsize,
+}
+
+/// A change of the shards that the loop receives. The sender waits until the loop has made it, so few of them wait.
+pub(super) enum OwnershipChange {
+    Own {
+        shard: ShardId,
+        epoch: Epoch,
+        index: usize,
+        received: Box<ReceivedShard>,
+        done: oneshot::Sender<()>,
+    },
+    /// Returns the subject of an acknowledgement of the shard, if there was one.
+    Disown {
+        shard: ShardId,
+        done: oneshot::Sender<Option<Subject>>,
+    },
+}
+
+/// The consumer of a shard and its subscriptions.
+pub(super) struct ReceivedShard {
+    consumer: PullConsumer,
+    subscribers: Vec<ChannelSubscriber>,
+}
+
+/// The shards that the loop receives.
+pub(super) struct OwnedShards {
+    pub(super) changes: mpsc::UnboundedReceiver<OwnershipChange>,
+    /// The epoch and the consumer of each shard.
+    owned: BTreeMap<ShardId, (Epoch, usize)>,
+    has_leases: bool,
+}
+
+/// Creates both ends, for a node whose first consumers have the indices below `next_index`.
+pub(super) fn ownership(card: &NodeCard, inbox: String, next_index: usize) -> (Ownership, OwnedShards) {
+    let (sender, changes) = mpsc::unbounded_channel();
+    let next_index = AtomicUsize::new(next_index);
+    let owned = OwnedShards { changes, owned: BTreeMap::new(), has_leases: card.has_leased_shards };
+    (Ownership { changes: sender, card: card.clone(), inbox, next_index }, owned)
+}
+
+impl OwnedShards {
+    /// Returns the maximum number of messages of one pull for a shard: together the shards pull no more than `most`. `None`
+    /// without leases.
+    pub(super) fn pull_limit(&self, most: usize) -> Option<usize> {
+        self.has_leases.then(|| (most / self.owned.len().max(1)).max(MIN_SHARD_PULL))
+    }
+}
+
+impl NatsBridge {
+    /// Starts to receive the messages for a shard.
+    pub(super) async fn receive_shard(
+        &self,
+        session: Session,
+        shard: &ShardId,
+        epoch: Epoch,
+    ) -> Result<(), BridgeError> {
+        let ownership = &session.ownership;
+        let malformed = || BridgeError::Malformed { reason: format!("shard {shard} is not a shard of this service") };
+        let source = streams::shard_source(&self.config, &ownership.card, shard, epoch).ok_or_else(malformed)?;
+        let Feed::Shard(consumer) = source.feed.clone() else { return Err(malformed()) };
+        let index = ownership.next_index.fetch_add(1, Ordering::Relaxed);
+        let inbox = format!("{}.{index}", ownership.inbox);
+        // Subscribed first: the server reads these before the pulls and before the requests that follow the creation.
+        let mut subscribers = Vec::new();
+        let subscriptions = shard_subscriptions(&self.config.namespace, shard);
+        for (channel, subject) in [(Channel::Stream(index), inbox.clone())].into_iter().chain(subscriptions) {
+            let subscriber = subscribe(&session.client, subject, None).await?;
+            subscribers.push(ChannelSubscriber::new(channel, subscriber).of_shard(index));
+        }
+        let issue = source.issue().to_owned();
+        let incarnation = match session.jetstream.take_shard(&source, &consumer).await? {
+            SourceState::Open(incarnation) => Some(incarnation),
+            SourceState::Absent => None,
+            SourceState::Superseded(later) => {
+                let reason = format!(
+                    "shard {shard} is received by a later owner (consumer `{later}`); if the store was restored from an older copy, \
+                     delete that consumer (`nats consumer rm {} {later}`)",
+                    source.stream
+                );
+                session.report.issues.open(&issue, || format!("failed to receive for a shard: {reason}; retrying"));
+                return Err(session.jetstream.refused(reason));
+            }
+        };
+        session.report.issues.close(&issue);
+        let received =
+            Box::new(ReceivedShard { consumer: PullConsumer::new(source, inbox.into(), incarnation), subscribers });
+        let (done, made) = oneshot::channel();
+        let change = OwnershipChange::Own { shard: shard.clone(), epoch, index, received, done };
+        ownership.changes.send(change).map_err(|_| BridgeError::Closed)?;
+        made.await.map_err(|_| BridgeError::Closed)
+    }
+}
+
+impl Session {
+    /// Stops receiving the messages for a shard.
+    pub(super) async fn release_shard(&self, shard: &ShardId) {
+        let (done, made) = oneshot::channel();
+        if self.ownership.changes.send(OwnershipChange::Disown { shard: shard.clone(), done }).is_err() {
+            return;
+        }
+        // After a failure the loop has ended, and nothing is received.
+        let Ok(Some(acknowledgement)) = made.await else { return };
+        // The server handles the acknowledgements of a consumer in their order, and forgets waiting ones when the next owner
+        // deletes the consumer. The response to one more means that all before it count.
+        let request = Request::new().payload("+WPI".into()).timeout(Some(CONFIRMATION_TIMEOUT));
+        if let Err(error) = self.client.send_request(acknowledgement, request).await {
+            tracing::debug!(%shard, %error, "acknowledgements not confirmed; the next owner may receive the messages again");
+        }
+    }
+}
+
+impl ConsumerLoop {
+    pub(super) async fn change_ownership(&mut self, in_flight: &mut InFlightMessages, change: OwnershipChange) {
+        match change {
+            OwnershipChange::Own { shard, epoch, index, received, done } => {
+                let known = self.shards.owned.get(&shard).copied();
+                // Otherwise the call was overtaken by a later one. Dropping the subscriptions ends them.
+                if known.is_none_or(|(before, _)| before < epoch) {
+                    if let Some((_, before)) = known {
+                        self.stop_receiving(in_flight, before).await;
+                    }
+                    let ReceivedShard { consumer, subscribers } = *received;
+                    self.shards.owned.insert(shard, (epoch, index));
+                    self.consumers.insert(index, consumer);
+                    self.subscribers.extend(subscribers);
+                    in_flight.touched.insert(index);
+                }
+                // The caller may have stopped waiting.
+                let _ = done.send(());
+            }
+            OwnershipChange::Disown { shard, done } => {
+                let mut acknowledgement = None;
+                if let Some((_, index)) = self.shards.owned.remove(&shard) {
+                    acknowledgement = self.consumers.get(&index).and_then(|consumer| consumer.ack_subject.clone());
+                    self.stop_receiving(in_flight, index).await;
+                }
+                in_flight.disowned.push((done, acknowledgement));
+            }
+        }
+    }
+
+    /// Reports that the acknowledgements of disowned shards are written.
+    pub(super) fn report_disowned(&self, in_flight: &mut InFlightMessages) {
+        for (done, acknowledgement) in in_flight.disowned.drain(..) {
+            // The caller may have stopped waiting.
+            let _ = done.send(acknowledgement);
+        }
+    }
+
+    /// Stops receiving a shard that a later owner has taken. The store tells the node that it has lost the shard.
+    pub(super) async fn drop_superseded(&mut self, in_flight: &mut InFlightMessages, index: usize) {
+        let shard =
+            self.shards.owned.iter().find(|(_, (_, consumer))| *consumer == index).map(|(shard, _)| shard.clone());
+        if let Some(shard) = shard {
+            tracing::info!(%shard, "a later owner receives the shard");
+            self.shards.owned.remove(&shard);
+        }
+        self.stop_receiving(in_flight, index).await;
+    }
+
+    /// Ends the subscriptions of a shard, which also ends its pulls, and drops what the node has not begun to handle.
+    async fn stop_receiving(&mut self, in_flight: &mut InFlightMessages, index: usize) {
+        let Some(consumer) = self.consumers.remove(&index) else { return };
+        self.report.issues.close(consumer.source.issue());
+        for subscriber in self.subscribers.iter_mut().filter(|subscriber| subscriber.shard_consumer == Some(index)) {
+            // After a failure the subscription ends with the connection.
+            let _ = subscriber.subscriber.unsubscribe().await;
+        }
+        let received = consumer.received.iter().map(|(number, _)| *number);
+        let decoded = consumer.decoded.iter().map(|(number, ..)| *number);
+        for number in received.chain(decoded) {
+            in_flight.messages.remove(&number);
+        }
+        in_flight.ready.remove(&index);
+        in_flight.touched.remove(&index);
+    }
+
+    pub(super) fn receive_live_event(&mut self, in_flight: &mut InFlightMessages, index: usize, message: Message) {
+        let Some(consumer) = self.consumers.get_mut(&index) else { return };
+        // The shards of this node have their subscribers here: they receive its events without the broker.
+        if self.namespace.event_shard(&message.subject).is_some_and(|shard| self.shards.owned.contains_key(&shard)) {
+            return;
+        }
+        in_flight.next_number += 1;
+        let number = in_flight.next_number;
+        if consumer.receive_live(number, message) {
+            let received = ReceivedMessage {
+                consumer: index,
+                ack_subject: None,
+                extended_at: monotonic(),
+                remaining: 1,
+                redeliver: false,
+            };
+            in_flight.messages.insert(number, received);
+            in_flight.ready.insert(index);
+        }
+    }
+
+    /// Returns true if the caller of a command does not know its shard, and another node owns it.
+    pub(super) fn is_for_another_node(&self, message: &Message, command: &Envelope) -> bool {
+        self.shards.has_leases
+            && message.subject.ends_with(".cmd.any")
+            && command.to.as_ref().is_none_or(|shard| !self.shards.owned.contains_key(shard))
+    }
+}

@@ -1,0 +1,138 @@
+//! The consumers of shards: one for each, whatever an earlier owner does.
+
+use std::time::{Duration, Instant};
+
+use whizbang::testing::bridge::cases::sample::{command, effects, shard};
+use whizbang::testing::bridge::run;
+use whizbang_tests::nats::NatsServer;
+
+use crate::{BOTH, bank, consumers, shop, start, until};
+
+const STREAM: &str = "whizbang_commands_shop";
+
+/// An earlier owner that was not told finds the consumer of a later one, after its pull has ended or after a reconnection.
+#[test]
+fn earlier_owner_does_not_recreate_its_consumer() {
+    for release in BOTH {
+        run(async {
+            let mut server = NatsServer::start(release);
+            let bank = start(&server, bank()).await;
+            let [one, two] = [start(&server, shop()).await, start(&server, shop()).await];
+            let to = shard("shop", 1);
+            one.bridge.own(&to, 3).await.expect("owns");
+            let client = async_nats::connect(server.url()).await.expect("connects");
+            assert_eq!(consumers(&client, STREAM).await, ["e-shop-shop-1-e3"]);
+            two.bridge.own(&to, 5).await.expect("owns");
+            assert_eq!(consumers(&client, STREAM).await, ["e-shop-shop-1-e5"]);
+            let calm = [&one, &two].map(|node| node.inspect(|got| got.reconnected));
+            server.restart();
+            for (node, calm) in [&one, &two].into_iter().zip(calm) {
+                node.wait_until("the reconnection", |got| got.reconnected > calm).await;
+            }
+            let from = shard("bank", 0);
+            let mut sequence = 0;
+            two.retry_until(
+                "a command",
+                || {
+                    sequence += 1;
+                    bank.bridge.send(command(&from, &to, sequence))
+                },
+                |got| effects(&got.direct).len() >= 10,
+            )
+            .await;
+            let client = async_nats::connect(server.url()).await.expect("connects");
+            assert_eq!(consumers(&client, STREAM).await, ["e-shop-shop-1-e5"]);
+            one.inspect(|got| assert!(got.direct.is_empty()));
+            assert_eq!(one.bridge.health().issues, Vec::<String>::new());
+            let refused = one.bridge.own(&to, 4).await.expect_err("a later owner exists").to_string();
+            assert!(refused.contains("e-shop-shop-1-e5") && refused.contains("restored"), "{refused}");
+            assert!(one.bridge.health().issues.iter().any(|issue| issue.contains("nats consumer rm")));
+            one.bridge.own(&to, 6).await.expect("owns");
+            assert_eq!(one.bridge.health().issues, Vec::<String>::new());
+            for node in [bank, one, two] {
+                node.stop().await;
+            }
+        });
+    }
+}
+
+/// A consumer that an operator has deleted, or that was lost with its stream, is created again by its owner.
+#[test]
+fn lost_consumer_of_a_shard_is_recreated_by_its_owner() {
+    for release in BOTH {
+        run(async {
+            let mut server = NatsServer::start(release);
+            let bank = start(&server, bank()).await;
+            let node = start(&server, shop()).await;
+            let (from, to) = (shard("bank", 0), shard("shop", 2));
+            node.bridge.own(&to, 7).await.expect("owns");
+            let client = async_nats::connect(server.url()).await.expect("connects");
+            let path = format!("$JS.API.CONSUMER.DELETE.{STREAM}.e-shop-shop-2-e7");
+            client.request(path, "".into()).await.expect("an answer");
+            let mut sequence = 0;
+            for round in 1..=2 {
+                node.retry_until(
+                    "a command",
+                    || {
+                        sequence += 1;
+                        bank.bridge.send(command(&from, &to, sequence))
+                    },
+                    |got| effects(&got.direct).len() >= 10 * round,
+                )
+                .await;
+                let client = async_nats::connect(server.url()).await.expect("connects");
+                until("its consumer", async || consumers(&client, STREAM).await == ["e-shop-shop-2-e7"]).await;
+                if round == 1 {
+                    server.restart_empty();
+                }
+            }
+            bank.stop().await;
+            node.stop().await;
+        });
+    }
+}
+
+/// The time to move all shards of a domain, which the test prints. The events themselves are asserted.
+#[test]
+fn hundred_shards_move_to_another_node() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let card = || {
+                let mut card = shop();
+                card.owns.iter_mut().for_each(|(_, shards)| *shards = 100);
+                card
+            };
+            let bank = start(&server, bank()).await;
+            let [one, two] = [start(&server, card()).await, start(&server, card()).await];
+            let shards: Vec<_> = (0..100).map(|number| shard("shop", number)).collect();
+            let begun = Instant::now();
+            for shard in &shards {
+                one.bridge.own(shard, 1).await.expect("owns");
+            }
+            let taken = begun.elapsed();
+            let mut moves = Vec::new();
+            for (number, to) in (1..).zip(&shards) {
+                let begun = Instant::now();
+                one.bridge.disown(to).await;
+                two.bridge.own(to, 2).await.expect("owns");
+                let message = command(&shard("bank", 0), to, number);
+                bank.bridge.send(message).await.expect("sends");
+                let arrived = usize::try_from(number).expect("fits");
+                two.wait_until("the command", |got| got.direct.len() >= arrived).await;
+                moves.push(begun.elapsed());
+            }
+            moves.sort_unstable();
+            println!(
+                "{release:?}: 100 shards taken in {taken:?}; moves: median {:?}, longest {:?}",
+                moves[50], moves[99]
+            );
+            one.inspect(|got| assert!(got.direct.is_empty()));
+            // A bound that only a wait for a redelivery or a poll would exceed.
+            assert!(moves[50] < Duration::from_secs(1), "{:?}", moves[50]);
+            for node in [bank, one, two] {
+                node.stop().await;
+            }
+        });
+    }
+}
