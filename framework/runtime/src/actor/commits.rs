@@ -137,7 +137,7 @@ impl ThreadContext {
     /// Marks the shards whose fence was reported as lost.
     ///
     /// Called after a look at the committed tickets: the store reports a fence before it covers the fenced tickets.
-    fn see_fences(&self) {
+    pub(super) fn see_fences(&self) {
         let reported = self.commits.fences.load(Ordering::Acquire);
         if reported == self.pending_commits.fences_seen.replace(reported) {
             return;

@@ -10,7 +10,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
 use actix::{Actor, Addr};
-use futures_util::future::LocalBoxFuture;
 
 use super::backlog::{Backlog, Backlogs, Deliver};
 use super::handler_table::HandlerTable;
@@ -21,9 +20,8 @@ use super::registry::ActorRegistry;
 use super::requested::AnyEffects;
 use super::thread::{InFlightGuard, ThreadContext};
 use super::turn::TurnError;
-use crate::router::{ActorEndpoint, CommandMeta, Delivery, Outcome, SendError};
-use whizbang_core::message::{CodecError, Envelope, Key, Name, shard_of};
-use whizbang_core::store::StoreError;
+use crate::router::{ActorEndpoint as _, CommandMeta, Delivery, Outcome, SendError};
+use whizbang_core::message::{CodecError, Envelope, Key, Name, Shard, shard_of};
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::user_code::{Label, Panicked};
 
@@ -33,24 +31,24 @@ pub struct Dispatcher {
     pub(crate) handlers: Rc<HandlerTable>,
     pub(crate) domain: Name,
     pub(crate) actor: Name,
-    /// By shard number; `None` for shards of other threads.
-    pub(crate) shards: Vec<Option<Rc<OwnedShard>>>,
-    registry: RefCell<ActorRegistry<RegistryEntry>>,
+    pub(super) registry: RefCell<ActorRegistry<RegistryEntry>>,
     spare_effects: RefCell<Option<Box<dyn AnyEffects>>>,
-    /// The deferred messages of each shard.
+    /// The shards that are open on this thread, with their deferred messages.
     pub(super) backlogs: Backlogs,
+    /// Delivers a deferred message.
+    deliver: Deliver,
     /// The label of user code that runs for no particular message.
     pub(super) label: Label,
     /// True if appends of this actor type are durable when they return.
-    commits_at_once: bool,
+    commits_at_once: Cell<bool>,
     /// True if the last snapshot was skipped because the state cannot be saved.
     pub(super) skips_snapshots: Cell<bool>,
 }
 
 /// A live actor. Dropping the last address stops the mailbox and with it the actor.
-struct RegistryEntry {
+pub(super) struct RegistryEntry {
     addr: Addr<Mailbox>,
-    live: Weak<LiveActor>,
+    pub(super) live: Weak<LiveActor>,
 }
 
 /// The number of actors sampled to find the one that was idle for longest.
@@ -79,7 +77,7 @@ impl RegistryEntry {
         self.live.upgrade().map_or(Some(0), |live| (live.queued.get() == 0).then(|| live.last_use.get()))
     }
 
-    fn is_idle_since(&self, sweep: u64) -> bool {
+    pub(super) fn is_idle_since(&self, sweep: u64) -> bool {
         self.live.upgrade().is_none_or(|live| live.queued.get() == 0 && live.last_sweep.get() <= sweep)
     }
 
@@ -104,14 +102,15 @@ impl Drop for Permit {
     }
 }
 
-enum AdmitError {
+pub(super) enum AdmitError {
     Busy,
     Stopped,
     /// An invalid key of this many bytes.
     InvalidKey(usize),
     /// The user code that returns the key panicked.
     Panicked(Panicked),
-    NotOwned,
+    /// The shard is not open here, or is handed over.
+    Moved,
 }
 
 /// A message that has no permit yet.
@@ -119,7 +118,7 @@ enum AdmitError {
     clippy::large_enum_variant,
     reason = "it is moved into the mailbox or given back, and a box would cost an allocation"
 )]
-enum Unadmitted {
+pub(super) enum Unadmitted {
     Envelope(Delivery),
     Typed(Box<dyn TypedCommand>, Option<Box<CommandMeta>>, Label),
 }
@@ -147,10 +146,9 @@ impl Dispatcher {
         plan: Rc<HandlerTable>,
         domain: Name,
         actor: Name,
-        shards: Vec<Option<Rc<OwnedShard>>>,
+        shards: Shard,
     ) -> Rc<Self> {
         let keys = RefCell::new(ActorRegistry::new(context.ids.next_u64()));
-        let commits_at_once = shards.iter().flatten().all(|shard| shard.writer.borrow().commits_at_once());
         let label = context.user_code.label(plan.facts.name, "");
         Rc::new_cyclic(|me: &Weak<Self>| {
             let me = me.clone();
@@ -158,7 +156,6 @@ impl Dispatcher {
                 Some(dispatcher) => dispatcher.deliver(delivery),
                 None => (delivery.completion)(Outcome::Stopped),
             });
-            let backlogs = Backlogs::new(&context, &shards, &actor, &deliver);
             let effects = RefCell::default();
             let skips_snapshots = Cell::new(false);
             Self {
@@ -166,15 +163,22 @@ impl Dispatcher {
                 handlers: plan,
                 domain,
                 actor,
-                shards,
                 registry: keys,
                 spare_effects: effects,
-                backlogs,
+                backlogs: Backlogs::new(shards),
+                deliver,
                 label,
-                commits_at_once,
+                commits_at_once: Cell::new(false),
                 skips_snapshots,
             }
         })
+    }
+
+    /// Admits messages to the keys of an opened shard.
+    #[doc(hidden)]
+    pub fn open(&self, shard: &Rc<OwnedShard>) {
+        self.commits_at_once.set(shard.writer.borrow().commits_at_once());
+        self.backlogs.open(Backlog::new(&self.context, shard, &self.actor, &self.deliver));
     }
 
     /// Returns the name of the health note for skipped snapshots.
@@ -204,7 +208,7 @@ impl Dispatcher {
     /// # Errors
     /// The reason for the refusal, and `message` unchanged.
     #[expect(clippy::result_large_err, reason = "the error is the message itself, which is given back")]
-    fn admit(self: &Rc<Self>, message: Unadmitted, inside: bool) -> Result<(), (AdmitError, Unadmitted)> {
+    pub(super) fn admit(self: &Rc<Self>, message: Unadmitted, inside: bool) -> Result<(), (AdmitError, Unadmitted)> {
         let context = &self.context;
         if context.stopped.get() || (context.draining.get() && !inside) {
             return Err((AdmitError::Stopped, message));
@@ -227,6 +231,7 @@ impl Dispatcher {
         let (key, died) = match lookup {
             Err(panicked) => return Err((AdmitError::Panicked(panicked), message)),
             Ok(Lookup::Invalid(bytes)) => return Err((AdmitError::InvalidKey(bytes), message)),
+            Ok(Lookup::Live(_, live)) if !live.shard.is_open() => return Err((AdmitError::Moved, message)),
             Ok(Lookup::Live(entry, live)) => {
                 if !inside && live.queued.get() >= context.settings.in_flight_per_key {
                     context.counts.busy.one();
@@ -239,16 +244,17 @@ impl Dispatcher {
             Ok(Lookup::Absent { key, died }) => (key, died),
         };
         drop(keys);
-        let shards = u16::try_from(self.shards.len()).unwrap_or(u16::MAX);
-        let shard = usize::from(shard_of(&key, shards));
-        let Some(Some(shard)) = self.shards.get(shard) else { return Err((AdmitError::NotOwned, message)) };
+        let backlog = self.backlogs.get(shard_of(&key, self.backlogs.shards()));
+        let Some(shard) = backlog.map(|backlog| Rc::clone(&backlog.shard)).filter(|shard| shard.is_open()) else {
+            return Err((AdmitError::Moved, message));
+        };
         if died {
             // Two entries for one key would be two actors that decide on one stream.
             tracing::error!(target: TARGET, actor = %self.actor, %key, "live actor ended unexpectedly; activated again");
             drop(self.registry.borrow_mut().remove(&key));
         }
         self.passivate_over_limit();
-        let live = (self.handlers.facts.new_live)(Rc::clone(self), Rc::clone(shard), Rc::clone(&key));
+        let live = (self.handlers.facts.new_live)(Rc::clone(self), shard, Rc::clone(&key));
         let entry = RegistryEntry { addr: Mailbox(Rc::clone(&live)).start(), live: Rc::downgrade(&live) };
         entry.send(&live, message.with(self.new_permit(&live)));
         context.counts.activations.one();
@@ -327,7 +333,8 @@ impl Dispatcher {
                     let domain = || command.facts().domain.to_owned();
                     let refused = match refused {
                         AdmitError::Busy => SendError::Busy { domain: domain() },
-                        AdmitError::Stopped | AdmitError::NotOwned => SendError::Stopped,
+                        AdmitError::Stopped => SendError::Stopped,
+                        AdmitError::Moved => SendError::Moved { domain: domain() },
                         AdmitError::InvalidKey(bytes) => SendError::Key { bytes },
                         AdmitError::Panicked(panicked) => {
                             SendError::Encode(CodecError::Encode { reason: format!("computing the key {panicked}") })
@@ -364,7 +371,7 @@ impl Dispatcher {
         let context = &self.context;
         let is_open = !context.stopped.get() && !context.draining.get() && self.has_capacity();
         // A handler that sends a command re-enters here. Its command is queued until the turn is over.
-        if !is_open || context.inline_running.get() || !(self.commits_at_once || context.in_flight.get() > 0) {
+        if !is_open || context.inline_running.get() || !(self.commits_at_once.get() || context.in_flight.get() > 0) {
             return Err(meta);
         }
         let live = context.user_code.call(label, || self.find_unoccupied(command.key().as_str())).ok().flatten();
@@ -408,97 +415,4 @@ enum NextStep {
     Commit(PendingCommit, Permit),
     /// Recover from the failed turn.
     Recover(Box<(Envelope, TurnError)>, Permit, Rc<LiveActor>),
-}
-
-impl ActorEndpoint for Rc<Dispatcher> {
-    fn deliver(&self, delivery: Delivery) {
-        let inside = !matches!(delivery.dedup_key, crate::router::DedupKey::MessageId);
-        let admitted = self.admit(Unadmitted::Envelope(delivery), inside);
-        if let Err((refused, Unadmitted::Envelope(delivery))) = admitted {
-            let outcome = match refused {
-                AdmitError::Busy => Outcome::Busy,
-                AdmitError::Stopped | AdmitError::NotOwned => Outcome::Stopped,
-                AdmitError::InvalidKey(_) => Outcome::Undecodable("a key has 1 to 256 bytes".to_owned()),
-                AdmitError::Panicked(panicked) => Outcome::Undecodable(format!("computing the key {panicked}")),
-            };
-            (delivery.completion)(outcome);
-        }
-    }
-
-    fn key_of(&self, event: &Envelope) -> Result<Option<String>, String> {
-        if let Some(error) = self.context.settings.shapes.refusal(event) {
-            return Err(error.to_string());
-        }
-        match self.handlers.reacts.get(&(event.domain.as_str(), event.name.as_str())) {
-            Some((key_of, _)) => self
-                .context
-                .user_code
-                .call(self.label, || key_of(event))
-                .unwrap_or_else(|panicked| Err(CodecError::Decode { reason: format!("cannot be read: {panicked}") }))
-                .map_err(|error| error.to_string()),
-            None => Ok(None),
-        }
-    }
-
-    fn live_count(&self) -> usize {
-        self.registry.borrow().len()
-    }
-
-    fn passivate_idle(&self, idle_sweeps: u64, cap: usize) {
-        let now = self.context.sweeps.get();
-        let mut gone = Vec::new();
-        {
-            let mut keys = self.registry.borrow_mut();
-            let oldest = now.checked_sub(idle_sweeps);
-            if let Some(oldest) = oldest {
-                gone.extend(keys.extract(|entry| entry.is_idle_since(oldest)));
-            }
-            if keys.len() > cap {
-                // Find the sweep below which enough actors are idle: a count per sweep, not a sort of all keys.
-                let mut excess = keys.len() - cap;
-                let mut by_sweep = std::collections::BTreeMap::<u64, usize>::new();
-                let live = keys.values().filter_map(|entry| entry.live.upgrade());
-                for idle in live.filter(|live| live.queued.get() == 0) {
-                    *by_sweep.entry(idle.last_sweep.get()).or_default() += 1;
-                }
-                let mut limit = None;
-                let mut sum = 0;
-                for (sweep, count) in by_sweep {
-                    if sum >= excess {
-                        break;
-                    }
-                    sum += count;
-                    limit = Some(sweep);
-                }
-                if let Some(limit) = limit {
-                    gone.extend(keys.extract(|entry| {
-                        let goes = excess > 0 && entry.is_idle_since(limit);
-                        excess -= usize::from(goes);
-                        goes
-                    }));
-                }
-            }
-        }
-        self.context.counts.passivations.many(gone.len() as u64);
-        // Dropping the last address ends the actor. None has anything queued, and no other address exists.
-        drop(gone);
-    }
-
-    fn reset(&self) {
-        let gone = self.registry.borrow_mut().extract(|_| true);
-        drop(gone);
-        self.backlogs.iter().for_each(|backlog| backlog.reset());
-    }
-
-    fn load_deferred(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
-        self.backlogs.load_deferred()
-    }
-
-    fn deliver_deferred(&self) {
-        self.backlogs.iter().for_each(Backlog::deliver_deferred);
-    }
-
-    fn is_idle(&self) -> bool {
-        self.backlogs.iter().all(|backlog| backlog.is_idle())
-    }
 }

@@ -112,6 +112,7 @@ impl ActorInstance {
             && self.back_off.is_none()
             && self.load_error.is_none()
             && self.state.rare.parked.is_empty()
+            && self.shard.is_open()
             && !self.is_stopped()
     }
 

@@ -87,9 +87,9 @@ impl<U> ActorInstance<U> {
 }
 
 impl ActorInstance {
-    /// Returns the backlog of this key's shard.
-    fn backlog(&self) -> Option<&Rc<Backlog>> {
-        self.dispatcher.backlogs.get(self.shard.id.shard)
+    /// Returns the backlog of this key's shard, unless the shard was closed.
+    fn backlog(&self) -> Option<Rc<Backlog>> {
+        self.dispatcher.backlogs.get(self.shard.id.shard).filter(|backlog| Rc::ptr_eq(&backlog.shard, &self.shard))
     }
 
     /// Holds the mailbox until `work` is done, then calls `then` with its result.
@@ -114,7 +114,7 @@ impl ActorInstance {
     pub(super) fn retry_after(&mut self, delivered: Delivered, wait: Duration, ctx: &mut Ctx) {
         let Delivered { delivery, permit } = delivered;
         let delivery = match self.backlog() {
-            Some(backlog) => Rc::clone(backlog).defer_current(&self.key, delivery),
+            Some(backlog) => backlog.defer_current(&self.key, delivery),
             None => delivery,
         };
         self.back_off.get_or_insert_default().is_active = true;
@@ -128,7 +128,7 @@ impl ActorInstance {
             if actor.dispatcher.context.is_closing(&actor.shard) {
                 // It is in the log, or its caller learns that nothing was done.
                 drop(permit);
-                (delivery.completion)(Outcome::Stopped);
+                (delivery.completion)(actor.shard.stopped_outcome());
             } else {
                 actor.handle(Delivered { delivery, permit }, ctx);
             }
@@ -216,7 +216,7 @@ impl ActorInstance {
         }
     }
 
-    /// Returns whether this actor must not handle anything: the node stops, or commits have failed and the shard is reopened.
+    /// Returns whether this actor must not handle anything: the node stops, the shard is reopened after a failure, or lost.
     pub(crate) fn is_stopped(&self) -> bool {
         self.generation != self.shard.generation.get() || self.dispatcher.context.stopped.get()
     }
@@ -240,7 +240,7 @@ impl ActorInstance {
         let Delivered { delivery, permit } = delivered;
         if self.is_stopped() {
             drop(permit);
-            return (delivery.completion)(Outcome::Stopped);
+            return (delivery.completion)(self.shard.stopped_outcome());
         }
         // A message with a sequence becomes a duplicate once a later one of its source is handled. It must be handled before
         // anything else of this key, however long that takes, so it waits in the log. All others are answered with the error.
@@ -248,7 +248,7 @@ impl ActorInstance {
             drop(permit);
             return (delivery.completion)(Outcome::Refused(error));
         };
-        let kept = Rc::clone(backlog).defer_unloadable(&self.key, delivery, permit, &error);
+        let kept = backlog.defer_unloadable(&self.key, delivery, permit, &error);
         if let Err((delivery, permit)) = kept {
             self.handle_later(Delivered { delivery, permit }, ctx);
         }
@@ -260,7 +260,7 @@ impl ActorInstance {
         if context.is_closing(&self.shard) {
             let Delivered { delivery, permit } = delivered;
             drop(permit);
-            return (delivery.completion)(Outcome::Stopped);
+            return (delivery.completion)(self.shard.stopped_outcome());
         }
         let wait = context.settings.retry.all.wait(3, &context.ids).max(MIN_WAIT);
         let waits = Rc::clone(context).sleep_unless_closing(Rc::clone(&self.shard), wait);
@@ -278,7 +278,7 @@ impl ActorInstance {
     fn defer(&mut self, delivered: Delivered, ctx: &mut Ctx) {
         let Delivered { delivery, permit } = delivered;
         let deferred = match self.backlog() {
-            Some(backlog) => Rc::clone(backlog).defer(&self.key, delivery, permit),
+            Some(backlog) => backlog.defer(&self.key, delivery, permit),
             None => Err((delivery, permit)),
         };
         if let Err((delivery, permit)) = deferred {
@@ -289,8 +289,7 @@ impl ActorInstance {
     /// Handles a message: answers duplicates, parks messages behind a dead letter, and runs the turns of the others.
     pub(crate) fn handle(&mut self, delivered: Delivered, ctx: &mut Ctx) {
         if self.is_stopped() {
-            (delivered.delivery.completion)(Outcome::Stopped);
-            return;
+            return (delivered.delivery.completion)(self.shard.stopped_outcome());
         }
         if self.backlog().is_some_and(|backlog| !backlog.is_loaded()) {
             // The shard is being reopened.

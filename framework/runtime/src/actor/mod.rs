@@ -11,6 +11,7 @@ mod compensation;
 mod dead_letters;
 mod dispatcher;
 mod effects;
+mod endpoint;
 #[cfg(feature = "testing")]
 mod failpoints;
 mod handler_table;

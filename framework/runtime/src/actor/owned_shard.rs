@@ -10,15 +10,21 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::thread::ThreadContext;
+use crate::router::Outcome;
 use whizbang_core::clock::Timestamp;
+use whizbang_core::message::Name;
 use whizbang_core::message::ShardId;
-use whizbang_core::store::{Epoch, ShardHandle, ShardReader, ShardWriter};
+use whizbang_core::store::{
+    Appended, Epoch, ShardHandle, ShardReader, ShardWriter, Snapshot, StoreError, Ticket, Turn, Watermark,
+};
 
 /// The progress of an opened shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ShardPhase {
     /// Accepts messages.
     Open,
+    /// Is handed over: accepts nothing new, and finishes what it has accepted.
+    Moving,
     /// Belongs to another owner: nothing is committed anymore, and nothing is reported as committed.
     Lost,
 }
@@ -29,14 +35,22 @@ pub struct OwnedShard {
     #[doc(hidden)]
     pub writer: RefCell<Box<dyn ShardWriter>>,
     pub(crate) reader: RefCell<Arc<dyn ShardReader>>,
+    /// The epoch of the writer.
+    epoch: Cell<Epoch>,
     /// True if any subscriber besides the stream's own actor receives the shard's events.
     pub(crate) relays_events: bool,
+    /// The position of the log when the shard was opened. Events behind it are announced as they are committed.
+    pub(crate) opened_at: u64,
+    /// The position up to which the events are announced to the subscribers of this node.
+    pub(crate) announced: Cell<u64>,
     phase: Cell<ShardPhase>,
     /// Incremented when commits of the shard have failed. Messages queued for an actor of an older generation are
     /// refused and not handled.
     pub(crate) generation: Cell<u64>,
     /// The turns and jobs in flight.
     pub(super) in_flight: Cell<usize>,
+    /// The last stored watermark that is not known to be durable.
+    pub(crate) last_watermark: Cell<Option<Ticket>>,
     /// The callbacks that wait for commits.
     pub(super) pending_commits: Cell<usize>,
     /// True if the shard is in the list of dirty shards.
@@ -56,14 +70,19 @@ impl std::fmt::Debug for OwnedShard {
 impl OwnedShard {
     #[doc(hidden)]
     pub fn new(id: ShardId, handle: ShardHandle, relays_events: bool) -> Rc<Self> {
+        let opened_at = handle.reader.position();
         Rc::new(Self {
             id,
+            epoch: Cell::new(handle.writer.epoch()),
             writer: RefCell::new(handle.writer),
             reader: RefCell::new(handle.reader),
             relays_events,
+            opened_at,
+            announced: Cell::new(opened_at),
             phase: Cell::new(ShardPhase::Open),
             generation: Cell::new(0),
             in_flight: Cell::new(0),
+            last_watermark: Cell::new(None),
             pending_commits: Cell::new(0),
             dirty: Cell::new(false),
             next_timer: Cell::new(None),
@@ -81,9 +100,26 @@ impl OwnedShard {
         self.phase.get() == ShardPhase::Lost
     }
 
+    /// Returns the outcome of a message that was not handled because the node stops or the shard closes.
+    pub(crate) fn stopped_outcome(&self) -> Outcome {
+        if self.is_open() { Outcome::Stopped } else { Outcome::Moved }
+    }
+
+    /// Returns the outcome of a job that was ended: unknown, if an attempt had begun.
+    pub(crate) fn unfinished_outcome(&self, has_begun: bool) -> Outcome {
+        if has_begun { Outcome::Unknown(StoreError::Closed) } else { self.stopped_outcome() }
+    }
+
     /// Returns whether nothing is in flight and every append is durable.
     pub(crate) fn is_drained(&self) -> bool {
         self.in_flight.get() == 0 && self.pending_commits.get() == 0
+    }
+
+    /// Stops accepting messages. What is in flight goes on.
+    pub(crate) fn begin_moving(&self) {
+        if self.is_open() {
+            self.phase.set(ShardPhase::Moving);
+        }
     }
 
     /// Ends the ownership: nothing more is handled or reported as committed.
@@ -93,9 +129,21 @@ impl OwnedShard {
         }
     }
 
+    /// Drops the writer, which a late reference to this shard can then no longer use.
+    pub(crate) fn drop_writer(&self) {
+        drop(self.writer.replace(Box::new(ClosedWriter(self.epoch()))));
+    }
+
     /// Returns the epoch of the writer.
     pub(crate) fn epoch(&self) -> Epoch {
-        self.writer.borrow().epoch()
+        self.epoch.get()
+    }
+
+    /// Replaces writer and reader after the shard was reopened.
+    pub(crate) fn reopen(&self, handle: ShardHandle) {
+        self.epoch.set(handle.writer.epoch());
+        let earlier = (self.writer.replace(handle.writer), self.reader.replace(handle.reader));
+        drop(earlier);
     }
 
     /// Records a committed timer. The timer loop is woken only if the timer is due before the next one it knows, so
@@ -120,4 +168,27 @@ impl OwnedShard {
     pub fn reader(&self) -> Arc<dyn ShardReader> {
         Arc::clone(&self.reader.borrow())
     }
+}
+
+/// The writer of a shard that is closed here.
+struct ClosedWriter(Epoch);
+
+impl ShardWriter for ClosedWriter {
+    fn epoch(&self) -> Epoch {
+        self.0
+    }
+
+    fn append(&mut self, _turn: &Turn<'_>) -> Result<Appended, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    fn advance(&mut self, _watermark: &Watermark) -> Result<Appended, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    fn sent(&mut self, _to: &ShardId, _through: u64) -> Result<Appended, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    fn save_snapshot(&mut self, _actor: &Name, _key: &str, _snapshot: Snapshot) {}
 }

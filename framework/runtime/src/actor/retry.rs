@@ -212,7 +212,8 @@ impl ActorInstance {
     /// the message.
     pub(super) fn handle_store_error(&mut self, delivery: Delivery, permit: Permit, error: StoreError, ctx: &mut Ctx) {
         if self.is_stopped() {
-            complete(delivery, permit, Outcome::Stopped);
+            let outcome = self.shard.stopped_outcome();
+            complete(delivery, permit, outcome);
         } else if matches!(delivery.dedup_key, DedupKey::MessageId) {
             self.recover(ctx, move |_, _| complete(delivery, permit, Outcome::Refused(error)));
         } else {

@@ -72,6 +72,8 @@ pub struct ThreadContext {
     pub commits: Arc<CommitNotifier>,
     /// The open shards of this thread.
     pub(crate) shards: RefCell<BTreeMap<ShardId, Rc<OwnedShard>>>,
+    /// Incremented when a shard is opened or closed.
+    pub(crate) openings: Cell<u64>,
     /// Incremented when the commits of all shards have failed.
     pub(crate) generation: Cell<u64>,
     /// The number of passivation sweeps so far; the clock of idleness.
@@ -129,6 +131,7 @@ impl ThreadContext {
             user_code: code,
             commits: Arc::default(),
             shards: RefCell::default(),
+            openings: Cell::new(0),
             generation: Cell::new(0),
             sweeps: Cell::new(0),
             uses: Cell::new(0),
@@ -274,7 +277,10 @@ impl ThreadContext {
     /// broken, the node's health shows an issue until a commit succeeds.
     pub(crate) fn report_append_error(&self, error: &StoreError) {
         match error {
-            StoreError::Fenced { .. } => self.commits.failed(error.clone()),
+            StoreError::Fenced { .. } => {
+                self.commits.failed(error.clone());
+                self.see_fences();
+            }
             error if error.is_transient() => {
                 self.store_failing.set(true);
                 if self.settings.issues.raise(STORE_ISSUE, format!("failed to commit: {error}")) {

@@ -152,6 +152,7 @@ impl<C: Command> Unsent<C> {
         let limit = limit(&client, deadline, &mut meta);
         if let Some(routes) = LocalRoutes::here(client.inner.node)
             && let Some(endpoint) = routes.endpoint::<C>()
+            && routes.is_open(C::Domain::NAME, C::Domain::SHARDS, || command.key())
         {
             return match endpoint.submit(command, meta, None) {
                 Submission::Done(reply) => PendingReply::Ready(Some(reply)),

@@ -80,6 +80,8 @@ pub(crate) struct ReceiveWindow {
     told: Cell<bool>,
     /// The sender's log has diverged: nothing is admitted until it matches again.
     shut: Cell<bool>,
+    /// The receiving shard was closed or is reopened: nothing is admitted here.
+    closed: Cell<bool>,
     /// Earliest time of the next request about a conflict.
     next_check: Cell<Option<Instant>>,
     /// Notified when the sender sends something while its log is diverged.
@@ -117,6 +119,7 @@ impl ReceiveWindow {
             turned_away: Cell::new(false),
             told: Cell::new(false),
             shut: Cell::new(false),
+            closed: Cell::new(false),
             next_check: Cell::new(None),
             activity: Notify::new(),
         })
@@ -158,8 +161,17 @@ impl ReceiveWindow {
         held.for_each(|(_, settle)| settle(AckOutcome::Retry));
     }
 
+    /// Closes the window for good: its shard was closed, and an opened one gets a new window.
+    pub(crate) fn close(&self) {
+        self.closed.set(true);
+        self.release_held();
+    }
+
     /// Admits a message that arrived.
     pub(crate) fn admit(self: &Rc<Self>, envelope: Envelope, settle: Settle) {
+        if self.closed.get() {
+            return settle(AckOutcome::Retry);
+        }
         let Some(sequence) = envelope.origin.as_ref().map(|origin| origin.sequence) else {
             return settle(AckOutcome::Ack);
         };
@@ -252,6 +264,9 @@ impl ReceiveWindow {
 
     /// Returns what to request from the sender now; `None` ends the requests.
     pub(crate) fn missing_range(&self) -> Option<MissingRange> {
+        if self.closed.get() {
+            return None;
+        }
         let (last, mark) = (self.last.get(), self.held.borrow().mark());
         if let Some(sequence) = self.suspect.get() {
             return Some(MissingRange { after: sequence.saturating_sub(1), conflicting: Some(sequence), mark });
@@ -282,6 +297,9 @@ impl ReceiveWindow {
     /// Applies the sender's response: entries of its log in order, and the last sequence that it has sent here.
     /// Returns whether to request again at once.
     pub(crate) fn answered(self: &Rc<Self>, question: MissingRange, entries: Vec<Envelope>, head: u64) -> bool {
+        if self.closed.get() {
+            return false;
+        }
         if let Some(sequence) = question.conflicting {
             let there = entries.first().filter(|entry| sequence_of(entry) == sequence);
             let known = there.and_then(|entry| self.recent_ids.borrow().matches(sequence, entry.id));

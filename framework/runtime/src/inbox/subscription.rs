@@ -41,6 +41,21 @@ pub(crate) trait Subscriber {
     fn takes(&self, event: &Name) -> bool;
     /// Handles an event. Calls `done` once the event is settled.
     fn handle(&self, event: &Envelope, done: Done);
+    /// Begins to handle events for a shard that was opened, if it is one of the subscriber's domain. `watermark` is the
+    /// stored watermark of a source. Returns the position up to which the shard has everything.
+    fn open_shard(&self, shard: &ShardId, watermark: &dyn Fn(&Source) -> u64) -> Option<u64> {
+        let _ = (shard, watermark);
+        None
+    }
+    /// Drops the events for a shard that was closed.
+    fn close_shard(&self, shard: &ShardId) {
+        let _ = shard;
+    }
+    /// Records that every event up to `position` was dispatched: when the subscription goes back for another shard, they
+    /// are not handled again.
+    fn mark_dispatched(&self, position: u64) {
+        let _ = position;
+    }
     /// Returns watermarks to be stored: the subscribing shard, the source, the watermark.
     fn unstored(&self) -> Vec<(ShardId, Source, u64)> {
         Vec::new()
@@ -139,13 +154,45 @@ impl Subscription {
     pub(crate) fn set_subscribers(&self, subscribers: Vec<Box<dyn Subscriber>>) {
         let watermark = subscribers.iter().map(|subscriber| subscriber.watermark()).min().unwrap_or(u64::MAX);
         if watermark == u64::MAX {
-            // No subscribing shard is on this thread: reading the log would be wasted.
-            return self.suspend();
+            self.suspend();
+        } else {
+            self.last.set(watermark);
+            let held = self.held.borrow_mut().take();
+            drop(held);
         }
-        self.last.set(watermark);
         *self.subscribers.borrow_mut() = subscribers;
-        let held = self.held.borrow_mut().take();
-        drop(held);
+    }
+
+    /// Begins to handle events for a shard that was opened. If it lacks events that were dispatched to others, the
+    /// subscription goes back to the first of them, which the others skip.
+    pub(crate) fn open_shard(self: &Rc<Self>, shard: &ShardId, watermark: &dyn Fn(&Source) -> u64) {
+        let subscribers = self.subscribers.borrow();
+        let was_waiting = subscribers.iter().all(|subscriber| subscriber.watermark() == u64::MAX);
+        let last = self.last.get();
+        if !was_waiting {
+            subscribers.iter().for_each(|subscriber| subscriber.mark_dispatched(last));
+        }
+        let opened = subscribers.iter().filter_map(|subscriber| subscriber.open_shard(shard, watermark)).min();
+        drop(subscribers);
+        let Some(opened) = opened else { return };
+        if was_waiting {
+            self.shut.set(false);
+            self.last.set(opened);
+        } else if opened < last {
+            self.last.set(opened);
+        }
+        self.start_filling();
+    }
+
+    /// Drops the events for a shard that was closed. Without any other shard nothing is dispatched.
+    pub(crate) fn close_shard(&self, shard: &ShardId) {
+        let subscribers = self.subscribers.borrow();
+        subscribers.iter().for_each(|subscriber| subscriber.close_shard(shard));
+        let is_waiting = subscribers.iter().all(|subscriber| subscriber.watermark() == u64::MAX);
+        drop(subscribers);
+        if is_waiting {
+            self.rest();
+        }
     }
 
     /// Stops dispatching; dispatched events may finish. Held events are settled: the log contains them.
@@ -166,6 +213,17 @@ impl Subscription {
         let subscribers = std::mem::take(&mut *self.subscribers.borrow_mut());
         let held = self.held.borrow_mut().take();
         drop((subscribers, held));
+    }
+
+    /// Dispatches nothing while no subscribing shard is on this thread: reading the log would be wasted.
+    fn rest(&self) {
+        self.shut.set(true);
+        let task = self.task.borrow_mut().take();
+        drop(task);
+        self.filling.set(false);
+        let held = self.held.borrow_mut().take();
+        held.for_each(|(_, done)| done());
+        self.idle.notify();
     }
 
     /// Suspends the subscription: its subscriber has halted. Arriving events are settled at once; the log keeps them.
@@ -363,7 +421,8 @@ impl Subscription {
                     self.wait_for_capacity().await;
                     self.drain();
                     let missing = self.known.get() > self.last.get() || !self.held.borrow().is_empty();
-                    let moved = self.last.get() > after;
+                    // It goes back when a shard is opened that lacks earlier events.
+                    let moved = self.last.get() != after;
                     // A head that became known while the page was read may not be in it, and no other task fetches it.
                     let risen = self.known.get() > known.max(head);
                     let more = full || self.needs_check.get() || (missing && (moved || risen));

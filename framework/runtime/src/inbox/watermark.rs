@@ -9,15 +9,17 @@ use std::rc::Rc;
 
 use super::{Done, Subscriber};
 use crate::router::{Action, ActorEndpoint, DedupKey, Delivery, Outcome, SequenceTracker};
-use whizbang_core::message::{Envelope, Key, Name, ShardId, shard_of};
+use whizbang_core::message::{Envelope, Key, Name, Shard, ShardId, shard_of};
 use whizbang_core::store::{Source, SourceKind};
 use whizbang_core::telemetry::TARGET;
 
 /// Tracks, for one source of one shard, what was dispatched and what of it is appended.
 pub(crate) struct WatermarkTracker {
     pub(crate) source: Rc<Source>,
-    /// Last sequence dispatched, to any shard.
+    /// Last sequence dispatched, to any shard. It goes back when a shard is opened that lacks earlier ones.
     dispatched: Rc<Cell<u64>>,
+    /// Sequence up to which everything was dispatched, however far `dispatched` went back.
+    reached: Cell<u64>,
     /// Sequences dispatched to this shard and not yet appended.
     open: RefCell<BTreeSet<u64>>,
     /// Watermark that the store knows.
@@ -32,7 +34,13 @@ const NEAR_START: u64 = 4096;
 
 impl WatermarkTracker {
     pub(crate) fn new(source: Rc<Source>, dispatched: Rc<Cell<u64>>, stored: u64) -> Rc<Self> {
-        Rc::new(Self { source, dispatched, open: RefCell::default(), stored: Cell::new(stored), began: stored })
+        let (open, reached) = (RefCell::default(), Cell::new(stored));
+        Rc::new(Self { source, dispatched, reached, open, stored: Cell::new(stored), began: stored })
+    }
+
+    /// Returns the sequence up to which everything was dispatched.
+    fn dispatched(&self) -> u64 {
+        self.dispatched.get().max(self.reached.get())
     }
 
     pub(crate) fn mark_dispatched(&self, sequence: u64) {
@@ -43,7 +51,7 @@ impl WatermarkTracker {
     pub(crate) fn watermark(&self) -> u64 {
         match self.open.borrow().first() {
             Some(first) => first.saturating_sub(1),
-            None => self.dispatched.get(),
+            None => self.dispatched(),
         }
     }
 
@@ -66,7 +74,7 @@ impl SequenceTracker for WatermarkTracker {
     fn watermark_after(&self, sequence: u64) -> u64 {
         match self.open.borrow().iter().find(|open| **open != sequence) {
             Some(first) => first.saturating_sub(1),
-            None => self.dispatched.get(),
+            None => self.dispatched(),
         }
     }
 
@@ -90,8 +98,10 @@ pub(crate) struct ActorSubscriber {
     domain: Name,
     pub(crate) endpoint: Rc<dyn ActorEndpoint>,
     pub(crate) events: Vec<Name>,
-    /// Trackers by the number of the actors' shard; `None` for shards of other threads.
-    pub(crate) trackers: Vec<Option<Rc<WatermarkTracker>>>,
+    source: Rc<Source>,
+    dispatched: Rc<Cell<u64>>,
+    /// Trackers by the number of the actors' shard; `None` for shards that are not open on this thread.
+    pub(crate) trackers: RefCell<Vec<Option<Rc<WatermarkTracker>>>>,
 }
 
 impl ActorSubscriber {
@@ -112,13 +122,40 @@ impl ActorSubscriber {
                 watermark.map(|watermark| WatermarkTracker::new(Rc::clone(&source), Rc::clone(dispatched), watermark))
             })
             .collect();
-        Self { domain: domain.clone(), endpoint, events, trackers }
+        let (dispatched, trackers) = (Rc::clone(dispatched), RefCell::new(trackers));
+        Self { domain: domain.clone(), endpoint, events, source, dispatched, trackers }
+    }
+
+    fn tracker(&self, shard: Shard) -> Option<Rc<WatermarkTracker>> {
+        self.trackers.borrow().get(usize::from(shard))?.clone()
     }
 }
 
 impl Subscriber for ActorSubscriber {
     fn watermark(&self) -> u64 {
-        self.trackers.iter().flatten().map(|tracker| tracker.stored()).min().unwrap_or(u64::MAX)
+        self.trackers.borrow().iter().flatten().map(|tracker| tracker.stored()).min().unwrap_or(u64::MAX)
+    }
+
+    fn open_shard(&self, shard: &ShardId, watermark: &dyn Fn(&Source) -> u64) -> Option<u64> {
+        let mut trackers = self.trackers.borrow_mut();
+        let slot = trackers.get_mut(usize::from(shard.shard)).filter(|_| shard.domain == self.domain)?;
+        let stored = watermark(&self.source);
+        *slot = Some(WatermarkTracker::new(Rc::clone(&self.source), Rc::clone(&self.dispatched), stored));
+        Some(stored)
+    }
+
+    fn close_shard(&self, shard: &ShardId) {
+        if shard.domain == self.domain
+            && let Some(slot) = self.trackers.borrow_mut().get_mut(usize::from(shard.shard))
+        {
+            *slot = None;
+        }
+    }
+
+    fn mark_dispatched(&self, position: u64) {
+        for tracker in self.trackers.borrow().iter().flatten() {
+            tracker.reached.set(tracker.reached.get().max(position));
+        }
     }
 
     fn takes(&self, event: &Name) -> bool {
@@ -135,10 +172,9 @@ impl Subscriber for ActorSubscriber {
             Ok(Some(key)) => (origin.key.clone(), Action::DeadLetter(format!("invalid key of {} bytes", key.len()))),
             Err(error) => (origin.key.clone(), Action::DeadLetter(error)),
         };
-        let shards = u16::try_from(self.trackers.len()).unwrap_or(u16::MAX);
-        let shard = shard_of(&key, shards);
-        let Some(Some(tracker)) = self.trackers.get(usize::from(shard)) else { return done() };
-        if origin.sequence <= tracker.stored() {
+        let shards = Shard::try_from(self.trackers.borrow().len()).unwrap_or(Shard::MAX);
+        let Some(tracker) = self.tracker(shard_of(&key, shards)) else { return done() };
+        if origin.sequence <= tracker.stored().max(tracker.reached.get()) {
             return done();
         }
         let sequence = origin.sequence;
@@ -148,10 +184,10 @@ impl Subscriber for ActorSubscriber {
         let arrival = DedupKey::Sequence {
             source: Rc::clone(&tracker.source),
             sequence,
-            tracker: Rc::clone(tracker) as Rc<dyn SequenceTracker>,
+            tracker: tracker as Rc<dyn SequenceTracker>,
         };
         let settle = Box::new(move |outcome: Outcome| {
-            if let Outcome::Stopped | Outcome::Unknown(_) = outcome {
+            if let Outcome::Stopped | Outcome::Moved | Outcome::Unknown(_) = outcome {
                 tracing::debug!(target: TARGET, ?outcome, "event not handled: read again from its log");
             }
             done();
@@ -160,8 +196,9 @@ impl Subscriber for ActorSubscriber {
     }
 
     fn unstored(&self) -> Vec<(ShardId, Source, u64)> {
-        let trackers = self.trackers.iter().enumerate();
-        trackers
+        let trackers = self.trackers.borrow();
+        let numbered = trackers.iter().enumerate();
+        numbered
             .filter_map(|(shard, tracker)| {
                 let tracker = tracker.as_ref()?;
                 let watermark = tracker.unstored()?;

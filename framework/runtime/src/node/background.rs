@@ -2,7 +2,6 @@
 //!
 //! Started by the thread's [runtime](super::thread) under the [supervisor](super::supervisor).
 
-use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -13,7 +12,6 @@ use super::publisher::{self, earliest, until};
 use super::thread::ThreadRuntime;
 use crate::actor::CommitFailure;
 use crate::relay::Forward;
-use whizbang_core::message::ShardId;
 use whizbang_core::store::StoreError;
 use whizbang_core::telemetry::TARGET;
 
@@ -69,11 +67,6 @@ pub(super) async fn complete_commits(runtime: Weak<ThreadRuntime>) {
 /// Forwards committed messages to their destinations inside this node, and hands the rest to the
 /// [publisher](publisher::run): a slow broker delays nothing inside the node.
 pub(super) async fn relay(runtime: Weak<ThreadRuntime>) {
-    let mut told: BTreeMap<ShardId, u64> = BTreeMap::new();
-    if let Some(runtime) = runtime.upgrade() {
-        // Events committed before the start are history: subscribers read them from the log.
-        told.clone_from(&runtime.history);
-    }
     let mut again: Option<Instant> = None;
     loop {
         let Some(context) = runtime.upgrade().map(|runtime| Rc::clone(&runtime.context)) else { return };
@@ -85,35 +78,35 @@ pub(super) async fn relay(runtime: Weak<ThreadRuntime>) {
         let Some(runtime) = runtime.upgrade() else { return };
         runtime.is_relaying.set(true);
         if impatient {
-            again = publisher::restart_stalled(&runtime, |to| runtime.owns(to));
+            again = publisher::restart_stalled(&runtime, |to| runtime.is_local(to));
             runtime.store_watermarks(1024);
         }
-        let next = relay_once(&runtime, &mut told).await;
+        let next = relay_once(&runtime).await;
         again = earliest(again, next);
         runtime.is_relaying.set(false);
         context.idle.notify();
     }
 }
 
-async fn relay_once(runtime: &Rc<ThreadRuntime>, told: &mut BTreeMap<ShardId, u64>) -> Option<Instant> {
+async fn relay_once(runtime: &Rc<ThreadRuntime>) -> Option<Instant> {
     let mut again = None;
     let onward = forwarder(runtime);
-    for cell in runtime.context.take_dirty() {
+    let dirty = runtime.context.take_dirty();
+    for cell in dirty.into_iter().filter(|cell| runtime.is_current(cell)) {
         let (id, reader) = (&cell.id, cell.reader());
-        if let Some(windows) = runtime.send_windows.get(id) {
-            if let Err(error) = windows.forward_pending(&reader, &onward, |to| runtime.owns(to)).await {
+        if let Some(windows) = runtime.windows_of(id) {
+            if let Err(error) = windows.forward_pending(&reader, &onward, |to| runtime.is_local(to)).await {
                 tracing::warn!(target: TARGET, shard = %id, %error, "failed to read the outbox");
                 publisher::retry(&runtime.context, &cell);
             }
-            again = earliest(again, windows.next_retry(|to| runtime.owns(to)));
+            again = earliest(again, windows.next_retry(|to| runtime.is_local(to)));
             if runtime.definition.bridge.is_none() {
                 runtime.report_unreachable(id, &reader.outbox_heads());
             }
         }
         let position = reader.position();
-        if told.insert(id.clone(), position).unwrap_or(0) < position
-            && runtime.definition.sources.contains_key(&id.domain)
-        {
+        // Events committed before the shard was opened are history: subscribers read them from the log.
+        if cell.announced.replace(position) < position && runtime.definition.sources.contains_key(&id.domain) {
             // Every thread may have subscribers; each reads the events from the log.
             runtime.threads.advance_head(id, position);
         }
@@ -129,6 +122,11 @@ fn forwarder(runtime: &Rc<ThreadRuntime>) -> Forward {
     let runtime = Rc::clone(runtime);
     Rc::new(move |envelope| {
         let Some(to) = &envelope.to else { return true };
+        if !runtime.is_local(to) {
+            // It has moved while its messages were read: they are sent over the bridge.
+            runtime.reroute(&to.clone());
+            return true;
+        }
         let home = runtime.definition.thread_of(to.shard);
         if home == runtime.index {
             runtime.direct(envelope, Box::new(|_| {}));

@@ -18,7 +18,7 @@ use super::{Node, NodeConfig, StartError, attach::attach, catalog, inbound::Brid
 use crate::aggregate::Aggregate;
 use crate::client::Client;
 use crate::projection::{Projection, ProjectionType, ViewType};
-use crate::router::{MessageCard, PeerShapes};
+use crate::router::{MessageCard, OpenShards, PeerShapes};
 use crate::saga::Saga;
 use crate::worker::{CANCEL, SCHEDULE, SCHEDULER, Scheduler, Worker};
 use whizbang_core::bridge::{Bridge, NodeCard};
@@ -314,9 +314,12 @@ impl NodeBuilder {
         }
         let taken = described.iter().flat_map(|hosted: &ActorDefinition| &hosted.takes);
         let taken: Vec<_> = taken.chain(views.iter().flat_map(|viewed| &viewed.takes)).cloned().collect();
+        // The events of the own domains arrive over the bridge as well: another node may own their shard.
+        let (is_shared, none) = (self.store.leases().is_some(), BTreeMap::new());
         let mut card = NodeCard::new(service);
         card.owns = domains.iter().map(|(name, shards)| (name.clone(), *shards)).collect();
-        card.subscribes = subscribes(&taken, &sources, &domains);
+        card.subscribes = subscribes(&taken, &sources, if is_shared { &none } else { &domains });
+        card.has_leased_shards = is_shared;
         card.answers = answers.keys().cloned().collect::<BTreeSet<_>>().into_iter().collect();
         let ids = match self.seed {
             Some(seed) => IdSource::seeded(self.clock.clone(), seed),
@@ -342,6 +345,8 @@ impl NodeBuilder {
             views,
             answers,
             issues: Arc::default(),
+            open_shards: Arc::new(OpenShards::new(&domains, is_shared)),
+            member: OnceLock::new(),
             domains,
             sources,
             readers: DashMap::default(),
@@ -403,7 +408,7 @@ async fn close_store(definition: &NodeDefinition, error: StartError) -> StartErr
     error
 }
 
-/// Returns the subscribed domains that are not owned here: their events arrive over the bridge.
+/// Returns the subscribed domains that are not `owned`: their events arrive over the bridge.
 fn subscribes(
     taken: &[(Name, Name)],
     sources: &BTreeMap<Name, u16>,

@@ -43,7 +43,7 @@ enum NoteCheck {
 impl ThreadRuntime {
     /// Confirms to the sending shard's owner how far this node has committed its messages.
     pub(super) fn confirm_committed(self: &Rc<Self>, from: &ShardId, to: &ShardId, through: u64) {
-        if self.definition.owns(&from.domain).is_some() {
+        if self.is_local(from) {
             let home = self.definition.thread_of(from.shard);
             if home == self.index {
                 self.local_committed(from, to, through);
@@ -70,15 +70,15 @@ impl ThreadRuntime {
     /// Applies the watermark of a shard of this node for messages of one of this thread's shards.
     fn local_committed(&self, from: &ShardId, to: &ShardId, through: u64) {
         self.record_note(from, to, through);
-        if let Some(windows) = self.send_windows.get(from) {
+        if let Some(windows) = self.windows_of(from) {
             windows.confirm(to, through, through);
         }
     }
 
     /// Applies a note of a remote destination about messages of one of this thread's shards.
     pub(super) fn note_committed(self: &Rc<Self>, from: &ShardId, to: &ShardId, through: u64) {
-        // Shards of this node write no notes.
-        if self.owns(to) {
+        // Shards that are open on this node write no notes.
+        if self.is_local(to) {
             return;
         }
         match self.record_note(from, to, through) {
@@ -90,7 +90,7 @@ impl ThreadRuntime {
     }
 
     fn record_note(&self, from: &ShardId, to: &ShardId, through: u64) -> Option<ConfirmationCheck> {
-        let (windows, shard) = self.send_windows.get(from).zip(self.shards.get(from))?;
+        let (windows, shard) = self.windows_of(from).zip(self.shard(from))?;
         let claim = windows.committed(to, through, || sent_to(&*shard.reader(), to));
         match claim {
             ConfirmationCheck::Advanced | ConfirmationCheck::Impossible => {}
@@ -100,7 +100,7 @@ impl ThreadRuntime {
             }
             // A repeated watermark means that the destination has restarted or received a duplicate: forward or offer
             // missing messages without waiting for the retry delay.
-            ConfirmationCheck::Unchanged if self.owns(to) => windows.restart_if_stalled(to),
+            ConfirmationCheck::Unchanged if self.is_local(to) => windows.restart_if_stalled(to),
             ConfirmationCheck::Unchanged => windows.query_soon(to),
         }
         shard.mark_dirty(&self.context);
@@ -109,7 +109,7 @@ impl ThreadRuntime {
 
     /// Requests the watermark from the owner of a destination until it confirms what was noted.
     fn confirm_note(self: &Rc<Self>, from: &ShardId, to: &ShardId) {
-        let Some(windows) = self.send_windows.get(from).cloned() else { return };
+        let Some(windows) = self.windows_of(from) else { return };
         let place = (from.clone(), to.clone());
         let noted = match windows.begin_confirming(to) {
             Some(noted) => noted,
@@ -166,7 +166,7 @@ impl ThreadRuntime {
 
     /// Applies the owner's answer to a request that was sent after `noted` was noted.
     fn check_note(&self, windows: &SendWindows, from: &ShardId, to: &ShardId, through: u64, noted: u64) -> NoteCheck {
-        let Some(shard) = self.shards.get(from) else { return NoteCheck::Confirmed };
+        let Some(shard) = self.shard(from) else { return NoteCheck::Confirmed };
         let sent = sent_to(&*shard.reader(), to);
         if through > sent {
             // This log is older than the destination: new messages would be dropped as duplicates, so nothing is sent.
@@ -206,23 +206,24 @@ impl ThreadRuntime {
 
     /// Returns how far a destination has confirmed messages of one of this thread's shards.
     pub(super) fn confirmed(&self, from: &ShardId, to: &ShardId) -> u64 {
-        let stored = self.shards.get(from).map_or(0, |shard| {
+        let stored = self.shard(from).map_or(0, |shard| {
             let heads = shard.reader().outbox_heads();
             heads.into_iter().find(|(known, ..)| known == to).map_or(0, |(_, done, _)| done)
         });
-        stored.max(self.send_windows.get(from).map_or(0, |windows| windows.confirmed(to)))
+        stored.max(self.windows_of(from).map_or(0, |windows| windows.confirmed(to)))
     }
 
     /// Requests once the confirmation of all open notes, so that their messages are not sent again after the next
     /// start.
     pub(super) async fn confirm_notes(&self) {
-        let open = self.send_windows.iter().flat_map(|(from, windows)| {
+        let open = self.all_windows().into_iter().flat_map(|(from, windows)| {
             let open = windows.unconfirmed().into_iter().filter_map(|to| Some((windows.unconfirmed_note(&to)?, to)));
-            open.map(move |(noted, to)| (from, windows, to, noted))
+            let open: Vec<_> = open.map(|(noted, to)| (from.clone(), Rc::clone(&windows), to, noted)).collect();
+            open
         });
         let asking = open.map(|(from, windows, to, noted)| async move {
-            if let Some(through) = request_committed(&self.definition, from, &to).await {
-                self.check_note(windows, from, &to, through, noted);
+            if let Some(through) = request_committed(&self.definition, &from, &to).await {
+                self.check_note(&windows, &from, &to, through, noted);
             }
         });
         join_all(asking).await;

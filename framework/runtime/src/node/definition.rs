@@ -19,11 +19,11 @@ use super::thread_handles::ThreadHandles;
 use super::{Health, Metrics, NodeConfig, NodeEnd};
 use crate::inbox::HealthIssues;
 use crate::projection::ViewType;
-use crate::router::{Manifest, NodeId, PeerShapes};
+use crate::router::{Manifest, NodeId, OpenShards, PeerShapes};
 use whizbang_core::bridge::{Bridge, NodeCard};
 use whizbang_core::message::{Envelope, Name, ShardId, StoreId};
 use whizbang_core::retry::Retries;
-use whizbang_core::store::{DeadLetterReason, ShardReader, Store};
+use whizbang_core::store::{DeadLetterReason, MemberId, ShardReader, Store};
 use whizbang_core::telemetry::Counts;
 use whizbang_core::user_code::{Ticks, UserCode};
 
@@ -57,6 +57,11 @@ pub(super) struct NodeDefinition {
     pub(super) domains: BTreeMap<Name, u16>,
     /// Subscribed domains with their number of shards.
     pub(super) sources: BTreeMap<Name, u16>,
+    /// The shards of the owned domains that are open here.
+    pub(super) open_shards: Arc<OpenShards>,
+    /// The node as a member of its service, if the store leases shards.
+    pub(super) member: OnceLock<MemberId>,
+    /// Readers of the open shards, including those that are handed over.
     pub(super) readers: DashMap<ShardId, Arc<dyn ShardReader>, FixedState>,
     /// User-code runner of each thread, with the thread's counters.
     pub(super) user_code: Vec<Arc<UserCode>>,
@@ -124,6 +129,11 @@ impl NodeDefinition {
 
     pub(super) fn owns(&self, domain: &str) -> Option<u16> {
         self.domains.get(domain).copied()
+    }
+
+    /// Returns whether messages for a shard are handled on this node.
+    pub(super) fn is_local(&self, shard: &ShardId) -> bool {
+        self.open_shards.is_open(shard)
     }
 
     /// Returns whether events of the event's shard have subscribers here.

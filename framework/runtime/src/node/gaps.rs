@@ -34,7 +34,7 @@ impl ThreadRuntime {
     /// Handles a sender's report that it has sent up to `through` without progress: missing messages are fetched from
     /// its outbox.
     pub(super) fn note_sent(self: &Rc<Self>, from: &ShardId, to: &ShardId, through: u64) {
-        if !self.shards.contains_key(to) || self.has_ended.get() || self.context.draining.get() {
+        if self.has_ended.get() || self.shard(to).is_none_or(|shard| self.context.is_closing(&shard)) {
             return;
         }
         if let Some(window) = self.receive_window(from, to) {
@@ -95,7 +95,8 @@ impl ThreadRuntime {
     /// Ends the node if it has committed less of a window's messages than their sender knows: its store is empty or
     /// an older copy, and committed work would be repeated. An operator may configure the node to continue.
     fn end_if_older(&self, window: &ReceiveWindow, committed: u64) -> bool {
-        let here = self.watermark(&window.from, &window.to);
+        // A shard that is not open here has another owner, who knows more.
+        let here = self.watermark(&window.from, &window.to).unwrap_or(u64::MAX);
         if committed <= here {
             return false;
         }

@@ -6,11 +6,11 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::actor::{Dispatcher, HandlerTable, OwnedShard, Plan, Stateful, ThreadContext};
+use crate::actor::{Dispatcher, HandlerTable, Plan, Stateful, ThreadContext};
 use crate::aggregate::{Publisher, publish};
 use crate::router::{ActorCard, ActorEndpoint, LocalRoutes};
 use crate::worker::{Worker, WorkerDispatcher, WorkerPlan};
-use whizbang_core::message::{Codec, Domain, Event, Name};
+use whizbang_core::message::{Codec, Domain, Event, Name, Shard};
 
 /// One hosted actor type, before its threads exist.
 pub(super) trait HostedType: Send + Sync {
@@ -29,13 +29,13 @@ pub(super) trait HostedType: Send + Sync {
     fn key_of(&self, _event: &whizbang_core::message::Envelope) -> Option<String> {
         None
     }
-    /// Installs the type's endpoints on one thread. `events` are the names that stored events of its domain may have.
+    /// Installs the type's endpoints on one thread, for a domain with that many shards. None is open yet. `events` are the names that stored events of its domain may have.
     fn install(
         &self,
         context: &Rc<ThreadContext>,
         domain: Name,
         actor: Name,
-        shards: Vec<Option<Rc<OwnedShard>>>,
+        shards: Shard,
         events: &Arc<HashSet<String>>,
         routes: &mut LocalRoutes,
     ) -> Rc<dyn ActorEndpoint>;
@@ -90,7 +90,7 @@ impl HostedType for Hosted {
         context: &Rc<ThreadContext>,
         domain: Name,
         actor: Name,
-        shards: Vec<Option<Rc<OwnedShard>>>,
+        shards: Shard,
         events: &Arc<HashSet<String>>,
         routes: &mut LocalRoutes,
     ) -> Rc<dyn ActorEndpoint> {
@@ -104,7 +104,7 @@ fn install(
     context: &Rc<ThreadContext>,
     domain: Name,
     actor: Name,
-    shards: Vec<Option<Rc<OwnedShard>>>,
+    shards: Shard,
     events: &Arc<HashSet<String>>,
     routes: &mut LocalRoutes,
 ) -> Rc<dyn ActorEndpoint> {
@@ -163,7 +163,7 @@ impl HostedType for HostedPublisher {
         context: &Rc<ThreadContext>,
         domain: Name,
         actor: Name,
-        shards: Vec<Option<Rc<OwnedShard>>>,
+        shards: Shard,
         events: &Arc<HashSet<String>>,
         routes: &mut LocalRoutes,
     ) -> Rc<dyn ActorEndpoint> {
@@ -206,7 +206,7 @@ impl<W: Worker> HostedType for HostedWorker<W> {
         context: &Rc<ThreadContext>,
         domain: Name,
         actor: Name,
-        shards: Vec<Option<Rc<OwnedShard>>>,
+        shards: Shard,
         _events: &Arc<HashSet<String>>,
         _routes: &mut LocalRoutes,
     ) -> Rc<dyn ActorEndpoint> {

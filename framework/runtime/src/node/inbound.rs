@@ -41,7 +41,8 @@ impl BridgeHandler {
     /// Returns how far `to` has committed messages of `from`. If `from` reports how far it has sent, missing messages
     /// are fetched.
     fn watermark(&self, from: ShardId, to: ShardId, sent: Option<u64>) -> BoxFuture<'static, Response> {
-        if self.definition.owns(&to.domain).is_none_or(|shards| to.shard >= shards) {
+        let exists = self.definition.owns(&to.domain).is_some_and(|shards| to.shard < shards);
+        if !exists || !self.definition.is_local(&to) {
             return Box::pin(async { Response::Refused(RequestError::NotHere) });
         }
         let (tell, told) = oneshot::channel();
@@ -57,8 +58,8 @@ impl BridgeHandler {
         );
         Box::pin(async move {
             match told.await {
-                Ok(through) => Response::Watermark { through, store },
-                Err(_) => Response::Refused(RequestError::NotHere),
+                Ok(Some(through)) => Response::Watermark { through, store },
+                Ok(None) | Err(_) => Response::Refused(RequestError::NotHere),
             }
         })
     }
@@ -234,7 +235,11 @@ impl Inbound for BridgeHandler {
                     return Box::pin(async { refused });
                 }
                 // The caller may assume another number of shards, or know none.
-                envelope.to = Some(ShardId::new(envelope.domain.clone(), shard_of(&envelope.key, shards)));
+                let to = ShardId::new(envelope.domain.clone(), shard_of(&envelope.key, shards));
+                if !self.definition.is_local(&to) {
+                    return Box::pin(async { Response::Refused(RequestError::NotHere) });
+                }
+                envelope.to = Some(to);
                 let outcome = run_command(&self.definition, &self.threads, envelope);
                 Box::pin(async move { asker.answer(outcome.await) })
             }
@@ -317,8 +322,8 @@ impl Inbound for BridgeHandler {
 
     fn reconnected(&self) {
         self.threads.run_all(|runtime| {
-            for windows in runtime.send_windows.values() {
-                windows.query_all_soon(|to| !runtime.owns(to));
+            for (_, windows) in runtime.all_windows() {
+                windows.query_all_soon(|to| !runtime.is_local(to));
             }
             runtime.catch_up();
         });

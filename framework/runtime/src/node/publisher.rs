@@ -6,8 +6,8 @@
 //! dirty shards; the messages stay in their logs.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,11 +39,13 @@ pub(super) struct Publisher {
     dirty: RefCell<BTreeMap<ShardId, Rc<OwnedShard>>>,
     wake: Notify,
     is_running: Cell<bool>,
+    /// The node has a bridge.
+    is_used: Cell<bool>,
     /// Position up to which the events of each shard are published; absent while the broker has not answered what it
     /// holds. Stored here to survive a restart of the task.
     pub(super) published: RefCell<BTreeMap<ShardId, u64>>,
-    /// Number of shards for which the broker has not yet answered what it holds.
-    pub(super) unanswered_shards: Cell<usize>,
+    /// Shards for which the broker has not yet answered what it holds.
+    pub(super) unanswered: RefCell<BTreeSet<ShardId>>,
 }
 
 impl Publisher {
@@ -57,6 +59,26 @@ impl Publisher {
         self.is_running.set(false);
     }
 
+    /// Begins to publish the events of a shard that was opened while the node runs.
+    pub(super) fn opened(&self, runtime: &Rc<ThreadRuntime>, shard: &Rc<OwnedShard>) {
+        if let Some(asking) = find_published(runtime, std::slice::from_ref(shard)) {
+            whizbang_core::spawn::detached(&runtime.context.user_code, "find published events", asking);
+        }
+    }
+
+    /// Returns whether every committed event of a shard is with the broker. True without a bridge.
+    pub(super) fn has_published(&self, shard: &OwnedShard) -> bool {
+        let position = shard.reader().position();
+        !self.is_used.get() || self.published.borrow().get(&shard.id).is_some_and(|last| *last >= position)
+    }
+
+    /// Forgets a shard that was closed.
+    pub(super) fn closed(&self, shard: &ShardId) {
+        self.dirty.borrow_mut().remove(shard);
+        self.published.borrow_mut().remove(shard);
+        self.unanswered.borrow_mut().remove(shard);
+    }
+
     /// Wakes the task: confirmations are pending.
     pub(super) fn notify(&self) {
         self.wake.notify_one();
@@ -64,29 +86,28 @@ impl Publisher {
 
     /// Returns whether every shard has been handled and all its messages are with the broker.
     pub(super) fn is_idle(&self) -> bool {
-        !self.is_running.get() && self.dirty.borrow().is_empty() && self.unanswered_shards.get() == 0
+        !self.is_running.get() && self.dirty.borrow().is_empty() && self.unanswered.borrow().is_empty()
     }
 }
 
 /// Publishes committed messages to other services, over the bridge.
 pub(super) async fn run(runtime: Weak<ThreadRuntime>) {
     let mut asking: Option<whizbang_core::spawn::Task> = None;
+    let mut heads = HeadAnnouncements::default();
     if let Some(runtime) = runtime.upgrade() {
-        asking = find_published(&runtime);
-        // Shards whose events did not all reach the broker before this task failed.
-        for (id, cell) in &runtime.shards {
-            if runtime.publisher.published.borrow().get(id).is_some_and(|last| Some(last) < runtime.history.get(id)) {
-                runtime.publisher.mark_dirty(cell);
+        runtime.publisher.is_used.set(true);
+        asking = find_published(&runtime, &runtime.shards()).map(whizbang_core::spawn::local);
+        for cell in runtime.shards() {
+            // Shards whose events did not all reach the broker before this task failed.
+            if runtime.publisher.published.borrow().get(&cell.id).is_some_and(|last| *last < cell.opened_at) {
+                runtime.publisher.mark_dirty(&cell);
+            }
+            if cell.opened_at > 0 {
+                heads.advance(&cell.id, cell.opened_at);
             }
         }
     }
     let mut again: Option<Instant> = None;
-    let mut heads = HeadAnnouncements::default();
-    // Announce the log heads, for subscribers that missed the last events before this start.
-    let history = runtime.upgrade().map(|runtime| runtime.history.clone()).unwrap_or_default();
-    for (id, position) in history.iter().filter(|(_, position)| **position > 0) {
-        heads.advance(id, *position);
-    }
     loop {
         let Some(publisher) = runtime.upgrade().map(|runtime| Rc::clone(&runtime.publisher)) else {
             return drop(asking);
@@ -112,9 +133,9 @@ pub(super) async fn run(runtime: Weak<ThreadRuntime>) {
 /// Restarts the send windows that are overdue; finding them costs the number of windows.
 pub(super) fn restart_stalled(runtime: &ThreadRuntime, of: impl Fn(&ShardId) -> bool) -> Option<Instant> {
     let mut again = None;
-    for (id, windows) in &runtime.send_windows {
-        let (restarted, next) = windows.restart_stalled(&of, |to| runtime.report_stalled(id, to));
-        if let Some(cell) = runtime.shards.get(id).filter(|_| restarted) {
+    for (id, windows) in runtime.all_windows() {
+        let (restarted, next) = windows.restart_stalled(&of, |to| runtime.report_stalled(&id, to));
+        if let Some(cell) = runtime.shard(&id).filter(|_| restarted) {
             cell.mark_dirty(&runtime.context);
         }
         again = earliest(again, next);
@@ -126,14 +147,14 @@ pub(super) fn restart_stalled(runtime: &ThreadRuntime, of: impl Fn(&ShardId) -> 
 /// the destinations of the others are queried.
 fn check_stalled(runtime: &Rc<ThreadRuntime>) -> Option<Instant> {
     let mut again = None;
-    for (id, windows) in &runtime.send_windows {
+    for (id, windows) in runtime.all_windows() {
         let StalledWindows { restarted, to_query, next } =
-            windows.check_stalled(|to| !runtime.owns(to), |to| runtime.report_stalled(id, to));
-        if let Some(cell) = runtime.shards.get(id).filter(|_| restarted) {
-            runtime.publisher.mark_dirty(cell);
+            windows.check_stalled(|to| !runtime.is_local(to), |to| runtime.report_stalled(&id, to));
+        if let Some(cell) = runtime.shard(&id).filter(|_| restarted) {
+            runtime.publisher.mark_dirty(&cell);
         }
         for (to, sent) in to_query {
-            query_progress(runtime, id, &to, sent);
+            query_progress(runtime, &id, &to, sent);
         }
         again = earliest(again, next);
     }
@@ -148,16 +169,16 @@ fn query_progress(runtime: &Rc<ThreadRuntime>, from: &ShardId, to: &ShardId, sen
         let asked = Request::Sent { from: from.clone(), to: to.clone(), through: sent };
         let answer = bridge.request(asked, background::REQUEST_TIMEOUT).await;
         let Some(runtime) = me.upgrade() else { return };
-        let Some(windows) = runtime.send_windows.get(&from) else { return };
+        let Some(windows) = runtime.windows_of(&from) else { return };
         let through = if let Ok(Response::Watermark { through, .. }) = answer { through } else { 0 };
         if windows.answered(&to, through) {
             runtime.note_committed(&from, &to, through);
         } else if let Ok(Response::Refused(RequestError::Undecodable(_))) = answer
-            && let Some(cell) = runtime.shards.get(&from)
+            && let Some(cell) = runtime.shard(&from)
         {
             // An owner of an earlier version does not know the request and fetches nothing: send everything again.
             windows.restart(&to);
-            runtime.publisher.mark_dirty(cell);
+            runtime.publisher.mark_dirty(&cell);
         }
     });
 }
@@ -184,8 +205,17 @@ impl HeadAnnouncements {
         self.0.insert(shard.clone(), (position, 0, ANNOUNCE_AFTER.first().map(|wait| instant() + *wait)));
     }
 
+    /// Announces the head of a shard that was opened while the node runs, at once: its last owner may not have published
+    /// the last events.
+    fn begin(&mut self, shard: &OwnedShard) {
+        if shard.opened_at > 0 && !self.0.contains_key(&shard.id) {
+            self.0.insert(shard.id.clone(), (shard.opened_at, 0, Some(instant())));
+        }
+    }
+
     async fn announce(&mut self, runtime: &ThreadRuntime) -> Option<Instant> {
         let bridge = runtime.definition.bridge.as_ref()?;
+        self.0.retain(|shard, _| runtime.shard(shard).is_some());
         let now = instant();
         let mut next = None;
         for (shard, (position, told, at)) in &mut self.0 {
@@ -216,11 +246,12 @@ async fn publish_once(runtime: &Rc<ThreadRuntime>, heads: &mut HeadAnnouncements
     let mut full = false;
     let mut grown = Vec::new();
     let cells = std::mem::take(&mut *runtime.publisher.dirty.borrow_mut());
-    for (id, cell) in cells {
+    for (id, cell) in cells.into_iter().filter(|(_, cell)| runtime.is_current(cell)) {
         let reader = cell.reader();
-        if let Some(windows) = runtime.send_windows.get(&id) {
+        heads.begin(&cell);
+        if let Some(windows) = runtime.windows_of(&id) {
             if !full {
-                match windows.forward_pending(&reader, &onward, |to| !runtime.owns(to)).await {
+                match windows.forward_pending(&reader, &onward, |to| !runtime.is_local(to)).await {
                     Ok(all) => full = !all,
                     Err(error) => {
                         tracing::warn!(target: TARGET, shard = %id, %error, "failed to read the outbox");
@@ -232,7 +263,7 @@ async fn publish_once(runtime: &Rc<ThreadRuntime>, heads: &mut HeadAnnouncements
                 // Memory is bounded: the remaining outboxes are read once this batch is with the broker.
                 runtime.publisher.mark_dirty(&cell);
             }
-            again = earliest(again, windows.next_retry(|to| !runtime.owns(to)));
+            again = earliest(again, windows.next_retry(|to| !runtime.is_local(to)));
         }
         let position = reader.position();
         // Nothing of a shard is published until it is known what the broker holds: it would overtake the missing
@@ -244,10 +275,11 @@ async fn publish_once(runtime: &Rc<ThreadRuntime>, heads: &mut HeadAnnouncements
     }
     // Messages of several shards are in flight together: the broker's latency is paid once, not per shard.
     let batch = std::mem::take(&mut *outgoing.borrow_mut());
-    let publishing = grown.iter().map(|(cell, last, position)| publish(runtime, &cell.id, *last, *position));
+    let publishing = grown.iter().map(|(cell, last, position)| publish(runtime, cell, *last, *position));
     let publishing = stream::iter(publishing).buffered(MAX_PUBLISHING).collect::<Vec<_>>();
     let (ends, ()) = tokio::join!(publishing, send(runtime, batch));
-    for ((cell, _, position), end) in grown.into_iter().zip(ends) {
+    let grown = grown.into_iter().zip(ends).filter(|((cell, ..), _)| runtime.is_current(cell));
+    for ((cell, _, position), end) in grown {
         runtime.publisher.published.borrow_mut().insert(cell.id.clone(), end);
         // Events committed since the position was read may have been published too.
         heads.advance(&cell.id, position.max(end));
@@ -296,7 +328,7 @@ async fn send(runtime: &Rc<ThreadRuntime>, batch: Vec<Envelope>) {
         let Err(error) = result else { continue };
         tracing::debug!(target: TARGET, %error, "outbox entry refused by the bridge: sent again");
         if let Some(((from, sequence), to)) = place
-            && let Some(windows) = runtime.send_windows.get(&from)
+            && let Some(windows) = runtime.windows_of(&from)
         {
             windows.refused(&to, sequence);
         }
@@ -304,9 +336,9 @@ async fn send(runtime: &Rc<ThreadRuntime>, batch: Vec<Envelope>) {
 }
 
 /// Publishes the events above `last` up to `position`, and returns the last published position.
-async fn publish(runtime: &Rc<ThreadRuntime>, id: &ShardId, mut last: u64, position: u64) -> u64 {
-    let (Some(bridge), Some(cell)) = (&runtime.definition.bridge, runtime.shards.get(id)) else { return position };
-    let reader = cell.reader();
+async fn publish(runtime: &Rc<ThreadRuntime>, cell: &Rc<OwnedShard>, mut last: u64, position: u64) -> u64 {
+    let Some(bridge) = &runtime.definition.bridge else { return position };
+    let (id, reader) = (&cell.id, cell.reader());
     while last < position {
         let events = match page::events(&*reader, last, PAGE).await {
             Ok(events) => events,

@@ -53,7 +53,8 @@ impl ThreadRuntime {
 
     /// Delivers a message that was sent to one of this thread's shards.
     pub(super) fn direct(self: &Rc<Self>, envelope: Envelope, settle: Box<dyn FnOnce(AckOutcome)>) {
-        let Some(to) = envelope.to.clone().filter(|to| self.shards.contains_key(to)) else {
+        let is_open = |to: &ShardId| self.shard(to).is_some_and(|shard| shard.is_open());
+        let Some(to) = envelope.to.clone().filter(is_open) else {
             return settle(self.outcome_without_shard(&envelope));
         };
         if self.has_ended.get() || self.context.draining.get() {
@@ -68,9 +69,11 @@ impl ThreadRuntime {
                 envelope,
                 Box::new(move |outcome| {
                     settle(match outcome {
-                        Outcome::Busy | Outcome::Stopped | Outcome::Refused(_) | Outcome::Unknown(_) => {
-                            AckOutcome::Retry
-                        }
+                        Outcome::Busy
+                        | Outcome::Stopped
+                        | Outcome::Moved
+                        | Outcome::Refused(_)
+                        | Outcome::Unknown(_) => AckOutcome::Retry,
                         // It arrived without a reply channel and was acknowledged to its caller, so it must not
                         // vanish unseen.
                         Outcome::Unhandled => AckOutcome::Reject("no handler for this message".to_owned()),
@@ -89,7 +92,7 @@ impl ThreadRuntime {
         }
     }
 
-    /// Returns the outcome for a message to a shard that does not exist on this thread.
+    /// Returns the outcome for a message to a shard that is not open on this thread.
     fn outcome_without_shard(&self, envelope: &Envelope) -> AckOutcome {
         let Some(to) = &envelope.to else { return AckOutcome::Retry };
         let Some(shards) = self.definition.owns(&to.domain).filter(|shards| to.shard >= *shards) else {
@@ -114,7 +117,8 @@ impl ThreadRuntime {
         self.receive_windows.borrow().get(&(from.clone(), to.clone())).cloned()
     }
 
-    /// Returns the window between two shards; `None` if the bound is reached and every window has messages in flight.
+    /// Returns the window between two shards; `None` if `to` is not open here, or the bound is reached and every window has
+    /// messages in flight.
     pub(super) fn receive_window(self: &Rc<Self>, from: &ShardId, to: &ShardId) -> Option<Rc<ReceiveWindow>> {
         if let Some(window) = self.known_window(from, to) {
             return Some(window);
@@ -122,7 +126,7 @@ impl ThreadRuntime {
         if self.receive_windows.borrow().len() >= MAX_WINDOWS && !self.evict_windows() {
             return None;
         }
-        let watermark = self.watermark(from, to);
+        let watermark = self.watermark(from, to)?;
         let me = Rc::downgrade(self);
         let endpoints = {
             let (me, to) = (me.clone(), to.clone());
@@ -156,11 +160,11 @@ impl ThreadRuntime {
         let (from, to, through) = (window.from.clone(), window.to.clone(), window.through());
         // Most often the turn of the last message has stored the watermark. A duplicate writes nothing.
         let Some(watermark) = window.unstored() else { return self.confirm_committed(&from, &to, through) };
-        let Some(cell) = self.shards.get(&to) else { return };
+        let Some(cell) = self.shard(&to) else { return };
         let appended = cell.writer.borrow_mut().advance(&watermark);
         let me = Rc::downgrade(self);
         match appended {
-            Ok(appended) => self.context.after_commit(cell, appended, move |committed| {
+            Ok(appended) => self.context.after_commit(&cell, appended, move |committed| {
                 if let Some(me) = me.upgrade().filter(|_| committed.is_ok()) {
                     me.confirm_committed(&from, &to, through);
                 }
@@ -180,10 +184,11 @@ impl ThreadRuntime {
         !gone.is_empty()
     }
 
-    /// Returns the stored watermark for messages of `from`: the answer must hold after a crash.
-    pub(super) fn watermark(&self, from: &ShardId, to: &ShardId) -> u64 {
+    /// Returns the stored watermark for messages of `from`: the answer must hold after a crash. `None` if `to` is not open
+    /// here.
+    pub(super) fn watermark(&self, from: &ShardId, to: &ShardId) -> Option<u64> {
         let source = Source { shard: from.clone(), kind: SourceKind::Direct };
-        self.shards.get(to).map_or(0, |shard| shard.reader().watermark(&source))
+        self.shard(to).map(|shard| shard.reader().watermark(&source))
     }
 }
 
@@ -241,7 +246,7 @@ mod tests {
                 node.threads.run(
                     0,
                     Box::new(move |runtime| {
-                        let to = runtime.shards.keys().next().cloned().unwrap();
+                        let to = runtime.shards().first().unwrap().id.clone();
                         let (all, later) = (3 * MAX_WINDOWS, Rc::new(Cell::new(0)));
                         for n in 0..all {
                             let later = Rc::clone(&later);

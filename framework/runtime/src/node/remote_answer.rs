@@ -38,7 +38,7 @@ impl RemoteRequest {
             Outcome::IdInFuture => RequestError::IdInFuture,
             Outcome::Late => RequestError::Late,
             Outcome::Undecodable(reason) => RequestError::Undecodable(reason),
-            Outcome::Stopped => RequestError::NotHere,
+            Outcome::Stopped | Outcome::Moved => RequestError::NotHere,
             Outcome::Refused(error @ StoreError::Full { .. }) => {
                 self.log_and_redact("full", &error);
                 RequestError::Full

@@ -10,6 +10,7 @@ use futures_util::future::{BoxFuture, ready};
 use tokio::sync::oneshot;
 
 use super::definition::{NodeDefinition, VIEW_THREAD};
+use super::owned_shards::{post_to_owner, send_to_owner};
 use super::thread_handles::ThreadHandles;
 use crate::router::{Completion, Outcome, Remote, RoutedJob, SendError, attach_shapes};
 use whizbang_core::bridge::{Bridge, BridgeError, Request, RequestError, Response};
@@ -55,6 +56,10 @@ impl Remote for RemoteClient {
     fn thread_of(&self, domain: &str, command: &str, key: &str) -> Option<usize> {
         let definition = self.definition.upgrade()?;
         let shards = definition.owns(domain)?;
+        // A typed command cannot be sent on if its shard has moved before the thread takes it.
+        if definition.open_shards.is_shared() {
+            return None;
+        }
         // Workers accept envelopes only.
         let mut actors =
             definition.actors.iter().filter(|hosted| !hosted.is_isolated && hosted.domain.as_str() == domain);
@@ -70,6 +75,9 @@ impl Remote for RemoteClient {
     fn send(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
         let Some(definition) = self.definition.upgrade() else { return Box::pin(ready(Err(SendError::Stopped))) };
         let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
+        if definition.owns(&domain).is_some() && definition.open_shards.is_shared() {
+            return Box::pin(send_to_owner(Weak::clone(&self.definition), self.threads.clone(), envelope, deadline));
+        }
         if definition.owns(&domain).is_some() {
             let outcome = run_command(&definition, &self.threads, without_shape(envelope));
             return Box::pin(async move {
@@ -90,6 +98,9 @@ impl Remote for RemoteClient {
     fn post(&self, envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>> {
         let Some(definition) = self.definition.upgrade() else { return Box::pin(ready(Err(SendError::Stopped))) };
         let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
+        if definition.owns(&domain).is_some() && definition.open_shards.is_shared() {
+            return Box::pin(post_to_owner(Weak::clone(&self.definition), self.threads.clone(), envelope));
+        }
         if definition.owns(&domain).is_some() {
             let outcome = run_command(&definition, &self.threads, without_shape(envelope));
             return Box::pin(async move { SendError::of(outcome.await, &domain, &name, id).map(drop) });
@@ -143,7 +154,7 @@ pub(super) fn run_query(
 }
 
 /// Removes the fingerprint: a message that does not leave this program needs no comparison.
-fn without_shape(envelope: Envelope) -> Envelope {
+pub(super) fn without_shape(envelope: Envelope) -> Envelope {
     Envelope { shape: None, ..envelope }
 }
 
@@ -186,7 +197,7 @@ pub(super) async fn request_query(
     }
 }
 
-fn no_bridge(domain: String) -> SendError {
+pub(super) fn no_bridge(domain: String) -> SendError {
     SendError::NoOwner { domain, reason: "this node does not own it and has no bridge".to_owned() }
 }
 

@@ -17,10 +17,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::thread::ThreadRuntime;
+use crate::actor::OwnedShard;
 use whizbang_core::bridge::Bridge;
 use whizbang_core::message::ShardId;
-use whizbang_core::spawn;
-use whizbang_core::spawn::Task;
 use whizbang_core::telemetry::TARGET;
 
 /// Most events of a shard that are published again at start if the broker holds none. More than are ever in flight to
@@ -29,38 +28,38 @@ const MAX_REPUBLISHED: u64 = 1024;
 /// Time without an answer from the broker after which health reports it.
 const REPORT_AFTER: Duration = Duration::from_secs(5);
 
-/// Finds, in the background, the position up to which the events of each shard of this thread are published. Shards
-/// without history are known at once.
-pub(super) fn find_published(runtime: &Rc<ThreadRuntime>) -> Option<Task> {
+/// Returns the task that finds the position up to which the events of these shards are published. Shards without history
+/// are known at once; `None` if all are.
+pub(super) fn find_published(
+    runtime: &Rc<ThreadRuntime>,
+    shards: &[Rc<OwnedShard>],
+) -> Option<impl Future<Output = ()> + use<>> {
     let bridge = Arc::clone(runtime.definition.bridge.as_ref()?);
     let mut unknown = Vec::new();
-    for (id, position) in &runtime.history {
-        let known = runtime.publisher.published.borrow().contains_key(id);
-        match *position {
+    for shard in shards {
+        let known = runtime.publisher.published.borrow().contains_key(&shard.id);
+        match shard.opened_at {
             _ if known => {}
-            0 => drop(runtime.publisher.published.borrow_mut().insert(id.clone(), 0)),
-            position => unknown.push((id.clone(), position)),
+            0 => drop(runtime.publisher.published.borrow_mut().insert(shard.id.clone(), 0)),
+            _ => unknown.push(Rc::clone(shard)),
         }
     }
-    runtime.publisher.unanswered_shards.set(unknown.len());
     if unknown.is_empty() {
         return None;
     }
+    runtime.publisher.unanswered.borrow_mut().extend(unknown.iter().map(|shard| shard.id.clone()));
     let me = Rc::downgrade(runtime);
-    let (issues, counted) = (Arc::clone(&runtime.definition.issues), unknown.len());
+    let issues = Arc::clone(&runtime.definition.issues);
     let trouble = format!("published events of thread {}", runtime.index);
-    Some(spawn::local(async move {
-        let asking = join_all(unknown.into_iter().map(|(id, position)| {
+    Some(async move {
+        let counted = unknown.len();
+        let asking = join_all(unknown.into_iter().map(|shard| {
             let (me, bridge) = (me.clone(), Arc::clone(&bridge));
             async move {
-                let last = last_published(&*bridge, &id, position).await;
-                let Some(runtime) = me.upgrade() else { return };
-                runtime.publisher.published.borrow_mut().insert(id.clone(), last);
-                runtime.publisher.unanswered_shards.set(runtime.publisher.unanswered_shards.get().saturating_sub(1));
-                if let Some(cell) = runtime.shards.get(&id) {
-                    runtime.publisher.mark_dirty(cell);
+                let last = last_published(&*bridge, &shard.id, shard.opened_at).await;
+                if let Some(runtime) = me.upgrade() {
+                    note_published(&runtime, &shard, last);
                 }
-                runtime.context.idle.notify();
             }
         }));
         let mut asking = std::pin::pin!(asking);
@@ -75,7 +74,19 @@ pub(super) fn find_published(runtime: &Rc<ThreadRuntime>) -> Option<Task> {
             asking.await;
             issues.resolve(&trouble);
         }
-    }))
+    })
+}
+
+/// Records up to which position the events of a shard are published. The later ones are published now.
+fn note_published(runtime: &Rc<ThreadRuntime>, shard: &Rc<OwnedShard>, last: u64) {
+    if !runtime.is_current(shard) {
+        return;
+    }
+    let publisher = &runtime.publisher;
+    publisher.published.borrow_mut().insert(shard.id.clone(), last);
+    publisher.unanswered.borrow_mut().remove(&shard.id);
+    publisher.mark_dirty(shard);
+    runtime.context.idle.notify();
 }
 
 /// Returns the position up to which the events of a shard are published; its log reaches up to `position`.

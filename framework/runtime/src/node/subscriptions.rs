@@ -107,10 +107,10 @@ impl ThreadRuntime {
     /// Sets the subscribers of each subscription and where they start, from the store's watermarks.
     pub(super) fn set_takers(&self) {
         let mut known: HashMap<(ShardId, ShardId, Name), u64, FixedState> = HashMap::default();
-        for (id, shard) in &self.shards {
+        for shard in self.shards() {
             for Watermark { source, through } in shard.reader().watermarks() {
                 if let SourceKind::Events { subscriber } = source.kind {
-                    known.insert((id.clone(), source.shard, subscriber), through);
+                    known.insert((shard.id.clone(), source.shard, subscriber), through);
                 }
             }
         }
@@ -129,9 +129,8 @@ impl ThreadRuntime {
                 let watermarks: Vec<_> = (0..count)
                     .map(|shard| {
                         let to = ShardId::new(hosted.domain.clone(), shard);
-                        self.shards
-                            .contains_key(&to)
-                            .then(|| known.get(&(to, source.clone(), hosted.actor.clone())).copied().unwrap_or(0))
+                        self.shard(&to)
+                            .map(|_| known.get(&(to, source.clone(), hosted.actor.clone())).copied().unwrap_or(0))
                     })
                     .collect();
                 let whose = (&hosted.domain, &hosted.actor);
@@ -211,8 +210,8 @@ impl ThreadRuntime {
         if self.has_ended.get() || self.context.stopped.get() {
             return true;
         }
-        let sent = self.send_windows.iter().all(|(id, windows)| {
-            self.shards.get(id).is_none_or(|shard| {
+        let sent = self.all_windows().iter().all(|(id, windows)| {
+            self.shard(id).is_none_or(|shard| {
                 let mut heads = shard.reader().outbox_heads();
                 // Unreachable destinations are reported in the node's health.
                 heads.retain(|(to, ..)| self.is_reachable(to));

@@ -22,14 +22,14 @@ use super::subscriptions::{SubscriptionGroup, groups, views};
 use super::supervisor::{Restart, supervise};
 use super::thread_handles::{ThreadHandles, ThreadJob};
 use super::{StartError, background, timers};
-use crate::actor::{OwnedShard, ThreadContext, ThreadSettings};
+use crate::actor::{ThreadContext, ThreadSettings};
 use crate::inbox::Subscription;
 use crate::projection::ViewEndpoint;
 use crate::relay::SendWindows;
 use crate::router::{Action, ActorEndpoint, Completion, DedupKey, Delivery, LocalRoutes, Outcome};
 use whizbang_core::message::{Envelope, IdSource, Name, ShardId};
 use whizbang_core::spawn::Task;
-use whizbang_core::store::{CommitListener, SourceKind, StoreError, Watermark};
+use whizbang_core::store::{CommitListener, ShardHandle, StoreError};
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::user_code::{caught, user_code};
 
@@ -41,7 +41,6 @@ pub(super) struct ThreadRuntime {
     pub(super) index: usize,
     pub(super) threads: ThreadHandles,
     pub(super) context: Rc<ThreadContext>,
-    pub(super) shards: BTreeMap<ShardId, Rc<OwnedShard>>,
     /// Endpoints by domain and actor type.
     pub(super) endpoints: Endpoints,
     /// Endpoints by domain and command.
@@ -53,12 +52,11 @@ pub(super) struct ThreadRuntime {
     pub(super) subscriptions: BTreeMap<ShardId, Vec<Rc<Subscription>>>,
     pub(super) groups: Vec<SubscriptionGroup>,
     pub(super) views: Vec<Rc<dyn ViewEndpoint>>,
-    /// Last position of each shard when it was opened. Events behind it are announced as they are committed.
-    pub(super) history: BTreeMap<ShardId, u64>,
     /// The relay task is working.
     pub(super) is_relaying: Cell<bool>,
     pub(super) publisher: Rc<Publisher>,
-    pub(super) send_windows: BTreeMap<ShardId, Rc<SendWindows>>,
+    /// Send windows of the open shards.
+    pub(super) send_windows: RefCell<BTreeMap<ShardId, Rc<SendWindows>>>,
     /// Watermarks still to be confirmed to shards of other services.
     pub(super) told: RefCell<BTreeMap<(ShardId, ShardId), u64>>,
     /// Destinations that sent a note although nothing was sent to them, while they are queried.
@@ -70,7 +68,8 @@ pub(super) struct ThreadRuntime {
 }
 
 impl ThreadRuntime {
-    /// Opens the shards of this thread and installs the endpoints. No task runs yet.
+    /// Opens the shards of this thread, unless the store leases them one by one, and installs the endpoints. No task runs
+    /// yet.
     pub(super) async fn open(
         definition: Arc<NodeDefinition>,
         index: usize,
@@ -91,34 +90,18 @@ impl ThreadRuntime {
             propagated: Arc::clone(&definition.propagated),
             digest_key: definition.store.digest_key(),
         };
-        let code = definition.code(index);
-        let counts = Arc::clone(&code.counts);
-        let context = ThreadContext::new(ids, settings, code);
+        let context = ThreadContext::new(ids, settings, definition.code(index));
         let remote = Arc::new(RemoteClient::new(&definition, threads.clone()));
         let _ = context.remote.set((definition.id, remote));
-        let mut shards = BTreeMap::new();
-        for (domain, count) in &definition.domains {
-            for shard in (0..*count).filter(|shard| definition.thread_of(*shard) == index) {
-                let id = ShardId::new(domain.clone(), shard);
-                let listener: Arc<dyn CommitListener> = Arc::clone(&context.commits) as _;
-                let handle = definition.store.open(&id, *count, listener).await?;
-                definition.readers.insert(id.clone(), Arc::clone(&handle.reader));
-                let relays = definition.bridge.is_some() || definition.sources.contains_key(domain);
-                shards.insert(id.clone(), OwnedShard::new(id, handle, relays));
-            }
-        }
-        context.shards.borrow_mut().clone_from(&shards);
+        let opened = open_all(&definition, index, &context).await?;
         let (mut endpoints, mut commands, mut routes) =
             (Endpoints::default(), Endpoints::default(), LocalRoutes::default());
         for hosted in &definition.actors {
-            let count = definition.owns(&hosted.domain).unwrap_or(1);
-            let mine =
-                (0..count).map(|shard| shards.get(&ShardId::new(hosted.domain.clone(), shard)).cloned()).collect();
             let endpoint = hosted.hosted.install(
                 &context,
                 hosted.domain.clone(),
                 hosted.actor.clone(),
-                mine,
+                definition.owns(&hosted.domain).unwrap_or(1),
                 &hosted.events,
                 &mut routes,
             );
@@ -129,6 +112,7 @@ impl ThreadRuntime {
         }
         let groups = groups(&definition, &context);
         let views = views(&definition, index, &context).await?;
+        routes.share(&definition.open_shards);
         let routes = Rc::new(routes);
         // With several threads a key may be on another one, so a sender must route by key.
         if definition.thread_count() == 1 {
@@ -140,14 +124,11 @@ impl ThreadRuntime {
         for (source, subscription) in theirs.flatten() {
             subscriptions.entry(source.clone()).or_default().push(Rc::clone(subscription));
         }
-        let history = shards.iter().map(|(id, cell)| (id.clone(), cell.reader().position())).collect();
-        let windows = shards.keys().map(|id| (id.clone(), SendWindows::new(Arc::clone(&counts)))).collect();
         let runtime = Rc::new(Self {
             definition,
             index,
             threads,
             context,
-            shards,
             endpoints,
             commands,
             routes,
@@ -155,10 +136,9 @@ impl ThreadRuntime {
             subscriptions,
             groups,
             views,
-            history,
             is_relaying: Cell::new(false),
             publisher: Rc::default(),
-            send_windows: windows,
+            send_windows: RefCell::default(),
             told: RefCell::default(),
             unknown_destinations: RefCell::default(),
             tasks: RefCell::default(),
@@ -167,9 +147,10 @@ impl ThreadRuntime {
             me: RefCell::default(),
         });
         *runtime.me.borrow_mut() = Rc::downgrade(&runtime);
-        for endpoint in runtime.endpoints.values() {
-            endpoint.load_deferred().await?;
+        for (id, handle) in opened {
+            runtime.install(id, handle);
         }
+        runtime.load_deferred().await?;
         runtime.set_takers();
         Ok(runtime)
     }
@@ -213,17 +194,11 @@ impl ThreadRuntime {
         running.push(supervise(self, "timers", Restart::After(|_| {}), timers::fire));
         running.push(supervise(self, "sweep", Restart::After(|_| {}), background::passivate_idle));
         drop(running);
-        // Peers that have sent to this node before learn that it is back.
-        for (to, shard) in &self.shards {
-            for mark in shard.reader().watermarks() {
-                let publisher = self.definition.bridge.is_some() && !self.owns(&mark.source.shard);
-                if publisher && mark.source.kind == SourceKind::Direct {
-                    self.told.borrow_mut().insert((mark.source.shard, to.clone()), mark.through);
-                }
-            }
+        for shard in self.shards() {
+            self.remind_senders(&shard);
         }
         // Before anything new: messages recorded in the log for a key are older.
-        self.endpoints.values().for_each(|endpoint| endpoint.deliver_deferred());
+        self.shards().iter().for_each(|shard| self.deliver_deferred(&shard.id));
         self.catch_up();
     }
 
@@ -232,7 +207,7 @@ impl ThreadRuntime {
     fn restart_relay(self: &Rc<Self>) {
         self.is_relaying.set(false);
         self.publisher.failed();
-        for windows in self.send_windows.values() {
+        for windows in self.send_windows.borrow().values() {
             windows.restart_all();
         }
         self.catch_up();
@@ -243,20 +218,20 @@ impl ThreadRuntime {
         for subscription in self.subscriptions.values().flatten() {
             subscription.start_filling();
         }
-        for shard in self.shards.values() {
+        for shard in self.shards() {
             shard.mark_dirty(&self.context);
         }
         self.context.timers.notify_one();
     }
 
-    /// Returns whether a shard belongs to this node.
-    pub(super) fn owns(&self, shard: &ShardId) -> bool {
-        self.definition.owns(&shard.domain).is_some()
+    /// Returns whether messages for a shard are handled on this node.
+    pub(super) fn is_local(&self, shard: &ShardId) -> bool {
+        self.definition.is_local(shard)
     }
 
-    /// Returns whether a shard can be reached: it belongs to this node, or there is a bridge.
+    /// Returns whether a shard can be reached: it is open on this node, or there is a bridge.
     pub(super) fn is_reachable(&self, shard: &ShardId) -> bool {
-        self.definition.bridge.is_some() || self.owns(shard)
+        self.definition.bridge.is_some() || self.is_local(shard)
     }
 
     /// Reports messages of a shard's outbox that cannot be forwarded. They stay there until the node starts with a
@@ -317,75 +292,18 @@ impl ThreadRuntime {
         }
     }
 
-    /// Reopens the shards after a failed commit. Discards all uncommitted state, in the store and in memory.
-    pub(super) async fn recover(self: &Rc<Self>) -> Result<(), StoreError> {
-        self.discard_uncommitted();
-        for (id, cell) in &self.shards {
-            let listener: Arc<dyn CommitListener> = Arc::clone(&self.context.commits) as _;
-            let count = self.definition.owns(&id.domain).unwrap_or(1);
-            let handle = self.definition.store.open(id, count, listener).await?;
-            self.definition.readers.insert(id.clone(), Arc::clone(&handle.reader));
-            *cell.writer.borrow_mut() = handle.writer;
-            *cell.reader.borrow_mut() = handle.reader;
-        }
-        for endpoint in self.endpoints.values() {
-            endpoint.load_deferred().await?;
-        }
-        self.context.commits.clear_failure();
-        self.endpoints.values().for_each(|endpoint| endpoint.deliver_deferred());
-        self.set_takers();
-        self.catch_up();
-        Ok(())
-    }
-
-    /// Gives up a shard that another node has taken over. All others go on.
-    pub(super) fn lose_fenced(&self, error: &StoreError) {
-        let StoreError::Fenced { shard: id, .. } = error else { return };
-        let Some(shard) = self.context.shards.borrow_mut().remove(id) else { return };
-        tracing::warn!(target: TARGET, shard = %id, %error, "shard taken over by another node: closed here");
-        shard.lose();
-        self.context.fail_commits_of(&shard, error);
-    }
-
-    fn discard_uncommitted(&self) {
+    pub(super) fn discard_uncommitted(&self) {
         // Views keep their subscriptions: their events are committed, whatever has failed.
         for subscription in self.groups.iter().flat_map(|group| group.subscriptions.values()) {
             subscription.close();
         }
         let windows = std::mem::take(&mut *self.receive_windows.borrow_mut());
-        drop(windows);
-        for windows in self.send_windows.values() {
+        windows.values().for_each(|window| window.close());
+        for windows in self.send_windows.borrow().values() {
             windows.reset();
         }
         for endpoint in self.endpoints.values() {
             endpoint.reset();
-        }
-    }
-
-    /// Stores the watermarks of received and sent messages that the store does not know yet.
-    pub(super) fn store_watermarks(&self, at_least: u64) {
-        for (_, subscription, _) in self.groups.iter().flat_map(SubscriptionGroup::each) {
-            for (shard, source, through) in subscription.unstored() {
-                if let Some(cell) = self.shards.get(&shard) {
-                    let advanced = cell.writer.borrow_mut().advance(&Watermark { source, through });
-                    drop(advanced.inspect_err(|error| self.context.report_append_error(error)));
-                }
-            }
-        }
-        for window in self.receive_windows.borrow().values() {
-            let (cell, watermark) = (self.shards.get(&window.to), window.unstored());
-            if let Some((cell, watermark)) = cell.zip(watermark) {
-                let advanced = cell.writer.borrow_mut().advance(&watermark);
-                drop(advanced.inspect_err(|error| self.context.report_append_error(error)));
-            }
-        }
-        for (id, windows) in &self.send_windows {
-            for (to, through) in windows.unstored(at_least) {
-                if let Some(cell) = self.shards.get(id) {
-                    let sent = cell.writer.borrow_mut().sent(&to, through);
-                    drop(sent.inspect_err(|error| self.context.report_append_error(error)));
-                }
-            }
         }
     }
 
@@ -445,3 +363,21 @@ impl Drop for ThreadRuntime {
 /// Largest clock difference between two nodes: a deadline further in the past counts as missed. 5 minutes, as in
 /// Kerberos (RFC 4120).
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(300);
+
+/// Opens the shards of a thread in a store that one node owns alone. Leased shards are opened one by one later.
+async fn open_all(
+    definition: &NodeDefinition,
+    index: usize,
+    context: &ThreadContext,
+) -> Result<Vec<(ShardId, ShardHandle)>, StoreError> {
+    let mut opened = Vec::new();
+    for (domain, count) in definition.domains.iter().filter(|_| !definition.open_shards.is_shared()) {
+        for shard in (0..*count).filter(|shard| definition.thread_of(*shard) == index) {
+            let id = ShardId::new(domain.clone(), shard);
+            let listener: Arc<dyn CommitListener> = Arc::clone(&context.commits) as _;
+            let handle = definition.store.open(&id, *count, listener).await?;
+            opened.push((id, handle));
+        }
+    }
+    Ok(opened)
+}

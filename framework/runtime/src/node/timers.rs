@@ -5,7 +5,7 @@
 //! Uses the node's [monotonic time](whizbang_core::clock::MonotonicTime), which ignores jumps of the wall clock.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +43,10 @@ pub(super) async fn fire(runtime: Weak<ThreadRuntime>) {
             queues = TimerQueues::of(&runtime);
             look = instant();
         }
+        if queues.openings != context.openings.get() {
+            queues.follow_openings(&runtime);
+            look = instant();
+        }
         if instant() >= look {
             look = instant() + CHECK_INTERVAL;
             queues.check_all(&runtime);
@@ -62,9 +66,8 @@ fn earlier(one: Option<Instant>, other: Instant) -> Instant {
     one.map_or(other, |one| one.min(other))
 }
 
-/// Timers of one shard.
+/// Timers of one opened shard.
 struct ShardTimers {
-    id: ShardId,
     cell: Rc<OwnedShard>,
     /// Hosted actor types, each with the cursor up to which its timers were fired.
     actors: Vec<(Name, TimerCursor)>,
@@ -73,14 +76,23 @@ struct ShardTimers {
 /// Timers of a thread, for one generation of its shards.
 struct TimerQueues {
     generation: u64,
-    queues: Vec<ShardTimers>,
+    /// The openings and closings that are known here.
+    openings: u64,
+    /// By the number of the opening.
+    queues: BTreeMap<Opening, ShardTimers>,
     fired: Rc<FiredTimers>,
-    /// Index of the shard to read first next time, so that none starves.
-    first: usize,
+    /// Number of the next opening.
+    next: Opening,
+    /// The shard that was read first last time: the next one follows, so that none starves.
+    first: Opening,
 }
 
-/// Identifies a timer: index of the shard, index of the actor type, cursor.
-type TimerId = (usize, usize, TimerCursor);
+/// Number of an opened shard. A shard that is opened again has another one, so a timer fired before is not mistaken for
+/// one of now.
+type Opening = u64;
+
+/// Identifies a timer: the opened shard, index of the actor type, cursor.
+type TimerId = (Opening, usize, TimerCursor);
 
 /// Timers that were fired and are not settled.
 #[derive(Default)]
@@ -136,21 +148,35 @@ impl FiredTimers {
 
 impl TimerQueues {
     fn of(runtime: &Rc<ThreadRuntime>) -> Self {
-        let queues = runtime.shards.iter().map(|(id, cell)| {
-            let hosted = runtime.definition.actors.iter().filter(|hosted| hosted.domain == id.domain);
+        let generation = runtime.context.generation.get();
+        let mut timers =
+            Self { generation, openings: 0, queues: BTreeMap::new(), fired: Rc::default(), next: 0, first: 0 };
+        timers.follow_openings(runtime);
+        timers
+    }
+
+    /// Drops the timers of closed shards and adds those of opened ones.
+    fn follow_openings(&mut self, runtime: &ThreadRuntime) {
+        self.openings = runtime.context.openings.get();
+        self.queues.retain(|_, queue| runtime.is_current(&queue.cell));
+        for cell in runtime.shards() {
+            if self.queues.values().any(|queue| Rc::ptr_eq(&queue.cell, &cell)) {
+                continue;
+            }
+            let hosted = runtime.definition.actors.iter().filter(|hosted| hosted.domain == cell.id.domain);
             let actors = hosted.map(|hosted| (hosted.actor.clone(), TimerCursor::default())).collect();
-            ShardTimers { id: id.clone(), cell: Rc::clone(cell), actors }
-        });
-        Self { generation: runtime.context.generation.get(), queues: queues.collect(), fired: Rc::default(), first: 0 }
+            self.queues.insert(self.next, ShardTimers { cell, actors });
+            self.next += 1;
+        }
     }
 
     /// Makes every shard report its next timer, and reports timers without a hosted actor type.
     fn check_all(&self, runtime: &ThreadRuntime) {
-        let mut unknown = std::collections::BTreeMap::<(Name, Name), usize>::new();
-        for queue in &self.queues {
+        let mut unknown = BTreeMap::<(Name, Name), usize>::new();
+        for queue in self.queues.values() {
             queue.cell.next_timer.set(Some(Timestamp::default()));
             for (actor, count) in queue.cell.reader().timer_counts() {
-                let orphans = unknown.entry((queue.id.domain.clone(), actor.clone())).or_default();
+                let orphans = unknown.entry((queue.cell.id.domain.clone(), actor.clone())).or_default();
                 if queue.actors.iter().all(|(hosted, _)| *hosted != actor) {
                     *orphans += count;
                 }
@@ -180,13 +206,14 @@ impl TimerQueues {
         let expires = self.fired.expire_batches();
         let batch = Rc::new(Batch::default());
         let limit = runtime.context.settings.in_flight;
-        let shards = self.queues.len();
-        self.first = (self.first + 1).checked_rem(shards).unwrap_or(0);
+        let (after, before): (Vec<_>, Vec<_>) = self.queues.keys().partition(|number| **number > self.first);
+        let order: Vec<Opening> = after.into_iter().chain(before).copied().collect();
+        self.first = order.first().copied().unwrap_or(0);
         let mut is_full = false;
-        for nth in 0..shards {
-            let number = (self.first + nth) % shards;
-            let Some(queue) = self.queues.get_mut(number) else { continue };
-            if queue.cell.next_timer.get().is_none_or(|next| next > now) {
+        for number in order {
+            let Some(queue) = self.queues.get_mut(&number) else { continue };
+            // The timers of a shard that is handed over fire at its next owner.
+            if !queue.cell.is_open() || queue.cell.next_timer.get().is_none_or(|next| next > now) {
                 continue;
             }
             let reader = queue.cell.reader();
@@ -203,7 +230,7 @@ impl TimerQueues {
                     if self.fired.open.borrow_mut().insert(at) {
                         batch.open.set(batch.open.get() + 1);
                         self.fired.recent.set(self.fired.recent.get() + 1);
-                        deliver(runtime, &queue.id, timer, at, &self.fired, &batch);
+                        deliver(runtime, &queue.cell.id, timer, at, &self.fired, &batch);
                     }
                 }
             }
@@ -217,19 +244,20 @@ impl TimerQueues {
             // The bound is reached: settled timers notify this task, and long-running ones stop counting.
             return Some(expires.unwrap_or(LONG_RUNNING));
         }
-        self.queues.iter().filter_map(|queue| queue.cell.next_timer.get()).min().map(|next| next.since(now))
+        let open = self.queues.values().filter(|queue| queue.cell.is_open());
+        open.filter_map(|queue| queue.cell.next_timer.get()).min().map(|next| next.since(now))
     }
 
     /// Moves cursors back to timers that were set behind them, and to undelivered ones.
     fn rewind(&mut self) {
-        for queue in &mut self.queues {
+        for queue in self.queues.values_mut() {
             if let Some(due) = queue.cell.earliest_set_timer.take() {
                 let before = TimerCursor { due, number: 0 };
                 queue.actors.iter_mut().for_each(|(_, place)| *place = (*place).min(before));
             }
         }
         for (queue, actor, place) in self.fired.again.borrow_mut().drain(..) {
-            let Some(queue) = self.queues.get_mut(queue) else { continue };
+            let Some(queue) = self.queues.get_mut(&queue) else { continue };
             if let Some((_, reached)) = queue.actors.get_mut(actor) {
                 *reached = (*reached).min(TimerCursor { number: place.number.saturating_sub(1), ..place });
             }

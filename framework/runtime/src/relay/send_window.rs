@@ -187,6 +187,16 @@ impl SendWindows {
         }
     }
 
+    /// Restarts the window to a destination that has moved to or from this node: its entries are sent on the new way at
+    /// once. Returns whether there is such a window.
+    pub(crate) fn reroute(&self, to: &ShardId) -> bool {
+        let mut windows = self.windows.borrow_mut();
+        let Some(window) = windows.get_mut(to).filter(|window| !window.stopped) else { return false };
+        window.restart();
+        (window.retry_delay, window.again) = (FIRST_RETRY, instant() + FIRST_RETRY);
+        true
+    }
+
     /// Restarts the window to one destination, unless its entries were just sent.
     pub(crate) fn restart_if_stalled(&self, to: &ShardId) {
         let now = instant();

@@ -153,4 +153,6 @@ pub enum Outcome {
     Unknown(StoreError),
     /// The node is shutting down; nothing was done.
     Stopped,
+    /// The shard is not open on this node, or is being handed over; nothing was done.
+    Moved,
 }

@@ -7,7 +7,7 @@ use futures_util::future::{BoxFuture, LocalBoxFuture};
 use tokio::sync::oneshot;
 
 use super::{Delivery, LocalRoutes, SendError};
-use whizbang_core::message::{Command, Envelope, MessageId, set_header};
+use whizbang_core::message::{Command, Envelope, MessageId, Shard, set_header};
 use whizbang_core::store::StoreError;
 
 /// Endpoint of one actor type on one thread.
@@ -30,17 +30,30 @@ pub trait ActorEndpoint {
     /// Discards the state of every actor and fails what is queued, after a failed commit.
     fn reset(&self);
 
-    /// Loads the deferred messages from the log. Called before anything is delivered, after the start and after a
-    /// [reset](Self::reset).
+    /// Admits messages to the keys of a shard that was opened on this thread.
+    fn open_shard(&self, shard: Shard) {
+        let _ = shard;
+    }
+
+    /// Discards everything of a shard: its live actors, jobs and deferred messages. What is queued is refused.
+    fn close_shard(&self, shard: Shard) {
+        let _ = shard;
+    }
+
+    /// Loads the deferred messages of a shard from its log. Called before anything is delivered, after the shard was
+    /// opened and after a [reset](Self::reset).
     ///
     /// # Errors
     /// Errors of reading the store.
-    fn load_deferred(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+    fn load_deferred(&self, shard: Shard) -> LocalBoxFuture<'static, Result<(), StoreError>> {
+        let _ = shard;
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Starts delivering the deferred messages.
-    fn deliver_deferred(&self) {}
+    /// Starts delivering the deferred messages of a shard.
+    fn deliver_deferred(&self, shard: Shard) {
+        let _ = shard;
+    }
 
     /// Returns whether no deferred message is left that is delivered without an operator.
     fn is_idle(&self) -> bool {
@@ -113,7 +126,8 @@ pub type RoutedJob = Box<dyn FnOnce(&LocalRoutes) + Send>;
 
 /// Transport for messages that leave this thread: to other threads of the node and to other services.
 pub trait Remote: Send + Sync {
-    /// Returns the thread of this node that runs the command for this key; `None` if no actor of this node handles it.
+    /// Returns the thread of this node that runs the command for this key; `None` if no actor of this node handles it,
+    /// or its shard may move to another node.
     fn thread_of(&self, domain: &str, command: &str, key: &str) -> Option<usize> {
         let _ = (domain, command, key);
         None

@@ -136,6 +136,14 @@ pub enum SendError {
     /// The node is shutting down. Nothing was done.
     #[error("node is shutting down")]
     Stopped,
+    /// The key's shard is moving to another node of the service, or has moved. Nothing was done: send again with the
+    /// same id. A client of a node repeats the command itself where it can; this error reaches a caller whose deadline
+    /// passed before the move was complete, or whose command waited in this node when its shard was lost.
+    #[error("domain `{domain}` is moving the shard of the key to another node")]
+    Moved {
+        /// The domain.
+        domain: String,
+    },
     /// The command was handled, but the reply cannot be decoded: sender and owner use different versions of it.
     #[error("failed to decode reply")]
     Reply(#[source] CodecError),
@@ -159,7 +167,8 @@ impl SendError {
             | Self::Late
             | Self::IdInFuture
             | Self::Unknown { .. }
-            | Self::Stopped => true,
+            | Self::Stopped
+            | Self::Moved { .. } => true,
             Self::Refused(error) => error.is_transient(),
             _ => false,
         }
@@ -197,6 +206,7 @@ impl SendError {
             Outcome::Refused(error) => Self::Refused(error),
             Outcome::Unknown(source) => Self::Unknown { id, source },
             Outcome::Stopped => Self::Stopped,
+            Outcome::Moved => Self::Moved { domain: domain.to_owned() },
         })
     }
 }

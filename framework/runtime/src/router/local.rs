@@ -7,9 +7,10 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
+use std::sync::Arc;
 
-use super::CommandEndpoint;
-use whizbang_core::message::Command;
+use super::{CommandEndpoint, OpenShards};
+use whizbang_core::message::{Command, Key};
 
 /// Distinguishes the nodes of one process.
 pub type NodeId = u64;
@@ -18,6 +19,8 @@ pub type NodeId = u64;
 #[derive(Default)]
 pub struct LocalRoutes {
     typed: HashMap<TypeId, Box<dyn Any>, BuildHasherDefault<TypeIdHasher>>,
+    /// The shards that are open here, if several nodes share them.
+    shared: Option<Arc<OpenShards>>,
 }
 
 impl std::fmt::Debug for LocalRoutes {
@@ -54,6 +57,16 @@ impl LocalRoutes {
     /// Adds the endpoint of a command.
     pub fn add<C: Command>(&mut self, endpoint: Rc<dyn CommandEndpoint<C>>) {
         self.typed.insert(TypeId::of::<C>(), Box::new(endpoint));
+    }
+
+    /// Restricts the routes to keys whose shard is open on this node.
+    pub(crate) fn share(&mut self, open: &Arc<OpenShards>) {
+        self.shared = open.is_shared().then(|| Arc::clone(open));
+    }
+
+    /// Returns whether the shard of a key is open on this node.
+    pub(crate) fn is_open<'a>(&self, domain: &str, shards: u16, key: impl FnOnce() -> Key<'a>) -> bool {
+        self.shared.as_ref().is_none_or(|open| open.is_open_for(domain, shards, key().as_str()))
     }
 
     /// Publishes these routes on this thread.

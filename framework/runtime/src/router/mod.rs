@@ -1,13 +1,14 @@
 //! Router: finds the endpoint of a message, and defines what its sender is told.
 //!
-//! Called by the client, the inbox and the relay; calls the endpoints that actors install. Frozen when the node
-//! starts: routing takes no lock, and routes never change under a message.
+//! Called by the client, the inbox and the relay; calls the endpoints that actors install. The endpoints are fixed when
+//! the node starts, so routing takes no lock. Only the [open shards](OpenShards) change.
 
 mod delivery;
 mod endpoint;
 mod error;
 mod local;
 mod manifest;
+mod open_shards;
 mod shapes;
 
 pub use delivery::{Action, Completion, DedupKey, Delivery, Outcome, SequenceTracker};
@@ -18,4 +19,5 @@ pub use local::{LocalRoutes, NodeId};
 #[cfg(feature = "testing")]
 pub use manifest::PayloadTexts;
 pub use manifest::{ActorCard, DomainCard, Manifest, MessageCard, Shapes, StateCard};
+pub use open_shards::OpenShards;
 pub(crate) use shapes::{Judgment, PeerShapes, attach_shapes, is_from_actor};

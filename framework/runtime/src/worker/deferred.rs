@@ -69,6 +69,14 @@ impl DeferredJobs {
         self.counts.deferred.set(self.counts.deferred.get().saturating_sub(gone.len() as u64));
     }
 
+    /// Removes the jobs of a shard that is closed. Its next owner reads them from the log.
+    pub(super) fn remove(&self, shard: &Rc<OwnedShard>) {
+        let before = self.due.borrow().len();
+        self.due.borrow_mut().retain(|_, (of, _)| !Rc::ptr_eq(of, shard));
+        let gone = before - self.due.borrow().len();
+        self.counts.deferred.set(self.counts.deferred.get().saturating_sub(gone as u64));
+    }
+
     fn push(&self, shard: &Rc<OwnedShard>, id: MessageId, due: Instant) {
         let number = self.next.replace(self.next.get() + 1);
         self.due.borrow_mut().insert((due, number), (Rc::clone(shard), id));
@@ -154,7 +162,8 @@ impl<W: Worker> WorkerDispatcher<W> {
                             // They are started after the restart.
                             return;
                         }
-                        if let Some((shard, id)) = pending.pop_due() {
+                        // A shard that is handed over keeps its jobs in its log.
+                        if let Some((shard, id)) = pending.pop_due().filter(|(shard, _)| shard.is_open()) {
                             me.start(shard, id, slot);
                         }
                     }

@@ -15,7 +15,7 @@ use super::{Worker, WorkerPlan};
 use crate::actor::{InFlightGuard, OwnedShard, ThreadContext};
 use crate::client::Client;
 use crate::router::{Action, ActorEndpoint, Completion, DedupKey, Delivery, Outcome, Remote, Unconnected};
-use whizbang_core::message::{Domain, Envelope, Key, Name, shard_of};
+use whizbang_core::message::{Domain, Envelope, Key, Name, Shard, ShardId, shard_of};
 use whizbang_core::spawn::Task;
 use whizbang_core::store::StoreError;
 use whizbang_core::user_code::caught;
@@ -27,8 +27,8 @@ pub(crate) struct WorkerDispatcher<W: Worker> {
     pub(super) worker: Arc<W>,
     pub(super) domain: Name,
     pub(super) actor: Name,
-    /// Shards by number; `None` for those of other threads.
-    shards: Vec<Option<Rc<OwnedShard>>>,
+    /// Shards by number; `None` for those that are not open on this thread.
+    shards: Box<[RefCell<Option<Rc<OwnedShard>>>]>,
     /// One permit for each job that may run at once.
     pub(super) slots: Arc<Semaphore>,
     /// Deferred jobs.
@@ -47,6 +47,7 @@ pub(super) type JobNumber = u64;
 /// An admitted, unsettled message.
 struct RunningJob {
     _task: Task,
+    shard: Rc<OwnedShard>,
     /// User code has begun: from now on an external effect is possible.
     begun: bool,
     /// Completions of the first delivery and of repeated ones.
@@ -60,7 +61,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         worker: Arc<W>,
         domain: Name,
         actor: Name,
-        shards: Vec<Option<Rc<OwnedShard>>>,
+        shards: Shard,
     ) -> Rc<Self> {
         let slots = Arc::new(Semaphore::new(context.settings.jobs));
         let pending = DeferredJobs::new(Arc::clone(&context.counts));
@@ -82,7 +83,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             worker,
             domain,
             actor,
-            shards,
+            shards: (0..shards).map(|_| RefCell::default()).collect(),
             slots,
             pending,
             logs: RefCell::default(),
@@ -107,9 +108,26 @@ impl<W: Worker> WorkerDispatcher<W> {
         (!key.is_valid()).then(|| Outcome::Undecodable("a key has 1 to 256 bytes".to_owned()))
     }
 
-    fn shard(&self, key: &str) -> Option<&Rc<OwnedShard>> {
-        let shards = u16::try_from(self.shards.len()).unwrap_or(u16::MAX);
-        self.shards.get(usize::from(shard_of(key, shards)))?.as_ref()
+    /// Returns the shard of a key, if it accepts messages here.
+    fn shard(&self, key: &str) -> Option<Rc<OwnedShard>> {
+        let shards = Shard::try_from(self.shards.len()).unwrap_or(Shard::MAX);
+        self.opened(shard_of(key, shards)).filter(|shard| shard.is_open())
+    }
+
+    fn opened(&self, shard: Shard) -> Option<Rc<OwnedShard>> {
+        self.shards.get(usize::from(shard))?.borrow().clone()
+    }
+
+    /// Ends these jobs: nothing of them is committed anymore.
+    fn end_jobs(&self, jobs: impl IntoIterator<Item = RunningJob>) {
+        for running in jobs {
+            let outcome = running.shard.unfinished_outcome(running.begun);
+            // The job is ended before its completion is called, which may send the message again.
+            drop(running._task);
+            for settle in running.settle {
+                settle(outcome.clone());
+            }
+        }
     }
 
     /// Records that user code begins.
@@ -138,7 +156,10 @@ impl<W: Worker> WorkerDispatcher<W> {
         let flights = vec![self.context.track_job(shard)];
         let task = whizbang_core::spawn::local(work(number));
         let settle = settle.into_iter().collect();
-        self.jobs.borrow_mut().insert(number, RunningJob { _task: task, begun: false, settle, _flights: flights });
+        self.jobs.borrow_mut().insert(
+            number,
+            RunningJob { _task: task, shard: Rc::clone(shard), begun: false, settle, _flights: flights },
+        );
     }
 
     /// Merges a repeated delivery into the running job of its message: it gets the same outcome.
@@ -196,8 +217,8 @@ impl<W: Worker> ActorEndpoint for Rc<WorkerDispatcher<W>> {
             return (delivery.completion)(outcome);
         }
         let Delivery { action: work, envelope, dedup_key: arrival, completion: settle } = delivery;
-        let Some(shard) = self.shard(&envelope.key) else { return settle(Outcome::Stopped) };
-        let (dispatcher, shard) = (Rc::clone(self), Rc::clone(shard));
+        let Some(shard) = self.shard(&envelope.key) else { return settle(Outcome::Moved) };
+        let dispatcher = Rc::clone(self);
         self.spawn(&Rc::clone(&shard), Some(settle), move |number| async move {
             match work {
                 Action::Redrive => dispatcher.guarded(number, dispatcher.redrive(number, &shard, envelope)).await,
@@ -222,12 +243,27 @@ impl<W: Worker> ActorEndpoint for Rc<WorkerDispatcher<W>> {
         // Logs of shards stay; those of single messages are dropped with their job.
     }
 
-    fn deliver_deferred(&self) {
-        for shard in self.shards.iter().flatten() {
-            let (me, shard) = (Rc::clone(self), Rc::clone(shard));
-            let begin = move || Rc::clone(&me).begin_deferred(Rc::clone(&shard));
-            whizbang_core::spawn::restarting(&self.context.user_code, "schedule deferred jobs", begin);
+    fn open_shard(&self, shard: Shard) {
+        let opened = self.context.shards.borrow().get(&ShardId::new(self.domain.clone(), shard)).cloned();
+        if let Some(slot) = self.shards.get(usize::from(shard)) {
+            slot.replace(opened);
         }
+    }
+
+    fn close_shard(&self, shard: Shard) {
+        let Some(closed) = self.shards.get(usize::from(shard)).and_then(RefCell::take) else { return };
+        let is_of = |shard: &Rc<OwnedShard>| Rc::ptr_eq(shard, &closed);
+        let jobs: Vec<_> = self.jobs.borrow_mut().extract_if(|_, job| is_of(&job.shard)).map(|(_, job)| job).collect();
+        self.logs.borrow_mut().retain(|_, log| !is_of(&log.shard));
+        self.pending.remove(&closed);
+        self.end_jobs(jobs);
+    }
+
+    fn deliver_deferred(&self, shard: Shard) {
+        let Some(shard) = self.opened(shard) else { return };
+        let me = Rc::clone(self);
+        let begin = move || Rc::clone(&me).begin_deferred(Rc::clone(&shard));
+        whizbang_core::spawn::restarting(&self.context.user_code, "schedule deferred jobs", begin);
     }
 
     fn is_idle(&self) -> bool {
@@ -238,13 +274,6 @@ impl<W: Worker> ActorEndpoint for Rc<WorkerDispatcher<W>> {
         let jobs = std::mem::take(&mut *self.jobs.borrow_mut());
         self.logs.borrow_mut().clear();
         self.pending.clear();
-        for running in jobs.into_values() {
-            let outcome = if running.begun { Outcome::Unknown(StoreError::Closed) } else { Outcome::Stopped };
-            // The job is ended before its completion is called, which may send the message again.
-            drop(running._task);
-            for settle in running.settle {
-                settle(outcome.clone());
-            }
-        }
+        self.end_jobs(jobs.into_values());
     }
 }

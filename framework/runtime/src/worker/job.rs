@@ -52,9 +52,7 @@ impl<W: Worker> WorkerDispatcher<W> {
                 wait = (wait * 2).min(LONGEST_RESTART);
             }
             if !again || self.context.is_closing(&shard) {
-                let unknown = self.has_begun(number);
-                let outcome = if unknown { Outcome::Unknown(StoreError::Closed) } else { Outcome::Stopped };
-                return self.settle(number, &outcome);
+                return self.settle(number, &shard.unfinished_outcome(self.has_begun(number)));
             }
             let waits = |ledger: &RefCell<Ledger>| ledger.borrow().waiting.contains(&envelope.id);
             if log.ledger.get().is_some_and(waits) {
@@ -84,14 +82,10 @@ impl<W: Worker> WorkerDispatcher<W> {
                 Err(error) if matches!(arrival, DedupKey::MessageId) => break Outcome::Refused(error),
                 Err(error) => {
                     tracing::warn!(target: TARGET, worker = %self.actor, %error, "failed to read a worker's stream: retrying");
-                    Rc::clone(&self.context)
-                        .sleep_unless_closing(
-                            Rc::clone(shard),
-                            self.context.settings.retry.all.wait(3, &self.context.ids).max(MIN_WAIT),
-                        )
-                        .await;
+                    let wait = self.context.settings.retry.all.wait(3, &self.context.ids).max(MIN_WAIT);
+                    Rc::clone(&self.context).sleep_unless_closing(Rc::clone(shard), wait).await;
                     if self.context.is_closing(shard) {
-                        break Outcome::Stopped;
+                        break shard.stopped_outcome();
                     }
                 }
             }
@@ -248,7 +242,7 @@ impl<W: Worker> WorkerDispatcher<W> {
                 if self.context.is_closing(&log.shard) {
                     // It stays in its source and is run after the restart. The caller must not be told that nothing
                     // was done if an attempt was made.
-                    return if failed == 0 { Outcome::Stopped } else { Outcome::Unknown(StoreError::Closed) };
+                    return log.shard.unfinished_outcome(failed > 0);
                 }
                 // It may have waited long for its slot.
                 let first = failed == 0 && matches!(arrival, DedupKey::MessageId);

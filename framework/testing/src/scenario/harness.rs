@@ -141,15 +141,14 @@ impl<A: Stateful> Harness<A> {
         let opened = MemoryStore::new().open(&id, shards, Arc::clone(&context.commits) as _).now_or_never();
         let handle = opened.expect("memory does not wait").expect("an empty store opens");
         let owned = OwnedShard::new(id.clone(), handle, false);
-        let shards_by_id = (0..shards).map(|shard| (shard == id.shard).then(|| Rc::clone(&owned))).collect();
-        let dispatcher = Dispatcher::new(
-            context,
-            Rc::new(HandlerTable::of::<A>()),
-            self.domain.clone(),
-            self.actor.clone(),
-            shards_by_id,
-        );
-        dispatcher.load_deferred().now_or_never().expect("memory does not wait").expect("an empty store is read");
+        let dispatcher =
+            Dispatcher::new(context, Rc::new(HandlerTable::of::<A>()), self.domain.clone(), self.actor.clone(), shards);
+        dispatcher.open(&owned);
+        dispatcher
+            .load_deferred(id.shard)
+            .now_or_never()
+            .expect("memory does not wait")
+            .expect("an empty store is read");
         OpenedActor { key: key.to_owned(), shard: owned, dispatcher }
     }
 
@@ -214,7 +213,7 @@ impl<A: Stateful> Harness<A> {
             opened.dispatcher.reset();
             opened
                 .dispatcher
-                .load_deferred()
+                .load_deferred(shard_of(&opened.key, A::Domain::SHARDS))
                 .now_or_never()
                 .expect("memory does not wait")
                 .expect("the store can be read");

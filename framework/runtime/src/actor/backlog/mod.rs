@@ -11,6 +11,7 @@
 //!
 //! Why the generation: a read or a back-off may outlive a failed commit. It must not change the queues that were loaded again.
 
+mod open;
 mod queues;
 mod record;
 mod unloadable;
@@ -20,11 +21,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::LocalBoxFuture;
 
 use super::owned_shard::OwnedShard;
 use super::thread::ThreadContext;
 use crate::router::{Action, DedupKey, Delivery, Outcome, SequenceTracker};
+pub(crate) use open::Backlogs;
 use queues::{BacklogState, Deferred, HeadState, Queue};
 use whizbang_core::message::{Codec, Coded as _, Envelope, Kind, MessageId, Name, Rejection};
 use whizbang_core::store::{Appended, Mark, Note, OutboxWrite, StoreError, Ticket};
@@ -53,7 +54,7 @@ pub(crate) type Deliver = Rc<dyn Fn(Delivery)>;
 /// The deferred messages of one actor type in one shard.
 pub(crate) struct Backlog {
     context: Rc<ThreadContext>,
-    shard: Rc<OwnedShard>,
+    pub(super) shard: Rc<OwnedShard>,
     actor: Name,
     deferred: Name,
     deliver: Deliver,
@@ -67,7 +68,12 @@ pub(crate) struct Backlog {
 }
 
 impl Backlog {
-    fn new(context: &Rc<ThreadContext>, shard: &Rc<OwnedShard>, actor: &Name, deliver: &Deliver) -> Rc<Self> {
+    pub(super) fn new(
+        context: &Rc<ThreadContext>,
+        shard: &Rc<OwnedShard>,
+        actor: &Name,
+        deliver: &Deliver,
+    ) -> Rc<Self> {
         Rc::new(Self {
             context: Rc::clone(context),
             shard: Rc::clone(shard),
@@ -109,7 +115,7 @@ impl Backlog {
         });
     }
 
-    /// Clears everything: the shard is reopened, or the node ends.
+    /// Clears everything: the shard is reopened or closed, or the node ends.
     pub(crate) fn reset(&self) {
         let mut state = self.state.borrow_mut();
         for key in state.unloadable.keys() {
@@ -179,7 +185,7 @@ impl Backlog {
         self: &Rc<Self>,
         key: &Rc<str>,
         message: MessageId,
-    ) -> Option<impl Future<Output = Result<Option<(Action, Envelope)>, StoreError>> + 'static> {
+    ) -> Option<impl Future<Output = Result<Option<(Action, Envelope)>, StoreError>> + use<>> {
         let state = self.state.borrow();
         let entry = state.queues.get(key)?.entries.iter().find(|entry| entry.id == message)?;
         let (this, key, ticket) = (Rc::clone(self), Rc::clone(key), entry.ticket);
@@ -456,39 +462,6 @@ impl SequenceTracker for DeferredTracker {
     /// It was deferred, so it was tried before.
     fn is_near_start(&self, _sequence: u64) -> bool {
         true
-    }
-}
-
-/// The backlogs of one actor type on one thread, by shard number.
-pub(crate) struct Backlogs(Vec<Option<Rc<Backlog>>>);
-
-impl Backlogs {
-    pub(super) fn new(
-        context: &Rc<ThreadContext>,
-        shards: &[Option<Rc<OwnedShard>>],
-        actor: &Name,
-        deliver: &Deliver,
-    ) -> Self {
-        Self(shards.iter().map(|shard| Some(Backlog::new(context, shard.as_ref()?, actor, deliver))).collect())
-    }
-
-    pub(super) fn get(&self, shard: u16) -> Option<&Rc<Backlog>> {
-        self.0.get(usize::from(shard))?.as_ref()
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Rc<Backlog>> {
-        self.0.iter().flatten()
-    }
-
-    /// [Loads](Backlog::load_deferred) every backlog.
-    pub(super) fn load_deferred(&self) -> LocalBoxFuture<'static, Result<(), StoreError>> {
-        let all: Vec<_> = self.iter().cloned().collect();
-        Box::pin(async move {
-            for backlog in all {
-                backlog.load_deferred().await?;
-            }
-            Ok(())
-        })
     }
 }
 
