@@ -1,7 +1,8 @@
 //! The consumers of shards: one for each, whatever an earlier owner does.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use whizbang::testing::bridge::cases::sample::{command, effects, shard};
 use whizbang::testing::bridge::run;
 use whizbang_tests::nats::NatsServer;

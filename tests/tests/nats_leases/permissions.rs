@@ -167,7 +167,7 @@ fn hostile_consumers_change_no_stream_and_reach_no_service() {
             let streams = async || {
                 let answer = client.request("$JS.API.STREAM.LIST", "".into()).await.expect("an answer");
                 let list: serde_json::Value = serde_json::from_slice(&answer.payload).expect("JSON");
-                let mut found: Vec<_> = list["streams"].as_array().expect("streams").iter().cloned().collect();
+                let mut found: Vec<_> = list["streams"].as_array().expect("streams").clone();
                 found.retain(|stream| stream["config"]["name"] != "whizbang_commands_shop");
                 // The claims are written again from time to time.
                 found.retain(|stream| stream["config"]["name"] != "whizbang_claims");

@@ -2,8 +2,9 @@
 //!
 //! Callers see delays and nothing else.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use whizbang::testing::bridge::run;
 use whizbang_tests::nats::{NatsCluster, is_replicated, stream_leader};
 
