@@ -1,7 +1,7 @@
 //! Checkpoints: an opening reads only the newest turns, and finds everything that it would find in the whole log.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use whizbang::message::{Name, ShardId};
 use whizbang::store::{Leases, Member, MemberId, Store, StoreError};
@@ -202,7 +202,7 @@ fn long_log_grows_by_its_rows_only_and_opens_by_its_end() {
     let server = PostgresServer::start_in("/tmp", &[("max_wal_size", "4GB")]);
     let reopened = async |what: &str| {
         let store = connect(&server).await;
-        let begun = Instant::now();
+        let begun = tokio::time::Instant::now();
         let owner = Owner::take(&shared(&store), &bank(0)).await;
         let took = begun.elapsed();
         println!("{turns} turns of {KEYS} keys, opened {what}: {took:?}");

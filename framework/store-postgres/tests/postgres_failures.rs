@@ -448,7 +448,7 @@ fn stalled_server_blocks_an_actor_for_a_moment_only() {
             });
             server.pause();
             number += 1;
-            let begun = std::time::Instant::now();
+            let begun = tokio::time::Instant::now();
             let last = owner.append_alone(&turn("ada", number)).unwrap();
             fastest = fastest.min(begun.elapsed());
             assert!(!last.committed);

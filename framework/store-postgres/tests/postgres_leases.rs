@@ -8,7 +8,6 @@ use whizbang::message::{Name, ShardId};
 use whizbang::store::{Leases, Member, MemberId, Store, StoreError};
 use whizbang::testing::store::{Owner, RecordingListener, SHARDS, TurnBuilder, run};
 use whizbang_store_postgres::PostgresStore;
-use whizbang_tests::eventually;
 use whizbang_tests::postgres::{PostgresServer, Session};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -46,12 +45,19 @@ async fn two(server: &PostgresServer) -> (Arc<dyn Store>, Arc<dyn Store>, Owner)
     (one, other, owner)
 }
 
-/// Waits until a session of the store waits for a lock.
-fn until_a_session_waits(server: &PostgresServer) {
-    eventually("a session to wait for a lock", PATIENCE, || {
-        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
-        (server.sql(waiting) != "0").then_some(())
-    });
+/// The number of sessions that wait for a lock.
+fn waiting_sessions(server: &PostgresServer) -> usize {
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    server.sql(waiting).parse().expect("a number")
+}
+
+/// Waits for a condition, while tasks of this thread run.
+async fn until(mut holds: impl FnMut() -> bool) {
+    let begun = tokio::time::Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "the condition did not hold in time");
+        tokio::task::yield_now().await;
+    }
 }
 
 #[test]
@@ -89,23 +95,13 @@ fn renewal_during_a_takeover_comes_before_or_after_it() {
         let mut lock = Session::start(&server);
         lock.sql(HOLD);
         let takeover = tokio::task::spawn_local(async move { Owner::lease(&other, BOB, &bank(0)).await.is_some() });
-        tokio::task::yield_now().await;
-        let mut waits = false;
-        while !waits {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            waits = server.sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") != "0";
-        }
+        until(|| waiting_sessions(&server) == 1).await;
         // The owner renews its lease while the other member waits for the shard.
         let renewal = tokio::task::spawn_local(async move { renew(&one, ADA, LONG).await.owner(&bank(0)) });
-        let ended = tokio::time::timeout(Duration::from_millis(300), async {
-            while !renewal.is_finished() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        });
-        let came_first = ended.await.is_ok();
+        until(|| renewal.is_finished() || waiting_sessions(&server) == 2).await;
         lock.sql("COMMIT");
         let (taken, owner) = (takeover.await.unwrap(), renewal.await.unwrap());
-        assert!(taken != (owner == Some(ADA)), "taken: {taken}, the renewal returned {owner:?}, first: {came_first}");
+        assert!(taken != (owner == Some(ADA)), "taken: {taken}, the renewal returned {owner:?}");
     });
 }
 
@@ -136,7 +132,7 @@ fn renewal_does_not_wait_for_commits() {
         let mut lock = Session::start(&server);
         lock.sql(HOLD);
         let late = owner.append(&turn(1)).unwrap();
-        until_a_session_waits(&server);
+        until(|| waiting_sessions(&server) == 1).await;
         for _ in 0..10 {
             assert_eq!(renew(&one, ADA, LONG).await.owner(&bank(0)), Some(ADA));
         }
@@ -208,7 +204,7 @@ fn commit_waits_for_a_takeover_that_is_under_way() {
         let mut takeover = Session::start(&server);
         takeover.sql("BEGIN; UPDATE whizbang.shards SET epoch = epoch + 1, owner = NULL WHERE number = 0");
         let late = owner.append(&turn(2)).unwrap();
-        until_a_session_waits(&server);
+        until(|| waiting_sessions(&server) == 1).await;
         takeover.sql("COMMIT");
         let outcome = owner.ears.until_settled(&owner.shard, owner.writer.epoch(), late.ticket).await;
         assert!(matches!(outcome, Err(StoreError::Fenced { .. })), "{outcome:?}");
