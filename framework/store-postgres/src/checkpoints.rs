@@ -2,7 +2,7 @@
 //!
 //! Called by the [writers](crate::writer), which report shards that are due, and by [open](crate::open). A thread of the store
 //! saves one shard after another, on a connection of its own, in slices, so that neither commits nor reads wait. A checkpoint
-//! is a cache, and true whoever saves it: it contains only what is committed, and committed turns never change.
+//! is a cache, and true under any owner: it contains only what is committed, and committed turns never change.
 //!
 //! The ids of handled messages are saved beside it, those since the checkpoint before: they expire, while a checkpoint replaces
 //! the one before it.
@@ -125,7 +125,7 @@ fn run(runtime: &tokio::runtime::Runtime, tasks: &Receiver<Task>, pool: &Pool, s
         let shard = match task {
             Task::Save(shard) => shard,
             Task::Done(done) => {
-                // The one who waits may have given up.
+                // The caller may have given up.
                 let _ = done.send(());
                 continue;
             }
