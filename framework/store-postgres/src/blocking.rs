@@ -72,7 +72,7 @@ impl Socket {
     }
 }
 
-/// What a stream may do now.
+/// The permission for the next system calls of a stream.
 #[derive(Debug, Default)]
 struct Permit {
     may_read: AtomicBool,
