@@ -323,3 +323,6 @@ impl ThreadHandles {
         drop(told.await);
     }
 }
+
+#[cfg(test)]
+mod tests;
