@@ -135,7 +135,14 @@ impl PostgresServer {
 
     fn create_in(place: &str, settings: &[(&str, &str)]) -> Self {
         let folder = template::folder(place);
-        copy_folder(&template::cluster(), &folder.path().join("data"));
+        let data = folder.path().join("data");
+        copy_folder(&template::cluster(), &data);
+        // A copied folder of test programs may have lost owners and modes.
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).expect("sets the mode of a folder");
+        if is_root() {
+            let status = Command::new("chown").args(["-R", &format!("{NAME}:{NAME}")]).arg(&data).status();
+            assert!(status.expect("runs chown").success(), "chown -R {}", data.display());
+        }
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Self { folder, port: free_port(), process: None, settings }
     }

@@ -439,8 +439,8 @@ fn stalled_server_blocks_an_actor_for_a_moment_only() {
     run(async {
         let store = connect(&server.url()).await;
         let (mut owner, _) = take(&store).await;
-        let (mut number, mut fastest) = (0, Duration::MAX);
-        for _ in 0..5 {
+        let (mut number, mut waits) = (0, Vec::new());
+        while waits.len() < 3 {
             // Until a commit is fast: then the next lone turn waits for its own.
             eventually("a commit within a millisecond", PATIENCE, || {
                 number += 1;
@@ -450,12 +450,13 @@ fn stalled_server_blocks_an_actor_for_a_moment_only() {
             number += 1;
             let begun = tokio::time::Instant::now();
             let last = owner.append_alone(&turn("ada", number)).unwrap();
-            fastest = fastest.min(begun.elapsed());
+            // After a commit that was slow nevertheless, the turn is left to the writer's thread at once.
+            waits.extend(Some(begun.elapsed()).filter(|wait| *wait >= Duration::from_micros(500)));
             assert!(!last.committed);
             server.resume();
             owner.settled(last).await;
         }
-        assert!(fastest < Duration::from_millis(8), "{fastest:?}");
+        assert!(waits.iter().any(|wait| *wait < Duration::from_millis(8)), "{waits:?}");
     });
 }
 

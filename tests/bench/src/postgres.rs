@@ -88,7 +88,7 @@ impl Raw {
 }
 
 async fn open(server: &PostgresServer) -> Node {
-    let store = PostgresStore::connect(&server.url()).await.expect("connects");
+    let store = PostgresStore::builder(&server.url()).exclusive().connect().await.expect("connects");
     let builder = Node::builder("bank", store).config(NodeConfig::default()).aggregate::<Account>().threads(0);
     builder.start().await.expect("starts")
 }

@@ -63,7 +63,8 @@ impl Perform<Notify> for Notifier {
 
 /// A node on so many threads; with 0 on the calling one.
 pub(crate) async fn start(server: &PostgresServer, threads: usize) -> Node {
-    let store = PostgresStore::connect(&server.url()).await.unwrap();
+    // A node that starts again takes its shards at once.
+    let store = PostgresStore::builder(&server.url()).exclusive().connect().await.unwrap();
     Node::builder("bank", store)
         .config(NodeConfig { threads, ..NodeConfig::default() })
         .aggregate::<Account>()
