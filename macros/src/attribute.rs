@@ -30,6 +30,8 @@ pub(crate) struct Known {
 pub(crate) enum Form {
     /// `= "text"`, a name of 1 to 64 characters.
     Name,
+    /// `= "text"`, any text.
+    Text,
     /// `= "text"`, or `("text", "text")`: distinct names.
     Names,
     /// `= 16`.
@@ -53,6 +55,7 @@ pub(crate) enum Form {
 /// The parsed value of a key.
 enum Value {
     Name(LitStr),
+    Text(LitStr),
     Names(Vec<LitStr>),
     Number(u32, Span),
     Word(Ident),
@@ -91,6 +94,14 @@ impl Given {
     pub(crate) fn name(&self, name: &str) -> Option<String> {
         match self.value(name) {
             Some(Value::Name(text)) => Some(text.value()),
+            _ => None,
+        }
+    }
+
+    /// Returns the text of a [`Form::Text`].
+    pub(crate) fn text(&self, name: &str) -> Option<&LitStr> {
+        match self.value(name) {
+            Some(Value::Text(text)) => Some(text),
             _ => None,
         }
     }
@@ -329,6 +340,14 @@ fn read_value(key: &Ident, input: ParseStream<'_>, known: &Known, mistakes: &mut
     match &known.form {
         Form::Name => read_name(input, write, mistakes).map(Value::Name),
         Form::Names => read_name(input, write, mistakes).map(|name| Value::Names(vec![name])),
+        Form::Text => {
+            let found = next_token(input);
+            let text = input.parse::<LitStr>().ok().filter(|text| !text.value().trim().is_empty());
+            if text.is_none() {
+                mistakes.add(span, format!("found {found}; expected a text in quotes; write `{write}`"));
+            }
+            text.map(Value::Text)
+        }
         Form::Number { least, most } => {
             let found = next_token(input);
             let number = read_number(input).filter(|number| (*least..=*most).contains(number));

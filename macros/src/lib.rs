@@ -18,9 +18,11 @@ mod malformed;
 mod message;
 mod names;
 mod owned;
+mod placeholders;
 mod plain;
 mod projection;
 mod recursion;
+mod rejection;
 mod root;
 mod serial;
 mod shape;
@@ -89,6 +91,12 @@ pub fn projection(input: TokenStream) -> TokenStream {
 #[proc_macro_derive(Worker, attributes(worker, whizbang))]
 pub fn worker(input: TokenStream) -> TokenStream {
     derive(input, worker::expand)
+}
+
+#[allow(missing_docs, reason = "documented where the framework exports it")]
+#[proc_macro_derive(Rejection, attributes(rejection, whizbang))]
+pub fn rejection(input: TokenStream) -> TokenStream {
+    derive(input, rejection::expand)
 }
 
 #[allow(missing_docs, reason = "documented where the framework exports it")]

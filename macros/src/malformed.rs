@@ -3,7 +3,7 @@
 use proc_macro2::{Group, TokenStream, TokenTree};
 use syn::DeriveInput;
 
-use crate::{actor, domain, entry, message, projection, serial, worker};
+use crate::{actor, domain, entry, message, projection, rejection, serial, worker};
 
 type Expand = fn(&DeriveInput) -> TokenStream;
 
@@ -35,6 +35,11 @@ const ITEMS: &[(&str, Expand)] = &[
     ),
     ("#[projection(projects(A, B), answers(Q), name = \"p\", schema = 4)] struct View { a: u8 }", projection::expand),
     ("#[worker(domain = Bank, performs(A), on(B, C), name = \"w\")] struct Teller;", worker::expand),
+    (
+        "#[rejection(domain = Bank)] enum No { #[rejection(text = \"{a} {{\", code = \"x\")] A { a: u8, r#in: B }, \
+         #[rejection(text = \"{0}\")] B(u8, T), #[rejection(text = \"no\")] C }",
+        rejection::expand,
+    ),
     (
         "#[serde(default, rename = \"x\")] struct Page<T> { #[serde(with = \"m\")] next: Option<Box<Self>>, t: T }",
         |i| serial::expand(serial::Direction::Deserialize, i),

@@ -107,6 +107,7 @@ fn http_sample_answers_bad_requests_with_problems() {
     let answer = gateway.post("/accounts/ada/withdrawals", "", 1);
     assert_eq!((answer.status, &answer.body["code"]), (422, &json!("accounts.insufficient-funds")));
     assert_eq!(answer.body["detail"], "the account holds 0 cents");
+    assert_eq!(answer.body["data"], json!({ "cents": 0 }));
     assert!(answer.head.contains("content-type: application/problem+json"), "{}", answer.head);
     for body in ["", "{}", "{\"cents\": -1}", "{\"cents\": 1", "[]"] {
         let answer = gateway.request("POST", "/accounts/ada/deposits", "", body);

@@ -22,6 +22,7 @@ use whizbang_core::bridge::claim;
 use whizbang_core::bridge::claim::Claim;
 use whizbang_core::bridge::{BridgeError, Inbound, NodeCard, StoreCard};
 use whizbang_core::message::{Name, StoreId};
+use whizbang_core::telemetry::error_chain;
 use whizbang_wire::subject::Namespace;
 
 /// The interval of renewals. A renewal also reveals a rival whose message was missed.
@@ -173,9 +174,15 @@ impl Claims {
                     }
                     Ok(RenewalOutcome::Lost(_)) => return,
                     Err(error) if link.borrow().up => {
-                        let text = format!("failed to renew the claim on domain `{domain}`: {error}; retrying");
+                        let text = format!(
+                            "failed to renew the claim on domain `{domain}`: {}; retrying",
+                            error_chain(&error)
+                        );
                         if report.issues.open(ISSUE, || text) {
-                            tracing::error!(%domain, %error, "failed to renew a claim; retrying");
+                            tracing::error!(
+                                %domain, error = %error_chain(&error),
+                                "failed to renew a claim; retrying",
+                            );
                         }
                     }
                     // Nothing can be published while the link is down, and the claim is renewed after the reconnection.
@@ -278,7 +285,10 @@ impl Claims {
         let held = std::mem::take(&mut *self.held.lock());
         for (domain, last) in held {
             if let Err(error) = self.release_one(&domain, last).await {
-                tracing::warn!(%domain, %error, "failed to release a claim: only this store can continue it, no copy of it");
+                tracing::warn!(
+                    %domain, error = %error_chain(&error),
+                    "failed to release a claim: only this store can continue it, no copy of it",
+                );
             }
         }
     }

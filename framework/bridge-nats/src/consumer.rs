@@ -38,6 +38,7 @@ use super::streams::{Feed, StreamContent};
 use whizbang_core::bridge::{AckOutcome, BridgeError, Inbound, Request, RequestError, Response};
 use whizbang_core::clock::monotonic;
 use whizbang_core::message::Name;
+use whizbang_core::telemetry::error_chain;
 use whizbang_wire::Packet;
 use whizbang_wire::subject::Namespace;
 
@@ -137,7 +138,10 @@ impl ConsumerLoop {
             Channel::Requests => self.receive_request(in_flight, &message),
             Channel::Notifications => match decode::notification(&self.namespace, &message) {
                 Ok(notification) => self.inbound.notify(notification),
-                Err(error) => tracing::warn!(subject = excerpt(&message.subject), %error, "dropped a notification"),
+                Err(error) => tracing::warn!(
+                    subject = excerpt(&message.subject), error = %error_chain(&error),
+                    "dropped a notification",
+                ),
             },
         }
     }
@@ -195,7 +199,10 @@ impl ConsumerLoop {
                 in_flight.tasks.push(response.map(move |response| Completed::Responded(context, response)).boxed());
             }
             Err(error) => {
-                tracing::warn!(subject = excerpt(&message.subject), %error, "refused a request");
+                tracing::warn!(
+                    subject = excerpt(&message.subject), error = %error_chain(&error),
+                    "refused a request",
+                );
                 self.respond(in_flight, reply, &Response::Refused(RequestError::Undecodable(error.to_string())));
             }
         }
@@ -221,7 +228,7 @@ impl ConsumerLoop {
                     payload: packet.payload,
                 });
             }
-            Err(error) => tracing::error!(%error, "failed to encode a response"),
+            Err(error) => tracing::error!(error = %error_chain(&error), "failed to encode a response"),
         }
     }
 
@@ -429,7 +436,10 @@ impl ConsumerLoop {
                         unflushed = 0;
                     }
                     if let Err(error) = published {
-                        tracing::error!(%error, "failed to write an acknowledgement or response");
+                        tracing::error!(
+                            error = %error_chain(&error),
+                            "failed to write an acknowledgement or response",
+                        );
                     }
                 }
                 // While the client reconnects and its queue is full, the write blocks; the lost connection ends it.

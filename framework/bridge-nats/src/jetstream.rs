@@ -19,6 +19,7 @@ use super::config::StreamSetup;
 use super::connection::Connection;
 use super::decode::StoredMessage;
 use whizbang_core::bridge::BridgeError;
+use whizbang_core::telemetry::error_chain;
 
 /// The time limit of one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -222,7 +223,10 @@ impl JetStream {
             loop {
                 match self.api_request(path, body).await {
                     Err(ApiFailure::Transient(error)) => {
-                        tracing::debug!(broker = &*self.broker, path, %error, "retrying a JetStream request");
+                        tracing::debug!(
+                            broker = &*self.broker, path, error = %error_chain(&error),
+                            "retrying a JetStream request",
+                        );
                         tokio::time::sleep(RETRY_PAUSE).await;
                     }
                     other => return other,

@@ -14,6 +14,7 @@ use super::in_flight::{Completed, InFlightMessages};
 use super::pull_consumer::{ConsumerStatus, PullConsumer};
 use whizbang_core::bridge::BridgeError;
 use whizbang_core::clock::monotonic;
+use whizbang_core::telemetry::error_chain;
 
 /// The delay before the write-only streams are checked again after a failure.
 const RECHECK_DELAY: Duration = Duration::from_secs(5);
@@ -83,16 +84,16 @@ impl ConsumerLoop {
             }
             (Some(consumer), Err(error)) => {
                 let stream = &consumer.source.stream;
-                let text = format!("failed to receive from stream `{stream}`: {error}; retrying");
+                let text = format!("failed to receive from stream `{stream}`: {}; retrying", error_chain(&error));
                 if self.report.issues.open(consumer.source.issue(), || text) {
-                    tracing::error!(stream, %error, "failed to open a stream; retrying");
+                    tracing::error!(stream, error = %error_chain(&error), "failed to open a stream; retrying");
                 }
                 consumer.retry_later();
             }
             (None, Err(error)) => {
-                let text = format!("failed to publish: {error}; retrying");
+                let text = format!("failed to publish: {}; retrying", error_chain(&error));
                 if self.report.issues.open(ISSUE, || text) {
-                    tracing::error!(%error, "failed to open a stream for writing; retrying");
+                    tracing::error!(error = %error_chain(&error), "failed to open a stream for writing; retrying");
                 }
                 in_flight.check_write_only_at.get_or_insert(monotonic() + RECHECK_DELAY);
             }

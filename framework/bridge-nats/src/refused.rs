@@ -17,6 +17,7 @@ use super::pull_consumer::DELETION_GRACE;
 use super::session::ACK_TIMEOUT;
 use whizbang_core::bridge::BridgeError;
 use whizbang_core::clock::monotonic;
+use whizbang_core::telemetry::error_chain;
 
 impl ConsumerLoop {
     /// Copies a message that cannot be handled here to the refused stream. The message is terminated in its own stream only after
@@ -30,7 +31,10 @@ impl ConsumerLoop {
         message: &Message,
         error: &BridgeError,
     ) {
-        tracing::warn!(service = %self.service, subject = excerpt(&message.subject), %error, "refused a message");
+        tracing::warn!(
+            service = %self.service, subject = excerpt(&message.subject), error = %error_chain(&error),
+            "refused a message",
+        );
         if in_flight.messages.get(&number).is_some_and(|received| received.ack_subject.is_none()) {
             // Every node of the service receives a live event, and the stream of events keeps it: it is not copied.
             in_flight.messages.remove(&number);
@@ -78,11 +82,15 @@ impl ConsumerLoop {
             }
             Err(error) => {
                 let text = format!(
-                    "failed to copy refused messages to stream `{stream}`, they stay in their own stream: {error}; if it is full, read \
-                     and purge it; retrying"
+                    "failed to copy refused messages to stream `{stream}`, they stay in their own stream: {}; if it is full, read \
+                     and purge it; retrying",
+                    error_chain(&error),
                 );
                 if self.report.issues.open(&stream, || text) {
-                    tracing::error!(stream, %error, "failed to copy a refused message; retrying");
+                    tracing::error!(
+                        stream, error = %error_chain(&error),
+                        "failed to copy a refused message; retrying",
+                    );
                 }
                 // The stream may be missing; the check creates it.
                 in_flight.check_write_only_at.get_or_insert(monotonic() + DELETION_GRACE);

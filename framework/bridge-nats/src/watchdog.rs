@@ -14,6 +14,7 @@ use super::consumer_setup::ConsumerState;
 use super::in_flight::{Completed, InFlightMessages};
 use super::pull_consumer::ConsumerStatus;
 use whizbang_core::bridge::BridgeError;
+use whizbang_core::telemetry::error_chain;
 
 impl ConsumerLoop {
     /// Inspects a consumer that has been silent for two pulls.
@@ -58,7 +59,10 @@ impl ConsumerLoop {
                 in_flight.tasks.push(recreating.boxed());
             }
             Ok(_) => {}
-            Err(error) => tracing::debug!(stream = source.stream, %error, "failed to read the state of a consumer"),
+            Err(error) => tracing::debug!(
+                stream = source.stream, error = %error_chain(&error),
+                "failed to read the state of a consumer",
+            ),
         }
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! Used by every module. Spans have the fields `message`, `correlation` and `key`; a payload is never logged.
 
+mod error_chain;
 mod issues;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use error_chain::{ErrorChain, error_chain};
 pub use issues::Issues;
 
 /// Target of all spans and log lines.

@@ -18,6 +18,7 @@ use super::views;
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::Name;
 use whizbang_core::store::{Epoch, StoreError, View};
+use whizbang_core::telemetry::error_chain;
 use whizbang_log::index::Stream;
 
 /// The number of snapshots that may be queued; further ones are dropped.
@@ -237,7 +238,10 @@ impl Flusher {
         let written = if write { self.write_ids(store) } else { Ok(()) };
         let tended = written.and_then(|()| forget.map_or(Ok(()), |before| store.ids.forget(before)));
         if let Err(error) = tended {
-            tracing::warn!(target: whizbang_core::telemetry::TARGET, %error, "failed to write the index of ids");
+            tracing::warn!(
+                target: whizbang_core::telemetry::TARGET, error = %error_chain(&error),
+                "failed to write the index of ids",
+            );
         }
     }
 
@@ -305,7 +309,10 @@ impl Flusher {
                 }
             }
             Err(error) => {
-                tracing::warn!(target: whizbang_core::telemetry::TARGET, %error, "failed to write a snapshot");
+                tracing::warn!(
+                    target: whizbang_core::telemetry::TARGET, error = %error_chain(&error),
+                    "failed to write a snapshot",
+                );
             }
         }
     }
@@ -322,7 +329,10 @@ impl Flusher {
                 self.checkpoint_threshold.store(enough, Ordering::Relaxed);
             }
             Err(error) => {
-                tracing::warn!(target: whizbang_core::telemetry::TARGET, %error, "failed to write a checkpoint");
+                tracing::warn!(
+                    target: whizbang_core::telemetry::TARGET, error = %error_chain(&error),
+                    "failed to write a checkpoint",
+                );
                 checkpoint::remove_unfinished(&store.disk);
                 self.grown_bytes.fetch_add(grown / 2, Ordering::Relaxed);
             }

@@ -22,6 +22,7 @@ use parking_lot::RwLock;
 
 use super::disk::{Disk, DiskFile, read_all, replace};
 use whizbang_core::clock::Timestamp;
+use whizbang_core::telemetry::error_chain;
 use whizbang_log::index::ids::IdHash;
 use whizbang_log::record::decode::Decoder;
 use whizbang_log::record::{Location, Malformed, encode};
@@ -90,7 +91,10 @@ impl IdRuns {
             Ok(state) => state,
             Err(error) if error.kind() == io::ErrorKind::NotFound => State::default(),
             Err(error) => {
-                tracing::warn!(target: whizbang_core::telemetry::TARGET, %error, "index of ids discarded: it will be rebuilt from the log");
+                tracing::warn!(
+                    target: whizbang_core::telemetry::TARGET, error = %error_chain(&error),
+                    "index of ids discarded: it will be rebuilt from the log",
+                );
                 State::default()
             }
         };

@@ -22,6 +22,7 @@ use super::writer::LogWriter;
 use super::{EmbeddedConfig, ExecutionMode};
 use whizbang_core::message::{Name, ShardId};
 use whizbang_core::store::{Epoch, StoreError};
+use whizbang_core::telemetry::error_chain;
 use whizbang_log::index::{Index, StreamHasher};
 use whizbang_log::record::{Location, write_opened};
 
@@ -69,7 +70,10 @@ impl Inner {
         let mut known_damage = self.known_damage.lock();
         let is_here = |known: &StoreError| matches!(known, StoreError::Corrupt { file: f, offset: o, .. } if f == file && o == offset);
         if known_damage.len() < MAX_KNOWN_DAMAGE && !known_damage.iter().any(is_here) {
-            tracing::error!(target: whizbang_core::telemetry::TARGET, %error, "log damaged: restore the file from a backup");
+            tracing::error!(
+                target: whizbang_core::telemetry::TARGET, error = %error_chain(&error),
+                "log damaged: restore the file from a backup",
+            );
             known_damage.push(error.clone());
         }
     }

@@ -12,6 +12,7 @@ use super::segment::Segments;
 use super::write_buffer::{NextSegment, WriteBuffer};
 use whizbang_core::message::IdSource;
 use whizbang_core::store::StoreError;
+use whizbang_core::telemetry::error_chain;
 
 /// The minimum time between two attempts after a failure.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -59,7 +60,10 @@ impl Preallocator {
                 } else {
                     StoreError::io("preparing the next segment", error)
                 };
-                tracing::warn!(target: whizbang_core::telemetry::TARGET, %error, "failed to preallocate the next segment: free space on the disk");
+                tracing::warn!(
+                    target: whizbang_core::telemetry::TARGET, error = %error_chain(&error),
+                    "failed to preallocate the next segment: free space on the disk",
+                );
                 self.write_buffer.set_spare(NextSegment::Failed(error));
                 false
             }

@@ -17,6 +17,7 @@ use super::{EmbeddedConfig, checkpoint, failure};
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{Name, ShardId};
 use whizbang_core::store::{Epoch, StoreError};
+use whizbang_core::telemetry::error_chain;
 use whizbang_log::index::{Index, Stream, StreamHasher};
 use whizbang_log::record::{Location, Malformed, Names, Record};
 
@@ -149,7 +150,10 @@ fn replay<'a>(
             Ok(replayed) => return Ok(replayed),
             Err(error) => {
                 // The part before the checkpoint was not needed until now, so its damage must not prevent the opening.
-                tracing::error!(target: whizbang_core::telemetry::TARGET, %error, "failed to index the ids in the log: lookups of old ids will read whole streams");
+                tracing::error!(
+                    target: whizbang_core::telemetry::TARGET, error = %error_chain(&error),
+                    "failed to index the ids in the log: lookups of old ids will read whole streams",
+                );
                 let through = segments.location(end.place)?;
                 ids.reset(through);
                 for shard in &mut log.shards {

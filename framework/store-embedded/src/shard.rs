@@ -273,7 +273,7 @@ impl LogSource for Inner {
         match self.ids.find(id) {
             Ok(found) => Some(found).filter(|_| self.ids.from() == 0),
             Err(error) => {
-                tracing::warn!(target: whizbang_core::telemetry::TARGET, %error, "failed to look up an id in the index: reading its stream instead");
+                tracing::warn!(target: whizbang_core::telemetry::TARGET, error = %whizbang_core::telemetry::error_chain(&error), "failed to look up an id in the index: reading its stream instead");
                 None
             }
         }

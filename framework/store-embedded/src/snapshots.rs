@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use super::disk::{Disk, DiskFile};
 use super::frame::{FRAME_BYTES, close_frame, frame_length, open_frame, seal_frames};
 use whizbang_core::store::Snapshot;
+use whizbang_core::telemetry::error_chain;
 use whizbang_log::record::decode::Decoder;
 use whizbang_log::record::{Malformed, encode};
 use whizbang_log::traverse::Located;
@@ -88,7 +89,10 @@ impl Snapshots {
                 Err(error) => {
                     let file = disk.path(&name(number));
                     let file = file.display();
-                    tracing::warn!(target: whizbang_core::telemetry::TARGET, %file, %error, "failed to read snapshots: they are ignored");
+                    tracing::warn!(
+                        target: whizbang_core::telemetry::TARGET, %file, error = %error_chain(&error),
+                        "failed to read snapshots: they are ignored",
+                    );
                 }
             }
         }

@@ -16,6 +16,7 @@ use super::segment::{Segment, Segments};
 use super::write_buffer::{PendingBatch, WriteBuffer};
 use whizbang_core::clock::monotonic;
 use whizbang_core::store::StoreError;
+use whizbang_core::telemetry::error_chain;
 
 /// A flush that takes longer is too slow to run on an actor's thread.
 const SLOW_FLUSH: Duration = Duration::from_micros(500);
@@ -55,7 +56,10 @@ impl LogWriter {
             return;
         }
         if let Err(error) = self.write_mark(true) {
-            tracing::warn!(target: whizbang_core::telemetry::TARGET, %error, "failed to mark the end of the log");
+            tracing::warn!(
+                target: whizbang_core::telemetry::TARGET, error = %error_chain(&error),
+                "failed to mark the end of the log",
+            );
         }
         self.write_buffer.mark_closed();
     }
@@ -77,7 +81,10 @@ impl LogWriter {
             }
             Err(error) => {
                 let error = StoreError::io(format!("writing to {}", pending.segment.name()), error);
-                tracing::error!(target: whizbang_core::telemetry::TARGET, %error, "store failed: all further appends will be rejected; restart the node");
+                tracing::error!(
+                    target: whizbang_core::telemetry::TARGET, error = %error_chain(&error),
+                    "store failed: all further appends will be rejected; restart the node",
+                );
                 self.write_buffer.fail(&error);
                 false
             }

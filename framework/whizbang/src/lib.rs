@@ -133,7 +133,9 @@ pub use aggregate::{Aggregate, Apply, Handle, OnReply, React};
 #[cfg(feature = "nats")]
 pub use bridge::nats::NatsBridge;
 pub use client::{Client, SendError};
-pub use derive::derives::{Aggregate, Command, Document, Domain, Event, Projection, Query, Saga, Worker, main, test};
+pub use derive::derives::{
+    Aggregate, Command, Document, Domain, Event, Projection, Query, Rejection, Saga, Worker, main, test,
+};
 pub use message::{Command, Document, Domain, Event, Message, Query, Rejection};
 pub use node::{ConfigError, Error, Health, Metrics, Node, NodeBuilder, NodeConfig, NodeEnd, NodeHandle, StartError};
 pub use projection::{Answer, Project, Projection};
@@ -144,5 +146,6 @@ pub use store::memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use store::postgres::PostgresStore;
 pub use whizbang_core::retry::Retry;
+pub use whizbang_core::telemetry::{ErrorChain, error_chain};
 pub use whizbang_runtime::actor::{CompensationScope, Effects, EventContext, Role, Sent, Stateful};
 pub use worker::{Job, OnEvent, OnJobReply, Perform, WorkError, Worker};

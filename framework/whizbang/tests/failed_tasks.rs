@@ -172,14 +172,14 @@ async fn caller_of_a_panicking_commit_gets_a_reply() {
         node.client().send(bake()).idempotency_key("zero").await.unwrap();
         // Before the job begins: nothing was done.
         probe.panic_in("load oven", 1);
-        let failed = node.client().send(bake()).idempotency_key("one").await;
+        let failed = node.client().send(bake()).idempotency_key("one").no_retry().await;
         assert!(matches!(failed, Err(SendError::Stopped)), "{failed:?}");
         assert!(names(&node, "jobs of oven"), "{:?}", node.health());
         node.client().send(bake()).idempotency_key("one").await.unwrap();
         assert!(!names(&node, "jobs of oven"), "{:?}", node.health());
         // After it: the outcome is unknown.
         probe.panic_in("append oven", 1);
-        let failed = node.client().send(bake()).idempotency_key("two").await;
+        let failed = node.client().send(bake()).idempotency_key("two").no_retry().await;
         assert!(matches!(failed, Err(SendError::Unknown { .. })), "{failed:?}");
         assert_eq!((node.metrics().failed_tasks, done.load(Ordering::Relaxed)), (2, 3));
         node.stop().await.unwrap();

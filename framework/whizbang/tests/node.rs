@@ -290,7 +290,7 @@ async fn overloaded_node_replies_busy_and_loses_nothing() {
         .await
         .unwrap();
     let client = node.client();
-    let asked: Vec<_> = (0..100).map(|_| poll_once(client.send(deposit("ada", 1)))).collect();
+    let asked: Vec<_> = (0..100).map(|_| poll_once(client.send(deposit("ada", 1)).no_retry())).collect();
     let (mut done, mut busy) = (0, 0);
     for reply in asked {
         match reply.await {
@@ -301,4 +301,30 @@ async fn overloaded_node_replies_busy_and_loses_nothing() {
     }
     assert_eq!((done, busy), (10, 90));
     assert_eq!(client.send(deposit("ada", 0)).await.unwrap(), 10);
+}
+
+/// The first poll refuses most of them, on the node's thread or on its way there.
+#[tokio::test]
+async fn busy_commands_are_sent_again_until_they_are_handled() {
+    tokio::task::LocalSet::new()
+        .run_until(async {
+            for threads in [0, 1] {
+                let config = whizbang::NodeConfig { threads, in_flight: 4, ..whizbang::NodeConfig::default() };
+                let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().config(config);
+                let node = node.start().await.unwrap();
+                let client = node.client();
+                let sent = |n: u64| {
+                    let one = client.send(deposit("ada", 1));
+                    poll_once(if n % 2 == 0 { one } else { one.idempotency_key(&format!("d{n}")) })
+                };
+                let all: Vec<_> = (0..100).map(sent).collect();
+                for reply in all {
+                    reply.await.unwrap();
+                }
+                assert_eq!(client.send(deposit("ada", 0)).await.unwrap(), 100, "each once, on {threads} threads");
+                assert!(threads > 0 || node.metrics().busy >= 90, "{:?}", node.metrics());
+                node.stop().await.unwrap();
+            }
+        })
+        .await;
 }

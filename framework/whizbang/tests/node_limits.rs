@@ -247,7 +247,7 @@ async fn blocked_thread_replies_busy_instead_of_queueing() {
         .map(|n| {
             let (client, busy) = (client.clone(), Arc::clone(&busy));
             tokio::task::spawn_local(async move {
-                match client.send(Wait { paper: format!("p{n}"), blocks: false }).await {
+                match client.send(Wait { paper: format!("p{n}"), blocks: false }).no_retry().await {
                     Err(whizbang::SendError::Busy { .. }) => drop(busy.fetch_add(1, Ordering::Relaxed)),
                     other => other.unwrap(),
                 }

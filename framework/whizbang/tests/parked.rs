@@ -159,7 +159,7 @@ async fn messages_parked_behind_a_dead_letter_are_bounded() {
     // Callers fill the bound of parked messages, and are rejected from then on.
     let mut accepted = 0;
     let error = loop {
-        match client.send(pack(1_000_000, BYTES)).await {
+        match client.send(pack(1_000_000, BYTES)).no_retry().await {
             Err(SendError::DeadLetter { .. }) => accepted += 1,
             other => break other.unwrap_err(),
         }
@@ -171,7 +171,7 @@ async fn messages_parked_behind_a_dead_letter_are_bounded() {
         client.send(ship(from, from + 3, BYTES)).await.unwrap();
     }
     client.send(Take { shelf: "other".to_owned() }).await.unwrap();
-    assert!(matches!(client.send(pack(1_000_001, 0)).await, Err(SendError::Busy { .. })));
+    assert!(matches!(client.send(pack(1_000_001, 0)).no_retry().await, Err(SendError::Busy { .. })));
     let held = node.dead_letters().await.unwrap();
     repair();
     node.redrive(&held[0]).await.unwrap();

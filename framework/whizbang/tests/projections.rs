@@ -303,7 +303,7 @@ async fn another_nodes_events_are_projected_and_its_queries_answered() {
     let text = error.to_string();
     assert!(matches!(&error, SendError::Unanswered { .. }), "{error}");
     assert!(text.contains("see the owner's log for ") && !text.contains("boom"), "{text}");
-    let error = outside.query(NobodyKnows {}).await.unwrap_err();
+    let error = outside.query(NobodyKnows {}).no_retry().await.unwrap_err();
     assert!(error.is_transient() && error.to_string().contains("NobodyKnows"), "{error}");
     outside.disconnect().await;
     reports.stop().await.unwrap();

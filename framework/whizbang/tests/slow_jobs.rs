@@ -168,7 +168,7 @@ async fn waiting_jobs_delay_neither_their_source_nor_their_thread() {
     let client = node.client();
     let waiting: Vec<_> = (0..600)
         .map(|n| {
-            let work = client.send(Work { key: format!("w{n}"), slow: true });
+            let work = client.send(Work { key: format!("w{n}"), slow: true }).no_retry();
             tokio::task::spawn_local(work)
         })
         .collect();

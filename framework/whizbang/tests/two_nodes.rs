@@ -105,12 +105,15 @@ async fn full_disk_of_an_owner_is_named_to_remote_callers() {
     let client = Client::connect("teller", hub.bridge()).await.unwrap();
     for caller in [transfers.client(), client] {
         faults.refuse(1, StoreError::Full { at: "/var/lib/bank".to_owned() });
-        let error = caller.send(deposit("ada", 5)).await.unwrap_err();
+        let error = caller.send(deposit("ada", 5)).no_retry().await.unwrap_err();
         assert!(matches!(&error, SendError::Refused(StoreError::Full { .. })), "{error}");
         assert!(error.is_transient() && !error.may_have_happened());
         assert!(!error.to_string().contains("/var/lib"), "{error}: the error contains a path of the owner");
+        // By default the caller waits until there is space.
+        faults.refuse(1, StoreError::Full { at: "/var/lib/bank".to_owned() });
         caller.send(deposit("ada", 5)).await.unwrap();
     }
+    assert_eq!(accounts.client().send(deposit("ada", 0)).await.unwrap(), 10);
     accounts.stop().await.unwrap();
 }
 

@@ -35,6 +35,16 @@ pub(crate) struct Withdrawn {
     pub(crate) cents: u64,
 }
 
+/// The reasons for which an account rejects a command.
+#[derive(Rejection, Debug)]
+#[rejection(domain = Accounts)]
+pub(crate) enum AccountError {
+    #[rejection(text = "the account cannot hold that much")]
+    TooMuch,
+    #[rejection(text = "the account holds {cents} cents")]
+    InsufficientFunds { cents: u64 },
+}
+
 /// Asks for the balance of one account. The reply is `None` if the account has never been used.
 #[derive(Query, Serialize, Deserialize)]
 #[query(domain = Accounts, reply = Option<u64>)]
@@ -51,7 +61,7 @@ pub(crate) struct Account {
 impl Handle<Deposit> for Account {
     fn handle(&self, deposit: Deposit, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
         let Some(balance) = self.cents.checked_add(deposit.cents) else {
-            return Err(Rejection::new("accounts.too-much", "the account cannot hold that much"));
+            return Err(AccountError::TooMuch.into());
         };
         effects.record(Deposited { cents: deposit.cents });
         Ok(balance)
@@ -61,8 +71,7 @@ impl Handle<Deposit> for Account {
 impl Handle<Withdraw> for Account {
     fn handle(&self, withdraw: Withdraw, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
         let Some(balance) = self.cents.checked_sub(withdraw.cents) else {
-            let text = format!("the account holds {} cents", self.cents);
-            return Err(Rejection::new("accounts.insufficient-funds", text));
+            return Err(AccountError::InsufficientFunds { cents: self.cents }.into());
         };
         effects.record(Withdrawn { cents: withdraw.cents });
         Ok(balance)

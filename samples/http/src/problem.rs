@@ -3,7 +3,7 @@
 use axum::extract::rejection::JsonRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 use whizbang::SendError;
 
 /// An error response.
@@ -13,11 +13,13 @@ pub(crate) struct Problem {
     code: String,
     /// For people.
     detail: String,
+    /// The fields of a typed rejection, for programs.
+    data: Option<Value>,
 }
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
-        Self { status, code: code.to_owned(), detail: detail.into() }
+        Self { status, code: code.to_owned(), detail: detail.into(), data: None }
     }
 }
 
@@ -25,7 +27,8 @@ impl From<SendError> for Problem {
     fn from(error: SendError) -> Self {
         let detail = error.to_string();
         if let SendError::Rejected(rejection) = &error {
-            return Self::new(StatusCode::UNPROCESSABLE_ENTITY, rejection.code(), rejection.text());
+            let data = rejection.data().and_then(|data| serde_json::from_str(data).ok());
+            return Self { data, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, rejection.code(), rejection.text()) };
         }
         let (status, code) = match &error {
             SendError::Conflict => (StatusCode::CONFLICT, "gateway.idempotency-key-reused"),
@@ -52,9 +55,12 @@ impl From<JsonRejection> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let title = self.status.canonical_reason().unwrap_or("error");
-        let body = json!({
+        let mut body = json!({
             "title": title, "status": self.status.as_u16(), "code": self.code, "detail": self.detail,
         });
+        if let Some(data) = self.data {
+            body["data"] = data;
+        }
         let mut response = (self.status, body.to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

@@ -54,7 +54,7 @@ async fn main() -> ExitCode {
         Task::Flow(order) => flow(&arguments, order).await,
     };
     result.unwrap_or_else(|error| {
-        eprintln!("shop: {error}");
+        eprintln!("shop: {}", whizbang::error_chain(&error));
         ExitCode::from(4)
     })
 }

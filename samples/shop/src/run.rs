@@ -20,9 +20,8 @@ const MAX_OPEN: u64 = 128;
 const BATCH: u64 = 32;
 /// The interval between two queries of the progress.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
-/// The time limit for a reply, after which the request is repeated: a killed service does not reply.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(3);
-/// The time without progress after which waiting ends.
+/// The time without progress after which waiting ends. The client repeats its requests until then: a service may be unavailable
+/// while it restarts.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The outcome of placing orders.
@@ -65,10 +64,8 @@ impl<'a> Counter<'a> {
     pub async fn restock(&self, note: &str, quantity: u64) -> Result<(), ShopError> {
         let products = (1..=CATALOG).map(product);
         let restocks = products.map(|product| {
-            with_retries(move || {
-                let restock = Restock { product: product.clone(), note: note.to_owned(), quantity };
-                self.client.send(restock).deadline(REPLY_TIMEOUT)
-            })
+            let restock = Restock { product, note: note.to_owned(), quantity };
+            self.client.send(restock).deadline(STALL_TIMEOUT)
         });
         join_all(restocks).await.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok(())
@@ -96,8 +93,7 @@ impl<'a> Counter<'a> {
             }
             let batch = orders.by_ref().take(usize::try_from(capacity).unwrap_or(1));
             let client = &self.client;
-            // Placing an order is idempotent by its document, so it may be repeated until a reply arrives.
-            let sent = batch.map(|order| with_retries(move || client.send(order.clone()).deadline(REPLY_TIMEOUT)));
+            let sent = batch.map(|order| client.send(order).deadline(STALL_TIMEOUT));
             for answer in join_all(sent).await {
                 match answer {
                     Ok(Placing::New) => placed.new += 1,
@@ -123,7 +119,7 @@ impl<'a> Counter<'a> {
         let mut changed = Instant::now();
         loop {
             let counts = self.progress().await?;
-            let sums = with_retries(|| self.client.query(AskBooks).deadline(REPLY_TIMEOUT)).await?;
+            let sums = self.client.query(AskBooks).deadline(STALL_TIMEOUT).await?;
             // A view may lag behind after a restart. Wait until both views include all placed orders.
             let known = counts.placed >= placed && sums.placed >= counts.placed;
             let even = known && sums.are_even() && counts.placed == counts.ended();
@@ -149,25 +145,12 @@ impl<'a> Counter<'a> {
     /// # Errors
     /// [`ShopError`] if a query is not answered.
     pub async fn sales(&self) -> Result<Sales, ShopError> {
-        Ok(with_retries(|| self.client.query(AskRevenue).deadline(REPLY_TIMEOUT)).await?)
+        Ok(self.client.query(AskRevenue).deadline(STALL_TIMEOUT).await?)
     }
 
     async fn progress(&mut self) -> Result<Counts, ShopError> {
-        let counts = with_retries(|| self.client.query(AskProgress).deadline(REPLY_TIMEOUT)).await?;
+        let counts = self.client.query(AskProgress).deadline(STALL_TIMEOUT).await?;
         (self.on_progress)(counts);
         Ok(counts)
-    }
-}
-
-/// Repeats a request after transient errors: a service may be unavailable while it restarts.
-async fn with_retries<T, F: Future<Output = Result<T, SendError>>>(request: impl Fn() -> F) -> Result<T, SendError> {
-    let begun = Instant::now();
-    loop {
-        match request().await {
-            Err(error) if error.is_transient() && begun.elapsed() < STALL_TIMEOUT => {
-                tokio::time::sleep(POLL_INTERVAL * 10).await;
-            }
-            answer => return answer,
-        }
     }
 }

@@ -19,7 +19,7 @@ retry_longest_ms = 1000
 #[test]
 fn corrupt_file_is_rejected_with_reason_or_parsed() {
     Fuzz::new("config-file", [FILE.as_bytes().to_vec(), b"threads = 0".to_vec()]).rounds(20_000, 500_000).run(
-        |input| match NodeConfig::default().with_toml(&String::from_utf8_lossy(input)) {
+        |input| match NodeConfig::default().toml(&String::from_utf8_lossy(input)) {
             Ok(_) => true,
             Err(error) => {
                 assert!(!error.to_string().is_empty());
@@ -41,7 +41,7 @@ fn corrupt_environment_is_rejected_with_reason_or_parsed() {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
         let ours = variables.iter().filter(|(name, _)| name.starts_with("WHIZBANG_")).count();
-        match NodeConfig::default().with_environment(variables.clone()) {
+        match NodeConfig::default().variables(variables.clone()) {
             Ok(config) => {
                 // Variables without the prefix change nothing.
                 assert!(ours > 0 || config == NodeConfig::default());

@@ -77,6 +77,44 @@ fn every_configuration_key_has_a_row() {
     assert_none(&differences(&page, &first_cells(&page, "Configuration"), &code, "struct FileConfig"));
 }
 
+/// The rows of the configuration table: key, default and range.
+fn configuration_rows(page: &File) -> Vec<(String, String, String)> {
+    let section = page.text.split("\n## Configuration\n").nth(1).unwrap_or_default();
+    let rows = section.lines().take_while(|line| !line.starts_with("## ")).filter(|line| line.starts_with("| `"));
+    let cells = rows.map(|row| row.split('|').map(str::trim).skip(1).map(str::to_owned).collect::<Vec<_>>());
+    let row = |cells: Vec<String>| {
+        let [key, default, range, ..] = &cells[..] else { panic!("expected four cells: {cells:?}") };
+        // The unit for people follows the number in parentheses.
+        let default = default.split(" (").next().unwrap_or_default();
+        (key.trim_matches('`').to_owned(), default.to_owned(), range.clone())
+    };
+    cells.map(row).collect()
+}
+
+/// Rows whose default or range is not that of the program.
+fn wrong_rows(page: &File) -> Vec<Finding> {
+    let rows = configuration_rows(page);
+    let mut findings = Vec::new();
+    for (key, default, mut range) in whizbang::NodeConfig::documented() {
+        // Checked against the other value at start.
+        if key == "retry_longest_ms" {
+            range = "at least `retry_first_ms`".to_owned();
+        }
+        let expected = (key.to_owned(), default, range);
+        if !rows.contains(&expected) {
+            findings.push(page.finding_at_top(format!("expected the row {expected:?}")));
+        }
+    }
+    findings
+}
+
+#[test]
+fn configuration_rows_match_the_program() {
+    assert_none(&wrong_rows(&file("docs/running.md")));
+    let text = file("docs/running.md").text.replace("| 16,384 | 1 to", "| 16,385 | 1 to");
+    assert_eq!(wrong_rows(&File { text, ..file("docs/running.md") }).len(), 1);
+}
+
 #[test]
 fn every_send_error_has_a_row() {
     let (page, code) = (file("docs/running.md"), file("framework/runtime/src/router/error.rs"));

@@ -93,7 +93,7 @@ pub enum BridgeError {
     #[error("bridge is closed")]
     Closed,
     /// The client library of the broker failed. The message may have been sent.
-    #[error("failed to {doing}: {source}")]
+    #[error("failed to {doing}")]
     Broker {
         /// The failed operation, as a verb phrase.
         doing: String,

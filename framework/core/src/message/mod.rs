@@ -20,6 +20,7 @@ mod id;
 mod identity;
 mod key;
 mod name;
+mod rejection_fields;
 mod reply;
 mod shape;
 mod verified;
@@ -39,7 +40,9 @@ pub use id::{IdSource, MessageId};
 pub use identity::{ReplacedStore, Run, StoreId, StoreIdentity};
 pub use key::Key;
 pub use name::{Name, NameError};
-pub use reply::{Rejection, rejection_in};
+#[doc(hidden)]
+pub use rejection_fields::{FieldCoding, FieldValue, ReceivedFields, RejectionFields, reason_in};
+pub use reply::{Rejection, TypedRejection, rejection_in};
 pub use shape::{Difference, Field, Plain, Shape, Variant};
 pub use verified::Trust;
 pub use verified::{encode_command_verified, encode_reply_verified, encode_verified};

@@ -3,8 +3,6 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
-
 use super::{Codec, CodecError};
 
 /// The final negative decision of a domain about a command: a stable code for programs and a text for people. Never
@@ -15,10 +13,27 @@ use super::{Codec, CodecError};
 /// let no = Rejection::new("bank.insufficient-funds", "the account holds 3 cents");
 /// assert_eq!(no.code(), "bank.insufficient-funds");
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// An enum that derives `Rejection` lists the rejections of a domain, and [`typed`](Self::typed) returns its variant to
+/// the caller, with its fields.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    code: Cow<'static, str>,
-    text: Cow<'static, str>,
+    pub(super) code: Cow<'static, str>,
+    pub(super) text: Cow<'static, str>,
+    /// The fields of a typed rejection, a JSON object.
+    pub(super) data: Option<Box<str>>,
+}
+
+/// An enum of the rejections of one domain. Derived with `#[derive(Rejection)]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a rejection",
+    label = "expected an enum of rejections",
+    note = "derive it: `#[derive(Rejection)] #[rejection(domain = …)]`"
+)]
+pub trait TypedRejection: Into<Rejection> + Sized {
+    /// Returns the variant with the rejection's code and its fields; `None` if the code is unknown, or if a field is
+    /// missing or has another type.
+    fn from_rejection(rejection: &Rejection) -> Option<Self>;
 }
 
 impl Rejection {
@@ -42,7 +57,7 @@ impl Rejection {
 
     /// Creates a rejection. Codes have the form `domain.reason` and must not change once callers depend on them.
     pub fn new(code: impl Into<Cow<'static, str>>, text: impl Into<Cow<'static, str>>) -> Self {
-        Self { code: code.into(), text: text.into() }
+        Self { code: code.into(), text: text.into(), data: None }
     }
 
     /// Returns the stable code, `domain.reason`.
@@ -53,6 +68,17 @@ impl Rejection {
     /// Returns the text for people.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// Returns the fields of a typed rejection as a JSON object, if it has any.
+    pub fn data(&self) -> Option<&str> {
+        self.data.as_deref()
+    }
+
+    /// Returns the variant of `E` with this code, with its fields; `None` if `E` has none. A rejection of a newer
+    /// owner may have an unknown code, or lack a field that is not an `Option`: its code and text are still readable.
+    pub fn typed<E: TypedRejection>(&self) -> Option<E> {
+        E::from_rejection(self)
     }
 }
 

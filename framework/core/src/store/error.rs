@@ -57,7 +57,7 @@ pub enum StoreError {
     },
     /// Reading or writing failed. Whether uncommitted appends were stored is unknown. Reopen the store, which recovers
     /// everything that was committed. A failed flush is never retried, because the state of the disk is then unknown.
-    #[error("{doing} failed: {source}")]
+    #[error("{doing} failed")]
     Io {
         /// The operation that failed.
         doing: String,
@@ -111,7 +111,7 @@ pub enum StoreError {
     #[error("the store is closed")]
     Closed,
     /// This program cannot decode a stored message. The message stays stored; deploy a program that knows its type.
-    #[error("failed to decode a stored message: {0}")]
+    #[error("failed to decode a stored message")]
     Codec(#[from] CodecError),
 }
 

@@ -14,7 +14,9 @@ use super::handler_table::{UserState, typed};
 use super::inline::TypedCommand;
 use super::plan::Stateful;
 use super::requested::{AnyEffects, RequestedEffects};
-use crate::router::{CommandEndpoint, CommandMeta, LocalRoutes, Outcome, SendError, Submission, TypedReply};
+use crate::router::{
+    CommandEndpoint, CommandFailure, CommandMeta, LocalRoutes, Outcome, SendError, SentReply, Submission, TypedReply,
+};
 use whizbang_core::message::{
     CodecError, Coded as _, Command, Domain, Key, MessageFacts, MessageId, Rejection, encode_command_verified,
 };
@@ -44,7 +46,7 @@ impl<A: Stateful, C: Command> CommandEndpoint<C> for CommandDispatcher<A, C> {
         &self,
         command: C,
         meta: Option<Box<CommandMeta>>,
-        reply: Option<oneshot::Sender<TypedReply<C>>>,
+        reply: Option<oneshot::Sender<SentReply<C>>>,
     ) -> Submission<C> {
         let mut call = CommandCall { command: Some(command), handler: self.handler, reply: None, sender: reply };
         match self.dispatcher.submit(&mut call, meta, self.label) {
@@ -52,7 +54,7 @@ impl<A: Stateful, C: Command> CommandEndpoint<C> for CommandDispatcher<A, C> {
                 let result = call.result(result);
                 match call.sender {
                     Some(sender) => {
-                        let _ = sender.send(result);
+                        let _ = sender.send(result.map_err(CommandFailure::Error));
                         Submission::Forwarded
                     }
                     None => Submission::Done(result),
@@ -82,7 +84,7 @@ pub(crate) struct CommandCall<A: Stateful, C: Command> {
     handler: HandlerFn<A, C>,
     /// The handler's result.
     reply: Option<Result<C::Reply, Rejection>>,
-    sender: Option<oneshot::Sender<TypedReply<C>>>,
+    sender: Option<oneshot::Sender<SentReply<C>>>,
 }
 
 impl<A: Stateful, C: Command> CommandCall<A, C> {
@@ -151,7 +153,17 @@ impl<A: Stateful, C: Command> TypedCommand for CommandCall<A, C> {
     fn complete(mut self: Box<Self>, result: Result<(), SendError>) {
         let result = self.result(result);
         if let Some(sender) = self.sender {
-            let _ = sender.send(result);
+            let _ = sender.send(result.map_err(CommandFailure::Error));
+        }
+    }
+
+    fn give_back(mut self: Box<Self>, error: SendError, meta: Option<Box<CommandMeta>>) {
+        let failure = match self.command.take() {
+            Some(command) => CommandFailure::returned(error, command, meta),
+            None => CommandFailure::Error(error),
+        };
+        if let Some(sender) = self.sender {
+            let _ = sender.send(Err(failure));
         }
     }
 
@@ -164,7 +176,7 @@ impl<A: Stateful, C: Command> TypedCommand for CommandCall<A, C> {
             Err(error) => Err(error),
         };
         if let Some(sender) = self.sender {
-            let _ = sender.send(result);
+            let _ = sender.send(result.map_err(CommandFailure::Error));
         }
     }
 }

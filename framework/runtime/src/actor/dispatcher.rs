@@ -328,19 +328,24 @@ impl Dispatcher {
         match next.0 {
             NextStep::Queue(meta) => {
                 if let Err((refused, unadmitted)) = self.admit(Unadmitted::Typed(command, meta, label), false)
-                    && let Unadmitted::Typed(command, ..) = unadmitted
+                    && let Unadmitted::Typed(command, meta, _) = unadmitted
                 {
-                    let domain = || command.facts().domain.to_owned();
-                    let refused = match refused {
-                        AdmitError::Busy => SendError::Busy { domain: domain() },
-                        AdmitError::Stopped => SendError::Stopped,
-                        AdmitError::Moved => SendError::Moved { domain: domain() },
-                        AdmitError::InvalidKey(bytes) => SendError::Key { bytes },
-                        AdmitError::Panicked(panicked) => {
-                            SendError::Encode(CodecError::Encode { reason: format!("computing the key {panicked}") })
+                    match refused {
+                        AdmitError::Busy => {
+                            let busy = SendError::Busy { domain: command.facts().domain.to_owned() };
+                            command.give_back(busy, meta);
                         }
-                    };
-                    command.complete(Err(refused));
+                        AdmitError::Stopped => command.give_back(SendError::Stopped, meta),
+                        AdmitError::Moved => {
+                            let moved = SendError::Moved { domain: command.facts().domain.to_owned() };
+                            command.give_back(moved, meta);
+                        }
+                        AdmitError::InvalidKey(bytes) => command.complete(Err(SendError::Key { bytes })),
+                        AdmitError::Panicked(panicked) => {
+                            let reason = format!("computing the key {panicked}");
+                            command.complete(Err(SendError::Encode(CodecError::Encode { reason })));
+                        }
+                    }
                 }
             }
             NextStep::Commit(appended, permit) => {

@@ -61,6 +61,9 @@ pub(super) trait TypedCommand {
     /// Completes the command with the handler's result or with the error.
     fn complete(self: Box<Self>, result: Result<(), SendError>);
 
+    /// Returns a command that was not accepted to its sender, which may send it again.
+    fn give_back(self: Box<Self>, error: SendError, meta: Option<Box<CommandMeta>>);
+
     /// Completes the command with the outcome of its envelope.
     fn complete_with(self: Box<Self>, id: MessageId, outcome: Outcome);
 }

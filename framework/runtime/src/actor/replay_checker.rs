@@ -15,6 +15,7 @@ use crate::inbox::Admission;
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::Digest;
 use whizbang_core::store::{StoredTurn, StreamState};
+use whizbang_core::telemetry::error_chain;
 use whizbang_core::user_code::user_code;
 
 thread_local! {
@@ -71,7 +72,7 @@ impl ActorInstance {
                 Ok(folded) => {
                     difference(&self.dispatcher.handlers, self.user.user(), &self.state, &folded, &stored.turns)
                 }
-                Err(error) => Some(format!("failed to replay its log: {error}")),
+                Err(error) => Some(format!("failed to replay its log: {}", error_chain(&error))),
             }
         });
         let difference = compared.unwrap_or_else(|panicked| Some(format!("failed to replay its log: {panicked}")));

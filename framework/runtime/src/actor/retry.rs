@@ -21,6 +21,7 @@ use crate::router::{Action, DedupKey, Delivery, Outcome};
 use whizbang_core::message::Envelope;
 use whizbang_core::store::{Appended, DeadLetterReason, Note, StoreError};
 use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::error_chain;
 
 impl TurnError {
     /// Returns whether another delivery may succeed.
@@ -53,7 +54,7 @@ impl TurnError {
             Self::Unhandled => "no handler for this message".to_owned(),
             Self::Compensation(text) => text.clone(),
             Self::Crashed(attempts) => format!("the process ended during each of its last {attempts} deliveries"),
-            Self::Store(error) => error.to_string(),
+            Self::Store(error) => error_chain(error).to_string(),
         }
     }
 }

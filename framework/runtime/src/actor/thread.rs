@@ -19,6 +19,7 @@ use whizbang_core::clock::{MonotonicTime, Timestamp};
 use whizbang_core::message::{Digest, Envelope, IdSource, Kind, MessageId, ShardId};
 use whizbang_core::retry::Retries;
 use whizbang_core::store::{CommitListener as _, StoreError};
+use whizbang_core::telemetry::error_chain;
 use whizbang_core::telemetry::{Counts, TARGET};
 use whizbang_core::user_code::{UserCode, caught};
 
@@ -283,8 +284,11 @@ impl ThreadContext {
             }
             error if error.is_transient() => {
                 self.store_failing.set(true);
-                if self.settings.issues.raise(STORE_ISSUE, format!("failed to commit: {error}")) {
-                    tracing::error!(target: TARGET, %error, "failed to commit; turns are refused until the store accepts them");
+                if self.settings.issues.raise(STORE_ISSUE, format!("failed to commit: {}", error_chain(&error))) {
+                    tracing::error!(
+                        target: TARGET, error = %error_chain(&error),
+                        "failed to commit; turns are refused until the store accepts them",
+                    );
                 }
             }
             _ => {}

@@ -1,14 +1,22 @@
 //! Client: sends commands and queries, from inside a node and from a process that hosts nothing.
 //!
 //! Called by users. Calls the router: an owner in the same node is reached without encoding, all others through
-//! [`Remote`]. Never sends a message twice by itself.
+//! [`Remote`]. After a transient error, sends the message again with the same id until the deadline.
 
+mod encode;
+mod post;
 mod publish;
+mod query;
 mod request;
+mod retry;
+#[cfg(test)]
+mod tests;
 
 pub use crate::router::SendError;
+pub use post::PostCommand;
 pub use publish::PublishEvent;
-pub use request::{PostCommand, SendCommand, SendQuery};
+pub use query::SendQuery;
+pub use request::SendCommand;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +27,16 @@ use crate::router::{NodeId, Remote};
 use whizbang_core::clock::Clock;
 use whizbang_core::message::{Command, Event, Fingerprint, IdSource, MessageFacts, MessageId, Query, encode_verified};
 
-/// Default time to wait for a reply of another node.
+/// Default time to wait for a reply of another node, and to retry.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Sends commands and queries. Cheap to clone, and usable on any thread.
+///
+/// After a [transient error](SendError::is_transient) a request is sent again with the same id, with growing waits,
+/// until its deadline (by default 30 s): the owner is busy, restarts, is replaced or cannot be reached, or a reply is
+/// lost. An owner handles a command with one id once, so that this is safe. [`no_retry`](SendCommand::no_retry) turns
+/// it off for one request. A command that its actor has received inside this process is not sent again: nothing is
+/// lost there.
 ///
 /// ```
 /// # use whizbang::doc_fixtures::*;
@@ -54,11 +68,11 @@ impl Client {
     /// Sends a command to the owner of its domain. Await the returned future for the reply.
     ///
     /// Nothing is sent before the first poll. The future can be spawned, joined and selected. Dropping it after the
-    /// first poll does not cancel the command.
+    /// first poll does not cancel the command; it ends the retries.
     ///
     /// # Errors
     /// [`SendError`] tells whether the command may have been handled. [`SendError::Rejected`] is a rejection by the
-    /// domain.
+    /// domain. A transient error means that no attempt succeeded before the deadline.
     pub fn send<C: Command>(&self, command: C) -> SendCommand<C> {
         SendCommand::new(self.clone(), command)
     }

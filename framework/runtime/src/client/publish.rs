@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, ready};
 
-use super::request::envelope;
+use super::encode::envelope;
+use super::retry::{Attempts, Effect, RetryMode, send_until_answered};
 use super::{Client, DEADLINE};
-use crate::router::{CommandMeta, SendError};
+use crate::router::{CommandMeta, Remote, SendError};
 use whizbang_core::message::{CodecError, Coded, Envelope, Fingerprint, Key, Kind, MessageFacts, MessageId};
 
 /// An event for the log of its domain. Await it to know that it is committed.
 ///
-/// Nothing happens before the first poll. Dropping it afterwards does not cancel the publication. See
-/// [`Client::publish`] for an example.
+/// Nothing happens before the first poll. Dropping it afterwards does not cancel the publication. It is retried as
+/// [`Client`] describes. See [`Client::publish`] for an example.
 #[must_use = "futures do nothing unless you `.await` them"]
 pub struct PublishEvent(State);
 
@@ -34,6 +35,7 @@ struct Unsent {
     shape: fn() -> Option<Fingerprint>,
     meta: CommandMeta,
     deadline: Duration,
+    mode: RetryMode,
     /// An invalid option, or an event that cannot be encoded: nothing is sent.
     refused: Option<Box<SendError>>,
 }
@@ -50,8 +52,8 @@ impl PublishEvent {
             Ok(payload) => (payload, None),
             Err(error) => (Vec::new(), Some(Box::new(SendError::Encode(error)))),
         };
-        let (meta, deadline) = (CommandMeta::default(), DEADLINE);
-        Self(State::Unsent(Box::new(Unsent { client, key, event, payload, shape, meta, deadline, refused })))
+        let (meta, deadline, mode) = (CommandMeta::default(), DEADLINE, RetryMode::UntilDeadline);
+        Self(State::Unsent(Box::new(Unsent { client, key, event, payload, shape, meta, deadline, mode, refused })))
     }
 
     /// Changes the publication, unless it has been polled.
@@ -62,9 +64,14 @@ impl PublishEvent {
         self
     }
 
-    /// Sets how long to wait for the commit. Default 30 s.
+    /// Sets how long to wait for the commit, all attempts together. Default 30 s.
     pub fn deadline(self, deadline: Duration) -> Self {
         self.changed(|unsent| unsent.deadline = deadline)
+    }
+
+    /// As [`SendCommand::no_retry`](super::SendCommand::no_retry).
+    pub fn no_retry(self) -> Self {
+        self.changed(|unsent| unsent.mode = RetryMode::Never)
     }
 
     /// Sets the id of the publication, as [`SendCommand::id`](super::SendCommand::id).
@@ -96,11 +103,13 @@ impl PublishEvent {
 
 impl Unsent {
     fn publish(self) -> BoxFuture<'static, Result<(), SendError>> {
-        let (remote, deadline) = (self.client.inner.remote.clone(), self.deadline);
+        let client = self.client.clone();
+        let attempts = Attempts::new(self.mode, Effect::Possible, self.deadline);
         match self.into_envelope() {
             Ok(envelope) => {
                 let codec = envelope.codec;
-                let answer = remote.send(envelope, deadline);
+                let send = |remote: &dyn Remote, envelope, wait| remote.send(envelope, wait);
+                let answer = send_until_answered(client, envelope, attempts, send);
                 Box::pin(async move {
                     match <() as Coded>::read_reply(codec, &answer.await?) {
                         Ok(reply) => reply.map_err(SendError::Rejected),
@@ -113,7 +122,7 @@ impl Unsent {
     }
 
     fn into_envelope(self) -> Result<Envelope, SendError> {
-        let Self { client, key, event, payload, shape, meta, deadline, refused } = self;
+        let Self { client, key, event, payload, shape, meta, deadline, refused, .. } = self;
         if let Some(refused) = refused {
             return Err(*refused);
         }

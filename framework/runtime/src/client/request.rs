@@ -1,29 +1,31 @@
-//! Request builders: a command, a posted command or a query, configured before the first poll and awaited for its
-//! result.
+//! A command for the owner of its domain: configured before the first poll, and awaited for its reply.
+//!
+//! Called by users. A command to an actor of this process stays a typed value, and is returned by the actor's
+//! dispatcher if it is refused. Every other command is [encoded](super::encode) once and sent as bytes.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 use tokio::task::coop::poll_proceed;
+use tokio::time::Sleep;
 
+use super::encode::of_command;
+use super::retry::{Attempts, Effect, RequestId, RetryMode, send_until_answered, sleep};
 use super::{Client, DEADLINE};
-use crate::router::{CommandMeta, LocalRoutes, SendError, Submission, TypedReply};
-use whizbang_core::message::{
-    Codec, Coded, Command, Domain, Envelope, Fingerprint, Key, Kind, MessageFacts, MessageId, Name, Query, ShardId,
-    encode_command_verified, encode_verified, shard_of,
+use crate::router::{
+    CommandFailure, CommandMeta, LocalRoutes, ReturnedCommand, SendError, SentReply, Submission, TypedReply,
 };
-use whizbang_core::telemetry::passes;
+use whizbang_core::message::{Coded, Command, Domain, Envelope, MessageId};
 
 /// A command for the owner of its domain. Await it for the reply.
 ///
 /// Nothing happens before the first poll. The first poll submits the command: it is handled inline if its actor lives
 /// on this thread and nothing is queued before it, otherwise it is queued. Dropping the future afterwards does not
-/// cancel the command: it may be handled without its reply being seen.
+/// cancel the command: it may be handled without its reply being seen. It is retried as [`Client`] describes.
 ///
 /// ```
 /// # use whizbang::doc_fixtures::*;
@@ -37,30 +39,40 @@ use whizbang_core::telemetry::passes;
 /// # Ok::<_, whizbang::Error>(()) }).unwrap();
 /// ```
 #[must_use = "futures do nothing unless you `.await` them"]
-pub struct SendCommand<C: Command>(SendState<C>);
+pub struct SendCommand<C: Command>(pub(super) SendState<C>);
 
 /// A command before it is sent.
-struct Unsent<C> {
-    client: Client,
-    command: C,
-    meta: Option<Box<CommandMeta>>,
-    deadline: Option<Duration>,
+pub(super) struct Unsent<C> {
+    pub(super) command: C,
+    pub(super) meta: Option<Box<CommandMeta>>,
     /// An invalid option: nothing is sent.
-    refused: Option<Box<SendError>>,
+    pub(super) refused: Option<Box<SendError>>,
+    pub(super) sender: Sender,
 }
 
-enum SendState<C: Command> {
+/// The part of a request that remains until its reply.
+pub(super) struct Sender {
+    pub(super) client: Client,
+    deadline: Option<Duration>,
+    mode: RetryMode,
+    /// Set by the first refusal.
+    attempts: Option<Box<Attempts>>,
+}
+
+pub(super) enum SendState<C: Command> {
     Unsent(Unsent<C>),
-    Sent(PendingReply<C::Reply>),
+    Sent(PendingReply<C::Reply>, Sender),
+    /// Refused by an actor of this process, to be sent again.
+    Waiting(Pin<Box<Sleep>>, Unsent<C>),
     Done,
 }
 
 /// The wait for a reply. Generic over the reply, not the command, so that it is compiled once for all commands with
 /// that reply.
-enum PendingReply<R> {
-    Ready(Option<Result<R, SendError>>),
-    Here(oneshot::Receiver<Result<R, SendError>>),
-    Boxed(BoxFuture<'static, Result<R, SendError>>),
+pub(super) enum PendingReply<R> {
+    Ready(Option<Result<R, CommandFailure>>),
+    Here(oneshot::Receiver<Result<R, CommandFailure>>),
+    Boxed(BoxFuture<'static, Result<R, CommandFailure>>),
 }
 
 // No field is structurally pinned: the box is pinned by itself.
@@ -68,7 +80,8 @@ impl<C: Command> Unpin for SendCommand<C> {}
 
 impl<C: Command> SendCommand<C> {
     pub(super) fn new(client: Client, command: C) -> Self {
-        Self(SendState::Unsent(Unsent { client, command, meta: None, deadline: None, refused: None }))
+        let sender = Sender { client, deadline: None, mode: RetryMode::UntilDeadline, attempts: None };
+        Self(SendState::Unsent(Unsent { command, meta: None, refused: None, sender }))
     }
 
     /// Changes the command, unless it has been polled.
@@ -79,10 +92,30 @@ impl<C: Command> SendCommand<C> {
         self
     }
 
-    /// Sets how long to wait for the reply. Default: 30 s if another node must answer; no limit if the actor lives in
-    /// this process, where every command is completed.
+    /// Sets how long to wait for the reply, all attempts together. Default: 30 s if another node must answer. If the
+    /// actor lives in this process, where every accepted command is completed, there is no limit after the actor has
+    /// received it; until then the command is sent again for 30 s.
     pub fn deadline(self, deadline: Duration) -> Self {
-        self.changed(|unsent| unsent.deadline = Some(deadline))
+        self.changed(|unsent| unsent.sender.deadline = Some(deadline))
+    }
+
+    /// Sends the command once. A transient error is then returned at once, and the wait for a reply takes the whole
+    /// deadline.
+    ///
+    /// ```
+    /// # use whizbang::doc_fixtures::*;
+    /// # whizbang::derive::block_on(async {
+    /// # let node = bank().await;
+    /// # let client = node.client();
+    /// let deposit = Deposit { account: "ada".into(), cents: 500 };
+    /// match client.send(deposit).no_retry().await {
+    ///     Err(error) if error.is_transient() => { /* shed the load, or ask another service */ }
+    ///     reply => assert_eq!(reply?, 500),
+    /// }
+    /// # Ok::<_, whizbang::Error>(()) }).unwrap();
+    /// ```
+    pub fn no_retry(self) -> Self {
+        self.changed(|unsent| unsent.sender.mode = RetryMode::Never)
     }
 
     /// Sets the id of the command. Sent again to the same key with the same id, it is handled once and answered with
@@ -144,92 +177,150 @@ impl<C> Unsent<C> {
 
 impl<C: Command> Unsent<C> {
     /// Sends the command.
-    fn send(self) -> PendingReply<C::Reply> {
-        let Self { client, command, mut meta, deadline, refused } = self;
+    fn send(self) -> (PendingReply<C::Reply>, Sender) {
+        let Self { command, mut meta, refused, sender } = self;
         if let Some(refused) = refused {
-            return PendingReply::Ready(Some(Err(*refused)));
+            return (PendingReply::failed(*refused), sender);
         }
-        let limit = limit(&client, deadline, &mut meta);
-        if let Some(routes) = LocalRoutes::here(client.inner.node)
+        let limit = sender.limit(&mut meta);
+        if let Some(routes) = LocalRoutes::here(sender.client.inner.node)
             && let Some(endpoint) = routes.endpoint::<C>()
             && routes.is_open(C::Domain::NAME, C::Domain::SHARDS, || command.key())
         {
-            return match endpoint.submit(command, meta, None) {
-                Submission::Done(reply) => PendingReply::Ready(Some(reply)),
+            let reply = match endpoint.submit(command, meta, None) {
+                Submission::Done(reply) => PendingReply::Ready(Some(reply.map_err(CommandFailure::Error))),
                 Submission::Pending(receiver) => PendingReply::here(receiver, limit, C::Domain::NAME),
-                Submission::Forwarded => PendingReply::Ready(Some(Err(SendError::Stopped))),
+                Submission::Forwarded => PendingReply::failed(SendError::Stopped),
             };
+            return (reply, sender);
         }
-        let remote = &client.inner.remote;
+        let remote = &sender.client.inner.remote;
         if let Some(thread) = remote.thread_of(C::Domain::NAME, C::NAME, command.key().as_str()) {
             let (reply, receiver) = oneshot::channel();
-            let ask = move |routes: &LocalRoutes| {
+            let submit = move |routes: Option<&LocalRoutes>| match routes {
                 // Without an endpoint the node has ended, and `reply` is dropped.
-                if let Some(endpoint) = routes.endpoint::<C>() {
-                    endpoint.submit(command, meta, Some(reply));
+                Some(routes) => {
+                    if let Some(endpoint) = routes.endpoint::<C>() {
+                        endpoint.submit(command, meta, Some(reply));
+                    }
+                }
+                None => {
+                    let busy = SendError::Busy { domain: C::Domain::NAME.to_owned() };
+                    let _ = reply.send(Err(CommandFailure::returned(busy, command, meta)));
                 }
             };
-            if !remote.run_on(thread, Box::new(ask)) {
-                return PendingReply::Ready(Some(Err(busy(C::Domain::NAME))));
+            remote.run_on(thread, Box::new(submit));
+            return (PendingReply::here(receiver, limit, C::Domain::NAME), sender);
+        }
+        let deadline = sender.remaining().unwrap_or(DEADLINE);
+        let reply = match of_command(&sender.client, &command, meta, deadline) {
+            Ok(envelope) => {
+                let client = sender.client.clone();
+                PendingReply::elsewhere(client, envelope, sender.attempts())
             }
-            return PendingReply::here(receiver, limit, C::Domain::NAME);
-        }
-        let deadline = deadline.unwrap_or(DEADLINE);
-        match of_command(&client, &command, meta, deadline) {
-            Ok(envelope) => PendingReply::elsewhere(envelope.codec, remote.send(envelope, deadline)),
-            Err(error) => PendingReply::Ready(Some(Err(error))),
-        }
+            Err(error) => PendingReply::failed(error),
+        };
+        (reply, sender)
+    }
+
+    /// Prepares a command that was returned to be sent again.
+    ///
+    /// # Errors
+    /// The error for the caller, if it is not.
+    fn again(returned: ReturnedCommand, mut sender: Sender) -> Result<SendState<C>, SendError> {
+        let ReturnedCommand { error, command, meta } = returned;
+        let timer = sender.after(error, C::Domain::NAME, meta.as_ref().and_then(|meta| meta.id))?;
+        let Ok(command) = command.downcast::<C>() else { return Err(SendError::Stopped) };
+        Ok(SendState::Waiting(timer, Self { command: *command, meta, refused: None, sender }))
     }
 }
 
-/// Returns the time limit and the command's id. A caller whose deadline passes gets the id back, so that it can retry.
-fn limit(
-    client: &Client,
-    deadline: Option<Duration>,
-    meta: &mut Option<Box<CommandMeta>>,
-) -> Option<(Duration, MessageId)> {
-    let deadline = deadline?;
-    Some((deadline, *meta.get_or_insert_default().id.get_or_insert_with(|| client.new_id())))
+/// The time limit of one attempt inside this process.
+struct Limit {
+    /// The time that is left.
+    left: Duration,
+    /// The whole deadline.
+    deadline: Duration,
+    /// A caller whose deadline passes gets the id back, so that it can send the command again.
+    id: MessageId,
 }
 
-fn busy(domain: &str) -> SendError {
-    SendError::Busy { domain: domain.to_owned() }
+impl Sender {
+    /// Returns the time until the deadline, if one is set or was begun by a refusal.
+    fn remaining(&self) -> Option<Duration> {
+        self.attempts.as_ref().map(|attempts| attempts.remaining()).or(self.deadline)
+    }
+
+    /// Returns the time limit, if the caller has set one, and gives the command an id for it.
+    fn limit(&self, meta: &mut Option<Box<CommandMeta>>) -> Option<Limit> {
+        let deadline = self.deadline?;
+        let id = *meta.get_or_insert_default().id.get_or_insert_with(|| self.client.new_id());
+        Some(Limit { left: self.remaining().unwrap_or(deadline), deadline, id })
+    }
+
+    /// Returns the attempts so far.
+    pub(super) fn attempts(&self) -> Attempts {
+        match &self.attempts {
+            Some(attempts) => (**attempts).clone(),
+            None => Attempts::new(self.mode, Effect::Possible, self.deadline.unwrap_or(DEADLINE)),
+        }
+    }
+
+    /// Decides about a refusal by an actor of this process: returns the timer of the wait before the next attempt.
+    ///
+    /// # Errors
+    /// The error for the caller, if no further attempt is made.
+    fn after(&mut self, error: SendError, domain: &str, id: Option<MessageId>) -> Result<Pin<Box<Sleep>>, SendError> {
+        let (mode, deadline) = (self.mode, self.deadline.unwrap_or(DEADLINE));
+        let begin = || Box::new(Attempts::new(mode, Effect::Possible, deadline));
+        let attempts = self.attempts.get_or_insert_with(begin);
+        attempts.after(error, &self.client, &RequestId { domain, id }).map(sleep)
+    }
 }
 
 impl<R: Coded + Send + 'static> PendingReply<R> {
+    fn failed(error: SendError) -> Self {
+        Self::Ready(Some(Err(CommandFailure::Error(error))))
+    }
+
     /// Waits for an actor of this process, where every command is completed.
     fn here(
-        receiver: oneshot::Receiver<Result<R, SendError>>,
-        limit: Option<(Duration, MessageId)>,
+        receiver: oneshot::Receiver<Result<R, CommandFailure>>,
+        limit: Option<Limit>,
         domain: &'static str,
     ) -> Self {
-        let Some((deadline, id)) = limit else { return Self::Here(receiver) };
+        let Some(Limit { left, deadline, id }) = limit else { return Self::Here(receiver) };
         Self::Boxed(Box::pin(async move {
-            match tokio::time::timeout(deadline, receiver).await {
-                Ok(reply) => reply.unwrap_or(Err(SendError::Stopped)),
-                Err(_) => Err(SendError::NoReply { domain: domain.to_owned(), deadline, id }),
+            match tokio::time::timeout(left, receiver).await {
+                Ok(reply) => reply.unwrap_or(Err(CommandFailure::Error(SendError::Stopped))),
+                Err(_) => Err(CommandFailure::Error(SendError::no_reply(domain, deadline, id))),
             }
         }))
     }
 
     /// Waits for another node, whose reply arrives encoded.
-    fn elsewhere(codec: Codec, answer: BoxFuture<'static, Result<Bytes, SendError>>) -> Self {
+    fn elsewhere(client: Client, envelope: Envelope, attempts: Attempts) -> Self {
         Self::Boxed(Box::pin(async move {
-            match R::read_reply(codec, &answer.await?) {
+            let codec = envelope.codec;
+            let answer =
+                send_until_answered(client, envelope, attempts, |remote, envelope, wait| remote.send(envelope, wait));
+            let read = answer.await.and_then(|reply| match R::read_reply(codec, &reply) {
                 Ok(reply) => reply.map_err(SendError::Rejected),
                 Err(error) => Err(SendError::Reply(error)),
-            }
+            });
+            read.map_err(CommandFailure::Error)
         }))
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<R, SendError>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<R, CommandFailure>> {
+        let stopped = || Err(CommandFailure::Error(SendError::Stopped));
         match self {
-            Self::Here(receiver) => Pin::new(receiver).poll(cx).map(|reply| reply.unwrap_or(Err(SendError::Stopped))),
+            Self::Here(receiver) => Pin::new(receiver).poll(cx).map(|reply| reply.unwrap_or_else(|_| stopped())),
             Self::Boxed(future) => future.as_mut().poll(cx),
             Self::Ready(reply) => {
                 // Consume coop budget even when ready, so that a tight loop of sends still yields.
                 ready!(poll_proceed(cx)).made_progress();
-                Poll::Ready(reply.take().unwrap_or(Err(SendError::Stopped)))
+                Poll::Ready(reply.take().unwrap_or_else(stopped))
             }
         }
     }
@@ -239,248 +330,47 @@ impl<C: Command> Future for SendCommand<C> {
     type Output = TypedReply<C>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let SendState::Unsent(_) = &self.0
-            && let SendState::Unsent(unsent) = std::mem::replace(&mut self.0, SendState::Done)
-        {
-            self.0 = SendState::Sent(unsent.send());
+        loop {
+            let reply: SentReply<C> = match &mut self.0 {
+                SendState::Sent(reply, _) => ready!(reply.poll(cx)),
+                SendState::Waiting(timer, _) => {
+                    ready!(timer.as_mut().poll(cx));
+                    if let SendState::Waiting(_, unsent) = self.take() {
+                        self.0 = SendState::Unsent(unsent);
+                    }
+                    continue;
+                }
+                SendState::Unsent(_) => {
+                    if let SendState::Unsent(unsent) = self.take() {
+                        let (reply, sender) = unsent.send();
+                        self.0 = SendState::Sent(reply, sender);
+                    }
+                    continue;
+                }
+                SendState::Done => return Poll::Ready(Err(SendError::Stopped)),
+            };
+            let returned = match reply {
+                Ok(reply) => return Poll::Ready(Ok(reply)),
+                Err(CommandFailure::Error(error)) => return Poll::Ready(Err(error)),
+                Err(CommandFailure::Returned(returned)) => *returned,
+            };
+            let SendState::Sent(_, sender) = self.take() else { return Poll::Ready(Err(returned.error)) };
+            match Unsent::again(returned, sender) {
+                Ok(waiting) => self.0 = waiting,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
         }
-        match &mut self.0 {
-            SendState::Sent(wait) => wait.poll(cx),
-            SendState::Unsent(_) | SendState::Done => Poll::Ready(Err(SendError::Stopped)),
-        }
+    }
+}
+
+impl<C: Command> SendCommand<C> {
+    pub(super) fn take(&mut self) -> SendState<C> {
+        std::mem::replace(&mut self.0, SendState::Done)
     }
 }
 
 impl<C: Command> std::fmt::Debug for SendCommand<C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SendCommand").field("command", &C::NAME).finish_non_exhaustive()
-    }
-}
-
-fn of_command<C: Command>(
-    client: &Client,
-    command: &C,
-    meta: Option<Box<CommandMeta>>,
-    deadline: Duration,
-) -> Result<Envelope, SendError> {
-    let (facts, key) = (MessageFacts::of::<C>(), command.key());
-    let mut payload = Vec::new();
-    // The key is checked first: a command without an owner is not even encoded.
-    if key.is_valid()
-        && let Err(error) = encode_command_verified(command, facts.codec, &mut payload)
-    {
-        return Err(SendError::Encode(error));
-    }
-    envelope(client, facts, Fingerprint::of_command::<C>, payload, Kind::Command, Some(key), meta, deadline)
-}
-
-fn of_query<Q: Query>(client: &Client, query: &Q, deadline: Duration) -> Result<Envelope, SendError> {
-    let facts = MessageFacts::of::<Q>();
-    let mut payload = Vec::new();
-    match encode_verified(query, facts.codec, &mut payload) {
-        Ok(_) => envelope(client, facts, Fingerprint::of_query::<Q>, payload, Kind::Query, None, None, deadline),
-        Err(error) => Err(SendError::Encode(error)),
-    }
-}
-
-#[expect(clippy::too_many_arguments, reason = "facts of the message and options of the caller")]
-pub(super) fn envelope(
-    client: &Client,
-    message: MessageFacts,
-    shape: fn() -> Option<Fingerprint>,
-    payload: Vec<u8>,
-    kind: Kind,
-    key: Option<Key<'_>>,
-    meta: Option<Box<CommandMeta>>,
-    deadline: Duration,
-) -> Result<Envelope, SendError> {
-    if let Some(key) = key.as_ref().filter(|key| !key.is_valid()) {
-        return Err(SendError::Key { bytes: key.as_str().len() });
-    }
-    let meta = *meta.unwrap_or_default();
-    let no_name = |name: &str| {
-        SendError::Encode(whizbang_core::message::CodecError::Encode { reason: format!("invalid name `{name}`") })
-    };
-    let domain = Name::from_static(message.domain).map_err(|_| no_name(message.domain))?;
-    let name = Name::from_static(message.name).map_err(|_| no_name(message.name))?;
-    let now = client.inner.clock.now();
-    let id = meta.id.unwrap_or_else(|| client.new_id());
-    passes!("client", message.name, id, meta.correlation.unwrap_or(id));
-    Ok(Envelope {
-        version: message.version,
-        shape: shape(),
-        to: key.as_ref().map(|key| ShardId::new(domain.clone(), shard_of(key.as_str(), message.shards))),
-        key: key.map(Key::into_string).unwrap_or_default(),
-        correlation: meta.correlation.unwrap_or(id),
-        deadline: Some(now.after(deadline)),
-        traceparent: meta.traceparent.map(String::from),
-        headers: meta.headers,
-        codec: message.codec,
-        payload: Bytes::from(payload),
-        ..Envelope::new(id, kind, domain, name, now)
-    })
-}
-
-/// A command that is handed over. Await it to know that it is accepted.
-///
-/// Nothing happens before the first poll. Dropping it afterwards does not cancel the command.
-///
-/// ```
-/// # use whizbang::doc_fixtures::*;
-/// # whizbang::derive::block_on(async {
-/// # let node = bank().await;
-/// # let client = node.client();
-/// client.post(Deposit { account: "ada".into(), cents: 500 }).idempotency_key("deposit-4712").await?;
-/// # Ok::<_, whizbang::Error>(()) }).unwrap();
-/// ```
-#[must_use = "futures do nothing unless you `.await` them"]
-pub struct PostCommand<C: Command>(PostState<C>);
-
-enum PostState<C: Command> {
-    Unsent(SendCommand<C>),
-    Sent(BoxFuture<'static, Result<(), SendError>>),
-}
-
-// No field is structurally pinned: the box is pinned by itself.
-impl<C: Command> Unpin for PostCommand<C> {}
-
-impl<C: Command> PostCommand<C> {
-    pub(super) fn new(client: Client, command: C) -> Self {
-        Self(PostState::Unsent(SendCommand::new(client, command)))
-    }
-
-    fn changed(self, change: impl FnOnce(SendCommand<C>) -> SendCommand<C>) -> Self {
-        match self.0 {
-            PostState::Unsent(unsent) => Self(PostState::Unsent(change(unsent))),
-            sent @ PostState::Sent(_) => Self(sent),
-        }
-    }
-
-    /// As [`SendCommand::id`].
-    pub fn id(self, id: MessageId) -> Self {
-        self.changed(|unsent| unsent.id(id))
-    }
-
-    /// As [`SendCommand::idempotency_key`].
-    pub fn idempotency_key(self, key: &str) -> Self {
-        self.changed(|unsent| unsent.idempotency_key(key))
-    }
-
-    /// As [`SendCommand::header`].
-    pub fn header(self, name: &str, value: &str) -> Self {
-        self.changed(|unsent| unsent.header(name, value))
-    }
-
-    /// As [`SendCommand::correlation`].
-    pub fn correlation(self, correlation: MessageId) -> Self {
-        self.changed(|unsent| unsent.correlation(correlation))
-    }
-}
-
-impl<C: Command> Unsent<C> {
-    /// Hands the command over.
-    fn post(self) -> BoxFuture<'static, Result<(), SendError>> {
-        let Self { client, command, meta, refused, .. } = self;
-        if let Some(refused) = refused {
-            return Box::pin(std::future::ready(Err(*refused)));
-        }
-        match of_command(&client, &command, meta, DEADLINE) {
-            Ok(mut envelope) => {
-                // No deadline: it may be handled at any time.
-                envelope.deadline = None;
-                client.inner.remote.post(envelope)
-            }
-            Err(error) => Box::pin(std::future::ready(Err(error))),
-        }
-    }
-}
-
-impl<C: Command> Future for PostCommand<C> {
-    type Output = Result<(), SendError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let PostState::Unsent(SendCommand(unsent)) = &mut self.0 {
-            let unsent = std::mem::replace(unsent, SendState::Done);
-            self.0 = PostState::Sent(match unsent {
-                SendState::Unsent(unsent) => unsent.post(),
-                _ => Box::pin(std::future::ready(Err(SendError::Stopped))),
-            });
-        }
-        match &mut self.0 {
-            PostState::Sent(future) => future.as_mut().poll(cx),
-            PostState::Unsent(_) => Poll::Ready(Err(SendError::Stopped)),
-        }
-    }
-}
-
-impl<C: Command> std::fmt::Debug for PostCommand<C> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PostCommand").field("command", &C::NAME).finish_non_exhaustive()
-    }
-}
-
-/// A query for a view. Await it for the answer.
-///
-/// Nothing happens before the first poll. A query has no effect, so dropping it is harmless. [`Projection`](crate::Projection) and
-/// [`Answer`](crate::Answer) have examples.
-#[must_use = "futures do nothing unless you `.await` them"]
-pub struct SendQuery<Q: Query>(QueryState<Q>);
-
-enum QueryState<Q: Query> {
-    Unsent { client: Client, query: Q, deadline: Duration },
-    Sent(BoxFuture<'static, Result<Q::Reply, SendError>>),
-    Done,
-}
-
-// No field is structurally pinned: the box is pinned by itself.
-impl<Q: Query> Unpin for SendQuery<Q> {}
-
-impl<Q: Query> SendQuery<Q> {
-    pub(super) fn new(client: Client, query: Q) -> Self {
-        Self(QueryState::Unsent { client, query, deadline: DEADLINE })
-    }
-
-    /// Sets how long to wait for the answer. Default 30 s.
-    pub fn deadline(mut self, limit: Duration) -> Self {
-        if let QueryState::Unsent { deadline, .. } = &mut self.0 {
-            *deadline = limit;
-        }
-        self
-    }
-}
-
-impl<Q: Query> Future for SendQuery<Q> {
-    type Output = Result<Q::Reply, SendError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let QueryState::Unsent { .. } = &self.0
-            && let QueryState::Unsent { client, query, deadline } = std::mem::replace(&mut self.0, QueryState::Done)
-        {
-            self.0 = QueryState::Sent(match of_query(&client, &query, deadline) {
-                Ok(envelope) => {
-                    let codec = envelope.codec;
-                    let answer = client.inner.remote.query(envelope, deadline);
-                    read_answer(codec, answer)
-                }
-                Err(error) => Box::pin(std::future::ready(Err(error))),
-            });
-        }
-        match &mut self.0 {
-            QueryState::Sent(future) => future.as_mut().poll(cx),
-            QueryState::Unsent { .. } | QueryState::Done => Poll::Ready(Err(SendError::Stopped)),
-        }
-    }
-}
-
-fn read_answer<R: Coded + Send + 'static>(
-    codec: Codec,
-    answer: BoxFuture<'static, Result<Bytes, SendError>>,
-) -> BoxFuture<'static, Result<R, SendError>> {
-    Box::pin(async move { R::read(codec, &answer.await?).map_err(SendError::Reply) })
-}
-
-impl<Q: Query> std::fmt::Debug for SendQuery<Q> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SendQuery").field("query", &Q::NAME).finish_non_exhaustive()
     }
 }

@@ -373,6 +373,51 @@ pub use whizbang_macros::Projection;
 /// ```
 pub use whizbang_macros::Worker;
 
+/// Makes an enum the list of a domain's rejections, each with a stable code and a text, which callers get back as the
+/// enum.
+///
+/// A variant's code is `domain.reason`: the domain's name, and the variant's name as `insufficient-funds` for
+/// `InsufficientFunds`. Its text names fields in braces, as `format!` does. `?` and `into()` convert a variant to
+/// [`Rejection`](crate::Rejection) in a handler, and to [`WorkError`](crate::WorkError) in a worker.
+///
+/// | key of the enum | meaning | allowed | default |
+/// |---|---|---|---|
+/// | `domain = Bank` | the domain that rejects; its name begins each code | a type that derives `Domain` | required |
+///
+/// | key of a variant | meaning | allowed | default |
+/// |---|---|---|---|
+/// | `text = "the account holds {cents} cents"` | the text for people; `{0}` is the first field of a tuple | a text | required |
+/// | `code = "no-funds"` | the reason in the code; must not change once callers depend on it | 1 to 64 of `A-Z a-z 0-9 _ -` | the variant's name |
+///
+/// The types of fields derive `Serialize` and `Deserialize`. Fields travel as JSON under their names, also in a bincode
+/// domain. A new variant, and a new field that is an `Option`, are compatible; a caller that does not know a code still
+/// gets the [`Rejection`](crate::Rejection) with its text. The enum implements `Display` and not `std::error::Error`: a
+/// rejection is final, while `?` makes an error in a worker one that is retried.
+///
+/// ```
+/// use whizbang::prelude::*;
+///
+/// #[derive(Domain)]
+/// struct Bank;
+///
+/// #[derive(Rejection, Debug, PartialEq)]
+/// #[rejection(domain = Bank)]
+/// enum WithdrawError {
+///     #[rejection(text = "the account holds {cents} cents")]
+///     InsufficientFunds { cents: u64 },
+///     #[rejection(text = "the account is closed", code = "closed")]
+///     AccountClosed,
+/// }
+///
+/// let rejection = Rejection::from(WithdrawError::InsufficientFunds { cents: 3 });
+/// assert_eq!(rejection.code(), "bank.insufficient-funds");
+/// assert_eq!(rejection.text(), "the account holds 3 cents");
+/// // In the caller; from a `SendError`, with `error.rejection_as()`.
+/// assert_eq!(rejection.typed(), Some(WithdrawError::InsufficientFunds { cents: 3 }));
+/// # assert_eq!(Rejection::from(WithdrawError::AccountClosed).code(), "bank.closed");
+/// ```
+pub use whizbang_macros::Rejection;
+
 /// serde's `Serialize`, for programs that do not list serde in their Cargo.toml.
 ///
 /// Writes the same bytes and accepts the same `#[serde(…)]` attributes as serde's own derive, which it calls. It

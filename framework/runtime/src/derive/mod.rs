@@ -24,18 +24,19 @@ pub use older::{Splitting, Upcasting, split, upcast};
 pub use run::block_on;
 /// serde, for programs that do not list it themselves.
 pub use serde;
+/// Items of the standard library, which a program may not call `std`.
+pub use std::string::{String, ToString};
 pub use std::sync::Arc;
-/// The vector of the standard library, which a program may not call `std`.
 pub use std::vec::Vec;
 
 pub use crate::actor::{Plan, Role, Snapshots, Stateful};
 pub use crate::aggregate::{Aggregate, Applies, Apply};
 pub use crate::projection::{Projection, ProjectionPlan};
 pub use crate::saga::Saga;
-pub use crate::worker::{Worker, WorkerPlan};
+pub use crate::worker::{WorkError, Worker, WorkerPlan};
 pub use whizbang_core::message::{
-    Codec, CodecError, Coded, Command, Document, Domain, Event, Key, Kind, Message, Name, Of, Query, Shape,
-    StateCoding, Trust,
+    Codec, CodecError, Coded, Command, Document, Domain, Event, FieldCoding, Key, Kind, Message, Name, Of, Query,
+    ReceivedFields, Rejection, RejectionFields, Shape, StateCoding, Trust, TypedRejection, reason_in,
 };
 
 /// Returns the error for a message with a version that this program does not know.

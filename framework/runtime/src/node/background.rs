@@ -14,6 +14,7 @@ use crate::actor::CommitFailure;
 use crate::relay::Forward;
 use whizbang_core::store::StoreError;
 use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::error_chain;
 
 /// Time-out of a request to another node for missing messages. Short: repeating the request is cheap, waiting delays
 /// others.
@@ -36,12 +37,15 @@ pub(super) async fn complete_commits(runtime: Weak<ThreadRuntime>) {
             // The store has one owner for all its shards: another process has taken over.
             CommitFailure::Fenced(fences) => {
                 let Some(error) = fences.first() else { continue };
-                tracing::error!(target: TARGET, %error, "fenced: another node has taken over; shutting down");
-                let reason = format!("another node has taken over: {error}");
+                tracing::error!(
+                    target: TARGET, error = %error_chain(error),
+                    "fenced: another node has taken over; shutting down",
+                );
+                let reason = format!("another node has taken over: {}", error_chain(error));
                 return runtime.definition.end_node(&runtime.threads, NodeEnd::TakenOver { reason });
             }
         };
-        tracing::error!(target: TARGET, %error, "commits failed: reopening the shards");
+        tracing::error!(target: TARGET, error = %error_chain(&error), "commits failed: reopening the shards");
         context.report_append_error(&error);
         let mut failures = 0;
         loop {
@@ -50,12 +54,18 @@ pub(super) async fn complete_commits(runtime: Weak<ThreadRuntime>) {
                 Err(error @ (StoreError::Io { .. } | StoreError::Full { .. })) if failures < 8 => {
                     failures += 1;
                     let wait = context.settings.retry.all.wait(failures, &context.ids);
-                    tracing::error!(target: TARGET, %error, ?wait, "failed to reopen the shards: retrying");
+                    tracing::error!(
+                        target: TARGET, error = %error_chain(&error), ?wait,
+                        "failed to reopen the shards: retrying",
+                    );
                     tokio::time::sleep(wait).await;
                 }
                 Err(error) => {
-                    tracing::error!(target: TARGET, %error, "failed to reopen the shards: restart the node");
-                    *runtime.definition.broken.lock() = Some(format!("the store failed: {error}"));
+                    tracing::error!(
+                        target: TARGET, error = %error_chain(&error),
+                        "failed to reopen the shards: restart the node",
+                    );
+                    *runtime.definition.broken.lock() = Some(format!("the store failed: {}", error_chain(&error)));
                     context.stopped.set(true);
                     return;
                 }
@@ -96,7 +106,10 @@ async fn relay_once(runtime: &Rc<ThreadRuntime>) -> Option<Instant> {
         let (id, reader) = (&cell.id, cell.reader());
         if let Some(windows) = runtime.windows_of(id) {
             if let Err(error) = windows.forward_pending(&reader, &onward, |to| runtime.is_local(to)).await {
-                tracing::warn!(target: TARGET, shard = %id, %error, "failed to read the outbox");
+                tracing::warn!(
+                    target: TARGET, shard = %id, error = %error_chain(&error),
+                    "failed to read the outbox",
+                );
                 publisher::retry(&runtime.context, &cell);
             }
             again = earliest(again, windows.next_retry(|to| runtime.is_local(to)));

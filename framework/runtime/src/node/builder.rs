@@ -26,6 +26,7 @@ use whizbang_core::clock::Clock;
 use whizbang_core::message::{Domain, Event, IdSource, Message, Name, ReplacedStore, set_header};
 use whizbang_core::retry::{Retries, Retry};
 use whizbang_core::store::Store;
+use whizbang_core::telemetry::error_chain;
 use whizbang_core::user_code::{TICK, Ticks, UserCode};
 
 /// Describes a node; [`start`](Self::start) validates the whole description at once.
@@ -403,7 +404,10 @@ fn ticks(seed: Option<u64>) -> Result<Arc<Ticks>, StartError> {
 /// Closes the store of a node that failed to start: its ended threads may hold it, and the caller may want to reopen it.
 async fn close_store(definition: &NodeDefinition, error: StartError) -> StartError {
     if let Err(error) = definition.store.close().await {
-        tracing::warn!(target: whizbang_core::telemetry::TARGET, %error, "failed to close the store");
+        tracing::warn!(
+            target: whizbang_core::telemetry::TARGET, error = %error_chain(&error),
+            "failed to close the store",
+        );
     }
     error
 }

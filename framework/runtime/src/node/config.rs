@@ -2,25 +2,27 @@
 //!
 //! Called by users and by the [builder](super::NodeBuilder), which validates it once.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::environment;
 use whizbang_core::message::ReplacedStore;
 use whizbang_core::retry::Retry;
 
 /// Configuration of a node. Every value has a default.
 ///
-/// In a file, durations are milliseconds and the key says so: `passivate_after_ms = 60000`. In the environment the
-/// same keys are upper case with the prefix `WHIZBANG_`: `WHIZBANG_PASSIVATE_AFTER_MS=60000`. Unknown keys are
-/// errors.
+/// In a file, durations are milliseconds and the key says so: `passivate_after_ms = 60000`. An unknown key is an error.
+/// In the [environment](Self::environment) the same keys are upper case with the prefix `WHIZBANG_`:
+/// `WHIZBANG_PASSIVATE_AFTER_MS=60000`.
 ///
 /// ```
 /// use std::time::Duration;
 /// use whizbang::NodeConfig;
 ///
-/// let config = NodeConfig::default().with_toml("threads = 2\npassivate_after_ms = 60000")?;
+/// let config = NodeConfig::default().toml("threads = 2\npassivate_after_ms = 60000")?;
 /// assert_eq!(config.passivate_after, Duration::from_secs(60));
 /// # Ok::<_, whizbang::Error>(())
 /// ```
@@ -99,8 +101,6 @@ struct FileConfig {
     replaces_store: Option<String>,
 }
 
-const PREFIX: &str = "WHIZBANG_";
-
 impl NodeConfig {
     /// Returns the defaults, overridden by the keys of a TOML file.
     ///
@@ -110,14 +110,14 @@ impl NodeConfig {
         let path = path.as_ref();
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-        Self::default().with_toml(&text)
+        Self::default().toml(&text)
     }
 
     /// Overrides the keys present in a TOML text.
     ///
     /// # Errors
     /// [`ConfigError::Toml`] names the line and the key.
-    pub fn with_toml(self, text: &str) -> Result<Self, ConfigError> {
+    pub fn toml(self, text: &str) -> Result<Self, ConfigError> {
         let file: FileConfig = toml::from_str(text).map_err(|error| ConfigError::Toml { reason: error.to_string() })?;
         let replaces_store = match file.replaces_store.as_deref() {
             None => self.replaces_store,
@@ -127,26 +127,54 @@ impl NodeConfig {
         Ok(Self { replaces_store, ..self.changed(file) })
     }
 
-    /// Overrides the keys present in the environment as variables with the prefix `WHIZBANG_`.
+    /// Returns the defaults, overridden by the environment: see [`environment`](Self::environment).
+    ///
+    /// ```
+    /// use whizbang::NodeConfig;
+    ///
+    /// let config = NodeConfig::from_env()?;
+    /// // Or after a file, which it overrides:
+    /// // let config = NodeConfig::from_file("bank.toml")?.environment()?;
+    /// # assert_eq!(config.jobs, 64);
+    /// # Ok::<_, whizbang::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`ConfigError`] names the variable.
-    pub fn with_environment(self, variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
-        // Converted to one TOML text, so that keys and values are checked in one place.
-        let mut text = String::new();
-        for (name, value) in variables {
-            if let Some(key) = name.strip_prefix(PREFIX) {
-                if key == "REPLACES_STORE" && value.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-                    text.push_str(&format!("replaces_store = \"{value}\"\n"));
-                    continue;
-                }
-                if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_') {
-                    return Err(ConfigError::Variable { name: name.clone(), value });
-                }
-                text.push_str(&format!("{} = {value}\n", key.to_ascii_lowercase()));
-            }
-        }
-        self.with_toml(&text)
+    /// [`ConfigError`] names the variable, and its unit and range.
+    pub fn from_env() -> Result<Self, ConfigError> {
+        Self::default().environment()
+    }
+
+    /// Overrides the values for which the environment has a variable: the keys of a file in upper case with the prefix
+    /// `WHIZBANG_`.
+    ///
+    /// A variable with this prefix and another name is refused if it is one or two letters from a key, and ignored with
+    /// a warning in the log otherwise: the platform may have set it. Variables that are not UTF-8 are ignored.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the variable, and its unit and range.
+    pub fn environment(self) -> Result<Self, ConfigError> {
+        self.variables(std::env::vars_os())
+    }
+
+    /// As [`environment`](Self::environment), for given variables.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the variable, and its unit and range.
+    pub fn variables<N, V>(self, variables: impl IntoIterator<Item = (N, V)>) -> Result<Self, ConfigError>
+    where
+        N: Into<OsString>,
+        V: Into<OsString>,
+    {
+        environment::read(self, variables.into_iter().map(|(name, value)| (name.into(), value.into())))
+    }
+
+    /// Returns key, default and range of each value with a number, as the documentation shows them.
+    #[doc(hidden)]
+    pub fn documented() -> Vec<(&'static str, String, String)> {
+        let default = Self::default();
+        let row = |key: &environment::NumberKey| (key.name, environment::grouped((key.get)(&default)), key.range());
+        environment::NUMBERS.iter().map(row).collect()
     }
 
     fn changed(mut self, file: FileConfig) -> Self {
@@ -206,13 +234,23 @@ pub enum ConfigError {
         /// Location and cause.
         reason: String,
     },
-    /// The value of a variable is not a number.
-    #[error("invalid value `{value}` of variable {name}: expected a number")]
+    /// The value of an environment variable is not a number, or out of its range.
+    #[error("invalid value `{value}` of variable {name}: expected {expected}")]
     Variable {
         /// The variable.
         name: String,
         /// Its value.
         value: String,
+        /// The unit and the range.
+        expected: String,
+    },
+    /// An environment variable has almost the name of a key.
+    #[error("unknown variable {name}: did you mean {meant}?")]
+    UnknownVariable {
+        /// The variable.
+        name: String,
+        /// The variable that is probably meant.
+        meant: String,
     },
     /// A value is out of its range.
     #[error("`{key}` is out of range: {range}")]
@@ -230,7 +268,7 @@ mod tests {
 
     #[test]
     fn file_sets_only_named_values() {
-        let config = NodeConfig::default().with_toml("threads = 2\nretry_first_ms = 5\n").unwrap();
+        let config = NodeConfig::default().toml("threads = 2\nretry_first_ms = 5\n").unwrap();
         assert_eq!(config.threads, 2);
         assert_eq!(config.retry.first, Duration::from_millis(5));
         assert_eq!(config.live_actors, NodeConfig::default().live_actors);
@@ -238,29 +276,17 @@ mod tests {
 
     #[test]
     fn unknown_key_is_refused_by_name() {
-        let error = NodeConfig::default().with_toml("thread = 2").unwrap_err().to_string();
+        let error = NodeConfig::default().toml("thread = 2").unwrap_err().to_string();
         assert!(error.contains("`thread`") && error.contains("threads"), "{error}");
-        let variables = [("WHIZBANG_THREAD".to_owned(), "2".to_owned())];
-        let error = NodeConfig::default().with_environment(variables).unwrap_err().to_string();
-        assert!(error.contains("`thread`"), "{error}");
-    }
-
-    #[test]
-    fn environment_sets_named_values_and_cannot_inject_keys() {
-        let variables = [("WHIZBANG_THREADS", "3"), ("HOME", "/")].map(|(name, value)| (name.into(), value.into()));
-        assert_eq!(NodeConfig::default().with_environment(variables).unwrap().threads, 3);
-        let variables = [("WHIZBANG_THREADS".to_owned(), "3\nin_flight = 1".to_owned())];
-        assert!(matches!(NodeConfig::default().with_environment(variables), Err(ConfigError::Variable { .. })));
     }
 
     #[test]
     fn replaced_store_is_read_from_file_and_environment() {
         let id = "0".repeat(31) + "7";
-        let file = NodeConfig::default().with_toml(&format!("replaces_store = \"{id}\"\n")).unwrap();
-        let variables = [("WHIZBANG_REPLACES_STORE".to_owned(), id)];
-        assert_eq!(NodeConfig::default().with_environment(variables).unwrap(), file);
+        let file = NodeConfig::default().toml(&format!("replaces_store = \"{id}\"\n")).unwrap();
+        assert_eq!(NodeConfig::default().variables([("WHIZBANG_REPLACES_STORE", id)]).unwrap(), file);
         assert_ne!(file, NodeConfig::default());
-        assert!(NodeConfig::default().with_toml("replaces_store = \"yes\"\n").is_err());
+        assert!(NodeConfig::default().toml("replaces_store = \"yes\"\n").is_err());
     }
 
     #[test]

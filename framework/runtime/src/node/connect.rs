@@ -18,6 +18,7 @@ use whizbang_core::clock::Clock;
 use whizbang_core::message::{Envelope, IdSource, Name};
 use whizbang_core::spawn::LocalThread;
 use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::error_chain;
 
 /// Id of no node: routing by it never finds a local endpoint.
 const NO_NODE: u64 = 0;
@@ -88,7 +89,7 @@ impl Remote for DetachedClient {
         let bridge = Arc::clone(&self.bridge);
         Box::pin(async move {
             if let Err(error) = bridge.detach().await {
-                tracing::debug!(target: TARGET, %error, "failed to detach the bridge");
+                tracing::debug!(target: TARGET, error = %error_chain(&error), "failed to detach the bridge");
             }
         })
     }

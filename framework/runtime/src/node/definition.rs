@@ -244,6 +244,11 @@ impl NodeDefinition {
         Some(format!("{count} {them} (Node::dead_letters): redrive or discard{example}"))
     }
 
+    /// Returns whether the node accepts no message any longer: it is shutting down, or has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.draining.load(Ordering::Relaxed) || self.broken.lock().is_some()
+    }
+
     /// Returns the number of turns in flight.
     pub(super) fn in_flight(&self) -> u64 {
         self.user_code.iter().map(|code| code.counts.in_flight.get()).sum()

@@ -1,10 +1,13 @@
 //! Errors of a node as a whole: starting, running and ending it.
 
+use std::fmt;
+
 use super::ConfigError;
 use crate::router::SendError;
 use whizbang_core::bridge::BridgeError;
 use whizbang_core::message::{Codec, HeaderError, NameError};
 use whizbang_core::store::StoreError;
+use whizbang_core::telemetry::error_chain;
 
 /// Reason for which a node did not start. No message was sent or handled.
 #[derive(Debug, thiserror::Error)]
@@ -137,7 +140,17 @@ pub enum StartError {
 }
 
 /// Any error of a program that runs a node.
-#[derive(Debug, thiserror::Error)]
+///
+/// Returned from `main`, it prints itself with its causes, each once: its `Debug` is that of
+/// [`error_chain`](whizbang_core::telemetry::error_chain).
+///
+/// ```
+/// use whizbang::store::StoreError;
+///
+/// let error = whizbang::Error::from(StoreError::io("opening the log", std::io::Error::other("no medium")));
+/// assert_eq!(format!("{error:?}"), "opening the log failed: no medium");
+/// ```
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The node did not start.
@@ -161,6 +174,12 @@ pub enum Error {
     /// The operating system refused to install a signal handler.
     #[error("failed to install signal handlers")]
     Signal(#[source] std::io::Error),
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&error_chain(self), f)
+    }
 }
 
 /// Reason for which a running node has ended itself. Its process should end.

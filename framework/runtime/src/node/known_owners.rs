@@ -15,6 +15,7 @@ use whizbang_core::bridge::Bridge;
 use whizbang_core::clock::instant;
 use whizbang_core::message::{Envelope, Name, StoreId};
 use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::error_chain;
 
 /// Most domains remembered. A forger can name any number of domains.
 const MAX_DOMAINS: usize = 1024;
@@ -114,7 +115,10 @@ impl KnownOwners {
             }
             // A lost claim is renewed by its node: until then the known owner stands.
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::warn!(target: TARGET, %domain, %error, "failed to read the claim on a domain"),
+            Ok(Err(error)) => tracing::warn!(
+                target: TARGET, %domain, error = %error_chain(&error),
+                "failed to read the claim on a domain",
+            ),
             Err(_) => tracing::warn!(target: TARGET, %domain, "claim on a domain not read in time"),
         }
         let owner = peer.owner;

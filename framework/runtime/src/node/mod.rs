@@ -13,6 +13,7 @@ mod connect;
 mod dead_letters;
 mod definition;
 mod described;
+mod environment;
 mod error;
 mod found;
 mod gaps;
@@ -55,6 +56,7 @@ use whizbang_core::bridge::NodeCard;
 use whizbang_core::spawn::LocalThread;
 use whizbang_core::store::Store;
 use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::error_chain;
 
 /// Longest wait for turns in progress while the node stops.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -237,7 +239,10 @@ impl Node {
             let limit = DRAIN.saturating_sub(begun.elapsed()).max(DETACH);
             match tokio::time::timeout(limit, bridge.detach()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(target: TARGET, %error, "failed to detach the bridge"),
+                Ok(Err(error)) => tracing::warn!(
+                    target: TARGET, error = %error_chain(&error),
+                    "failed to detach the bridge",
+                ),
                 Err(_) => {
                     tracing::warn!(target: TARGET, "bridge not detached in time: abandoned");
                     bridge.abandon();

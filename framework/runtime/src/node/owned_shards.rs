@@ -93,7 +93,7 @@ async fn send_once(
         let outcome = run_command(node, threads, without_shape(envelope));
         return match tokio::time::timeout(deadline, outcome).await {
             Ok(outcome) => SendError::of(outcome, &domain, &name, id).map(|(reply, _)| reply),
-            Err(_) => Err(SendError::NoReply { domain, deadline, id }),
+            Err(_) => Err(SendError::no_reply(domain, deadline, id)),
         };
     }
     let Some(bridge) = &node.bridge else { return Err(no_bridge(domain)) };

@@ -18,6 +18,7 @@ use whizbang_core::bridge::{Request, RequestError, Response};
 use whizbang_core::clock::instant;
 use whizbang_core::message::{Envelope, Name};
 use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::error_chain;
 
 /// Time for which an unreachable service is not asked again: messages of others must not wait for its time-out each
 /// time.
@@ -107,7 +108,10 @@ impl NodeDefinition {
                 return Err(Unreachable);
             }
             Err(error) => {
-                tracing::debug!(target: TARGET, from = %origin.shard, %error, "failed to request shapes");
+                tracing::debug!(
+                    target: TARGET, from = %origin.shard, error = %error_chain(&error),
+                    "failed to request shapes",
+                );
                 return Err(Unreachable);
             }
         }

@@ -26,6 +26,7 @@ use whizbang_core::bridge::{Notification, Request, RequestError, Response};
 use whizbang_core::clock::instant;
 use whizbang_core::message::{Envelope, ShardId};
 use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::error_chain;
 
 /// Number of events read and published at a time.
 const PAGE: usize = 256;
@@ -223,7 +224,10 @@ impl HeadAnnouncements {
                 if let Err(error) =
                     bridge.notify(Notification::Head { shard: shard.clone(), position: *position }).await
                 {
-                    tracing::debug!(target: TARGET, %error, "failed to announce a log head: announced again later");
+                    tracing::debug!(
+                        target: TARGET, error = %error_chain(&error),
+                        "failed to announce a log head: announced again later",
+                    );
                 }
                 *told += 1;
                 *at = ANNOUNCE_AFTER.get(*told).map(|wait| now + *wait);
@@ -254,7 +258,10 @@ async fn publish_once(runtime: &Rc<ThreadRuntime>, heads: &mut HeadAnnouncements
                 match windows.forward_pending(&reader, &onward, |to| !runtime.is_local(to)).await {
                     Ok(all) => full = !all,
                     Err(error) => {
-                        tracing::warn!(target: TARGET, shard = %id, %error, "failed to read the outbox");
+                        tracing::warn!(
+                            target: TARGET, shard = %id, error = %error_chain(&error),
+                            "failed to read the outbox",
+                        );
                         retry(&runtime.context, &cell);
                     }
                 }
@@ -326,7 +333,10 @@ async fn send(runtime: &Rc<ThreadRuntime>, batch: Vec<Envelope>) {
     });
     for (place, result) in join_all(sending).await {
         let Err(error) = result else { continue };
-        tracing::debug!(target: TARGET, %error, "outbox entry refused by the bridge: sent again");
+        tracing::debug!(
+            target: TARGET, error = %error_chain(&error),
+            "outbox entry refused by the bridge: sent again",
+        );
         if let Some(((from, sequence), to)) = place
             && let Some(windows) = runtime.windows_of(&from)
         {
@@ -343,7 +353,7 @@ async fn publish(runtime: &Rc<ThreadRuntime>, cell: &Rc<OwnedShard>, mut last: u
         let events = match page::events(&*reader, last, PAGE).await {
             Ok(events) => events,
             Err(error) => {
-                tracing::warn!(target: TARGET, shard = %id, %error, "failed to read the log");
+                tracing::warn!(target: TARGET, shard = %id, error = %error_chain(&error), "failed to read the log");
                 return last;
             }
         };
@@ -354,7 +364,10 @@ async fn publish(runtime: &Rc<ThreadRuntime>, cell: &Rc<OwnedShard>, mut last: u
         }))
         .await;
         if let Some(Err(error)) = sent.into_iter().find(Result::is_err) {
-            tracing::debug!(target: TARGET, shard = %id, %error, "events refused by the bridge: published again");
+            tracing::debug!(
+                target: TARGET, shard = %id, error = %error_chain(&error),
+                "events refused by the bridge: published again",
+            );
             return last;
         }
         runtime.context.counts.sent.many(count);
@@ -372,7 +385,10 @@ async fn send_confirmations(runtime: &Rc<ThreadRuntime>) {
         let Some(((from, to), through)) = next else { return };
         let told = bridge.notify(Notification::Committed { from: from.clone(), to: to.clone(), through }).await;
         if let Err(error) = told {
-            tracing::debug!(target: TARGET, %error, "failed to confirm a watermark: the next one covers it");
+            tracing::debug!(
+                target: TARGET, error = %error_chain(&error),
+                "failed to confirm a watermark: the next one covers it",
+            );
         }
         if let Entry::Occupied(entry) = runtime.told.borrow_mut().entry((from, to))
             && *entry.get() == through

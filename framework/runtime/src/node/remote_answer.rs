@@ -11,6 +11,7 @@ use whizbang_core::bridge::{RequestError, Response};
 use whizbang_core::message::{Codec, Envelope, MessageId, Name, ShardId};
 use whizbang_core::store::StoreError;
 use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::error_chain;
 
 /// Data kept to answer a command or query after it has been passed on.
 pub(super) struct RemoteRequest {
@@ -40,15 +41,15 @@ impl RemoteRequest {
             Outcome::Undecodable(reason) => RequestError::Undecodable(reason),
             Outcome::Stopped | Outcome::Moved => RequestError::NotHere,
             Outcome::Refused(error @ StoreError::Full { .. }) => {
-                self.log_and_redact("full", &error);
+                self.log_and_redact("full", &error_chain(&error));
                 RequestError::Full
             }
             Outcome::Refused(error) => {
-                self.log_and_redact("not-here", &error);
+                self.log_and_redact("not-here", &error_chain(&error));
                 RequestError::NotHere
             }
             Outcome::Unanswered(reason) => RequestError::Unknown(self.log_and_redact("unanswered", &reason)),
-            Outcome::Unknown(error) => RequestError::Unknown(self.log_and_redact("unknown", &error)),
+            Outcome::Unknown(error) => RequestError::Unknown(self.log_and_redact("unknown", &error_chain(&error))),
         })
     }
 
@@ -63,8 +64,11 @@ impl RemoteRequest {
 }
 
 /// Returns the response for a page that cannot be read.
-pub(super) fn page_unreadable(shard: &ShardId, error: &dyn Display) -> Response {
-    tracing::warn!(target: TARGET, %shard, %error, "failed to read a page of the log for a remote reader");
+pub(super) fn page_unreadable(shard: &ShardId, error: &dyn std::error::Error) -> Response {
+    tracing::warn!(
+        target: TARGET, %shard, error = %error_chain(error),
+        "failed to read a page of the log for a remote reader",
+    );
     Response::Refused(RequestError::Unknown(format!("see the owner's log for {shard}")))
 }
 

@@ -15,7 +15,7 @@ use super::thread_handles::ThreadHandles;
 use crate::router::{Completion, Outcome, Remote, RoutedJob, SendError, attach_shapes};
 use whizbang_core::bridge::{Bridge, BridgeError, Request, RequestError, Response};
 use whizbang_core::clock::instant;
-use whizbang_core::message::{Envelope, MessageId, shard_of};
+use whizbang_core::message::{Envelope, Kind, MessageId, shard_of};
 use whizbang_core::store::StoreError;
 
 /// Client transport that leaves the caller's thread.
@@ -67,9 +67,23 @@ impl Remote for RemoteClient {
         Some(definition.thread_of(shard_of(key, shards)))
     }
 
-    fn run_on(&self, home: usize, job: RoutedJob) -> bool {
+    fn run_on(&self, home: usize, job: RoutedJob) {
         // Typed values are already in memory and have no encoded size: only their number is bounded.
-        self.threads.run_bounded(home, 0, move |runtime| job(&runtime.routes))
+        match self.threads.permit(home, 0) {
+            Some(permit) => self.threads.run_permitted(home, permit, move |runtime| job(Some(&runtime.routes))),
+            None => job(None),
+        }
+    }
+
+    fn is_local(&self, message: &Envelope) -> bool {
+        self.definition.upgrade().is_some_and(|definition| match message.kind {
+            Kind::Query => definition.answers.contains_key(&(message.domain.clone(), message.name.clone())),
+            _ => definition.owns(&message.domain).is_some() && !definition.open_shards.is_shared(),
+        })
+    }
+
+    fn has_ended(&self) -> bool {
+        self.definition.upgrade().is_none_or(|definition| definition.has_ended())
     }
 
     fn send(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
@@ -83,13 +97,13 @@ impl Remote for RemoteClient {
             return Box::pin(async move {
                 match tokio::time::timeout(deadline, outcome).await {
                     Ok(outcome) => SendError::of(outcome, &domain, &name, id).map(|(reply, _)| reply),
-                    Err(_) => Err(SendError::NoReply { domain, deadline, id }),
+                    Err(_) => Err(SendError::no_reply(domain, deadline, id)),
                 }
             });
         }
         let bridge = definition.bridge.clone();
         Box::pin(async move {
-            let Some(bridge) = bridge else { return Err(no_bridge(domain)) };
+            let Some(bridge) = bridge else { return Err(SendError::NoBridge { domain }) };
             let answer = request(&*bridge, Request::Command, envelope, deadline).await;
             reply_of(answer, &domain, &name, id, deadline)
         })
@@ -107,7 +121,7 @@ impl Remote for RemoteClient {
         }
         let bridge = definition.bridge.clone();
         Box::pin(async move {
-            let Some(bridge) = bridge else { return Err(no_bridge(domain)) };
+            let Some(bridge) = bridge else { return Err(SendError::NoBridge { domain }) };
             let mut envelope = envelope;
             attach_shapes(&mut envelope);
             bridge.send(envelope).await.map_err(|error| bridge_failed(error, &domain, id))
@@ -121,7 +135,7 @@ impl Remote for RemoteClient {
             return Box::pin(async move {
                 match tokio::time::timeout(deadline, outcome).await {
                     Ok(outcome) => SendError::of(outcome, &domain, &name, id).map(|(answer, _)| answer),
-                    Err(_) => Err(SendError::NoReply { domain, deadline, id }),
+                    Err(_) => Err(SendError::no_reply(domain, deadline, id)),
                 }
             });
         }
@@ -198,14 +212,14 @@ pub(super) async fn request_query(
 }
 
 pub(super) fn no_bridge(domain: String) -> SendError {
-    SendError::NoOwner { domain, reason: "this node does not own it and has no bridge".to_owned() }
+    SendError::NoBridge { domain }
 }
 
 /// Converts a bridge error for the sender. Unless the reply is missing, the broker has accepted nothing.
 pub(super) fn bridge_failed(error: BridgeError, domain: &str, id: MessageId) -> SendError {
     let domain = domain.to_owned();
     match error {
-        BridgeError::NoResponse { deadline, .. } => SendError::NoReply { domain, deadline, id },
+        BridgeError::NoResponse { deadline, .. } => SendError::no_reply(domain, deadline, id),
         BridgeError::Oversize { bytes, limit } => {
             SendError::Encode(whizbang_core::message::CodecError::Oversize { bytes, limit })
         }
@@ -213,7 +227,10 @@ pub(super) fn bridge_failed(error: BridgeError, domain: &str, id: MessageId) -> 
             id,
             source: StoreError::io("reading the owner's answer", std::io::Error::other(reason)),
         },
-        error => SendError::NoOwner { domain, reason: error.to_string() },
+        BridgeError::NoOwner { .. } | BridgeError::Unreachable { .. } | BridgeError::Busy { .. } => {
+            SendError::NoOwner { domain, reason: error.to_string() }
+        }
+        source => SendError::Bridge { domain, source },
     }
 }
 
@@ -256,7 +273,7 @@ pub(super) fn reply_of(
                 SendError::Unknown { id, source: StoreError::io("the owner's commit", reason) }
             }
         }),
-        Ok(_) => Err(SendError::NoReply { domain: owned, deadline, id }),
+        Ok(_) => Err(SendError::no_reply(owned, deadline, id)),
         Err(error) => Err(bridge_failed(error, domain, id)),
     }
 }

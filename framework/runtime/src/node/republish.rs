@@ -21,6 +21,7 @@ use crate::actor::OwnedShard;
 use whizbang_core::bridge::Bridge;
 use whizbang_core::message::ShardId;
 use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::error_chain;
 
 /// Most events of a shard that are published again at start if the broker holds none. More than are ever in flight to
 /// the broker at once.
@@ -97,7 +98,7 @@ async fn last_published(bridge: &dyn Bridge, id: &ShardId, position: u64) -> u64
         Ok(None) => position,
         Err(error) => {
             tracing::warn!(
-                target: TARGET, shard = %id, %error,
+                target: TARGET, shard = %id, error = %error_chain(&error),
                 "failed to read the last published event: events of a crash may be missing at the broker",
             );
             position

@@ -23,6 +23,7 @@ use whizbang_core::bridge::{Request, Response};
 use whizbang_core::message::{Envelope, Name, ShardId};
 use whizbang_core::store::{SourceKind, StoreError, Watermark};
 use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::error_chain;
 
 /// Actor types that share their subscriptions.
 pub(super) struct SubscriptionGroup {
@@ -234,7 +235,8 @@ fn event_reader(definition: &Arc<NodeDefinition>) -> ReadEvents {
                 // Read before the events: an event committed in between may be missing from the page, and is
                 // announced again.
                 let head = reader.position();
-                let events = page::events(&*reader, after, limit).await.map_err(|error| error.to_string())?;
+                let events =
+                    page::events(&*reader, after, limit).await.map_err(|error| error_chain(&error).to_string())?;
                 return Ok((events.into_iter().map(|event| envelope_of(&source, event)).collect(), head));
             }
             let Some(bridge) = &definition.bridge else {
@@ -254,7 +256,7 @@ fn event_reader(definition: &Arc<NodeDefinition>) -> ReadEvents {
                 }
                 Ok(Response::Envelopes(..)) => Err("owner returned events of a different shard".to_owned()),
                 Ok(other) => Err(format!("{other:?}")),
-                Err(error) => Err(error.to_string()),
+                Err(error) => Err(error_chain(&error).to_string()),
             }
         })
     })

@@ -48,7 +48,7 @@ struct CallerLoad {
 }
 
 /// Permit of one queued caller; released when its job is taken or dropped.
-struct CallerPermit(Arc<CallerLoad>, usize);
+pub(super) struct CallerPermit(Arc<CallerLoad>, usize);
 
 impl CallerLoad {
     /// Acquires a permit for a job of that many bytes, if the bounds allow it.
@@ -86,10 +86,23 @@ impl ThreadHandles {
         bytes: usize,
         job: impl FnOnce(&std::rc::Rc<ThreadRuntime>) + Send + 'static,
     ) -> bool {
-        let Some(permit) = self.threads.get(thread).and_then(|handle| handle.waiting.permit(self.max_callers, bytes))
-        else {
-            return false;
-        };
+        let Some(permit) = self.permit(thread, bytes) else { return false };
+        self.run_permitted(thread, permit, job);
+        true
+    }
+
+    /// Acquires a permit to queue a job of a caller, if the bounds allow it.
+    pub(super) fn permit(&self, thread: usize, bytes: usize) -> Option<CallerPermit> {
+        self.threads.get(thread).and_then(|handle| handle.waiting.permit(self.max_callers, bytes))
+    }
+
+    /// Runs the job of a caller.
+    pub(super) fn run_permitted(
+        &self,
+        thread: usize,
+        permit: CallerPermit,
+        job: impl FnOnce(&std::rc::Rc<ThreadRuntime>) + Send + 'static,
+    ) {
         self.run(
             thread,
             Box::new(move |runtime| {
@@ -97,7 +110,6 @@ impl ThreadHandles {
                 job(runtime);
             }),
         );
-        true
     }
 
     /// Announces to every thread that the log of a shard reaches up to `position`. Announcements are merged until the

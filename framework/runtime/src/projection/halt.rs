@@ -13,6 +13,7 @@ use super::view::{ViewActor, ViewSource};
 use crate::inbox::Done;
 use whizbang_core::message::{Envelope, MessageId, Name, ShardId};
 use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::error_chain;
 
 /// State of a source shard that is halted at an event. Other shards continue.
 pub(super) struct Halt {
@@ -141,7 +142,10 @@ impl<P: Projection> ViewActor<P> {
                 this.catch_up(ctx);
             }
             Err(error) => {
-                tracing::warn!(target: TARGET, projection = %this.context.name, %error, "failed to read the view: retrying");
+                tracing::warn!(
+                    target: TARGET, projection = %this.context.name, error = %error_chain(&error),
+                    "failed to read the view: retrying",
+                );
                 let wait = this.context.retry.wait(3, &this.context.ids).max(Duration::from_millis(1));
                 ctx.wait(tokio::time::sleep(wait).into_actor(this).map(|(), this, ctx| this.reload(ctx)));
             }

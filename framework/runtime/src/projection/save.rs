@@ -14,6 +14,7 @@ use whizbang_core::clock::instant;
 use whizbang_core::message::CodecError;
 use whizbang_core::store::{StoreError, View};
 use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::error_chain;
 use whizbang_core::user_code::{Panicked, caught, user_code};
 
 /// Average number of bytes written per event: a view of `n` times this size is saved after `n` events.
@@ -111,7 +112,10 @@ impl<P: Projection> ViewActor<P> {
                 return this.end_taken_over(&error);
             }
             if let Err(error) = saved {
-                tracing::warn!(target: TARGET, projection = %this.context.name, %error, "failed to save the view: retrying");
+                tracing::warn!(
+                    target: TARGET, projection = %this.context.name, error = %error_chain(&error),
+                    "failed to save the view: retrying",
+                );
                 this.unsaved = this.unsaved.max(1);
                 if !this.drained.is_empty() {
                     // The node is shutting down: unsaved events are projected again after the restart.
@@ -133,8 +137,11 @@ impl<P: Projection> ViewActor<P> {
     /// Stops the projection: another node has taken over the view.
     fn end_taken_over(&mut self, error: &StoreError) {
         let name = &self.context.name;
-        tracing::error!(target: TARGET, projection = %name, %error, "view taken over by another node: projection stopped");
-        self.context.issues.raise(name, format!("projection `{name}` stopped: {error}"));
+        tracing::error!(
+            target: TARGET, projection = %name, error = %error_chain(&error),
+            "view taken over by another node: projection stopped",
+        );
+        self.context.issues.raise(name, format!("projection `{name}` stopped: {}", error_chain(error)));
         self.is_taken_over = true;
         for subscription in self.context.subscriptions.values() {
             subscription.suspend();

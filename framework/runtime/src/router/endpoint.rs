@@ -1,5 +1,6 @@
 //! Endpoints: the traits through which messages reach actors, on this thread and on others.
 
+use std::any::Any;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -86,18 +87,48 @@ impl CommandMeta {
 /// Result of a typed command.
 pub type TypedReply<C> = Result<<C as Command>::Reply, SendError>;
 
+/// Result of a typed command for a sender that may send it again.
+pub type SentReply<C> = Result<<C as Command>::Reply, CommandFailure>;
+
+/// Reason why a typed command has no reply.
+#[derive(Debug)]
+pub enum CommandFailure {
+    /// It was handed to its actor, or cannot be: nothing is left to send again.
+    Error(SendError),
+    /// It was not accepted: the sender gets it back. Boxed, so that replies stay small.
+    Returned(Box<ReturnedCommand>),
+}
+
+/// A command that was not accepted.
+#[derive(Debug)]
+pub struct ReturnedCommand {
+    /// The reason: [`SendError::Busy`] or [`SendError::Stopped`].
+    pub error: SendError,
+    /// The command. Its type is erased, so that the wait for a reply is compiled once per reply type.
+    pub command: Box<dyn Any + Send>,
+    /// Its metadata.
+    pub meta: Option<Box<CommandMeta>>,
+}
+
+impl CommandFailure {
+    /// Returns a command to its sender.
+    pub fn returned<C: Command>(error: SendError, command: C, meta: Option<Box<CommandMeta>>) -> Self {
+        Self::Returned(Box::new(ReturnedCommand { error, command: Box::new(command), meta }))
+    }
+}
+
 /// Typed endpoint of a command on the thread of its actors: nothing is encoded or decoded.
 pub trait CommandEndpoint<C: Command> {
     /// Runs the command's turn inline if nothing is queued before it, otherwise queues it. The reply follows after
-    /// the commit; it is immediate if the command is refused: [`SendError::Busy`], [`SendError::Stopped`] or
-    /// [`SendError::Key`].
+    /// the commit; it is immediate if the command is refused: [`SendError::Busy`] and [`SendError::Stopped`] return
+    /// the command, [`SendError::Key`] does not.
     ///
     /// A caller on another thread passes `reply` to receive the result there.
     fn submit(
         &self,
         command: C,
         meta: Option<Box<CommandMeta>>,
-        reply: Option<oneshot::Sender<TypedReply<C>>>,
+        reply: Option<oneshot::Sender<SentReply<C>>>,
     ) -> Submission<C>;
 }
 
@@ -106,7 +137,7 @@ pub enum Submission<C: Command> {
     /// The reply is ready.
     Done(TypedReply<C>),
     /// The reply is sent on this channel once the turn is committed.
-    Pending(oneshot::Receiver<TypedReply<C>>),
+    Pending(oneshot::Receiver<SentReply<C>>),
     /// The reply goes to the channel that the caller passed.
     Forwarded,
 }
@@ -121,8 +152,9 @@ impl<C: Command> std::fmt::Debug for Submission<C> {
     }
 }
 
-/// Job for the thread on which the actors live.
-pub type RoutedJob = Box<dyn FnOnce(&LocalRoutes) + Send>;
+/// Job for the thread on which the actors live, called there with its routes. Called with `None`, on any thread, it
+/// reports to its sender that the bound of queued callers is reached.
+pub type RoutedJob = Box<dyn FnOnce(Option<&LocalRoutes>) + Send>;
 
 /// Transport for messages that leave this thread: to other threads of the node and to other services.
 pub trait Remote: Send + Sync {
@@ -133,10 +165,21 @@ pub trait Remote: Send + Sync {
         None
     }
 
-    /// Runs `job` on that thread, or drops it if the node has ended. Returns `false` if the bound of queued callers
-    /// is reached.
-    fn run_on(&self, home: usize, job: RoutedJob) -> bool {
-        let _ = (home, job);
+    /// Runs `job` on that thread, or drops it if the node has ended. Calls it with `None` if the bound of queued
+    /// callers is reached.
+    fn run_on(&self, home: usize, job: RoutedJob) {
+        let _ = home;
+        job(None);
+    }
+
+    /// Returns whether the message is handled inside this process, where none is lost.
+    fn is_local(&self, message: &Envelope) -> bool {
+        let _ = message;
+        false
+    }
+
+    /// Returns whether the client's own node has ended or is ending, so that no later message is accepted.
+    fn has_ended(&self) -> bool {
         false
     }
 
@@ -169,5 +212,9 @@ impl Remote for Unconnected {
 
     fn query(&self, _envelope: Envelope, _deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
         Box::pin(std::future::ready(Err(SendError::Stopped)))
+    }
+
+    fn has_ended(&self) -> bool {
+        true
     }
 }

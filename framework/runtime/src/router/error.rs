@@ -5,7 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Outcome;
-use whizbang_core::message::{Codec, CodecError, HeaderError, MessageId, Rejection};
+use whizbang_core::bridge::BridgeError;
+use whizbang_core::message::{Codec, CodecError, HeaderError, MessageId, Rejection, TypedRejection};
 use whizbang_core::store::StoreError;
 
 /// A command or query without the expected reply. [`may_have_happened`](Self::may_have_happened) tells whether the
@@ -15,8 +16,9 @@ use whizbang_core::store::StoreError;
 pub enum SendError {
     /// The domain rejected the command. Final: the same command id always gets the same rejection.
     #[error("rejected: {0}")]
-    Rejected(#[source] Rejection),
-    /// The node has reached its bound of turns in flight. Nothing was done: send again after a while.
+    Rejected(Rejection),
+    /// The owner has reached its bound of turns in flight, in every attempt until the deadline. Nothing was done: send
+    /// again after a while.
     #[error("domain `{domain}` is busy")]
     Busy {
         /// The domain.
@@ -57,7 +59,8 @@ pub enum SendError {
         /// Name of the message.
         name: String,
     },
-    /// This node does not own the domain, and no owner can be reached. Nothing was done.
+    /// This node does not own the domain, and no owner could be reached in any attempt until the deadline. Nothing was
+    /// done.
     #[error("no owner of domain `{domain}` can be reached: {reason}")]
     NoOwner {
         /// The domain.
@@ -65,9 +68,25 @@ pub enum SendError {
         /// The cause.
         reason: String,
     },
+    /// This node does not own the domain and has no bridge to other nodes. Nothing was done: host the owner in this
+    /// node, or give the node a bridge.
+    #[error("domain `{domain}` is not owned by this node, which has no bridge")]
+    NoBridge {
+        /// The domain.
+        domain: String,
+    },
+    /// The bridge or its broker refused the message: it is not permitted, a stream is full. Nothing was done: see
+    /// the error of the bridge.
+    #[error("failed to send message to domain `{domain}`")]
+    Bridge {
+        /// The domain.
+        domain: String,
+        /// The error of the bridge.
+        source: BridgeError,
+    },
     /// No reply arrived before the deadline. The command may or may not have been handled: send it again with the
     /// same id; a duplicate is answered with the first reply.
-    #[error("no reply from domain `{domain}` within {deadline:?} to {id}")]
+    #[error("no reply from domain `{domain}` within {deadline:?} to {id} (attempts: {attempts})")]
     NoReply {
         /// The domain.
         domain: String,
@@ -75,6 +94,10 @@ pub enum SendError {
         deadline: Duration,
         /// Id of the command.
         id: MessageId,
+        /// Number of attempts.
+        attempts: u32,
+        /// The error of the last attempt, if it was another one. An earlier attempt may have been handled.
+        source: Option<Box<SendError>>,
     },
     /// The deadline passed before the command's turn began. Nothing was done; send again if it still matters.
     #[error("the deadline passed before the turn began")]
@@ -137,8 +160,8 @@ pub enum SendError {
     #[error("node is shutting down")]
     Stopped,
     /// The key's shard is moving to another node of the service, or has moved. Nothing was done: send again with the
-    /// same id. A client of a node repeats the command itself where it can; this error reaches a caller whose deadline
-    /// passed before the move was complete, or whose command waited in this node when its shard was lost.
+    /// same id. The client repeats the command itself where it can; this error reaches a caller whose deadline passed
+    /// before the move was complete, or whose command waited in this node when its shard was lost.
     #[error("domain `{domain}` is moving the shard of the key to another node")]
     Moved {
         /// The domain.
@@ -159,17 +182,20 @@ impl SendError {
     }
 
     /// Returns whether sending again with the same id may succeed without intervention. This is the only retry oracle.
+    /// The client has retried such an error until the deadline, except [`IdInFuture`](Self::IdInFuture) and
+    /// [`Stopped`](Self::Stopped) of its own node.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Busy { .. }
             | Self::NoOwner { .. }
-            | Self::NoReply { .. }
             | Self::Late
             | Self::IdInFuture
             | Self::Unknown { .. }
             | Self::Stopped
             | Self::Moved { .. } => true,
+            Self::NoReply { source, .. } => source.as_ref().is_none_or(|last| last.is_transient()),
             Self::Refused(error) => error.is_transient(),
+            Self::Bridge { source, .. } => source.is_transient(),
             _ => false,
         }
     }
@@ -181,9 +207,40 @@ impl SendError {
             _ => None,
         }
     }
+
+    /// Returns the rejection as a variant of an enum that derives `Rejection`; `None` if the command was not rejected,
+    /// or with a code that is not one of `E`.
+    ///
+    /// ```
+    /// # use whizbang::prelude::*;
+    /// # #[derive(Domain)]
+    /// # struct Bank;
+    /// use whizbang::SendError;
+    ///
+    /// #[derive(Rejection, Debug, PartialEq)]
+    /// #[rejection(domain = Bank)]
+    /// enum WithdrawError {
+    ///     #[rejection(text = "the account holds {cents} cents")]
+    ///     InsufficientFunds { cents: u64 },
+    /// }
+    ///
+    /// let error = SendError::Rejected(WithdrawError::InsufficientFunds { cents: 3 }.into());
+    /// match error.rejection_as() {
+    ///     Some(WithdrawError::InsufficientFunds { cents }) => assert_eq!(cents, 3),
+    ///     None => println!("{error}"),
+    /// }
+    /// ```
+    pub fn rejection_as<E: TypedRejection>(&self) -> Option<E> {
+        self.rejection()?.typed()
+    }
 }
 
 impl SendError {
+    /// Creates the error of one attempt without a reply.
+    pub(crate) fn no_reply(domain: impl Into<String>, deadline: Duration, id: MessageId) -> Self {
+        Self::NoReply { domain: domain.into(), deadline, id, attempts: 1, source: None }
+    }
+
     /// Converts an outcome for the sender: the encoded reply, or the error.
     ///
     /// # Errors

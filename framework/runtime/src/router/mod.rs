@@ -13,7 +13,10 @@ mod shapes;
 
 pub use delivery::{Action, Completion, DedupKey, Delivery, Outcome, SequenceTracker};
 pub(crate) use endpoint::Unconnected;
-pub use endpoint::{ActorEndpoint, CommandEndpoint, CommandMeta, Remote, RoutedJob, Submission, TypedReply};
+pub use endpoint::{
+    ActorEndpoint, CommandEndpoint, CommandFailure, CommandMeta, Remote, ReturnedCommand, RoutedJob, SentReply,
+    Submission, TypedReply,
+};
 pub use error::SendError;
 pub use local::{LocalRoutes, NodeId};
 #[cfg(feature = "testing")]

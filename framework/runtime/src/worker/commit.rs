@@ -18,6 +18,7 @@ use crate::router::{DedupKey, Outcome};
 use whizbang_core::message::{Domain, Envelope, Kind, MessageId};
 use whizbang_core::store::{Appended, Mark, Note, OutboxWrite, StoreError, StreamHint, Ticket, Turn};
 use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::error_chain;
 
 /// Number of turns of a stream after which a snapshot of its ledger is saved.
 const SNAPSHOT_EVERY: u64 = 1024;
@@ -75,7 +76,10 @@ impl<W: Worker> WorkerDispatcher<W> {
                 Err(error) if outside || !error.is_transient() => return Outcome::Unknown(error),
                 Err(error) => {
                     failures += 1;
-                    tracing::warn!(target: TARGET, worker = %self.actor, %error, "failed to commit a finished job: retrying");
+                    tracing::warn!(
+                        target: TARGET, worker = %self.actor, error = %error_chain(&error),
+                        "failed to commit a finished job: retrying",
+                    );
                     tokio::time::sleep(self.context.settings.retry.all.wait(failures, &self.context.ids)).await;
                 }
             }
@@ -197,7 +201,10 @@ impl<W: Worker> WorkerDispatcher<W> {
             match ledger.save() {
                 Ok(snapshot) => log.shard.writer.borrow_mut().save_snapshot(&self.actor, &log.key, snapshot),
                 Err(error) => {
-                    tracing::warn!(target: TARGET, worker = %self.actor, %error, "failed to encode a snapshot");
+                    tracing::warn!(
+                        target: TARGET, worker = %self.actor, error = %error_chain(&error),
+                        "failed to encode a snapshot",
+                    );
                 }
             }
         }

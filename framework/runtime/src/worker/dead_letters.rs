@@ -14,6 +14,7 @@ use crate::router::Outcome;
 use whizbang_core::message::{Codec, Coded as _, Domain as _, Envelope, Kind, MessageId, Rejection};
 use whizbang_core::store::{DeadLetter, DeadLetterReason, Note, StoreError};
 use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::error_chain;
 
 /// Number of dead letters read at a time: at most 16 MiB of payload.
 const PAGE: usize = 32;
@@ -122,7 +123,10 @@ impl<W: Worker> WorkerDispatcher<W> {
                 if envelope.kind == Kind::Command
                     && let Err(error) = <()>::write_reply(&Err(Rejection::discarded()), W::Domain::CODEC, &mut reply)
                 {
-                    tracing::error!(target: TARGET, worker = %self.actor, %error, "failed to encode a rejection");
+                    tracing::error!(
+                        target: TARGET, worker = %self.actor, error = %error_chain(&error),
+                        "failed to encode a rejection",
+                    );
                 }
                 let entry =
                     JobEntry { envelope, end: End::Resolved, reply: &reply, rejected: true, notes: &notes, sent: &[] };

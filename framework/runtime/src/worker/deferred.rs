@@ -30,6 +30,7 @@ use whizbang_core::clock::instant;
 use whizbang_core::message::{Codec, Envelope, MessageId};
 use whizbang_core::spawn::Task;
 use whizbang_core::store::{DeadLetter, DeadLetterReason, Note, SourceKind, StoreError};
+use whizbang_core::telemetry::error_chain;
 use whizbang_core::telemetry::{Counts, TARGET};
 use whizbang_core::user_code::caught;
 
@@ -193,7 +194,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             }
             if let Ok(Err(error)) = running {
                 tracing::warn!(
-                    target: TARGET, worker = %me.actor, %id, %error, "failed to read a deferred job: retrying",
+                    target: TARGET, worker = %me.actor, %id, error = %error_chain(&error), "failed to read a deferred job: retrying",
                 );
                 me.begin_later(&shard, id, REREAD_AFTER);
             }
@@ -215,7 +216,10 @@ impl<W: Worker> WorkerDispatcher<W> {
                     return;
                 }
                 Err(error) => {
-                    tracing::warn!(target: TARGET, worker = %self.actor, %error, "failed to read a worker's stream");
+                    tracing::warn!(
+                        target: TARGET, worker = %self.actor, error = %error_chain(&error),
+                        "failed to read a worker's stream",
+                    );
                     Rc::clone(&self.context).sleep_unless_closing(Rc::clone(&shard), REREAD_AFTER).await;
                     if self.context.is_closing(&shard) {
                         return;

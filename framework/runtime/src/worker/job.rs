@@ -26,6 +26,7 @@ use whizbang_core::message::{Codec, Digest, Envelope, Kind, MessageId, ShardId};
 use whizbang_core::spawn::{FIRST_RESTART, LONGEST_RESTART};
 use whizbang_core::store::{DeadLetter, Note, StoreError, StreamState};
 use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::error_chain;
 use whizbang_core::user_code::caught;
 
 impl<W: Worker> WorkerDispatcher<W> {
@@ -81,7 +82,10 @@ impl<W: Worker> WorkerDispatcher<W> {
                 },
                 Err(error) if matches!(arrival, DedupKey::MessageId) => break Outcome::Refused(error),
                 Err(error) => {
-                    tracing::warn!(target: TARGET, worker = %self.actor, %error, "failed to read a worker's stream: retrying");
+                    tracing::warn!(
+                        target: TARGET, worker = %self.actor, error = %error_chain(&error),
+                        "failed to read a worker's stream: retrying",
+                    );
                     let wait = self.context.settings.retry.all.wait(3, &self.context.ids).max(MIN_WAIT);
                     Rc::clone(&self.context).sleep_unless_closing(Rc::clone(shard), wait).await;
                     if self.context.is_closing(shard) {

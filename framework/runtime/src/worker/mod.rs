@@ -232,11 +232,12 @@ impl Job {
 
 /// Reason why a worker has not done its job.
 ///
-/// `?` converts any error: a [`Rejection`] is final, and every other error is retried. Where a retry does not help,
-/// use `.map_err(|error| WorkError::Fail(error.into()))`.
+/// `?` converts any error: a [`Rejection`], or a variant of an enum that derives `Rejection`, is final, and every other
+/// error is retried. Where a retry does not help, use `.map_err(WorkError::permanent)`. A boxed error, for which `?`
+/// finds no conversion, becomes one with `.map_err(WorkError::retry)`.
 ///
 /// It does not implement `std::error::Error`, because `?` could then not convert other errors; it converts into a
-/// `Box<dyn Error>`.
+/// `Box<dyn Error>`. Logs and dead letters contain the error with its causes, each once.
 ///
 /// ```
 /// use whizbang::prelude::*;
@@ -246,11 +247,13 @@ impl Job {
 ///     if price == 0 {
 ///         return Err(Rejection::new("shop.free", "nothing to pay").into());
 ///     }
+///     u32::try_from(price).map_err(WorkError::permanent)?;
 ///     Ok(price)
 /// }
 ///
 /// assert!(matches!(price("many"), Err(WorkError::Retry(_))));
 /// assert!(matches!(price("0"), Err(WorkError::Rejected(_))));
+/// assert!(matches!(price("4294967296"), Err(WorkError::Fail(_))));
 /// ```
 #[derive(Debug)]
 pub enum WorkError {
@@ -262,13 +265,28 @@ pub enum WorkError {
     Fail(Box<dyn Error + Send + Sync>),
 }
 
-impl<E: Error + Send + Sync + 'static> From<E> for WorkError {
-    fn from(error: E) -> Self {
-        let error: Box<dyn Error + Send + Sync> = Box::new(error);
+impl WorkError {
+    /// Creates a transient failure: the job is retried after a wait. A [`Rejection`] stays one.
+    pub fn retry(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::of(error.into(), Self::Retry)
+    }
+
+    /// Creates a permanent failure: the message becomes a dead letter. A [`Rejection`] stays one.
+    pub fn permanent(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::of(error.into(), Self::Fail)
+    }
+
+    fn of(error: Box<dyn Error + Send + Sync>, other: fn(Box<dyn Error + Send + Sync>) -> Self) -> Self {
         match error.downcast::<Rejection>() {
             Ok(rejection) => Self::Rejected(*rejection),
-            Err(error) => Self::Retry(error),
+            Err(error) => other(error),
         }
+    }
+}
+
+impl<E: Error + Send + Sync + 'static> From<E> for WorkError {
+    fn from(error: E) -> Self {
+        Self::retry(error)
     }
 }
 

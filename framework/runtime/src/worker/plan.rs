@@ -12,7 +12,7 @@ use super::{Job, OnEvent, OnJobReply, Perform, WorkError, Worker};
 use crate::actor::{Outgoing, names};
 use crate::router::{ActorCard, MessageCard};
 use whizbang_core::message::{CodecError, Coded, Command, Domain, Envelope, Event, Message, Of, encode_reply_verified};
-use whizbang_core::telemetry::shortened;
+use whizbang_core::telemetry::{error_chain, shortened};
 
 /// Runs one job.
 type Doing<W> = fn(Arc<W>, Envelope, Job) -> LocalBoxFuture<'static, Result<Done, JobFailure>>;
@@ -44,14 +44,7 @@ pub(crate) enum JobFailure {
 
 impl JobFailure {
     fn of(error: Box<dyn Error + Send + Sync>, make: fn(String) -> Self) -> Self {
-        let mut text = error.to_string();
-        let mut source = error.source();
-        while let Some(error) = source {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            source = error.source();
-        }
-        make(shortened(text))
+        make(shortened(error_chain(&*error).to_string()))
     }
 }
 

@@ -19,7 +19,8 @@ pub(super) const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 /// Delay before a retry with an id from the future, a condition that lasts.
 const FUTURE_ID_BACKOFF: Duration = Duration::from_secs(5);
 
-/// A command of a client. Await it for the reply. One attempt, unless [`retrying`](Self::retrying) is set.
+/// A command of a client. Await it for the reply. One attempt, unless [`retrying`](Self::retrying) or
+/// [`client_retries`](Self::client_retries) is set.
 ///
 /// ```
 /// # use whizbang::doc_fixtures::*;
@@ -41,6 +42,16 @@ pub struct Call<'a, C> {
     key: Option<String>,
     deadline: Option<Duration>,
     retrying: bool,
+    mode: AttemptMode,
+}
+
+/// Sends of the client in one attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AttemptMode {
+    /// One: the checks know the effect of each.
+    Once,
+    /// As many as the client makes by itself.
+    ClientRetries,
 }
 
 impl<C> std::fmt::Debug for Call<'_, C> {
@@ -74,6 +85,13 @@ impl<C: Command> Call<'_, C> {
         self
     }
 
+    /// Leaves the retries to the client, as services do, instead of making one attempt. Its final error must be true for all of
+    /// them.
+    pub fn client_retries(mut self) -> Self {
+        self.mode = AttemptMode::ClientRetries;
+        self
+    }
+
     /// Encodes the command with its id.
     fn encoded(&self) -> Result<EncodedCommand, SendError> {
         let id = match (&self.key, self.id) {
@@ -92,14 +110,15 @@ impl<'a, C: Command> IntoFuture for Call<'a, C> {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let mut encoded = self.encoded()?;
-            let Self { world, id, key, deadline, retrying, .. } = self;
+            let Self { world, id, key, deadline, retrying, mode, .. } = self;
             let default = if retrying { ATTEMPT_DEADLINE } else { DEADLINE };
             let deadline = deadline.unwrap_or(default);
             let mut next = world.inject_client_faults(&encoded, deadline);
             let mut wait = FIRST_BACKOFF;
             loop {
                 let has_operator = world.0.clients.has_operator();
-                let result = world.attempt::<C>(&encoded, key.as_deref(), std::mem::replace(&mut next, deadline)).await;
+                let deadline = std::mem::replace(&mut next, deadline);
+                let result = world.attempt::<C>(&encoded, key.as_deref(), deadline, mode).await;
                 match result {
                     // An operator will redrive the dead letter; the reply is then stored under its id.
                     Err(SendError::DeadLetter { .. })
@@ -148,6 +167,11 @@ impl<C: Command> Post<'_, C> {
     pub fn retrying(self) -> Self {
         Self(self.0.retrying())
     }
+
+    /// As [`Call::client_retries`].
+    pub fn client_retries(self) -> Self {
+        Self(self.0.client_retries())
+    }
 }
 
 impl<'a, C: Command> IntoFuture for Post<'a, C> {
@@ -156,7 +180,7 @@ impl<'a, C: Command> IntoFuture for Post<'a, C> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let Call { world, key, retrying, .. } = &self.0;
+            let Call { world, key, retrying, mode, .. } = &self.0;
             let encoded = self.0.encoded()?;
             let duplicates = world.duplicates_post();
             let (started, mut wait) = (instant(), FIRST_BACKOFF);
@@ -168,6 +192,7 @@ impl<'a, C: Command> IntoFuture for Post<'a, C> {
                     Some(key) => post.idempotency_key(key),
                     None => post.id(encoded.id),
                 };
+                let post = if *mode == AttemptMode::Once { post.no_retry() } else { post };
                 // The command may be in flight from here on, whatever the outcome of this call.
                 world.0.clients.attempt_started(encoded.id);
                 let result = post.await;
@@ -175,7 +200,7 @@ impl<'a, C: Command> IntoFuture for Post<'a, C> {
                 world.0.clients.record_post(&encoded, started, result.is_ok());
                 match result {
                     Ok(()) if duplicates => {
-                        let _ = client.post(encoded.decode::<C>()?).id(encoded.id).await;
+                        let _ = client.post(encoded.decode::<C>()?).id(encoded.id).no_retry().await;
                         return Ok(());
                     }
                     Err(error) if *retrying && error.is_transient() => {
@@ -215,7 +240,7 @@ impl World {
     /// # Errors
     /// The errors of [`Client::send`](whizbang_runtime::Client::send).
     pub fn call<C: Command>(&self, command: C) -> Call<'_, C> {
-        Call { world: self, command, id: None, key: None, deadline: None, retrying: false }
+        Call { world: self, command, id: None, key: None, deadline: None, retrying: false, mode: AttemptMode::Once }
     }
 
     /// Sends a command without waiting for a reply. Await it until it is accepted. An accepted command must be handled once,
@@ -240,7 +265,7 @@ impl World {
     pub async fn query<Q: Query + Clone>(&self, query: Q) -> Result<Q::Reply, SendError> {
         loop {
             let client = self.client().ok_or(SendError::Stopped)?;
-            match client.query(query.clone()).await {
+            match client.query(query.clone()).no_retry().await {
                 Err(error) if error.is_transient() => tokio::time::sleep(FIRST_BACKOFF).await,
                 result => return result,
             }

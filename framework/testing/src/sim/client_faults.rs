@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::call::{ATTEMPT_DEADLINE, FIRST_BACKOFF};
+use super::call::{ATTEMPT_DEADLINE, AttemptMode, FIRST_BACKOFF};
 use super::clients::{ClientFault, EncodedCommand};
 use super::{FaultEvent, World};
 use whizbang_core::message::{Coded, Command, Domain, MessageId};
@@ -44,12 +44,14 @@ impl World {
         encoded: &EncodedCommand,
         key: Option<&str>,
         deadline: Duration,
+        mode: AttemptMode,
     ) -> Result<C::Reply, SendError> {
         let sending = self.client().ok_or(SendError::Stopped)?.send(encoded.decode::<C>()?).deadline(deadline);
         let sending = match key {
             Some(key) => sending.idempotency_key(key),
             None => sending.id(encoded.id),
         };
+        let sending = if mode == AttemptMode::Once { sending.no_retry() } else { sending };
         self.attempt_started(encoded);
         let result = match sending.await {
             Err(SendError::Rejected(no)) => Ok(Err(no)),

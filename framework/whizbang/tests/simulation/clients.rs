@@ -1,5 +1,6 @@
 //! Clients in the simulated cluster: ids, idempotency keys, deadlines and client faults.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use whizbang::SendError;
@@ -170,4 +171,35 @@ fn posts_and_duplicates_are_handled_once_under_all_faults() {
     for kind in ["DuplicateCommands", "ReuseIds", "OldAndFutureIds", "ShortenDeadlines", "SkewClientClocks"] {
         assert!(fired(kind) > 5, "{kind}: {}", fired(kind));
     }
+}
+
+/// The checks of the cluster know what the client reported: a command of which it says that nothing was done must not be
+/// in a log.
+#[test]
+fn retries_of_the_client_are_true_under_faults() {
+    let rough = FaultProfile { loss: 300, duplication: 100, delay: 400, commit_delay: 100, read_delay: 5 };
+    let down = Duration::from_millis(1500);
+    let (replies, errors) = (Cell::new(0), Cell::new(0));
+    for seed in 0..12 {
+        let mut sim = cluster(Sim::new(seed)).fault_profile(rough);
+        for at in 0..4 {
+            let crash = Fault::Crash { service: (at % 2) as usize, steps: 3, down };
+            sim = sim.fault(Duration::from_millis(300 + 4000 * at), crash);
+        }
+        holds(sim.run(async |world| {
+            for number in 0..20 {
+                let call = world.call(deposit("ada", 1)).client_retries();
+                let call = if number % 2 == 0 { call } else { call.deadline(Duration::from_millis(300)) };
+                match call.await {
+                    Ok(_) => replies.set(replies.get() + 1),
+                    Err(error) => {
+                        assert!(error.is_transient(), "{error}");
+                        errors.set(errors.get() + 1);
+                    }
+                }
+            }
+            world.post(deposit("bob", 1)).client_retries().await.unwrap();
+        }));
+    }
+    assert!(replies.get() > 100 && errors.get() > 0, "{replies:?} replies, {errors:?} errors");
 }

@@ -20,7 +20,8 @@ pub async fn each_event<D: Domain>(
     store: &ReadOnlyStore,
     mut each: impl FnMut(&StoredEvent) -> Result<(), ShopError>,
 ) -> Result<u64, ShopError> {
-    let broken = |error: StoreError| ShopError::Log { service: D::NAME, reason: error.to_string() };
+    let broken =
+        |error: StoreError| ShopError::Log { service: D::NAME, reason: whizbang::error_chain(&error).to_string() };
     let mut dead = 0;
     for shard in 0..D::SHARDS {
         let Some((_, reader)) = shard_log::<D>(store, shard)? else { continue };

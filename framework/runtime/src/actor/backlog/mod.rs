@@ -30,6 +30,7 @@ use queues::{BacklogState, Deferred, HeadState, Queue};
 use whizbang_core::message::{Codec, Coded as _, Envelope, Kind, MessageId, Name, Rejection};
 use whizbang_core::store::{Appended, Mark, Note, OutboxWrite, StoreError, Ticket};
 use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::error_chain;
 
 /// The reserved actor type under whose name a shard stores its deferred messages. No hosted type may have it.
 pub const DEFERRED: &str = "whizbang-deferred";
@@ -269,7 +270,7 @@ impl Backlog {
                 Ok(None) => this.skip_released(&key, id),
                 Err(error) => {
                     tracing::warn!(
-                        target: TARGET, actor = %this.actor, %key, %error,
+                        target: TARGET, actor = %this.actor, %key, error = %error_chain(&error),
                         "failed to read a deferred message; retrying",
                     );
                     this.retry_after(&key, SLOW_RETRY, false);

@@ -10,6 +10,7 @@ use super::{Backlog, MAX_DEFERRED, MIN_WAIT, SLOW_RETRY, outcome_of};
 use crate::router::{DedupKey, Delivery};
 use whizbang_core::clock::instant;
 use whizbang_core::store::{DeadLetter, DeadLetterReason, Mark, Note, StoreError};
+use whizbang_core::telemetry::error_chain;
 use whizbang_core::telemetry::{TARGET, shortened};
 
 /// The longest wait before a key with a transient error is loaded again.
@@ -41,7 +42,7 @@ impl Backlog {
         let retry = self.context.settings.retry.all;
         let spent = failures >= retry.attempts.max(1);
         let dead_letter = spent.then(|| {
-            let (action, error) = (&delivery.action, error.to_string());
+            let (action, error) = (&delivery.action, error_chain(error).to_string());
             self.dead_letter(key, action, &delivery.envelope, DeadLetterReason::Unloadable, Some(error))
         });
         if fresh {
@@ -92,7 +93,7 @@ impl Backlog {
         known.next_attempt = instant() + wait;
         if known.failures.is_power_of_two() {
             tracing::error!(
-                target: TARGET, actor = %self.actor, %key, failures = known.failures, %error,
+                target: TARGET, actor = %self.actor, %key, failures = known.failures, error = %error_chain(&error),
                 "failed to load a key; other keys are not affected",
             );
         }
@@ -102,10 +103,11 @@ impl Backlog {
         self.count_unloadable(before, after);
         self.context.settings.issues.add_unloadable_key(&self.issue_name(key), || {
             shortened(format!(
-                "key `{}` of `{}` in {} cannot be loaded: {error}",
+                "key `{}` of `{}` in {} cannot be loaded: {}",
                 key.escape_debug(),
                 self.actor,
-                self.shard.id
+                self.shard.id,
+                error_chain(error),
             ))
         });
     }

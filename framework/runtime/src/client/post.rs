@@ -1,0 +1,126 @@
+//! A posted command: handed over to be handled at any later time.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use super::encode::of_command;
+use super::request::{SendCommand, SendState, Unsent};
+use super::retry::send_until_answered;
+use super::{Client, DEADLINE};
+use crate::router::{Remote, SendError};
+use whizbang_core::message::{Command, MessageId};
+
+/// A command that is handed over. Await it to know that it is accepted.
+///
+/// Nothing happens before the first poll. Dropping it afterwards does not cancel the command. It is retried as
+/// [`Client`] describes.
+///
+/// ```
+/// # use whizbang::doc_fixtures::*;
+/// # whizbang::derive::block_on(async {
+/// # let node = bank().await;
+/// # let client = node.client();
+/// client.post(Deposit { account: "ada".into(), cents: 500 }).idempotency_key("deposit-4712").await?;
+/// # Ok::<_, whizbang::Error>(()) }).unwrap();
+/// ```
+#[must_use = "futures do nothing unless you `.await` them"]
+pub struct PostCommand<C: Command>(PostState<C>);
+
+enum PostState<C: Command> {
+    Unsent(SendCommand<C>),
+    Sent(BoxFuture<'static, Result<(), SendError>>),
+}
+
+// No field is structurally pinned: the box is pinned by itself.
+impl<C: Command> Unpin for PostCommand<C> {}
+
+impl<C: Command> PostCommand<C> {
+    pub(super) fn new(client: Client, command: C) -> Self {
+        Self(PostState::Unsent(SendCommand::new(client, command)))
+    }
+
+    fn changed(self, change: impl FnOnce(SendCommand<C>) -> SendCommand<C>) -> Self {
+        match self.0 {
+            PostState::Unsent(unsent) => Self(PostState::Unsent(change(unsent))),
+            sent @ PostState::Sent(_) => Self(sent),
+        }
+    }
+
+    /// As [`SendCommand::id`].
+    pub fn id(self, id: MessageId) -> Self {
+        self.changed(|unsent| unsent.id(id))
+    }
+
+    /// As [`SendCommand::idempotency_key`].
+    pub fn idempotency_key(self, key: &str) -> Self {
+        self.changed(|unsent| unsent.idempotency_key(key))
+    }
+
+    /// As [`SendCommand::header`].
+    pub fn header(self, name: &str, value: &str) -> Self {
+        self.changed(|unsent| unsent.header(name, value))
+    }
+
+    /// As [`SendCommand::correlation`].
+    pub fn correlation(self, correlation: MessageId) -> Self {
+        self.changed(|unsent| unsent.correlation(correlation))
+    }
+
+    /// Sets how long the command is sent again after transient errors. Default 30 s. The command itself has no
+    /// deadline.
+    pub fn deadline(self, deadline: Duration) -> Self {
+        self.changed(|unsent| unsent.deadline(deadline))
+    }
+
+    /// As [`SendCommand::no_retry`].
+    pub fn no_retry(self) -> Self {
+        self.changed(SendCommand::no_retry)
+    }
+}
+
+impl<C: Command> Unsent<C> {
+    /// Hands the command over.
+    fn post(self) -> BoxFuture<'static, Result<(), SendError>> {
+        let Self { command, meta, refused, sender } = self;
+        if let Some(refused) = refused {
+            return Box::pin(std::future::ready(Err(*refused)));
+        }
+        match of_command(&sender.client, &command, meta, DEADLINE) {
+            Ok(mut envelope) => {
+                // No deadline: it may be handled at any time.
+                envelope.deadline = None;
+                let attempts = sender.attempts();
+                let post = |remote: &dyn Remote, envelope, _| remote.post(envelope);
+                Box::pin(send_until_answered(sender.client, envelope, attempts, post))
+            }
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+}
+
+impl<C: Command> Future for PostCommand<C> {
+    type Output = Result<(), SendError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let PostState::Unsent(unsent) = &mut self.0 {
+            self.0 = PostState::Sent(match unsent.take() {
+                SendState::Unsent(unsent) => unsent.post(),
+                _ => Box::pin(std::future::ready(Err(SendError::Stopped))),
+            });
+        }
+        match &mut self.0 {
+            PostState::Sent(future) => future.as_mut().poll(cx),
+            PostState::Unsent(_) => Poll::Ready(Err(SendError::Stopped)),
+        }
+    }
+}
+
+impl<C: Command> std::fmt::Debug for PostCommand<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PostCommand").field("command", &C::NAME).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,91 @@
+//! A query: a request for one answer of a view.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use super::encode::of_query;
+use super::retry::{Attempts, Effect, RetryMode, send_until_answered};
+use super::{Client, DEADLINE};
+use crate::router::{Remote, SendError};
+use whizbang_core::message::{Coded, Envelope, Query};
+
+/// A query for a view. Await it for the answer.
+///
+/// Nothing happens before the first poll. A query has no effect, so dropping it is harmless. It is retried as
+/// [`Client`] describes. [`Projection`](crate::Projection) and [`Answer`](crate::Answer) have examples.
+#[must_use = "futures do nothing unless you `.await` them"]
+pub struct SendQuery<Q: Query>(QueryState<Q>);
+
+enum QueryState<Q: Query> {
+    Unsent { client: Client, query: Q, deadline: Duration, mode: RetryMode },
+    Sent(BoxFuture<'static, Result<Q::Reply, SendError>>),
+    Done,
+}
+
+// No field is structurally pinned: the box is pinned by itself.
+impl<Q: Query> Unpin for SendQuery<Q> {}
+
+impl<Q: Query> SendQuery<Q> {
+    pub(super) fn new(client: Client, query: Q) -> Self {
+        Self(QueryState::Unsent { client, query, deadline: DEADLINE, mode: RetryMode::UntilDeadline })
+    }
+
+    /// Sets how long to wait for the answer, all attempts together. Default 30 s.
+    pub fn deadline(mut self, limit: Duration) -> Self {
+        if let QueryState::Unsent { deadline, .. } = &mut self.0 {
+            *deadline = limit;
+        }
+        self
+    }
+
+    /// As [`SendCommand::no_retry`](super::SendCommand::no_retry).
+    pub fn no_retry(mut self) -> Self {
+        if let QueryState::Unsent { mode, .. } = &mut self.0 {
+            *mode = RetryMode::Never;
+        }
+        self
+    }
+}
+
+impl<Q: Query> Future for SendQuery<Q> {
+    type Output = Result<Q::Reply, SendError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let QueryState::Unsent { .. } = &self.0
+            && let QueryState::Unsent { client, query, deadline, mode } =
+                std::mem::replace(&mut self.0, QueryState::Done)
+        {
+            self.0 = QueryState::Sent(match of_query(&client, &query, deadline) {
+                Ok(envelope) => read_answer(client, envelope, Attempts::new(mode, Effect::None, deadline)),
+                Err(error) => Box::pin(std::future::ready(Err(error))),
+            });
+        }
+        match &mut self.0 {
+            QueryState::Sent(future) => future.as_mut().poll(cx),
+            QueryState::Unsent { .. } | QueryState::Done => Poll::Ready(Err(SendError::Stopped)),
+        }
+    }
+}
+
+fn read_answer<R: Coded + Send + 'static>(
+    client: Client,
+    envelope: Envelope,
+    attempts: Attempts,
+) -> BoxFuture<'static, Result<R, SendError>> {
+    Box::pin(async move {
+        let codec = envelope.codec;
+        let query = |remote: &dyn Remote, envelope, wait| remote.query(envelope, wait);
+        let answer = send_until_answered(client, envelope, attempts, query).await?;
+        R::read(codec, &answer).map_err(SendError::Reply)
+    })
+}
+
+impl<Q: Query> std::fmt::Debug for SendQuery<Q> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SendQuery").field("query", &Q::NAME).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,10 @@
+use whizbang::prelude::*;
+
+#[derive(Domain)]
+struct Bank;
+
+#[derive(Rejection)]
+#[rejection(domain = Bank)]
+enum WithdrawError {}
+
+fn main() {}
