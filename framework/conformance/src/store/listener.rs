@@ -65,7 +65,10 @@ impl RecordingListener {
     pub async fn until_settled(&self, shard: &ShardId, mine: Epoch, ticket: Ticket) -> Result<(), StoreError> {
         loop {
             let news = self.changed.notified();
-            let is_mine = |error: &StoreError| matches!(error, StoreError::Fenced { shard: fenced, mine: epoch, .. } if fenced == shard && *epoch == mine);
+            let is_mine = |error: &StoreError| {
+                let StoreError::Fenced { shard: fenced, mine: epoch, .. } = error else { return false };
+                fenced == shard && *epoch == mine
+            };
             // Later tickets of other shards may have been reported since.
             if let Some((error, _)) =
                 self.fenced().into_iter().find(|(error, before)| is_mine(error) && *before < ticket)

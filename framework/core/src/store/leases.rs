@@ -35,6 +35,12 @@ impl std::fmt::Display for MemberId {
     }
 }
 
+impl serde::Serialize for MemberId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// A node of a service, as the other nodes see it in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

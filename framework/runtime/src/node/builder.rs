@@ -6,15 +6,20 @@ use std::sync::{Arc, OnceLock};
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 
+use super::config::default_label;
 use super::definition::{ActorDefinition, NodeDefinition, ViewDefinition};
 use super::described::manifest;
 use super::hosted::{Hosted, HostedPublisher, HostedType, HostedWorker, Unrouted};
+use super::ownership::{self, Membership, ThreadHost};
 use super::remote_client::RemoteClient;
 use super::thread::ThreadRuntime;
-use super::thread_handles::ThreadHandles;
-use super::{Node, NodeConfig, StartError, attach::attach, catalog, inbound::BridgeHandler, known_owners::KnownOwners};
+use super::thread_start::start_threads;
+use super::{
+    ConfigError, Node, NodeConfig, StartError, attach::attach, catalog, inbound::BridgeHandler,
+    known_owners::KnownOwners,
+};
 use crate::aggregate::Aggregate;
 use crate::client::Client;
 use crate::projection::{Projection, ProjectionType, ViewType};
@@ -25,7 +30,7 @@ use whizbang_core::bridge::{Bridge, NodeCard};
 use whizbang_core::clock::Clock;
 use whizbang_core::message::{Domain, Event, IdSource, Message, Name, ReplacedStore, set_header};
 use whizbang_core::retry::{Retries, Retry};
-use whizbang_core::store::Store;
+use whizbang_core::store::{Member, MemberId, Store};
 use whizbang_core::telemetry::error_chain;
 use whizbang_core::user_code::{TICK, Ticks, UserCode};
 
@@ -61,6 +66,10 @@ pub struct NodeBuilder {
     propagated: BTreeSet<String>,
     clock: Clock,
     seed: Option<u64>,
+    label: Option<String>,
+    /// The test opens and closes leased shards by itself.
+    #[cfg(test)]
+    pub(super) moves_by_hand: bool,
 }
 
 impl NodeBuilder {
@@ -79,6 +88,9 @@ impl NodeBuilder {
             propagated: BTreeSet::new(),
             clock: Clock::system(),
             seed: None,
+            label: None,
+            #[cfg(test)]
+            moves_by_hand: false,
         }
     }
 
@@ -211,6 +223,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Names this node for operators, in [`Node::cluster`](super::Node::cluster), in logs and in the store, if several nodes
+    /// share it. At most 256 bytes. Default: the host, if the environment variable `HOSTNAME` names it, and the process id.
+    pub fn label(mut self, label: &str) -> Self {
+        self.label = Some(label.to_owned());
+        self
+    }
+
     /// Sets the wall clock. Default: the operating system's clock.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
@@ -231,6 +250,9 @@ impl NodeBuilder {
     pub async fn start(mut self) -> Result<Node, StartError> {
         static NODES: AtomicU64 = AtomicU64::new(1);
         self.config.check()?;
+        if self.label.as_ref().is_some_and(|label| label.len() > 256) {
+            return Err(ConfigError::Range { key: "label", range: "at most 256 bytes" }.into());
+        }
         if self.seed.is_some() {
             self.config.threads = 0;
         }
@@ -326,6 +348,16 @@ impl NodeBuilder {
             Some(seed) => IdSource::seeded(self.clock.clone(), seed),
             None => IdSource::random(self.clock.clone()),
         };
+        #[cfg(test)]
+        let has_membership = is_shared && !self.moves_by_hand;
+        #[cfg(not(test))]
+        let has_membership = is_shared;
+        let membership = has_membership.then(|| {
+            let id = MemberId::from_u128(u128::from(ids.next_u64()) << 64 | u128::from(ids.next_u64()));
+            // The label of a simulated node is the same in every run.
+            let label = self.label.unwrap_or_else(|| self.seed.map_or_else(default_label, |_| "simulated".to_owned()));
+            Arc::new(Membership::new(Member::new(id, card.service.clone(), label), self.config.lease))
+        });
         let ticks = ticks(self.seed)?;
         let shapes = self.bridge.is_some().then(|| PeerShapes::of(&manifest));
         let definition = Arc::new(NodeDefinition {
@@ -347,7 +379,7 @@ impl NodeBuilder {
             answers,
             issues: Arc::default(),
             open_shards: Arc::new(OpenShards::new(&domains, is_shared)),
-            member: OnceLock::new(),
+            member: membership.as_ref().map_or_else(OnceLock::new, |membership| membership.member.id.into()),
             domains,
             sources,
             readers: DashMap::default(),
@@ -357,6 +389,7 @@ impl NodeBuilder {
             ended: watch::Sender::default(),
             identity: OnceLock::new(),
             known_owners: KnownOwners::default(),
+            membership,
         });
         let forks = (0..definition.thread_count()).map(|_| ids.fork()).collect();
         let (threads, unstarted) = match start_threads(&definition, forks).await {
@@ -376,6 +409,17 @@ impl NodeBuilder {
             tracing::info!(target: whizbang_core::telemetry::TARGET, durability = bridge.durability(), "bridge attached");
         }
         threads.run_all(ThreadRuntime::start_tasks);
+        let host = Arc::new(ThreadHost::new(&definition, threads.clone()));
+        let ownership = match ownership::start(&definition, host).await {
+            Ok(ownership) => ownership,
+            Err(error) => {
+                threads.end().await;
+                if let Some(bridge) = &definition.bridge {
+                    bridge.abandon();
+                }
+                return Err(close_store(&definition, error).await);
+            }
+        };
         unstarted.disarm();
         tracing::info!(
             target: whizbang_core::telemetry::TARGET, service = definition.manifest.service, store = definition.store.durability(),
@@ -384,7 +428,15 @@ impl NodeBuilder {
         let remote = Arc::new(RemoteClient::new(&definition, threads.clone()));
         let client = Client::new(definition.id, remote, ids.fork());
         let (alive, _) = watch::channel(());
-        Ok(Node { definition, client, threads, stop_requested: Arc::default(), alive, _bridge_thread: bridge_thread })
+        Ok(Node {
+            definition,
+            client,
+            threads,
+            stop_requested: Arc::default(),
+            alive,
+            _bridge_thread: bridge_thread,
+            _ownership: ownership,
+        })
     }
 }
 
@@ -427,65 +479,4 @@ fn subscribes(
             (domain.clone(), *shards, names.into_iter().collect())
         })
         .collect()
-}
-
-/// Starts the threads' runtimes: one on this thread, or each on a thread of its own.
-async fn start_threads(
-    definition: &Arc<NodeDefinition>,
-    ids: Vec<IdSource>,
-) -> Result<(ThreadHandles, StartGuard), StartError> {
-    let (senders, receivers): (Vec<_>, Vec<_>) =
-        (0..definition.thread_count()).map(|_| mpsc::unbounded_channel()).unzip();
-    let threads = ThreadHandles::new(senders, definition.config.in_flight);
-    let unstarted = StartGuard(Some(threads.clone()));
-    let spec_threads = definition.config.threads;
-    let mut ready = Vec::new();
-    for (index, (jobs, ids)) in receivers.into_iter().zip(ids).enumerate() {
-        let (definition, threads) = (Arc::clone(definition), threads.clone());
-        let (started, wait) = oneshot::channel();
-        let run = move |ids: IdSource| async move {
-            match ThreadRuntime::open(definition, index, threads, ids).await {
-                Ok(runtime) => {
-                    let _ = started.send(Ok(()));
-                    runtime.run(jobs).await;
-                }
-                Err(error) => drop(started.send(Err(error))),
-            }
-        };
-        if spec_threads == 0 {
-            // Ends with the node: `Node` ends it when it is dropped.
-            whizbang_core::spawn::alone("thread", run(ids));
-        } else {
-            whizbang_core::spawn::thread(&format!("whizbang-{index}"), move || run(ids))
-                .map_err(|_| StartError::Thread)?;
-        }
-        ready.push(wait);
-    }
-    let mut opened = Ok(());
-    for wait in ready {
-        let runtime = wait.await.map_err(|_| StartError::Thread).and_then(|started| started);
-        opened = opened.and(runtime);
-    }
-    if opened.is_err() {
-        threads.end().await;
-    }
-    opened.map(|()| (threads, unstarted))
-}
-
-/// Ends the threads of a node whose start is abandoned. Without it they would keep each other and the store alive.
-struct StartGuard(Option<ThreadHandles>);
-
-impl StartGuard {
-    /// From now on the node ends the threads.
-    fn disarm(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for StartGuard {
-    fn drop(&mut self) {
-        if let Some(threads) = self.0.take() {
-            threads.run_all(|runtime| runtime.end());
-        }
-    }
 }

@@ -4,7 +4,7 @@
 //! and subscriptions never changes after the start.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use dashmap::DashMap;
@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::hosted::HostedType;
 use super::known_owners::KnownOwners;
+use super::ownership::{Membership, MembershipCounts};
 use super::thread_handles::ThreadHandles;
 use super::{Health, Metrics, NodeConfig, NodeEnd};
 use crate::inbox::HealthIssues;
@@ -79,6 +80,8 @@ pub(super) struct NodeDefinition {
     /// Identity of the store; set before any message leaves the node.
     pub(super) identity: OnceLock<OwnIdentity>,
     pub(super) known_owners: KnownOwners,
+    /// The leases of this node, if several nodes share the store.
+    pub(super) membership: Option<Arc<Membership>>,
 }
 
 /// Identity of this node's store, as other nodes know it.
@@ -125,6 +128,11 @@ impl NodeDefinition {
     /// Returns the thread that owns a shard.
     pub(super) fn thread_of(&self, shard: u16) -> usize {
         usize::from(shard) % self.thread_count()
+    }
+
+    /// Returns whether this node may answer from memory for its shards and views: always, unless its lease has run out.
+    pub(super) fn serves(&self) -> bool {
+        self.membership.as_ref().is_none_or(|membership| membership.is_valid())
     }
 
     pub(super) fn owns(&self, domain: &str) -> Option<u16> {
@@ -262,6 +270,9 @@ impl NodeDefinition {
 
     pub(super) fn metrics(&self) -> Metrics {
         let sum = |of: fn(&Counts) -> u64| self.user_code.iter().map(|code| of(&code.counts)).sum();
+        let owned = |of: fn(&MembershipCounts) -> &AtomicU64| {
+            self.membership.as_ref().map_or(0, |membership| of(&membership.counts).load(Ordering::Relaxed))
+        };
         let bridge = self.bridge.as_ref().map(|bridge| bridge.health()).unwrap_or_default();
         Metrics {
             turns: sum(|counts| counts.turns.get()),
@@ -288,6 +299,11 @@ impl NodeDefinition {
             shape_refusals: self.shapes.refused.load(Ordering::Relaxed),
             refused: bridge.refused,
             recreated_consumers: bridge.recreated_consumers,
+            shards_owned: self.membership.as_ref().map_or(0, |membership| membership.owned()),
+            shards_opened: owned(|counts| &counts.opened),
+            shards_handed_over: owned(|counts| &counts.handed_over),
+            shards_lost: owned(|counts| &counts.lost),
+            lease_failures: owned(|counts| &counts.renewals_failed),
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, watch};
 
 use super::definition::NodeDefinition;
 use super::thread_handles::ThreadHandles;
-use super::{Health, Metrics, Node};
+use super::{Cluster, Health, Metrics, Node};
 use crate::client::Client;
 
 /// Observes and stops a node from another task, for instance from an HTTP endpoint while [`Node::run`] owns the node.
@@ -72,6 +72,11 @@ impl NodeHandle {
     /// As [`Node::metrics`]; `None` if the node has ended.
     pub fn metrics(&self) -> Option<Metrics> {
         self.definition().map(|definition| definition.metrics())
+    }
+
+    /// As [`Node::cluster`]; `None` also if the node has ended.
+    pub fn cluster(&self) -> Option<Cluster> {
+        self.definition()?.membership.as_ref().map(|membership| membership.cluster())
     }
 
     /// Asks [`Node::run`] to stop the node, like SIGTERM, and returns at once. A node that is not running yet stops

@@ -207,24 +207,9 @@ impl BridgeHandler {
             Judgment::Unknown => Some(Response::Refused(RequestError::UnknownShape)),
         }
     }
-}
 
-impl Inbound for BridgeHandler {
-    fn deliver(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
-        match envelope.kind {
-            Kind::Event => Box::pin(ready(AckOutcome::Reject("event received as a command".to_owned()))),
-            _ => self.receive(envelope),
-        }
-    }
-
-    fn event(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
-        match envelope.kind {
-            Kind::Event => self.receive(envelope),
-            _ => Box::pin(ready(AckOutcome::Reject("command or reply received as an event".to_owned()))),
-        }
-    }
-
-    fn request(&self, asked: Request) -> BoxFuture<'static, Response> {
+    /// Answers a request.
+    fn answer(&self, asked: Request) -> BoxFuture<'static, Response> {
         match asked {
             Request::Command(mut envelope) => {
                 let asker = RemoteRequest::of(&envelope);
@@ -308,6 +293,42 @@ impl Inbound for BridgeHandler {
             Request::Watermark { from, to } => self.watermark(from, to, None),
             Request::Sent { from, to, through } => self.watermark(from, to, Some(through)),
         }
+    }
+}
+
+impl Inbound for BridgeHandler {
+    fn deliver(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
+        match envelope.kind {
+            Kind::Event => Box::pin(ready(AckOutcome::Reject("event received as a command".to_owned()))),
+            // The owner may be another node by now, which receives it again.
+            _ if !self.definition.serves() => Box::pin(ready(AckOutcome::Retry)),
+            _ => self.receive(envelope),
+        }
+    }
+
+    fn event(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
+        match envelope.kind {
+            Kind::Event => self.receive(envelope),
+            _ => Box::pin(ready(AckOutcome::Reject("command or reply received as an event".to_owned()))),
+        }
+    }
+
+    fn request(&self, asked: Request) -> BoxFuture<'static, Response> {
+        let is_command = matches!(asked, Request::Command(_));
+        if is_command && !self.definition.serves() {
+            return Box::pin(ready(Response::Refused(RequestError::NotHere)));
+        }
+        let answer = self.answer(asked);
+        // The reply to a command comes from a commit, which only the owner can write.
+        if is_command || self.definition.membership.is_none() {
+            return answer;
+        }
+        let definition = Arc::clone(&self.definition);
+        Box::pin(async move {
+            let answer = answer.await;
+            // Checked last: the process may have been stopped since it read what it answers from.
+            if definition.serves() { answer } else { Response::Refused(RequestError::NotHere) }
+        })
     }
 
     fn notify(&self, tidings: Notification) {

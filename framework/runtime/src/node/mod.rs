@@ -22,6 +22,7 @@ mod hosted;
 mod inbound;
 mod known_owners;
 mod owned_shards;
+mod ownership;
 mod peers;
 mod publisher;
 mod receive_windows;
@@ -35,12 +36,14 @@ mod subscriptions;
 mod supervisor;
 mod thread;
 mod thread_handles;
+mod thread_start;
 mod timers;
 
 pub use builder::NodeBuilder;
 pub use config::{ConfigError, NodeConfig};
 pub use error::{Error, NodeEnd, ShapeChange, StartError};
 pub use handle::NodeHandle;
+pub use ownership::cluster::{Cluster, ClusterMember, ClusterShard, ShardMove};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +54,7 @@ use tokio::sync::{Notify, watch};
 use crate::client::Client;
 use crate::router::Manifest;
 use definition::NodeDefinition;
+use ownership::OwnershipGuard;
 use thread_handles::ThreadHandles;
 use whizbang_core::bridge::NodeCard;
 use whizbang_core::spawn::LocalThread;
@@ -95,6 +99,7 @@ pub struct Node {
     alive: watch::Sender<()>,
     /// Owned here because the bridge's tasks run on it.
     _bridge_thread: Option<LocalThread>,
+    _ownership: Option<OwnershipGuard>,
 }
 
 impl Node {
@@ -171,6 +176,12 @@ impl Node {
         self.definition.ended.borrow().clone()
     }
 
+    /// Returns the nodes that share the store of this service, and the owners of its shards, as this node has last seen
+    /// them; `None` if only one node may use the store.
+    pub fn cluster(&self) -> Option<Cluster> {
+        self.definition.membership.as_ref().map(|membership| membership.cluster())
+    }
+
     /// Returns the counters of the node since it started.
     pub fn metrics(&self) -> Metrics {
         self.definition.metrics()
@@ -233,7 +244,12 @@ impl Node {
     /// [`Error::Store`] if closing the store failed.
     pub async fn stop(self) -> Result<(), Error> {
         let begun = whizbang_core::clock::instant();
-        self.threads.drain(&self.definition, DRAIN).await;
+        if let Some(membership) = &self.definition.membership
+            && tokio::time::timeout(DRAIN, membership.leave()).await.is_err()
+        {
+            tracing::warn!(target: TARGET, "shards not handed over in time: their lease runs out");
+        }
+        self.threads.drain(&self.definition, DRAIN.saturating_sub(begun.elapsed()).max(DETACH)).await;
         if let Some(bridge) = &self.definition.bridge {
             // The drain limit is shared: time spent draining is not granted a second time.
             let limit = DRAIN.saturating_sub(begun.elapsed()).max(DETACH);
@@ -382,4 +398,14 @@ pub struct Metrics {
     pub refused: u64,
     /// Stalled broker consumers that were recreated.
     pub recreated_consumers: u64,
+    /// Shards that this node owns now, by leases in a shared store.
+    pub shards_owned: u64,
+    /// Shards opened under a lease.
+    pub shards_opened: u64,
+    /// Shards handed over to other nodes.
+    pub shards_handed_over: u64,
+    /// Shards that other nodes have taken because the lease had run out.
+    pub shards_lost: u64,
+    /// Failed attempts to renew the lease.
+    pub lease_failures: u64,
 }

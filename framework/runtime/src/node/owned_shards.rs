@@ -69,10 +69,11 @@ pub(super) async fn post_to_owner(
     }
 }
 
-/// Returns whether a command is sent again: nothing was done, because its shard is moving. Without a bridge no other node
-/// can be reached.
+/// Returns whether a command is sent again: nothing was done, because its shard is moving; or its owner has left before it
+/// answered, and the next owner knows by the id whether it was decided. Without a bridge no other node can be reached.
 fn retries<T>(sent: &Result<T, SendError>, node: &NodeDefinition, in_time: bool) -> bool {
-    let is_moving = matches!(sent, Err(SendError::Moved { .. } | SendError::NoOwner { .. }));
+    let is_moving =
+        matches!(sent, Err(SendError::Moved { .. } | SendError::NoOwner { .. } | SendError::NoReply { .. }));
     let is_stopping = node.draining.load(std::sync::atomic::Ordering::Relaxed) || node.broken.lock().is_some();
     is_moving && in_time && !is_stopping && node.bridge.is_some()
 }

@@ -42,6 +42,10 @@ pub(super) fn run_command(
     let (settle, outcome) = oneshot::channel();
     let bytes = envelope.payload.len();
     let room = threads.run_bounded(home, bytes, move |runtime| {
+        if !runtime.definition.serves() {
+            let _ = settle.send(Outcome::Moved);
+            return;
+        }
         runtime.deliver_external(
             envelope,
             Box::new(move |outcome| {
@@ -158,7 +162,11 @@ pub(super) fn run_query(
     let query = without_shape(query.clone());
     let bytes = query.payload.len();
     let room = threads.run_bounded(VIEW_THREAD, bytes, move |runtime| {
-        let settle: Completion = Box::new(move |outcome| drop(settle.send(outcome)));
+        let asked = Arc::clone(&runtime.definition);
+        // Checked after the answer: the process may have been stopped since the view was read.
+        let settle: Completion = Box::new(move |outcome| {
+            drop(settle.send(if asked.serves() { outcome } else { Outcome::Stopped }));
+        });
         match runtime.views.get(view) {
             Some(view) => view.query(query, settle),
             None => settle(Outcome::Stopped),

@@ -25,7 +25,6 @@ use whizbang_core::telemetry::TARGET;
 const HAND_OVER: Duration = Duration::from_secs(10);
 
 /// Reason for closing a shard.
-#[allow(dead_code, reason = "constructed by the owner of the node's leases")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Closing {
     /// The shard moves to another node as planned: what was accepted is finished first.
@@ -174,6 +173,14 @@ impl ThreadRuntime {
         let Some(shard) = self.shard(id).filter(|shard| shard.epoch() <= *mine) else { return };
         tracing::warn!(target: TARGET, shard = %id, %error, "shard taken over by another node: closed here");
         self.drop_shard(&shard, error);
+        self.report_lost(&shard);
+    }
+
+    /// Reports to the owner of the node's leases that a shard was lost.
+    fn report_lost(&self, shard: &OwnedShard) {
+        if let Some(membership) = &self.definition.membership {
+            membership.report_lost(&shard.id, shard.epoch());
+        }
     }
 
     /// Refuses new messages for a shard, waits until everything that was accepted is committed, and stores its
@@ -242,7 +249,10 @@ impl ThreadRuntime {
                     shard.reopen(handle);
                 }
                 // Another node has taken it over.
-                None => self.drop_shard(&shard, &StoreError::Closed),
+                None => {
+                    self.drop_shard(&shard, &StoreError::Closed);
+                    self.report_lost(&shard);
+                }
             }
         }
         self.load_deferred().await?;
@@ -284,7 +294,6 @@ impl ThreadRuntime {
     }
 }
 
-#[allow(dead_code, reason = "called by the owner of the node's leases")]
 impl ThreadHandles {
     /// Returns the listener with which the shards of a thread are opened; `None` if the thread has ended.
     pub(super) async fn listener(&self, thread: usize) -> Option<Arc<dyn CommitListener>> {

@@ -98,6 +98,7 @@ pub(super) async fn views(
             shapes: Arc::clone(&definition.shapes),
             has_threads: definition.has_threads,
             queries: definition.config.in_flight,
+            is_shared: definition.membership.is_some(),
         };
         views.push(viewed.hosted.open(context).await?);
     }

@@ -11,6 +11,7 @@ use futures_util::future::LocalBoxFuture;
 use tokio::sync::oneshot;
 
 use super::restore::restore;
+use super::saver::{Saver, SaverNotice};
 use super::skips::{SkipError, skipped};
 use super::view::ViewActor;
 use super::{Projection, ProjectionPlan};
@@ -48,6 +49,8 @@ pub(crate) struct ViewContext {
     pub(crate) has_threads: bool,
     /// Most queries that may wait for an answer.
     pub(crate) queries: usize,
+    /// Several nodes share the store: one of them saves the view, as [`ViewEndpoint::set_saver`] says.
+    pub(crate) is_shared: bool,
 }
 
 /// A projection on its thread.
@@ -60,6 +63,9 @@ pub(crate) trait ViewEndpoint {
 
     /// Skips the event at which the projection is halted.
     fn skip(&self, shard: ShardId, position: u64) -> LocalBoxFuture<'static, Result<(), SkipError>>;
+
+    /// Begins or ends to save the view, on a store that several nodes share.
+    fn set_saver(&self, saves: bool);
 
     /// Stops accepting events and saves the view.
     fn drain(&self) -> LocalBoxFuture<'static, ()>;
@@ -84,7 +90,10 @@ impl<P: Projection> ViewType for ProjectionType<P> {
 
     fn open(&self, context: ViewContext) -> LocalBoxFuture<'static, Result<Rc<dyn ViewEndpoint>, StoreError>> {
         Box::pin(async move {
-            let epoch = context.store.claim_view(&context.name).await?;
+            let saver = match context.is_shared {
+                true => Saver::No,
+                false => Saver::Yes(context.store.claim_view(&context.name).await?),
+            };
             let restored = restore::<P>(&context).await?;
             let skips = skipped(&*context.store, &context.name).await?;
             // End of this store's logs: a rebuilt view answers only once it has come that far.
@@ -96,7 +105,7 @@ impl<P: Projection> ViewType for ProjectionType<P> {
             }
             let (name, subscriptions, limit) = (context.name.clone(), context.subscriptions.clone(), context.queries);
             let view = ViewActor::create(|ctx| {
-                let mut actor = ViewActor::new(context, epoch, restored, skips, &heads);
+                let mut actor = ViewActor::new(context, saver, restored, skips, &heads);
                 actor.begin(ctx);
                 actor
             });
@@ -161,6 +170,11 @@ impl<P: Projection> ViewEndpoint for ProjectionDispatcher<P> {
         #[expect(clippy::disallowed_methods, reason = "sent by an operator, one at a time")]
         self.view.do_send(LocalMessage::new(SkipRequest { shard, position, told }));
         Box::pin(async move { wait.await.unwrap_or(Err(gone)) })
+    }
+
+    fn set_saver(&self, saves: bool) {
+        #[expect(clippy::disallowed_methods, reason = "sent once for each renewal of the lease")]
+        self.view.do_send(LocalMessage::new(SaverNotice(saves)));
     }
 
     fn drain(&self) -> LocalBoxFuture<'static, ()> {

@@ -89,34 +89,41 @@ impl<P: Projection> ViewActor<P> {
             let _ = told.send(Err(SkipError::NotHalted { projection, shard, position }));
             return;
         };
-        let mut skips = self.skips.clone();
-        skips.push(SkippedEvent {
+        let skip = SkippedEvent {
             domain: shard.domain.to_string(),
             shard: shard.shard,
             position,
             id: halt.id,
             reason: halt.reason.clone(),
             time: self.context.ids.clock().now(),
-        });
+        };
         let context = Rc::clone(&self.context);
         let saving = async move {
+            // Read again: another node of the service may have skipped an event.
+            let mut skips = skips::skipped(&*context.store, &context.name).await?;
+            skips.push(skip);
             let saved = skips::save(&*context.store, &context.name, &skips).await;
             saved.map(|()| skips)
         };
         ctx.wait(saving.into_actor(self).map(move |saved, this, ctx| {
             let _ = told.send(match saved {
                 Ok(skips) => {
-                    let name = &this.context.name;
-                    tracing::warn!(target: TARGET, projection = %name, %shard, position, "event skipped by an operator");
                     this.skips = skips;
-                    this.context.issues.clear_note(&issue(name, &shard));
-                    this.failures.remove(&(at, position));
-                    this.resume(at, position, ctx);
+                    this.skipped(at, &shard, position, ctx);
                     Ok(())
                 }
                 Err(error) => Err(error.into()),
             });
         }));
+    }
+
+    /// Continues behind an event that an operator has skipped.
+    pub(super) fn skipped(&mut self, at: usize, shard: &ShardId, position: u64, ctx: &mut Context<Self>) {
+        let name = &self.context.name;
+        tracing::warn!(target: TARGET, projection = %name, %shard, position, "event skipped by an operator");
+        self.context.issues.clear_note(&issue(name, shard));
+        self.failures.remove(&(at, position));
+        self.resume(at, position, ctx);
     }
 
     /// Loads the view from the store again and restarts all subscriptions behind it. Queries wait until it contains

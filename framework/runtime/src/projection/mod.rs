@@ -11,6 +11,7 @@ mod view;
 mod halt;
 mod restore;
 mod save;
+mod saver;
 mod skips;
 mod subscriber;
 

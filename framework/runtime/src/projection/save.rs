@@ -28,6 +28,9 @@ const SAVE_PAUSE: u32 = 20;
 
 impl<P: Projection> ViewActor<P> {
     pub(super) fn save_if_due(&mut self, ctx: &mut Context<Self>) {
+        if self.saver.epoch().is_none() {
+            return;
+        }
         if self.unsaved >= MIN_EVENTS.max(self.bytes / BYTES_PER_EVENT) {
             self.save(ctx);
         } else if self.save_timer.is_none() {
@@ -49,7 +52,8 @@ impl<P: Projection> ViewActor<P> {
         if let Some(alarm) = self.save_timer.take() {
             ctx.cancel_future(alarm);
         }
-        let Some(view) = self.view.take_if(|_| !self.is_taken_over) else { return self.notify_saved() };
+        let saves = self.saver.epoch().is_some() && !self.is_taken_over;
+        let Some(view) = self.view.take_if(|_| saves) else { return self.notify_saved() };
         let begun = instant();
         if self.bytes <= LARGE_VIEW || !self.context.has_threads {
             let code = &self.context.code;
@@ -86,11 +90,13 @@ impl<P: Projection> ViewActor<P> {
             Err(panicked) => return self.report_unsavable(&panicked.to_string()),
         };
         self.context.issues.clear_note(&format!("view {}", self.context.name));
+        // Another node may have become the saver during the encoding.
+        let Some(epoch) = self.saver.epoch() else { return self.notify_saved() };
         self.unsaved = 0;
         self.bytes = bytes.len();
         let checkpoint = self.sources.iter().map(|source| (source.shard.clone(), source.position())).collect();
         let view = View { schema: P::SCHEMA, checkpoint, bytes: Bytes::from(bytes) };
-        let (context, epoch) = (Rc::clone(&self.context), self.epoch);
+        let context = Rc::clone(&self.context);
         self.saving = true;
         let saving = async move {
             match caught(async { context.store.save_view(&context.name, epoch, view).await }).await {
@@ -109,7 +115,10 @@ impl<P: Projection> ViewActor<P> {
                 this.context.code.task_recovered(&format!("save view {}", this.context.name));
             }
             if let Err(error @ StoreError::ViewTaken { .. }) = saved {
-                return this.end_taken_over(&error);
+                return match this.context.is_shared {
+                    true => this.stop_saving(&error),
+                    false => this.end_taken_over(&error),
+                };
             }
             if let Err(error) = saved {
                 tracing::warn!(

@@ -13,6 +13,7 @@ use super::endpoint::{PendingQuery, SaveRequest, SkipRequest, ViewContext};
 use super::halt::{Halt, ProjectFailure};
 use super::plan::Unanswered;
 use super::restore::Restored;
+use super::saver::Saver;
 use super::skips::SkippedEvent;
 use super::subscriber::{DeliveredEvent, ViewSubscriber};
 use super::{Projection, ProjectionPlan};
@@ -20,7 +21,6 @@ use crate::actor::LocalMessage;
 use crate::router::Outcome;
 use whizbang_core::clock::instant;
 use whizbang_core::message::{Name, ShardId};
-use whizbang_core::store::Epoch;
 use whizbang_core::telemetry::TARGET;
 
 /// Number of events projected, and the time spent on them, before other tasks of the thread run.
@@ -63,8 +63,7 @@ impl ViewSource {
 pub(super) struct ViewActor<P: Projection> {
     pub(super) plan: ProjectionPlan<P>,
     pub(super) context: Rc<ViewContext>,
-    /// Epoch under which the view is saved.
-    pub(super) epoch: Epoch,
+    pub(super) saver: Saver,
     /// `None` while the view is reloaded or encoded.
     pub(super) view: Option<Box<P>>,
     pub(super) sources: Vec<ViewSource>,
@@ -97,7 +96,7 @@ pub(super) struct ViewActor<P: Projection> {
 impl<P: Projection> ViewActor<P> {
     pub(super) fn new(
         context: ViewContext,
-        epoch: Epoch,
+        saver: Saver,
         restored: Restored<P>,
         skips: Vec<SkippedEvent>,
         heads: &BTreeMap<ShardId, u64>,
@@ -120,7 +119,7 @@ impl<P: Projection> ViewActor<P> {
             plan: ProjectionPlan::of(),
             sources: sources.collect(),
             context: Rc::new(context),
-            epoch,
+            saver,
             view: Some(restored.view),
             skips,
             failures: BTreeMap::new(),

@@ -32,7 +32,8 @@ fn shard(number: u16) -> ShardId {
 }
 
 impl Peer {
-    async fn start(builder: NodeBuilder, store: &MemoryStore, id: u128) -> Self {
+    async fn start(mut builder: NodeBuilder, store: &MemoryStore, id: u128) -> Self {
+        builder.moves_by_hand = true;
         let leases = store.leases().unwrap();
         let node = builder.aggregate::<Pot>().saga::<Watch>().worker(Doer).start().await.unwrap();
         let member = MemberId::from_u128(id);

@@ -1,0 +1,32 @@
+//! The host of shards: the node's threads, as the ownership task sees them.
+
+use futures_util::future::BoxFuture;
+
+use whizbang_core::message::ShardId;
+use whizbang_core::store::{Epoch, StoreError};
+
+/// Opens and closes shards on the threads of a node.
+pub(in super::super) trait ShardHost: Send + Sync {
+    /// Opens a shard under the member's lease and lets its actors work. Returns its epoch, or `None` if the store refuses
+    /// it; nothing is open then.
+    fn open(&self, shard: ShardId) -> BoxFuture<'static, Result<Option<Epoch>, StoreError>>;
+
+    /// Closes a shard that the member hands over: accepts nothing more for it, finishes what has begun, and stores its
+    /// watermarks. All its commits are reported when this returns.
+    fn drain(&self, shard: ShardId) -> BoxFuture<'static, ()>;
+
+    /// Closes a shard at once: what has begun fails.
+    fn drop_shard(&self, shard: ShardId) -> BoxFuture<'static, ()>;
+
+    /// Starts to receive for an open shard.
+    fn receive(&self, shard: ShardId, epoch: Epoch) -> BoxFuture<'static, Result<(), String>>;
+
+    /// Stops receiving for a shard.
+    fn stop_receiving(&self, shard: ShardId) -> BoxFuture<'static, ()>;
+
+    /// Called after each renewal: the members may have changed, and with them who saves which view.
+    fn members_changed(&self) {}
+
+    /// Returns whether the node works. A node that has ended itself must not keep its shards.
+    fn is_live(&self) -> bool;
+}
