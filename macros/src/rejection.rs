@@ -70,7 +70,7 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
         rejections.push(rejected);
     }
     let fmt = rejections.iter().map(Rejected::fmt);
-    let into = rejections.iter().map(|rejected| rejected.into_fields(ident));
+    let into = rejections.iter().map(|rejected| rejected.fields(ident));
     let from = rejections.iter().map(Rejected::from);
     let lints = shape::lints(input);
     let mistakes = mistakes.into_tokens();
@@ -191,7 +191,7 @@ impl Rejected<'_> {
     }
 
     /// Generates the arm that returns reason and fields.
-    fn into_fields(&self, of: &Ident) -> TokenStream {
+    fn fields(&self, of: &Ident) -> TokenStream {
         let (reason, ident) = (&self.reason, &self.variant.ident);
         let members = self.variant.fields.members().enumerate().map(|(at, member)| {
             let binding = binding(at);

@@ -4,7 +4,6 @@
 //! earlier one answers with the first reply. A request whose first attempt succeeds never gets here, except that one
 //! which leaves the thread as bytes keeps a copy of its envelope.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -161,29 +160,27 @@ pub(super) type SendOnce<R> = fn(&dyn Remote, Envelope, Duration) -> BoxFuture<'
 
 /// Sends an encoded request until it has a reply or a final error. Not generic over the message, so that it is
 /// compiled once for each kind of reply: bytes, or the acceptance of a posted command.
-pub(super) fn send_until_answered<R: Send + 'static>(
+pub(super) async fn send_until_answered<R: Send + 'static>(
     client: Client,
     envelope: Envelope,
     mut attempts: Attempts,
     send: SendOnce<R>,
-) -> impl Future<Output = Result<R, SendError>> + Send {
-    async move {
-        let has_deadline = envelope.deadline.is_some();
-        loop {
-            let remote = &*client.inner.remote;
-            let wait = attempts.attempt_wait(&envelope, remote);
-            let mut attempt = envelope.clone();
-            if attempts.count > 0 {
-                // The owner counts the deadline from the envelope's time.
-                attempt.time = client.now();
-                attempt.deadline = has_deadline.then(|| attempt.time.after(attempts.remaining()));
-            }
-            let error = match send(remote, attempt, wait).await {
-                Err(error) => error,
-                reply => return reply,
-            };
-            let of = RequestId { domain: &envelope.domain, id: Some(envelope.id) };
-            tokio::time::sleep(attempts.after(error, &client, &of)?).await;
+) -> Result<R, SendError> {
+    let has_deadline = envelope.deadline.is_some();
+    loop {
+        let remote = &*client.inner.remote;
+        let wait = attempts.attempt_wait(&envelope, remote);
+        let mut attempt = envelope.clone();
+        if attempts.count > 0 {
+            // The owner counts the deadline from the envelope's time.
+            attempt.time = client.now();
+            attempt.deadline = has_deadline.then(|| attempt.time.after(attempts.remaining()));
         }
+        let error = match send(remote, attempt, wait).await {
+            Err(error) => error,
+            reply => return reply,
+        };
+        let of = RequestId { domain: &envelope.domain, id: Some(envelope.id) };
+        tokio::time::sleep(attempts.after(error, &client, &of)?).await;
     }
 }

@@ -171,7 +171,7 @@ fn retried() -> Vec<SendError> {
         SendError::Unknown { id, source: io() },
         SendError::Stopped,
         SendError::Moved { domain: domain.clone() },
-        SendError::Bridge { domain, source: library },
+        SendError::Bridge { domain, source: Box::new(library) },
     ]
 }
 
@@ -188,7 +188,7 @@ fn not_retried() -> Vec<SendError> {
         SendError::Shape { domain: domain.clone(), reason: reason.clone() },
         SendError::Unhandled { domain: domain.clone(), name: name.clone() },
         SendError::NoBridge { domain: domain.clone() },
-        SendError::Bridge { domain: domain.clone(), source: denied },
+        SendError::Bridge { domain: domain.clone(), source: Box::new(denied) },
         SendError::DeadLetter { reason: reason.clone() },
         SendError::Failed { reason: reason.clone() },
         SendError::Conflict,

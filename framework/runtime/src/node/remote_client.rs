@@ -238,7 +238,7 @@ pub(super) fn bridge_failed(error: BridgeError, domain: &str, id: MessageId) -> 
         BridgeError::NoOwner { .. } | BridgeError::Unreachable { .. } | BridgeError::Busy { .. } => {
             SendError::NoOwner { domain, reason: error.to_string() }
         }
-        source => SendError::Bridge { domain, source },
+        source => SendError::Bridge { domain, source: Box::new(source) },
     }
 }
 

@@ -82,7 +82,7 @@ pub enum SendError {
         /// The domain.
         domain: String,
         /// The error of the bridge.
-        source: BridgeError,
+        source: Box<BridgeError>,
     },
     /// No reply arrived before the deadline. The command may or may not have been handled: send it again with the
     /// same id; a duplicate is answered with the first reply.
