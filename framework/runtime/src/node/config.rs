@@ -309,7 +309,7 @@ mod tests {
         let config = NodeConfig { passivate_after: Duration::from_millis(1), ..NodeConfig::default() };
         assert!(matches!(config.check(), Err(ConfigError::Range { key: "passivate_after", .. })));
         for (lease, is_valid) in [(1_999, false), (2_000, true), (300_000, true), (300_001, false)] {
-            let config = NodeConfig::default().with_toml(&format!("lease_ms = {lease}")).unwrap();
+            let config = NodeConfig::default().toml(&format!("lease_ms = {lease}")).unwrap();
             assert_eq!(config.check().is_ok(), is_valid, "{lease}");
         }
         assert!(NodeConfig::default().check().is_ok());
