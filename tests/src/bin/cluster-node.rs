@@ -1,0 +1,42 @@
+//! One of several nodes of a service, in its own process: `cluster-node SERVICE DATABASE_URL NATS_URL LEASE_MILLISECONDS`.
+//!
+//! SERVICE is `bank` (the accounts) or `transfers` (the sagas between them). The nodes of a service share one schema of the
+//! database. Prints `ready` once the node works and `stopped` after a graceful stop.
+
+#[path = "../../../framework/whizbang/tests/bank/mod.rs"]
+mod bank;
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use bank::{Account, Transfer};
+use whizbang::prelude::*;
+use whizbang::{NatsBridge, NodeConfig, PostgresStore};
+
+fn say(line: &str) {
+    // The reader may have closed the pipe.
+    let _ = std::io::stdout().lock().write_all(line.as_bytes());
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), whizbang::Error> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing_subscriber::filter::LevelFilter::INFO).init();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [service, database, nats, lease] = arguments.as_slice() else {
+        panic!("usage: cluster-node SERVICE DATABASE_URL NATS_URL LEASE_MILLISECONDS");
+    };
+    let store = PostgresStore::builder(database).schema(service).connect().await?;
+    let bridge = NatsBridge::builder(nats).ack_wait(Duration::from_secs(2)).connect().await?;
+    let lease = Duration::from_millis(lease.parse().expect("a number"));
+    let node = Node::builder(service, store).bridge(bridge).config(NodeConfig { lease, ..NodeConfig::default() });
+    let node = match service.as_str() {
+        "bank" => node.aggregate::<Account>(),
+        "transfers" => node.saga::<Transfer>(),
+        other => panic!("no service `{other}`"),
+    };
+    let node = node.start().await?;
+    say("ready\n");
+    node.run().await?;
+    say("stopped\n");
+    Ok(())
+}
