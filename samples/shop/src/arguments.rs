@@ -25,6 +25,9 @@ An order business of six services that exchange only messages.
     --json FILE   also writes the report as JSON
     --nats URL    connects the services over this NATS server, each with its own connection
     --processes   runs each service as its own process, and a nats-server between them
+    --postgres URL  keeps the stores in this PostgreSQL database, in one schema for each service
+    --nodes N     runs N processes of each service (2 to 9), which share its store in PostgreSQL, and kills one of them every
+                  3 seconds; without --postgres it starts a PostgreSQL server of its own, if one is installed
     --log LEVEL   logs of the framework on standard error: error, warn, info, debug, trace
     --help        prints this help
 
@@ -65,6 +68,9 @@ pub(crate) struct Arguments {
     pub(crate) json: Option<PathBuf>,
     pub(crate) html: Option<PathBuf>,
     pub(crate) nats: Option<String>,
+    pub(crate) postgres: Option<String>,
+    /// The number of processes of each service.
+    pub(crate) nodes: u64,
     pub(crate) log: Option<String>,
     pub(crate) files: Vec<PathBuf>,
 }
@@ -81,6 +87,8 @@ impl Arguments {
             json: None,
             html: None,
             nats: None,
+            postgres: None,
+            nodes: 1,
             log: None,
             files: Vec::new(),
         };
@@ -104,6 +112,11 @@ impl Arguments {
                 "--json" => arguments.json = Some(value()?.into()),
                 "--html" => arguments.html = Some(value()?.into()),
                 "--nats" => arguments.nats = Some(value()?),
+                "--postgres" => arguments.postgres = Some(value()?),
+                "--nodes" if matches!(arguments.task, Task::Run | Task::Processes) => {
+                    arguments.task = Task::Processes;
+                    arguments.nodes = number(&word, &value()?, 9)?;
+                }
                 "--log" => arguments.log = Some(level(&value()?)?),
                 "--processes" if arguments.task == Task::Run => arguments.task = Task::Processes,
                 "--help" | "-h" => arguments.task = Task::Help,
@@ -121,8 +134,9 @@ impl Arguments {
                 Err("--nats URL is missing".to_owned())
             }
             Task::Processes if self.nats.is_some() => {
-                Err("--processes starts its own server and excludes --nats".to_owned())
+                Err("--processes and --nodes start their own server and exclude --nats".to_owned())
             }
+            _ if self.nodes == 0 => Err("--nodes is 0, expected a number from 1 to 9".to_owned()),
             _ if !accepts_files && !self.files.is_empty() => {
                 Err(format!("unexpected argument {}", self.files[0].display()))
             }
@@ -173,6 +187,8 @@ mod tests {
         assert_eq!(parse("serve payments --nats u").unwrap().task, Task::Serve(Service::Payments));
         assert_eq!(parse("--processes").unwrap().task, Task::Processes);
         assert_eq!(parse("permissions").unwrap().task, Task::Permissions);
+        let nodes = parse("--nodes 3 --postgres postgres://host/shop").unwrap();
+        assert_eq!((nodes.task, nodes.nodes), (Task::Processes, 3));
     }
 
     #[test]
@@ -181,6 +197,8 @@ mod tests {
         assert!(parse("--orders many").unwrap_err().contains("`many`"));
         assert!(parse("--log loud").unwrap_err().contains("`loud`"));
         assert!(parse("--json").unwrap_err().contains("needs a value"));
+        assert!(parse("--nodes 0").unwrap_err().contains("from 1 to 9"));
+        assert!(parse("--nodes 3 --nats u").unwrap_err().contains("exclude --nats"));
         assert!(parse("serve kitchen").unwrap_err().contains("notifications"));
         assert!(parse("place").unwrap_err().contains("--nats"));
         assert!(parse("setup").unwrap_err().contains("--nats"));

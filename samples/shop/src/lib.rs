@@ -3,7 +3,7 @@
 //! The services, in the order in which they handle an order: [`orders`], [`inventory`], [`payments`], [`shipping`], then the
 //! subscribers [`notifications`] and [`analytics`]. Each is independent of nodes, stores and brokers;
 //! [`service`] puts each of them on a node. Around them: [`intake`] validates documents, [`link`] connects the services,
-//! [`permissions`] restricts each on a server, [`mod@run`] places orders and waits for their end, [`report`] and [`flow`] read
+//! [`permissions`] restricts each on a server, [`logs`] opens the logs for reading, [`mod@run`] places orders and waits for their end, [`report`] and [`flow`] read
 //! the logs.
 
 // The library is only for the program and its tests.
@@ -26,6 +26,7 @@ pub mod service;
 pub mod flow;
 pub mod intake;
 pub mod link;
+pub mod logs;
 pub mod permissions;
 pub mod report;
 pub mod run;

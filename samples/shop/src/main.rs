@@ -3,6 +3,7 @@
 mod arguments;
 mod bar;
 mod placing;
+mod postgres;
 mod processes;
 
 use std::fmt::Display;
@@ -61,7 +62,7 @@ async fn main() -> ExitCode {
 
 /// Runs the six services in this process.
 async fn run(arguments: &Arguments) -> Result<ExitCode, ShopError> {
-    let data = DataFolder::open(&arguments.data)?;
+    let data = DataFolder::open(&arguments.data)?.in_database(arguments.postgres.as_deref());
     let link = Link::new(arguments.nats.as_deref(), &arguments.data)?;
     let mut nodes = Vec::new();
     for service in Service::ALL {
@@ -76,17 +77,19 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, ShopError> {
 
 /// Runs six processes and a nats-server.
 async fn run_processes(arguments: &Arguments) -> Result<ExitCode, ShopError> {
-    let processes = Processes::start(&arguments.data, arguments.log.as_deref()).await?;
-    let data = DataFolder::open(&arguments.data)?;
+    let processes = Processes::start(arguments).await?;
+    let data = DataFolder::open(&arguments.data)?.in_database(processes.database());
     let link = Link::new(Some(processes.url()), &arguments.data)?;
     let input_errors = place_and_wait(arguments, &data, &link).await?;
-    processes.stop().await?;
-    report_on(arguments, &data, &input_errors).await
+    let servers = processes.stop_services().await?;
+    let code = report_on(arguments, &data, &input_errors).await;
+    servers.stop().await?;
+    code
 }
 
 /// Runs one service until SIGTERM or Ctrl-C.
 async fn serve(arguments: &Arguments, service: Service) -> Result<ExitCode, ShopError> {
-    let data = DataFolder::open(&arguments.data)?;
+    let data = DataFolder::open(&arguments.data)?.in_database(arguments.postgres.as_deref());
     let link = Link::new(arguments.nats.as_deref(), &arguments.data)?;
     // For the operator, to stop the service.
     std::fs::write(arguments.data.join(format!("{}.pid", service.name())), std::process::id().to_string())?;
@@ -98,7 +101,7 @@ async fn serve(arguments: &Arguments, service: Service) -> Result<ExitCode, Shop
 
 /// Places orders with services that run elsewhere.
 async fn place_only(arguments: &Arguments) -> Result<ExitCode, ShopError> {
-    let data = DataFolder::open(&arguments.data)?;
+    let data = DataFolder::open(&arguments.data)?.in_database(arguments.postgres.as_deref());
     let link = Link::new(arguments.nats.as_deref(), &arguments.data)?;
     let input_errors = place_and_wait(arguments, &data, &link).await?;
     print("all orders have ended; see `shop report`\n");
@@ -107,7 +110,7 @@ async fn place_only(arguments: &Arguments) -> Result<ExitCode, ShopError> {
 
 /// Writes the files for a server with logins.
 async fn permissions(arguments: &Arguments) -> Result<ExitCode, ShopError> {
-    let data = DataFolder::open(&arguments.data)?;
+    let data = DataFolder::open(&arguments.data)?.in_database(arguments.postgres.as_deref());
     let file = Logins::write(&arguments.data, &namespace(&arguments.data)?, &data).await?;
     print(format_args!(
         "1. copy {} to the folder of the server configuration\n2. add to it: authorization {{ include \"{FILE}\" }}\n\
@@ -119,7 +122,7 @@ async fn permissions(arguments: &Arguments) -> Result<ExitCode, ShopError> {
 
 /// Creates the streams and consumers on a server with logins.
 async fn set_up(arguments: &Arguments) -> Result<ExitCode, ShopError> {
-    let data = DataFolder::open(&arguments.data)?;
+    let data = DataFolder::open(&arguments.data)?.in_database(arguments.postgres.as_deref());
     Link::new(arguments.nats.as_deref(), &arguments.data)?.set_up(&data).await?;
     print("all streams and consumers exist\n");
     Ok(ExitCode::SUCCESS)
@@ -127,13 +130,13 @@ async fn set_up(arguments: &Arguments) -> Result<ExitCode, ShopError> {
 
 /// Prints the report so far.
 async fn report(arguments: &Arguments, input_errors: &InputErrors) -> Result<ExitCode, ShopError> {
-    let data = DataFolder::find(&arguments.data)?;
+    let data = DataFolder::find(&arguments.data)?.in_database(arguments.postgres.as_deref());
     report_on(arguments, &data, input_errors).await
 }
 
 /// Prints the history of an order.
 async fn flow(arguments: &Arguments, order: &str) -> Result<ExitCode, ShopError> {
-    let data = DataFolder::find(&arguments.data)?;
+    let data = DataFolder::find(&arguments.data)?.in_database(arguments.postgres.as_deref());
     let Some(flow) = Flow::of(&data, order).await? else {
         eprintln!("shop: order {order} not found in {}", arguments.data.display());
         return Ok(ExitCode::FAILURE);

@@ -1,4 +1,5 @@
-//! Runs each service as its own process, and a nats-server between them. Restarts a process that ends.
+//! Runs each service as its own process, or as several that share its store, and the servers between them. Restarts a process
+//! that ends. With several processes of a service, one process is killed every few seconds.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -7,35 +8,51 @@ use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
+use shop::link::namespace;
 use shop::service::Service;
 use tokio::time::Instant;
+use whizbang::clock::Clock;
+use whizbang::message::IdSource;
+
+use crate::arguments::Arguments;
+use crate::postgres::Postgres;
 
 /// The interval between two checks of the processes.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The time limit for a process to start or stop.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// The interval between two kills.
+const KILL_INTERVAL: Duration = Duration::from_secs(3);
 
 /// The processes of the shop. Dropping it kills them.
 pub(crate) struct Processes {
     supervised: Rc<Supervised>,
     url: String,
+    database: Option<String>,
 }
 
 struct Supervised {
-    processes: RefCell<Vec<Process>>,
+    servers: RefCell<Vec<Process>>,
+    services: RefCell<Vec<Process>>,
     stopping: Cell<bool>,
+    /// One of the services is killed every few seconds.
+    kills: bool,
 }
 
-struct Process {
-    name: &'static str,
+/// The servers after the services have stopped. Dropping it kills them.
+pub(crate) struct Servers(Vec<Process>);
+
+pub(crate) struct Process {
+    name: String,
     program: PathBuf,
     arguments: Vec<String>,
     child: Child,
 }
 
 impl Processes {
-    /// Starts a nats-server on a free port and the six services.
-    pub(crate) async fn start(data: &Path, log: Option<&str>) -> io::Result<Self> {
+    /// Starts a nats-server on a free port, a PostgreSQL server if the services need one, and the services.
+    pub(crate) async fn start(arguments: &Arguments) -> io::Result<Self> {
+        let data = arguments.data.as_path();
         let server = nats_server(&program_folders())?;
         let folder = data.join("nats");
         std::fs::create_dir_all(&folder)?;
@@ -51,19 +68,42 @@ impl Processes {
         // A restarted server must listen on the same port.
         server.arguments = server_on(&port, &folder);
         let url = format!("nats://127.0.0.1:{port}");
-        let mut processes = vec![server];
+        let nodes = arguments.nodes;
+        let supervised = Rc::new(Supervised {
+            servers: RefCell::new(vec![server]),
+            services: RefCell::default(),
+            stopping: Cell::new(false),
+            kills: nodes > 1,
+        });
+        // From here on an error kills what has started.
+        let mut processes = Self { supervised: Rc::clone(&supervised), url: url.clone(), database: None };
+        processes.database.clone_from(&arguments.postgres);
+        if nodes > 1 && arguments.postgres.is_none() {
+            let postgres = Postgres::start(data, &namespace(data)?.to_string()).await?;
+            processes.database = Some(postgres.url);
+            supervised.servers.borrow_mut().push(postgres.process);
+        }
         let shop = std::env::current_exe()?;
         let data = data.display().to_string();
-        for service in Service::ALL {
+        let log = arguments.log.as_ref().map(|level| ["--log", level]);
+        let database = processes.database.as_ref().map(|url| ["--postgres", url]);
+        let options: Vec<String> = log.into_iter().chain(database).flatten().map(str::to_owned).collect();
+        for (service, node) in Service::ALL.into_iter().flat_map(|service| (1..=nodes).map(move |node| (service, node)))
+        {
             let name = service.name();
-            let mut arguments = ["serve", name, "--nats", &url, "--data", &data].map(str::to_owned).to_vec();
-            arguments.extend(log.into_iter().flat_map(|level| ["--log".to_owned(), level.to_owned()]));
-            processes.push(Process::start(name, &shop, &arguments)?);
+            let mut words = ["serve", name, "--nats", &url, "--data", &data].map(str::to_owned).to_vec();
+            words.extend_from_slice(&options);
+            let label = if nodes > 1 { format!("{name} {node}") } else { name.to_owned() };
+            supervised.services.borrow_mut().push(Process::start(&label, &shop, &words)?);
         }
-        let supervised = Rc::new(Supervised { processes: RefCell::new(processes), stopping: Cell::new(false) });
         // The task ends after `stop` or when the value is dropped: both set `stopping`.
-        tokio::task::spawn_local(supervise(Rc::clone(&supervised)));
-        Ok(Self { supervised, url })
+        tokio::task::spawn_local(supervise(supervised));
+        Ok(processes)
+    }
+
+    /// Returns the address of the database with the stores, if they are in one.
+    pub(crate) fn database(&self) -> Option<&str> {
+        self.database.as_deref()
     }
 
     /// Returns the address of the nats-server.
@@ -71,37 +111,61 @@ impl Processes {
         &self.url
     }
 
-    /// Stops the services gracefully, then the server.
-    pub(crate) async fn stop(self) -> io::Result<()> {
+    /// Stops the services gracefully. Returns the servers, which still hold their data.
+    pub(crate) async fn stop_services(self) -> io::Result<Servers> {
         self.supervised.stopping.set(true);
-        let mut processes = std::mem::take(&mut *self.supervised.processes.borrow_mut());
-        let server = processes.remove(0);
-        for process in &processes {
+        let services = std::mem::take(&mut *self.supervised.services.borrow_mut());
+        for process in &services {
             process.terminate()?;
         }
-        for process in processes {
+        for mut process in services {
             process.end().await?;
         }
-        server.terminate()?;
-        server.end().await
+        Ok(Servers(std::mem::take(&mut *self.supervised.servers.borrow_mut())))
+    }
+}
+
+impl Servers {
+    /// Stops the servers.
+    pub(crate) async fn stop(mut self) -> io::Result<()> {
+        for server in &mut self.0 {
+            server.terminate()?;
+            server.end().await?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        self.0.iter_mut().for_each(Process::kill);
     }
 }
 
 impl Drop for Processes {
     fn drop(&mut self) {
         self.supervised.stopping.set(true);
-        for process in self.supervised.processes.borrow_mut().iter_mut() {
-            // Killing a process that has already ended fails, which is harmless.
-            let _ = process.child.kill();
-            let _ = process.child.wait();
-        }
+        self.supervised.services.borrow_mut().iter_mut().for_each(Process::kill);
+        self.supervised.servers.borrow_mut().iter_mut().for_each(Process::kill);
     }
 }
 
-/// Restarts processes that have ended.
+/// Restarts processes that have ended, and kills one every few seconds if there are several of each service.
 async fn supervise(supervised: Rc<Supervised>) {
+    let chance = IdSource::random(Clock::system());
+    let mut killed = Instant::now();
     while !supervised.stopping.get() {
-        for process in supervised.processes.borrow_mut().iter_mut() {
+        if supervised.kills && killed.elapsed() > KILL_INTERVAL {
+            killed = Instant::now();
+            let mut services = supervised.services.borrow_mut();
+            let number = chance.below(services.len() as u64);
+            if let Some(process) = usize::try_from(number).ok().and_then(|number| services.get_mut(number)) {
+                eprintln!("shop: killing {}", process.name);
+                process.kill();
+            }
+        }
+        let (mut servers, mut services) = (supervised.servers.borrow_mut(), supervised.services.borrow_mut());
+        for process in servers.iter_mut().chain(services.iter_mut()) {
             if let Ok(Some(status)) = process.child.try_wait() {
                 eprintln!("shop: {} ended ({status}), restarting", process.name);
                 match spawn(&process.program, &process.arguments) {
@@ -110,14 +174,27 @@ async fn supervise(supervised: Rc<Supervised>) {
                 }
             }
         }
+        drop((servers, services));
         tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
 impl Process {
-    fn start(name: &'static str, program: &Path, arguments: &[String]) -> io::Result<Self> {
+    pub(crate) fn start(name: &str, program: &Path, arguments: &[String]) -> io::Result<Self> {
         let child = spawn(program, arguments)?;
-        Ok(Self { name, program: program.to_owned(), arguments: arguments.to_vec(), child })
+        Ok(Self { name: name.to_owned(), program: program.to_owned(), arguments: arguments.to_vec(), child })
+    }
+
+    /// Returns true while the process runs.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_none())
+    }
+
+    /// Kills the process with SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        // Killing a process that has already ended fails, which is harmless.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     /// Waits for the file that a nats-server writes once it listens, and returns its port.
@@ -146,7 +223,7 @@ impl Process {
     }
 
     /// Waits until the process has ended, and kills it after the time limit.
-    async fn end(mut self) -> io::Result<()> {
+    async fn end(&mut self) -> io::Result<()> {
         let started = Instant::now();
         while self.child.try_wait()?.is_none() {
             if started.elapsed() > TIMEOUT {
@@ -183,7 +260,8 @@ fn spawn(program: &Path, arguments: &[String]) -> io::Result<Child> {
         None => Command::new(program),
     };
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
-    if program.file_name().is_some_and(|name| name == "nats-server") {
+    let is_server = program.file_name().is_some_and(|name| name == "nats-server" || name == "setpriv");
+    if is_server {
         command.stderr(Stdio::null());
     }
     command.spawn()
@@ -199,12 +277,12 @@ fn nats_server(folders: &[PathBuf]) -> io::Result<PathBuf> {
 }
 
 /// Returns the folders to search for programs. Servers may be in sbin, which is not in the PATH of users.
-fn program_folders() -> Vec<PathBuf> {
+pub(crate) fn program_folders() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from)).collect()
 }
 
-fn find(program: &str, folders: &[PathBuf]) -> Option<PathBuf> {
+pub(crate) fn find(program: &str, folders: &[PathBuf]) -> Option<PathBuf> {
     folders.iter().map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 

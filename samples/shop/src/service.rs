@@ -8,11 +8,13 @@ use tokio::time::Instant;
 use whizbang::bridge::{Bridge, NodeCard};
 use whizbang::prelude::*;
 use whizbang::store::StoreError;
-use whizbang::store::embedded::{EmbeddedStore, ReadOnlyStore};
-use whizbang::{NodeBuilder, NodeConfig, Retry};
+use whizbang::store::embedded::EmbeddedStore;
+use whizbang::store::postgres::PostgresBuilder;
+use whizbang::{NodeBuilder, NodeConfig, PostgresStore, Retry};
 
 use crate::analytics::{Books, Revenue};
 use crate::inventory::Stock;
+use crate::logs::Logs;
 use crate::notifications::Mailer;
 use crate::orders::{Fulfilment, Order, Progress};
 use crate::payments::{Cashier, Habits, Payment, Provider};
@@ -73,8 +75,11 @@ impl Service {
     /// # Errors
     /// [`ShopError`] if a file cannot be opened or the node does not start.
     pub async fn start(self, data: &DataFolder, bridge: impl Bridge) -> Result<Node, ShopError> {
-        let node = self.add_actors(Node::builder(self.name(), data.store(self).await?), data)?;
-        Ok(node.bridge(bridge).start().await?)
+        let node = match data.postgres(self) {
+            Some(store) => Node::builder(self.name(), store.connect().await?),
+            None => Node::builder(self.name(), data.store(self).await?),
+        };
+        Ok(self.add_actors(node, data)?.bridge(bridge).start().await?)
     }
 
     /// Returns the card of the node: its domains, subscriptions and queries. A node in memory has the same card.
@@ -108,6 +113,8 @@ impl Service {
 /// The folder with all files of a shop.
 pub struct DataFolder {
     folder: PathBuf,
+    /// The address of the database with the stores, if they are not in the folder.
+    database: Option<String>,
 }
 
 impl DataFolder {
@@ -117,7 +124,14 @@ impl DataFolder {
     /// An I/O error if the folder cannot be created.
     pub fn open(folder: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(folder).map_err(at(folder))?;
-        Ok(Self { folder: folder.to_owned() })
+        Ok(Self { folder: folder.to_owned(), database: None })
+    }
+
+    /// Keeps the stores in PostgreSQL, in one schema for each service.
+    #[must_use]
+    pub fn in_database(mut self, url: Option<&str>) -> Self {
+        self.database = url.map(str::to_owned);
+        self
     }
 
     /// Opens an existing data folder.
@@ -125,8 +139,9 @@ impl DataFolder {
     /// # Errors
     /// [`ShopError::NoData`] if no shop has run in it.
     pub fn find(folder: &Path) -> Result<Self, ShopError> {
-        match folder.join(Service::Orders.name()).is_dir() {
-            true => Ok(Self { folder: folder.to_owned() }),
+        // Every shop over a server writes its namespace; one in a single process has stores.
+        match folder.join(Service::Orders.name()).is_dir() || folder.join("namespace").is_file() {
+            true => Ok(Self { folder: folder.to_owned(), database: None }),
             false => Err(ShopError::NoData { folder: folder.to_owned() }),
         }
     }
@@ -149,13 +164,21 @@ impl DataFolder {
         }
     }
 
-    /// Opens the store of a service for reading, even if a process owns it. Returns `None` if the service has never run.
+    fn postgres(&self, service: Service) -> Option<PostgresBuilder> {
+        let schema = format!("shop_{}", service.name());
+        self.database.as_deref().map(|url| PostgresStore::builder(url).schema(&schema))
+    }
+
+    /// Opens the logs of a service for reading, even if a process uses them. Returns `None` if the service has never run.
     ///
     /// # Errors
     /// [`ShopError::Node`] if the store cannot be read.
-    pub fn read_store(&self, service: Service) -> Result<Option<ReadOnlyStore>, ShopError> {
+    pub async fn logs(&self, service: Service) -> Result<Option<Logs>, ShopError> {
+        if let Some(store) = self.postgres(service) {
+            return Ok(Some(Logs::Postgres(store.connect().await?)));
+        }
         match EmbeddedStore::read_only(self.folder.join(service.name())) {
-            Ok(store) => Ok(Some(store)),
+            Ok(store) => Ok(Some(Logs::Folder(store))),
             Err(StoreError::Missing { .. }) => Ok(None),
             Err(error) => Err(ShopError::Node(error.into())),
         }
@@ -207,6 +230,12 @@ pub enum ShopError {
         /// The reason.
         reason: String,
     },
+}
+
+impl From<StoreError> for ShopError {
+    fn from(error: StoreError) -> Self {
+        Self::Node(error.into())
+    }
 }
 
 impl From<whizbang::StartError> for ShopError {

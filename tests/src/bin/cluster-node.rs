@@ -20,7 +20,10 @@ fn say(line: &str) {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), whizbang::Error> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing_subscriber::filter::LevelFilter::INFO).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(tracing_subscriber::filter::LevelFilter::INFO)
+        .init();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [service, database, nats, lease] = arguments.as_slice() else {
         panic!("usage: cluster-node SERVICE DATABASE_URL NATS_URL LEASE_MILLISECONDS");

@@ -3,6 +3,7 @@
 mod flow;
 mod input;
 mod kills;
+mod nodes;
 mod permissions;
 mod provider;
 mod recount;

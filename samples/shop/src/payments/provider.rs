@@ -1,6 +1,8 @@
 //! A simulated payment provider: an external company with its own ledger. It remembers idempotency keys, declines some charges,
 //! answers some late, and loses some answers after charging.
 //!
+//! Several processes may share the ledger: a file lock orders their entries.
+//!
 //! It is not part of the shop. Its behavior is a function of the order id, so that runs are repeatable.
 
 use std::collections::{HashMap, HashSet};
@@ -105,7 +107,7 @@ pub fn balance_cents(ledger: &Path) -> io::Result<i64> {
     }
 }
 
-/// A payment provider. Clones share one ledger.
+/// A payment provider. Clones and other processes share one ledger.
 #[derive(Clone)]
 pub struct Provider {
     habits: Habits,
@@ -114,8 +116,10 @@ pub struct Provider {
 
 struct Books {
     ledger: File,
-    /// The idempotency keys in the ledger.
+    /// The idempotency keys in the ledger, up to `read_to`.
     known: HashSet<String>,
+    /// The end of the last line that was read or written.
+    read_to: u64,
     silent_until: HashMap<String, tokio::time::Instant>,
 }
 
@@ -133,18 +137,8 @@ impl Provider {
     /// # Errors
     /// An I/O error if the file cannot be read or created.
     pub fn open(path: &Path, habits: Habits) -> io::Result<Self> {
-        let mut ledger = OpenOptions::new().create(true).read(true).append(true).open(path)?;
-        let known = entries(&ledger).map(|entry| Ok(entry?.key)).collect::<io::Result<_>>()?;
-        // The next entry must not continue a partial line.
-        let mut last = [b'\n'];
-        if ledger.metadata()?.len() > 0 {
-            ledger.seek(SeekFrom::End(-1))?;
-            ledger.read_exact(&mut last)?;
-        }
-        if last != [b'\n'] {
-            ledger.write_all(b"\n")?;
-        }
-        let books = Books { ledger, known, silent_until: HashMap::new() };
+        let ledger = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+        let books = Books { ledger, known: HashSet::new(), read_to: 0, silent_until: HashMap::new() };
         Ok(Self { habits, books: Arc::new(Mutex::new(books)) })
     }
 
@@ -186,11 +180,36 @@ impl Provider {
         if books.known.contains(key) {
             return Ok(false);
         }
-        let entry = Entry { key: key.to_owned(), order: order.to_owned(), cents };
-        let mut line = serde_json::to_string(&entry).map_err(io::Error::from)?;
+        // The lock ends with the process that holds it, so a killed process blocks no other.
+        books.ledger.lock()?;
+        let entered = books.enter(Entry { key: key.to_owned(), order: order.to_owned(), cents });
+        books.ledger.unlock()?;
+        Ok(entered?)
+    }
+}
+
+impl Books {
+    /// Reads the entries of other processes, then writes an entry unless its key is known. The ledger is locked.
+    fn enter(&mut self, entry: Entry) -> io::Result<bool> {
+        self.ledger.seek(SeekFrom::Start(self.read_to))?;
+        let mut news = Vec::new();
+        self.ledger.read_to_end(&mut news)?;
+        if news.last().is_some_and(|last| *last != b'\n') {
+            // A killed process has left a partial line, which the next entry must not continue.
+            self.ledger.write_all(b"\n")?;
+            news.push(b'\n');
+        }
+        self.read_to += news.len() as u64;
+        let known = news.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+        self.known.extend(known.map(|entry: Entry| entry.key));
+        if self.known.contains(&entry.key) {
+            return Ok(false);
+        }
+        let mut line = serde_json::to_string(&entry)?;
         line.push('\n');
-        books.ledger.write_all(line.as_bytes())?;
-        books.known.insert(entry.key);
+        self.ledger.write_all(line.as_bytes())?;
+        self.read_to += line.len() as u64;
+        self.known.insert(entry.key);
         Ok(true)
     }
 }

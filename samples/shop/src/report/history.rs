@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use whizbang::Domain;
 use whizbang::message::{Name, ShardId};
-use whizbang::store::embedded::ReadOnlyStore;
 use whizbang::store::{DeadLetterReason, ShardReader, StoreError, StoredEvent};
 
+use crate::logs::Logs;
 use crate::service::ShopError;
 
 /// The number of events read at a time.
@@ -17,14 +17,14 @@ const PAGE: usize = 1000;
 /// # Errors
 /// [`ShopError`] if the store cannot be read.
 pub async fn each_event<D: Domain>(
-    store: &ReadOnlyStore,
+    store: &Logs,
     mut each: impl FnMut(&StoredEvent) -> Result<(), ShopError>,
 ) -> Result<u64, ShopError> {
     let broken =
         |error: StoreError| ShopError::Log { service: D::NAME, reason: whizbang::error_chain(&error).to_string() };
     let mut dead = 0;
     for shard in 0..D::SHARDS {
-        let Some((_, reader)) = shard_log::<D>(store, shard)? else { continue };
+        let Some((_, reader)) = shard_log::<D>(store, shard).await? else { continue };
         let mut after = 0;
         loop {
             let events = reader.events(after, PAGE).await.map_err(broken)?;
@@ -46,8 +46,9 @@ pub type ShardLog = (ShardId, Arc<dyn ShardReader>);
 ///
 /// # Errors
 /// [`ShopError`] if the store cannot be read.
-pub fn shard_log<D: Domain>(store: &ReadOnlyStore, shard: u16) -> Result<Option<ShardLog>, ShopError> {
+pub async fn shard_log<D: Domain>(store: &Logs, shard: u16) -> Result<Option<ShardLog>, ShopError> {
     let domain = Name::new(D::NAME).map_err(|error| ShopError::Log { service: D::NAME, reason: error.to_string() })?;
     let shard = ShardId::new(domain, shard);
-    Ok(store.read(&shard).map(|reader| (shard, reader)))
+    let broken = |error: StoreError| ShopError::Log { service: D::NAME, reason: error.to_string() };
+    Ok(store.read(&shard).await.map_err(broken)?.map(|reader| (shard, reader)))
 }

@@ -6,13 +6,13 @@ use whizbang::message::Name;
 use whizbang::prelude::*;
 use whizbang::projection::saved;
 use whizbang::store::StoredEvent;
-use whizbang::store::embedded::ReadOnlyStore;
 
 use super::history::each_event;
 use super::mails::mails_in;
 use super::{Analytics, Latency, MoneySums, OrderCounts, Report, StockSums};
 use crate::analytics::{AskRevenue, Revenue, Sales};
 use crate::inventory::{Inventory, Released, Reserved, Restocked, TakenAway};
+use crate::logs::Logs;
 use crate::orders::{OVERDUE, OrderCancelled, OrderConfirmed, OrderPlaced, Orders};
 use crate::payments::{PaymentRefunded, PaymentTaken, Payments, balance_cents};
 use crate::service::{DataFolder, Service, ShopError};
@@ -49,7 +49,7 @@ pub async fn tally(data: &DataFolder) -> Result<Report, ShopError> {
 
     let revenue_cents = order_tally.sales.cents;
     let ledger = balance_cents(&data.ledger())?;
-    let analytics = stores.analytics_sales()?;
+    let analytics = stores.analytics_sales().await?;
     let even = charged_cents.checked_sub(refunded_cents) == Some(revenue_cents);
     let agreed = stock_tally.shipped == sent && sent == order_tally.pieces;
     let stock = stock_tally.sums(agreed);
@@ -82,25 +82,25 @@ impl Stores<'_> {
         service: Service,
         each: impl FnMut(&StoredEvent) -> Result<(), ShopError>,
     ) -> Result<(), ShopError> {
-        if let Some(store) = self.open(service)? {
+        if let Some(store) = self.open(service).await? {
             self.dead_letters += each_event::<D>(&store, each).await?;
         }
         Ok(())
     }
 
     /// Returns the figures of analytics, from its last saved view.
-    fn analytics_sales(&mut self) -> Result<Sales, ShopError> {
-        let Some(store) = self.open(Service::Analytics)? else { return Ok(Sales::default()) };
+    async fn analytics_sales(&mut self) -> Result<Sales, ShopError> {
+        let Some(store) = self.open(Service::Analytics).await? else { return Ok(Sales::default()) };
         let broken = |reason: String| ShopError::Log { service: Service::Analytics.name(), reason };
         let name = Name::new(<Revenue as Projection>::NAME).map_err(|error| broken(error.to_string()))?;
-        let view = store.view(&name).map_err(|error| broken(error.to_string()))?;
+        let view = store.view(&name).await.map_err(|error| broken(error.to_string()))?;
         let revenue = view.and_then(|view| saved::<Revenue>(&view)).unwrap_or_default();
         Ok(revenue.answer(AskRevenue))
     }
 
-    fn open(&mut self, service: Service) -> Result<Option<ReadOnlyStore>, ShopError> {
-        let store = self.data.read_store(service)?;
-        self.running |= store.as_ref().is_some_and(ReadOnlyStore::was_in_use);
+    async fn open(&mut self, service: Service) -> Result<Option<Logs>, ShopError> {
+        let store = self.data.logs(service).await?;
+        self.running |= store.as_ref().is_some_and(Logs::was_in_use);
         Ok(store)
     }
 }

@@ -1,0 +1,122 @@
+//! A PostgreSQL server of the shop's own, on a free port. Its data stays, so that a later run continues.
+
+use std::fs;
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::processes::{Process, find, program_folders};
+
+/// The user of the package, as whom the server runs if this program runs as root; and the superuser of the database.
+const NAME: &str = "postgres";
+/// The time limit for the start. Recovery after a kill is included.
+const TIMEOUT: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// A running server.
+pub(crate) struct Postgres {
+    pub(crate) process: Process,
+    pub(crate) url: String,
+}
+
+impl Postgres {
+    /// Starts a server with its files in the data folder. As root, whose folders the server's user cannot read, they are in the
+    /// folder for temporary files, under the shop's namespace.
+    pub(crate) async fn start(data: &Path, namespace: &str) -> io::Result<Self> {
+        let programs = programs()?;
+        let is_root = fs::metadata("/proc/self")?.uid() == 0;
+        let folder = match is_root {
+            true => std::env::temp_dir().join(format!("{namespace}-postgres")),
+            false => std::path::absolute(data)?.join("postgres"),
+        };
+        fs::create_dir_all(&folder)?;
+        if is_root {
+            let (user, group) = server_user()?;
+            chown(&folder, Some(user), Some(group))?;
+        }
+        let cluster = folder.join("data");
+        if !cluster.join("PG_VERSION").is_file() {
+            create(&programs, &cluster, is_root)?;
+        }
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port().to_string();
+        let (cluster, folder) = (cluster.display().to_string(), folder.display().to_string());
+        let server = programs.join("postgres").display().to_string();
+        // A change of the user cancels an earlier request for a signal at the parent's death, so it is repeated.
+        let mut words = vec!["--pdeathsig", "KILL"];
+        words.extend(AS_SERVER_USER.iter().filter(|_| is_root));
+        words.extend(["--", &*server, "-D", &cluster, "-p", &port, "-k", &folder, "-h", "127.0.0.1"]);
+        let words: Vec<String> = words.into_iter().map(str::to_owned).collect();
+        let setpriv = find("setpriv", &program_folders()).ok_or_else(|| io::Error::other("setpriv not found"))?;
+        let mut process = Process::start("PostgreSQL", &setpriv, &words)?;
+        let begun = Instant::now();
+        while !is_ready(&programs, &port)? {
+            if begun.elapsed() > TIMEOUT {
+                process.kill();
+                return Err(io::Error::other(format!("PostgreSQL does not start; its files are in {folder}")));
+            }
+            if !process.is_running() {
+                // The server of a killed shop uses the files until its last process has ended.
+                process = Process::start("PostgreSQL", &setpriv, &words)?;
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        Ok(Self { process, url: format!("postgres://{NAME}@127.0.0.1:{port}/{NAME}") })
+    }
+}
+
+/// The arguments of setpriv that change from root to the user of the package.
+const AS_SERVER_USER: [&str; 5] = ["--reuid", NAME, "--regid", NAME, "--clear-groups"];
+
+/// Returns the folder of the programs of the newest installed PostgreSQL.
+fn programs() -> io::Result<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let versions = versions.filter_map(|entry| {
+        let version: u32 = entry.file_name().to_str()?.parse().ok()?;
+        Some((version, entry.path().join("bin")))
+    });
+    let newest = versions.filter(|(_, programs)| programs.join("initdb").is_file()).max().map(|(_, programs)| programs);
+    let in_path = || find("initdb", &program_folders()).and_then(|file| Some(file.parent()?.to_owned()));
+    newest.or_else(in_path).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            "PostgreSQL not found; pass the address of a server with --postgres, or install it (Debian: apt-get install postgresql)",
+        )
+    })
+}
+
+/// Returns user and group of the package.
+fn server_user() -> io::Result<(u32, u32)> {
+    let users = fs::read_to_string("/etc/passwd")?;
+    let user = users.lines().find_map(|line| line.strip_prefix("postgres:x:"));
+    let numbers: Option<Vec<u32>> = user.map(|user| user.split(':').filter_map(|number| number.parse().ok()).collect());
+    match numbers.as_deref() {
+        Some([user, group, ..]) => Ok((*user, *group)),
+        _ => Err(io::Error::other("there is no user `postgres`, and PostgreSQL does not run as root")),
+    }
+}
+
+/// Creates a database cluster.
+fn create(programs: &Path, cluster: &Path, is_root: bool) -> io::Result<()> {
+    let mut command = Command::new("setpriv");
+    command.args(AS_SERVER_USER.iter().filter(|_| is_root));
+    let command = command
+        .arg("--")
+        .arg(programs.join("initdb"))
+        .args(["-U", NAME, "-E", "UTF8", "--locale", "C", "-A", "trust", "-D"]);
+    // The server's user may not read the current folder.
+    let output = command.arg(cluster).current_dir("/").stdin(Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("initdb failed: {}", String::from_utf8_lossy(&output.stderr).trim())))
+}
+
+fn is_ready(programs: &Path, port: &str) -> io::Result<bool> {
+    let mut command = Command::new(programs.join("pg_isready"));
+    Ok(command.args(["-q", "-h", "127.0.0.1", "-p", port]).stdin(Stdio::null()).status()?.success())
+}
