@@ -19,7 +19,7 @@ fn one_killed_process_of_three_keeps_balances() {
     // A later run finds the orders in the database.
     let report = shop.report(&["report", "--postgres", &postgres.url()], 0);
     assert_balanced(&report, 1000);
-    let story = shop.says(&["flow", "ord-1-000001", "--postgres", &postgres.url()], 0);
+    let story = shop.says(&["flow", "ord-1-0000001", "--postgres", &postgres.url()], 0);
     assert!(story.contains("OrderPlaced"), "{story}");
 }
 
