@@ -151,7 +151,12 @@ impl Cluster {
 
     /// Opens the store of a service after its nodes have stopped.
     pub(crate) async fn store(&self, service: usize) -> PostgresStore {
-        PostgresStore::builder(&self.postgres.url()).schema(SERVICES[service]).exclusive().connect().await.expect("connects")
+        PostgresStore::builder(&self.postgres.url())
+            .schema(SERVICES[service])
+            .exclusive()
+            .connect()
+            .await
+            .expect("connects")
     }
 
     fn log_of(&self, number: usize) -> PathBuf {
