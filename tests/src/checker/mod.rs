@@ -170,7 +170,7 @@ impl Ledger {
     pub fn subscriber(
         &mut self,
         name: impl Into<String>,
-        takes: impl Fn(&str, &str) -> bool + 'static,
+        takes: impl Fn(&str, &str) -> bool + Send + 'static,
         applied: impl IntoIterator<Item = Applied>,
     ) {
         self.subscribers.push(subscribers::Subscriber::new(name.into(), takes, applied));

@@ -42,7 +42,7 @@ pub(super) struct Subscriber {
 impl Subscriber {
     pub(super) fn new(
         name: String,
-        takes: impl Fn(&str, &str) -> bool + 'static,
+        takes: impl Fn(&str, &str) -> bool + Send + 'static,
         applied: impl IntoIterator<Item = Applied>,
     ) -> Self {
         Self { name, takes: Box::new(takes), applied: applied.into_iter().collect() }
