@@ -30,7 +30,7 @@ impl Applied {
 }
 
 /// Returns true if a subscriber handles an event, by domain and name.
-type Takes = dyn Fn(&str, &str) -> bool;
+type Takes = dyn Fn(&str, &str) -> bool + Send;
 
 /// A subscriber, its subscription and the events it has applied.
 pub(super) struct Subscriber {

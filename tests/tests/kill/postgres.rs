@@ -6,7 +6,7 @@ use std::time::Duration;
 use whizbang::clock::Clock;
 use whizbang::message::IdSource;
 use whizbang::prelude::*;
-use whizbang_store_postgres::PostgresStore;
+use whizbang::PostgresStore;
 use whizbang_tests::brief_or_long;
 use whizbang_tests::checker::{ShardLog, Stage};
 use whizbang_tests::postgres::PostgresServer;
