@@ -1,4 +1,6 @@
-//! A small domain for unit tests.
+//! Small domains for unit tests.
+
+pub(crate) mod pots;
 
 use crate::actor::Effects;
 use crate::aggregate::{Apply, Handle};

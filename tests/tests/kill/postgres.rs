@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use whizbang::PostgresStore;
 use whizbang::clock::Clock;
 use whizbang::message::IdSource;
 use whizbang::prelude::*;
-use whizbang::PostgresStore;
 use whizbang_tests::brief_or_long;
 use whizbang_tests::checker::{ShardLog, Stage};
 use whizbang_tests::postgres::PostgresServer;

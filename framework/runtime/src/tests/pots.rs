@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::actor::Effects;
+use crate::actor::{Effects, EventContext};
 use crate::aggregate::{Apply, Handle, OnReply, React};
 use crate::derive::derives::{
     Aggregate, Command, Deserialize, Document, Domain, Event, Projection, Query, Saga, Serialize, Worker,
@@ -11,62 +11,62 @@ use crate::derive::derives::{
 use crate::projection::{Answer, Project};
 use crate::saga::OnTimer;
 use crate::worker::{Job, Perform, WorkError};
-use crate::{EventContext, Rejection};
+use whizbang_core::message::Rejection;
 
-pub(super) const SHARDS: u16 = 8;
-pub(super) const POTS: u64 = 16;
+pub(crate) const SHARDS: u16 = 8;
+pub(crate) const POTS: u64 = 16;
 
 #[derive(Domain)]
 #[domain(name = "pots", shards = 8)]
-pub(super) struct Pots;
+pub(crate) struct Pots;
 
 #[derive(Command, Clone, Serialize, Deserialize)]
 #[command(domain = Pots, reply = u64)]
-pub(super) struct Add {
+pub(crate) struct Add {
     #[key]
-    pub(super) pot: String,
-    pub(super) nth: u64,
+    pub(crate) pot: String,
+    pub(crate) nth: u64,
 }
 
 /// Sent by a pot to the next one, of another shard.
 #[derive(Command, Clone, Serialize, Deserialize)]
 #[command(domain = Pots)]
-pub(super) struct Pass {
+pub(crate) struct Pass {
     #[key]
-    pub(super) pot: String,
-    pub(super) nth: u64,
+    pub(crate) pot: String,
+    pub(crate) nth: u64,
 }
 
 #[derive(Command, Clone, Serialize, Deserialize)]
 #[command(domain = Pots, reply = u64)]
-pub(super) struct Work {
+pub(crate) struct Work {
     #[key]
-    pub(super) pot: String,
-    pub(super) nth: u64,
+    pub(crate) pot: String,
+    pub(crate) nth: u64,
 }
 
 #[derive(Command, Clone, Serialize, Deserialize)]
 #[command(domain = Pots, reply = Report)]
-pub(super) struct Inspect {
+pub(crate) struct Inspect {
     #[key]
-    pub(super) pot: String,
+    pub(crate) pot: String,
 }
 
-/// What a pot has received.
+/// The numbers that a pot has received.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Report {
-    pub(super) added: Sequence,
-    pub(super) passed: Sequence,
+pub(crate) struct Report {
+    pub(crate) added: Sequence,
+    pub(crate) passed: Sequence,
     /// The replies of the worker, which may arrive in any order.
-    pub(super) worked: BTreeMap<u64, u64>,
+    pub(crate) worked: BTreeMap<u64, u64>,
 }
 
 /// Numbers that should arrive as 1, 2, 3, … once each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Sequence {
-    pub(super) last: u64,
-    pub(super) count: u64,
-    pub(super) wrong: u64,
+pub(crate) struct Sequence {
+    pub(crate) last: u64,
+    pub(crate) count: u64,
+    pub(crate) wrong: u64,
 }
 
 impl Sequence {
@@ -75,30 +75,30 @@ impl Sequence {
         (self.last, self.count) = (nth, self.count + 1);
     }
 
-    pub(super) fn is_whole(self, count: u64) -> bool {
+    pub(crate) fn is_whole(self, count: u64) -> bool {
         self == Self { last: count, count, wrong: 0 }
     }
 }
 
 #[derive(Event, Serialize, Deserialize)]
 #[event(domain = Pots)]
-pub(super) struct Added {
-    pub(super) nth: u64,
+pub(crate) struct Added {
+    pub(crate) nth: u64,
 }
 
 #[derive(Event, Serialize, Deserialize)]
 #[event(domain = Pots)]
-pub(super) struct Passed {
-    pub(super) nth: u64,
+pub(crate) struct Passed {
+    pub(crate) nth: u64,
 }
 
 #[derive(Event, Serialize, Deserialize)]
 #[event(domain = Pots)]
-pub(super) struct Worked {
-    pub(super) nth: u64,
+pub(crate) struct Worked {
+    pub(crate) nth: u64,
 }
 
-pub(super) fn pot(number: u64) -> String {
+pub(crate) fn pot(number: u64) -> String {
     format!("pot{}", number % POTS)
 }
 
@@ -109,8 +109,8 @@ pub(super) fn pot(number: u64) -> String {
     applies(Added, Passed, Worked),
     replies(Work)
 )]
-pub(super) struct Pot {
-    pub(super) report: Report,
+pub(crate) struct Pot {
+    pub(crate) report: Report,
 }
 
 impl Handle<Add> for Pot {
@@ -162,36 +162,36 @@ impl Apply<Worked> for Pot {
 
 #[derive(Document, Serialize, Deserialize)]
 #[document(domain = Pots)]
-pub(super) struct Tick {
-    pub(super) nth: u64,
+pub(crate) struct Tick {
+    pub(crate) nth: u64,
 }
 
 #[derive(Event, Serialize, Deserialize)]
 #[event(domain = Pots)]
-pub(super) struct Watched {
-    pub(super) nth: u64,
+pub(crate) struct Watched {
+    pub(crate) nth: u64,
 }
 
 #[derive(Event, Serialize, Deserialize)]
 #[event(domain = Pots)]
-pub(super) struct Ticked {
-    pub(super) nth: u64,
+pub(crate) struct Ticked {
+    pub(crate) nth: u64,
 }
 
 /// Asks a watch what it has seen: the events, and the number of the last timer.
 #[derive(Command, Clone, Serialize, Deserialize)]
 #[command(domain = Pots, reply = (u64, u64, u64, u64))]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     #[key]
-    pub(super) pot: String,
+    pub(crate) pot: String,
 }
 
 /// Follows the events of one pot from another shard, and sets a timer behind each.
 #[derive(Saga, Default)]
 #[saga(domain = Pots, handles(Seen), applies(Watched, Ticked), reacts(Added), timers(Tick))]
-pub(super) struct Watch {
-    pub(super) events: Sequence,
-    pub(super) ticked: u64,
+pub(crate) struct Watch {
+    pub(crate) events: Sequence,
+    pub(crate) ticked: u64,
 }
 
 impl React<Added> for Watch {
@@ -231,7 +231,7 @@ impl Apply<Ticked> for Watch {
 
 #[derive(Worker)]
 #[worker(domain = Pots, performs(Work))]
-pub(super) struct Doer;
+pub(crate) struct Doer;
 
 impl Perform<Work> for Doer {
     async fn perform(&self, work: Work, _job: Job) -> Result<u64, WorkError> {
@@ -244,13 +244,13 @@ impl Perform<Work> for Doer {
 
 #[derive(Query, Serialize, Deserialize)]
 #[query(domain = Pots, reply = (u64, u64))]
-pub(super) struct TotalAdded {}
+pub(crate) struct TotalAdded {}
 
 /// Counts the events, and those that did not follow their predecessor.
 #[derive(Projection, Default, Serialize, Deserialize)]
 #[projection(projects(Added), answers(TotalAdded))]
-pub(super) struct Totals {
-    pub(super) pots: BTreeMap<String, (u64, u64, u64)>,
+pub(crate) struct Totals {
+    pub(crate) pots: BTreeMap<String, (u64, u64, u64)>,
 }
 
 impl Project<Added> for Totals {
