@@ -49,7 +49,20 @@ impl Postgres {
         // A change of the user cancels an earlier request for a signal at the parent's death, so it is repeated.
         let mut words = vec!["--pdeathsig", "KILL"];
         words.extend(AS_SERVER_USER.iter().filter(|_| is_root));
-        words.extend(["--", &*server, "-D", &cluster, "-p", &port, "-k", &folder, "-h", "127.0.0.1"]);
+        words.extend([
+            "--",
+            &*server,
+            "-D",
+            &cluster,
+            "-p",
+            &port,
+            "-k",
+            &folder,
+            "-h",
+            "127.0.0.1",
+            "-c",
+            "max_connections=300",
+        ]);
         let words: Vec<String> = words.into_iter().map(str::to_owned).collect();
         let setpriv = find("setpriv", &program_folders()).ok_or_else(|| io::Error::other("setpriv not found"))?;
         let mut process = Process::start("PostgreSQL", &setpriv, &words)?;

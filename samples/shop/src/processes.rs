@@ -21,6 +21,8 @@ use crate::postgres::Postgres;
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The time limit for a process to start or stop.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// The shortest interval between two starts of a process that ends at once.
+const RESTART_INTERVAL: Duration = Duration::from_millis(500);
 /// The interval between two kills.
 const KILL_INTERVAL: Duration = Duration::from_secs(3);
 
@@ -47,6 +49,7 @@ pub(crate) struct Process {
     program: PathBuf,
     arguments: Vec<String>,
     child: Child,
+    started: Instant,
 }
 
 impl Processes {
@@ -166,7 +169,10 @@ async fn supervise(supervised: Rc<Supervised>) {
         }
         let (mut servers, mut services) = (supervised.servers.borrow_mut(), supervised.services.borrow_mut());
         for process in servers.iter_mut().chain(services.iter_mut()) {
-            if let Ok(Some(status)) = process.child.try_wait() {
+            if process.started.elapsed() > RESTART_INTERVAL
+                && let Ok(Some(status)) = process.child.try_wait()
+            {
+                process.started = Instant::now();
                 eprintln!("shop: {} ended ({status}), restarting", process.name);
                 match spawn(&process.program, &process.arguments) {
                     Ok(child) => process.child = child,
@@ -182,7 +188,8 @@ async fn supervise(supervised: Rc<Supervised>) {
 impl Process {
     pub(crate) fn start(name: &str, program: &Path, arguments: &[String]) -> io::Result<Self> {
         let child = spawn(program, arguments)?;
-        Ok(Self { name: name.to_owned(), program: program.to_owned(), arguments: arguments.to_vec(), child })
+        let started = Instant::now();
+        Ok(Self { name: name.to_owned(), program: program.to_owned(), arguments: arguments.to_vec(), child, started })
     }
 
     /// Returns true while the process runs.

@@ -166,7 +166,9 @@ impl DataFolder {
 
     fn postgres(&self, service: Service) -> Option<PostgresBuilder> {
         let schema = format!("shop_{}", service.name());
-        self.database.as_deref().map(|url| PostgresStore::builder(url).schema(&schema))
+        // A server admits 100 connections by default, and three processes of each service are 18.
+        let builder = |url| PostgresStore::builder(url).schema(&schema).writers(1).readers(1);
+        self.database.as_deref().map(builder)
     }
 
     /// Opens the logs of a service for reading, even if a process uses them. Returns `None` if the service has never run.

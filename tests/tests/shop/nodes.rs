@@ -6,7 +6,7 @@ use crate::shop::{Shop, assert_balanced};
 
 #[test]
 fn one_killed_process_of_three_keeps_balances() {
-    let postgres = PostgresServer::start();
+    let postgres = PostgresServer::start_with(&[("max_connections", "300")]);
     let shop = Shop::new();
     let file = shop.file("report.json");
     let options = ["--orders", "1000", "--nodes", "3", "--postgres", &postgres.url(), "--json", file.to_str().unwrap()];
