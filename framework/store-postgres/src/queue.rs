@@ -33,7 +33,8 @@ pub(crate) struct Part {
     pub(crate) ticket: Ticket,
 }
 
-/// Rows that are committed together.
+/// Rows that are committed together. A shard has one epoch in a group: the statement selects the rows of a shard by its row, so
+/// an older opening of the same process would be committed with a newer one.
 #[derive(Debug)]
 pub(crate) struct Group {
     /// The shards with rows in the group: ids and epochs.
@@ -43,8 +44,8 @@ pub(crate) struct Group {
     events: [Column; 7],
     progress: [Column; 5],
     pub(crate) parts: Vec<Part>,
-    /// The parts by row and epoch of their shards: an append must not search all shards of the group.
-    by_shard: HashMap<(i32, Epoch), usize>,
+    /// The parts by the row of their shards, with the epoch: an append must not search all shards of the group.
+    by_shard: HashMap<i32, (Epoch, usize)>,
     rows: usize,
     bytes: usize,
     progress_rows: usize,
@@ -113,9 +114,14 @@ impl Group {
         group.columns().into_iter().map(Column::array_type).collect()
     }
 
+    /// Returns whether the group has rows of another opening of a shard.
+    fn has_other_epoch(&self, row: i32, epoch: Epoch) -> bool {
+        self.by_shard.get(&row).is_some_and(|(other, _)| *other != epoch)
+    }
+
     fn part(&mut self, shard: &Arc<Shard>, tickets: &Arc<Tickets>) -> &mut Part {
         let next = self.parts.len();
-        let number = *self.by_shard.entry((shard.row, shard.epoch)).or_insert(next);
+        let (_, number) = *self.by_shard.entry(shard.row).or_insert((shard.epoch, next));
         if number == next {
             self.shards.push_i32(shard.row);
             self.epochs.push_u64(shard.epoch);
@@ -271,7 +277,10 @@ impl Queue {
         row: &Row<'_>,
         record: &[u8],
     ) -> Ticket {
-        if self.open.rows >= GROUP_ROWS || self.open.bytes >= GROUP_BYTES {
+        if self.open.rows >= GROUP_ROWS
+            || self.open.bytes >= GROUP_BYTES
+            || self.open.has_other_epoch(shard.row, shard.epoch)
+        {
             self.full.push_back(std::mem::replace(&mut self.open, Group::new()));
         }
         let group = &mut self.open;
@@ -339,5 +348,19 @@ impl Queue {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.state == State::Closed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn openings_of_one_shard_are_in_different_groups() {
+        let mut group = Group::new();
+        assert!(!group.has_other_epoch(1, 3), "an empty group");
+        group.by_shard.insert(1, (3, 0));
+        assert!(!group.has_other_epoch(1, 3) && !group.has_other_epoch(2, 4));
+        assert!(group.has_other_epoch(1, 4) && group.has_other_epoch(1, 2));
     }
 }

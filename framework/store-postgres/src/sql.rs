@@ -23,11 +23,14 @@ const COMMIT: &str = r#"WITH owned AS MATERIALIZED (
     JOIN owned ON owned.id = r.shard
 )"#;
 
-/// Behind [`COMMIT`] in a group that also has progress. Progress never goes back.
+/// Behind [`COMMIT`] in a group that also has progress. Progress never goes back. A group that waited for the server may have
+/// several steps of one source; a statement can change a row only once, so it takes the last step.
 const COMMIT_PROGRESS: &str = r#", put_progress AS (
     INSERT INTO {schema}.progress AS p
-    SELECT r.* FROM unnest($22, $23, $24, $25, $26) AS r (shard, source, location, through, record)
+    SELECT DISTINCT ON (r.shard, r.source) r.*
+    FROM unnest($22, $23, $24, $25, $26) AS r (shard, source, location, through, record)
     JOIN owned ON owned.id = r.shard
+    ORDER BY r.shard, r.source, r.through DESC, r.location DESC
     ON CONFLICT (shard, source) DO UPDATE
     SET location = excluded.location, through = excluded.through, record = excluded.record
     WHERE p.through <= excluded.through
