@@ -68,7 +68,7 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, ShopError> {
     for service in Service::ALL {
         nodes.push(link.start(service, &data).await?);
     }
-    let input_errors = place_and_wait(arguments, &data, &link).await?;
+    let (input_errors, _) = place_and_wait(arguments, &data, &link).await?;
     for node in nodes {
         node.stop().await?;
     }
@@ -80,7 +80,13 @@ async fn run_processes(arguments: &Arguments) -> Result<ExitCode, ShopError> {
     let processes = Processes::start(arguments).await?;
     let data = DataFolder::open(&arguments.data)?.in_database(processes.database());
     let link = Link::new(Some(processes.url()), &arguments.data)?;
-    let input_errors = place_and_wait(arguments, &data, &link).await?;
+    let (input_errors, placed) = place_and_wait(arguments, &data, &link).await?;
+    if processes.reduce_to_one().await? {
+        // A process that was killed last may not have read all events yet; now it is the only one that answers.
+        let client = link.client().await?;
+        Counter::new(client.clone(), &mut |_| ()).wait(&data, placed).await?;
+        client.disconnect().await;
+    }
     let servers = processes.stop_services().await?;
     let code = report_on(arguments, &data, &input_errors).await;
     servers.stop().await?;
@@ -103,7 +109,7 @@ async fn serve(arguments: &Arguments, service: Service) -> Result<ExitCode, Shop
 async fn place_only(arguments: &Arguments) -> Result<ExitCode, ShopError> {
     let data = DataFolder::open(&arguments.data)?.in_database(arguments.postgres.as_deref());
     let link = Link::new(arguments.nats.as_deref(), &arguments.data)?;
-    let input_errors = place_and_wait(arguments, &data, &link).await?;
+    let (input_errors, _) = place_and_wait(arguments, &data, &link).await?;
     print("all orders have ended; see `shop report`\n");
     Ok(input_errors.code())
 }
@@ -148,7 +154,12 @@ async fn flow(arguments: &Arguments, order: &str) -> Result<ExitCode, ShopError>
     Ok(ExitCode::SUCCESS)
 }
 
-async fn place_and_wait(arguments: &Arguments, data: &DataFolder, link: &Link) -> Result<InputErrors, ShopError> {
+/// Places the orders and waits for their end. Returns the number of distinct orders too.
+async fn place_and_wait(
+    arguments: &Arguments,
+    data: &DataFolder,
+    link: &Link,
+) -> Result<(InputErrors, u64), ShopError> {
     let client = link.client().await?;
     let mut bar = ProgressBar::new(arguments.files.is_empty().then_some(arguments.orders));
     let mut on_progress = |counts| bar.show(counts);
@@ -163,7 +174,7 @@ async fn place_and_wait(arguments: &Arguments, data: &DataFolder, link: &Link) -
     if placed.known > 0 {
         print(format_args!("{} of these orders were placed before.\n\n", placed.known));
     }
-    Ok(input_errors)
+    Ok((input_errors, distinct))
 }
 
 /// Prints the report. Returns exit code 5 if orders are in progress, 1 if something is open or off, otherwise the code of the

@@ -38,7 +38,7 @@ struct Supervised {
     services: RefCell<Vec<Process>>,
     stopping: Cell<bool>,
     /// One of the services is killed every few seconds.
-    kills: bool,
+    kills: Cell<bool>,
 }
 
 /// The servers after the services have stopped. Dropping it kills them.
@@ -50,6 +50,8 @@ pub(crate) struct Process {
     arguments: Vec<String>,
     child: Child,
     started: Instant,
+    /// Not the first process of its service.
+    is_further: bool,
 }
 
 impl Processes {
@@ -76,7 +78,7 @@ impl Processes {
             servers: RefCell::new(vec![server]),
             services: RefCell::default(),
             stopping: Cell::new(false),
-            kills: nodes > 1,
+            kills: Cell::new(nodes > 1),
         });
         // From here on an error kills what has started.
         let mut processes = Self { supervised: Rc::clone(&supervised), url: url.clone(), database: None };
@@ -97,7 +99,8 @@ impl Processes {
             let mut words = ["serve", name, "--nats", &url, "--data", &data].map(str::to_owned).to_vec();
             words.extend_from_slice(&options);
             let label = if nodes > 1 { format!("{name} {node}") } else { name.to_owned() };
-            supervised.services.borrow_mut().push(Process::start(&label, &shop, &words)?);
+            let process = Process { is_further: node > 1, ..Process::start(&label, &shop, &words)? };
+            supervised.services.borrow_mut().push(process);
         }
         // The task ends after `stop` or when the value is dropped: both set `stopping`.
         tokio::task::spawn_local(supervise(supervised));
@@ -112,6 +115,22 @@ impl Processes {
     /// Returns the address of the nats-server.
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Stops killing, and all processes of each service but one. Returns false if there were no others.
+    pub(crate) async fn reduce_to_one(&self) -> io::Result<bool> {
+        self.supervised.kills.set(false);
+        let mut services = std::mem::take(&mut *self.supervised.services.borrow_mut());
+        let others: Vec<_> = services.extract_if(.., |process| process.is_further).collect();
+        self.supervised.services.borrow_mut().extend(services);
+        for process in &others {
+            process.terminate()?;
+        }
+        let had_others = !others.is_empty();
+        for mut process in others {
+            process.end().await?;
+        }
+        Ok(had_others)
     }
 
     /// Stops the services gracefully. Returns the servers, which still hold their data.
@@ -158,7 +177,7 @@ async fn supervise(supervised: Rc<Supervised>) {
     let chance = IdSource::random(Clock::system());
     let mut killed = Instant::now();
     while !supervised.stopping.get() {
-        if supervised.kills && killed.elapsed() > KILL_INTERVAL {
+        if supervised.kills.get() && killed.elapsed() > KILL_INTERVAL {
             killed = Instant::now();
             let mut services = supervised.services.borrow_mut();
             let number = chance.below(services.len() as u64);
@@ -189,7 +208,14 @@ impl Process {
     pub(crate) fn start(name: &str, program: &Path, arguments: &[String]) -> io::Result<Self> {
         let child = spawn(program, arguments)?;
         let started = Instant::now();
-        Ok(Self { name: name.to_owned(), program: program.to_owned(), arguments: arguments.to_vec(), child, started })
+        Ok(Self {
+            name: name.to_owned(),
+            program: program.to_owned(),
+            arguments: arguments.to_vec(),
+            child,
+            started,
+            is_further: false,
+        })
     }
 
     /// Returns true while the process runs.

@@ -22,6 +22,8 @@ use crate::shipping::Shipment;
 
 /// Most actors belong to one order and are idle once it has ended, so they are passivated early to free memory.
 const PASSIVATE_AFTER: Duration = Duration::from_secs(2);
+/// The shards of a killed process are taken over after this time.
+const LEASE: Duration = Duration::from_secs(2);
 /// The provider may be unavailable for a minute before a payment becomes a dead letter.
 const PROVIDER_RETRY: Retry =
     Retry { attempts: 40, first: Duration::from_millis(100), longest: Duration::from_secs(2) };
@@ -95,7 +97,7 @@ impl Service {
 
     /// Adds the actors of the service to a node.
     fn add_actors(self, node: NodeBuilder, data: &DataFolder) -> Result<NodeBuilder, ShopError> {
-        let node = node.config(NodeConfig { passivate_after: PASSIVATE_AFTER, ..NodeConfig::default() });
+        let node = node.config(NodeConfig { passivate_after: PASSIVATE_AFTER, lease: LEASE, ..NodeConfig::default() });
         Ok(match self {
             Self::Orders => node.aggregate::<Order>().saga::<Fulfilment>().projection::<Progress>(),
             Self::Inventory => node.aggregate::<Stock>(),
