@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use tokio_postgres::types::Type;
 use whizbang_core::message::{Name, ShardId};
 use whizbang_core::store::StoreError;
+use whizbang_core::telemetry::error_chain;
 use whizbang_log::record::decode::Decoder;
 use whizbang_log::record::encode;
 use whizbang_log::shard_log::{Damage, ShardLog};
@@ -138,7 +139,7 @@ fn run(runtime: &tokio::runtime::Runtime, tasks: &Receiver<Task>, pool: &Pool, s
         };
         if let Some(error) = error {
             shard.look(|state| state.log.abort_saving());
-            tracing::warn!(target: crate::TARGET, shard = %shard.id, %error, "a checkpoint could not be saved");
+            tracing::warn!(target: crate::TARGET, shard = %shard.id, error = %error_chain(&error), "a checkpoint could not be saved");
         }
         // Saving costs as much as there are streams, so that there are as many turns between two checkpoints.
         let streams = shard.look(|state| state.log.streams() as u64);

@@ -16,6 +16,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_postgres::types::{FromSql, ToSql, Type};
 use tokio_postgres::{Client, Row};
 use whizbang_core::store::StoreError;
+use whizbang_core::telemetry::error_chain;
 
 use crate::connect::{Connector, Settings};
 use crate::failure::{Failure, Fate};
@@ -148,7 +149,7 @@ impl Pool {
         if let Some(openings) = openings
             && self.issue.set(error.clone())
         {
-            tracing::error!(target: crate::TARGET, %error, "requests to PostgreSQL fail");
+            tracing::error!(target: crate::TARGET, error = %error_chain(&error), "requests to PostgreSQL fail");
             if failure.fate() != Fate::Never {
                 // If the queue is full, connections are being opened: they clear the issue.
                 let _ = openings.try_send(Wanted::Probe);

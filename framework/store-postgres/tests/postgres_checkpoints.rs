@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use whizbang::error_chain;
 use whizbang::message::{Name, ShardId};
 use whizbang::store::{Leases, Member, MemberId, Store, StoreError};
 use whizbang::testing::store::{Owner, RecordingListener, SHARDS, TurnBuilder, run};
@@ -112,8 +113,10 @@ fn log_that_ends_before_its_checkpoint_is_rejected() {
         let store = connect(&server).await;
         let listener = Arc::new(RecordingListener::default());
         let error = store.open(&bank(0), SHARDS, listener).await.map(|_| ()).unwrap_err();
-        assert!(error.to_string().contains("ends before its checkpoint"), "{error}");
-        assert!(store.issues().iter().any(|issue| issue.to_string().contains("ends before its checkpoint")));
+        assert!(error_chain(&error).to_string().contains("ends before its checkpoint"), "{error}");
+        assert!(
+            store.issues().iter().any(|issue| error_chain(issue).to_string().contains("ends before its checkpoint"))
+        );
     });
 }
 

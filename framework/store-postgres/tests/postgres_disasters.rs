@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use whizbang::error_chain;
 use whizbang::message::{Name, ShardId};
 use whizbang::store::{Store, StoreError};
 use whizbang::testing::store::{Owner, RecordingListener, TurnBuilder, run};
@@ -128,7 +129,7 @@ fn promoted_standby_without_the_last_commits_is_detected() {
         assert!(listener.error().is_none(), "a standby is not used: {:?}", listener.error());
         standby.sql("SELECT pg_promote()");
         let error = listener.until(last.ticket).await.unwrap_err();
-        assert!(error.to_string().contains("lacks committed turns"), "{error}");
+        assert!(error_chain(&error).to_string().contains("lacks committed turns"), "{error}");
         // Opened again, the shard continues from what is there.
         let (mut next, _) = take(&store).await;
         assert_eq!(next.reader.position(), 3 * KEYS);

@@ -6,6 +6,7 @@ mod proxy;
 use std::sync::Arc;
 use std::time::Duration;
 
+use whizbang::error_chain;
 use whizbang::message::{Name, ShardId};
 use whizbang::store::{Store, StoreError};
 use whizbang::testing::store::{Owner, RecordingListener, TurnBuilder, run};
@@ -30,7 +31,7 @@ async fn connect(url: &str) -> Arc<dyn Store> {
 }
 
 async fn rejection(url: &str) -> String {
-    PostgresStore::connect(url).await.map(|_| ()).unwrap_err().to_string()
+    error_chain(&PostgresStore::connect(url).await.map(|_| ()).unwrap_err()).to_string()
 }
 
 /// Opens the shard 0.
@@ -82,7 +83,7 @@ fn restarted_server_commits_what_was_appended_meanwhile() {
             assert!(!appended.committed);
             // The cause is named as long as it lasts.
             eventually("the cause to be named", PATIENCE, || {
-                store.issues().iter().any(|issue| issue.to_string().contains("PostgreSQL")).then_some(())
+                store.issues().iter().any(|issue| error_chain(issue).to_string().contains("PostgreSQL")).then_some(())
             });
             server.run();
             owner.settled(appended).await;
@@ -234,7 +235,7 @@ fn database_without_the_last_commits_fails_the_shards() {
         server.run();
         let last = owner.append(&turn("0", 7)).unwrap();
         let error = listener.until(last.ticket).await.unwrap_err();
-        assert!(error.to_string().contains("lacks committed turns"), "{error}");
+        assert!(error_chain(&error).to_string().contains("lacks committed turns"), "{error}");
         assert!(matches!(owner.append(&turn("0", 8)), Err(StoreError::Closed)));
         // Opened again, the shard continues from what is there.
         let mut next = Owner::take(&store, &shard(0)).await;
@@ -257,7 +258,7 @@ fn read_only_server_is_named_and_commits_later() {
         server.terminate_sessions();
         let last = owner.append(&turn("0", 2)).unwrap();
         eventually("the cause to be named", PATIENCE, || {
-            store.issues().iter().any(|issue| issue.to_string().contains("read-only")).then_some(())
+            store.issues().iter().any(|issue| error_chain(issue).to_string().contains("read-only")).then_some(())
         });
         server.sql("ALTER SYSTEM RESET default_transaction_read_only");
         server.sql("SELECT pg_reload_conf()");
@@ -340,7 +341,7 @@ fn printed_migrations_are_all_that_a_limited_user_needs() {
     let url = server.url().replacen("postgres@", "app@", 1);
     run(async {
         let connect = || PostgresStore::builder(&url).migrations(Migrations::Expect).connect();
-        let error = connect().await.map(|_| ()).unwrap_err().to_string();
+        let error = error_chain(&connect().await.map(|_| ()).unwrap_err()).to_string();
         assert!(error.contains("version 3 of the tables is needed, found 0"), "{error}");
         server.sql(&PostgresStore::migrations());
         server.sql("GRANT USAGE ON SCHEMA whizbang TO app");
@@ -367,7 +368,7 @@ fn schemas_keep_two_services_apart() {
             store.close().await.unwrap();
         }
         let refused = PostgresStore::builder(&server.url()).schema("a; DROP").connect().await.map(|_| ()).unwrap_err();
-        assert!(refused.to_string().contains("is not the name of a schema"), "{refused}");
+        assert!(error_chain(&refused).to_string().contains("is not the name of a schema"), "{refused}");
     });
 }
 
@@ -425,7 +426,7 @@ fn silent_server_is_named() {
         let last = owner.append_alone(&turn("0", 2)).unwrap();
         assert!(!last.committed);
         eventually("the cause to be named", PATIENCE, || {
-            store.issues().iter().any(|issue| issue.to_string().contains("does not answer")).then_some(())
+            store.issues().iter().any(|issue| error_chain(issue).to_string().contains("does not answer")).then_some(())
         });
         server.resume();
         owner.settled(last).await;
@@ -477,8 +478,8 @@ fn failing_readers_are_named_until_they_work() {
         );
         let account = Name::new("Account").unwrap();
         let error = owner.reader.history(&account, "0").await.map(|_| ()).unwrap_err();
-        assert!(error.to_string().contains("too many connections"), "{error}");
-        assert!(store.issues().iter().any(|issue| issue.to_string().contains("too many connections")));
+        assert!(error_chain(&error).to_string().contains("too many connections"), "{error}");
+        assert!(store.issues().iter().any(|issue| error_chain(issue).to_string().contains("too many connections")));
         fill(&mut owner, 2, 2).await;
         assert!(!store.issues().is_empty(), "commits say nothing about readers");
         server.sql("ALTER ROLE app CONNECTION LIMIT -1");

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use whizbang::error_chain;
 use whizbang::message::{Name, ShardId};
 use whizbang::store::{Leases, Member, MemberId, Store, StoreError};
 use whizbang::testing::store::{Owner, RecordingListener, SHARDS, TurnBuilder, run};
@@ -117,7 +118,7 @@ fn session_with_a_lock_delays_a_takeover_for_a_limited_time() {
         let leases = other.leases().unwrap();
         let refused = leases.open(BOB, &bank(0), SHARDS, listener).await.map(|_| ());
         let error = refused.unwrap_err();
-        assert!(error.to_string().contains("lock timeout"), "{error}");
+        assert!(error_chain(&error).to_string().contains("lock timeout"), "{error}");
         lock.sql("COMMIT");
         owner.try_commit(&turn(1)).await.expect("nothing has changed");
         assert!(Owner::lease(&other, BOB, &bank(0)).await.is_some());

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use whizbang::error_chain;
 use whizbang::message::{Name, ShardId};
 use whizbang::store::Store;
 use whizbang::testing::store::{Owner, TurnBuilder, run};
@@ -39,7 +40,7 @@ fn server_is_verified_with_the_given_authority() {
 
         let other = Certificates::generate();
         let builder = PostgresStore::builder(&url).certificate_authority(other.authority());
-        let error = builder.connect().await.map(|_| ()).unwrap_err().to_string();
+        let error = error_chain(&builder.connect().await.map(|_| ()).unwrap_err()).to_string();
         assert!(error.contains("certificate"), "{error}");
         assert!(PostgresStore::connect(&url).await.is_err(), "the system does not know the authority");
     });
@@ -52,7 +53,7 @@ fn server_without_tls_is_rejected_if_tls_is_required() {
     run(async {
         let url = format!("{}?sslmode=require", server.url());
         let builder = PostgresStore::builder(&url).certificate_authority(certificates.authority());
-        let error = builder.connect().await.map(|_| ()).unwrap_err().to_string();
+        let error = error_chain(&builder.connect().await.map(|_| ()).unwrap_err()).to_string();
         assert!(error.contains("does not support TLS"), "{error}");
     });
 }
@@ -69,7 +70,7 @@ fn changed_password_is_read_from_the_file_again() {
     run(async {
         std::fs::write(&file, "wrong\n").unwrap();
         let connect = || PostgresStore::builder(&url).password_file(&file).connect();
-        let error = connect().await.map(|_| ()).unwrap_err().to_string();
+        let error = error_chain(&connect().await.map(|_| ()).unwrap_err()).to_string();
         assert!(error.contains("password authentication failed") && !error.contains("wrong"), "{error}");
         std::fs::write(&file, "first\n").unwrap();
         let (store, mut owner) = take(connect().await.unwrap()).await;
@@ -78,7 +79,7 @@ fn changed_password_is_read_from_the_file_again() {
         server.terminate_sessions();
         let last = owner.append(&turn(2)).unwrap();
         eventually("the cause to be named", PATIENCE, || {
-            store.issues().iter().any(|issue| issue.to_string().contains("password")).then_some(())
+            store.issues().iter().any(|issue| error_chain(issue).to_string().contains("password")).then_some(())
         });
         std::fs::write(&file, "second\n").unwrap();
         owner.settled(last).await;

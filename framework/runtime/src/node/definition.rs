@@ -25,7 +25,7 @@ use whizbang_core::bridge::{Bridge, NodeCard};
 use whizbang_core::message::{Envelope, Name, ShardId, StoreId};
 use whizbang_core::retry::Retries;
 use whizbang_core::store::{DeadLetterReason, MemberId, ShardReader, Store};
-use whizbang_core::telemetry::Counts;
+use whizbang_core::telemetry::{Counts, error_chain};
 use whizbang_core::user_code::{Ticks, UserCode};
 
 /// Index of the thread that runs the projections.
@@ -206,7 +206,7 @@ impl NodeDefinition {
             reasons.push("node is shutting down".to_owned());
         }
         reasons.extend(self.issues.reasons());
-        reasons.extend(self.store.issues().iter().map(|trouble| format!("the store: {trouble}")));
+        reasons.extend(self.store.issues().iter().map(|trouble| format!("the store: {}", error_chain(trouble))));
         if let Some(bridge) = &self.bridge {
             reasons.extend(bridge.health().issues);
         }

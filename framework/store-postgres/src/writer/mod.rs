@@ -23,6 +23,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use whizbang_core::store::StoreError;
+use whizbang_core::telemetry::error_chain;
 
 use self::line::Line;
 use self::states::States;
@@ -320,7 +321,7 @@ impl Writer {
         let error = failure.store(doing);
         let mut issue = self.issue.lock();
         if issue.is_none() {
-            tracing::error!(target: crate::TARGET, %error, "commits wait for PostgreSQL");
+            tracing::error!(target: crate::TARGET, error = %error_chain(&error), "commits wait for PostgreSQL");
         }
         // A full disk rejects all appends. After other failures appends continue to queue, up to the limit.
         self.queue.lock().refused = matches!(error, StoreError::Full { .. }).then(|| error.clone());

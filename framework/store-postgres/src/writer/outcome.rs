@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use whizbang_core::store::{StoreError, Ticket};
+use whizbang_core::telemetry::error_chain;
 
 use super::{COMMITTING, Line, Writer};
 use crate::failure::Failure;
@@ -91,7 +92,7 @@ impl Writer {
 
     /// Nothing that was appended will be committed: all shards have to be opened again.
     pub(super) fn fail(&self, error: &StoreError) {
-        tracing::error!(target: crate::TARGET, %error, "commits have failed; the shards are to be opened again");
+        tracing::error!(target: crate::TARGET, error = %error_chain(error), "commits have failed; the shards are to be opened again");
         // First the shards: what they append behind this would be written with a gap before it.
         let mut all: Vec<Arc<Tickets>> = Vec::new();
         self.each_open(|shard, tickets| {

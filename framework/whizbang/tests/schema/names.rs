@@ -129,7 +129,7 @@ async fn unknown_event_of_a_store_without_catalog_is_no_skip() {
     std::fs::remove_file(&catalog).unwrap();
     let node = start(open(), renamed::host).await.unwrap();
     let error = renamed::pay(&node, 0).await.unwrap_err();
-    let cause = std::error::Error::source(&error).unwrap().to_string();
+    let cause = whizbang::error_chain(&error).to_string();
     assert!(cause.contains("the stored event `Paid` is unknown: declare `formerly"), "{cause}");
     node.stop().await.unwrap();
     // The first start saves what it finds in the catalog; the event is not yet in it.

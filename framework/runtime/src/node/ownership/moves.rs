@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use super::host::ShardHost;
 use whizbang_core::message::ShardId;
 use whizbang_core::store::{Epoch, MemberId, ShardLeases, StoreError};
-use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::{TARGET, error_chain};
 
 /// Longest wait for the thread of a shard that is handed over, which limits its turns by itself unless it is blocked.
 const DRAIN: Duration = Duration::from_secs(11);
@@ -66,7 +66,7 @@ pub(super) fn hand_over(
             match tokio::time::timeout(RELEASE, leases.release(member, &shard, epoch)).await {
                 Ok(Ok(())) => break,
                 Ok(Err(error)) => {
-                    tracing::warn!(target: TARGET, %shard, %error, attempt, "failed to release the shard")
+                    tracing::warn!(target: TARGET, %shard, error = %error_chain(&error), attempt, "failed to release the shard")
                 }
                 Err(_) => {
                     tracing::warn!(target: TARGET, %shard, attempt, "failed to release the shard: no answer in time")

@@ -27,7 +27,7 @@ use crate::inbox::HealthIssues;
 use whizbang_core::clock::instant;
 use whizbang_core::message::ShardId;
 use whizbang_core::store::{Epoch, Leases, MemberId, ShardLeases, StoreError};
-use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::{TARGET, error_chain};
 
 /// Most shards that all members hand over at the same time: a join delays the callers of few keys at once.
 const HAND_OVERS: usize = 4;
@@ -262,8 +262,9 @@ impl OwnershipTask {
             }
             Moved::Opened(shard, Ok(None)) => drop(self.local.insert(shard, closed)),
             Moved::Opened(shard, Err(error)) => {
-                tracing::warn!(target: TARGET, %shard, %error, "failed to open the shard: retrying");
-                self.issues.note(&open_issue(&shard), format!("shard {shard} cannot be opened: {error}"));
+                tracing::warn!(target: TARGET, %shard, error = %error_chain(&error), "failed to open the shard: retrying");
+                self.issues
+                    .note(&open_issue(&shard), format!("shard {shard} cannot be opened: {}", error_chain(&error)));
                 self.unopened.insert(shard.clone());
                 self.local.insert(shard, closed);
                 if !error.is_transient() {
@@ -448,7 +449,7 @@ impl OwnershipTask {
         match tokio::time::timeout(LEAVE, self.leases.leave(self.me())).await {
             Ok(Ok(())) => tracing::info!(target: TARGET, member = %self.me(), "left the service"),
             Ok(Err(error)) => {
-                tracing::warn!(target: TARGET, %error, "failed to leave the service: the lease runs out");
+                tracing::warn!(target: TARGET, error = %error_chain(&error), "failed to leave the service: the lease runs out");
             }
             Err(_) => tracing::warn!(target: TARGET, "failed to leave the service in time: the lease runs out"),
         }

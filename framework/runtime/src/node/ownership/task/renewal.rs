@@ -12,7 +12,7 @@ use crate::node::ownership::{MembershipCounts, Validity};
 use whizbang_core::clock::instant;
 use whizbang_core::message::ShardId;
 use whizbang_core::store::{Epoch, Leases, Member, MemberId};
-use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::{TARGET, error_chain};
 
 /// Names of the health issues.
 const LEASE: &str = "lease";
@@ -54,9 +54,9 @@ impl OwnershipTask {
     fn report_failure(&self, error: &RenewalError) {
         let (since, ttl) = (self.renewed.elapsed(), self.membership.ttl);
         if self.failures == 1 {
-            tracing::warn!(target: TARGET, %error, "failed to renew the lease: retrying");
+            tracing::warn!(target: TARGET, error = %error_chain(&error), "failed to renew the lease: retrying");
         }
-        let reason = format!("lease not renewed since {since:?}: {error}");
+        let reason = format!("lease not renewed since {since:?}: {}", error_chain(&error));
         if self.is_suspended() {
             self.issues.raise(LEASE, format!("{reason}. Nothing is served until the store can be reached"));
         } else {
