@@ -186,21 +186,25 @@ async fn supervise(supervised: Rc<Supervised>) {
                 process.kill();
             }
         }
-        let (mut servers, mut services) = (supervised.servers.borrow_mut(), supervised.services.borrow_mut());
-        for process in servers.iter_mut().chain(services.iter_mut()) {
-            if process.started.elapsed() > RESTART_INTERVAL
-                && let Ok(Some(status)) = process.child.try_wait()
-            {
-                process.started = Instant::now();
-                eprintln!("shop: {} ended ({status}), restarting", process.name);
-                match spawn(&process.program, &process.arguments) {
-                    Ok(child) => process.child = child,
-                    Err(error) => eprintln!("shop: failed to restart {}: {error}", process.name),
-                }
+        restart_ended(&mut supervised.servers.borrow_mut());
+        restart_ended(&mut supervised.services.borrow_mut());
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Restarts processes that have ended.
+fn restart_ended(processes: &mut [Process]) {
+    for process in processes {
+        if process.started.elapsed() > RESTART_INTERVAL
+            && let Ok(Some(status)) = process.child.try_wait()
+        {
+            process.started = Instant::now();
+            eprintln!("shop: {} ended ({status}), restarting", process.name);
+            match spawn(&process.program, &process.arguments) {
+                Ok(child) => process.child = child,
+                Err(error) => eprintln!("shop: failed to restart {}: {error}", process.name),
             }
         }
-        drop((servers, services));
-        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
