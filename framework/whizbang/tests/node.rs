@@ -315,7 +315,7 @@ async fn busy_commands_are_sent_again_until_they_are_handled() {
                 let client = node.client();
                 let sent = |n: u64| {
                     let one = client.send(deposit("ada", 1));
-                    poll_once(if n % 2 == 0 { one } else { one.idempotency_key(&format!("d{n}")) })
+                    poll_once(if n.is_multiple_of(2) { one } else { one.idempotency_key(&format!("d{n}")) })
                 };
                 let all: Vec<_> = (0..100).map(sent).collect();
                 for reply in all {
