@@ -26,7 +26,7 @@ pub(crate) struct Callers {
 }
 
 impl Callers {
-    /// Sends a command until there is a reply.
+    /// Sends a command until there is a reply. The client does not retry by itself, because a test waits for a retry.
     pub(crate) async fn send_until_answered<C: Command + Clone>(&self, client: &Client, command: C) -> Option<C::Reply>
     where
         C::Reply: Clone + Coded,
@@ -34,7 +34,7 @@ impl Callers {
         let id = client.new_id();
         loop {
             self.ledger.borrow_mut().sends(id);
-            let told = client.send(command.clone()).id(id).deadline(DEADLINE).await;
+            let told = client.send(command.clone()).id(id).deadline(DEADLINE).no_retry().await;
             match told {
                 Ok(reply) => {
                     self.record(|ledger| ledger.replied(id, reply_bytes::<C>(&Ok(reply.clone()))));
@@ -55,7 +55,7 @@ impl Callers {
         let id: MessageId = client.new_id();
         loop {
             self.ledger.borrow_mut().sends(id);
-            match client.post(command.clone()).id(id).await {
+            match client.post(command.clone()).id(id).no_retry().await {
                 Ok(()) => return self.record(|ledger| ledger.accepted(id)),
                 Err(error) => self.failed(id, &error),
             }
