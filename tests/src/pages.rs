@@ -27,6 +27,7 @@ pages! {
     ConceptShards = "docs/concepts/shards.md",
     RepeatRequests = "docs/how-to/repeat-requests.md",
     CallExternalServices = "docs/how-to/call-external-services.md",
+    RunSeveralNodes = "docs/how-to/run-several-nodes.md",
     PublishEvents = "docs/how-to/publish-events.md",
     PassHeaders = "docs/how-to/pass-headers.md",
     ExportMetrics = "docs/how-to/export-metrics.md",

@@ -66,7 +66,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 #[test]
-fn three_nodes_share_the_shards_evenly_and_follow_joins_and_stops() {
+fn three_nodes_share_shards_evenly_and_follow_joins_and_stops() {
     let mut cluster = Cluster::start(Release::Pinned);
     for service in 0..SERVICES.len() {
         cluster.wait_until_even(service, NODES);

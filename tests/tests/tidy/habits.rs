@@ -25,8 +25,9 @@ const LINES: usize = 500;
 const LONG_FILES: [(&str, &str); 0] = [];
 
 /// Files in which a thread may sleep, with reasons.
-const SLEEPERS: [(&str, &str); 5] = [
+const SLEEPERS: [(&str, &str); 6] = [
     ("tests/src/eventually.rs", "polls other processes, their files and ports, which cannot wake it"),
+    ("tests/tests/cluster/faults.rs", "the length of an outage is part of the fault"),
     ("tests/bench/src/idle.rs", "measures a node that does nothing for a while"),
     ("tests/bench/src/nats/ours.rs", "the interval of a poll in a benchmark"),
     ("tests/tests/flows/wrong_fulfilment.rs", "virtual time passes in a simulated cluster"),
