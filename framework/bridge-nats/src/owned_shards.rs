@@ -189,7 +189,7 @@ impl ConsumerLoop {
         }
     }
 
-    /// Stops receiving a shard that a later owner has taken. The store tells the node that it has lost the shard.
+    /// Stops receiving a shard that a later owner has taken. The node notices the loss of the shard by its store.
     pub(super) async fn drop_superseded(&mut self, in_flight: &mut InFlightMessages, index: usize) {
         let shard =
             self.shards.owned.iter().find(|(_, (_, consumer))| *consumer == index).map(|(shard, _)| shard.clone());

@@ -5,8 +5,8 @@
 //! Renewals have a connection and a thread of their own, so neither commits nor reads delay them. They are single statements,
 //! so they work behind a pooler.
 //!
-//! A closed connection of a member is never taken as its end: the server closes sessions of living members as well, and such a
-//! member still answers queries. Only the time of its lease ends it.
+//! A closed connection does not prove that a member has ended: the server closes sessions of running members as well, and
+//! such a member still answers queries. Only its lease decides.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;

@@ -146,7 +146,7 @@ fn jobs_send_once_across_kills_of_their_node_and_the_server() {
                 let order = Order { order: format!("order {number}"), number };
                 node.client().send(order).header("tenant", "acme").await.expect("is done");
                 if number % 20 == 10 {
-                    // What is committed and not sent is sent by the next node.
+                    // The next node sends the messages that are committed and not sent.
                     drop(node);
                     server.kill();
                     server.restart();

@@ -12,8 +12,7 @@ use tokio::sync::Notify;
 use super::thread::ThreadContext;
 use crate::router::Outcome;
 use whizbang_core::clock::Timestamp;
-use whizbang_core::message::Name;
-use whizbang_core::message::ShardId;
+use whizbang_core::message::{Name, ShardId};
 use whizbang_core::store::{
     Appended, Epoch, ShardHandle, ShardReader, ShardWriter, Snapshot, StoreError, Ticket, Turn, Watermark,
 };
@@ -25,7 +24,7 @@ enum ShardPhase {
     Open,
     /// Is handed over: accepts nothing new, and finishes what it has accepted.
     Moving,
-    /// Belongs to another owner: nothing is committed anymore, and nothing is reported as committed.
+    /// Belongs to another owner: nothing more is committed or reported as committed.
     Lost,
 }
 
@@ -115,7 +114,7 @@ impl OwnedShard {
         self.in_flight.get() == 0 && self.pending_commits.get() == 0
     }
 
-    /// Stops accepting messages. What is in flight goes on.
+    /// Stops accepting messages. Turns and jobs in flight continue.
     pub(crate) fn begin_moving(&self) {
         if self.is_open() {
             self.phase.set(ShardPhase::Moving);

@@ -15,8 +15,7 @@ use crate::router::{Remote, SendError};
 use whizbang_core::clock::instant;
 use whizbang_core::message::{Envelope, MessageId};
 use whizbang_core::retry::Retry;
-use whizbang_core::telemetry::TARGET;
-use whizbang_core::telemetry::error_chain;
+use whizbang_core::telemetry::{TARGET, error_chain};
 
 /// Waits between two attempts: from 10 ms, doubling up to 1 s, with half of each wait random. Short enough that a
 /// restarted owner is found at once, and one attempt per second of each waiting caller does not hold it down.
@@ -29,7 +28,7 @@ const FIRST_ATTEMPT: Duration = Duration::from_secs(2);
 /// Longest wait for the reply to one attempt, unless less is left until the deadline.
 const LONGEST_ATTEMPT: Duration = Duration::from_secs(10);
 
-/// Decides whether a request is sent again after a transient error.
+/// The handling of a transient error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RetryMode {
     /// Until its deadline.
@@ -38,7 +37,7 @@ pub(super) enum RetryMode {
     Never,
 }
 
-/// Tells whether a request may have had an effect although it has no reply.
+/// The effect that a request without a reply may have had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
     /// A command.

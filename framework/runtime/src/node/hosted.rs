@@ -29,7 +29,8 @@ pub(super) trait HostedType: Send + Sync {
     fn key_of(&self, _event: &whizbang_core::message::Envelope) -> Option<String> {
         None
     }
-    /// Installs the type's endpoints on one thread, for a domain with that many shards. None is open yet. `events` are the names that stored events of its domain may have.
+    /// Installs the type's endpoints on one thread, for a domain with that many shards. None of them is open yet. `events`
+    /// are the names that stored events of its domain may have.
     fn install(
         &self,
         context: &Rc<ThreadContext>,

@@ -3,8 +3,8 @@
 //! Called when the node starts, by the owner of the node's leases, and when a commit of a shard is fenced. Works on the
 //! thread of the shard.
 //!
-//! Why the order of closing: a caller that waits for a commit must learn that its outcome is unknown before anything
-//! says that nothing was done. So pending commits fail first; then actors, jobs and windows are discarded.
+//! The order of closing matters: a caller that waits for a commit must receive "outcome unknown" before any other part
+//! answers that nothing was done. So pending commits fail first; then actors, jobs and windows are discarded.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -167,7 +167,7 @@ impl ThreadRuntime {
         }
     }
 
-    /// Gives up a shard that another node has taken over. All others go on.
+    /// Closes a shard that another node has taken over. The other shards are not affected.
     pub(super) fn lose_fenced(self: &Rc<Self>, error: &StoreError) {
         let StoreError::Fenced { shard: id, mine, .. } = error else { return };
         let Some(shard) = self.shard(id).filter(|shard| shard.epoch() <= *mine) else { return };

@@ -1,8 +1,8 @@
 //! The saver of a view: if several nodes share a store, each hosts the projection, and one of them saves its view.
 //!
 //! Called after each renewal of the node's lease. All nodes compute the saver from the members that they see. If they
-//! disagree for a moment, the view's epoch decides: a save of an earlier saver is rejected by the store, and that node
-//! goes on without saving. A view is derived from the events, so nothing depends on who saves it or how often it moves;
+//! disagree for a moment, the view's epoch decides: the store rejects a save of an earlier saver, and that node continues
+//! without saving. A view is derived from the events, so nothing depends on who saves it or how often it moves;
 //! for that reason a saver needs no lease of its own.
 
 use std::rc::Rc;
@@ -14,9 +14,9 @@ use super::skips::{SkippedEvent, skipped};
 use super::view::ViewActor;
 use crate::actor::LocalMessage;
 use whizbang_core::store::{Epoch, StoreError};
-use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::{TARGET, error_chain};
 
-/// Tells a view if this node saves it.
+/// Notifies a view of whether this node saves it.
 pub(super) struct SaverNotice(pub(super) bool);
 
 /// The right of this node to save a view.
@@ -68,14 +68,14 @@ impl<P: Projection> ViewActor<P> {
                 Ok(_) => {}
                 Err(error) => {
                     // The next renewal tries again.
-                    tracing::warn!(target: TARGET, projection = %name, %error, "failed to claim the view: retrying");
+                    tracing::warn!(target: TARGET, projection = %name, error = %error_chain(&error), "failed to claim the view: retrying");
                     this.saver = Saver::No;
                 }
             }
         }));
     }
 
-    /// Another node has become the saver, and this one has not seen that yet.
+    /// Stops saving after a rejected save: another node has become the saver, and this one has not seen that yet.
     pub(super) fn stop_saving(&mut self, error: &StoreError) {
         tracing::debug!(target: TARGET, projection = %self.context.name, %error, "another node saves the view");
         self.saver = Saver::No;
@@ -90,7 +90,7 @@ impl<P: Projection> ViewActor<P> {
             Ok(skips) => this.apply_skips(skips, ctx),
             Err(error) => {
                 let name = &this.context.name;
-                tracing::warn!(target: TARGET, projection = %name, %error, "failed to read the skipped events: retrying");
+                tracing::warn!(target: TARGET, projection = %name, error = %error_chain(&error), "failed to read the skipped events: retrying");
             }
         }));
     }

@@ -47,7 +47,7 @@ pub(super) fn open(host: &Arc<dyn ShardHost>, shard: ShardId) -> Move {
     })
 }
 
-/// Hands a shard over: nothing new is accepted, what has begun is finished, and then the store may give it away.
+/// Hands a shard over: refuses new messages, finishes what has begun, and releases the shard in the store.
 pub(super) fn hand_over(
     host: &Arc<dyn ShardHost>,
     leases: &Arc<dyn ShardLeases>,

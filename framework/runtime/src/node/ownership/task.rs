@@ -218,7 +218,7 @@ impl OwnershipTask {
             }
         }
         if self.membership.is_stopping() && self.seen.as_ref().is_some_and(|(_, seen)| !self.is_draining_in(seen)) {
-            // The others learn at once that they may take the shards.
+            // A renewal now lets the other members take the shards without waiting for the next one.
             self.next_renewal = instant();
         }
     }
@@ -250,7 +250,6 @@ impl OwnershipTask {
         let closed = Local::Closed { since: self.renewals };
         match moved {
             Moved::Opened(shard, Ok(Some(epoch))) => {
-                tracing::info!(target: TARGET, %shard, epoch, "shard opened");
                 MembershipCounts::one(&self.membership.counts.opened);
                 if self.unopened.remove(&shard) {
                     self.issues.clear_note(&open_issue(&shard));
@@ -404,7 +403,7 @@ impl OwnershipTask {
 
     fn finish_first_round(&mut self, number: u64, plan: &Plan) {
         let is_opening = self.local.values().any(|local| *local == Local::Opening);
-        // A start of receiving that has failed once is repeated in the background.
+        // A start of receiving that has failed once is repeated in the background and does not delay the node.
         let is_silent = self.silent.values().any(|attempts| *attempts == 0);
         let is_left = plan.open.iter().any(|shard| self.may_open(shard, number));
         if !is_opening
@@ -441,7 +440,7 @@ impl OwnershipTask {
         self.membership.is_stopping() && self.local.values().all(is_closed)
     }
 
-    /// Gives up the lease. What is still open is closed with the node.
+    /// Releases the lease. Shards that are still open are closed with the node.
     async fn leave(mut self) {
         self.membership.validity.set(None);
         self.local.clear();

@@ -13,6 +13,7 @@ use super::host::ShardHost;
 use futures_util::future::{BoxFuture, ready};
 use whizbang_core::message::ShardId;
 use whizbang_core::store::{Epoch, StoreError};
+use whizbang_core::telemetry::error_chain;
 
 /// The threads and the bridge of a node.
 pub(in super::super) struct ThreadHost {
@@ -59,7 +60,7 @@ impl ShardHost for ThreadHost {
 
     fn receive(&self, shard: ShardId, epoch: Epoch) -> BoxFuture<'static, Result<(), String>> {
         let Some(bridge) = self.definition.bridge.clone() else { return Box::pin(ready(Ok(()))) };
-        Box::pin(async move { bridge.own(&shard, epoch).await.map_err(|error| error.to_string()) })
+        Box::pin(async move { bridge.own(&shard, epoch).await.map_err(|error| error_chain(&error).to_string()) })
     }
 
     fn stop_receiving(&self, shard: ShardId) -> BoxFuture<'static, ()> {

@@ -1,4 +1,4 @@
-//! Renewals: how the node keeps its lease, what it learns from each renewal, and what happens if the lease runs out.
+//! Renewals of the lease: their results, and the suspension of the node when the lease runs out.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -54,9 +54,9 @@ impl OwnershipTask {
     fn report_failure(&self, error: &RenewalError) {
         let (since, ttl) = (self.renewed.elapsed(), self.membership.ttl);
         if self.failures == 1 {
-            tracing::warn!(target: TARGET, error = %error_chain(&error), "failed to renew the lease: retrying");
+            tracing::warn!(target: TARGET, error = %error_chain(error), "failed to renew the lease: retrying");
         }
-        let reason = format!("lease not renewed since {since:?}: {}", error_chain(&error));
+        let reason = format!("lease not renewed since {since:?}: {}", error_chain(error));
         if self.is_suspended() {
             self.issues.raise(LEASE, format!("{reason}. Nothing is served until the store can be reached"));
         } else {
