@@ -13,8 +13,10 @@ const PRODUCT: [&str; 3] = ["framework/", "macros/src/", "samples/"];
 fn invalid_mutations(files: &[File]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for patch in files.iter().filter(|file| file.path.starts_with(FOLDER)) {
-        if !patch.path.ends_with(".patch") {
-            findings.push(patch.finding_at_top("is not named NAME.patch"));
+        let name = patch.path.strip_prefix(FOLDER).and_then(|name| name.strip_suffix(".patch"));
+        let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if !name.is_some_and(|name| name.chars().all(is_word)) {
+            findings.push(patch.finding_at_top("is not named subject-fault.patch in lower case"));
             continue;
         }
         let first = patch.text.lines().next().unwrap_or_default();
@@ -128,5 +130,7 @@ fn invalid_mutation_is_found() {
     assert_eq!(found("diff --git", product), 1, "no head");
     assert_eq!(found("# detect: money_is", product), 1, "no target");
     assert_eq!(found("# detect: --test a money_is", "+++ b/framework/whizbang/tests/a.rs"), 1, "changes a test");
-    assert_eq!(invalid_mutations(&[File::new("tests/mutations/x.txt", "")]).len(), 1);
+    for name in ["x.txt", "epochs_not_checked.patch", "Epochs.patch"] {
+        assert_eq!(invalid_mutations(&[File::new(&format!("{FOLDER}{name}"), "")]).len(), 1, "{name}");
+    }
 }
