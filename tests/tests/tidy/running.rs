@@ -73,7 +73,7 @@ fn stale_quote_is_found() {
 
 #[test]
 fn every_configuration_key_has_a_row() {
-    let (page, code) = (file("docs/running.md"), file("framework/runtime/src/node/config.rs"));
+    let (page, code) = (file("docs/running.md"), file("framework/runtime/src/node/config/mod.rs"));
     assert_none(&differences(&page, &first_cells(&page, "Configuration"), &code, "struct FileConfig"));
 }
 
@@ -123,7 +123,7 @@ fn every_send_error_has_a_row() {
 
 #[test]
 fn every_metric_has_a_row() {
-    let (page, code) = (file("docs/running.md"), file("framework/runtime/src/node/mod.rs"));
+    let (page, code) = (file("docs/running.md"), file("framework/runtime/src/node/health.rs"));
     assert_none(&differences(&page, &names_below(&page, "| counts | fields |"), &code, "pub struct Metrics"));
 }
 

@@ -45,7 +45,7 @@ const SEAMS: &[Seam] = &[
         name: "std::fs",
         inside: &[
             "store-embedded/",
-            "node/config.rs",
+            "node/config/",
             "bridge-nats/credentials.rs",
             "testing/sim/regressions.rs",
             "testing/sim/report.rs",

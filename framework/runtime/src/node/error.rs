@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::ConfigError;
+use crate::node::config::ConfigError;
 use crate::router::SendError;
 use whizbang_core::bridge::BridgeError;
 use whizbang_core::message::{Codec, HeaderError, NameError};
@@ -128,7 +128,7 @@ pub enum StartError {
     /// The bridge cannot be attached.
     #[error(transparent)]
     Bridge(#[from] BridgeError),
-    /// [`threads`](super::NodeConfig::threads) is 0, and the thread that starts the node is not inside a tokio
+    /// [`threads`](crate::node::NodeConfig::threads) is 0, and the thread that starts the node is not inside a tokio
     /// `LocalSet`. Use at least 1 thread, or start under `#[whizbang::main]`.
     #[error(
         "a node with threads = 0 must be started inside a tokio `LocalSet`: use at least 1 thread, or `#[whizbang::main]`"

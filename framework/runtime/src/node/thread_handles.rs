@@ -12,8 +12,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use super::definition::NodeDefinition;
-use super::thread::ThreadRuntime;
+use crate::node::definition::NodeDefinition;
+use crate::node::thread::ThreadRuntime;
 use whizbang_core::message::ShardId;
 
 /// Most payload bytes that callers may have queued for one thread; more is refused as `Busy`. A single job may exceed
@@ -21,11 +21,11 @@ use whizbang_core::message::ShardId;
 const MAX_CALLER_BYTES: usize = 64 << 20;
 
 /// Job for a thread of the node.
-pub(super) type ThreadJob = Box<dyn FnOnce(&std::rc::Rc<ThreadRuntime>) + Send>;
+pub(in crate::node) type ThreadJob = Box<dyn FnOnce(&std::rc::Rc<ThreadRuntime>) + Send>;
 
 /// Handles to all threads of a node.
 #[derive(Clone)]
-pub(super) struct ThreadHandles {
+pub(in crate::node) struct ThreadHandles {
     threads: Vec<ThreadHandle>,
     /// Most callers that may be queued for a thread.
     max_callers: usize,
@@ -48,7 +48,7 @@ struct CallerLoad {
 }
 
 /// Permit of one queued caller; released when its job is taken or dropped.
-pub(super) struct CallerPermit(Arc<CallerLoad>, usize);
+pub(in crate::node) struct CallerPermit(Arc<CallerLoad>, usize);
 
 impl CallerLoad {
     /// Acquires a permit for a job of that many bytes, if the bounds allow it.
@@ -68,19 +68,19 @@ impl Drop for CallerPermit {
 }
 
 impl ThreadHandles {
-    pub(super) fn new(senders: Vec<mpsc::UnboundedSender<ThreadJob>>, max_callers: usize) -> Self {
+    pub(in crate::node) fn new(senders: Vec<mpsc::UnboundedSender<ThreadJob>>, max_callers: usize) -> Self {
         let handle = |sender| ThreadHandle { sender, waiting: Arc::default(), heads: Arc::default() };
         Self { threads: senders.into_iter().map(handle).collect(), max_callers }
     }
 
     /// Runs `job` on a thread; `false` if the node has ended.
-    pub(super) fn run(&self, thread: usize, job: ThreadJob) -> bool {
+    pub(in crate::node) fn run(&self, thread: usize, job: ThreadJob) -> bool {
         self.threads.get(thread).is_some_and(|handle| handle.sender.send(job).is_ok())
     }
 
     /// As [`run`](Self::run), for callers, whose number and payloads are not bounded otherwise. Returns `false` if
     /// the bound of queued callers or bytes is reached.
-    pub(super) fn run_bounded(
+    pub(in crate::node) fn run_bounded(
         &self,
         thread: usize,
         bytes: usize,
@@ -92,12 +92,12 @@ impl ThreadHandles {
     }
 
     /// Acquires a permit to queue a job of a caller, if the bounds allow it.
-    pub(super) fn permit(&self, thread: usize, bytes: usize) -> Option<CallerPermit> {
+    pub(in crate::node) fn permit(&self, thread: usize, bytes: usize) -> Option<CallerPermit> {
         self.threads.get(thread).and_then(|handle| handle.waiting.permit(self.max_callers, bytes))
     }
 
     /// Runs the job of a caller.
-    pub(super) fn run_permitted(
+    pub(in crate::node) fn run_permitted(
         &self,
         thread: usize,
         permit: CallerPermit,
@@ -114,7 +114,7 @@ impl ThreadHandles {
 
     /// Announces to every thread that the log of a shard reaches up to `position`. Announcements are merged until the
     /// thread takes them, so a blocked thread has at most one entry per shard.
-    pub(super) fn advance_head(&self, source: &ShardId, position: u64) {
+    pub(in crate::node) fn advance_head(&self, source: &ShardId, position: u64) {
         for (thread, handle) in self.threads.iter().enumerate() {
             let mut heads = handle.heads.lock();
             let is_announced = !heads.is_empty();
@@ -135,12 +135,12 @@ impl ThreadHandles {
     }
 
     /// Returns a thread that has ended although the node runs, if any.
-    pub(super) fn ended(&self) -> Option<usize> {
+    pub(in crate::node) fn ended(&self) -> Option<usize> {
         self.threads.iter().position(|handle| handle.sender.is_closed())
     }
 
     /// Runs a job on every thread.
-    pub(super) fn run_all(&self, job: impl Fn(&std::rc::Rc<ThreadRuntime>) + Clone + Send + 'static) {
+    pub(in crate::node) fn run_all(&self, job: impl Fn(&std::rc::Rc<ThreadRuntime>) + Clone + Send + 'static) {
         for thread in 0..self.threads.len() {
             let job = job.clone();
             self.run(thread, Box::new(move |runtime| job(runtime)));
@@ -148,7 +148,7 @@ impl ThreadHandles {
     }
 
     /// Waits until every thread is idle. Returns a number per thread that changes with any work done there.
-    pub(super) async fn wait_idle(&self) -> Vec<u64> {
+    pub(in crate::node) async fn wait_idle(&self) -> Vec<u64> {
         let mut waits = Vec::new();
         for thread in 0..self.threads.len() {
             let (done, wait) = oneshot::channel();
@@ -163,7 +163,7 @@ impl ThreadHandles {
     }
 
     /// Stops accepting messages and waits until everything in progress is finished, for at most `limit`.
-    pub(super) async fn drain(&self, definition: &NodeDefinition, limit: Duration) {
+    pub(in crate::node) async fn drain(&self, definition: &NodeDefinition, limit: Duration) {
         definition.draining.store(true, Ordering::Relaxed);
         let drained = async {
             let mut waits = Vec::new();
@@ -182,7 +182,7 @@ impl ThreadHandles {
     }
 
     /// Ends every thread's runtime.
-    pub(super) async fn end(&self) {
+    pub(in crate::node) async fn end(&self) {
         let mut waits = Vec::new();
         for thread in 0..self.threads.len() {
             let (done, wait) = oneshot::channel::<()>();

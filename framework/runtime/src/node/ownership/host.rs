@@ -6,9 +6,9 @@ use whizbang_core::message::ShardId;
 use whizbang_core::store::{Epoch, StoreError};
 
 /// Opens and closes shards on the threads of a node.
-pub(in super::super) trait ShardHost: Send + Sync {
-    /// Opens a shard under the member's lease and lets its actors work. Returns its epoch, or `None` if the store refuses
-    /// it; nothing is open then.
+pub(in crate::node) trait ShardHost: Send + Sync {
+    /// Opens a shard under the member's lease and lets its actors work. Returns its epoch, or `None` if the store
+    /// refuses it; nothing is open then.
     fn open(&self, shard: ShardId) -> BoxFuture<'static, Result<Option<Epoch>, StoreError>>;
 
     /// Closes a shard that the member hands over: accepts nothing more for it, finishes what has begun, and stores its

@@ -1,23 +1,18 @@
 //! Membership: which shards of the service this node opens, when several nodes share the store.
 //!
-//! Started by the builder if the store has leases. The [task](task) renews the node's lease, computes the [plan](plan), and
-//! opens and closes shards through a [host](host::ShardHost). It never decides what is committed: the store rejects the
-//! commits of an earlier owner by the shard's epoch, whatever this module believes.
+//! Started by the builder if the store has leases. The [task](task) renews the node's lease, computes the [plan](plan),
+//! and opens and closes shards through a [host](host::ShardHost). It never decides what is committed: the store rejects
+//! the commits of an earlier owner by the shard's epoch, whatever this module believes.
 //!
-//! Why the node serves only for a part of its lease: the store counts the lease by its own clock from the moment at which
-//! it handled the renewal, the node by its monotonic clock from the moment before it sent the renewal. The node's time is
-//! therefore over first, by the part that is left. The margin covers clocks that run at different speeds.
+//! Why the node serves only for a part of its lease: the store counts the lease by its own clock from the moment at
+//! which it handled the renewal, the node by its monotonic clock from the moment before it sent the renewal. The node's
+//! time is therefore over first, by the part that is left. The margin covers clocks that run at different speeds.
 
 pub(super) mod cluster;
 pub(super) mod host;
 mod moves;
 mod plan;
-mod start;
-mod task;
-mod threads;
-
-pub(super) use self::start::{OwnershipGuard, start};
-pub(super) use self::threads::ThreadHost;
+pub(super) mod task;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -102,7 +97,8 @@ impl Membership {
         self.wake.notify_one();
     }
 
-    /// Asks the task to hand all shards over and to leave. The receiver ends once that is done, or if the task has ended.
+    /// Asks the task to hand all shards over and to leave. The receiver ends once that is done, or if the task has
+    /// ended.
     pub(super) fn leave(&self) -> oneshot::Receiver<()> {
         let (done, wait) = oneshot::channel();
         let mut stop = self.stop.lock();

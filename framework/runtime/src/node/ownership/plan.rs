@@ -4,9 +4,9 @@
 //! leases that it sees, and acts only on its own part. Two members that see the same leases agree; if they do not, the
 //! store decides, because it gives a shard to one member only.
 //!
-//! The shards are spread evenly over the members that are not draining, with a difference of at most one. An owner gives
-//! away only what exceeds its share, so that a member that joins moves only what it must get. Nothing is weighted by load:
-//! keys are spread over shards by a hash, and a plan that follows the load moves shards for ever.
+//! The shards are spread evenly over the members that are not draining, with a difference of at most one. An owner
+//! gives away only what exceeds its share, so that a member that joins moves only what it must get. Nothing is weighted
+//! by load: keys are spread over shards by a hash, and a plan that follows the load moves shards for ever.
 
 use std::collections::{BTreeMap, BTreeSet};
 

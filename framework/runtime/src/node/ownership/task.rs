@@ -1,7 +1,7 @@
 //! The ownership task: renews the lease of this node and moves shards as the plan says.
 //!
-//! Started by the builder, on a thread of its own if the node has threads: a busy actor must not cost the node its shards.
-//! One loop owns all state. Renewals and moves run as futures beside it, so that none waits for another.
+//! Started by the builder, on a thread of its own if the node has threads: a busy actor must not cost the node its
+//! shards. One loop owns all state. Renewals and moves run as futures beside it, so that none waits for another.
 //!
 //! Every view of the leases belongs to a renewal, and renewals are counted. An opening or closing that ended after a
 //! renewal began is not contradicted by the view of that renewal: the view may be older.
@@ -87,7 +87,7 @@ enum RenewalError {
 }
 
 /// The state of the task.
-pub(in super::super) struct OwnershipTask {
+pub(in crate::node) struct OwnershipTask {
     membership: Arc<Membership>,
     leases: Arc<dyn ShardLeases>,
     host: Arc<dyn ShardHost>,
@@ -124,9 +124,9 @@ pub(in super::super) struct OwnershipTask {
 }
 
 impl OwnershipTask {
-    /// Creates the task. `first` is notified after the first round: every free shard that the plan gives to this node is
-    /// open then.
-    pub(in super::super) fn new(
+    /// Creates the task. `first` is notified after the first round: every free shard that the plan gives to this node
+    /// is open then.
+    pub(in crate::node) fn new(
         membership: Arc<Membership>,
         leases: Arc<dyn ShardLeases>,
         host: Arc<dyn ShardHost>,
@@ -164,7 +164,7 @@ impl OwnershipTask {
     }
 
     /// Runs until the node has left, has ended itself, or was dropped.
-    pub(in super::super) async fn run(mut self, mut dropped: oneshot::Receiver<()>) {
+    pub(in crate::node) async fn run(mut self, mut dropped: oneshot::Receiver<()>) {
         while self.host.is_live() && !self.has_left() && !self.start_failed {
             self.begin_renewal();
             tokio::select! {

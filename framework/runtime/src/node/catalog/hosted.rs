@@ -1,0 +1,241 @@
+//! Hosted actor types, before their threads exist.
+//!
+//! Called by the builder, which checks them, and by each thread, which installs them.
+
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::actor::{Dispatcher, HandlerTable, Plan, Stateful, ThreadContext};
+use crate::aggregate::{Publisher, publish};
+use crate::router::{ActorCard, ActorEndpoint, LocalRoutes};
+use crate::worker::{Worker, WorkerDispatcher, WorkerPlan};
+use whizbang_core::message::{Codec, Domain, Event, Name, Shard};
+
+/// One hosted actor type, before its threads exist.
+pub(in crate::node) trait HostedType: Send + Sync {
+    fn domain(&self) -> (&'static str, u16);
+    /// The codec of the domain's messages.
+    fn codec(&self) -> Codec;
+    /// The names that the domain has retired.
+    fn retired(&self) -> &'static [&'static str];
+    fn card(&self) -> ActorCard;
+    /// Returns whether the type has its own event subscriptions because it may be slow.
+    fn is_isolated(&self) -> bool {
+        false
+    }
+    /// Returns the key of the actor that handles an event, if one does.
+    #[cfg(feature = "testing")]
+    fn key_of(&self, _event: &whizbang_core::message::Envelope) -> Option<String> {
+        None
+    }
+    /// Installs the type's endpoints on one thread, for a domain with that many shards. None of them is open yet.
+    /// `events` are the names that stored events of its domain may have.
+    fn install(
+        &self,
+        context: &Rc<ThreadContext>,
+        domain: Name,
+        actor: Name,
+        shards: Shard,
+        events: &Arc<HashSet<String>>,
+        routes: &mut LocalRoutes,
+    ) -> Rc<dyn ActorEndpoint>;
+}
+
+/// An actor type. Everything that depends on the Rust type is in its constants and in the function that lists its
+/// handlers.
+pub(in crate::node) struct Hosted {
+    domain: (&'static str, u16),
+    codec: Codec,
+    retired: &'static [&'static str],
+    wiring: fn() -> HandlerTable,
+}
+
+impl Hosted {
+    pub(in crate::node) fn new<A: Stateful>() -> Self {
+        Self {
+            domain: (A::Domain::NAME, A::Domain::SHARDS),
+            codec: A::Domain::CODEC,
+            retired: A::Domain::RETIRED,
+            wiring: HandlerTable::of::<A>,
+        }
+    }
+}
+
+impl HostedType for Hosted {
+    fn domain(&self) -> (&'static str, u16) {
+        self.domain
+    }
+
+    fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    fn retired(&self) -> &'static [&'static str] {
+        self.retired
+    }
+
+    fn card(&self) -> ActorCard {
+        (self.wiring)().card
+    }
+
+    #[cfg(feature = "testing")]
+    fn key_of(&self, event: &whizbang_core::message::Envelope) -> Option<String> {
+        let plan = (self.wiring)();
+        let (key_of, _) = plan.reacts.get(&(event.domain.as_str(), event.name.as_str()))?;
+        whizbang_core::user_code::user_code(|| key_of(event)).ok()?.ok().flatten()
+    }
+
+    fn install(
+        &self,
+        context: &Rc<ThreadContext>,
+        domain: Name,
+        actor: Name,
+        shards: Shard,
+        events: &Arc<HashSet<String>>,
+        routes: &mut LocalRoutes,
+    ) -> Rc<dyn ActorEndpoint> {
+        install((self.wiring)(), context, domain, actor, shards, events, routes)
+    }
+}
+
+/// Installs the endpoints of a keyed actor type.
+fn install(
+    mut plan: HandlerTable,
+    context: &Rc<ThreadContext>,
+    domain: Name,
+    actor: Name,
+    shards: Shard,
+    events: &Arc<HashSet<String>>,
+    routes: &mut LocalRoutes,
+) -> Rc<dyn ActorEndpoint> {
+    plan.events = Some(Arc::clone(events));
+    plan.shapes = Arc::clone(&context.settings.shapes);
+    plan.propagated = Arc::clone(&context.settings.propagated);
+    let plan = Rc::new(plan);
+    let endpoint = Dispatcher::new(Rc::clone(context), Rc::clone(&plan), domain, actor, shards);
+    for add in &plan.routes {
+        add(&endpoint, routes);
+    }
+    Rc::new(endpoint)
+}
+
+/// The publisher of a domain: an actor type whose events are listed one by one.
+pub(in crate::node) struct HostedPublisher {
+    publisher: Hosted,
+    events: Vec<fn(&mut HandlerTable)>,
+}
+
+impl HostedPublisher {
+    pub(in crate::node) fn new<D: Domain>() -> Self {
+        Self { publisher: Hosted::new::<Publisher<D>>(), events: Vec::new() }
+    }
+
+    pub(in crate::node) fn add<E: Event>(&mut self) {
+        self.events.push(publish::<E>);
+    }
+
+    fn table(&self) -> HandlerTable {
+        let mut table = (self.publisher.wiring)();
+        self.events.iter().for_each(|add| add(&mut table));
+        table
+    }
+}
+
+impl HostedType for HostedPublisher {
+    fn domain(&self) -> (&'static str, u16) {
+        self.publisher.domain
+    }
+
+    fn codec(&self) -> Codec {
+        self.publisher.codec
+    }
+
+    fn retired(&self) -> &'static [&'static str] {
+        self.publisher.retired
+    }
+
+    fn card(&self) -> ActorCard {
+        ActorCard { role: "publisher", ..self.table().card }
+    }
+
+    fn install(
+        &self,
+        context: &Rc<ThreadContext>,
+        domain: Name,
+        actor: Name,
+        shards: Shard,
+        events: &Arc<HashSet<String>>,
+        routes: &mut LocalRoutes,
+    ) -> Rc<dyn ActorEndpoint> {
+        install(self.table(), context, domain, actor, shards, events, routes)
+    }
+}
+
+/// One hosted worker, before its threads exist. All threads share the worker value.
+pub(in crate::node) struct HostedWorker<W>(Arc<W>);
+
+impl<W> HostedWorker<W> {
+    pub(in crate::node) fn new(worker: W) -> Self {
+        Self(Arc::new(worker))
+    }
+}
+
+impl<W: Worker> HostedType for HostedWorker<W> {
+    fn domain(&self) -> (&'static str, u16) {
+        (W::Domain::NAME, W::Domain::SHARDS)
+    }
+
+    fn codec(&self) -> Codec {
+        <W::Domain as Domain>::CODEC
+    }
+
+    fn retired(&self) -> &'static [&'static str] {
+        W::Domain::RETIRED
+    }
+
+    fn card(&self) -> ActorCard {
+        WorkerPlan::<W>::of().card
+    }
+
+    fn is_isolated(&self) -> bool {
+        true
+    }
+
+    fn install(
+        &self,
+        context: &Rc<ThreadContext>,
+        domain: Name,
+        actor: Name,
+        shards: Shard,
+        _events: &Arc<HashSet<String>>,
+        _routes: &mut LocalRoutes,
+    ) -> Rc<dyn ActorEndpoint> {
+        Rc::new(WorkerDispatcher::new(Rc::clone(context), Arc::clone(&self.0), domain, actor, shards))
+    }
+}
+
+/// Handles messages without a handler in the domain by making them dead letters, which an operator can see.
+pub(in crate::node) struct Unrouted;
+
+/// Placeholder domain of [`Unrouted`]; the real one is passed when it is installed.
+pub(in crate::node) struct Anywhere;
+
+impl Domain for Anywhere {
+    const NAME: &'static str = "anywhere";
+}
+
+impl Unrouted {
+    /// Name in the store; reserved, no actor type may use it.
+    pub(in crate::node) const NAME: &'static str = "unrouted";
+}
+
+impl Stateful for Unrouted {
+    type Domain = Anywhere;
+    const NAME: &'static str = "unrouted";
+    const ROLE: crate::actor::Role = crate::actor::Role::Aggregate;
+    fn initial() -> Self {
+        Self
+    }
+    fn wire(_plan: &mut Plan<Self>) {}
+}

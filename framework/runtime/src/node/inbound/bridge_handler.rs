@@ -1,0 +1,365 @@
+//! Bridge handler: receives messages, events and requests of other services from the bridge.
+//!
+//! Called by the bridge, on its thread. Checks the sender's store and the message's shape, then passes the message to
+//! the thread of its shard.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::future::{BoxFuture, ready};
+use tokio::sync::oneshot;
+
+use crate::node::definition::NodeDefinition;
+use crate::node::definition::known_owners::{Ownership, claimed_store};
+use crate::node::definition::peers::Unreachable;
+use crate::node::error::NodeEnd;
+use crate::node::inbound::remote_answer::{RemoteRequest, page_unreadable};
+use crate::node::relay::confirmations::sent_to;
+use crate::node::thread_handles::ThreadHandles;
+use crate::node::transport::remote_client::{run_command, run_query};
+use crate::relay::{envelope_of, page};
+use crate::router::Judgment;
+use whizbang_core::bridge::{AckOutcome, Inbound, Notification, Page, Request, RequestError, Response};
+use whizbang_core::message::{Envelope, Kind, MAX_SHAPES_BYTES, ShardId, shard_of};
+use whizbang_core::telemetry::TARGET;
+
+/// Most events or outbox entries in one response, whatever limit is requested.
+const MAX_ENTRIES: usize = 1024;
+
+/// Receives everything that arrives over the bridge.
+#[derive(Clone)]
+pub(in crate::node) struct BridgeHandler {
+    definition: Arc<NodeDefinition>,
+    threads: ThreadHandles,
+}
+
+impl BridgeHandler {
+    pub(in crate::node) fn new(definition: Arc<NodeDefinition>, threads: ThreadHandles) -> Self {
+        Self { definition, threads }
+    }
+
+    /// Returns how far `to` has committed messages of `from`. If `from` reports how far it has sent, missing messages
+    /// are fetched.
+    fn watermark(&self, from: ShardId, to: ShardId, sent: Option<u64>) -> BoxFuture<'static, Response> {
+        let exists = self.definition.owns(&to.domain).is_some_and(|shards| to.shard < shards);
+        if !exists || !self.definition.is_local(&to) {
+            return Box::pin(async { Response::Refused(RequestError::NotHere) });
+        }
+        let (tell, told) = oneshot::channel();
+        let (home, store) = (self.definition.thread_of(to.shard), self.definition.store_id());
+        self.threads.run(
+            home,
+            Box::new(move |runtime| {
+                if let Some(through) = sent {
+                    runtime.note_sent(&from, &to, through);
+                }
+                let _ = tell.send(runtime.watermark(&from, &to));
+            }),
+        );
+        Box::pin(async move {
+            match told.await {
+                Ok(Some(through)) => Response::Watermark { through, store },
+                Ok(None) | Err(_) => Response::Refused(RequestError::NotHere),
+            }
+        })
+    }
+
+    /// Returns whether the store named in an envelope is the owner of its sender's domain.
+    fn ownership(&self, envelope: &Envelope) -> Ownership {
+        match claimed_store(envelope) {
+            None => Ownership::Owner,
+            // No other store speaks for a domain that this node owns.
+            Some((domain, store)) if self.definition.owns(domain).is_some() => match self.definition.identity.get() {
+                Some(own) if own.store != store => Ownership::Foreign,
+                _ => Ownership::Owner,
+            },
+            Some((domain, store)) => self.definition.known_owners.ownership(domain, Some(store)),
+        }
+    }
+
+    /// As [`ownership`](Self::ownership); reads the claim on the domain first if it is unknown.
+    async fn find(&self, envelope: &Envelope) -> Ownership {
+        match (self.ownership(envelope), claimed_store(envelope), &self.definition.bridge) {
+            (Ownership::Unknown, Some((domain, store)), Some(bridge)) => {
+                self.definition.known_owners.find(&**bridge, domain, Some(store)).await
+            }
+            (known, ..) => known,
+        }
+    }
+
+    /// Drops a message of a store that does not own its domain: the owner's log decides what was sent.
+    fn drop_message(&self, envelope: &Envelope) -> AckOutcome {
+        tracing::debug!(target: TARGET, id = %envelope.id, "message dropped: its store does not own the domain");
+        let is_event = envelope.kind == Kind::Event;
+        self.threads.run(
+            0,
+            Box::new(move |runtime| {
+                let counts = &runtime.context.counts;
+                if is_event { counts.events_dropped.one() } else { counts.commands_dropped.one() }
+            }),
+        );
+        AckOutcome::Ack
+    }
+
+    /// Delivers a message, unless its store does not own its sender's domain.
+    fn receive(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
+        match self.ownership(&envelope) {
+            // Delivered within this call, so that messages keep their order.
+            Ownership::Owner => self.take(envelope),
+            Ownership::Foreign => Box::pin(ready(self.drop_message(&envelope))),
+            Ownership::Unknown => {
+                let handler = self.clone();
+                Box::pin(async move {
+                    match handler.find(&envelope).await {
+                        Ownership::Foreign => handler.drop_message(&envelope),
+                        _ => handler.take(envelope).await,
+                    }
+                })
+            }
+        }
+    }
+
+    /// Passes a command or a reply to the thread of its shard.
+    fn deliver(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
+        let home = envelope.to.as_ref().map_or(0, |to| self.definition.thread_of(to.shard));
+        let (settle, settled) = oneshot::channel();
+        self.threads.run(
+            home,
+            Box::new(move |runtime| {
+                runtime.direct(
+                    envelope,
+                    Box::new(move |settled| {
+                        let _ = settle.send(settled);
+                    }),
+                )
+            }),
+        );
+        Box::pin(async move { settled.await.unwrap_or(AckOutcome::Retry) })
+    }
+
+    /// Passes an event to all threads.
+    fn deliver_event(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
+        let mut waits = Vec::with_capacity(1);
+        for thread in 0..self.definition.thread_count() {
+            let (done, wait) = oneshot::channel();
+            let envelope = envelope.clone();
+            self.threads.run(
+                thread,
+                Box::new(move |runtime| {
+                    let settled = move || {
+                        let _ = done.send(());
+                    };
+                    runtime.event(envelope, Box::new(settled));
+                }),
+            );
+            waits.push(wait);
+        }
+        Box::pin(async move {
+            for wait in waits {
+                if wait.await.is_err() {
+                    return AckOutcome::Retry;
+                }
+            }
+            AckOutcome::Ack
+        })
+    }
+
+    /// Delivers a judged message. A refused message of an actor is delivered too: it becomes a dead letter, or halts
+    /// its projection. A refused message of a caller that does not wait goes to the refused stream.
+    fn deliver_judged(&self, envelope: Envelope, judgment: Option<Judgment>) -> BoxFuture<'static, AckOutcome> {
+        let reason = match judgment {
+            Some(Judgment::Differs { reason, .. }) => reason.to_string(),
+            Some(Judgment::Fits { .. }) => String::new(),
+            Some(Judgment::Unknown) | None => {
+                "its sender has a different shape of it, which cannot be compared".to_owned()
+            }
+        };
+        if !reason.is_empty() && envelope.origin.is_none() {
+            return Box::pin(async { AckOutcome::Reject(reason) });
+        }
+        if envelope.kind == Kind::Event { self.deliver_event(envelope) } else { self.deliver(envelope) }
+    }
+
+    /// Judges a message by its shape and delivers it.
+    fn take(&self, mut envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
+        // The shape of an event without subscribers does not matter, and its owner may not be reachable.
+        if envelope.kind == Kind::Event && !self.definition.subscribes_to(&envelope) {
+            return self.deliver_event(envelope);
+        }
+        match self.definition.judge(&mut envelope, false) {
+            Judgment::Unknown => {}
+            judgment => return self.deliver_judged(envelope, Some(judgment)),
+        }
+        let handler = self.clone();
+        Box::pin(async move {
+            match handler.definition.resolve_shape(&mut envelope, false).await {
+                Ok(judgment) => handler.deliver_judged(envelope, judgment).await,
+                Err(Unreachable) => AckOutcome::Retry,
+            }
+        })
+    }
+
+    /// Returns the refusal of a request, if its shape demands one.
+    fn refusal(&self, envelope: &mut Envelope) -> Option<Response> {
+        match self.definition.judge(envelope, true) {
+            Judgment::Fits { .. } => None,
+            Judgment::Differs { reason, .. } => Some(Response::Refused(RequestError::Shape(reason.to_string()))),
+            Judgment::Unknown => Some(Response::Refused(RequestError::UnknownShape)),
+        }
+    }
+
+    /// Answers a request.
+    fn answer(&self, asked: Request) -> BoxFuture<'static, Response> {
+        match asked {
+            Request::Command(mut envelope) => {
+                let asker = RemoteRequest::of(&envelope);
+                let Some(shards) = self.definition.owns(&envelope.domain) else {
+                    return Box::pin(async { Response::Refused(RequestError::NotHere) });
+                };
+                if let Some(refused) = self.refusal(&mut envelope) {
+                    return Box::pin(async { refused });
+                }
+                // The caller may assume another number of shards, or know none.
+                let to = ShardId::new(envelope.domain.clone(), shard_of(&envelope.key, shards));
+                if !self.definition.is_local(&to) {
+                    return Box::pin(async { Response::Refused(RequestError::NotHere) });
+                }
+                envelope.to = Some(to);
+                let outcome = run_command(&self.definition, &self.threads, envelope);
+                Box::pin(async move { asker.answer(outcome.await) })
+            }
+            Request::Query(mut envelope) => {
+                if let Some(refused) = self.refusal(&mut envelope) {
+                    return Box::pin(async { refused });
+                }
+                let asker = RemoteRequest::of(&envelope);
+                match run_query(&self.definition, &self.threads, &envelope) {
+                    Some(outcome) => Box::pin(async move { asker.answer(outcome.await) }),
+                    None => {
+                        let name = envelope.name.to_string();
+                        Box::pin(async move { Response::Refused(RequestError::Unhandled(name)) })
+                    }
+                }
+            }
+            Request::Events { shard, after, limit } => {
+                let (reader, store) = (self.definition.reader(&shard), self.definition.store_id());
+                let shapes = Arc::clone(&self.definition.shapes);
+                let limit = usize::try_from(limit).unwrap_or(MAX_ENTRIES).min(MAX_ENTRIES);
+                Box::pin(async move {
+                    let Some(reader) = reader else { return Response::Refused(RequestError::NotHere) };
+                    // Read before the events: an event committed in between may be missing from the page.
+                    let head = reader.position();
+                    match page::events(&*reader, after, limit).await {
+                        Ok(events) => {
+                            let envelopes =
+                                events.into_iter().map(|event| shapes.mark(envelope_of(&shard, event))).collect();
+                            Response::Envelopes(Page::new(envelopes, head).store(store))
+                        }
+                        Err(error) => page_unreadable(&shard, &error),
+                    }
+                })
+            }
+            Request::Outbox { from, to, after, limit } => {
+                let (reader, store) = (self.definition.reader(&from), self.definition.store_id());
+                let limit = usize::try_from(limit).unwrap_or(MAX_ENTRIES).min(MAX_ENTRIES);
+                let (tell, told) = oneshot::channel();
+                let place = (from.clone(), to.clone());
+                self.threads.run(
+                    self.definition.thread_of(from.shard),
+                    Box::new(move |runtime| {
+                        let _ = tell.send(runtime.confirmed(&place.0, &place.1));
+                    }),
+                );
+                Box::pin(async move {
+                    let Some(reader) = reader else { return Response::Refused(RequestError::NotHere) };
+                    let Ok(committed) = told.await else { return Response::Refused(RequestError::NotHere) };
+                    // Read before the entries: an entry sent in between may be missing from the page.
+                    let head = sent_to(&*reader, &to);
+                    match page::outbox(&*reader, &to, after, limit).await {
+                        Ok(entries) => {
+                            let entries = entries.into_iter().map(|entry| entry.envelope).collect();
+                            Response::Envelopes(Page::new(entries, head).committed(Some(committed)).store(store))
+                        }
+                        Err(error) => page_unreadable(&from, &error),
+                    }
+                })
+            }
+            Request::Shape { shape, .. } => Box::pin(async move {
+                match shape.shapes().filter(|shapes| shapes.len() <= MAX_SHAPES_BYTES) {
+                    Some(shapes) => Response::Shape(shapes.to_string()),
+                    None => Response::Refused(RequestError::Unhandled("unknown fingerprint".to_owned())),
+                }
+            }),
+            Request::Watermark { from, to } => self.watermark(from, to, None),
+            Request::Sent { from, to, through } => self.watermark(from, to, Some(through)),
+        }
+    }
+}
+
+impl Inbound for BridgeHandler {
+    fn deliver(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
+        match envelope.kind {
+            Kind::Event => Box::pin(ready(AckOutcome::Reject("event received as a command".to_owned()))),
+            // The owner may be another node by now, which receives it again.
+            _ if !self.definition.serves() => Box::pin(ready(AckOutcome::Retry)),
+            _ => self.receive(envelope),
+        }
+    }
+
+    fn event(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
+        match envelope.kind {
+            Kind::Event => self.receive(envelope),
+            _ => Box::pin(ready(AckOutcome::Reject("command or reply received as an event".to_owned()))),
+        }
+    }
+
+    fn request(&self, asked: Request) -> BoxFuture<'static, Response> {
+        let is_command = matches!(asked, Request::Command(_));
+        if is_command && !self.definition.serves() {
+            return Box::pin(ready(Response::Refused(RequestError::NotHere)));
+        }
+        let answer = self.answer(asked);
+        // The reply to a command comes from a commit, which only the owner can write.
+        if is_command || self.definition.membership.is_none() {
+            return answer;
+        }
+        let definition = Arc::clone(&self.definition);
+        Box::pin(async move {
+            let answer = answer.await;
+            // Checked last: the process may have been stopped since it read what it answers from.
+            if definition.serves() { answer } else { Response::Refused(RequestError::NotHere) }
+        })
+    }
+
+    fn notify(&self, tidings: Notification) {
+        match tidings {
+            Notification::Committed { from, to, through } => {
+                let home = self.definition.thread_of(from.shard);
+                self.threads.run(home, Box::new(move |runtime| runtime.note_committed(&from, &to, through)));
+            }
+            Notification::Head { shard, position } => self.threads.advance_head(&shard, position),
+        }
+    }
+
+    fn reconnected(&self) {
+        self.threads.run_all(|runtime| {
+            for (_, windows) in runtime.all_windows() {
+                windows.query_all_soon(|to| !runtime.is_local(to));
+            }
+            runtime.catch_up();
+        });
+    }
+
+    fn claim_lost(&self, reason: String) {
+        tracing::error!(target: TARGET, reason, "claim lost: shutting down; end the process");
+        self.definition.end_node(&self.threads, NodeEnd::TakenOver { reason });
+    }
+
+    fn capacity(&self) -> usize {
+        if self.definition.draining.load(Ordering::Relaxed) {
+            return 0;
+        }
+        let limit = self.definition.config.in_flight * self.definition.thread_count();
+        limit.saturating_sub(usize::try_from(self.definition.in_flight()).unwrap_or(usize::MAX))
+    }
+}

@@ -1,0 +1,264 @@
+//! Event subscriptions of one thread: which actor types and views subscribe to which source, and the idle check over
+//! them.
+//!
+//! Called by the thread's runtime, by the bridge handler for live events, and by the threads with new log heads.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use tokio::sync::oneshot;
+
+use crate::actor::ThreadContext;
+use crate::inbox::{ActorSubscriber, ReadEvents, Subscriber, Subscription};
+use crate::node::definition::known_owners::Ownership;
+use crate::node::definition::{NodeDefinition, VIEW_THREAD};
+use crate::node::tasks::background;
+use crate::node::thread::ThreadRuntime;
+use crate::projection::{ViewContext, ViewEndpoint};
+use crate::relay::{envelope_of, page};
+use whizbang_core::bridge::{Request, Response};
+use whizbang_core::message::{Envelope, Name, ShardId};
+use whizbang_core::store::{SourceKind, StoreError, Watermark};
+use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::error_chain;
+
+/// Actor types that share their subscriptions.
+pub(in crate::node) struct SubscriptionGroup {
+    /// Indexes into the definition's actor types.
+    types: Vec<usize>,
+    pub(in crate::node) subscriptions: BTreeMap<ShardId, Rc<Subscription>>,
+}
+
+impl SubscriptionGroup {
+    pub(in crate::node) fn each(&self) -> impl Iterator<Item = (&ShardId, &Rc<Subscription>, &Vec<usize>)> {
+        self.subscriptions.iter().map(|(source, subscription)| (source, subscription, &self.types))
+    }
+}
+
+/// Groups the actor types: aggregates and sagas share subscriptions; a possibly slow type has its own and delays no
+/// other.
+pub(in crate::node) fn groups(definition: &Arc<NodeDefinition>, context: &ThreadContext) -> Vec<SubscriptionGroup> {
+    let takes = |at: &usize| definition.actors.get(*at).is_some_and(|hosted| !hosted.takes.is_empty());
+    let is_isolated = |at: &usize| definition.actors.get(*at).is_some_and(|hosted| hosted.is_isolated);
+    let (alone, together): (Vec<_>, Vec<_>) = (0..definition.actors.len()).filter(takes).partition(is_isolated);
+    let lists = std::iter::once(together).chain(alone.into_iter().map(|at| vec![at]));
+    lists
+        .filter(|types| !types.is_empty())
+        .map(|types| {
+            let taken = types.iter().filter_map(|at| definition.actors.get(*at)).flat_map(|hosted| &hosted.takes);
+            let subscriptions = subscriptions_of(definition, context, taken);
+            SubscriptionGroup { types, subscriptions }
+        })
+        .collect()
+}
+
+/// Creates a subscription for each shard of the subscribed domains.
+fn subscriptions_of<'a>(
+    definition: &Arc<NodeDefinition>,
+    context: &ThreadContext,
+    taken: impl Iterator<Item = &'a (Name, Name)>,
+) -> BTreeMap<ShardId, Rc<Subscription>> {
+    let domains: BTreeSet<_> = taken.map(|(domain, _)| domain).collect();
+    let shards = domains.into_iter().flat_map(|domain| {
+        let count = definition.sources.get(domain).copied().unwrap_or(0);
+        (0..count).map(|shard| ShardId::new(domain.clone(), shard))
+    });
+    let subscription = |source: ShardId| {
+        let subscription = Subscription::new(
+            source.clone(),
+            event_reader(definition),
+            Arc::clone(&context.user_code),
+            Rc::clone(&context.idle),
+            Arc::clone(&definition.issues),
+        );
+        (source, subscription)
+    };
+    shards.map(subscription).collect()
+}
+
+/// Starts the projections, if this is their thread.
+pub(in crate::node) async fn views(
+    definition: &Arc<NodeDefinition>,
+    index: usize,
+    context: &ThreadContext,
+) -> Result<Vec<Rc<dyn ViewEndpoint>>, StoreError> {
+    let mut views = Vec::new();
+    for viewed in definition.views.iter().filter(|_| index == VIEW_THREAD) {
+        let context = ViewContext {
+            name: viewed.name.clone(),
+            store: Arc::clone(&definition.store),
+            subscriptions: subscriptions_of(definition, context, viewed.takes.iter()),
+            retry: definition.config.retry,
+            ids: context.ids.fork(),
+            code: Arc::clone(&context.user_code),
+            issues: Arc::clone(&definition.issues),
+            shapes: Arc::clone(&definition.shapes),
+            has_threads: definition.has_threads,
+            queries: definition.config.in_flight,
+            is_shared: definition.membership.is_some(),
+        };
+        views.push(viewed.hosted.open(context).await?);
+    }
+    Ok(views)
+}
+
+impl ThreadRuntime {
+    /// Sets the subscribers of each subscription and where they start, from the store's watermarks.
+    pub(in crate::node) fn set_takers(&self) {
+        let mut known: HashMap<(ShardId, ShardId, Name), u64, FixedState> = HashMap::default();
+        for shard in self.shards() {
+            for Watermark { source, through } in shard.reader().watermarks() {
+                if let SourceKind::Events { subscriber } = source.kind {
+                    known.insert((shard.id.clone(), source.shard, subscriber), through);
+                }
+            }
+        }
+        for (source, subscription, types) in self.groups.iter().flat_map(SubscriptionGroup::each) {
+            let mut subscribers: Vec<Box<dyn Subscriber>> = Vec::new();
+            for hosted in types.iter().filter_map(|at| self.definition.actors.get(*at)) {
+                let events: Vec<_> = hosted
+                    .takes
+                    .iter()
+                    .filter(|(domain, _)| *domain == source.domain)
+                    .map(|(_, name)| name.clone())
+                    .collect();
+                let endpoint = self.endpoints.get(&(hosted.domain.clone(), hosted.actor.clone()));
+                let (Some(endpoint), false) = (endpoint, events.is_empty()) else { continue };
+                let count = self.definition.owns(&hosted.domain).unwrap_or(1);
+                let watermarks: Vec<_> = (0..count)
+                    .map(|shard| {
+                        let to = ShardId::new(hosted.domain.clone(), shard);
+                        self.shard(&to)
+                            .map(|_| known.get(&(to, source.clone(), hosted.actor.clone())).copied().unwrap_or(0))
+                    })
+                    .collect();
+                let whose = (&hosted.domain, &hosted.actor);
+                let subscriber =
+                    ActorSubscriber::new(whose, Rc::clone(endpoint), events, source, &subscription.last, &watermarks);
+                subscribers.push(Box::new(subscriber));
+            }
+            subscription.set_subscribers(subscribers);
+        }
+    }
+
+    /// Delivers an event that arrived over the bridge. `done` is called once all subscribers on this thread have
+    /// settled it.
+    pub(in crate::node) fn event(&self, event: Envelope, done: Box<dyn FnOnce()>) {
+        let subscriptions = event.origin.as_ref().and_then(|origin| self.subscriptions.get(&origin.shard));
+        let Some([subscription, others @ ..]) = subscriptions.map(Vec::as_slice) else {
+            self.report_unknown_shard(&event);
+            return done();
+        };
+        if others.is_empty() {
+            return subscription.event(event, done);
+        }
+        // The callback is shared: the last subscription to settle the event calls it.
+        let all = Rc::new(Cell::new(Some(done)));
+        let rest = Rc::new(Cell::new(others.len() + 1));
+        for subscription in std::iter::once(subscription).chain(others) {
+            let (all, rest) = (Rc::clone(&all), Rc::clone(&rest));
+            let one = move || {
+                rest.set(rest.get() - 1);
+                if rest.get() == 0
+                    && let Some(done) = all.take()
+                {
+                    done();
+                }
+            };
+            subscription.event(event.clone(), Box::new(one));
+        }
+    }
+
+    /// Reports an event of a shard that this program does not know, although it subscribes to others of the domain.
+    fn report_unknown_shard(&self, event: &Envelope) {
+        let Some(source) = event.origin.as_ref().map(|origin| &origin.shard) else { return };
+        let Some(shards) = self.definition.sources.get(&source.domain).filter(|shards| source.shard >= **shards) else {
+            return;
+        };
+        let domain = &source.domain;
+        let why = format!(
+            "events of shard {} of `{domain}` are not handled: this program knows {shards} shards, the owner has more; deploy the same shard count",
+            source.shard,
+        );
+        if self.definition.issues.raise(&format!("shards of {domain}"), why) {
+            tracing::error!(target: TARGET, %source, shards, "event of an unknown shard dropped: it stays in its log");
+        }
+    }
+
+    /// Records that the log of a source reaches up to `position`.
+    pub(in crate::node) fn advance_head(&self, source: &ShardId, position: u64) {
+        for subscription in self.subscriptions.get(source).into_iter().flatten() {
+            subscription.advance_head(position);
+        }
+    }
+
+    /// Starts filling what may be missing; `done` receives, once nothing is in flight, a number that changes with any
+    /// work done here.
+    pub(in crate::node) fn rest(self: &Rc<Self>, done: oneshot::Sender<u64>) {
+        self.catch_up();
+        let me = Rc::clone(self);
+        whizbang_core::spawn::detached(&self.context.user_code, "wait until idle", async move {
+            me.context.idle.wait_until(|| me.is_idle()).await;
+            let counts = &me.context.counts;
+            let taken: u64 = me.subscriptions.values().flatten().map(|subscription| subscription.last.get()).sum();
+            let _ = done.send(counts.turns.get() + counts.sent.get() + taken);
+        });
+    }
+
+    fn is_idle(&self) -> bool {
+        if self.has_ended.get() || self.context.stopped.get() {
+            return true;
+        }
+        let sent = self.all_windows().iter().all(|(id, windows)| {
+            self.shard(id).is_none_or(|shard| {
+                let mut heads = shard.reader().outbox_heads();
+                // Unreachable destinations are reported in the node's health.
+                heads.retain(|(to, ..)| self.is_reachable(to));
+                windows.is_idle(&heads)
+            })
+        });
+        let taken = self.subscriptions.values().flatten().all(|subscription| subscription.is_idle());
+        let idle = self.context.is_idle() && self.endpoints.values().all(|endpoint| endpoint.is_idle());
+        idle && self.is_relayed() && sent && taken && self.told.borrow().is_empty()
+    }
+}
+
+/// Returns the function that reads events of a source: from this node's own log, or from the owner's over the bridge.
+fn event_reader(definition: &Arc<NodeDefinition>) -> ReadEvents {
+    let definition = Arc::clone(definition);
+    Rc::new(move |source, after, limit| {
+        let definition = Arc::clone(&definition);
+        Box::pin(async move {
+            if let Some(reader) = definition.reader(&source) {
+                // Read before the events: an event committed in between may be missing from the page, and is
+                // announced again.
+                let head = reader.position();
+                let events =
+                    page::events(&*reader, after, limit).await.map_err(|error| error_chain(&error).to_string())?;
+                return Ok((events.into_iter().map(|event| envelope_of(&source, event)).collect(), head));
+            }
+            let Some(bridge) = &definition.bridge else {
+                // There is no owner to ask. The manifest shows that the source has no owner here.
+                return Ok((Vec::new(), after));
+            };
+            let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+            let asked = Request::Events { shard: source, after, limit };
+            match bridge.request(asked.clone(), background::REQUEST_TIMEOUT).await {
+                Ok(Response::Envelopes(mut page)) if page.envelopes.iter().all(|event| asked.admits(event)) => {
+                    if definition.known_owners.find(&**bridge, asked.domain(), page.store).await != Ownership::Owner {
+                        return Err("answered by a store that does not own the domain".to_owned());
+                    }
+                    let judged = definition.resolve_shapes(&mut page.envelopes).await;
+                    judged.map_err(|_| "failed to get the shapes of its events from the owner".to_owned())?;
+                    Ok((page.envelopes, page.last))
+                }
+                Ok(Response::Envelopes(..)) => Err("owner returned events of a different shard".to_owned()),
+                Ok(other) => Err(format!("{other:?}")),
+                Err(error) => Err(error_chain(&error).to_string()),
+            }
+        })
+    })
+}

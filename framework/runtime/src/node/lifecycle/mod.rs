@@ -1,0 +1,12 @@
+//! Lifecycle of a node: builder, start, handles and stop.
+//!
+//! Called by users. Wires everything else in this module.
+
+pub(in crate::node) mod attach;
+pub(in crate::node) mod builder;
+pub(in crate::node) mod connect;
+pub(in crate::node) mod handle;
+pub(in crate::node) mod node;
+pub(in crate::node) mod ownership;
+pub(in crate::node) mod shard_host;
+pub(in crate::node) mod thread_start;
