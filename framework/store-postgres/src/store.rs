@@ -3,7 +3,7 @@
 //! Called by the node, through the trait `Store`.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -84,10 +84,10 @@ pub(crate) struct Shared {
     damages: Mutex<Vec<StoreError>>,
 }
 
-/// The listeners of open shards; each belongs to one writer.
+/// The listeners that may open shards; each belongs to one writer.
 #[derive(Default)]
 struct Listeners {
-    known: Vec<Weak<Tickets>>,
+    known: Vec<Arc<Tickets>>,
     next_writer: usize,
 }
 
@@ -174,15 +174,15 @@ impl PostgresStore {
 impl Shared {
     fn tickets(&self, listener: &Arc<dyn CommitListener>) -> Result<Arc<Tickets>, StoreError> {
         let mut listeners = self.listeners.lock();
-        listeners.known.retain(|known| known.strong_count() > 0);
-        if let Some(known) = listeners.known.iter().filter_map(Weak::upgrade).find(|known| known.is_of(listener)) {
-            return Ok(known);
+        if let Some(known) = listeners.known.iter().find(|known| known.is_of(listener)) {
+            return Ok(Arc::clone(known));
         }
+        listeners.known.retain(Tickets::is_in_use);
         let number = listeners.next_writer % self.writers.len();
         listeners.next_writer += 1;
         let writer = self.writers.get(number).ok_or(StoreError::Closed)?;
         let new = Arc::new(Tickets::new(Arc::clone(listener), Arc::clone(writer)));
-        listeners.known.push(Arc::downgrade(&new));
+        listeners.known.push(Arc::clone(&new));
         Ok(new)
     }
 

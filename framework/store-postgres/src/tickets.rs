@@ -11,6 +11,9 @@ use whizbang_core::store::{CommitListener, Ticket};
 use crate::writer::Writer;
 
 /// A listener, its last ticket, and its writer.
+///
+/// Kept while the listener may open a shard again. It remembers the highest ticket reported to it: tickets that started
+/// again from 1 would count as committed when they are issued.
 pub(crate) struct Tickets {
     pub(crate) listener: Arc<dyn CommitListener>,
     pub(crate) writer: Arc<Writer>,
@@ -25,6 +28,11 @@ impl Tickets {
     /// The next ticket. The caller holds the lock of the writer's queue.
     pub(crate) fn next(&self) -> Ticket {
         self.given.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Returns whether an open shard, a group or the owner of the listener holds on to it.
+    pub(crate) fn is_in_use(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) > 1 || Arc::strong_count(&self.listener) > 1
     }
 
     /// Returns whether these are the tickets of `listener`.

@@ -186,6 +186,7 @@ macro_rules! store_suite {
         case!(commits_are_reported_in_order);
         case!(lone_turn_is_durable_if_reported_committed);
         case!(shards_with_one_listener_share_ticket_sequence);
+        case!(tickets_of_a_listener_rise_after_its_shards_closed);
         case!(reported_commits_are_readable);
         case!(shards_on_many_threads_are_independent);
         case!(closed_store_refuses_appends);

@@ -172,6 +172,9 @@ impl std::fmt::Debug for ShardHandle {
 
 /// The number of an append, increasing by one. [`CommitListener::committed`] reports the ticket up to which appends are
 /// durable.
+///
+/// The tickets of a listener rise for as long as the listener exists. A store must not start again from 1 when the listener
+/// opens a shard after all its shards were closed: the listener remembers the highest ticket that was reported to it.
 pub type Ticket = u64;
 
 /// The number of an ownership of a shard or a view. Commits with an older epoch are rejected.

@@ -187,8 +187,7 @@ impl CommitControl {
         for waiting in lost {
             waiting.shard.state().lose_from(waiting.location);
         }
-        let listeners: Vec<Arc<RegisteredListener>> =
-            store.listeners.lock().iter().filter_map(std::sync::Weak::upgrade).collect();
+        let listeners: Vec<Arc<RegisteredListener>> = store.listeners.lock().clone();
         for registered in listeners {
             registered.listener.failed(error.clone());
         }

@@ -10,7 +10,7 @@ mod shard;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
@@ -66,7 +66,7 @@ struct Shared {
     leases: Option<Arc<LeaseTable>>,
     shards: Mutex<HashMap<ShardId, Arc<MemoryShard>>>,
     domains: Mutex<HashMap<Name, u16>>,
-    listeners: Mutex<Vec<Weak<RegisteredListener>>>,
+    listeners: Mutex<Vec<Arc<RegisteredListener>>>,
     views: Mutex<HashMap<Name, (Epoch, Option<View>)>>,
     catalog: Mutex<Option<Vec<CatalogEntry>>>,
     identity: Mutex<Option<StoreIdentity>>,
@@ -74,9 +74,19 @@ struct Shared {
 }
 
 /// A listener and the last ticket issued for it.
+///
+/// Kept while the listener may open a shard again. It remembers the highest ticket reported to it: tickets that started
+/// again from 1 would count as committed when they are issued.
 struct RegisteredListener {
     listener: Arc<dyn CommitListener>,
     tickets: AtomicU64,
+}
+
+impl RegisteredListener {
+    /// Returns whether a shard or the owner of the listener holds on to it.
+    fn is_in_use(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) > 1 || Arc::strong_count(&self.listener) > 1
+    }
 }
 
 impl MemoryStore {
@@ -151,15 +161,14 @@ impl MemoryStore {
 
     fn register_listener(&self, listener: Arc<dyn CommitListener>) -> Arc<RegisteredListener> {
         let mut listeners = self.shared.listeners.lock();
-        listeners.retain(|known| known.strong_count() > 0);
-        let known = listeners.iter().filter_map(Weak::upgrade);
         let same =
-            |known: &Arc<RegisteredListener>| std::ptr::addr_eq(Arc::as_ptr(&known.listener), Arc::as_ptr(&listener));
-        if let Some(known) = known.into_iter().find(same) {
-            return known;
+            |known: &&Arc<RegisteredListener>| std::ptr::addr_eq(Arc::as_ptr(&known.listener), Arc::as_ptr(&listener));
+        if let Some(known) = listeners.iter().find(same) {
+            return Arc::clone(known);
         }
+        listeners.retain(RegisteredListener::is_in_use);
         let new = Arc::new(RegisteredListener { listener, tickets: AtomicU64::new(0) });
-        listeners.push(Arc::downgrade(&new));
+        listeners.push(Arc::clone(&new));
         new
     }
 }

@@ -80,6 +80,27 @@ pub async fn shards_with_one_listener_share_ticket_sequence(fixture: &impl Fixtu
     }
 }
 
+/// A listener remembers the highest ticket that was reported to it. An append whose ticket is not above it would count as
+/// durable before it is.
+pub async fn tickets_of_a_listener_rise_after_its_shards_closed(fixture: &impl Fixture) {
+    let store = fixture.store().await;
+    let ears = Arc::new(RecordingListener::default());
+    let mut last = 0;
+    for opening in 0..3u64 {
+        let number = u16::try_from(opening % 2).expect("small");
+        let mut owner = Owner::take_with(&store, &shard("bank", number), Arc::clone(&ears)).await;
+        for turn in 0..20u64 {
+            let key = format!("ada-{opening}");
+            let appended = owner.append(&TurnBuilder::new("Account", &key, turn).at(turn + 1, turn)).unwrap();
+            assert!(appended.ticket > last, "ticket {} of opening {opening} comes after {last}", appended.ticket);
+            last = appended.ticket;
+            owner.settled(appended).await;
+        }
+        // Nothing else of the listener is open.
+        drop(owner);
+    }
+}
+
 /// A reported append is visible to every reader, and readers never see half a turn.
 pub async fn reported_commits_are_readable(fixture: &impl Fixture) {
     let store = fixture.store().await;

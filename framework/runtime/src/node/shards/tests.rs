@@ -232,6 +232,39 @@ fn shard_taken_over_is_closed_and_the_others_go_on() {
     });
 }
 
+/// The listener of a thread outlives the openings of its shards, and remembers what was committed under earlier ones.
+#[test]
+fn node_that_had_no_shard_replies_after_the_commit() {
+    run(async {
+        let (store, [first, second]) = two_nodes(0).await;
+        let commits = store.commit_control();
+        let client = first.node.client();
+        for nth in 1..=20 {
+            client.send(Add { pot: pot(0), nth }).await.unwrap();
+        }
+        for number in 0..SHARDS {
+            first.hand_over(&shard(number)).await;
+        }
+        assert!(first.opened().is_empty());
+        assert!(first.open(&shard(shard_of(&pot(0), SHARDS))).await);
+        commits.hold();
+        let sent = tokio::task::spawn_local(async move { client.send(Add { pot: pot(0), nth: 21 }).await });
+        eventually("append", async || match commits.waiting() {
+            0 => Err("nothing is appended".to_owned()),
+            _ => Ok(()),
+        })
+        .await;
+        // Everything that is ready runs, a reply included.
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!sent.is_finished(), "a reply before the commit");
+        commits.go_on();
+        assert_eq!(sent.await.unwrap().unwrap(), 21);
+        drop(second);
+    });
+}
+
 #[test]
 fn pending_commit_of_a_lost_shard_is_unknown() {
     run(async {
