@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt as _};
 use tokio::sync::Mutex;
 use whizbang::bridge::nats::NatsBridge;
 use whizbang::message::Coded;
@@ -111,17 +112,19 @@ impl Callers {
     pub(crate) async fn wait_for_ends(&self) -> usize {
         let begun = std::mem::take(&mut *self.begun.lock().await);
         let started = Instant::now();
-        for (number, name) in begun.iter().enumerate() {
-            while self.send(number, outcome(name)).await.is_none_or(|outcome| outcome == "open") {
-                assert!(started.elapsed() < LIMIT, "{name} does not end");
-                #[expect(
-                    clippy::disallowed_methods,
-                    reason = "another process cannot wake this one; no result depends on it"
-                )]
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+        let waits = begun.iter().enumerate().map(|(number, name)| self.wait_for_end(number, name, started));
+        stream::iter(waits).buffer_unordered(CALLERS).collect::<Vec<_>>().await.len()
+    }
+
+    async fn wait_for_end(&self, number: usize, name: &str, started: Instant) {
+        while self.send(number, outcome(name)).await.is_none_or(|outcome| outcome == "open") {
+            assert!(started.elapsed() < LIMIT, "{name} does not end");
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "another process cannot wake this one; no result depends on it"
+            )]
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        begun.len()
     }
 
     /// Returns the sum of all accounts.
