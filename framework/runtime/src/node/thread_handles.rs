@@ -5,6 +5,7 @@
 //! and by bytes, and log heads by one entry per shard.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,33 +13,55 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::node::definition::NodeDefinition;
-use crate::node::thread::ThreadRuntime;
 use whizbang_core::message::ShardId;
 
 /// Most payload bytes that callers may have queued for one thread; more is refused as `Busy`. A single job may exceed
 /// it. A thread takes its jobs within microseconds unless user code blocks it, and then the queue fills up.
 const MAX_CALLER_BYTES: usize = 64 << 20;
 
+/// The part of a thread's runtime that its handles use.
+pub(in crate::node) trait NodeThread: 'static {
+    /// Records that the log of a source reaches up to `position`.
+    fn advance_head(&self, source: &ShardId, position: u64);
+    /// Starts filling what may be missing; `done` receives, once nothing is in flight, a number that changes with any
+    /// work done here.
+    fn rest(self: &Rc<Self>, done: oneshot::Sender<u64>);
+    /// Stops accepting messages. `done` is notified once nothing is in flight and everything committed is forwarded.
+    fn drain(self: &Rc<Self>, done: oneshot::Sender<()>);
+    /// Ends at once: tasks, endpoints, actors.
+    fn end(&self);
+}
+
 /// Job for a thread of the node.
-pub(in crate::node) type ThreadJob = Box<dyn FnOnce(&std::rc::Rc<ThreadRuntime>) + Send>;
+pub(in crate::node) type ThreadJob<T> = Box<dyn FnOnce(&Rc<T>) + Send>;
 
 /// Handles to all threads of a node.
-#[derive(Clone)]
-pub(in crate::node) struct ThreadHandles {
-    threads: Vec<ThreadHandle>,
+pub(in crate::node) struct ThreadHandles<T> {
+    threads: Vec<ThreadHandle<T>>,
     /// Most callers that may be queued for a thread.
     max_callers: usize,
 }
 
 /// Handle to one thread.
-#[derive(Clone)]
-struct ThreadHandle {
-    sender: mpsc::UnboundedSender<ThreadJob>,
+struct ThreadHandle<T> {
+    sender: mpsc::UnboundedSender<ThreadJob<T>>,
     /// Jobs of callers that the thread has not taken yet.
     waiting: Arc<CallerLoad>,
     /// Known log heads that the thread has not taken yet.
     heads: Arc<Mutex<BTreeMap<ShardId, u64>>>,
+}
+
+impl<T> Clone for ThreadHandles<T> {
+    fn clone(&self) -> Self {
+        Self { threads: self.threads.clone(), max_callers: self.max_callers }
+    }
+}
+
+impl<T> Clone for ThreadHandle<T> {
+    fn clone(&self) -> Self {
+        let (sender, waiting, heads) = (self.sender.clone(), Arc::clone(&self.waiting), Arc::clone(&self.heads));
+        Self { sender, waiting, heads }
+    }
 }
 
 #[derive(Default)]
@@ -67,14 +90,14 @@ impl Drop for CallerPermit {
     }
 }
 
-impl ThreadHandles {
-    pub(in crate::node) fn new(senders: Vec<mpsc::UnboundedSender<ThreadJob>>, max_callers: usize) -> Self {
+impl<T: NodeThread> ThreadHandles<T> {
+    pub(in crate::node) fn new(senders: Vec<mpsc::UnboundedSender<ThreadJob<T>>>, max_callers: usize) -> Self {
         let handle = |sender| ThreadHandle { sender, waiting: Arc::default(), heads: Arc::default() };
         Self { threads: senders.into_iter().map(handle).collect(), max_callers }
     }
 
     /// Runs `job` on a thread; `false` if the node has ended.
-    pub(in crate::node) fn run(&self, thread: usize, job: ThreadJob) -> bool {
+    pub(in crate::node) fn run(&self, thread: usize, job: ThreadJob<T>) -> bool {
         self.threads.get(thread).is_some_and(|handle| handle.sender.send(job).is_ok())
     }
 
@@ -84,7 +107,7 @@ impl ThreadHandles {
         &self,
         thread: usize,
         bytes: usize,
-        job: impl FnOnce(&std::rc::Rc<ThreadRuntime>) + Send + 'static,
+        job: impl FnOnce(&Rc<T>) + Send + 'static,
     ) -> bool {
         let Some(permit) = self.permit(thread, bytes) else { return false };
         self.run_permitted(thread, permit, job);
@@ -101,7 +124,7 @@ impl ThreadHandles {
         &self,
         thread: usize,
         permit: CallerPermit,
-        job: impl FnOnce(&std::rc::Rc<ThreadRuntime>) + Send + 'static,
+        job: impl FnOnce(&Rc<T>) + Send + 'static,
     ) {
         self.run(
             thread,
@@ -140,7 +163,7 @@ impl ThreadHandles {
     }
 
     /// Runs a job on every thread.
-    pub(in crate::node) fn run_all(&self, job: impl Fn(&std::rc::Rc<ThreadRuntime>) + Clone + Send + 'static) {
+    pub(in crate::node) fn run_all(&self, job: impl Fn(&Rc<T>) + Clone + Send + 'static) {
         for thread in 0..self.threads.len() {
             let job = job.clone();
             self.run(thread, Box::new(move |runtime| job(runtime)));
@@ -163,8 +186,7 @@ impl ThreadHandles {
     }
 
     /// Stops accepting messages and waits until everything in progress is finished, for at most `limit`.
-    pub(in crate::node) async fn drain(&self, definition: &NodeDefinition, limit: Duration) {
-        definition.draining.store(true, Ordering::Relaxed);
+    pub(in crate::node) async fn drain(&self, limit: Duration) {
         let drained = async {
             let mut waits = Vec::new();
             for thread in 0..self.threads.len() {
@@ -205,11 +227,21 @@ impl ThreadHandles {
 mod tests {
     use super::*;
 
+    /// A thread that takes no jobs.
+    struct Blocked;
+
+    impl NodeThread for Blocked {
+        fn advance_head(&self, _source: &ShardId, _position: u64) {}
+        fn rest(self: &Rc<Self>, _done: oneshot::Sender<u64>) {}
+        fn drain(self: &Rc<Self>, _done: oneshot::Sender<()>) {}
+        fn end(&self) {}
+    }
+
     #[test]
     fn ended_thread_is_reported() {
         let (one, _runs) = mpsc::unbounded_channel();
         let (other, ended) = mpsc::unbounded_channel();
-        let threads = ThreadHandles::new(vec![one, other], 1);
+        let threads = ThreadHandles::<Blocked>::new(vec![one, other], 1);
         assert_eq!(threads.ended(), None);
         drop(ended);
         assert_eq!(threads.ended(), Some(1));
@@ -218,7 +250,7 @@ mod tests {
     #[test]
     fn caller_jobs_are_bounded_in_bytes() {
         let (sender, mut jobs) = mpsc::unbounded_channel();
-        let threads = ThreadHandles::new(vec![sender], 100);
+        let threads = ThreadHandles::<Blocked>::new(vec![sender], 100);
         assert!(threads.run_bounded(0, 2 * MAX_CALLER_BYTES, |_| {}), "a single job may exceed the bound");
         assert!(!threads.run_bounded(0, 1, |_| {}));
         drop(jobs.try_recv().unwrap());
@@ -237,7 +269,7 @@ mod tests {
     fn heads_are_queued_once_per_thread() {
         let (one, mut jobs) = mpsc::unbounded_channel();
         let (other, mut others) = mpsc::unbounded_channel();
-        let threads = ThreadHandles::new(vec![one, other], 1);
+        let threads = ThreadHandles::<Blocked>::new(vec![one, other], 1);
         let shard = |n| ShardId::new(whizbang_core::message::Name::from_static("bank").unwrap(), n);
         for position in 1..=10_000 {
             threads.advance_head(&shard(0), position);

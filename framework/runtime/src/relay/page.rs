@@ -14,6 +14,11 @@ const FIRST_STEP: usize = 8;
 /// Most entries read in one step.
 const MAX_STEP: usize = 32;
 
+/// Returns the last sequence that a shard has sent to another.
+pub(crate) fn sent_to(reader: &dyn ShardReader, to: &ShardId) -> u64 {
+    reader.outbox_heads().into_iter().find(|(known, ..)| known == to).map_or(0, |(_, _, head)| head)
+}
+
 /// Reads events above a position: at most `limit`, and none after [`PAGE_BYTES`].
 pub(crate) async fn events(reader: &dyn ShardReader, after: u64, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
     let (mut page, mut read) = (Vec::new(), PageReader::default());

@@ -1,8 +1,8 @@
 //! Configuration from environment variables: the keys, their units and ranges.
 //!
-//! Called by the [configuration](crate::node::NodeConfig). Variables that belong to something else never stop a node:
-//! Kubernetes sets `WHIZBANG_SERVICE_HOST` in every pod beside a service named `whizbang`, and variables need not be
-//! UTF-8.
+//! Called by users through the [configuration](crate::node::NodeConfig). Variables that belong to something else never
+//! stop a node: Kubernetes sets `WHIZBANG_SERVICE_HOST` in every pod beside a service named `whizbang`, and variables
+//! need not be UTF-8.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -21,19 +21,19 @@ const TEST_PREFIX: &str = "WHIZBANG_SIM";
 const REPLACES_STORE: &str = "replaces_store";
 
 /// A key of the configuration with a number.
-pub(in crate::node) struct NumberKey {
+struct NumberKey {
     /// The name in a file. The variable's name is the prefix and this in upper case.
-    pub(in crate::node) name: &'static str,
-    pub(in crate::node) unit: Unit,
-    pub(in crate::node) least: u64,
-    pub(in crate::node) most: u64,
-    pub(in crate::node) get: fn(&NodeConfig) -> u64,
+    name: &'static str,
+    unit: Unit,
+    least: u64,
+    most: u64,
+    get: fn(&NodeConfig) -> u64,
     set: fn(&mut NodeConfig, u64),
 }
 
 /// The unit of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::node) enum Unit {
+enum Unit {
     Count,
     Milliseconds,
 }
@@ -68,7 +68,7 @@ macro_rules! millis {
 }
 
 /// Every key with a number.
-pub(in crate::node) const NUMBERS: &[NumberKey] = &[
+const NUMBERS: &[NumberKey] = &[
     count!(threads, "threads", 0..=1024),
     count!(in_flight, "in_flight", 1..=16_777_216),
     count!(in_flight_per_key, "in_flight_per_key", 1..=u32::MAX as u64),
@@ -94,7 +94,7 @@ impl NumberKey {
     }
 
     /// Returns the range in words. A maximum that only the type sets is left out.
-    pub(in crate::node) fn range(&self) -> String {
+    fn range(&self) -> String {
         match (self.least, self.most) {
             (0, u64::MAX) => "0 or more".to_owned(),
             (least, most) if most >= u64::from(u32::MAX) => format!("at least {}", grouped(least)),
@@ -110,7 +110,7 @@ impl NumberKey {
 }
 
 /// Returns a number with commas: `16,384`.
-pub(in crate::node) fn grouped(number: u64) -> String {
+fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::new();
     for (at, digit) in digits.chars().enumerate() {
@@ -122,8 +122,60 @@ pub(in crate::node) fn grouped(number: u64) -> String {
     grouped
 }
 
+impl NodeConfig {
+    /// Returns the defaults, overridden by the environment: see [`environment`](Self::environment).
+    ///
+    /// ```
+    /// use whizbang::NodeConfig;
+    ///
+    /// let config = NodeConfig::from_env()?;
+    /// // Or after a file, which it overrides:
+    /// // let config = NodeConfig::from_file("bank.toml")?.environment()?;
+    /// # assert_eq!(config.jobs, 64);
+    /// # Ok::<_, whizbang::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the variable, and its unit and range.
+    pub fn from_env() -> Result<Self, ConfigError> {
+        Self::default().environment()
+    }
+
+    /// Overrides the values for which the environment has a variable: the keys of a file in upper case with the prefix
+    /// `WHIZBANG_`.
+    ///
+    /// A variable with this prefix and another name is refused if it is one or two letters from a key, and ignored with
+    /// a warning in the log otherwise: the platform may have set it. Variables that are not UTF-8 are ignored.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the variable, and its unit and range.
+    pub fn environment(self) -> Result<Self, ConfigError> {
+        self.variables(std::env::vars_os())
+    }
+
+    /// As [`environment`](Self::environment), for given variables.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the variable, and its unit and range.
+    pub fn variables<N, V>(self, variables: impl IntoIterator<Item = (N, V)>) -> Result<Self, ConfigError>
+    where
+        N: Into<OsString>,
+        V: Into<OsString>,
+    {
+        read(self, variables.into_iter().map(|(name, value)| (name.into(), value.into())))
+    }
+
+    /// Returns key, default and range of each value with a number, as the documentation shows them.
+    #[doc(hidden)]
+    pub fn documented() -> Vec<(&'static str, String, String)> {
+        let default = Self::default();
+        let row = |key: &NumberKey| (key.name, grouped((key.get)(&default)), key.range());
+        NUMBERS.iter().map(row).collect()
+    }
+}
+
 /// Overrides the values that variables name.
-pub(in crate::node) fn read(
+fn read(
     mut config: NodeConfig,
     variables: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<NodeConfig, ConfigError> {

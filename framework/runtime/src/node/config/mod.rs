@@ -2,9 +2,8 @@
 //!
 //! Called by users and by the [builder](crate::node::NodeBuilder), which validates it once.
 
-pub(in crate::node) mod environment;
+mod environment;
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -133,56 +132,6 @@ impl NodeConfig {
                 .ok_or(ConfigError::Range { key: "replaces_store", range: "`any` or 32 hexadecimal digits" })?,
         };
         Ok(Self { replaces_store, ..self.changed(file) })
-    }
-
-    /// Returns the defaults, overridden by the environment: see [`environment`](Self::environment).
-    ///
-    /// ```
-    /// use whizbang::NodeConfig;
-    ///
-    /// let config = NodeConfig::from_env()?;
-    /// // Or after a file, which it overrides:
-    /// // let config = NodeConfig::from_file("bank.toml")?.environment()?;
-    /// # assert_eq!(config.jobs, 64);
-    /// # Ok::<_, whizbang::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`ConfigError`] names the variable, and its unit and range.
-    pub fn from_env() -> Result<Self, ConfigError> {
-        Self::default().environment()
-    }
-
-    /// Overrides the values for which the environment has a variable: the keys of a file in upper case with the prefix
-    /// `WHIZBANG_`.
-    ///
-    /// A variable with this prefix and another name is refused if it is one or two letters from a key, and ignored with
-    /// a warning in the log otherwise: the platform may have set it. Variables that are not UTF-8 are ignored.
-    ///
-    /// # Errors
-    /// [`ConfigError`] names the variable, and its unit and range.
-    pub fn environment(self) -> Result<Self, ConfigError> {
-        self.variables(std::env::vars_os())
-    }
-
-    /// As [`environment`](Self::environment), for given variables.
-    ///
-    /// # Errors
-    /// [`ConfigError`] names the variable, and its unit and range.
-    pub fn variables<N, V>(self, variables: impl IntoIterator<Item = (N, V)>) -> Result<Self, ConfigError>
-    where
-        N: Into<OsString>,
-        V: Into<OsString>,
-    {
-        environment::read(self, variables.into_iter().map(|(name, value)| (name.into(), value.into())))
-    }
-
-    /// Returns key, default and range of each value with a number, as the documentation shows them.
-    #[doc(hidden)]
-    pub fn documented() -> Vec<(&'static str, String, String)> {
-        let default = Self::default();
-        let row = |key: &environment::NumberKey| (key.name, environment::grouped((key.get)(&default)), key.range());
-        environment::NUMBERS.iter().map(row).collect()
     }
 
     fn changed(mut self, file: FileConfig) -> Self {

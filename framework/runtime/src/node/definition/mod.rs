@@ -9,12 +9,14 @@ pub(in crate::node) mod peers;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use dashmap::DashMap;
 use foldhash::fast::FixedState;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 use crate::inbox::HealthIssues;
 use crate::node::catalog::hosted::HostedType;
@@ -23,7 +25,7 @@ use crate::node::definition::known_owners::KnownOwners;
 use crate::node::error::NodeEnd;
 use crate::node::health::{Health, Metrics};
 use crate::node::ownership::{Membership, MembershipCounts};
-use crate::node::thread_handles::ThreadHandles;
+use crate::node::thread_handles::{NodeThread, ThreadHandles};
 use crate::projection::ViewType;
 use crate::router::{Manifest, NodeId, OpenShards, PeerShapes};
 use whizbang_core::bridge::{Bridge, NodeCard};
@@ -33,8 +35,15 @@ use whizbang_core::store::{DeadLetterReason, MemberId, ShardReader, Store};
 use whizbang_core::telemetry::{Counts, error_chain};
 use whizbang_core::user_code::{Ticks, UserCode};
 
+/// Time-out of a request to another node for missing messages. Short: repeating the request is cheap, waiting delays
+/// others.
+pub(in crate::node) const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Index of the thread that runs the projections.
 pub(in crate::node) const VIEW_THREAD: usize = 0;
+
+/// Domains whose owners could not be reached, and when.
+pub(in crate::node) type FailedPeers = HashMap<Name, Instant, FixedState>;
 
 /// Number of dead letters read to find one that is not only deferred.
 const EXAMPLES_READ: usize = 16;
@@ -58,7 +67,7 @@ pub(in crate::node) struct NodeDefinition {
     /// Known shapes of other services; empty without a bridge.
     pub(in crate::node) shapes: Arc<PeerShapes>,
     /// Locked while shapes are requested from another service.
-    pub(in crate::node) shape_requests: tokio::sync::Mutex<crate::node::definition::peers::FailedPeers>,
+    pub(in crate::node) shape_requests: tokio::sync::Mutex<FailedPeers>,
     /// Owned domains with their number of shards.
     pub(in crate::node) domains: BTreeMap<Name, u16>,
     /// Subscribed domains with their number of shards.
@@ -174,7 +183,7 @@ impl NodeDefinition {
 
     /// Ends the whole node: it must neither answer for shards that it lost nor repeat committed work. It does not try
     /// to take the shards back: two nodes would take them from each other in turns.
-    pub(in crate::node) fn end_node(&self, threads: &ThreadHandles, why: NodeEnd) {
+    pub(in crate::node) fn end_node<T: NodeThread>(&self, threads: &ThreadHandles<T>, why: NodeEnd) {
         self.broken.lock().get_or_insert(why.to_string());
         self.ended.send_if_modified(|ended| {
             let is_first = ended.is_none();
@@ -188,7 +197,7 @@ impl NodeDefinition {
     }
 
     /// Returns the health of the node whose threads are `threads`.
-    pub(in crate::node) fn health_with(&self, threads: &ThreadHandles) -> Health {
+    pub(in crate::node) fn health_with<T: NodeThread>(&self, threads: &ThreadHandles<T>) -> Health {
         let mut health = self.health();
         // After a takeover all threads have ended, and the reason is known.
         if health.live
@@ -310,11 +319,5 @@ impl NodeDefinition {
             shards_lost: owned(|counts| &counts.lost),
             lease_failures: owned(|counts| &counts.renewals_failed),
         }
-    }
-}
-
-impl std::fmt::Debug for crate::node::lifecycle::builder::NodeBuilder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NodeBuilder").finish_non_exhaustive()
     }
 }

@@ -4,19 +4,14 @@
 //! and the bridge. A message of unknown shape waits until its sender has answered. One request is sent at a time:
 //! they are few, one for each type that differs, and all messages of that type wait for the same answer.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use foldhash::fast::FixedState;
-use tokio::time::Instant;
-
-use crate::node::definition::NodeDefinition;
-use crate::node::tasks::background;
+use crate::node::definition::{NodeDefinition, REQUEST_TIMEOUT};
 use crate::router::{Judgment, is_from_actor};
 use whizbang_core::bridge::{Request, RequestError, Response};
 use whizbang_core::clock::instant;
-use whizbang_core::message::{Envelope, Name};
+use whizbang_core::message::Envelope;
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::telemetry::error_chain;
 
@@ -25,9 +20,6 @@ use whizbang_core::telemetry::error_chain;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Most unreachable services remembered.
 const MAX_FAILED: usize = 256;
-
-/// Domains whose owners could not be reached, and when.
-pub(in crate::node) type FailedPeers = HashMap<Name, Instant, FixedState>;
 
 /// The sender's service cannot be reached now.
 pub(in crate::node) struct Unreachable;
@@ -97,7 +89,7 @@ impl NodeDefinition {
             return Err(Unreachable);
         };
         let asked = Request::Shape { from: origin.shard.clone(), to: envelope.to.clone(), shape };
-        match bridge.request(asked, background::REQUEST_TIMEOUT).await {
+        match bridge.request(asked, REQUEST_TIMEOUT).await {
             Ok(Response::Shape(text)) => self.shapes.learn(envelope, Some(&text)),
             // The service now runs another program than the one that wrote the message, perhaps without this request.
             Ok(Response::Refused(RequestError::Unhandled(_) | RequestError::Undecodable(_))) => {

@@ -14,9 +14,8 @@ use crate::node::definition::known_owners::{Ownership, claimed_store};
 use crate::node::definition::peers::Unreachable;
 use crate::node::error::NodeEnd;
 use crate::node::inbound::remote_answer::{RemoteRequest, page_unreadable};
-use crate::node::relay::confirmations::sent_to;
-use crate::node::thread_handles::ThreadHandles;
-use crate::node::transport::remote_client::{run_command, run_query};
+use crate::node::thread::Threads;
+use crate::node::transport::request::{run_command, run_query};
 use crate::relay::{envelope_of, page};
 use crate::router::Judgment;
 use whizbang_core::bridge::{AckOutcome, Inbound, Notification, Page, Request, RequestError, Response};
@@ -30,11 +29,11 @@ const MAX_ENTRIES: usize = 1024;
 #[derive(Clone)]
 pub(in crate::node) struct BridgeHandler {
     definition: Arc<NodeDefinition>,
-    threads: ThreadHandles,
+    threads: Threads,
 }
 
 impl BridgeHandler {
-    pub(in crate::node) fn new(definition: Arc<NodeDefinition>, threads: ThreadHandles) -> Self {
+    pub(in crate::node) fn new(definition: Arc<NodeDefinition>, threads: Threads) -> Self {
         Self { definition, threads }
     }
 
@@ -274,7 +273,7 @@ impl BridgeHandler {
                     let Some(reader) = reader else { return Response::Refused(RequestError::NotHere) };
                     let Ok(committed) = told.await else { return Response::Refused(RequestError::NotHere) };
                     // Read before the entries: an entry sent in between may be missing from the page.
-                    let head = sent_to(&*reader, &to);
+                    let head = page::sent_to(&*reader, &to);
                     match page::outbox(&*reader, &to, after, limit).await {
                         Ok(entries) => {
                             let entries = entries.into_iter().map(|entry| entry.envelope).collect();

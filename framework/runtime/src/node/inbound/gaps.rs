@@ -7,11 +7,9 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use crate::inbox::ReceiveWindow;
-use crate::node::definition::NodeDefinition;
 use crate::node::definition::known_owners::Ownership;
+use crate::node::definition::{NodeDefinition, REQUEST_TIMEOUT};
 use crate::node::error::NodeEnd;
-use crate::node::relay::confirmations::sent_to;
-use crate::node::tasks::background;
 use crate::node::thread::ThreadRuntime;
 use crate::relay::page;
 use whizbang_core::bridge::{Page, Request, Response};
@@ -53,7 +51,7 @@ impl ThreadRuntime {
 
 async fn request_missing(me: Weak<ThreadRuntime>, window: Weak<ReceiveWindow>) {
     // Repeated while messages wait behind the gap: a request or its response may be lost too.
-    let retry = Retry { longest: background::REQUEST_TIMEOUT, ..Retry::default() };
+    let retry = Retry { longest: REQUEST_TIMEOUT, ..Retry::default() };
     let mut failures = 0;
     loop {
         let Some(asking) = window.upgrade() else { return };
@@ -125,7 +123,7 @@ async fn read_outbox(
 ) -> Result<OutboxPage, bool> {
     if let Some(reader) = definition.reader(from) {
         // Read before the entries: an entry sent in between may be missing from the page.
-        let head = sent_to(&*reader, to);
+        let head = page::sent_to(&*reader, to);
         let entries = page::outbox(&*reader, to, after, usize::from(LIMIT)).await.map_err(|_| true)?;
         return Ok(OutboxPage {
             entries: entries.into_iter().map(|entry| entry.envelope).collect(),
@@ -135,7 +133,7 @@ async fn read_outbox(
     }
     let Some(bridge) = &definition.bridge else { return Err(false) };
     let asked = Request::Outbox { from: from.clone(), to: to.clone(), after, limit: LIMIT.into() };
-    match bridge.request(asked.clone(), background::REQUEST_TIMEOUT).await {
+    match bridge.request(asked.clone(), REQUEST_TIMEOUT).await {
         Ok(Response::Envelopes(Page { envelopes: mut entries, last: head, committed, store, .. })) => {
             if definition.known_owners.find(&**bridge, asked.domain(), store).await != Ownership::Owner {
                 return Err(true);

@@ -2,11 +2,8 @@
 //!
 //! Called by the relay of this node and by the bridge handler.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-
-use foldhash::fast::FixedState;
 
 use crate::inbox::ReceiveWindow;
 use crate::node::catalog::hosted::Unrouted;
@@ -19,9 +16,6 @@ use whizbang_core::telemetry::TARGET;
 
 /// Most receive windows of a thread. A forged sender can name any number of shards, so the count is bounded.
 const MAX_WINDOWS: usize = if cfg!(test) { 64 } else { 8192 };
-
-/// Receive windows by sending and receiving shard.
-pub(in crate::node) type ReceiveWindows = HashMap<(ShardId, ShardId), Rc<ReceiveWindow>, FixedState>;
 
 impl ThreadRuntime {
     /// Returns the endpoint for messages that no actor of a domain handles.

@@ -14,9 +14,8 @@ use tokio::sync::oneshot;
 use crate::actor::ThreadContext;
 use crate::inbox::{ActorSubscriber, ReadEvents, Subscriber, Subscription};
 use crate::node::definition::known_owners::Ownership;
-use crate::node::definition::{NodeDefinition, VIEW_THREAD};
-use crate::node::tasks::background;
-use crate::node::thread::ThreadRuntime;
+use crate::node::definition::{NodeDefinition, REQUEST_TIMEOUT, VIEW_THREAD};
+use crate::node::thread::{SubscriptionGroup, ThreadRuntime};
 use crate::projection::{ViewContext, ViewEndpoint};
 use crate::relay::{envelope_of, page};
 use whizbang_core::bridge::{Request, Response};
@@ -24,19 +23,6 @@ use whizbang_core::message::{Envelope, Name, ShardId};
 use whizbang_core::store::{SourceKind, StoreError, Watermark};
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::telemetry::error_chain;
-
-/// Actor types that share their subscriptions.
-pub(in crate::node) struct SubscriptionGroup {
-    /// Indexes into the definition's actor types.
-    types: Vec<usize>,
-    pub(in crate::node) subscriptions: BTreeMap<ShardId, Rc<Subscription>>,
-}
-
-impl SubscriptionGroup {
-    pub(in crate::node) fn each(&self) -> impl Iterator<Item = (&ShardId, &Rc<Subscription>, &Vec<usize>)> {
-        self.subscriptions.iter().map(|(source, subscription)| (source, subscription, &self.types))
-    }
-}
 
 /// Groups the actor types: aggregates and sagas share subscriptions; a possibly slow type has its own and delays no
 /// other.
@@ -188,16 +174,9 @@ impl ThreadRuntime {
         }
     }
 
-    /// Records that the log of a source reaches up to `position`.
-    pub(in crate::node) fn advance_head(&self, source: &ShardId, position: u64) {
-        for subscription in self.subscriptions.get(source).into_iter().flatten() {
-            subscription.advance_head(position);
-        }
-    }
-
     /// Starts filling what may be missing; `done` receives, once nothing is in flight, a number that changes with any
     /// work done here.
-    pub(in crate::node) fn rest(self: &Rc<Self>, done: oneshot::Sender<u64>) {
+    pub(in crate::node) fn wait_idle(self: &Rc<Self>, done: oneshot::Sender<u64>) {
         self.catch_up();
         let me = Rc::clone(self);
         whizbang_core::spawn::detached(&self.context.user_code, "wait until idle", async move {
@@ -246,7 +225,7 @@ fn event_reader(definition: &Arc<NodeDefinition>) -> ReadEvents {
             };
             let limit = u32::try_from(limit).unwrap_or(u32::MAX);
             let asked = Request::Events { shard: source, after, limit };
-            match bridge.request(asked.clone(), background::REQUEST_TIMEOUT).await {
+            match bridge.request(asked.clone(), REQUEST_TIMEOUT).await {
                 Ok(Response::Envelopes(mut page)) if page.envelopes.iter().all(|event| asked.admits(event)) => {
                     if definition.known_owners.find(&**bridge, asked.domain(), page.store).await != Ownership::Owner {
                         return Err("answered by a store that does not own the domain".to_owned());

@@ -23,7 +23,7 @@ use crate::node::lifecycle::attach::attach;
 use crate::node::lifecycle::node::Node;
 use crate::node::lifecycle::ownership;
 use crate::node::lifecycle::shard_host::ThreadHost;
-use crate::node::lifecycle::thread_start::start_threads;
+use crate::node::lifecycle::thread_start::{start_threads, ticks};
 use crate::node::ownership::Membership;
 use crate::node::thread::ThreadRuntime;
 use crate::node::transport::remote_client::RemoteClient;
@@ -37,7 +37,7 @@ use whizbang_core::message::{Domain, Event, IdSource, Message, Name, ReplacedSto
 use whizbang_core::retry::{Retries, Retry};
 use whizbang_core::store::{Member, MemberId, Store};
 use whizbang_core::telemetry::error_chain;
-use whizbang_core::user_code::{TICK, Ticks, UserCode};
+use whizbang_core::user_code::UserCode;
 
 /// Describes a node; [`start`](Self::start) validates the whole description at once.
 ///
@@ -460,20 +460,6 @@ impl NodeBuilder {
     }
 }
 
-/// Starts the clock that measures user code, on its own thread because all others may be blocked. A simulation has
-/// none.
-fn ticks(seed: Option<u64>) -> Result<Arc<Ticks>, StartError> {
-    let ticks = Arc::new(Ticks::default());
-    if seed.is_none() {
-        let node = Arc::downgrade(&ticks);
-        whizbang_core::spawn::ticker("whizbang-watch", TICK, move || {
-            node.upgrade().map(|ticks| ticks.tick()).is_some()
-        })
-        .map_err(|_| StartError::Thread)?;
-    }
-    Ok(ticks)
-}
-
 /// Closes the store of a node that failed to start: its ended threads may hold it, and the caller may want to reopen
 /// it.
 async fn close_store(definition: &NodeDefinition, error: StartError) -> StartError {
@@ -501,4 +487,10 @@ fn subscribes(
             (domain.clone(), *shards, names.into_iter().collect())
         })
         .collect()
+}
+
+impl std::fmt::Debug for NodeBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeBuilder").finish_non_exhaustive()
+    }
 }

@@ -11,7 +11,7 @@ use futures_util::future::{BoxFuture, ready};
 use crate::client::Client;
 use crate::node::error::StartError;
 use crate::node::lifecycle::attach::attach_on_thread;
-use crate::node::transport::remote_client::{bridge_failed, reply_of, request, request_query};
+use crate::node::transport::request::{bridge_failed, reply_of, request, request_query};
 use crate::router::{Remote, SendError, attach_shapes};
 use whizbang_core::bridge::{AckOutcome, Bridge, Inbound, NodeCard, Notification, Request, RequestError, Response};
 use whizbang_core::clock::Clock;

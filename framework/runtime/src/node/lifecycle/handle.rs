@@ -11,7 +11,7 @@ use crate::node::definition::NodeDefinition;
 use crate::node::health::{Health, Metrics};
 use crate::node::lifecycle::node::Node;
 use crate::node::ownership::cluster::Cluster;
-use crate::node::thread_handles::ThreadHandles;
+use crate::node::thread::Threads;
 
 /// Observes and stops a node from another task, for instance from an HTTP endpoint while [`Node::run`] owns the node.
 /// Cheap to clone and usable on any thread. Dropping it has no effect.
@@ -34,7 +34,7 @@ use crate::node::thread_handles::ThreadHandles;
 pub struct NodeHandle {
     definition: Weak<NodeDefinition>,
     pub(in crate::node) client: Client,
-    pub(in crate::node) threads: ThreadHandles,
+    pub(in crate::node) threads: Threads,
     stop_requested: Arc<Notify>,
     ended: watch::Receiver<()>,
 }

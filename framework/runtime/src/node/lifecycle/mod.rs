@@ -9,4 +9,5 @@ pub(in crate::node) mod handle;
 pub(in crate::node) mod node;
 pub(in crate::node) mod ownership;
 pub(in crate::node) mod shard_host;
+pub(in crate::node) mod thread_runtime;
 pub(in crate::node) mod thread_start;

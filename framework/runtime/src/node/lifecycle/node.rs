@@ -3,6 +3,7 @@
 //! Called by users. Started by the [builder](crate::node::NodeBuilder).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -13,7 +14,7 @@ use crate::node::error::{Error, NodeEnd};
 use crate::node::health::{Health, Metrics};
 use crate::node::lifecycle::ownership::OwnershipGuard;
 use crate::node::ownership::cluster::Cluster;
-use crate::node::thread_handles::ThreadHandles;
+use crate::node::thread::Threads;
 use crate::router::Manifest;
 use whizbang_core::bridge::NodeCard;
 use whizbang_core::spawn::LocalThread;
@@ -50,7 +51,7 @@ const DETACH: Duration = Duration::from_secs(1);
 pub struct Node {
     pub(in crate::node) definition: Arc<NodeDefinition>,
     pub(in crate::node) client: Client,
-    pub(in crate::node) threads: ThreadHandles,
+    pub(in crate::node) threads: Threads,
     /// Asks `run` to stop.
     pub(in crate::node) stop_requested: Arc<Notify>,
     /// Closed when the node ends, which handles observe.
@@ -193,7 +194,8 @@ impl Node {
         {
             tracing::warn!(target: TARGET, "shards not handed over in time: their lease runs out");
         }
-        self.threads.drain(&self.definition, DRAIN.saturating_sub(begun.elapsed()).max(DETACH)).await;
+        self.definition.draining.store(true, Ordering::Relaxed);
+        self.threads.drain(DRAIN.saturating_sub(begun.elapsed()).max(DETACH)).await;
         if let Some(bridge) = &self.definition.bridge {
             // The drain limit is shared: time spent draining is not granted a second time.
             let limit = DRAIN.saturating_sub(begun.elapsed()).max(DETACH);

@@ -10,7 +10,7 @@ use crate::node::definition::{NodeDefinition, VIEW_THREAD};
 use crate::node::ownership::host::ShardHost;
 use crate::node::shards::Closing;
 use crate::node::thread::ThreadRuntime;
-use crate::node::thread_handles::ThreadHandles;
+use crate::node::thread::Threads;
 use futures_util::future::{BoxFuture, ready};
 use whizbang_core::message::ShardId;
 use whizbang_core::store::{Epoch, StoreError};
@@ -19,11 +19,11 @@ use whizbang_core::telemetry::error_chain;
 /// The threads and the bridge of a node.
 pub(in crate::node) struct ThreadHost {
     definition: Arc<NodeDefinition>,
-    threads: ThreadHandles,
+    threads: Threads,
 }
 
 impl ThreadHost {
-    pub(in crate::node) fn new(definition: &Arc<NodeDefinition>, threads: ThreadHandles) -> Self {
+    pub(in crate::node) fn new(definition: &Arc<NodeDefinition>, threads: Threads) -> Self {
         Self { definition: Arc::clone(definition), threads }
     }
 

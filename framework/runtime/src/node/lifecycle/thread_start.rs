@@ -9,17 +9,18 @@ use tokio::sync::{mpsc, oneshot};
 use crate::node::definition::NodeDefinition;
 use crate::node::error::StartError;
 use crate::node::thread::ThreadRuntime;
-use crate::node::thread_handles::ThreadHandles;
+use crate::node::thread::Threads;
 use whizbang_core::message::IdSource;
+use whizbang_core::user_code::{TICK, Ticks};
 
 /// Starts the threads' runtimes: one on this thread, or each on a thread of its own.
 pub(in crate::node) async fn start_threads(
     definition: &Arc<NodeDefinition>,
     ids: Vec<IdSource>,
-) -> Result<(ThreadHandles, StartGuard), StartError> {
+) -> Result<(Threads, StartGuard), StartError> {
     let (senders, receivers): (Vec<_>, Vec<_>) =
         (0..definition.thread_count()).map(|_| mpsc::unbounded_channel()).unzip();
-    let threads = ThreadHandles::new(senders, definition.config.in_flight);
+    let threads = Threads::new(senders, definition.config.in_flight);
     let unstarted = StartGuard(Some(threads.clone()));
     let spec_threads = definition.config.threads;
     let mut ready = Vec::new();
@@ -55,8 +56,22 @@ pub(in crate::node) async fn start_threads(
     opened.map(|()| (threads, unstarted))
 }
 
+/// Starts the clock that measures user code, on its own thread because all others may be blocked. A simulation has
+/// none.
+pub(in crate::node) fn ticks(seed: Option<u64>) -> Result<Arc<Ticks>, StartError> {
+    let ticks = Arc::new(Ticks::default());
+    if seed.is_none() {
+        let node = Arc::downgrade(&ticks);
+        whizbang_core::spawn::ticker("whizbang-watch", TICK, move || {
+            node.upgrade().map(|ticks| ticks.tick()).is_some()
+        })
+        .map_err(|_| StartError::Thread)?;
+    }
+    Ok(ticks)
+}
+
 /// Ends the threads of a node whose start is abandoned. Without it they would keep each other and the store alive.
-pub(in crate::node) struct StartGuard(Option<ThreadHandles>);
+pub(in crate::node) struct StartGuard(Option<Threads>);
 
 impl StartGuard {
     /// From now on the node ends the threads.

@@ -11,7 +11,7 @@ use crate::node::definition::NodeDefinition;
 use crate::node::error::Error;
 use crate::node::lifecycle::handle::NodeHandle;
 use crate::node::lifecycle::node::Node;
-use crate::node::thread_handles::ThreadHandles;
+use crate::node::thread::Threads;
 use crate::router::{Action, Outcome, SendError};
 use whizbang_core::message::{Envelope, Kind, MessageId, Name, ShardId, shard_of};
 use whizbang_core::store::{DeadLetter, DeadLetterReason};
@@ -146,7 +146,7 @@ async fn list(definition: &NodeDefinition) -> Result<Vec<DeadLetter>, Error> {
 
 async fn resolve(
     definition: &NodeDefinition,
-    threads: &ThreadHandles,
+    threads: &Threads,
     client: &Client,
     dead_letter: &DeadLetter,
     work: Action,

@@ -8,7 +8,7 @@ use crate::node::definition::{NodeDefinition, VIEW_THREAD};
 use crate::node::error::Error;
 use crate::node::lifecycle::handle::NodeHandle;
 use crate::node::lifecycle::node::Node;
-use crate::node::thread_handles::ThreadHandles;
+use crate::node::thread::Threads;
 use crate::projection::{SkipError, SkippedEvent, skipped};
 use crate::router::SendError;
 use whizbang_core::message::{Name, ShardId};
@@ -61,7 +61,7 @@ fn not_halted(projection: &str, shard: &ShardId, position: u64) -> SkipError {
 
 async fn skip(
     definition: &NodeDefinition,
-    threads: &ThreadHandles,
+    threads: &Threads,
     projection: &str,
     shard: &ShardId,
     position: u64,

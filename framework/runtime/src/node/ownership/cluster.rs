@@ -1,12 +1,9 @@
 //! The cluster as one node sees it: members, owners and moves, for operators.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Membership;
-use whizbang_core::message::ShardId;
 use whizbang_core::store::{Epoch, MemberId};
 
 /// The nodes of a service that share its store, as this node has last seen them.
@@ -70,46 +67,4 @@ pub enum ShardMove {
     HandingOver,
     /// The node closes the shard, which another member has taken.
     Closing,
-}
-
-impl Membership {
-    /// Returns the cluster as this node has last seen it.
-    pub(in super::super) fn cluster(&self) -> Cluster {
-        let seen = self.seen.lock();
-        let live: BTreeSet<MemberId> = seen.leases.members.iter().map(|member| member.id).collect();
-        let leases = seen.leases.shards.iter();
-        let leased =
-            leases.map(|lease| (&lease.shard, (lease.owner.filter(|owner| live.contains(owner)), lease.epoch)));
-        let mut shards: BTreeMap<&ShardId, (Option<MemberId>, Epoch)> = leased.collect();
-        // Opened since the last renewal.
-        shards.extend(seen.open.iter().map(|(shard, epoch)| (shard, (Some(self.member.id), *epoch))));
-        let owned = |id: MemberId| shards.values().filter(|(owner, _)| *owner == Some(id)).count();
-        Cluster {
-            member: self.member.id,
-            lease: self.ttl,
-            renewed: seen.renewed.map(|renewed| renewed.elapsed()),
-            is_serving: self.is_valid(),
-            members: seen
-                .leases
-                .members
-                .iter()
-                .map(|member| ClusterMember {
-                    id: member.id,
-                    label: member.label.clone(),
-                    is_draining: member.is_draining,
-                    shards: owned(member.id),
-                })
-                .collect(),
-            shards: shards
-                .iter()
-                .map(|(shard, (owner, epoch))| ClusterShard {
-                    domain: shard.domain.to_string(),
-                    shard: shard.shard,
-                    owner: *owner,
-                    epoch: *epoch,
-                    moving: seen.moves.get(*shard).copied(),
-                })
-                .collect(),
-        }
-    }
 }

@@ -14,7 +14,7 @@ mod moves;
 mod plan;
 pub(super) mod task;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use self::cluster::{Cluster, ClusterMember, ClusterShard};
 use whizbang_core::clock::instant;
 use whizbang_core::message::ShardId;
 use whizbang_core::store::{Epoch, Leases, Member, MemberId};
@@ -121,6 +122,46 @@ impl Membership {
 
     fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Returns the cluster as this node has last seen it.
+    pub(super) fn cluster(&self) -> Cluster {
+        let seen = self.seen.lock();
+        let live: BTreeSet<MemberId> = seen.leases.members.iter().map(|member| member.id).collect();
+        let leases = seen.leases.shards.iter();
+        let leased =
+            leases.map(|lease| (&lease.shard, (lease.owner.filter(|owner| live.contains(owner)), lease.epoch)));
+        let mut shards: BTreeMap<&ShardId, (Option<MemberId>, Epoch)> = leased.collect();
+        // Opened since the last renewal.
+        shards.extend(seen.open.iter().map(|(shard, epoch)| (shard, (Some(self.member.id), *epoch))));
+        let owned = |id: MemberId| shards.values().filter(|(owner, _)| *owner == Some(id)).count();
+        Cluster {
+            member: self.member.id,
+            lease: self.ttl,
+            renewed: seen.renewed.map(|renewed| renewed.elapsed()),
+            is_serving: self.is_valid(),
+            members: seen
+                .leases
+                .members
+                .iter()
+                .map(|member| ClusterMember {
+                    id: member.id,
+                    label: member.label.clone(),
+                    is_draining: member.is_draining,
+                    shards: owned(member.id),
+                })
+                .collect(),
+            shards: shards
+                .iter()
+                .map(|(shard, (owner, epoch))| ClusterShard {
+                    domain: shard.domain.to_string(),
+                    shard: shard.shard,
+                    owner: *owner,
+                    epoch: *epoch,
+                    moving: seen.moves.get(*shard).copied(),
+                })
+                .collect(),
+        }
     }
 
     /// Returns the number of shards that are open here.

@@ -12,15 +12,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use crate::node::definition::NodeDefinition;
 use crate::node::definition::known_owners::Ownership;
-use crate::node::tasks::background;
+use crate::node::definition::{NodeDefinition, REQUEST_TIMEOUT};
 use crate::node::thread::ThreadRuntime;
-use crate::relay::{ConfirmationCheck, SendWindows};
+use crate::relay::{ConfirmationCheck, SendWindows, page};
 use whizbang_core::bridge::{Request, Response};
 use whizbang_core::message::ShardId;
 use whizbang_core::retry::Retry;
-use whizbang_core::store::ShardReader;
 use whizbang_core::telemetry::TARGET;
 
 /// Most destinations without sent messages that are queried at once. A forger can name any number of destinations.
@@ -91,7 +89,7 @@ impl ThreadRuntime {
 
     fn record_note(&self, from: &ShardId, to: &ShardId, through: u64) -> Option<ConfirmationCheck> {
         let (windows, shard) = self.windows_of(from).zip(self.shard(from))?;
-        let claim = windows.committed(to, through, || sent_to(&*shard.reader(), to));
+        let claim = windows.committed(to, through, || page::sent_to(&*shard.reader(), to));
         match claim {
             ConfirmationCheck::Advanced | ConfirmationCheck::Impossible => {}
             ConfirmationCheck::Resumed => {
@@ -167,7 +165,7 @@ impl ThreadRuntime {
     /// Applies the owner's answer to a request that was sent after `noted` was noted.
     fn check_note(&self, windows: &SendWindows, from: &ShardId, to: &ShardId, through: u64, noted: u64) -> NoteCheck {
         let Some(shard) = self.shard(from) else { return NoteCheck::Confirmed };
-        let sent = sent_to(&*shard.reader(), to);
+        let sent = page::sent_to(&*shard.reader(), to);
         if through > sent {
             // This log is older than the destination: new messages would be dropped as duplicates, so nothing is sent.
             windows.stop(to);
@@ -234,14 +232,9 @@ impl ThreadRuntime {
 async fn request_committed(definition: &NodeDefinition, from: &ShardId, to: &ShardId) -> Option<u64> {
     let bridge = definition.bridge.as_ref()?;
     let asked = Request::Watermark { from: from.clone(), to: to.clone() };
-    let Ok(Response::Watermark { through, store }) = bridge.request(asked, background::REQUEST_TIMEOUT).await else {
+    let Ok(Response::Watermark { through, store }) = bridge.request(asked, REQUEST_TIMEOUT).await else {
         return None;
     };
     let ownership = definition.known_owners.find(&**bridge, &to.domain, store).await;
     (ownership == Ownership::Owner).then_some(through)
-}
-
-/// Returns the last sequence that a shard has sent to another.
-pub(in crate::node) fn sent_to(reader: &dyn ShardReader, to: &ShardId) -> u64 {
-    reader.outbox_heads().into_iter().find(|(known, ..)| known == to).map_or(0, |(_, _, head)| head)
 }

@@ -3,5 +3,6 @@
 //! Runs as a background task. Uses the send windows of [`relay`](crate::relay).
 
 pub(in crate::node) mod confirmations;
+pub(in crate::node) mod local;
 pub(in crate::node) mod publisher;
 pub(in crate::node) mod republish;

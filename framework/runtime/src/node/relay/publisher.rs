@@ -6,20 +6,19 @@
 //! dirty shards; the messages stay in their logs.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::actor::{OwnedShard, ThreadContext};
+use crate::node::definition::REQUEST_TIMEOUT;
 use crate::node::relay::republish::find_published;
-use crate::node::tasks::background;
 use crate::node::thread::ThreadRuntime;
 use crate::relay::{Forward, StalledWindows, envelope_of, page};
 use whizbang_core::bridge::{Notification, Request, RequestError, Response};
@@ -34,62 +33,6 @@ const PAGE: usize = 256;
 const MAX_BATCH_BYTES: usize = 8 << 20;
 /// Number of shards that publish a page of events concurrently.
 const MAX_PUBLISHING: usize = 16;
-/// Shards that may have messages to publish.
-#[derive(Default)]
-pub(in crate::node) struct Publisher {
-    dirty: RefCell<BTreeMap<ShardId, Rc<OwnedShard>>>,
-    wake: Notify,
-    is_running: Cell<bool>,
-    /// The node has a bridge.
-    is_used: Cell<bool>,
-    /// Position up to which the events of each shard are published; absent while the broker has not answered what it
-    /// holds. Stored here to survive a restart of the task.
-    pub(in crate::node) published: RefCell<BTreeMap<ShardId, u64>>,
-    /// Shards for which the broker has not yet answered what it holds.
-    pub(in crate::node) unanswered: RefCell<BTreeSet<ShardId>>,
-}
-
-impl Publisher {
-    pub(in crate::node) fn mark_dirty(&self, cell: &Rc<OwnedShard>) {
-        self.dirty.borrow_mut().entry(cell.id.clone()).or_insert_with(|| Rc::clone(cell));
-        self.wake.notify_one();
-    }
-
-    /// Resets the state of a failed task.
-    pub(in crate::node) fn failed(&self) {
-        self.is_running.set(false);
-    }
-
-    /// Begins to publish the events of a shard that was opened while the node runs.
-    pub(in crate::node) fn opened(&self, runtime: &Rc<ThreadRuntime>, shard: &Rc<OwnedShard>) {
-        if let Some(asking) = find_published(runtime, std::slice::from_ref(shard)) {
-            whizbang_core::spawn::detached(&runtime.context.user_code, "find published events", asking);
-        }
-    }
-
-    /// Returns whether every committed event of a shard is with the broker. True without a bridge.
-    pub(in crate::node) fn has_published(&self, shard: &OwnedShard) -> bool {
-        let position = shard.reader().position();
-        !self.is_used.get() || self.published.borrow().get(&shard.id).is_some_and(|last| *last >= position)
-    }
-
-    /// Forgets a shard that was closed.
-    pub(in crate::node) fn closed(&self, shard: &ShardId) {
-        self.dirty.borrow_mut().remove(shard);
-        self.published.borrow_mut().remove(shard);
-        self.unanswered.borrow_mut().remove(shard);
-    }
-
-    /// Wakes the task: confirmations are pending.
-    pub(in crate::node) fn notify(&self) {
-        self.wake.notify_one();
-    }
-
-    /// Returns whether every shard has been handled and all its messages are with the broker.
-    pub(in crate::node) fn is_idle(&self) -> bool {
-        !self.is_running.get() && self.dirty.borrow().is_empty() && self.unanswered.borrow().is_empty()
-    }
-}
 
 /// Publishes committed messages to other services, over the bridge.
 pub(in crate::node) async fn run(runtime: Weak<ThreadRuntime>) {
@@ -168,7 +111,7 @@ fn query_progress(runtime: &Rc<ThreadRuntime>, from: &ShardId, to: &ShardId, sen
     let (me, from, to) = (Rc::downgrade(runtime), from.clone(), to.clone());
     whizbang_core::spawn::detached(&runtime.context.user_code, "query a destination", async move {
         let asked = Request::Sent { from: from.clone(), to: to.clone(), through: sent };
-        let answer = bridge.request(asked, background::REQUEST_TIMEOUT).await;
+        let answer = bridge.request(asked, REQUEST_TIMEOUT).await;
         let Some(runtime) = me.upgrade() else { return };
         let Some(windows) = runtime.windows_of(&from) else { return };
         let through = if let Ok(Response::Watermark { through, .. }) = answer { through } else { 0 };

@@ -29,6 +29,13 @@ const MAX_REPUBLISHED: u64 = 1024;
 /// Time without an answer from the broker after which health reports it.
 const REPORT_AFTER: Duration = Duration::from_secs(5);
 
+/// Begins to publish the events of a shard that was opened while the node runs.
+pub(in crate::node) fn start_publishing(runtime: &Rc<ThreadRuntime>, shard: &Rc<OwnedShard>) {
+    if let Some(asking) = find_published(runtime, std::slice::from_ref(shard)) {
+        whizbang_core::spawn::detached(&runtime.context.user_code, "find published events", asking);
+    }
+}
+
 /// Returns the task that finds the position up to which the events of these shards are published. Shards without
 /// history are known at once; `None` if all are.
 pub(in crate::node) fn find_published(

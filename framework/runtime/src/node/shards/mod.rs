@@ -13,8 +13,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::actor::OwnedShard;
+use crate::node::relay::republish;
 use crate::node::thread::ThreadRuntime;
-use crate::node::thread_handles::ThreadHandles;
+use crate::node::thread::Threads;
 use crate::relay::SendWindows;
 use whizbang_core::message::ShardId;
 use whizbang_core::store::{CommitListener, ShardHandle, Source, SourceKind, StoreError, Watermark};
@@ -34,31 +35,6 @@ pub(in crate::node) enum Closing {
 }
 
 impl ThreadRuntime {
-    /// Returns an open shard of this thread.
-    pub(in crate::node) fn shard(&self, id: &ShardId) -> Option<Rc<OwnedShard>> {
-        self.context.shards.borrow().get(id).cloned()
-    }
-
-    /// Returns the open shards of this thread, ordered by id.
-    pub(in crate::node) fn shards(&self) -> Vec<Rc<OwnedShard>> {
-        self.context.shards.borrow().values().cloned().collect()
-    }
-
-    /// Returns whether a shard is still open under this opening.
-    pub(in crate::node) fn is_current(&self, shard: &Rc<OwnedShard>) -> bool {
-        self.context.shards.borrow().get(&shard.id).is_some_and(|current| Rc::ptr_eq(current, shard))
-    }
-
-    /// Returns the send windows of an open shard.
-    pub(in crate::node) fn windows_of(&self, id: &ShardId) -> Option<Rc<SendWindows>> {
-        self.send_windows.borrow().get(id).cloned()
-    }
-
-    /// Returns the send windows of all open shards.
-    pub(in crate::node) fn all_windows(&self) -> Vec<(ShardId, Rc<SendWindows>)> {
-        self.send_windows.borrow().iter().map(|(id, windows)| (id.clone(), Rc::clone(windows))).collect()
-    }
-
     /// Installs an opened shard in everything that works for it. Its deferred messages are not loaded yet.
     pub(in crate::node) fn install(&self, id: ShardId, handle: ShardHandle) -> Rc<OwnedShard> {
         let relays = self.definition.bridge.is_some() || self.definition.sources.contains_key(&id.domain);
@@ -109,7 +85,7 @@ impl ThreadRuntime {
     /// Begins to serve an installed shard.
     fn begin(self: &Rc<Self>, shard: &Rc<OwnedShard>) {
         self.remind_senders(shard);
-        self.publisher.opened(self, shard);
+        republish::start_publishing(self, shard);
         // Before anything new: messages recorded in the log for a key are older.
         self.deliver_deferred(&shard.id);
         let known = shard.reader().watermarks();
@@ -298,7 +274,7 @@ impl ThreadRuntime {
     }
 }
 
-impl ThreadHandles {
+impl Threads {
     /// Returns the listener with which the shards of a thread are opened; `None` if the thread has ended.
     pub(in crate::node) async fn listener(&self, thread: usize) -> Option<Arc<dyn CommitListener>> {
         let (tell, told) = oneshot::channel();

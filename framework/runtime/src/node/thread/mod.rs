@@ -5,6 +5,7 @@
 //! of shards in [`shards`](crate::node::shards). All state here is `Rc` and `Cell`: other threads reach it only through
 //! jobs.
 
+pub(in crate::node) mod publisher;
 pub(in crate::node) mod stored_watermarks;
 
 use std::cell::{Cell, RefCell};
@@ -14,41 +15,53 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::fast::FixedState;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 
 use crate::node::definition::NodeDefinition;
-use crate::node::error::StartError;
-use crate::node::inbound::receive_windows::ReceiveWindows;
-use crate::node::inbound::subscriptions::{SubscriptionGroup, groups, views};
-use crate::node::relay::publisher::{self, Publisher};
-use crate::node::tasks::supervisor::{Restart, supervise};
-use crate::node::tasks::{background, timers};
-use crate::node::thread_handles::{ThreadHandles, ThreadJob};
-use crate::node::transport::remote_client::RemoteClient;
+use crate::node::thread::publisher::Publisher;
+use crate::node::thread_handles::{NodeThread, ThreadHandles};
 
-use crate::actor::{ThreadContext, ThreadSettings};
-use crate::inbox::Subscription;
+use crate::actor::{OwnedShard, ThreadContext};
+use crate::inbox::{ReceiveWindow, Subscription};
 use crate::projection::ViewEndpoint;
 use crate::relay::SendWindows;
 use crate::router::{Action, ActorEndpoint, Completion, DedupKey, Delivery, LocalRoutes, Outcome};
-use whizbang_core::message::{Envelope, IdSource, Name, ShardId};
+use whizbang_core::message::{Envelope, Name, ShardId};
 use whizbang_core::spawn::Task;
-use whizbang_core::store::{CommitListener, ShardHandle, StoreError};
+use whizbang_core::store::StoreError;
 use whizbang_core::telemetry::TARGET;
-use whizbang_core::user_code::{caught, user_code};
 
 pub(in crate::node) type Endpoints = HashMap<(Name, Name), Rc<dyn ActorEndpoint>, FixedState>;
+
+/// Receive windows by sending and receiving shard.
+pub(in crate::node) type ReceiveWindows = HashMap<(ShardId, ShardId), Rc<ReceiveWindow>, FixedState>;
+
+/// Handles to the threads of a node.
+pub(in crate::node) type Threads = ThreadHandles<ThreadRuntime>;
+
+/// Actor types that share their subscriptions.
+pub(in crate::node) struct SubscriptionGroup {
+    /// Indexes into the definition's actor types.
+    pub(in crate::node) types: Vec<usize>,
+    pub(in crate::node) subscriptions: BTreeMap<ShardId, Rc<Subscription>>,
+}
+
+impl SubscriptionGroup {
+    pub(in crate::node) fn each(&self) -> impl Iterator<Item = (&ShardId, &Rc<Subscription>, &Vec<usize>)> {
+        self.subscriptions.iter().map(|(source, subscription)| (source, subscription, &self.types))
+    }
+}
 
 /// One thread of a node.
 pub(in crate::node) struct ThreadRuntime {
     pub(in crate::node) definition: Arc<NodeDefinition>,
     pub(in crate::node) index: usize,
-    pub(in crate::node) threads: ThreadHandles,
+    pub(in crate::node) threads: Threads,
     pub(in crate::node) context: Rc<ThreadContext>,
     /// Endpoints by domain and actor type.
     pub(in crate::node) endpoints: Endpoints,
     /// Endpoints by domain and command.
-    commands: Endpoints,
+    pub(in crate::node) commands: Endpoints,
     /// Endpoints of typed commands.
     pub(in crate::node) routes: Rc<LocalRoutes>,
     pub(in crate::node) receive_windows: RefCell<ReceiveWindows>,
@@ -66,155 +79,35 @@ pub(in crate::node) struct ThreadRuntime {
     /// Destinations that sent a note although nothing was sent to them, while they are queried.
     pub(in crate::node) unknown_destinations: RefCell<BTreeSet<(ShardId, ShardId)>>,
     pub(in crate::node) tasks: RefCell<Vec<Task>>,
-    ended: Notify,
+    pub(in crate::node) ended: Notify,
     pub(in crate::node) has_ended: Cell<bool>,
-    me: RefCell<std::rc::Weak<ThreadRuntime>>,
+    pub(in crate::node) me: RefCell<std::rc::Weak<ThreadRuntime>>,
 }
 
 impl ThreadRuntime {
-    /// Opens the shards of this thread, unless the store leases them one by one, and installs the endpoints. No task
-    /// runs yet.
-    pub(in crate::node) async fn open(
-        definition: Arc<NodeDefinition>,
-        index: usize,
-        threads: ThreadHandles,
-        ids: IdSource,
-    ) -> Result<Rc<Self>, StartError> {
-        let settings = ThreadSettings {
-            in_flight: definition.config.in_flight,
-            in_flight_per_key: definition.config.in_flight_per_key,
-            retry: definition.retries.clone(),
-            jobs: definition.config.jobs,
-            job_limit: definition.config.job_limit,
-            live_actors: definition.config.live_actors,
-            remember: definition.config.remember,
-            issues: Arc::clone(&definition.issues),
-            shapes: Arc::clone(&definition.shapes),
-            suspect_permits: Arc::clone(&definition.suspect_permits),
-            propagated: Arc::clone(&definition.propagated),
-            digest_key: definition.store.digest_key(),
-        };
-        let context = ThreadContext::new(ids, settings, definition.code(index));
-        let remote = Arc::new(RemoteClient::new(&definition, threads.clone()));
-        let _ = context.remote.set((definition.id, remote));
-        let opened = open_all(&definition, index, &context).await?;
-        let (mut endpoints, mut commands, mut routes) =
-            (Endpoints::default(), Endpoints::default(), LocalRoutes::default());
-        for hosted in &definition.actors {
-            let endpoint = hosted.hosted.install(
-                &context,
-                hosted.domain.clone(),
-                hosted.actor.clone(),
-                definition.owns(&hosted.domain).unwrap_or(1),
-                &hosted.events,
-                &mut routes,
-            );
-            for command in &hosted.handles {
-                commands.insert((hosted.domain.clone(), command.clone()), Rc::clone(&endpoint));
-            }
-            endpoints.insert((hosted.domain.clone(), hosted.actor.clone()), endpoint);
-        }
-        let groups = groups(&definition, &context);
-        let views = views(&definition, index, &context).await?;
-        routes.share(&definition.open_shards);
-        let routes = Rc::new(routes);
-        // With several threads a key may be on another one, so a sender must route by key.
-        if definition.thread_count() == 1 {
-            Rc::clone(&routes).publish(definition.id);
-        }
-        let mut subscriptions: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        let theirs =
-            groups.iter().map(|group| &group.subscriptions).chain(views.iter().map(|view| view.subscriptions()));
-        for (source, subscription) in theirs.flatten() {
-            subscriptions.entry(source.clone()).or_default().push(Rc::clone(subscription));
-        }
-        let runtime = Rc::new(Self {
-            definition,
-            index,
-            threads,
-            context,
-            endpoints,
-            commands,
-            routes,
-            receive_windows: RefCell::default(),
-            subscriptions,
-            groups,
-            views,
-            is_relaying: Cell::new(false),
-            publisher: Rc::default(),
-            send_windows: RefCell::default(),
-            told: RefCell::default(),
-            unknown_destinations: RefCell::default(),
-            tasks: RefCell::default(),
-            ended: Notify::new(),
-            has_ended: Cell::new(false),
-            me: RefCell::default(),
-        });
-        *runtime.me.borrow_mut() = Rc::downgrade(&runtime);
-        for (id, handle) in opened {
-            runtime.install(id, handle);
-        }
-        runtime.load_deferred().await?;
-        runtime.set_takers();
-        Ok(runtime)
+    /// Returns an open shard of this thread.
+    pub(in crate::node) fn shard(&self, id: &ShardId) -> Option<Rc<OwnedShard>> {
+        self.context.shards.borrow().get(id).cloned()
     }
 
-    /// Runs the jobs sent to this thread until it ends.
-    pub(in crate::node) async fn run(self: Rc<Self>, jobs: mpsc::UnboundedReceiver<ThreadJob>) {
-        if let Err(panicked) = caught(self.work(jobs)).await {
-            self.context.user_code.failed("thread", panicked.text());
-            let reason = format!("thread {} failed: {panicked}", self.index);
-            self.definition.broken.lock().get_or_insert(reason);
-        }
-        self.end();
+    /// Returns the open shards of this thread, ordered by id.
+    pub(in crate::node) fn shards(&self) -> Vec<Rc<OwnedShard>> {
+        self.context.shards.borrow().values().cloned().collect()
     }
 
-    async fn work(self: &Rc<Self>, mut jobs: mpsc::UnboundedReceiver<ThreadJob>) {
-        loop {
-            tokio::select! {
-                biased;
-                () = self.ended.notified() => return,
-                job = jobs.recv() => match job {
-                    // A panicking job drops its reply channel, so its caller learns that it was stopped.
-                    Some(job) => match user_code(|| job(self)) {
-                        Ok(()) => self.context.user_code.task_recovered("link"),
-                        Err(panicked) => self.context.user_code.failed("link", panicked.text()),
-                    },
-                    None => return,
-                },
-            }
-        }
+    /// Returns whether a shard is still open under this opening.
+    pub(in crate::node) fn is_current(&self, shard: &Rc<OwnedShard>) -> bool {
+        self.context.shards.borrow().get(&shard.id).is_some_and(|current| Rc::ptr_eq(current, shard))
     }
 
-    /// Starts the background tasks.
-    pub(in crate::node) fn start_tasks(self: &Rc<Self>) {
-        let mut running = self.tasks.borrow_mut();
-        // A panic here loses the completions in progress: their callers would wait forever.
-        running.push(supervise(self, "release", Restart::Never, background::complete_commits));
-        running.push(supervise(self, "relay", Restart::After(ThreadRuntime::restart_relay), background::relay));
-        if self.definition.bridge.is_some() {
-            running.push(supervise(self, "carry", Restart::After(ThreadRuntime::restart_relay), publisher::run));
-        }
-        running.push(supervise(self, "timers", Restart::After(|_| {}), timers::fire));
-        running.push(supervise(self, "sweep", Restart::After(|_| {}), background::passivate_idle));
-        drop(running);
-        for shard in self.shards() {
-            self.remind_senders(&shard);
-        }
-        // Before anything new: messages recorded in the log for a key are older.
-        self.shards().iter().for_each(|shard| self.deliver_deferred(&shard.id));
-        self.catch_up();
+    /// Returns the send windows of an open shard.
+    pub(in crate::node) fn windows_of(&self, id: &ShardId) -> Option<Rc<SendWindows>> {
+        self.send_windows.borrow().get(id).cloned()
     }
 
-    /// Restarts the relay, which may have lost what it was forwarding. Everything is forwarded again; receivers drop
-    /// duplicates.
-    fn restart_relay(self: &Rc<Self>) {
-        self.is_relaying.set(false);
-        self.publisher.failed();
-        for windows in self.send_windows.borrow().values() {
-            windows.restart_all();
-        }
-        self.catch_up();
+    /// Returns the send windows of all open shards.
+    pub(in crate::node) fn all_windows(&self) -> Vec<(ShardId, Rc<SendWindows>)> {
+        self.send_windows.borrow().iter().map(|(id, windows)| (id.clone(), Rc::clone(windows))).collect()
     }
 
     /// Checks everything that may be missing or waiting.
@@ -356,6 +249,26 @@ impl ThreadRuntime {
     }
 }
 
+impl NodeThread for ThreadRuntime {
+    fn advance_head(&self, source: &ShardId, position: u64) {
+        for subscription in self.subscriptions.get(source).into_iter().flatten() {
+            subscription.advance_head(position);
+        }
+    }
+
+    fn rest(self: &Rc<Self>, done: oneshot::Sender<u64>) {
+        self.wait_idle(done);
+    }
+
+    fn drain(self: &Rc<Self>, done: oneshot::Sender<()>) {
+        self.drain(done);
+    }
+
+    fn end(&self) {
+        self.end();
+    }
+}
+
 /// Covers a thread that is dropped without ending itself, for instance with its runtime: its routes must not stay
 /// behind.
 impl Drop for ThreadRuntime {
@@ -367,21 +280,3 @@ impl Drop for ThreadRuntime {
 /// Largest clock difference between two nodes: a deadline further in the past counts as missed. 5 minutes, as in
 /// Kerberos (RFC 4120).
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(300);
-
-/// Opens the shards of a thread in a store that one node owns alone. Leased shards are opened one by one later.
-async fn open_all(
-    definition: &NodeDefinition,
-    index: usize,
-    context: &ThreadContext,
-) -> Result<Vec<(ShardId, ShardHandle)>, StoreError> {
-    let mut opened = Vec::new();
-    for (domain, count) in definition.domains.iter().filter(|_| !definition.open_shards.is_shared()) {
-        for shard in (0..*count).filter(|shard| definition.thread_of(*shard) == index) {
-            let id = ShardId::new(domain.clone(), shard);
-            let listener: Arc<dyn CommitListener> = Arc::clone(&context.commits) as _;
-            let handle = definition.store.open(&id, *count, listener).await?;
-            opened.push((id, handle));
-        }
-    }
-    Ok(opened)
-}

@@ -6,8 +6,7 @@
 use std::rc::Rc;
 
 use crate::actor::OwnedShard;
-use crate::node::inbound::subscriptions::SubscriptionGroup;
-use crate::node::thread::ThreadRuntime;
+use crate::node::thread::{SubscriptionGroup, ThreadRuntime};
 use whizbang_core::message::ShardId;
 use whizbang_core::store::{Appended, StoreError, Watermark};
 

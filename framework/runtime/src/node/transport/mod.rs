@@ -4,3 +4,4 @@
 
 pub(in crate::node) mod owned_shards;
 pub(in crate::node) mod remote_client;
+pub(in crate::node) mod request;

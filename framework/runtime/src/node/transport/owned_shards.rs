@@ -11,8 +11,8 @@ use bytes::Bytes;
 
 use crate::client::DEADLINE;
 use crate::node::definition::NodeDefinition;
-use crate::node::thread_handles::ThreadHandles;
-use crate::node::transport::remote_client::{bridge_failed, no_bridge, reply_of, request, run_command, without_shape};
+use crate::node::thread::Threads;
+use crate::node::transport::request::{bridge_failed, no_bridge, reply_of, request, run_command, without_shape};
 use crate::router::{SendError, attach_shapes};
 use whizbang_core::bridge::Request;
 use whizbang_core::clock::instant;
@@ -29,7 +29,7 @@ const LONGEST_WAIT: Duration = Duration::from_millis(200);
 /// deadline has passed.
 pub(in crate::node) async fn send_to_owner(
     definition: Weak<NodeDefinition>,
-    threads: ThreadHandles,
+    threads: Threads,
     envelope: Envelope,
     deadline: Duration,
 ) -> Result<Bytes, SendError> {
@@ -53,7 +53,7 @@ pub(in crate::node) async fn send_to_owner(
 /// As [`send_to_owner`].
 pub(in crate::node) async fn post_to_owner(
     definition: Weak<NodeDefinition>,
-    threads: ThreadHandles,
+    threads: Threads,
     envelope: Envelope,
 ) -> Result<(), SendError> {
     let begun = instant();
@@ -86,7 +86,7 @@ fn is_local(node: &NodeDefinition, envelope: &Envelope) -> bool {
 
 async fn send_once(
     node: &NodeDefinition,
-    threads: &ThreadHandles,
+    threads: &Threads,
     envelope: Envelope,
     deadline: Duration,
 ) -> Result<Bytes, SendError> {
@@ -103,7 +103,7 @@ async fn send_once(
     reply_of(answer, &domain, &name, id, deadline)
 }
 
-async fn post_once(node: &NodeDefinition, threads: &ThreadHandles, mut envelope: Envelope) -> Result<(), SendError> {
+async fn post_once(node: &NodeDefinition, threads: &Threads, mut envelope: Envelope) -> Result<(), SendError> {
     let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
     if is_local(node, &envelope) {
         let outcome = run_command(node, threads, without_shape(envelope)).await;
