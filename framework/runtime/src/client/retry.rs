@@ -21,8 +21,8 @@ use whizbang_core::telemetry::{TARGET, error_chain};
 /// restarted owner is found at once, and one attempt per second of each waiting caller does not hold it down.
 const WAITS: Retry = Retry { attempts: u32::MAX, first: Duration::from_millis(10), longest: Duration::from_secs(1) };
 
-/// Time that the first attempt waits for the reply of another process before the request is sent again; doubles up to
-/// [`LONGEST_ATTEMPT`]. An owner that is killed never replies, and its successor may run within a second.
+/// Time that the first attempt waits for the reply of another process before the request is sent again; doubles with each
+/// attempt that had no reply, up to [`LONGEST_ATTEMPT`]. An owner that is killed never replies, and its successor may run within a second.
 const FIRST_ATTEMPT: Duration = Duration::from_secs(2);
 
 /// Longest wait for the reply to one attempt, unless less is left until the deadline.
@@ -55,6 +55,8 @@ pub(super) struct Attempts {
     deadline: Duration,
     until: Instant,
     count: u32,
+    /// The attempts that had no reply. A refusal costs no time, and the next owner replies as fast as the first.
+    unanswered: u32,
     /// An earlier attempt may have been handled, or may still be on its way.
     is_uncertain: bool,
 }
@@ -65,7 +67,7 @@ impl Attempts {
         // A deadline beyond the range of the clock is one of a century.
         let now = instant();
         let until = now.checked_add(deadline).unwrap_or_else(|| now + Duration::from_secs(3_155_760_000));
-        Self { mode, effect, deadline, until, count: 0, is_uncertain: false }
+        Self { mode, effect, deadline, until, count: 0, unanswered: 0, is_uncertain: false }
     }
 
     /// Returns the time until the deadline.
@@ -80,7 +82,7 @@ impl Attempts {
         if self.mode == RetryMode::Never || remote.is_local(envelope) {
             return remaining;
         }
-        let doubled = FIRST_ATTEMPT.saturating_mul(1u32.checked_shl(self.count).unwrap_or(u32::MAX));
+        let doubled = FIRST_ATTEMPT.saturating_mul(1u32.checked_shl(self.unanswered).unwrap_or(u32::MAX));
         remaining.min(doubled.min(LONGEST_ATTEMPT))
     }
 
@@ -95,6 +97,7 @@ impl Attempts {
         of: &RequestId<'_>,
     ) -> Result<Duration, SendError> {
         self.count = self.count.saturating_add(1);
+        self.unanswered += u32::from(matches!(error, SendError::NoReply { .. }));
         let happens = error.may_have_happened() && self.effect == Effect::Possible;
         if !self.is_retried(&error, client) {
             return Err(self.final_error(error, of));

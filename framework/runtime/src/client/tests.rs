@@ -279,6 +279,18 @@ async fn lost_reply_is_requested_again_before_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn refusals_do_not_prolong_the_wait_for_a_reply() {
+    let (client, remote) = client(scripted(|attempt| match attempt {
+        1..=5 => Some(busy()),
+        6 | 7 => Some(no_reply()),
+        _ => None,
+    }));
+    assert_eq!(client.send(deposit()).await.unwrap(), 7);
+    let waits: Vec<_> = remote.attempts.lock().iter().map(|(_, wait, _)| wait.as_secs()).collect();
+    assert_eq!(waits, [2, 2, 2, 2, 2, 2, 4, 8]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn uncertain_attempt_stays_uncertain_in_the_final_error() {
     let later = |later: fn() -> SendError| move |attempt| Some(if attempt == 1 { no_reply() } else { later() });
     let failed = || SendError::Failed { reason: "panicked".to_owned() };
