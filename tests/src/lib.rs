@@ -14,6 +14,7 @@ mod pages;
 mod panics;
 pub mod postgres;
 mod sample;
+mod stalling_proxy;
 
 pub use eventually::eventually;
 pub use fuzz::{Fuzz, Outcome};
@@ -21,3 +22,4 @@ pub use long::{brief_or_long, is_long};
 pub use memory::resident_mib;
 pub use panics::Panics;
 pub use sample::{fast_sample, root, sample};
+pub use stalling_proxy::{Direction, StallingProxy};

@@ -29,7 +29,7 @@ async fn main() -> Result<(), whizbang::Error> {
         panic!("usage: cluster-node SERVICE DATABASE_URL NATS_URL LEASE_MILLISECONDS");
     };
     let store = PostgresStore::builder(database).schema(service).connect().await?;
-    let bridge = NatsBridge::builder(nats).ack_wait(Duration::from_secs(2)).connect().await?;
+    let bridge = NatsBridge::builder(nats).replicas(3).ack_wait(Duration::from_secs(2)).connect().await?;
     let lease = Duration::from_millis(lease.parse().expect("a number"));
     let node = Node::builder(service, store).bridge(bridge).config(NodeConfig { lease, ..NodeConfig::default() });
     let node = match service.as_str() {

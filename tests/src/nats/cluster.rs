@@ -42,6 +42,11 @@ impl NatsCluster {
         urls.join(",")
     }
 
+    /// Returns the port of each server on 127.0.0.1.
+    pub fn ports(&self) -> Vec<u16> {
+        self.servers.iter().map(NatsServer::port).collect()
+    }
+
     /// Kills a server with SIGKILL.
     pub fn kill(&mut self, number: usize) {
         self.servers[number].kill();

@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use whizbang::bridge::nats::NatsBridge;
 use whizbang::message::Coded;
 use whizbang::prelude::*;
-use whizbang::{Command, SendError};
+use whizbang::{Command, SendError, error_chain};
 use whizbang_tests::checker::{Ledger, reply_bytes};
 
 use crate::bank::{deposit, outcome, transfer};
@@ -32,8 +32,8 @@ pub(crate) struct Callers {
     clients: Vec<Client>,
     pub(crate) ledger: Mutex<Ledger>,
     pub(crate) answered: AtomicUsize,
-    /// The number of commands whose caller saw an error before the reply.
-    pub(crate) errors: AtomicUsize,
+    /// The errors that callers saw before a reply.
+    pub(crate) errors: Mutex<Vec<String>>,
     pub(crate) stops: AtomicBool,
     begun: Mutex<Vec<String>>,
 }
@@ -53,7 +53,7 @@ impl Callers {
             clients,
             ledger: Mutex::default(),
             answered: AtomicUsize::new(0),
-            errors: AtomicUsize::new(0),
+            errors: Mutex::default(),
             stops: AtomicBool::new(false),
             begun: Mutex::default(),
         })
@@ -68,12 +68,18 @@ impl Callers {
         let id = client.new_id();
         loop {
             self.ledger.lock().await.sends(id);
+            let begun = Instant::now();
             let reply = match client.send(command.clone()).id(id).deadline(DEADLINE).await {
                 Ok(reply) => Ok(reply),
                 Err(SendError::Rejected(no)) => Err(no),
                 Err(error) => {
                     assert!(error.is_transient(), "{error}");
-                    self.errors.fetch_add(1, Ordering::Relaxed);
+                    let waited = begun.elapsed();
+                    self.errors.lock().await.push(format!(
+                        "{} after {waited:?}: {}",
+                        <C as whizbang::message::Message>::NAME,
+                        error_chain(&error)
+                    ));
                     if !error.may_have_happened() {
                         self.ledger.lock().await.refused(id);
                     }

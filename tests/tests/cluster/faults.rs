@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use whizbang::message::IdSource;
+use whizbang_tests::nats::stream_leader;
+use whizbang_tests::{Direction, StallingProxy};
 
 use crate::callers::Callers;
 use crate::nodes::{Cluster, LEASE, NODES, SERVICES};
@@ -18,23 +20,29 @@ pub(crate) enum Fault {
     ShortPause,
     /// A node is paused for longer than its lease: others take its shards.
     LongPause,
-    /// The message server is killed and started again.
-    KillNats,
+    /// The message server that leads the stream of a service's commands is killed and started again.
+    KillNatsLeader,
     /// The database is killed and started again.
     KillPostgres,
     /// All sessions of the database are terminated.
     TerminateSessions,
+    /// Nothing of a node arrives at the database or at the message servers; their answers do.
+    CutRequests,
+    /// No answer of the database or of the message servers arrives at a node.
+    CutAnswers,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::KillNode,
         Self::LongPause,
-        Self::KillNats,
+        Self::KillNatsLeader,
         Self::Restart,
         Self::KillPostgres,
         Self::ShortPause,
         Self::TerminateSessions,
+        Self::CutRequests,
+        Self::CutAnswers,
     ];
 }
 
@@ -52,13 +60,27 @@ fn outage(span: Duration) {
     std::thread::sleep(span);
 }
 
+/// Stops one direction of some connections for at least `span`, and until it has held something back.
+fn cut(proxies: &[&StallingProxy], direction: Direction, span: Duration) {
+    let held = || proxies.iter().map(|proxy| proxy.held()).sum::<usize>();
+    let before = held();
+    proxies.iter().for_each(|proxy| proxy.stall(direction));
+    outage(span);
+    whizbang_tests::eventually("a cut to hold something back", Duration::from_secs(60), || {
+        (held() > before).then_some(())
+    });
+    proxies.iter().for_each(|proxy| proxy.resume());
+}
+
 /// Injects faults until `end`, each kind at least once. Returns how often each fired.
 pub(crate) fn inject(
     cluster: &mut Cluster,
+    (runtime, operator): (&tokio::runtime::Runtime, &async_nats::Client),
     callers: &Callers,
     chance: &IdSource,
     end: Instant,
 ) -> BTreeMap<Fault, usize> {
+    let lease = u64::try_from(LEASE.as_millis()).expect("small");
     let mut fired = BTreeMap::new();
     while Instant::now() < end || fired.len() < Fault::ALL.len() {
         let next = match Fault::ALL.iter().find(|fault| !fired.contains_key(*fault)) {
@@ -89,15 +111,29 @@ pub(crate) fn inject(
                 outage(shortest + Duration::from_millis(chance.below(range)));
                 cluster.node(service, number).signal("CONT");
             }
-            Fault::KillNats => {
-                cluster.nats.kill();
-                outage(Duration::from_millis(chance.below(1_500)));
-                cluster.nats.restart();
+            Fault::KillNatsLeader => {
+                let stream = format!("whizbang_commands_{}", SERVICES[service]);
+                let leader = runtime.block_on(stream_leader(operator, &stream));
+                // Between two leaders any server is as good.
+                let server = leader.unwrap_or(number);
+                cluster.nats.kill(server);
+                outage(Duration::from_millis(chance.below(4_000)));
+                cluster.nats.restart(server);
             }
             Fault::KillPostgres => {
                 cluster.postgres.kill();
                 outage(Duration::from_millis(chance.below(1_500)));
                 cluster.postgres.run();
+            }
+            Fault::CutRequests | Fault::CutAnswers => {
+                let direction = if next == Fault::CutRequests { Direction::Requests } else { Direction::Answers };
+                let network = &cluster.networks[service][number];
+                let proxies = match chance.below(3) {
+                    0 => vec![&network.postgres],
+                    1 => network.nats.iter().collect(),
+                    _ => network.nats.iter().chain([&network.postgres]).collect(),
+                };
+                cut(&proxies, direction, Duration::from_millis(chance.below(3 * lease)));
             }
             Fault::TerminateSessions => assert!(cluster.postgres.terminate_sessions() > 0, "no session to terminate"),
         }

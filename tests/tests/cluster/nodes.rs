@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use whizbang::PostgresStore;
-use whizbang_tests::eventually;
-use whizbang_tests::nats::{NatsServer, Release};
+use whizbang_tests::nats::{NatsCluster, Release};
 use whizbang_tests::postgres::PostgresServer;
+use whizbang_tests::{StallingProxy, eventually};
 
 /// The time limit for the start and the stop of a process.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -63,10 +63,34 @@ impl Drop for Process {
     }
 }
 
+/// The way of one node to the servers. It is the same for all processes of the node.
+pub(crate) struct Network {
+    pub(crate) postgres: StallingProxy,
+    pub(crate) nats: Vec<StallingProxy>,
+}
+
+impl Network {
+    fn start(postgres: &PostgresServer, nats: &NatsCluster) -> Self {
+        let nats = nats.ports().into_iter().map(StallingProxy::start).collect();
+        Self { postgres: StallingProxy::start(postgres.port()), nats }
+    }
+
+    fn postgres_url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.postgres.port())
+    }
+
+    fn nats_url(&self) -> String {
+        let urls: Vec<_> = self.nats.iter().map(|proxy| format!("nats://127.0.0.1:{}", proxy.port())).collect();
+        urls.join(",")
+    }
+}
+
 /// All servers and processes of a test.
 pub(crate) struct Cluster {
     pub(crate) postgres: PostgresServer,
-    pub(crate) nats: NatsServer,
+    pub(crate) nats: NatsCluster,
+    /// By service and number.
+    pub(crate) networks: [[Network; NODES]; 2],
     /// By service and number.
     pub(crate) nodes: [[Option<Process>; NODES]; 2],
     logs: TempDir,
@@ -76,9 +100,10 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts the servers, and every node of both services.
     pub(crate) fn start(release: Release) -> Self {
-        let (postgres, nats) = (PostgresServer::start(), NatsServer::start(release));
+        let (postgres, nats) = (PostgresServer::start(), NatsCluster::start(release));
         let logs = tempfile::tempdir().expect("a folder");
-        let mut cluster = Self { postgres, nats, nodes: Default::default(), logs, started: 0 };
+        let networks = std::array::from_fn(|_| std::array::from_fn(|_| Network::start(&postgres, &nats)));
+        let mut cluster = Self { postgres, nats, networks, nodes: Default::default(), logs, started: 0 };
         for service in 0..SERVICES.len() {
             for number in 0..NODES {
                 cluster.start_node(service, number);
@@ -91,10 +116,11 @@ impl Cluster {
     /// Starts a node; the caller waits until it is ready.
     pub(crate) fn start_node(&mut self, service: usize, number: usize) {
         self.started += 1;
+        let network = &self.networks[service][number];
         let log = fs::File::create(self.log_of(self.started)).expect("a log file");
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_cluster-node")])
-            .args([SERVICES[service], &self.postgres.url(), &self.nats.url(), &LEASE.as_millis().to_string()])
+            .args([SERVICES[service], &network.postgres_url(), &network.nats_url(), &LEASE.as_millis().to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
