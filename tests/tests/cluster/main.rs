@@ -8,6 +8,7 @@ mod bank;
 mod callers;
 mod faults;
 mod nodes;
+mod resurrected;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
