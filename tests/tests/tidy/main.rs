@@ -11,6 +11,7 @@ mod dependency_table;
 mod docs;
 mod documented_names;
 mod english;
+mod folders;
 mod generics;
 mod habits;
 mod lock_files;

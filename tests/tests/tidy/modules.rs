@@ -19,11 +19,11 @@ const CRATES: [(&str, &str); 7] = [
 ];
 
 /// From each module to the modules it may use.
-type Table = BTreeMap<String, BTreeSet<String>>;
+pub(super) type Table = BTreeMap<String, BTreeSet<String>>;
 
-/// The rows of the table of modules: the byte at which each begins, and its cells.
-fn rows(architecture: &File) -> Vec<(usize, [&str; 4])> {
-    let head = "| module | contents | start reading at | uses |";
+/// The rows of the table whose first column is `first`: the byte at which each begins, and its cells.
+fn rows<'a>(architecture: &'a File, first: &str) -> Vec<(usize, [&'a str; 4])> {
+    let head = format!("| {first} | contents | start reading at | uses |");
     let lines = architecture.lines().skip_while(|(_, line)| *line != head).skip(2);
     let rows = lines.take_while(|(_, line)| line.starts_with('|'));
     rows.map(|(at, line)| {
@@ -35,17 +35,22 @@ fn rows(architecture: &File) -> Vec<(usize, [&str; 4])> {
 
 /// The modules and what each may use.
 fn table(architecture: &File) -> Table {
+    table_of(architecture, "module")
+}
+
+/// The rows of the table whose first column is `first`, and what each may use.
+pub(super) fn table_of(architecture: &File, first: &str) -> Table {
     let clean = |name: &str| name.trim_matches('`').to_owned();
     let row = |[module, _, _, uses]: [&str; 4]| {
         (clean(module), uses.split_whitespace().filter(|&word| word != "-").map(clean).collect())
     };
-    rows(architecture).into_iter().map(|(_, cells)| row(cells)).collect()
+    rows(architecture, first).into_iter().map(|(_, cells)| row(cells)).collect()
 }
 
 /// Entry points that do not exist.
 fn missing_entry_points(architecture: &File, files: &[File]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (at, [module, _, start, _]) in rows(architecture) {
+    for (at, [module, _, start, _]) in rows(architecture, "module") {
         let (module, start) = (module.trim_matches('`'), start.trim_matches('`'));
         let is_inside = start == format!("{module}.rs") || start.starts_with(&format!("{module}/"));
         if !is_inside || files.iter().all(|file| file.inside().as_deref() != Some(start)) {
@@ -179,7 +184,7 @@ fn edges(files: &[File]) -> Table {
 }
 
 /// One cycle among the modules, if there is any.
-fn cycle(edges: &Table) -> Option<Vec<String>> {
+pub(super) fn cycle(edges: &Table) -> Option<Vec<String>> {
     fn walk(module: &str, edges: &Table, path: &mut Vec<String>, done: &mut BTreeSet<String>) -> bool {
         if let Some(start) = path.iter().position(|seen| seen == module) {
             path.drain(..start);
