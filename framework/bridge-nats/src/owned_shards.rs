@@ -1,7 +1,8 @@
 //! The leased shards whose messages this node receives: how it starts and stops to receive them.
 //!
-//! The bridge prepares the consumer and the subscriptions of a shard in [`Bridge::own`](whizbang_core::bridge::Bridge::own), and
-//! the consumer loop adopts them here. A shard is received until it is disowned, or until its check finds the consumer of a
+//! The bridge prepares the subscriptions and the consumer of a shard in [`Bridge::own`](whizbang_core::bridge::Bridge::own), and
+//! the consumer loop adopts them here: first the subscriptions, so that callers do not wait while the servers create the
+//! consumer, which a quorum may delay for seconds. A shard is received until it is disowned, or until its check finds the consumer of a
 //! later owner. In both cases the messages that the node has not begun to handle are dropped: they are not acknowledged, and
 //! the server redelivers them once the next owner deletes this node's consumer. This node does not delete it, because the
 //! acknowledgements of messages that it still handles count until then.
@@ -44,24 +45,14 @@ pub(super) struct Ownership {
 
 /// A change of the shards that the loop receives. The sender waits until the loop has made it, so few of them wait.
 pub(super) enum OwnershipChange {
-    Own {
-        shard: ShardId,
-        epoch: Epoch,
-        index: usize,
-        received: Box<ReceivedShard>,
-        done: oneshot::Sender<()>,
-    },
+    /// Requests and notifications are received from now on. The consumer follows: its creation may take the servers seconds.
+    Serve { shard: ShardId, epoch: Epoch, index: usize, subscribers: Vec<ChannelSubscriber>, done: oneshot::Sender<()> },
+    /// The consumer exists.
+    Consume { index: usize, consumer: Box<PullConsumer>, done: oneshot::Sender<()> },
+    /// A later owner has the shard.
+    Supersede { index: usize, done: oneshot::Sender<()> },
     /// Returns the subject of an acknowledgement of the shard, if there was one.
-    Disown {
-        shard: ShardId,
-        done: oneshot::Sender<Option<Subject>>,
-    },
-}
-
-/// The consumer of a shard and its subscriptions.
-pub(super) struct ReceivedShard {
-    consumer: PullConsumer,
-    subscribers: Vec<ChannelSubscriber>,
+    Disown { shard: ShardId, done: oneshot::Sender<Option<Subject>> },
 }
 
 /// The shards that the loop receives.
@@ -109,11 +100,14 @@ impl NatsBridge {
             let subscriber = subscribe(&session.client, subject, None).await?;
             subscribers.push(ChannelSubscriber::new(channel, subscriber).of_shard(index));
         }
+        let served = shard.clone();
+        ownership.change(|done| OwnershipChange::Serve { shard: served, epoch, index, subscribers, done }).await?;
         let issue = source.issue().to_owned();
         let incarnation = match session.jetstream.take_shard(&source, &consumer).await? {
             SourceState::Open(incarnation) => Some(incarnation),
             SourceState::Absent => None,
             SourceState::Superseded(later) => {
+                ownership.change(|done| OwnershipChange::Supersede { index, done }).await?;
                 let reason = format!(
                     "shard {shard} is received by a later owner (consumer `{later}`); if the store was restored from an older copy, \
                      delete that consumer (`nats consumer rm {} {later}`)",
@@ -124,11 +118,16 @@ impl NatsBridge {
             }
         };
         session.report.issues.close(&issue);
-        let received =
-            Box::new(ReceivedShard { consumer: PullConsumer::new(source, inbox.into(), incarnation), subscribers });
+        let consumer = Box::new(PullConsumer::new(source, inbox.into(), incarnation));
+        ownership.change(|done| OwnershipChange::Consume { index, consumer, done }).await
+    }
+}
+
+impl Ownership {
+    /// Waits until the loop has made a change.
+    async fn change(&self, change: impl FnOnce(oneshot::Sender<()>) -> OwnershipChange) -> Result<(), BridgeError> {
         let (done, made) = oneshot::channel();
-        let change = OwnershipChange::Own { shard: shard.clone(), epoch, index, received, done };
-        ownership.changes.send(change).map_err(|_| BridgeError::Closed)?;
+        self.changes.send(change(done)).map_err(|_| BridgeError::Closed)?;
         made.await.map_err(|_| BridgeError::Closed)
     }
 }
@@ -154,20 +153,30 @@ impl Session {
 impl ConsumerLoop {
     pub(super) async fn change_ownership(&mut self, in_flight: &mut InFlightMessages, change: OwnershipChange) {
         match change {
-            OwnershipChange::Own { shard, epoch, index, received, done } => {
+            OwnershipChange::Serve { shard, epoch, index, subscribers, done } => {
                 let known = self.shards.owned.get(&shard).copied();
-                // Otherwise the call was overtaken by a later one. Dropping the subscriptions ends them.
-                if known.is_none_or(|(before, _)| before < epoch) {
+                // Otherwise the call was overtaken by a later one. Dropping the subscriptions ends them. A call of the same epoch
+                // follows one that has failed.
+                if known.is_none_or(|(before, _)| before <= epoch) {
                     if let Some((_, before)) = known {
                         self.stop_receiving(in_flight, before).await;
                     }
-                    let ReceivedShard { consumer, subscribers } = *received;
                     self.shards.owned.insert(shard, (epoch, index));
-                    self.consumers.insert(index, consumer);
                     self.subscribers.extend(subscribers);
-                    in_flight.touched.insert(index);
                 }
                 // The caller may have stopped waiting.
+                let _ = done.send(());
+            }
+            OwnershipChange::Consume { index, consumer, done } => {
+                // Otherwise the shard was disowned.
+                if self.shards.owned.values().any(|(_, current)| *current == index) {
+                    self.consumers.insert(index, *consumer);
+                    in_flight.touched.insert(index);
+                }
+                let _ = done.send(());
+            }
+            OwnershipChange::Supersede { index, done } => {
+                self.drop_superseded(in_flight, index).await;
                 let _ = done.send(());
             }
             OwnershipChange::Disown { shard, done } => {
@@ -202,12 +211,12 @@ impl ConsumerLoop {
 
     /// Ends the subscriptions of a shard, which also ends its pulls, and drops what the node has not begun to handle.
     async fn stop_receiving(&mut self, in_flight: &mut InFlightMessages, index: usize) {
-        let Some(consumer) = self.consumers.remove(&index) else { return };
-        self.report.issues.close(consumer.source.issue());
         for subscriber in self.subscribers.iter_mut().filter(|subscriber| subscriber.shard_consumer == Some(index)) {
             // After a failure the subscription ends with the connection.
             let _ = subscriber.subscriber.unsubscribe().await;
         }
+        let Some(consumer) = self.consumers.remove(&index) else { return };
+        self.report.issues.close(consumer.source.issue());
         let received = consumer.received.iter().map(|(number, _)| *number);
         let decoded = consumer.decoded.iter().map(|(number, ..)| *number);
         for number in received.chain(decoded) {

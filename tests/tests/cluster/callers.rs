@@ -21,8 +21,8 @@ pub(crate) const CALLERS: usize = 24;
 /// The first deposit to each account, in cents.
 pub(crate) const FIRST: u64 = 100_000;
 
-/// The time limit of a command, retries of the client included.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// The time limit of a command, retries of the client included: the default of clients.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The time limit for the end of all transfers once faults have stopped: several takeovers and the longest backoff of a message.
 const LIMIT: Duration = Duration::from_secs(120);

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use whizbang::testing::bridge::cases::sample::{command, effects, shard};
+use whizbang::bridge::nats::NatsBridge;
+use whizbang::bridge::{BridgeError, Request};
+use whizbang::testing::bridge::cases::sample::{command, effects, external_command, shard};
 use whizbang::testing::bridge::run;
-use whizbang_tests::nats::NatsServer;
+use whizbang_tests::nats::{NatsCluster, NatsServer};
 
-use crate::{BOTH, bank, consumers, shop, start, until};
+use crate::{BOTH, attach, bank, consumers, shop, start, until};
 
 const STREAM: &str = "whizbang_commands_shop";
 
@@ -134,6 +136,34 @@ fn hundred_shards_move_to_another_node() {
             for node in [bank, one, two] {
                 node.stop().await;
             }
+        });
+    }
+}
+
+/// Without a quorum no consumer is created. Callers of the shard do not wait for it: commands that are answered need no stream.
+#[test]
+fn requests_are_answered_before_the_consumer_exists() {
+    for release in BOTH {
+        run(async {
+            let mut cluster = NatsCluster::start(release);
+            let url = format!("nats://127.0.0.1:{}", cluster.ports()[0]);
+            let bank = attach(NatsBridge::builder(&url).replicas(3), bank()).await;
+            let node = attach(NatsBridge::builder(&url).replicas(3), shop()).await;
+            cluster.kill(1);
+            cluster.kill(2);
+            let to = shard("shop", 1);
+            let asking = async {
+                let ask = || bank.bridge.request(Request::Command(external_command(&to, 5)), Duration::from_secs(5));
+                // Until the node has subscribed, the shard has no owner.
+                while let Err(BridgeError::NoOwner { .. }) = ask().await {}
+                ask().await
+            };
+            let answer = tokio::select! {
+                owned = node.bridge.own(&to, 1) => panic!("owned without a quorum: {owned:?}"),
+                answer = tokio::time::timeout(Duration::from_secs(30), asking) => answer.expect("an answer in time"),
+            };
+            assert!(answer.is_ok(), "{answer:?}");
+            node.inspect(|got| assert!(!got.requests.is_empty()));
         });
     }
 }
