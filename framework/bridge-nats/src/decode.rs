@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::headers;
 use super::streams::{StreamContent, StreamSource};
-use whizbang_core::bridge::{BridgeError, Notification, Request};
+use whizbang_core::bridge::{BridgeError, LastPublished, Notification, Request};
 use whizbang_core::message::{Envelope, MAX_PAYLOAD_BYTES, Name, ShardId};
 use whizbang_wire::Packet;
 use whizbang_wire::subject::{Address, Namespace};
@@ -118,15 +118,15 @@ impl StoredMessage {
     }
 }
 
-/// Returns the position of the last event of a shard in a stored message; `None` if it cannot be read.
-pub(super) fn last_position(shard: &ShardId, headers: &[(String, String)], payload: Bytes) -> Option<u64> {
+/// Returns the last event of a shard in a stored message; `None` if it cannot be read.
+pub(super) fn last_event(shard: &ShardId, headers: &[(String, String)], payload: Bytes) -> Option<LastPublished> {
     let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let events = match Packet::read_events(&headers, payload.clone()) {
         Ok(events) => events,
         Err(_) => vec![Packet::read_envelope(headers.iter().copied(), payload).ok()?],
     };
     let origin = events.into_iter().filter_map(|event| event.origin).filter(|origin| origin.shard == *shard);
-    origin.map(|origin| origin.sequence).max()
+    origin.map(|origin| LastPublished::new(origin.sequence, origin.store)).max_by_key(|last| last.position)
 }
 
 /// Parses any bytes as a JetStream response to each kind of request, for tests. Returns true if one parser accepts them.
@@ -136,7 +136,7 @@ pub fn parses_response(payload: &[u8]) -> bool {
     let _ = super::consumer_setup::ConsumerState::read(&answer).has_outstanding();
     let stored = StoredMessage::read(&answer);
     if let (Some(stored), Ok(name)) = (&stored, whizbang_core::message::Name::from_static("bank")) {
-        let _ = last_position(&ShardId::new(name, 0), &stored.headers, stored.payload.clone());
+        let _ = last_event(&ShardId::new(name, 0), &stored.headers, stored.payload.clone());
     }
     let _ = delivery_numbers(answer.get("reply").and_then(Value::as_str).unwrap_or_default());
     acknowledged.is_ok() || stored.is_some()

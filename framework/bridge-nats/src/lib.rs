@@ -74,7 +74,9 @@ use self::pull_consumer::PullConsumer;
 use self::session::{Report, Session};
 use self::streams::Feed;
 use self::subscriptions::{subscribe, subscriptions};
-use whizbang_core::bridge::{Bridge, BridgeError, BridgeHealth, Inbound, NodeCard, Notification, Request, Response};
+use whizbang_core::bridge::{
+    Bridge, BridgeError, BridgeHealth, Inbound, LastPublished, NodeCard, Notification, Request, Response,
+};
 use whizbang_core::clock::instant;
 use whizbang_core::message::{Envelope, Name, ShardId, StoreId};
 use whizbang_core::store::Epoch;
@@ -383,16 +385,17 @@ impl Bridge for NatsBridge {
         .boxed()
     }
 
-    fn last_published<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<u64>, BridgeError>> {
+    fn last_published<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<LastPublished>, BridgeError>> {
         async move {
             let jetstream = self.session()?.jetstream;
             let (stream, subject) = (self.namespace().event_stream(&shard.domain), Address::Events(shard.clone()));
             let pack_subject = self.namespace().subject(&subject);
-            let mut last = None;
+            let mut last: Option<LastPublished> = None;
             // Events are published alone, under their name, or packed into one message.
             for subject in [format!("{pack_subject}.*"), pack_subject] {
                 if let Some(stored) = jetstream.last_message(&stream, &subject).await? {
-                    last = last.max(decode::last_position(shard, &stored.headers, stored.payload));
+                    let found = decode::last_event(shard, &stored.headers, stored.payload);
+                    last = last.into_iter().chain(found).max_by_key(|last| last.position);
                 }
             }
             Ok(last)

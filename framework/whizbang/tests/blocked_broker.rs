@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bank::{Account, Transfer, deposit, eventually, outcome, transfer};
 use futures_util::future::{BoxFuture, FutureExt, pending, ready};
-use whizbang::bridge::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, Response};
+use whizbang::bridge::{Bridge, BridgeError, Inbound, LastPublished, NodeCard, Notification, Request, Response};
 use whizbang::message::{Envelope, ShardId, shard_of};
 use whizbang::prelude::*;
 
@@ -82,7 +82,7 @@ impl Bridge for SilentBridge {
         self.published.fetch_add(1, Ordering::Relaxed);
         ready(Ok(())).boxed()
     }
-    fn last_published<'a>(&'a self, _shard: &'a ShardId) -> BoxFuture<'a, Result<Option<u64>, BridgeError>> {
+    fn last_published<'a>(&'a self, _shard: &'a ShardId) -> BoxFuture<'a, Result<Option<LastPublished>, BridgeError>> {
         let mut answers = self.answers.clone();
         async move {
             // The sender lives as long as the test.

@@ -103,6 +103,7 @@ macro_rules! bridge_suite {
             command_reaches_its_owner_only
             command_arrives_unchanged
             event_reaches_every_subscribing_service
+            last_kept_event_names_its_store
             subscriber_may_start_before_its_source
             nodes_of_one_service_share_messages
             every_kind_of_request_gets_a_response

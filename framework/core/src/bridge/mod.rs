@@ -9,12 +9,14 @@ mod card;
 pub mod claim;
 mod error;
 mod health;
+mod published;
 
 pub use ack::AckOutcome;
 pub use card::{NodeCard, StoreCard};
 pub use claim::Claim;
 pub use error::{BridgeError, RivalClaim};
 pub use health::BridgeHealth;
+pub use published::LastPublished;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,10 +117,11 @@ pub trait Bridge: Send + Sync + 'static {
         Box::pin(std::future::ready(()))
     }
 
-    /// Returns the position of the last event of a shard of this node that the broker holds, or `None` if it holds none or the
-    /// bridge cannot tell. The node calls it once at start and publishes the later events of its log. Otherwise events that were
-    /// committed but not published before a crash would not reach subscribers that read from the broker alone.
-    fn last_published<'a>(&'a self, _shard: &'a ShardId) -> BoxFuture<'a, Result<Option<u64>, BridgeError>> {
+    /// Returns the last event of a shard of this node that the broker holds, or `None` if it holds none or the bridge cannot
+    /// tell. The node calls it once at start and publishes the later events of its log. Otherwise events that were committed but
+    /// not published before a crash would not reach subscribers that read from the broker alone. If the event is one of the
+    /// node's own store and later than its log, the store is an older copy and the node ends.
+    fn last_published<'a>(&'a self, _shard: &'a ShardId) -> BoxFuture<'a, Result<Option<LastPublished>, BridgeError>> {
         Box::pin(std::future::ready(Ok(None)))
     }
 

@@ -1,11 +1,13 @@
 //! Routing, and integrity of the delivered messages.
 
+use futures_util::future::join_all;
+
 use super::sample::{command, effects, event, shard};
 use crate::bridge::node::{Received, TestNode, named, service};
 use crate::bridge::{Fixture, SHARDS};
-use whizbang_core::bridge::Notification;
+use whizbang_core::bridge::{LastPublished, Notification};
 use whizbang_core::clock::Timestamp;
-use whizbang_core::message::{Codec, Envelope, MessageId, Name, ReplyMode, shard_of};
+use whizbang_core::message::{Codec, Envelope, MessageId, Name, ReplyMode, StoreId, shard_of};
 
 /// A command is delivered to its owner; other owners and subscribers receive nothing.
 pub async fn command_reaches_its_owner_only(fixture: &dyn Fixture) {
@@ -51,6 +53,31 @@ pub async fn command_arrives_unchanged(fixture: &dyn Fixture) {
     bank.inspect(|received| {
         assert!(sent.iter().all(|envelope| received.direct.contains(envelope)), "{:?}", received.direct)
     });
+    bank.stop().await;
+}
+
+/// A broker that keeps events tells the owner the last one of each shard and its store, whether it was published alone or together
+/// with others.
+pub async fn last_kept_event_names_its_store(fixture: &dyn Fixture) {
+    let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
+    let store = StoreId::from_u128(7);
+    let last = async |number| bank.bridge.last_published(&shard("bank", number)).await.unwrap();
+    let of_store = |number, position| {
+        let mut event = event(&shard("bank", number), position);
+        event.origin.as_mut().unwrap().store = Some(store);
+        event
+    };
+    bank.bridge.publish(of_store(1, 1)).await.unwrap();
+    let alone = last(1).await;
+    let sent = join_all((2..=50).map(|position| bank.bridge.publish(of_store(1, position)))).await;
+    assert!(sent.iter().all(Result::is_ok), "{sent:?}");
+    bank.bridge.publish(event(&shard("bank", 2), 3)).await.unwrap();
+    if bank.bridge.keeps_events() {
+        assert_eq!(alone, Some(LastPublished::new(1, store)));
+        assert_eq!(last(1).await, Some(LastPublished::new(50, store)));
+        assert_eq!(last(2).await, Some(LastPublished::new(3, None)));
+    }
+    assert_eq!(last(3).await, None);
     bank.stop().await;
 }
 

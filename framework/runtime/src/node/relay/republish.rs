@@ -9,6 +9,9 @@
 //! The broker's last event of a shard decides. If it holds none, because it was emptied or all events exceed its
 //! retention, the last [`MAX_REPUBLISHED`] events are published: more would flood it with history, and subscribers
 //! drop duplicates by position.
+//!
+//! If the broker's last event is of this store and later than its log, the store is an older copy of itself: the node ends
+//! before it publishes other events under known positions.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,9 +20,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use crate::actor::OwnedShard;
+use crate::inbox::HealthIssues;
+use crate::node::error::NodeEnd;
 use crate::node::thread::ThreadRuntime;
-use whizbang_core::bridge::Bridge;
-use whizbang_core::message::ShardId;
+use whizbang_core::bridge::{Bridge, BridgeError, LastPublished};
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::telemetry::error_chain;
 
@@ -43,16 +47,19 @@ pub(in crate::node) fn find_published(
     shards: &[Rc<OwnedShard>],
 ) -> Option<impl Future<Output = ()> + use<>> {
     let bridge = Arc::clone(runtime.definition.bridge.as_ref()?);
-    let mut unknown = Vec::new();
+    let (mut unknown, mut empty) = (Vec::new(), Vec::new());
     for shard in shards {
         let known = runtime.publisher.published.borrow().contains_key(&shard.id);
         match shard.opened_at {
             _ if known => {}
-            0 => drop(runtime.publisher.published.borrow_mut().insert(shard.id.clone(), 0)),
+            0 => {
+                runtime.publisher.published.borrow_mut().insert(shard.id.clone(), 0);
+                empty.push(Rc::clone(shard));
+            }
             _ => unknown.push(Rc::clone(shard)),
         }
     }
-    if unknown.is_empty() {
+    if unknown.is_empty() && empty.is_empty() {
         return None;
     }
     runtime.publisher.unanswered.borrow_mut().extend(unknown.iter().map(|shard| shard.id.clone()));
@@ -64,25 +71,69 @@ pub(in crate::node) fn find_published(
         let asking = join_all(unknown.into_iter().map(|shard| {
             let (me, bridge) = (me.clone(), Arc::clone(&bridge));
             async move {
-                let last = last_published(&*bridge, &shard.id, shard.opened_at).await;
-                if let Some(runtime) = me.upgrade() {
-                    note_published(&runtime, &shard, last);
+                let found = bridge.last_published(&shard.id).await;
+                if let Some(runtime) = me.upgrade().filter(|runtime| !runtime.end_if_older_log(&shard, &found)) {
+                    note_published(&runtime, &shard, last_published(&*bridge, &shard, found));
                 }
             }
         }));
-        let mut asking = std::pin::pin!(asking);
-        if tokio::time::timeout(REPORT_AFTER, &mut asking).await.is_err() {
-            let why = format!(
-                "the broker has not reported its last events of {counted} shards: \
-                 their events are not published yet; check the server"
-            );
-            if issues.raise(&trouble, why) {
-                tracing::warn!(target: TARGET, "no answer from the broker about its last events: publishing delayed");
+        // Nothing waits for the shards without history: the first event of a new one is published at once.
+        let checking = join_all(empty.into_iter().map(|shard| {
+            let (me, bridge) = (me.clone(), Arc::clone(&bridge));
+            async move {
+                let found = bridge.last_published(&shard.id).await;
+                if let Some(runtime) = me.upgrade() {
+                    runtime.end_if_older_log(&shard, &found);
+                }
             }
-            asking.await;
-            issues.resolve(&trouble);
-        }
+        }));
+        let asking = async {
+            if counted > 0 {
+                report_silence(asking, counted, &issues, &trouble).await;
+            }
+        };
+        tokio::join!(asking, checking);
     })
+}
+
+/// Waits for the broker's answers, and reports in health if they take long.
+async fn report_silence(asking: impl Future, counted: usize, issues: &HealthIssues, trouble: &str) {
+    let mut asking = std::pin::pin!(asking);
+    if tokio::time::timeout(REPORT_AFTER, &mut asking).await.is_err() {
+        let why = format!(
+            "the broker has not reported its last events of {counted} shards: \
+             their events are not published yet; check the server"
+        );
+        if issues.raise(trouble, why) {
+            tracing::warn!(target: TARGET, "no answer from the broker about its last events: publishing delayed");
+        }
+        asking.await;
+        issues.resolve(trouble);
+    }
+}
+
+impl ThreadRuntime {
+    /// Ends the node if the broker's last event of a shard is of this node's store and later than its log. An operator may
+    /// configure the node to continue.
+    fn end_if_older_log(&self, shard: &OwnedShard, found: &Result<Option<LastPublished>, BridgeError>) -> bool {
+        let (Ok(Some(last)), Some(own)) = (found, self.definition.identity.get()) else { return false };
+        // Nothing of a shard with history is published before the answer, but the first events of one without history are.
+        let here = if shard.opened_at > 0 { shard.opened_at } else { shard.reader().position() };
+        if last.store != Some(own.store) || last.position <= here {
+            return false;
+        }
+        if own.in_place_of_other {
+            tracing::warn!(
+                target: TARGET, shard = %shard.id, published = last.position, here,
+                "store older than its events at the broker: other events are published under their positions, as configured",
+            );
+            return false;
+        }
+        let end = NodeEnd::OlderLog { shard: shard.id.to_string(), published: last.position, here };
+        tracing::error!(target: TARGET, %end, "store is an older copy: shutting down; end the process");
+        self.definition.end_node(&self.threads, end);
+        true
+    }
 }
 
 /// Records up to which position the events of a shard are published. The later ones are published now.
@@ -97,10 +148,11 @@ fn note_published(runtime: &Rc<ThreadRuntime>, shard: &Rc<OwnedShard>, last: u64
     runtime.context.idle.notify();
 }
 
-/// Returns the position up to which the events of a shard are published; its log reaches up to `position`.
-async fn last_published(bridge: &dyn Bridge, id: &ShardId, position: u64) -> u64 {
-    match bridge.last_published(id).await {
-        Ok(Some(last)) => last.min(position),
+/// Returns the position up to which the events of a shard are published, given the broker's answer.
+fn last_published(bridge: &dyn Bridge, shard: &OwnedShard, found: Result<Option<LastPublished>, BridgeError>) -> u64 {
+    let (id, position) = (&shard.id, shard.opened_at);
+    match found {
+        Ok(Some(last)) => last.position.min(position),
         Ok(None) if bridge.keeps_events() => position.saturating_sub(MAX_REPUBLISHED),
         Ok(None) => position,
         Err(error) => {
