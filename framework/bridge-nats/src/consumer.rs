@@ -43,7 +43,7 @@ use whizbang_wire::Packet;
 use whizbang_wire::subject::Namespace;
 
 /// The maximum number of messages, and of requests, that are handled at once, whatever capacity the node reports.
-const MAX_IN_FLIGHT: usize = 4096;
+pub(super) const MAX_IN_FLIGHT: usize = 4096;
 /// The maximum number of pages that are read or written at once as responses. A page has up to the server's `max_payload` bytes
 /// (1 MiB by default) and its request has forty, so this bounds the memory.
 const MAX_PAGES: usize = 8;
@@ -86,7 +86,8 @@ impl ConsumerLoop {
             }
             let now = monotonic();
             let up = self.link.borrow_and_update().up;
-            let mut at_capacity = self.deliver_ready(&mut in_flight);
+            self.release_waiting(&mut in_flight, now);
+            let mut at_capacity = self.deliver_ready(&mut in_flight, now);
             if up {
                 at_capacity |= self.pull_messages(&mut in_flight, now);
                 self.extend_ack_deadlines(&mut in_flight, now);
@@ -161,9 +162,7 @@ impl ConsumerLoop {
             return;
         };
         in_flight.next_number += 1;
-        let ack_subject = Some(ack_subject);
-        let received =
-            ReceivedMessage { consumer: index, ack_subject, extended_at: now, remaining: 1, redeliver: false };
+        let received = ReceivedMessage::new(index, Some(ack_subject), now);
         in_flight.messages.insert(in_flight.next_number, received);
         in_flight.extend_at.get_or_insert(now + self.ack_wait / 3);
         in_flight.ready.insert(index);
@@ -233,7 +232,7 @@ impl ConsumerLoop {
     }
 
     /// Delivers as many messages as the node has capacity for, in turn from each consumer. Returns true if some are left.
-    fn deliver_ready(&mut self, in_flight: &mut InFlightMessages) -> bool {
+    fn deliver_ready(&mut self, in_flight: &mut InFlightMessages, now: Instant) -> bool {
         if in_flight.ready.is_empty() {
             return false;
         }
@@ -256,6 +255,12 @@ impl ConsumerLoop {
                 capacity -= 1;
                 in_flight.handling += 1;
                 consumer.handling += 1;
+                if consumer.handling >= MAX_HANDLING || in_flight.handling >= MAX_IN_FLIGHT {
+                    in_flight.release_soon(now);
+                }
+                if let Some(received) = in_flight.messages.get_mut(&number) {
+                    received.handled_since.get_or_insert(now);
+                }
                 let outcome = match consumer.source.content {
                     StreamContent::Direct => self.inbound.deliver(envelope),
                     StreamContent::Events => self.inbound.event(envelope),
@@ -332,25 +337,6 @@ impl ConsumerLoop {
         }
     }
 
-    /// Counts an envelope as being handled by the node.
-    pub(super) fn begin_handling(&mut self, in_flight: &mut InFlightMessages, number: u64) {
-        in_flight.handling += 1;
-        let consumer = in_flight.messages.get(&number).and_then(|received| self.consumers.get_mut(&received.consumer));
-        if let Some(consumer) = consumer {
-            consumer.handling += 1;
-        }
-    }
-
-    /// Counts an envelope as no longer being handled by the node.
-    pub(super) fn end_handling(&mut self, in_flight: &mut InFlightMessages, number: u64) {
-        in_flight.handling -= 1;
-        let Some(received) = in_flight.messages.get(&number) else { return };
-        if let Some(consumer) = self.consumers.get_mut(&received.consumer) {
-            consumer.handling = consumer.handling.saturating_sub(1);
-            in_flight.touched.insert(received.consumer);
-        }
-    }
-
     /// Pulls as many messages as the node has capacity for. Returns true if it has none.
     fn pull_messages(&mut self, in_flight: &mut InFlightMessages, now: Instant) -> bool {
         if in_flight.touch_all_at.is_some_and(|due| due <= now) {
@@ -392,20 +378,6 @@ impl ConsumerLoop {
             }
         }
         capacity == 0 && !in_flight.touched.is_empty()
-    }
-
-    /// Reports the messages in flight as in progress, before the server redelivers them.
-    fn extend_ack_deadlines(&self, in_flight: &mut InFlightMessages, now: Instant) {
-        if in_flight.extend_at.is_none_or(|due| due > now) {
-            return;
-        }
-        let third = self.ack_wait / 3;
-        for received in in_flight.messages.values_mut().filter(|received| received.extended_at + third <= now) {
-            received.extended_at = now;
-            let Some(ack_subject) = received.ack_subject.clone() else { continue };
-            in_flight.outgoing.push_back(OutboundMessage::acknowledgement(ack_subject, "+WPI"));
-        }
-        in_flight.extend_at = (!in_flight.messages.is_empty()).then_some(now + third);
     }
 
     /// Writes the outgoing messages. One that is lost with the connection costs a redelivery.
@@ -450,7 +422,7 @@ impl ConsumerLoop {
 
     fn next_wake(&self, in_flight: &InFlightMessages, now: Instant, at_capacity: bool, up: bool) -> Option<Instant> {
         let due = in_flight.extend_at.into_iter().chain(in_flight.check_write_only_at).chain(in_flight.touch_all_at);
-        due.filter(|_| up).chain(at_capacity.then(|| now + CAPACITY_POLL_INTERVAL)).min()
+        due.filter(|_| up).chain(in_flight.release_at).chain(at_capacity.then(|| now + CAPACITY_POLL_INTERVAL)).min()
     }
 
     /// Stops receiving, returns undelivered messages to the server, and waits for the delivered ones.

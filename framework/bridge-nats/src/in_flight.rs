@@ -33,6 +33,26 @@ pub(super) struct ReceivedMessage {
     pub(super) remaining: usize,
     /// At least one envelope needs a redelivery, and therefore all of them.
     pub(super) redeliver: bool,
+    /// The time at which the node began to handle it; `None` before, and while it is copied to the refused stream.
+    pub(super) handled_since: Option<Instant>,
+    /// It waits in the node for long and no longer counts as being handled. The server redelivers it, unless the node completes
+    /// it before.
+    pub(super) is_released: bool,
+}
+
+impl ReceivedMessage {
+    /// Creates a message that is not decoded yet.
+    pub(super) fn new(consumer: usize, ack_subject: Option<Subject>, now: Instant) -> Self {
+        Self {
+            consumer,
+            ack_subject,
+            extended_at: now,
+            remaining: 1,
+            redeliver: false,
+            handled_since: None,
+            is_released: false,
+        }
+    }
 }
 
 /// A message to write: an acknowledgement, a response or a pull.
@@ -104,6 +124,11 @@ pub(super) struct InFlightMessages {
     pub(super) touch_all_at: Option<Instant>,
     /// The consumers of shards that a later owner has taken.
     pub(super) superseded: Vec<usize>,
+    /// The time at which messages that wait in the node are released, because a window is full.
+    pub(super) release_at: Option<Instant>,
+    /// The number of successive releases, and the time of the last one.
+    pub(super) releases: u32,
+    pub(super) released_at: Option<Instant>,
     /// The disowned shards whose last acknowledgements are not written yet.
     pub(super) disowned: Vec<(oneshot::Sender<Option<Subject>>, Option<Subject>)>,
 }
@@ -119,14 +144,19 @@ impl InFlightMessages {
         }
         let Some(received) = self.messages.remove(&number) else { return };
         let Some(ack_subject) = received.ack_subject else { return };
-        let payload = if received.redeliver { nak_with_delay(&ack_subject) } else { Bytes::from_static(b"+ACK") };
+        let payload = match received.redeliver {
+            // The redelivery is requested already.
+            true if received.is_released => return,
+            true => nak_with_delay(&ack_subject, MIN_REDELIVERY_DELAY),
+            false => Bytes::from_static(b"+ACK"),
+        };
         self.outgoing.push_back(OutboundMessage::acknowledgement(ack_subject, payload));
     }
 }
 
-/// Returns a negative acknowledgement whose delay grows with the number of deliveries.
-fn nak_with_delay(ack_subject: &Subject) -> Bytes {
+/// Returns a negative acknowledgement whose delay begins at `first` and grows with the number of deliveries.
+pub(super) fn nak_with_delay(ack_subject: &Subject, first: Duration) -> Bytes {
     let doubled = decode::delivery_numbers(ack_subject).0.saturating_sub(1).min(10);
-    let delay = MIN_REDELIVERY_DELAY.saturating_mul(1 << doubled).min(MAX_REDELIVERY_DELAY);
+    let delay = first.saturating_mul(1 << doubled).min(MAX_REDELIVERY_DELAY);
     Bytes::from(format!("-NAK {{\"delay\":{}}}", delay.as_nanos()))
 }

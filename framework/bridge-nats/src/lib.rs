@@ -44,6 +44,7 @@ mod session;
 mod shard_consumer;
 mod streams;
 mod subscriptions;
+mod waiting;
 mod watchdog;
 
 pub use config::{NatsBuilder, StreamSetup};

@@ -217,10 +217,14 @@ impl ConsumerLoop {
         }
         let Some(consumer) = self.consumers.remove(&index) else { return };
         self.report.issues.close(consumer.source.issue());
-        let received = consumer.received.iter().map(|(number, _)| *number);
-        let decoded = consumer.decoded.iter().map(|(number, ..)| *number);
-        for number in received.chain(decoded) {
-            in_flight.messages.remove(&number);
+        for (number, _) in &consumer.received {
+            in_flight.messages.remove(number);
+        }
+        // Those of a message that the node handles in part.
+        if let Some((number, ..)) = consumer.decoded.front()
+            && let Some(received) = in_flight.messages.remove(number)
+        {
+            in_flight.handling -= received.remaining.saturating_sub(consumer.decoded.len());
         }
         in_flight.ready.remove(&index);
         in_flight.touched.remove(&index);
@@ -235,14 +239,7 @@ impl ConsumerLoop {
         in_flight.next_number += 1;
         let number = in_flight.next_number;
         if consumer.receive_live(number, message) {
-            let received = ReceivedMessage {
-                consumer: index,
-                ack_subject: None,
-                extended_at: monotonic(),
-                remaining: 1,
-                redeliver: false,
-            };
-            in_flight.messages.insert(number, received);
+            in_flight.messages.insert(number, ReceivedMessage::new(index, None, monotonic()));
             in_flight.ready.insert(index);
         }
     }

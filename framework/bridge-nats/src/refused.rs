@@ -41,7 +41,7 @@ impl ConsumerLoop {
             self.report.refused.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        self.begin_handling(in_flight, number);
+        self.begin_copy(in_flight, number);
         let (headers, payload) = decode::refused_copy(message, error);
         let subject = self.namespace.refused_subject(&self.service);
         let posted = self.publisher.publish(subject, headers, payload, ReplyKind::Acknowledgement);
