@@ -1,8 +1,8 @@
 //! Handles to the threads of a node: send jobs there, with bounds on what may be queued.
 //!
 //! Called by clients, by the bridge handler and by the threads themselves. Everything queued here is bounded:
-//! messages of actors by their send windows, messages of the bridge by its own windows, commands of callers by count
-//! and by bytes, and log heads by one entry per shard.
+//! messages of actors by their send windows, messages and requests of the bridge by its own windows, commands of callers
+//! by count and by bytes, log heads by one entry per shard, and notes of destinations by count.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -19,10 +19,16 @@ use whizbang_core::message::ShardId;
 /// it. A thread takes its jobs within microseconds unless user code blocks it, and then the queue fills up.
 const MAX_CALLER_BYTES: usize = 64 << 20;
 
+/// Most notes of destinations that may be queued for one thread. A forger can name any number of destinations. A lost
+/// note is replaced by the next one, or by the answer of the destination, which a sender asks for without progress.
+const MAX_NOTES: usize = 8192;
+
 /// The part of a thread's runtime that its handles use.
 pub(in crate::node) trait NodeThread: 'static {
     /// Records that the log of a source reaches up to `position`.
     fn advance_head(&self, source: &ShardId, position: u64);
+    /// Applies the note of a destination that it has committed messages of a shard up to `through`.
+    fn note_committed(self: &Rc<Self>, from: &ShardId, to: &ShardId, through: u64);
     /// Starts filling what may be missing; `done` receives, once nothing is in flight, a number that changes with any
     /// work done here.
     fn rest(self: &Rc<Self>, done: oneshot::Sender<u64>);
@@ -49,6 +55,9 @@ struct ThreadHandle<T> {
     waiting: Arc<CallerLoad>,
     /// Known log heads that the thread has not taken yet.
     heads: Arc<Mutex<BTreeMap<ShardId, u64>>>,
+    /// Notes that the thread has not taken yet, by sending and receiving shard: sequences up to which a destination has
+    /// committed.
+    notes: Arc<Mutex<BTreeMap<(ShardId, ShardId), u64>>>,
 }
 
 impl<T> Clone for ThreadHandles<T> {
@@ -59,8 +68,12 @@ impl<T> Clone for ThreadHandles<T> {
 
 impl<T> Clone for ThreadHandle<T> {
     fn clone(&self) -> Self {
-        let (sender, waiting, heads) = (self.sender.clone(), Arc::clone(&self.waiting), Arc::clone(&self.heads));
-        Self { sender, waiting, heads }
+        Self {
+            sender: self.sender.clone(),
+            waiting: Arc::clone(&self.waiting),
+            heads: Arc::clone(&self.heads),
+            notes: Arc::clone(&self.notes),
+        }
     }
 }
 
@@ -92,7 +105,8 @@ impl Drop for CallerPermit {
 
 impl<T: NodeThread> ThreadHandles<T> {
     pub(in crate::node) fn new(senders: Vec<mpsc::UnboundedSender<ThreadJob<T>>>, max_callers: usize) -> Self {
-        let handle = |sender| ThreadHandle { sender, waiting: Arc::default(), heads: Arc::default() };
+        let handle =
+            |sender| ThreadHandle { sender, waiting: Arc::default(), heads: Arc::default(), notes: Arc::default() };
         Self { threads: senders.into_iter().map(handle).collect(), max_callers }
     }
 
@@ -154,6 +168,30 @@ impl<T: NodeThread> ThreadHandles<T> {
                     }),
                 );
             }
+        }
+    }
+
+    /// Passes the note of a destination to the thread of the sending shard. Notes are merged until the thread takes
+    /// them.
+    pub(in crate::node) fn note_committed(&self, thread: usize, from: ShardId, to: ShardId, through: u64) {
+        let Some(handle) = self.threads.get(thread) else { return };
+        let mut notes = handle.notes.lock();
+        let is_announced = !notes.is_empty();
+        if notes.len() >= MAX_NOTES && !notes.contains_key(&(from.clone(), to.clone())) {
+            return;
+        }
+        let known = notes.entry((from, to)).or_default();
+        *known = through.max(*known);
+        drop(notes);
+        if !is_announced {
+            let notes = Arc::clone(&handle.notes);
+            self.run(
+                thread,
+                Box::new(move |runtime| {
+                    let notes = std::mem::take(&mut *notes.lock());
+                    notes.iter().for_each(|((from, to), through)| runtime.note_committed(from, to, *through));
+                }),
+            );
         }
     }
 
@@ -232,6 +270,7 @@ mod tests {
 
     impl NodeThread for Blocked {
         fn advance_head(&self, _source: &ShardId, _position: u64) {}
+        fn note_committed(self: &Rc<Self>, _from: &ShardId, _to: &ShardId, _through: u64) {}
         fn rest(self: &Rc<Self>, _done: oneshot::Sender<u64>) {}
         fn drain(self: &Rc<Self>, _done: oneshot::Sender<()>) {}
         fn end(&self) {}
@@ -263,6 +302,20 @@ mod tests {
         }
         let waiting = &threads.threads[0].waiting;
         assert_eq!((waiting.callers.load(Ordering::Relaxed), waiting.bytes.load(Ordering::Relaxed)), (0, 0));
+    }
+
+    #[test]
+    fn notes_are_queued_once_and_bounded() {
+        let (sender, mut jobs) = mpsc::unbounded_channel();
+        let threads = ThreadHandles::<Blocked>::new(vec![sender], 1);
+        let shard = |n| ShardId::new(whizbang_core::message::Name::from_static("bank").unwrap(), n);
+        for through in 1..=20_000 {
+            threads.note_committed(0, shard(0), shard(u16::try_from(through).unwrap()), through);
+            threads.note_committed(0, shard(0), shard(1), 20_001 - through);
+        }
+        assert!(jobs.try_recv().is_ok() && jobs.try_recv().is_err());
+        let notes = threads.threads[0].notes.lock();
+        assert_eq!((notes.len(), notes[&(shard(0), shard(1))]), (MAX_NOTES, 20_000));
     }
 
     #[test]

@@ -20,6 +20,9 @@ use whizbang_core::spawn::Task;
 use whizbang_core::store::StoreError;
 use whizbang_core::user_code::caught;
 
+/// Most posts of a worker on a thread that wait for a slot. More wait in their stream.
+const MAX_WAITING_POSTS: usize = 64;
+
 /// Endpoint of one worker on one thread.
 pub(crate) struct WorkerDispatcher<W: Worker> {
     pub(super) context: Rc<ThreadContext>,
@@ -38,6 +41,8 @@ pub(crate) struct WorkerDispatcher<W: Worker> {
     /// Logs by stream key.
     pub(super) logs: RefCell<HashMap<String, Rc<JobLog>, FixedState>>,
     jobs: RefCell<HashMap<JobNumber, RunningJob, FixedState>>,
+    /// Number of admitted posts. Their completions hold it.
+    posts: Rc<Cell<usize>>,
     next: Cell<JobNumber>,
 }
 
@@ -88,6 +93,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             pending,
             logs: RefCell::default(),
             jobs: RefCell::default(),
+            posts: Rc::default(),
             next: Cell::new(1),
         })
     }
@@ -228,6 +234,22 @@ impl<W: Worker> ActorEndpoint for Rc<WorkerDispatcher<W>> {
                 _ => dispatcher.take(number, shard, envelope, arrival).await,
             }
         });
+    }
+
+    /// Posts wait in their stream until few are left here: a broker limits how many messages a node may have
+    /// unfinished, and those of other actors need room.
+    fn deliver_post(&self, mut delivery: Delivery) {
+        if self.posts.get() >= self.context.settings.jobs.saturating_add(MAX_WAITING_POSTS) {
+            self.context.counts.busy.one();
+            return (delivery.completion)(Outcome::Busy);
+        }
+        self.posts.set(self.posts.get() + 1);
+        let (posts, settle) = (Rc::clone(&self.posts), delivery.completion);
+        delivery.completion = Box::new(move |outcome| {
+            posts.set(posts.get() - 1);
+            settle(outcome);
+        });
+        self.deliver(delivery);
     }
 
     fn key_of(&self, event: &Envelope) -> Result<Option<String>, String> {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 
 use whizbang_core::bridge::Bridge;
 use whizbang_core::clock::instant;
-use whizbang_core::message::{Envelope, Name, StoreId};
+use whizbang_core::message::{Envelope, Kind, Name, StoreId};
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::telemetry::error_chain;
 
@@ -52,13 +53,25 @@ struct DomainClaim {
 
 /// Owning stores of remote domains.
 #[derive(Default)]
-pub(in crate::node) struct KnownOwners(Mutex<BTreeMap<Name, DomainClaim>>);
+pub(in crate::node) struct KnownOwners {
+    domains: Mutex<BTreeMap<Name, DomainClaim>>,
+    /// Events of foreign stores that were dropped.
+    pub(in crate::node) events_dropped: AtomicU64,
+    /// Commands and replies of foreign stores that were dropped.
+    pub(in crate::node) commands_dropped: AtomicU64,
+}
 
 impl KnownOwners {
+    /// Counts a message of a foreign store that was dropped.
+    pub(in crate::node) fn count_dropped(&self, kind: Kind) {
+        let count = if kind == Kind::Event { &self.events_dropped } else { &self.commands_dropped };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Returns whether `store` owns a domain, as far as known. A sender without an identity is not doubted.
     pub(in crate::node) fn ownership(&self, domain: &Name, store: Option<StoreId>) -> Ownership {
         let Some(store) = store else { return Ownership::Owner };
-        let mut peers = self.0.lock();
+        let mut peers = self.domains.lock();
         let Some(peer) = peers.get_mut(domain) else { return Ownership::Unknown };
         if peer.owner == Some(store) {
             return Ownership::Owner;
@@ -88,7 +101,7 @@ impl KnownOwners {
 
     async fn learn(&self, bridge: &dyn Bridge, domain: &Name, store: Option<StoreId>) {
         let reading = {
-            let mut peers = self.0.lock();
+            let mut peers = self.domains.lock();
             if peers.len() >= MAX_DOMAINS && !peers.contains_key(domain) {
                 peers.retain(|_, peer| peer.owner.is_some() || Arc::strong_count(&peer.reading) > 1);
                 if peers.len() >= MAX_DOMAINS {
@@ -102,7 +115,7 @@ impl KnownOwners {
             return;
         }
         let claimed = tokio::time::timeout(MIN_INTERVAL, bridge.owner(domain)).await;
-        let mut peers = self.0.lock();
+        let mut peers = self.domains.lock();
         let Some(peer) = peers.get_mut(domain) else { return };
         peer.read_at = Some(instant());
         match claimed {
@@ -132,7 +145,7 @@ impl KnownOwners {
     /// Returns the foreign stores seen recently, for health.
     pub(in crate::node) fn foreign_stores(&self) -> Vec<String> {
         let now = instant();
-        let peers = self.0.lock();
+        let peers = self.domains.lock();
         let heard = peers.iter().filter_map(|(domain, peer)| {
             let (store, _) = peer.foreign.filter(|(_, at)| now.duration_since(*at) < LISTED)?;
             let owner = peer.owner?;

@@ -307,8 +307,10 @@ impl NodeDefinition {
             unloadable_keys: sum(|counts| counts.unloadable.get()),
             deferred: sum(|counts| counts.deferred.get()),
             gaps: sum(|counts| counts.gaps.get()),
-            events_dropped: sum(|counts| counts.events_dropped.get()),
-            commands_dropped: sum(|counts| counts.commands_dropped.get()),
+            events_dropped: sum(|counts| counts.events_dropped.get())
+                + self.known_owners.events_dropped.load(Ordering::Relaxed),
+            commands_dropped: sum(|counts| counts.commands_dropped.get())
+                + self.known_owners.commands_dropped.load(Ordering::Relaxed),
             sent: sum(|counts| counts.sent.get()),
             shape_refusals: self.shapes.refused.load(Ordering::Relaxed),
             refused: bridge.refused,

@@ -89,14 +89,7 @@ impl BridgeHandler {
     /// Drops a message of a store that does not own its domain: the owner's log decides what was sent.
     fn drop_message(&self, envelope: &Envelope) -> AckOutcome {
         tracing::debug!(target: TARGET, id = %envelope.id, "message dropped: its store does not own the domain");
-        let is_event = envelope.kind == Kind::Event;
-        self.threads.run(
-            0,
-            Box::new(move |runtime| {
-                let counts = &runtime.context.counts;
-                if is_event { counts.events_dropped.one() } else { counts.commands_dropped.one() }
-            }),
-        );
+        self.definition.known_owners.count_dropped(envelope.kind);
         AckOutcome::Ack
     }
 
@@ -332,11 +325,17 @@ impl Inbound for BridgeHandler {
 
     fn notify(&self, tidings: Notification) {
         match tidings {
+            // A forger can name any shard: only those that can matter here are queued.
             Notification::Committed { from, to, through } => {
-                let home = self.definition.thread_of(from.shard);
-                self.threads.run(home, Box::new(move |runtime| runtime.note_committed(&from, &to, through)));
+                if self.definition.owns(&from.domain).is_some_and(|shards| from.shard < shards) {
+                    self.threads.note_committed(self.definition.thread_of(from.shard), from, to, through);
+                }
             }
-            Notification::Head { shard, position } => self.threads.advance_head(&shard, position),
+            Notification::Head { shard, position } => {
+                if self.definition.sources.get(&shard.domain).is_some_and(|shards| shard.shard < *shards) {
+                    self.threads.advance_head(&shard, position);
+                }
+            }
         }
     }
 

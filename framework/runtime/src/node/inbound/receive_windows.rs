@@ -59,7 +59,7 @@ impl ThreadRuntime {
                 Some(window) => window.admit(envelope, settle),
                 None => settle(AckOutcome::Retry),
             },
-            None => self.deliver_external(
+            None => self.deliver_post(
                 envelope,
                 Box::new(move |outcome| {
                     settle(match outcome {

@@ -162,7 +162,29 @@ impl ThreadRuntime {
     }
 
     /// Delivers a command from outside to its actor.
-    pub(in crate::node) fn deliver_external(&self, mut envelope: Envelope, settle: Completion) {
+    pub(in crate::node) fn deliver_external(&self, envelope: Envelope, settle: Completion) {
+        let envelope = self.with_own_deadline(envelope);
+        match self.endpoint_of(&envelope) {
+            Some(endpoint) => {
+                endpoint.deliver(Delivery::new(Action::Handle, envelope, DedupKey::MessageId, settle));
+            }
+            None => settle(Outcome::Stopped),
+        }
+    }
+
+    /// Delivers a command from outside whose caller does not wait.
+    pub(in crate::node) fn deliver_post(&self, envelope: Envelope, settle: Completion) {
+        let envelope = self.with_own_deadline(envelope);
+        match self.endpoint_of(&envelope) {
+            Some(endpoint) => {
+                endpoint.deliver_post(Delivery::new(Action::Handle, envelope, DedupKey::MessageId, settle));
+            }
+            None => settle(Outcome::Stopped),
+        }
+    }
+
+    /// Returns the envelope with its deadline by the clock of this node.
+    fn with_own_deadline(&self, mut envelope: Envelope) -> Envelope {
         if let Some(deadline) = envelope.deadline {
             // The sender wrote the deadline by its own clock. The remaining time is still known: both timestamps are
             // of that clock.
@@ -171,12 +193,7 @@ impl ThreadRuntime {
                 envelope.deadline = Some(now.after(deadline.since(envelope.time)));
             }
         }
-        match self.endpoint_of(&envelope) {
-            Some(endpoint) => {
-                endpoint.deliver(Delivery::new(Action::Handle, envelope, DedupKey::MessageId, settle));
-            }
-            None => settle(Outcome::Stopped),
-        }
+        envelope
     }
 
     /// Delivers a message of the node itself to the actor with its key, by actor type.
@@ -254,6 +271,10 @@ impl NodeThread for ThreadRuntime {
         for subscription in self.subscriptions.get(source).into_iter().flatten() {
             subscription.advance_head(position);
         }
+    }
+
+    fn note_committed(self: &Rc<Self>, from: &ShardId, to: &ShardId, through: u64) {
+        self.note_committed(from, to, through);
     }
 
     fn rest(self: &Rc<Self>, done: oneshot::Sender<u64>) {
