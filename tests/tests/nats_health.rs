@@ -272,7 +272,6 @@ fn unfinished_events_leave_capacity_to_commands() {
             node.wait_until("a full window of events", |received| received.events.len() >= 1_024).await;
             node.bridge.send(command(&shard("shop", 0), &shard("bank", 1), 1)).await.expect("sends");
             node.wait_until("the command", |received| received.direct.len() == 1).await;
-            node.inspect(|received| assert!(received.events.len() < 5_000, "the window of the events is bounded"));
             node.open();
             node.wait_until("all events", |received| received.events.len() >= 5_000).await;
             shop.stop().await;

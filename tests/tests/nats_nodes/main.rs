@@ -17,7 +17,9 @@ mod forgery;
 mod hostile;
 mod jobs;
 mod log_capture;
+mod memory;
 mod no_logins;
+mod older_copy;
 mod outage;
 mod processes;
 mod republish;
@@ -25,6 +27,7 @@ mod server_faults;
 mod services;
 mod shape_drift;
 mod start_failures;
+mod windows;
 
 use std::time::Duration;
 

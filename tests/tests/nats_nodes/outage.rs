@@ -7,6 +7,7 @@ use async_nats::jetstream::{self, Context};
 use futures_util::StreamExt;
 use whizbang::prelude::*;
 use whizbang::testing::bridge::run;
+use whizbang_tests::brief_or_long;
 use whizbang_tests::nats::NatsServer;
 
 use crate::bank::{Account, Transfer, deposit, outcome, transfer};
@@ -72,8 +73,8 @@ fn commands_to_a_service_that_is_down_are_sent_once() {
             let node = transfers(&server).await;
             begin(&node, 1_000).await;
             until("all commands", async || messages(&context).await >= 1_000).await;
-            // Four requests of each shard take some seconds, in which a resending relay would send everything again.
-            for _ in 0..4 * 16 {
+            // Four requests of each shard take seven seconds, ten of them a minute. A resending relay would send everything again.
+            for _ in 0..brief_or_long(4, 10) * 16 {
                 questions.next().await.expect("a question");
             }
             assert_eq!(messages(&context).await, 1_000, "each command is in the stream once");

@@ -1,0 +1,110 @@
+//! The resident memory of a process while requests for pages flood it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use futures_util::StreamExt;
+use whizbang::bridge::subject::{Address, Namespace};
+use whizbang::bridge::wire::Packet;
+use whizbang::bridge::{Request, Response};
+use whizbang::message::shard_of;
+use whizbang::prelude::*;
+use whizbang::testing::bridge::cases::sample::shard;
+use whizbang::testing::bridge::node::{NodeBehavior, TestNode, service};
+use whizbang::testing::bridge::run;
+use whizbang_tests::nats::NatsServer;
+use whizbang_tests::resident_mib;
+
+use crate::bank::{Account, Bank, Withdraw, deposit};
+use crate::{BOTH, a_moment, services, until};
+
+/// The maximum growth in MiB of this process.
+const GROWTH: u64 = 64;
+/// The bytes of a large message.
+const LARGE: usize = 400_000;
+
+/// Samples the memory of this process until dropped, and keeps the maximum.
+struct MemorySampler {
+    before: u64,
+    most: Arc<AtomicU64>,
+    sampling: tokio::task::JoinHandle<()>,
+}
+
+impl MemorySampler {
+    fn start() -> Self {
+        let most = Arc::new(AtomicU64::new(0));
+        let seen = Arc::clone(&most);
+        let sampling = tokio::task::spawn_local(async move {
+            loop {
+                seen.fetch_max(resident_mib(), Ordering::Relaxed);
+                a_moment().await;
+            }
+        });
+        Self { before: resident_mib(), most, sampling }
+    }
+
+    /// Returns the growth in MiB since the start.
+    fn end(self) -> u64 {
+        self.sampling.abort();
+        self.most.load(Ordering::Relaxed).max(resident_mib()).saturating_sub(self.before)
+    }
+}
+
+/// A stranger publishes questions for the events of a shard faster than they can be answered.
+#[test]
+fn questions_for_pages_do_not_fill_memory() {
+    const QUESTIONS: usize = 4_000;
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let node = Node::builder("accounts", MemoryStore::new()).aggregate::<Account>();
+            let node = node.bridge(services::bridge(&server.url()).await).start().await.expect("starts");
+            let client = node.client();
+            client.send(deposit("ada", 100)).await.expect("is handled");
+            for _ in 0..20 {
+                let withdraw = Withdraw { account: "ada".to_owned(), cents: 1, transfer: "x".repeat(LARGE) };
+                client.send(withdraw).await.expect("is handled");
+            }
+            node.wait_idle().await;
+            let asked = shard("bank", shard_of("ada", Bank::SHARDS));
+            let stranger = async_nats::connect(server.url()).await.expect("connects");
+            let sampler = MemorySampler::start();
+            // The server drops the responses: nothing subscribes to this inbox.
+            for _ in 0..QUESTIONS {
+                ask(&stranger, "_INBOX.nothing", Request::Events { shard: asked.clone(), after: 0, limit: 1_000 })
+                    .await;
+            }
+            // The server keeps the order, so the node has received all questions when it answers this one.
+            let mut inbox = stranger.subscribe("_INBOX.last").await.expect("subscribes");
+            let last = Request::Watermark { from: shard("shop", 0), to: asked.clone() };
+            ask(&stranger, "_INBOX.last", last).await;
+            tokio::time::timeout(Duration::from_secs(60), inbox.next()).await.expect("an answer in time");
+            let peer = services::bridge(&server.url()).await;
+            let peer =
+                TestNode::attach(Arc::new(peer), service("peer"), NodeBehavior::default()).await.expect("attaches");
+            until("an answered question", async || {
+                let question = Request::Events { shard: asked.clone(), after: 0, limit: 1 };
+                matches!(peer.bridge.request(question, Duration::from_secs(5)).await, Ok(Response::Envelopes(..)))
+            })
+            .await;
+            let grown = sampler.end();
+            println!("{release:?}: {grown} MiB more during {QUESTIONS} questions");
+            assert!(grown < GROWTH, "{grown} MiB");
+            peer.stop().await;
+            node.stop().await.expect("stops");
+        });
+    }
+}
+
+async fn ask(stranger: &async_nats::Client, inbox: &'static str, request: Request) {
+    let packet = Packet::from_request(&request).expect("is encoded");
+    let mut headers = HeaderMap::new();
+    for (name, value) in &packet.headers {
+        headers.append(name.as_ref(), value.as_str());
+    }
+    let subject = Namespace::default().subject(&Address::for_request(&request));
+    let written = stranger.publish_with_reply_and_headers(subject, inbox, headers, packet.payload).await;
+    written.expect("the connection is open");
+}
