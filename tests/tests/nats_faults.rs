@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -10,7 +11,7 @@ use whizbang::bridge::nats::{NatsBridge, NatsBuilder};
 use whizbang::bridge::{AckOutcome, Bridge, BridgeError, NodeCard};
 use whizbang::message::Envelope;
 use whizbang::testing::bridge::cases::sample::{command, effects, event, shard};
-use whizbang::testing::bridge::node::{NodeBehavior, TestNode, named, service};
+use whizbang::testing::bridge::node::{NodeBehavior, Received, TestNode, named, service};
 use whizbang::testing::bridge::{SHARDS, run};
 use whizbang_tests::nats::{NatsServer, Release};
 
@@ -61,6 +62,45 @@ fn messages_arrive_although_the_server_is_killed_twice() {
                 "{release:?}: 10,000 messages in {} deliveries over two kills",
                 shop.inspect(|received| received.direct.len())
             );
+            bank.stop().await;
+            shop.stop().await;
+        });
+    }
+}
+
+#[test]
+fn loop_that_panics_is_restarted_and_loses_nothing() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let bank = start(&server, service("bank").owning(named("bank"), SHARDS), NodeBehavior::default()).await;
+            let left = AtomicUsize::new(3);
+            let handler = move |_: &Envelope, received: &Received| {
+                let is_planned = received.direct.len() >= 10
+                    && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+                assert!(!is_planned, "planned: the node panics in the consumer loop");
+                AckOutcome::Ack
+            };
+            let behavior = NodeBehavior { handler: Box::new(handler), ..NodeBehavior::default() };
+            let shop = start(&server, service("shop").owning(named("shop"), SHARDS), behavior).await;
+            let commands = |from: &str, to: &str| {
+                let (from, to) = (shard(from, 0), shard(to, 0));
+                (1..=100).map(move |at| command(&from, &to, at))
+            };
+            relay(&bank, commands("bank", "shop")).await;
+            shop.wait_until("the first panic", |received| received.direct.len() >= 10).await;
+            shop.wait_until("all commands", |received| effects(&received.direct).len() == 100).await;
+            let health = shop.bridge.health();
+            let is_named =
+                |issue: &String| issue.contains("consumer loop") && issue.contains("planned: the node panics");
+            assert!(health.issues.iter().any(is_named), "{health:?}");
+            assert!(shop.inspect(|received| received.reconnected) > 0, "the node looks for gaps");
+            // It sends and receives as before, and health forgets the panic.
+            relay(&shop, commands("shop", "bank")).await;
+            bank.wait_until("all replies", |received| effects(&received.direct).len() == 100).await;
+            while !shop.bridge.health().issues.is_empty() {
+                shop.wait_for_message(Duration::from_millis(50)).await;
+            }
             bank.stop().await;
             shop.stop().await;
         });

@@ -48,6 +48,26 @@ pub(super) struct Claims {
     ended: AtomicBool,
 }
 
+/// The inputs of the loop that renews the claims.
+pub(super) struct ClaimWatch {
+    /// The messages on the subjects of the claims.
+    watched: SelectAll<Subscriber>,
+    link: watch::Receiver<LinkState>,
+    inbound: Arc<dyn Inbound>,
+    report: Arc<Report>,
+}
+
+impl ClaimWatch {
+    pub(super) fn new(
+        watched: Vec<Subscriber>,
+        link: watch::Receiver<LinkState>,
+        inbound: Arc<dyn Inbound>,
+        report: Arc<Report>,
+    ) -> Self {
+        Self { watched: select_all(watched), link, inbound, report }
+    }
+}
+
 /// The result of a renewal.
 enum RenewalOutcome {
     Held,
@@ -152,17 +172,10 @@ impl Claims {
         Err(failed)
     }
 
-    /// Renews the claims until the node stops or has lost one of them.
-    pub(super) async fn run(
-        self: Arc<Self>,
-        watched: Vec<Subscriber>,
-        mut link: watch::Receiver<LinkState>,
-        inbound: Arc<dyn Inbound>,
-        report: Arc<Report>,
-    ) {
-        let mut watched = select_all(watched);
+    /// Renews the claims until the node stops or has lost one of them. After a panic it can be called again.
+    pub(super) async fn run(&self, ClaimWatch { watched, link, inbound, report }: &mut ClaimWatch) {
         loop {
-            self.wait_for_renewal(&mut watched, &mut link).await;
+            self.wait_for_renewal(watched, link).await;
             if self.ended.load(Ordering::Acquire) {
                 return;
             }

@@ -71,62 +71,65 @@ pub(super) struct ConsumerLoop {
     pub(super) write_only: Arc<Vec<DesiredConfig>>,
     pub(super) subscribers: SelectAll<ChannelSubscriber>,
     pub(super) closing: oneshot::Receiver<()>,
+    /// `closing` has fired.
+    pub(super) is_closing: bool,
     pub(super) report: Arc<Report>,
 }
 
 impl ConsumerLoop {
     /// Receives messages until `closing` fires, then finishes those in flight.
-    pub(super) async fn run(mut self) {
-        let mut in_flight = InFlightMessages::default();
-        in_flight.touched.extend(self.consumers.keys());
+    pub(super) async fn run(&mut self, in_flight: &mut InFlightMessages) {
         let mut epoch = self.link.borrow().epoch;
-        loop {
+        while !self.is_closing {
             for index in std::mem::take(&mut in_flight.superseded) {
-                self.drop_superseded(&mut in_flight, index).await;
+                self.drop_superseded(in_flight, index).await;
             }
             let now = monotonic();
             let up = self.link.borrow_and_update().up;
-            self.release_waiting(&mut in_flight, now);
-            let mut at_capacity = self.deliver_ready(&mut in_flight, now);
+            self.release_waiting(in_flight, now);
+            let mut at_capacity = self.deliver_ready(in_flight, now);
             if up {
-                at_capacity |= self.pull_messages(&mut in_flight, now);
-                self.extend_ack_deadlines(&mut in_flight, now);
+                at_capacity |= self.pull_messages(in_flight, now);
+                self.extend_ack_deadlines(in_flight, now);
                 if in_flight.check_write_only_at.is_some_and(|due| due <= now) {
-                    self.check_write_only(&mut in_flight);
+                    self.check_write_only(in_flight);
                 }
-                self.write_outgoing(&mut in_flight).await;
+                self.write_outgoing(in_flight).await;
             }
-            self.report_disowned(&mut in_flight);
-            let wake = self.next_wake(&in_flight, now, at_capacity, up);
+            self.report_disowned(in_flight);
+            let wake = self.next_wake(in_flight, now, at_capacity, up);
             tokio::select! {
                 biased;
-                _ = &mut self.closing => break,
+                _ = &mut self.closing => self.is_closing = true,
                 changed = self.link.changed() => {
                     if changed.is_err() {
                         break;
                     }
                 }
-                Some(completed) = in_flight.tasks.next() => self.complete(&mut in_flight, completed),
-                Some(change) = self.shards.changes.recv() => self.change_ownership(&mut in_flight, change).await,
-                Some((channel, message)) = self.subscribers.next() => self.receive(&mut in_flight, channel, message),
+                Some(completed) = in_flight.tasks.next() => self.complete(in_flight, completed),
+                Some(change) = self.shards.changes.recv() => self.change_ownership(in_flight, change).await,
+                Some((channel, message)) = self.subscribers.next() => self.receive(in_flight, channel, message),
                 () = self.publisher.stream_missing.notified() => {
                     in_flight.check_write_only_at.get_or_insert(monotonic() + DELETION_GRACE);
                 }
                 () = sleep_until(wake) => {}
             }
+            if self.is_closing {
+                break;
+            }
             // Drain everything that is ready, so that capacity is polled and messages are written once per batch.
             while let Some(Some(completed)) = in_flight.tasks.next().now_or_never() {
-                self.complete(&mut in_flight, completed);
+                self.complete(in_flight, completed);
             }
             for _ in 0..MAX_IN_FLIGHT {
                 let Some(Some((channel, message))) = self.subscribers.next().now_or_never() else { break };
-                self.receive(&mut in_flight, channel, message);
+                self.receive(in_flight, channel, message);
             }
             let link = *self.link.borrow();
             if link.up && link.epoch != epoch {
                 epoch = link.epoch;
                 in_flight.reconnect_pending = true;
-                self.check_all(&mut in_flight);
+                self.check_all(in_flight);
             }
         }
         self.shut_down(in_flight).await;
@@ -426,7 +429,7 @@ impl ConsumerLoop {
     }
 
     /// Stops receiving, returns undelivered messages to the server, and waits for the delivered ones.
-    async fn shut_down(mut self, mut in_flight: InFlightMessages) {
+    async fn shut_down(&mut self, in_flight: &mut InFlightMessages) {
         for subscriber in self.subscribers.iter_mut() {
             // After a failure the subscription ends with the connection.
             let _ = subscriber.subscriber.unsubscribe().await;
@@ -435,9 +438,9 @@ impl ConsumerLoop {
         while let Some(Some((channel, message))) = self.subscribers.next().now_or_never() {
             match (channel, message.reply.clone()) {
                 (Channel::Requests, Some(reply)) if reply.starts_with("_INBOX") => {
-                    self.respond(&mut in_flight, reply, &Response::Refused(RequestError::NotHere));
+                    self.respond(in_flight, reply, &Response::Refused(RequestError::NotHere));
                 }
-                (Channel::Stream(index), _) => self.receive_message(&mut in_flight, index, message),
+                (Channel::Stream(index), _) => self.receive_message(in_flight, index, message),
                 _ => {}
             }
         }
@@ -450,15 +453,15 @@ impl ConsumerLoop {
         }
         while let Some(completed) = in_flight.tasks.next().await {
             if !matches!(completed, Completed::Checked(..) | Completed::Inspected(..)) {
-                self.complete(&mut in_flight, completed);
+                self.complete(in_flight, completed);
             }
-            self.extend_ack_deadlines(&mut in_flight, monotonic());
+            self.extend_ack_deadlines(in_flight, monotonic());
             if self.link.borrow().up {
-                self.write_outgoing(&mut in_flight).await;
+                self.write_outgoing(in_flight).await;
             }
         }
         if self.link.borrow().up {
-            self.write_outgoing(&mut in_flight).await;
+            self.write_outgoing(in_flight).await;
             round_trip(&self.client).await;
         }
     }

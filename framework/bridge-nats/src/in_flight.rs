@@ -64,6 +64,12 @@ pub(super) struct OutboundMessage {
 }
 
 impl OutboundMessage {
+    /// Requests the redelivery of a message after the [shortest delay](MIN_REDELIVERY_DELAY).
+    pub(super) fn redelivery(ack_subject: Subject) -> Self {
+        let payload = nak_with_delay(&ack_subject);
+        Self::acknowledgement(ack_subject, payload)
+    }
+
     pub(super) fn acknowledgement(subject: Subject, payload: impl Into<Bytes>) -> Self {
         Self { subject, reply: None, headers: HeaderMap::new(), payload: payload.into() }
     }

@@ -39,6 +39,7 @@ mod publisher;
 mod pull_consumer;
 mod recovery;
 mod refused;
+mod restart;
 mod servers;
 mod session;
 mod shard_consumer;
@@ -64,7 +65,7 @@ use tokio::sync::{Notify, oneshot};
 use self::acknowledgement::has_no_responder;
 use self::actor::{Detach, Loops, NatsActor};
 use self::channel::{Channel, ChannelSubscriber};
-use self::claims::Claims;
+use self::claims::{ClaimWatch, Claims};
 use self::connection::{Connection, client_name, round_trip};
 use self::consumer::ConsumerLoop;
 use self::consumer_setup::SourceState;
@@ -273,12 +274,8 @@ impl NatsBridge {
         let (closing, closed) = oneshot::channel();
         let report = Arc::<Report>::default();
         let link = connection.link.clone();
-        let claim_renewal: BoxFuture<'static, ()> = match &claims {
-            Some(claims) => Arc::clone(claims)
-                .run(watched, connection.link.clone(), Arc::clone(&inbound), Arc::clone(&report))
-                .boxed(),
-            None => ready(()).boxed(),
-        };
+        let watch = ClaimWatch::new(watched, connection.link.clone(), Arc::clone(&inbound), Arc::clone(&report));
+        let renewed = claims.clone().map(|claims| (claims, watch));
         let consumer = ConsumerLoop {
             report: Arc::clone(&report),
             client: client.clone(),
@@ -295,11 +292,12 @@ impl NatsBridge {
             write_only: Arc::new(written),
             subscribers,
             closing: closed,
+            is_closing: false,
         };
-        let loops = Loops { replies, consumer, denials, claim_renewal, report: Arc::clone(&report) };
-        let abandoned = Arc::<Notify>::default();
-        let actor =
-            NatsActor::new(client.clone(), Arc::clone(&publisher), loops, closing, Arc::clone(&abandoned)).start();
+        let loops = Loops { replies, consumer, denials, claims: renewed };
+        let (abandoned, published) = (Arc::<Notify>::default(), Arc::clone(&publisher));
+        let reported = Arc::clone(&report);
+        let actor = NatsActor::new(client.clone(), published, loops, closing, Arc::clone(&abandoned), reported).start();
         let ending = connection.ending;
         let ownership = Arc::new(ownership);
         Ok(Session { client, publisher, actor, abandoned, ending, link, report, jetstream, claims, ownership })

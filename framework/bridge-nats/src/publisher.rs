@@ -221,8 +221,19 @@ impl PublisherLoop {
             && self.pending.lock().all_acknowledged()
     }
 
+    /// Fails everything that waits, after the loop has panicked: what it was doing is unknown. Senders retry, and receivers drop
+    /// duplicates.
+    pub(super) fn restart(&self) {
+        self.fail_unacknowledged();
+        let pending = std::mem::take(&mut *self.pending.lock());
+        for entry in pending.entries.into_values() {
+            // A sender may have dropped its future.
+            let _ = entry.reply.send(Err(ReplyError::ConnectionLost));
+        }
+    }
+
     /// Writes messages until [`close`](Self::close) was called and every message is completed, or the client is gone.
-    pub(super) async fn run(self: Arc<Self>, client: Client, mut inbox: Subscriber) {
+    pub(super) async fn run(&self, client: &Client, inbox: &mut Subscriber) {
         let mut link = self.link.clone();
         while !self.is_done() {
             tokio::select! {
@@ -243,7 +254,7 @@ impl PublisherLoop {
                 () = self.messages.filled() => {}
             }
             if link.borrow_and_update().up {
-                self.write(&client, &mut link).await;
+                self.write(client, &mut link).await;
             } else {
                 self.fail_unacknowledged();
             }
@@ -462,37 +473,4 @@ impl Drop for ReplyFuture {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rejected_message_is_not_kept() {
-        let (_link, link) = watch::channel(LinkState { up: true, epoch: 1, ..LinkState::default() });
-        let publisher = PublisherLoop::new("inbox".to_owned(), Namespace::default(), link, "broker".into());
-        let publisher = Arc::new(publisher);
-        let publish = || publisher.publish("a".to_owned(), HeaderMap::new(), Bytes::new(), ReplyKind::Acknowledgement);
-        let waiting: Vec<_> = (0..MAX_QUEUED).map(|_| publish().map_err(|error| error.to_string()).unwrap()).collect();
-        for _ in 0..10 {
-            assert!(matches!(publish().map(drop), Err(BridgeError::Busy { .. })));
-        }
-        assert_eq!(publisher.messages.len(), MAX_QUEUED);
-        assert_eq!(publisher.pending.lock().entries.len(), waiting.len());
-        publisher.abandon();
-        assert!(matches!(publish().map(drop), Err(BridgeError::Closed)));
-    }
-
-    #[test]
-    fn queued_messages_are_bounded_in_bytes() {
-        let (_link, link) = watch::channel(LinkState { up: true, epoch: 1, ..LinkState::default() });
-        let publisher = Arc::new(PublisherLoop::new("inbox".to_owned(), Namespace::default(), link, "broker".into()));
-        let large = Bytes::from(vec![0; MAX_QUEUED_BYTES / 4]);
-        let publish = || publisher.publish("a".to_owned(), HeaderMap::new(), large.clone(), ReplyKind::Acknowledgement);
-        let waiting: Vec<_> = (0..4).map(|_| publish().map_err(|error| error.to_string()).unwrap()).collect();
-        assert!(matches!(publish().map(drop), Err(BridgeError::Busy { waiting: 4 })));
-        let small = publisher.publish_unawaited("a".to_owned(), HeaderMap::new(), Bytes::new());
-        assert!(small.is_ok(), "a small message still fits");
-        assert!(publisher.dequeue(&publisher.messages, |_| true).is_some());
-        assert!(publish().is_ok());
-        drop(waiting);
-    }
-}
+mod tests;

@@ -152,6 +152,20 @@ impl PullConsumer {
         self.is_lagging && self.received.len() <= MAX_LIVE_EVENTS / 2 && std::mem::take(&mut self.is_lagging)
     }
 
+    /// Drops what was received, after the loop has panicked. The server redelivers it; the node fetches live events from the
+    /// logs.
+    pub(super) fn restart(&mut self) {
+        self.received.clear();
+        self.decoded.clear();
+        self.pulls.clear();
+        (self.live_bytes, self.handling) = (0, 0);
+        (self.is_suspect, self.is_silent, self.suspect_state) = (false, false, None);
+        if self.status == ConsumerStatus::Checking {
+            // Its check ended with the loop.
+            self.status = ConsumerStatus::Open;
+        }
+    }
+
     /// Returns true if every received message was delivered.
     pub(super) fn is_empty(&self) -> bool {
         self.received.is_empty() && self.decoded.is_empty()

@@ -1,6 +1,6 @@
-//! Checks the streams and consumers of a node: after each reconnection, and when one is missing.
+//! Checks the streams and consumers of a node: after each reconnection, after a panic of the loop, and when one is missing.
 //!
-//! Called by the consumer loop. Notifies the node of the reconnection once everything is checked, and only if messages may have been
+//! Called by the consumer loop and by the bridge's actor. Notifies the node of the reconnection once everything is checked, and only if messages may have been
 //! missed since the last notification.
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 
 use super::consumer::ConsumerLoop;
 use super::consumer_setup::SourceState;
-use super::in_flight::{Completed, InFlightMessages};
+use super::in_flight::{Completed, InFlightMessages, OutboundMessage};
 use super::pull_consumer::{ConsumerStatus, PullConsumer};
 use whizbang_core::bridge::BridgeError;
 use whizbang_core::clock::monotonic;
@@ -22,6 +22,31 @@ const RECHECK_DELAY: Duration = Duration::from_secs(5);
 const ISSUE: &str = "written";
 
 impl ConsumerLoop {
+    /// Returns the state of the loop at its start.
+    pub(super) fn start(&self) -> InFlightMessages {
+        let mut in_flight = InFlightMessages::default();
+        in_flight.touched.extend(self.consumers.keys());
+        in_flight
+    }
+
+    /// Returns the state of the loop after it has panicked. Nothing in flight is acknowledged: the server redelivers it, and the
+    /// node drops duplicates. Streams and consumers are checked as after a reconnection, and the node looks for gaps.
+    pub(super) fn restart(&mut self, lost: &mut InFlightMessages) -> InFlightMessages {
+        for consumer in self.consumers.values_mut() {
+            consumer.restart();
+        }
+        let mut in_flight = self.start();
+        in_flight.next_number = lost.next_number;
+        in_flight.disowned.append(&mut lost.disowned);
+        in_flight.superseded.append(&mut lost.superseded);
+        for received in std::mem::take(&mut lost.messages).into_values() {
+            in_flight.outgoing.extend(received.ack_subject.map(OutboundMessage::redelivery));
+        }
+        in_flight.reconnect_pending = true;
+        self.check_all(&mut in_flight);
+        in_flight
+    }
+
     /// Checks all streams and consumers after a reconnection.
     pub(super) fn check_all(&mut self, in_flight: &mut InFlightMessages) {
         let indices: Vec<usize> = self.consumers.keys().copied().collect();
