@@ -8,35 +8,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use whizbang_core::message::{Codec, MessageId};
-
-/// A command encoded now and sent later.
-#[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "the simulated cluster reads it"))]
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlannedCommand {
-    #[doc(hidden)]
-    pub domain: String,
-    #[doc(hidden)]
-    pub shard: u16,
-    #[doc(hidden)]
-    pub key: String,
-    #[doc(hidden)]
-    pub name: String,
-    #[doc(hidden)]
-    pub version: u32,
-    #[doc(hidden)]
-    pub codec: u8,
-    #[doc(hidden)]
-    pub payload: Vec<u8>,
-}
-
-impl PlannedCommand {
-    pub(crate) fn codec(&self) -> Codec {
-        // Written by this module from a codec, so the number is known; bincode is the fallback for a log from another
-        // program.
-        Codec::from_id(self.codec).unwrap_or(Codec::Bincode)
-    }
-}
+use super::planned_command::{PlannedCommand, SavedShapes, shapes_of};
+use whizbang_core::message::{Fingerprint, MessageId};
 
 /// One change of a `Compensation`, as a turn's note stores it.
 #[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "the simulated cluster reads it"))]
@@ -70,6 +43,28 @@ pub enum CompensationChange {
     GivenUp { command: MessageId },
     /// An ended saga starts again with an empty log.
     Restarted,
+    /// The fingerprint of a step's compensating command, behind its step.
+    #[doc(hidden)]
+    StepShape { command: MessageId, shape: u64 },
+    /// The fingerprints of the final commands in their order, behind the beginning of the compensation.
+    #[doc(hidden)]
+    FinalShapes { shapes: Vec<Option<u64>> },
+}
+
+impl CompensationChange {
+    /// Returns the change that stores the fingerprints of this one's commands, if they have any.
+    pub(crate) fn shapes(&self) -> Option<Self> {
+        match self {
+            Self::Step { command, undo } => {
+                undo.shape.map(|shape| Self::StepShape { command: *command, shape: shape.as_u64() })
+            }
+            Self::Begin { finally } => {
+                let shapes = shapes_of(finally);
+                (!shapes.is_empty()).then_some(Self::FinalShapes { shapes })
+            }
+            _ => None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +113,12 @@ impl Steps {
 
     fn get(&self, command: MessageId) -> Option<&Step> {
         self.by_order.get(self.order.get(&command)?)
+    }
+
+    fn set_shape(&mut self, command: MessageId, shape: u64) {
+        if let Some(step) = self.order.get(&command).and_then(|place| self.by_order.get_mut(place)) {
+            step.undo.shape = Some(Fingerprint::from_u64(shape));
+        }
     }
 
     fn mark_done(&mut self, command: MessageId) {
@@ -260,9 +261,33 @@ impl Compensation {
                 }
             }
             CompensationChange::Retry { command } => drop(self.take_awaited(*command)),
+            CompensationChange::StepShape { command, shape } => self.steps.set_shape(*command, *shape),
+            CompensationChange::FinalShapes { shapes } => {
+                let finally = self.active.iter_mut().flat_map(|active| &mut active.finally);
+                for (planned, shape) in finally.zip(shapes) {
+                    planned.shape = shape.map(Fingerprint::from_u64);
+                }
+            }
             CompensationChange::Finished => self.run = SagaRun::Finished,
             CompensationChange::Restarted => *self = Self { run: SagaRun::Restarted, ..Self::new() },
         }
+    }
+
+    /// Returns the fingerprints of the planned commands, for a snapshot.
+    pub(crate) fn saved_shapes(&self) -> SavedShapes {
+        let shape_of = |step: &Step| step.undo.shape.map(|shape| (step.command, shape.as_u64()));
+        SavedShapes {
+            steps: self.steps.by_order.values().filter_map(shape_of).collect(),
+            finally: self.active.as_ref().map_or_else(Vec::new, |active| shapes_of(&active.finally)),
+        }
+    }
+
+    /// Restores the fingerprints of a snapshot.
+    pub(crate) fn restore_shapes(&mut self, saved: SavedShapes) {
+        for (command, shape) in saved.steps {
+            self.steps.set_shape(command, shape);
+        }
+        self.apply(&CompensationChange::FinalShapes { shapes: saved.finally });
     }
 
     /// Returns the step to undo next: the last one.
@@ -289,6 +314,7 @@ impl Compensation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use whizbang_core::message::Codec;
 
     fn id(n: u128) -> MessageId {
         MessageId::from_u128(n)
@@ -303,7 +329,38 @@ mod tests {
             version: 1,
             codec: 1,
             payload: Vec::new(),
+            shape: None,
         }
+    }
+
+    /// A command whose type has this fingerprint.
+    fn shaped(name: &str, shape: u64) -> PlannedCommand {
+        PlannedCommand { shape: Some(Fingerprint::from_u64(shape)), ..command(name) }
+    }
+
+    #[test]
+    fn fingerprints_survive_log_and_snapshot() {
+        let begin = CompensationChange::Begin { finally: vec![command("a"), shaped("b", 8)] };
+        let step = CompensationChange::Step { command: id(1), undo: shaped("undo", 7) };
+        let plain = CompensationChange::Step { command: id(2), undo: command("undo") };
+        assert_eq!(plain.shapes(), None, "nothing more is stored for a command inside the service");
+        let mut live = Compensation::default();
+        let mut replayed = Compensation::default();
+        for change in [&step, &plain, &begin] {
+            live.apply(change);
+            for stored in [Some(change.clone()), change.shapes()].into_iter().flatten() {
+                let mut bytes = Vec::new();
+                Codec::Bincode.encode(&stored, &mut bytes).unwrap();
+                replayed.apply(&Codec::Bincode.decode(&bytes).unwrap());
+            }
+        }
+        assert_eq!(replayed, live);
+        let mut bytes = Vec::new();
+        Codec::Bincode.encode(&live, &mut bytes).unwrap();
+        let mut restored: Compensation = Codec::Bincode.decode(&bytes).unwrap();
+        assert_ne!(restored, live);
+        restored.restore_shapes(live.saved_shapes());
+        assert_eq!(restored, live);
     }
 
     #[test]

@@ -9,9 +9,10 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::compensation::{CompensationChange, PlannedCommand};
+use super::compensation::CompensationChange;
 use super::handler_table::HandlerTable;
 use super::plan::{EventContext, Stateful};
+use super::planned_command::PlannedCommand;
 use super::requested::{AnyEffects, RequestedEffects};
 use whizbang_core::clock::{MonotonicTime, Timestamp};
 use whizbang_core::message::{
@@ -136,13 +137,13 @@ impl<A: Stateful> Effects<A> {
     /// A key that is empty or longer than 256 bytes, or a command that cannot be encoded, fails the whole turn.
     pub fn send<C: Command>(&mut self, command: C) -> Sent<'_, A> {
         let planned = self.plan_command(&command);
-        let command = self.requested.send(TypeId::of::<C>(), planned, Fingerprint::of_command::<C>);
+        let command = self.requested.send(TypeId::of::<C>(), planned);
         Sent { effects: self, command }
     }
 
     fn plan_command<C: Command>(&mut self, command: &C) -> Option<PlannedCommand> {
         let facts = MessageFacts::of::<C>();
-        self.requested.planned(facts, command.key(), &mut |payload| {
+        self.requested.planned(facts, Fingerprint::of_command::<C>, command.key(), &mut |payload| {
             encode_command_verified(command, facts.codec, payload).map(drop)
         })
     }

@@ -21,6 +21,7 @@ mod mailbox;
 mod owned_shard;
 mod parked;
 mod plan;
+mod planned_command;
 mod registry;
 #[cfg(feature = "testing")]
 mod replay_checker;
@@ -41,10 +42,6 @@ pub(crate) use commits::CommitFailure;
 pub use commits::CommitNotifier;
 #[cfg(feature = "testing")]
 pub use compensation::CompensationChange;
-#[cfg(not(feature = "testing"))]
-pub(crate) use compensation::PlannedCommand;
-#[cfg(feature = "testing")]
-pub use compensation::PlannedCommand;
 pub use dispatcher::Dispatcher;
 pub use effects::{CompensationScope, Effects, Sent};
 #[cfg(feature = "testing")]
@@ -55,6 +52,10 @@ pub(crate) use mailbox::LocalMessage;
 pub use owned_shard::OwnedShard;
 pub(crate) use plan::names;
 pub use plan::{EventContext, Plan, Role, Stateful};
+#[cfg(not(feature = "testing"))]
+pub(crate) use planned_command::PlannedCommand;
+#[cfg(feature = "testing")]
+pub use planned_command::PlannedCommand;
 #[cfg(feature = "testing")]
 pub use replay_checker::ReplayChecker;
 pub(crate) use requested::{AnyEffects, Outgoing, TimerSlot, propagate};

@@ -10,10 +10,11 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::compensation::{CompensationChange, PlannedCommand};
+use super::compensation::CompensationChange;
 use super::effects::{Effects, RecordedSlot};
 use super::handler_table::HandlerTable;
 use super::plan::{EventContext, Role, Stateful};
+use super::planned_command::PlannedCommand;
 use whizbang_core::clock::{MonotonicTime, Timestamp};
 use whizbang_core::message::{
     Codec, CodecError, Coded, Envelope, Fingerprint, HeaderError, Key, Kind, MessageFacts, MessageId, Name, Rejection,
@@ -268,14 +269,8 @@ impl RequestedEffects {
         self.applied = true;
     }
 
-    /// Sends a command of the given Rust type. `shape` computes its fingerprint, which is needed only if it leaves the
-    /// node. Returns the command's id.
-    pub(super) fn send(
-        &mut self,
-        command: TypeId,
-        plan_command: Option<PlannedCommand>,
-        shape: fn() -> Option<Fingerprint>,
-    ) -> MessageId {
+    /// Sends a command of the given Rust type. Returns the command's id.
+    pub(super) fn send(&mut self, command: TypeId, plan_command: Option<PlannedCommand>) -> MessageId {
         let wants = if self.handlers.wants_reply(command) {
             ReplyMode::Reply
         } else if self.handlers.facts.role == Role::Saga {
@@ -285,8 +280,7 @@ impl RequestedEffects {
         };
         let id = self.derived_id();
         if let Some(planned) = plan_command {
-            let shape = if self.handlers.shapes.leaves(&planned.domain) { shape() } else { None };
-            self.push_outgoing(id, planned, wants, shape);
+            self.push_outgoing(id, planned, wants);
         }
         id
     }
@@ -302,10 +296,12 @@ impl RequestedEffects {
         format!("{}/{}/{}", self.handlers.facts.domain, self.handlers.facts.name, self.turn.key)
     }
 
-    /// Encodes a command; `None` if that is impossible, which fails the turn.
+    /// Encodes a command; `None` if that is impossible, which fails the turn. `shape` computes the fingerprint of its type,
+    /// which is needed only if it leaves the node.
     pub(super) fn planned(
         &mut self,
         command: MessageFacts,
+        shape: fn() -> Option<Fingerprint>,
         key: Key<'_>,
         write: &mut dyn FnMut(&mut Vec<u8>) -> Result<(), CodecError>,
     ) -> Option<PlannedCommand> {
@@ -329,10 +325,11 @@ impl RequestedEffects {
             version: command.version,
             codec: command.codec.id(),
             payload,
+            shape: if self.handlers.shapes.leaves(command.domain) { shape() } else { None },
         })
     }
 
-    fn push_outgoing(&mut self, id: MessageId, planned: PlannedCommand, wants: ReplyMode, shape: Option<Fingerprint>) {
+    fn push_outgoing(&mut self, id: MessageId, planned: PlannedCommand, wants: ReplyMode) {
         let (Ok(domain), Ok(name)) = (Name::new(&planned.domain), Name::new(&planned.name)) else {
             self.error.get_or_insert(CodecError::Encode {
                 reason: format!("invalid name `{}.{}`", planned.domain, planned.name),
@@ -342,7 +339,7 @@ impl RequestedEffects {
         let to = ShardId::new(domain.clone(), planned.shard);
         let envelope = Envelope {
             version: planned.version,
-            shape,
+            shape: planned.shape,
             to: Some(to.clone()),
             codec: planned.codec(),
             key: planned.key,
@@ -360,14 +357,13 @@ impl RequestedEffects {
     /// Sends a planned compensating command and awaits its reply.
     pub(crate) fn send_compensation(&mut self, planned: PlannedCommand) {
         let id = self.derived_id();
-        // Planned in another turn, perhaps by an older program: its shape is unknown.
-        self.push_outgoing(id, planned, ReplyMode::Reply, None);
+        self.push_outgoing(id, planned, ReplyMode::Reply);
         self.compensation.push(CompensationChange::Sent { command: id });
     }
 
     pub(crate) fn send_planned(&mut self, planned: PlannedCommand) {
         let id = self.derived_id();
-        self.push_outgoing(id, planned, ReplyMode::Nothing, None);
+        self.push_outgoing(id, planned, ReplyMode::Nothing);
     }
 
     /// Sends a message whose time has come, under the id, trace context and headers that it was given.
@@ -378,7 +374,7 @@ impl RequestedEffects {
         traceparent: Option<String>,
         headers: Vec<(String, String)>,
     ) {
-        self.push_outgoing(id, planned, ReplyMode::Nothing, None);
+        self.push_outgoing(id, planned, ReplyMode::Nothing);
         if let Some(sent) = self.outgoing.last_mut() {
             sent.envelope.traceparent = traceparent;
             sent.envelope.headers = headers;

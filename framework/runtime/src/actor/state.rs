@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, DerefMut};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::compensation::{Compensation, CompensationChange};
 use super::handler_table::{HandlerTable, UserState};
 use super::parked::Parked;
+use super::planned_command::SavedShapes;
 use super::snapshots::SnapshotPolicy;
 use super::timer_name::timer_in;
 use crate::inbox::{DedupState, SavedDedupState};
@@ -115,6 +116,26 @@ struct SavedState {
     user: Vec<u8>,
     seen: SavedDedupState,
     rest: RareState,
+    shapes: Trailing<SavedShapes>,
+}
+
+/// The last field of a snapshot, which older versions do not write. It takes no bytes if it is `None`.
+struct Trailing<T>(Option<T>);
+
+impl<T: Serialize> Serialize for Trailing<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            Some(value) => value.serialize(serializer),
+            None => serializer.serialize_unit(),
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Trailing<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // The bytes end before it. Anything else that cannot be read here leaves bytes behind, which is an error.
+        Ok(Self(T::deserialize(deserializer).ok()))
+    }
 }
 
 impl KeyState {
@@ -229,7 +250,8 @@ impl KeyState {
             Ok(user) => user,
             Err(error) => return Some(Err(error)),
         };
-        let saved = SavedState { user, seen: self.dedup.save(), rest: self.rare.clone() };
+        let shapes = Trailing(Some(self.rare.compensation.saved_shapes()).filter(|shapes| !shapes.is_empty()));
+        let saved = SavedState { user, seen: self.dedup.save(), rest: self.rare.clone(), shapes };
         Some(Coded::save(&saved).map(|bytes| Snapshot {
             turn: self.turns,
             version: self.version,
@@ -239,7 +261,10 @@ impl KeyState {
     }
 
     fn restore(handlers: &HandlerTable, snapshot: &Snapshot) -> Option<Self> {
-        let saved: SavedState = Coded::restore(&snapshot.bytes).ok()?;
+        let mut saved: SavedState = Coded::restore(&snapshot.bytes).ok()?;
+        if let Trailing(Some(shapes)) = saved.shapes {
+            saved.rest.compensation.restore_shapes(shapes);
+        }
         if !saved.rest.fits_snapshot() {
             return None;
         }

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::actor::{AnyEffects, Outgoing, Plan, PlannedCommand, Role, Snapshots, Stateful, TimerSlot, typed};
 use whizbang_core::clock::Timestamp;
-use whizbang_core::message::{Codec, CodecError, Domain, Envelope, Kind, MessageId, Name, ShardId, shard_of};
+use whizbang_core::message::{
+    Codec, CodecError, Domain, Envelope, Fingerprint, Kind, MessageId, Name, SHAPE, ShardId, shard_of,
+};
 
 /// The name of the actor type in the store; reserved.
 pub(crate) const SCHEDULER: &str = "whizbang-scheduler";
@@ -80,8 +82,10 @@ impl<D: Domain> Stateful for Scheduler<D> {
 
 /// Sends a message that is due, under the id that its job has given it.
 fn send(delayed: DelayedMessage, id: MessageId, effects: &mut dyn AnyEffects) -> Result<(), CodecError> {
+    let DelayedMessage { mut message, traceparent, mut headers, .. } = delayed;
+    message.shape = Fingerprint::remove_from(&mut headers);
+    effects.requested().send_delayed(id, message, traceparent, headers);
     let requested = effects.requested();
-    requested.send_delayed(id, delayed.message, delayed.traceparent, delayed.headers);
     requested.ended = true;
     Ok(())
 }
@@ -102,13 +106,16 @@ pub(super) fn delayed(domain: &(Name, u16), sent: Outgoing, due: Timestamp) -> R
             version: envelope.version,
             codec: envelope.codec.id(),
             payload: envelope.payload.to_vec(),
+            shape: None,
         },
     );
+    // As in a record: the fingerprint is a header there, which versions without it preserve.
+    let shape = envelope.shape.map(|shape| (SHAPE.to_owned(), shape.to_string()));
     let delayed = DelayedMessage {
         due: due.as_millis(),
         message,
         traceparent: envelope.traceparent.clone(),
-        headers: envelope.headers.clone(),
+        headers: envelope.headers.iter().cloned().chain(shape).collect(),
     };
     let mut payload = Vec::new();
     Codec::Bincode.encode(&delayed, &mut payload)?;

@@ -99,7 +99,9 @@ where
                 // Conclusions of the saga are ignored; the replies count.
                 CompensationChange::Done { .. }
                 | CompensationChange::Rejected { .. }
-                | CompensationChange::Undone { .. } => {}
+                | CompensationChange::Undone { .. }
+                | CompensationChange::StepShape { .. }
+                | CompensationChange::FinalShapes { .. } => {}
             }
         }
         if turn.notes.contains(&Note::Ended) && self.compensating { self.check_complete() } else { Ok(()) }
@@ -203,6 +205,7 @@ mod tests {
             version: 1,
             codec: 1,
             payload: Vec::new(),
+            shape: None,
         }
     }
 
