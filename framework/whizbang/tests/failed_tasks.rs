@@ -48,7 +48,7 @@ struct Bake {
     loaf: String,
 }
 
-#[derive(Aggregate, Default)]
+#[derive(Aggregate, Default, Serialize, Deserialize)]
 #[aggregate(domain = Mill, handles(Grind), applies(Ground))]
 struct Sack {
     count: u64,
@@ -200,6 +200,53 @@ async fn panic_while_a_key_loads_fails_one_command() {
         assert_eq!(node.client().send(grind("a")).await.unwrap(), 1);
         assert!(!names(&node, "load a key"), "{:?}", node.health());
         assert_eq!(node.metrics().failed_tasks, 2);
+        node.stop().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn caller_of_a_panicking_append_gets_unknown() {
+    paused(async {
+        let probe = Arc::<StoreProbe>::default();
+        let (node, _) = node(&probe).await;
+        let send = |id: u8| node.client().send(grind("a")).idempotency_key(&id.to_string()).no_retry();
+        // The turn runs inline at the second command, and from the mailbox at the others.
+        for round in 1..=3_u8 {
+            send(round).await.unwrap();
+            probe.panic_in("append sack", 1);
+            let failed = if round == 2 {
+                node.client().send(grind("a")).no_retry().await.map(drop)
+            } else {
+                send(100 + round).await.map(drop)
+            };
+            assert!(matches!(failed, Err(SendError::Unknown { .. })), "{failed:?}");
+            // The first time the shards are reopened at once.
+            assert!(round == 1 || names(&node, "append a turn"), "{:?}", node.health());
+            moved_until(async || !names(&node, "append a turn")).await;
+            assert_eq!(node.metrics().failed_tasks, u64::from(round));
+        }
+        assert_eq!(send(4).await.unwrap(), 4, "nothing of the failed turns is stored");
+        node.wait_idle().await;
+        node.stop().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn reply_is_sent_although_the_snapshot_panics() {
+    paused(async {
+        let probe = Arc::<StoreProbe>::default();
+        let (node, _) = node(&probe).await;
+        probe.panic_in("save_snapshot", 1);
+        let mut sent = 0;
+        while !probe.has_panicked() {
+            sent += 1;
+            assert!(sent < 10_000, "no snapshot was saved");
+            assert_eq!(node.client().send(grind("a")).await.unwrap(), sent);
+        }
+        assert_eq!(node.metrics().snapshots_skipped, 1);
+        assert_eq!(node.client().send(grind("a")).await.unwrap(), sent + 1);
         node.stop().await.unwrap();
     })
     .await;

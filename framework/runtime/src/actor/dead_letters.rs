@@ -12,11 +12,12 @@ use bytes::Bytes;
 use super::dispatcher::Permit;
 use super::instance::ActorInstance;
 use super::mailbox::{Ctx, Delivered};
+use super::plan::Role;
 use super::retry::complete;
 use super::routing::action_of;
 use super::turn::{DedupMark, TurnError};
 use crate::router::{Action, ActorEndpoint as _, DedupKey, Delivery, Outcome};
-use whizbang_core::message::{Envelope, Kind, MessageId};
+use whizbang_core::message::{Codec, Envelope, Kind, MessageId};
 use whizbang_core::store::{DeadLetter, DeadLetterReason, Note, StoreError};
 use whizbang_core::telemetry::{TARGET, shortened};
 
@@ -24,6 +25,8 @@ use whizbang_core::telemetry::{TARGET, shortened};
 const SLICE: usize = 32;
 /// The payload bytes that such a slice holds in memory, unless one message alone is larger.
 const SLICE_BYTES: usize = 1024 * 1024;
+/// The name of the task that reads dead letters of a key.
+const READ_TASK: &str = "read dead letters";
 
 impl ActorInstance {
     fn dead_letter_note(&self, envelope: Envelope, reason: DeadLetterReason, error: String, attempts: u32) -> Note {
@@ -110,7 +113,7 @@ impl ActorInstance {
                 return true;
             }
             Err(TurnError::Store(error)) => self.handle_store_error(delivery, permit, error, ctx),
-            Err(failure) => complete(delivery, permit, Outcome::DeadLetter(failure.text())),
+            Err(failure) => complete(delivery, permit, failure.into_outcome()),
         }
         false
     }
@@ -121,9 +124,9 @@ impl ActorInstance {
         ids: Vec<MessageId>,
     ) -> impl Future<Output = Result<Vec<DeadLetter>, StoreError>> + 'static {
         let committed = self.all_committed();
-        let reader = self.shard.reader();
+        let (reader, context) = (self.shard.reader(), Rc::clone(&self.dispatcher.context));
         let (actor, key) = (self.dispatcher.actor.clone(), Rc::clone(&self.key));
-        async move {
+        let reading = async move {
             committed.await?;
             tokio::task::yield_now().await;
             let mut dead_letters = Vec::with_capacity(ids.len());
@@ -137,7 +140,8 @@ impl ActorInstance {
                 dead_letters.extend(page.into_iter().filter(own));
             }
             Ok(dead_letters)
-        }
+        };
+        async move { context.call_store(READ_TASK, reading).await }
     }
 
     /// Runs the turns of the parked messages, oldest first, until one fails again. Works in slices; other keys run
@@ -214,6 +218,41 @@ impl ActorInstance {
             },
             Err(error) => complete(delivery, permit, Outcome::Refused(error)),
         });
+    }
+
+    /// Discards a message of the key's backlog. It does not need the key's stream, which may be unreadable.
+    ///
+    /// The reply to a saga is an exception. The saga awaits the reply to each of its steps, and would wait forever for one that
+    /// is not discarded in its own stream. So the key is loaded; if that fails, the reply stays listed.
+    pub(super) fn discard_deferred(
+        &mut self,
+        message: MessageId,
+        found: Result<Option<(Action, Envelope)>, StoreError>,
+        errand: Delivered,
+        ctx: &mut Ctx,
+    ) {
+        let is_saga = self.dispatcher.handlers.facts.role == Role::Saga;
+        let discarded = match found {
+            Ok(Some((_, envelope))) if is_saga && envelope.kind == Kind::Reply => {
+                if self.load_error.is_some() {
+                    return self.handle_after_load(errand, ctx);
+                }
+                // It is delivered now, because the key can be loaded.
+                Some(Err(Outcome::Busy))
+            }
+            Ok(found) => self
+                .backlog()
+                .and_then(|backlog| backlog.discard(&self.key, message, found.as_ref().map(|(_, envelope)| envelope))),
+            Err(error) => Some(Err(Outcome::Refused(error))),
+        };
+        let Delivered { delivery, permit } = errand;
+        match discarded.unwrap_or(Err(Outcome::Unhandled)) {
+            Ok(appended) => self.dispatcher.context.after_commit(&self.shard, appended, move |committed| {
+                let done = Outcome::Done(Bytes::new(), Codec::Bincode);
+                complete(delivery, permit, committed.map_or_else(Outcome::Unknown, |()| done));
+            }),
+            Err(outcome) => complete(delivery, permit, outcome),
+        }
     }
 
     fn discard_dead_letter(&mut self, envelope: &Envelope, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {

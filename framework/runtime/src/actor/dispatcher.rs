@@ -20,6 +20,7 @@ use super::registry::ActorRegistry;
 use super::requested::AnyEffects;
 use super::thread::{InFlightGuard, ThreadContext};
 use super::turn::TurnError;
+use crate::inbox::{MAX_QUEUED_BYTES_PER_KEY, QueuedKind, is_within};
 use crate::router::{ActorEndpoint as _, CommandMeta, Delivery, Outcome, SendError};
 use whizbang_core::message::{CodecError, Envelope, Key, Name, Shard, shard_of};
 use whizbang_core::telemetry::TARGET;
@@ -94,11 +95,13 @@ pub(crate) struct Permit {
     /// `None` for a message that waits for an operator: it does not count as in flight.
     pub(super) in_flight: Option<InFlightGuard>,
     live: Rc<LiveActor>,
+    bytes: usize,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         self.live.queued.set(self.live.queued.get() - 1);
+        self.live.queued_bytes.set(self.live.queued_bytes.get() - self.bytes);
     }
 }
 
@@ -120,21 +123,39 @@ pub(super) enum AdmitError {
 )]
 pub(super) enum Unadmitted {
     Envelope(Delivery),
-    Typed(Box<dyn TypedCommand>, Option<Box<CommandMeta>>, Label),
+    Typed(EncodedCommand),
+}
+
+/// A typed command with the bytes from which its value was decoded.
+pub(super) struct EncodedCommand {
+    command: Box<dyn TypedCommand>,
+    payload: Vec<u8>,
+    meta: Option<Box<CommandMeta>>,
+    label: Label,
 }
 
 impl Unadmitted {
     fn key(&self) -> Key<'_> {
         match self {
             Self::Envelope(delivery) => Key::from(delivery.envelope.key.as_str()),
-            Self::Typed(command, ..) => command.key(),
+            Self::Typed(encoded) => encoded.command.key(),
+        }
+    }
+
+    /// Returns the bytes that it occupies while it waits.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Envelope(delivery) => delivery.envelope.payload.len(),
+            Self::Typed(encoded) => encoded.payload.len(),
         }
     }
 
     fn with(self, permit: Permit) -> MailboxMessage {
         match self {
             Self::Envelope(delivery) => MailboxMessage::Envelope(Delivered { delivery, permit }),
-            Self::Typed(command, meta, label) => MailboxMessage::Typed(TypedDelivery { command, meta, label, permit }),
+            Self::Typed(EncodedCommand { command, payload, meta, label }) => {
+                MailboxMessage::Typed(TypedDelivery { command, payload, meta, label, permit })
+            }
         }
     }
 }
@@ -201,6 +222,12 @@ impl Dispatcher {
         self.context.in_flight.get() < self.context.settings.in_flight
     }
 
+    /// Returns whether a key may have one more message of a caller in flight.
+    fn key_has_capacity(&self, live: &LiveActor, bytes: usize) -> bool {
+        live.queued.get() < self.context.settings.in_flight_per_key
+            && is_within(live.queued_bytes.get(), bytes, MAX_QUEUED_BYTES_PER_KEY)
+    }
+
     /// Queues `message` with a permit for the actor of its key, and activates the actor if necessary.
     ///
     /// It does not clone the address, because a clone allocates.
@@ -213,11 +240,13 @@ impl Dispatcher {
         if context.stopped.get() || (context.draining.get() && !inside) {
             return Err((AdmitError::Stopped, message));
         }
+        let bytes = message.bytes();
         // Messages of the node itself (events, timers) were bounded where they were read.
-        if !inside && !self.has_capacity() {
+        if !inside && !(self.has_capacity() && context.queued.fits(QueuedKind::Callers, bytes)) {
             context.counts.busy.one();
             return Err((AdmitError::Busy, message));
         }
+        let held = (if inside { QueuedKind::Messages } else { QueuedKind::Callers }, bytes);
         let keys = self.registry.borrow();
         let lookup = context.user_code.call(self.label, || {
             let key = message.key();
@@ -233,12 +262,12 @@ impl Dispatcher {
             Ok(Lookup::Invalid(bytes)) => return Err((AdmitError::InvalidKey(bytes), message)),
             Ok(Lookup::Live(_, live)) if !live.shard.is_open() => return Err((AdmitError::Moved, message)),
             Ok(Lookup::Live(entry, live)) => {
-                if !inside && live.queued.get() >= context.settings.in_flight_per_key {
+                if !inside && !self.key_has_capacity(&live, bytes) {
                     context.counts.busy.one();
                     return Err((AdmitError::Busy, message));
                 }
                 // `send` queues the message and wakes a task. Nothing re-enters while the registry is borrowed.
-                entry.send(&live, message.with(self.new_permit(&live)));
+                entry.send(&live, message.with(self.new_permit(&live, Some(held))));
                 return Ok(());
             }
             Ok(Lookup::Absent { key, died }) => (key, died),
@@ -256,7 +285,7 @@ impl Dispatcher {
         self.passivate_over_limit();
         let live = (self.handlers.facts.new_live)(Rc::clone(self), shard, Rc::clone(&key));
         let entry = RegistryEntry { addr: Mailbox(Rc::clone(&live)).start(), live: Rc::downgrade(&live) };
-        entry.send(&live, message.with(self.new_permit(&live)));
+        entry.send(&live, message.with(self.new_permit(&live, Some(held))));
         context.counts.activations.one();
         self.registry.borrow_mut().add(key, entry);
         Ok(())
@@ -288,11 +317,17 @@ impl Dispatcher {
         drop(gone);
     }
 
-    fn new_permit(&self, live: &Rc<LiveActor>) -> Permit {
+    /// Creates the permit of a message. One that runs at once holds no bytes.
+    fn new_permit(&self, live: &Rc<LiveActor>, held: Option<(QueuedKind, usize)>) -> Permit {
         live.queued.set(live.queued.get() + 1);
         live.last_sweep.set(self.context.sweeps.get());
         live.last_use.set(self.context.uses.replace(self.context.uses.get() + 1));
-        Permit { in_flight: Some(self.context.track_in_flight(&live.shard)), live: Rc::clone(live) }
+        let in_flight = self.context.track_in_flight(&live.shard);
+        let Some((kind, bytes)) = held else {
+            return Permit { in_flight: Some(in_flight), live: Rc::clone(live), bytes: 0 };
+        };
+        live.queued_bytes.set(live.queued_bytes.get() + bytes);
+        Permit { in_flight: Some(in_flight.holding(kind, bytes)), live: Rc::clone(live), bytes }
     }
 
     /// Returns the actor of a key, if it is live and its mailbox is empty.
@@ -326,28 +361,7 @@ impl Dispatcher {
     /// Continues a command whose sender has to wait.
     pub(super) fn proceed(self: &Rc<Self>, mut command: Box<dyn TypedCommand>, label: Label, next: Continuation) {
         match next.0 {
-            NextStep::Queue(meta) => {
-                if let Err((refused, unadmitted)) = self.admit(Unadmitted::Typed(command, meta, label), false)
-                    && let Unadmitted::Typed(command, meta, _) = unadmitted
-                {
-                    match refused {
-                        AdmitError::Busy => {
-                            let busy = SendError::Busy { domain: command.facts().domain.to_owned() };
-                            command.give_back(busy, meta);
-                        }
-                        AdmitError::Stopped => command.give_back(SendError::Stopped, meta),
-                        AdmitError::Moved => {
-                            let moved = SendError::Moved { domain: command.facts().domain.to_owned() };
-                            command.give_back(moved, meta);
-                        }
-                        AdmitError::InvalidKey(bytes) => command.complete(Err(SendError::Key { bytes })),
-                        AdmitError::Panicked(panicked) => {
-                            let reason = format!("computing the key {panicked}");
-                            command.complete(Err(SendError::Encode(CodecError::Encode { reason })));
-                        }
-                    }
-                }
-            }
+            NextStep::Queue(meta) => self.queue(command, meta, label),
             NextStep::Commit(appended, permit) => {
                 let shard = Rc::clone(&permit.live.shard);
                 self.context.after_ticket(&shard, appended.ticket, move |committed| {
@@ -359,6 +373,33 @@ impl Dispatcher {
                 let (envelope, failure) = *failed;
                 command.clear();
                 self.recover(&live, FailedTurn { delivery: delivery_of(envelope, command), permit, failure });
+            }
+        }
+    }
+
+    /// Queues a command in the mailbox of its actor, or refuses it. It is encoded first: the bytes show how much memory it
+    /// occupies, and its turn needs them.
+    fn queue(self: &Rc<Self>, mut command: Box<dyn TypedCommand>, meta: Option<Box<CommandMeta>>, label: Label) {
+        // A refusal for lack of capacity costs no encoding.
+        let payload = if self.has_capacity() { self.encode_command(&mut *command, Vec::new()) } else { Ok(Vec::new()) };
+        let payload = match payload {
+            Ok(payload) => payload,
+            Err((error, _)) => return command.complete(Err(SendError::Encode(error))),
+        };
+        let unadmitted = Unadmitted::Typed(EncodedCommand { command, payload, meta, label });
+        let Err((refused, Unadmitted::Typed(EncodedCommand { command, meta, .. }))) = self.admit(unadmitted, false)
+        else {
+            return;
+        };
+        let domain = command.facts().domain.to_owned();
+        match refused {
+            AdmitError::Busy => command.give_back(SendError::Busy { domain }, meta),
+            AdmitError::Stopped => command.give_back(SendError::Stopped, meta),
+            AdmitError::Moved => command.give_back(SendError::Moved { domain }, meta),
+            AdmitError::InvalidKey(bytes) => command.complete(Err(SendError::Key { bytes })),
+            AdmitError::Panicked(panicked) => {
+                let reason = format!("computing the key {panicked}");
+                command.complete(Err(SendError::Encode(CodecError::Encode { reason })));
             }
         }
     }
@@ -385,7 +426,7 @@ impl Dispatcher {
         if !actor.may_run_inline(meta.as_deref()) {
             return Err(meta);
         }
-        let permit = self.new_permit(&live);
+        let permit = self.new_permit(&live, None);
         // Reset on unwinding as well: a panic must not disable inline turns on this thread forever.
         let open = InlineGuard::enter(&context.inline_running);
         let outcome = actor.run_inline(command, meta, label);

@@ -14,6 +14,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use super::dispatcher::Dispatcher;
 use super::handler_table::UserState;
 use super::instance::ActorInstance;
 use super::mailbox::{Ctx, Delivered, TypedDelivery};
@@ -126,10 +127,26 @@ impl ActorInstance {
         meta: Option<Box<CommandMeta>>,
         label: Label,
     ) -> InlineOutcome {
-        let payload = match self.encode_command(command) {
-            Ok(payload) => payload,
-            Err(error) => return InlineOutcome::Done(Err(SendError::Encode(error))),
+        let context = Rc::clone(&self.dispatcher.context);
+        let (payload, outcome) = match self.dispatcher.encode_command(command, context.scratch.take()) {
+            Ok(payload) => {
+                let outcome = self.run_encoded(command, &payload, meta, label);
+                (payload, outcome)
+            }
+            Err((error, scratch)) => (scratch, InlineOutcome::Done(Err(SendError::Encode(error)))),
         };
+        context.scratch.replace(payload);
+        outcome
+    }
+
+    /// Runs the turn of a command whose value was decoded from `payload`.
+    fn run_encoded(
+        &mut self,
+        command: &mut dyn TypedCommand,
+        payload: &[u8],
+        meta: Option<Box<CommandMeta>>,
+        label: Label,
+    ) -> InlineOutcome {
         let context = Rc::clone(&self.dispatcher.context);
         let now = context.ids.clock().now();
         let id = context.ids.message_id_at(now);
@@ -143,7 +160,7 @@ impl ActorInstance {
         };
         let MessageFacts { name, version, codec, .. } = command.facts();
         let _span = tracing::debug_span!(target: TARGET, "turn", room = "actor", message = name, %id, correlation = %facts.correlation).entered();
-        let digest = Digest::new(context.settings.digest_key, name, version, codec, &payload);
+        let digest = Digest::new(context.settings.digest_key, name, version, codec, payload);
         let mark = DedupMark::MessageId { digest: digest.value() };
         let (code, dispatcher) = (&context.user_code, Rc::clone(&self.dispatcher));
         let turned = self.run_turn(facts, &mark, Vec::new(), false, |state, user, effects| {
@@ -156,7 +173,7 @@ impl ActorInstance {
             command.store_reply(requested);
             Ok(())
         });
-        let outcome = match turned {
+        match turned {
             Ok(turned) => {
                 let appended = PendingCommit { ticket: turned.appended.ticket, id };
                 if ThreadContext::is_committed(&turned.appended) {
@@ -165,19 +182,18 @@ impl ActorInstance {
                     InlineOutcome::Pending(appended)
                 }
             }
-            Err(failure) => {
-                InlineOutcome::Failed(Box::new((self.envelope_of(command.facts(), id, meta, now, &payload), failure)))
-            }
-        };
-        context.scratch.replace(payload);
-        outcome
+            Err(failure) => InlineOutcome::Failed(Box::new((
+                self.envelope_of(command.facts(), id, meta, now, payload.to_vec()),
+                failure,
+            ))),
+        }
     }
 
     /// Handles a command from the mailbox.
     pub(super) fn handle_typed(&mut self, mail: TypedDelivery, ctx: &mut Ctx) {
-        let TypedDelivery { mut command, meta, label, permit } = mail;
+        let TypedDelivery { mut command, payload, meta, label, permit } = mail;
         if self.may_run_inline(meta.as_deref()) {
-            match self.run_inline(&mut *command, meta, label) {
+            match self.run_encoded(&mut *command, &payload, meta, label) {
                 InlineOutcome::Done(result) => {
                     drop(permit);
                     command.complete(result);
@@ -196,39 +212,13 @@ impl ActorInstance {
             }
             return;
         }
-        let payload = match self.encode_command(&mut *command) {
-            Ok(payload) => payload,
-            Err(error) => {
-                drop(permit);
-                return command.complete(Err(SendError::Encode(error)));
-            }
-        };
         let context = Rc::clone(&self.dispatcher.context);
         let now = context.ids.clock().now();
         let given = meta.as_ref().and_then(|meta| meta.id);
         let id = given.unwrap_or_else(|| context.ids.message_id_at(now));
-        let envelope = self.envelope_of(command.facts(), id, meta, now, &payload);
-        context.scratch.replace(payload);
+        let envelope = self.envelope_of(command.facts(), id, meta, now, payload);
         command.clear();
         self.handle(Delivered { delivery: delivery_of(envelope, command), permit }, ctx);
-    }
-
-    /// Replaces the command with the value decoded from its bytes, so the handler receives the same value as on another
-    /// thread or node. Returns the bytes in a buffer that the caller gives back: they are needed for the digest, and
-    /// for a dead letter.
-    fn encode_command(&self, command: &mut dyn TypedCommand) -> Result<Vec<u8>, CodecError> {
-        let context = &self.dispatcher.context;
-        let mut payload = context.scratch.take();
-        payload.clear();
-        let encoded = context.user_code.call(self.dispatcher.label, || command.round_trip(&mut payload));
-        let encoded = encoded.unwrap_or_else(|panicked| Err(CodecError::Encode { reason: panicked.to_string() }));
-        match encoded {
-            Ok(()) => Ok(payload),
-            Err(error) => {
-                context.scratch.replace(payload);
-                Err(error)
-            }
-        }
     }
 
     fn envelope_of(
@@ -237,7 +227,7 @@ impl ActorInstance {
         id: MessageId,
         meta: Option<Box<CommandMeta>>,
         now: Timestamp,
-        payload: &[u8],
+        payload: impl Into<Bytes>,
     ) -> Envelope {
         let meta = *meta.unwrap_or_default();
         let name = Name::from_static(command.name).unwrap_or_else(|_| self.dispatcher.actor.clone());
@@ -249,8 +239,28 @@ impl ActorInstance {
             traceparent: meta.traceparent.map(String::from),
             headers: meta.headers,
             codec: command.codec,
-            payload: Bytes::copy_from_slice(payload),
+            payload: payload.into(),
             ..Envelope::new(id, Kind::Command, self.dispatcher.domain.clone(), name, now)
+        }
+    }
+}
+
+impl Dispatcher {
+    /// Replaces the command with the value decoded from its bytes, so the handler receives the same value as on another
+    /// thread or node. Returns the bytes in `buffer`: they are needed for the digest, and for a dead letter.
+    ///
+    /// # Errors
+    /// The error and the buffer, if the command cannot be encoded or decoded.
+    pub(super) fn encode_command(
+        &self,
+        command: &mut dyn TypedCommand,
+        mut buffer: Vec<u8>,
+    ) -> Result<Vec<u8>, (CodecError, Vec<u8>)> {
+        buffer.clear();
+        let encoded = self.context.user_code.call(self.label, || command.round_trip(&mut buffer));
+        match encoded.unwrap_or_else(|panicked| Err(CodecError::Encode { reason: panicked.to_string() })) {
+            Ok(()) => Ok(buffer),
+            Err(error) => Err((error, buffer)),
         }
     }
 }

@@ -26,7 +26,7 @@ use super::timer_name::timer_in;
 use crate::inbox::Admission;
 use crate::router::{Action, DedupKey, Delivery, Outcome};
 use whizbang_core::message::{Codec, CodecError, MessageId};
-use whizbang_core::store::{Appended, StoreError, StreamHint, StreamPages, Ticket};
+use whizbang_core::store::{StoreError, StreamHint, StreamPages, Ticket};
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::user_code::Panicked;
 
@@ -88,7 +88,7 @@ impl<U> ActorInstance<U> {
 
 impl ActorInstance {
     /// Returns the backlog of this key's shard, unless the shard was closed.
-    fn backlog(&self) -> Option<Rc<Backlog>> {
+    pub(super) fn backlog(&self) -> Option<Rc<Backlog>> {
         self.dispatcher.backlogs.get(self.shard.id.shard).filter(|backlog| Rc::ptr_eq(&backlog.shard, &self.shard))
     }
 
@@ -227,7 +227,7 @@ impl ActorInstance {
     }
 
     /// Loads the state before handling a message that arrived while it was not loaded.
-    fn handle_after_load(&mut self, delivered: Delivered, ctx: &mut Ctx) {
+    pub(super) fn handle_after_load(&mut self, delivered: Delivered, ctx: &mut Ctx) {
         self.load_error = None;
         self.load(ctx, move |this, ctx| match this.load_error.as_deref().cloned() {
             None => this.handle(delivered, ctx),
@@ -304,14 +304,8 @@ impl ActorInstance {
         if let Action::Discard { message } = delivered.delivery.action
             && let Some(reading) = self.backlog().and_then(|backlog| backlog.find(&self.key, message))
         {
-            return self.hold(ctx, reading, move |this, found, _| {
-                let discarded = match found {
-                    Ok(found) => this.backlog().and_then(|backlog| {
-                        backlog.discard(&this.key, message, found.as_ref().map(|(_, envelope)| envelope))
-                    }),
-                    Err(error) => Some(Err(Outcome::Refused(error))),
-                };
-                this.complete_discard(delivered, discarded.unwrap_or(Err(Outcome::Unhandled)));
+            return self.hold(ctx, reading, move |this, found, ctx| {
+                this.discard_deferred(message, found, delivered, ctx);
             });
         }
         if let Some(error) = self.load_error.as_deref() {
@@ -358,25 +352,6 @@ impl ActorInstance {
             DedupKey::Internal => {}
         }
         self.run(delivery, permit, ctx);
-    }
-
-    /// Completes the discard of a deferred message once that is committed.
-    fn complete_discard(&self, errand: Delivered, discarded: Result<Appended, Outcome>) {
-        let Delivered { delivery, permit } = errand;
-        let completion = delivery.completion;
-        match discarded {
-            Ok(appended) => self.dispatcher.context.after_commit(&self.shard, appended, move |committed| {
-                drop(permit);
-                completion(match committed {
-                    Ok(()) => Outcome::Done(bytes::Bytes::new(), Codec::Bincode),
-                    Err(error) => Outcome::Unknown(error),
-                });
-            }),
-            Err(outcome) => {
-                drop(permit);
-                completion(outcome);
-            }
-        }
     }
 
     /// Runs a message that is known to be new.

@@ -15,6 +15,7 @@ use super::handler_table::UserSlot;
 use super::inline::TypedCommand;
 use super::instance::ActorInstance;
 use super::owned_shard::OwnedShard;
+use super::thread::ACTOR_TASK;
 use super::turn::TurnError;
 use crate::router::{CommandMeta, Delivery};
 use whizbang_core::user_code::Label;
@@ -28,6 +29,8 @@ pub(crate) struct LiveActor<U: ?Sized = dyn UserSlot> {
     pub(super) mailbox_len: Cell<u32>,
     /// The number of turns in flight for it, including those in the mailbox.
     pub(super) queued: Cell<u32>,
+    /// The payload bytes of the messages in flight for it.
+    pub(super) queued_bytes: Cell<usize>,
     /// The sweep in which it was last used.
     pub(super) last_sweep: Cell<u64>,
     /// Its last use, on the clock of [`ThreadContext::uses`](super::ThreadContext::uses).
@@ -43,6 +46,7 @@ impl<U> LiveActor<U> {
         Rc::new(Self {
             mailbox_len: mails,
             queued,
+            queued_bytes: Cell::default(),
             last_sweep: Cell::default(),
             last_use: Cell::default(),
             shard: Rc::clone(&actor.shard),
@@ -54,17 +58,15 @@ impl<U> LiveActor<U> {
 /// The actix actor in front of an [`ActorInstance`]. It holds the actor's only permanent reference.
 pub(crate) struct Mailbox(pub(super) Rc<LiveActor>);
 
-/// actix drops an actor whose context has panicked without logging it.
+/// actix drops an actor whose context has panicked without logging it, with all messages that wait for it. Their senders
+/// would wait forever, so the shards are reopened: then everything that is not in the log is sent again.
 impl Drop for Mailbox {
     fn drop(&mut self) {
         if whizbang_core::spawn::is_unwinding()
             && let Ok(actor) = self.0.actor.try_borrow()
         {
-            actor
-                .dispatcher
-                .context
-                .user_code
-                .failed("live actor", &format!("{} `{}` panicked", actor.dispatcher.actor, actor.key));
+            let panicked = format!("{} `{}` panicked", actor.dispatcher.actor, actor.key);
+            actor.dispatcher.context.report_panic(ACTOR_TASK, &panicked);
         }
     }
 }
@@ -110,7 +112,9 @@ pub(crate) struct Delivered {
 
 /// A typed command of the same thread, with its permit.
 pub(super) struct TypedDelivery {
+    /// The value decoded from `payload`.
     pub(super) command: Box<dyn TypedCommand>,
+    pub(super) payload: Vec<u8>,
     pub(super) meta: Option<Box<CommandMeta>>,
     pub(super) label: Label,
     pub(super) permit: Permit,

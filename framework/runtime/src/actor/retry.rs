@@ -31,17 +31,20 @@ impl TurnError {
 
     pub(super) fn reason(&self) -> DeadLetterReason {
         match self {
-            Self::Panic(_) | Self::Effects(_) | Self::Store(_) | Self::Crashed(_) => DeadLetterReason::Attempts,
+            Self::Panic(_) | Self::Effects(_) | Self::Store(_) | Self::Lost(_) | Self::Crashed(_) => {
+                DeadLetterReason::Attempts
+            }
             Self::Undecodable(_) => DeadLetterReason::Undecodable,
             Self::Unhandled => DeadLetterReason::Unhandled,
             Self::Compensation(_) => DeadLetterReason::Compensation,
         }
     }
 
-    /// Returns the outcome for an operator that requested the turn.
+    /// Returns the outcome of a turn that is not tried again.
     pub(super) fn into_outcome(self) -> Outcome {
         match self {
             Self::Store(error) => Outcome::Refused(error),
+            Self::Lost(error) => Outcome::Unknown(error),
             failure => Outcome::DeadLetter(failure.text()),
         }
     }
@@ -54,7 +57,7 @@ impl TurnError {
             Self::Unhandled => "no handler for this message".to_owned(),
             Self::Compensation(text) => text.clone(),
             Self::Crashed(attempts) => format!("the process ended during each of its last {attempts} deliveries"),
-            Self::Store(error) => error_chain(error).to_string(),
+            Self::Store(error) | Self::Lost(error) => error_chain(error).to_string(),
         }
     }
 }
@@ -139,7 +142,7 @@ impl ActorInstance {
             match this.append_note(&delivery.envelope, DedupMark::None, note) {
                 Ok(_) => {}
                 Err(TurnError::Store(error)) => return this.handle_store_error(delivery, permit, error, ctx),
-                Err(failure) => return complete(delivery, permit, Outcome::DeadLetter(failure.text())),
+                Err(failure) => return complete(delivery, permit, failure.into_outcome()),
             }
             let recorded = this.all_committed();
             this.hold(ctx, recorded, move |this, recorded, ctx| {
@@ -172,6 +175,8 @@ impl ActorInstance {
             TurnError::Undecodable(reason) if outside => {
                 self.recover(ctx, move |_, _| complete(delivery, permit, Outcome::Undecodable(reason)));
             }
+            // A sender that is an actor sends it again to the reopened shard.
+            TurnError::Lost(error) => complete(delivery, permit, Outcome::Unknown(error)),
             TurnError::Store(error) if outside || !matches!(error, StoreError::Oversize { .. }) => {
                 self.handle_store_error(delivery, permit, error, ctx);
             }
@@ -239,7 +244,7 @@ impl ActorInstance {
         match self.append_note(&delivery.envelope, DedupMark::None, note) {
             Ok(_) => {}
             Err(TurnError::Store(error)) => return self.handle_store_error(delivery, permit, error, ctx),
-            Err(failure) => return complete(delivery, permit, Outcome::DeadLetter(failure.text())),
+            Err(failure) => return complete(delivery, permit, failure.into_outcome()),
         }
         let wait = context.settings.retry.of(&delivery.envelope).wait(attempt, &context.ids);
         self.retry_after(Delivered { delivery, permit }, wait, ctx);

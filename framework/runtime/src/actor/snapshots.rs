@@ -93,11 +93,17 @@ impl ActorInstance {
             match dispatcher.context.user_code.call(dispatcher.label, || self.state.save(self.user.user(), policy)) {
                 Ok(Some(Ok(snapshot))) => {
                     let bytes = snapshot.bytes.len();
-                    self.shard.writer.borrow_mut().save_snapshot(&dispatcher.actor, &self.key, snapshot);
-                    if dispatcher.skips_snapshots.replace(false) {
-                        dispatcher.context.settings.issues.clear_note(&dispatcher.snapshots_name());
+                    // The turn is appended, so its caller must get the reply even if the store panics.
+                    match user_code(|| {
+                        self.shard.writer.borrow_mut().save_snapshot(&dispatcher.actor, &self.key, snapshot);
+                    }) {
+                        Ok(()) if dispatcher.skips_snapshots.replace(false) => {
+                            dispatcher.context.settings.issues.clear_note(&dispatcher.snapshots_name());
+                            bytes
+                        }
+                        Ok(()) => bytes,
+                        Err(panicked) => self.skip_snapshot(&panicked.to_string()),
                     }
-                    bytes
                 }
                 Ok(None) => 0,
                 Ok(Some(Err(error))) => self.skip_snapshot(&error.to_string()),

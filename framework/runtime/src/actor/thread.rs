@@ -13,7 +13,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::commits::{CommitNotifier, PendingCommits};
 use super::owned_shard::OwnedShard;
-use crate::inbox::{HealthIssues, IdleNotifier};
+use crate::inbox::{HealthIssues, IdleNotifier, QueuedBytes, QueuedKind};
 use crate::router::{DedupKey, Delivery, NodeId, Outcome, PeerShapes, Remote};
 use whizbang_core::clock::{MonotonicTime, Timestamp};
 use whizbang_core::message::{Digest, Envelope, IdSource, Kind, MessageId, ShardId};
@@ -95,6 +95,10 @@ pub struct ThreadContext {
     /// Notified when a timer was set.
     pub(crate) timers: Rc<Notify>,
     pub(crate) in_flight: Cell<usize>,
+    /// The number of panics since the shards were last reopened; see `report_panic`.
+    pub(crate) panics: Cell<u32>,
+    /// The payload bytes of what is in flight.
+    pub(crate) queued: Rc<QueuedBytes>,
     /// The jobs of workers that run or wait in memory.
     pub(crate) jobs: Cell<usize>,
     /// Set while a turn runs outside a mailbox; a nested command is queued instead.
@@ -116,6 +120,9 @@ impl std::fmt::Debug for ThreadContext {
     }
 }
 
+/// The names under which panics outside of user code are reported.
+pub(super) const APPEND_TASK: &str = "append a turn";
+pub(super) const ACTOR_TASK: &str = "live actor";
 /// The name of the health issue for a store that rejects appends.
 const STORE_ISSUE: &str = "store";
 
@@ -144,6 +151,8 @@ impl ThreadContext {
             relay: Rc::default(),
             timers: Rc::default(),
             in_flight: Cell::new(0),
+            panics: Cell::new(0),
+            queued: Rc::default(),
             jobs: Cell::new(0),
             inline_running: Cell::new(false),
             store_failing: Cell::new(false),
@@ -170,6 +179,21 @@ impl ThreadContext {
                 Err(StoreError::io("calling the store", std::io::Error::other(panicked.to_string())))
             }
         }
+    }
+
+    /// Reports a panic that left the state of an actor or of a shard's writer unknown, and returns it as an error. The shards of
+    /// the thread are reopened: their log decides what was done, and the senders send what is missing again.
+    pub(crate) fn report_panic(&self, task: &str, panicked: &str) -> StoreError {
+        self.user_code.failed(task, &format!("{panicked}; reopening the shards"));
+        let error = StoreError::io("running an actor", std::io::Error::other(panicked.to_owned()));
+        self.panics.set(self.panics.get().saturating_add(1));
+        self.commits.failed(error.clone());
+        error
+    }
+
+    /// Records that the shards were reopened after [panics](Self::report_panic).
+    pub(crate) fn panics_handled(&self) {
+        [APPEND_TASK, ACTOR_TASK].iter().for_each(|task| self.user_code.task_recovered(task));
     }
 
     /// Returns whether the previous process may have begun a message and may have ended because of it. Such a message
@@ -323,18 +347,30 @@ pub struct InFlightGuard {
     context: Rc<ThreadContext>,
     shard: Rc<OwnedShard>,
     is_job: bool,
+    /// The payload bytes that it holds, and their kind.
+    held: Option<(QueuedKind, usize)>,
 }
 
 impl InFlightGuard {
     fn new(context: &Rc<ThreadContext>, shard: &Rc<OwnedShard>, is_job: bool) -> Self {
         shard.in_flight.set(shard.in_flight.get() + 1);
-        Self { context: Rc::clone(context), shard: Rc::clone(shard), is_job }
+        Self { context: Rc::clone(context), shard: Rc::clone(shard), is_job, held: None }
+    }
+
+    /// Counts the payload of the message in flight until the guard is dropped.
+    pub(crate) fn holding(mut self, kind: QueuedKind, bytes: usize) -> Self {
+        self.context.queued.add(kind, bytes);
+        self.held = Some((kind, bytes));
+        self
     }
 }
 
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
         let context = &self.context;
+        if let Some((kind, bytes)) = self.held {
+            context.queued.remove(kind, bytes);
+        }
         if self.is_job {
             context.jobs.set(context.jobs.get() - 1);
             context.counts.jobs.set(context.jobs.get() as u64);

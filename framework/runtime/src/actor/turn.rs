@@ -19,11 +19,12 @@ use super::handler_table::UserSlot;
 use super::instance::ActorInstance;
 use super::requested::{AnyEffects, EventSlot, Outgoing, RequestedEffects, TimerSlot, TurnFacts};
 use super::state::KeyState;
+use super::thread::APPEND_TASK;
 use crate::router::SequenceTracker;
 use whizbang_core::message::{Codec, CodecError};
 use whizbang_core::store::{Appended, EventWrite, Mark, Note, OutboxWrite, Source, StoreError, TimerWrite, Turn};
 use whizbang_core::telemetry::passes;
-use whizbang_core::user_code::Panicked;
+use whizbang_core::user_code::{Panicked, user_code};
 
 /// The way in which a turn marks its message as handled.
 pub(crate) enum DedupMark {
@@ -43,7 +44,7 @@ pub(crate) struct AppendedTurn {
     pub(crate) reply: Bytes,
 }
 
-/// The reason why a turn failed. Nothing of it is stored.
+/// The reason why a turn failed. Nothing of it is stored, unless it is [`Lost`](Self::Lost).
 #[derive(Debug)]
 pub(crate) enum TurnError {
     /// User code panicked.
@@ -60,6 +61,8 @@ pub(crate) enum TurnError {
     Crashed(u32),
     /// The store rejected the append.
     Store(StoreError),
+    /// The store panicked during the append: whether the turn is stored is unknown. The shards are reopened.
+    Lost(StoreError),
 }
 
 impl From<Panicked> for TurnError {
@@ -141,6 +144,7 @@ impl ActorInstance {
                 notes.extend(late.map(|message| Note::Resolved { message: *message }));
             }
         }
+        let mut is_lost = false;
         // The state changes before the append: a panic in `apply` must not leave a record that can never be read.
         if !effects.events.is_empty()
             && let Some(user) = self.user.user_mut()
@@ -151,8 +155,15 @@ impl ActorInstance {
                 return Err(panicked.into());
             }
         }
-        let appended = self.append(effects, mark, notes);
+        let appended = user_code(|| self.append(effects, mark, notes)).unwrap_or_else(|panicked| {
+            is_lost = true;
+            Err(self.dispatcher.context.report_panic(APPEND_TASK, panicked.text()))
+        });
         match appended {
+            Err(error) if is_lost => {
+                self.load_error = Some(Box::new(error.clone()));
+                Err(TurnError::Lost(error))
+            }
             Ok(appended) => {
                 self.update_memory(effects, mark, notes, appended);
                 Ok(appended)
@@ -346,9 +357,11 @@ impl ActorInstance {
         }
         changes.append(&mut effects.compensation);
         for change in &changes {
-            let mut bytes = Vec::new();
-            Codec::Bincode.encode(change, &mut bytes)?;
-            notes.push(Note::Own(Bytes::from(bytes)));
+            for stored in [Some(change), change.shapes().as_ref()].into_iter().flatten() {
+                let mut bytes = Vec::new();
+                Codec::Bincode.encode(stored, &mut bytes)?;
+                notes.push(Note::Own(Bytes::from(bytes)));
+            }
         }
         if effects.ended {
             notes.push(Note::Ended);

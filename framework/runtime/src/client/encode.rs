@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::Client;
 use crate::router::{CommandMeta, SendError};
 use whizbang_core::message::{
-    Command, Envelope, Fingerprint, Key, Kind, MessageFacts, Name, Query, ShardId, encode_command_verified,
-    encode_verified, shard_of,
+    Command, Domain as _, Envelope, Fingerprint, Key, Kind, MessageFacts, Name, Query, ShardId,
+    encode_command_verified, encode_verified, shard_of,
 };
 use whizbang_core::telemetry::passes;
 
@@ -31,6 +31,12 @@ pub(super) fn of_command<C: Command>(
         return Err(SendError::Encode(error));
     }
     envelope(client, facts, Fingerprint::of_command::<C>, payload, Kind::Command, Some(key), meta, deadline)
+}
+
+/// Returns the number of bytes of an encoded command; 0 if it cannot be encoded, which its actor reports.
+pub(super) fn encoded_len<C: Command>(command: &C) -> usize {
+    let mut payload = Vec::new();
+    command.encode(C::Domain::CODEC, &mut payload).map_or(0, |()| payload.len())
 }
 
 /// Encodes a query.

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::coop::poll_proceed;
 use tokio::time::Sleep;
 
-use super::encode::of_command;
+use super::encode::{encoded_len, of_command};
 use super::retry::{Attempts, Effect, RequestId, RetryMode, send_until_answered, sleep};
 use super::{Client, DEADLINE};
 use crate::router::{
@@ -196,6 +196,7 @@ impl<C: Command> Unsent<C> {
         }
         let remote = &sender.client.inner.remote;
         if let Some(thread) = remote.thread_of(C::Domain::NAME, C::NAME, command.key().as_str()) {
+            let bytes = if remote.is_crowded(thread) { encoded_len(&command) } else { 0 };
             let (reply, receiver) = oneshot::channel();
             let submit = move |routes: Option<&LocalRoutes>| match routes {
                 // Without an endpoint the node has ended, and `reply` is dropped.
@@ -209,7 +210,7 @@ impl<C: Command> Unsent<C> {
                     let _ = reply.send(Err(CommandFailure::returned(busy, command, meta)));
                 }
             };
-            remote.run_on(thread, Box::new(submit));
+            remote.run_on(thread, bytes, Box::new(submit));
             return (PendingReply::here(receiver, limit, C::Domain::NAME), sender);
         }
         let deadline = sender.remaining().unwrap_or(DEADLINE);

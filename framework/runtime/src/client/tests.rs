@@ -69,7 +69,7 @@ impl Remote for Scripted {
         (self.refused_jobs.load(Ordering::Relaxed) != usize::MAX).then_some(3)
     }
 
-    fn run_on(&self, home: usize, job: RoutedJob) {
+    fn run_on(&self, home: usize, _bytes: usize, job: RoutedJob) {
         assert_eq!(home, 3);
         let refused = self.refused_jobs.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         if refused.is_ok() {

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::reorder_buffer::ReorderBuffer;
-use super::{HealthIssues, RecentIds, WatermarkTracker};
+use super::{HealthIssues, QueuedBytes, RecentIds, WatermarkTracker};
 use crate::router::{Action, ActorEndpoint, DedupKey, Delivery, Outcome, SequenceTracker};
 use whizbang_core::bridge::AckOutcome;
 use whizbang_core::clock::instant;
@@ -40,6 +40,14 @@ pub(crate) type EndpointLookup = Rc<dyn Fn(&mut Envelope) -> (Rc<dyn ActorEndpoi
 pub(crate) type RequestMissing = Rc<dyn Fn(&Rc<ReceiveWindow>)>;
 /// Called when more messages are committed.
 pub(crate) type Committed = Rc<dyn Fn(&ReceiveWindow)>;
+
+/// Parts of the thread that all of its windows share.
+#[derive(Clone)]
+pub(crate) struct WindowContext {
+    pub(crate) counts: Arc<Counts>,
+    pub(crate) issues: Arc<HealthIssues>,
+    pub(crate) queued: Rc<QueuedBytes>,
+}
 
 /// Range of the sender's outbox to be requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +76,7 @@ pub(crate) struct ReceiveWindow {
     endpoints: EndpointLookup,
     request_missing: RequestMissing,
     committed: Committed,
-    counts: Arc<Counts>,
-    issues: Arc<HealthIssues>,
+    context: WindowContext,
     recent_ids: RefCell<RecentIds>,
     /// Sequence that arrived with two ids. Until the sender has answered which one it sent, only its log is read:
     /// live messages may be of a diverged log.
@@ -95,8 +102,7 @@ impl ReceiveWindow {
         endpoints: EndpointLookup,
         request_missing: RequestMissing,
         committed: Committed,
-        counts: Arc<Counts>,
-        issues: Arc<HealthIssues>,
+        context: WindowContext,
     ) -> Rc<Self> {
         let source = Rc::new(Source { shard: from.clone(), kind: SourceKind::Direct });
         let last = Rc::new(Cell::new(watermark));
@@ -112,8 +118,7 @@ impl ReceiveWindow {
             endpoints,
             request_missing,
             committed,
-            counts,
-            issues,
+            context,
             recent_ids: RefCell::default(),
             suspect: Cell::new(None),
             turned_away: Cell::new(false),
@@ -186,7 +191,7 @@ impl ReceiveWindow {
                 // The message that the sender really sent stays in its outbox.
                 return settle(AckOutcome::Ack);
             }
-            self.counts.duplicates.one();
+            self.context.counts.duplicates.one();
             if self.unsettled.borrow().contains(&sequence) {
                 return settle(AckOutcome::Retry);
             }
@@ -211,7 +216,7 @@ impl ReceiveWindow {
             settle(AckOutcome::Retry);
         }
         if !self.asking.get() {
-            self.counts.gaps.one();
+            self.context.counts.gaps.one();
             tracing::debug!(target: TARGET, from = %self.from, to = %self.to, last, sequence, "gap detected: requesting missing messages from the sender");
             self.ask();
         }
@@ -232,8 +237,12 @@ impl ReceiveWindow {
         self.told.set(false);
     }
 
+    /// Returns whether one more message may be dispatched. A refused one stays in its sender's outbox. A window without
+    /// messages in flight may always dispatch one, so that others on this thread do not hold it up forever.
     fn has_capacity(&self) -> bool {
-        self.unsettled.borrow().len() < IN_FLIGHT && self.bytes.get() < MAX_BYTES
+        let in_flight = self.unsettled.borrow().len();
+        let is_first = in_flight == 0;
+        in_flight < IN_FLIGHT && self.bytes.get() < MAX_BYTES && (is_first || self.context.queued.has_capacity())
     }
 
     /// Dispatches held messages that are next.
@@ -249,7 +258,7 @@ impl ReceiveWindow {
     /// Drops a message whose sequence was dispatched with another id, and has the sender's log checked: the log
     /// decides, not the sender of the message.
     fn reject_conflicting(self: &Rc<Self>, sequence: u64) {
-        self.counts.commands_dropped.one();
+        self.context.counts.commands_dropped.one();
         let (from, to) = (&self.from, &self.to);
         tracing::debug!(target: TARGET, %from, %to, sequence, "message dropped: it differs from the one dispatched under this sequence");
         self.suspect.set(Some(sequence));
@@ -332,7 +341,7 @@ impl ReceiveWindow {
     /// Acknowledges held messages that the sender's log contradicts, which drops them.
     fn ack_forged(&self, forged: impl IntoIterator<Item = Settle>) {
         for settle in forged {
-            self.counts.commands_dropped.one();
+            self.context.counts.commands_dropped.one();
             settle(AckOutcome::Ack);
         }
     }
@@ -345,7 +354,7 @@ impl ReceiveWindow {
             self.turned_away.set(true);
         }
         if self.shut.replace(false) {
-            self.issues.resolve(&self.issue());
+            self.context.issues.resolve(&self.issue());
             tracing::info!(target: TARGET, from = %self.from, to = %self.to, "sender log matches again: resuming");
         }
     }
@@ -362,7 +371,7 @@ impl ReceiveWindow {
              The sender is asked again every {} s",
             RECHECK_INTERVAL.as_secs()
         );
-        if self.issues.raise(&self.issue(), why) {
+        if self.context.issues.raise(&self.issue(), why) {
             tracing::error!(
                 target: TARGET, %from, %to, sequence,
                 "sender log diverged: is it an older copy? Messages are not handled until it matches again",

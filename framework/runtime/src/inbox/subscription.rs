@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::reorder_buffer::ReorderBuffer;
-use super::{Done, HealthIssues, IdleNotifier, RecentIds};
+use super::{Done, HealthIssues, IdleNotifier, QueuedBytes, RecentIds};
 use whizbang_core::clock::instant;
 use whizbang_core::message::{Envelope, IdSource, Name, ShardId};
 use whizbang_core::retry::Retry;
@@ -93,6 +93,7 @@ pub(crate) struct Subscription {
     pub(super) monitor: TaskMonitor,
     pub(super) idle: Rc<IdleNotifier>,
     pub(super) issues: Arc<HealthIssues>,
+    queued: Rc<QueuedBytes>,
     pub(super) recent_ids: RefCell<RecentIds>,
     /// The owner must be asked whether its log still matches.
     pub(super) needs_check: Cell<bool>,
@@ -122,6 +123,7 @@ impl Subscription {
         monitor: TaskMonitor,
         idle: Rc<IdleNotifier>,
         issues: Arc<HealthIssues>,
+        queued: Rc<QueuedBytes>,
     ) -> Rc<Self> {
         Rc::new(Self {
             source,
@@ -140,6 +142,7 @@ impl Subscription {
             monitor,
             idle,
             issues,
+            queued,
             recent_ids: RefCell::default(),
             needs_check: Cell::new(false),
             last_doubt: Cell::new(None),
@@ -265,6 +268,9 @@ impl Subscription {
         if position <= last {
             self.monitor.counts.duplicates.one();
             let known = self.recent_ids.borrow().matches(position, event.id);
+            // Acknowledged although its first delivery may not be committed. Nothing is lost: the owner's log keeps each event, and
+            // a subscription that starts again reads it from its stored watermark on. Holding the acknowledgement back would
+            // gain nothing, as the broker may forget events anyway.
             match known {
                 Some(true) => {}
                 Some(false) => self.reject_conflicting(position),
@@ -446,9 +452,14 @@ impl Subscription {
         }
     }
 
+    /// Returns whether one more event may be dispatched; the rest stays in the log. A subscription without events in flight
+    /// may always dispatch one: only its own events wake it up again.
     fn has_capacity(&self) -> bool {
         let in_flight = self.in_flight.borrow();
-        in_flight.events.get() < IN_FLIGHT && in_flight.bytes.get() < MAX_BYTES
+        let is_first = in_flight.events.get() == 0;
+        in_flight.events.get() < IN_FLIGHT
+            && in_flight.bytes.get() < MAX_BYTES
+            && (is_first || self.queued.has_capacity())
     }
 
     /// Returns watermarks to be stored.

@@ -13,11 +13,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use whizbang_core::message::ShardId;
+use whizbang_core::message::{MAX_PAYLOAD_BYTES, ShardId};
 
 /// Most payload bytes that callers may have queued for one thread; more is refused as `Busy`. A single job may exceed
 /// it. A thread takes its jobs within microseconds unless user code blocks it, and then the queue fills up.
 const MAX_CALLER_BYTES: usize = 64 << 20;
+/// Queued callers from which on the size of typed commands is computed, which costs an encoding. Fewer than this hold
+/// at most [`MAX_CALLER_BYTES`], whatever their size.
+const CROWD: usize = MAX_CALLER_BYTES / MAX_PAYLOAD_BYTES;
 
 /// Most notes of destinations that may be queued for one thread. A forger can name any number of destinations. A lost
 /// note is replaced by the next one, or by the answer of the destination, which a sender asks for without progress.
@@ -126,6 +129,11 @@ impl<T: NodeThread> ThreadHandles<T> {
         let Some(permit) = self.permit(thread, bytes) else { return false };
         self.run_permitted(thread, permit, job);
         true
+    }
+
+    /// Returns whether so many callers are queued for a thread that the size of each matters.
+    pub(in crate::node) fn is_crowded(&self, thread: usize) -> bool {
+        self.threads.get(thread).is_some_and(|handle| handle.waiting.callers.load(Ordering::Relaxed) >= CROWD)
     }
 
     /// Acquires a permit to queue a job of a caller, if the bounds allow it.

@@ -171,10 +171,16 @@ pub trait Remote: Send + Sync {
         None
     }
 
-    /// Runs `job` on that thread, or drops it if the node has ended. Calls it with `None` if the bound of queued
-    /// callers is reached.
-    fn run_on(&self, home: usize, job: RoutedJob) {
+    /// Returns whether so many callers are queued for that thread that the sizes of their messages matter.
+    fn is_crowded(&self, home: usize) -> bool {
         let _ = home;
+        false
+    }
+
+    /// Runs `job` on that thread, or drops it if the node has ended. Calls it with `None` if the bound of queued
+    /// callers or of their payload `bytes` is reached.
+    fn run_on(&self, home: usize, bytes: usize, job: RoutedJob) {
+        let _ = (home, bytes);
         job(None);
     }
 

@@ -181,7 +181,8 @@ impl<W: Worker> WorkerDispatcher<W> {
 
     fn start(self: &Rc<Self>, shard: Rc<OwnedShard>, id: MessageId, slot: OwnedSemaphorePermit) {
         let me = Rc::clone(self);
-        self.spawn(&Rc::clone(&shard), None, move |number| async move {
+        let flight = self.context.track_job(&shard);
+        self.spawn(&Rc::clone(&shard), flight, None, move |number| async move {
             let running = caught(me.run_deferred(number, &shard, id, slot)).await;
             if let Err(panicked) = &running {
                 let log = me.shard_log(&shard);

@@ -14,6 +14,7 @@ use super::outbox::JobSender;
 use super::{Worker, WorkerPlan};
 use crate::actor::{InFlightGuard, OwnedShard, ThreadContext};
 use crate::client::Client;
+use crate::inbox::QueuedKind;
 use crate::router::{Action, ActorEndpoint, Completion, DedupKey, Delivery, Outcome, Remote, Unconnected};
 use whizbang_core::message::{Domain, Envelope, Key, Name, Shard, ShardId, shard_of};
 use whizbang_core::spawn::Task;
@@ -106,7 +107,8 @@ impl<W: Worker> WorkerDispatcher<W> {
         }
         // Jobs have their own bound, so that jobs waiting for slow services use up no turns. Messages of the node
         // itself (events, redrives) were bounded where they were pulled in.
-        if outside && self.jobs.borrow().len() >= self.context.settings.in_flight {
+        let fits = || self.context.queued.fits(QueuedKind::Jobs, delivery.envelope.payload.len());
+        if outside && (self.jobs.borrow().len() >= self.context.settings.in_flight || !fits()) {
             self.context.counts.busy.one();
             return Some(Outcome::Busy);
         }
@@ -151,20 +153,20 @@ impl<W: Worker> WorkerDispatcher<W> {
         }
     }
 
-    /// Starts the task of a job.
+    /// Starts the task of a job. `flight` is held until the job is settled.
     pub(super) fn spawn<T: Future<Output = ()> + 'static>(
         &self,
         shard: &Rc<OwnedShard>,
+        flight: InFlightGuard,
         settle: Option<Completion>,
         work: impl FnOnce(JobNumber) -> T,
     ) {
         let number = self.next.replace(self.next.get() + 1);
-        let flights = vec![self.context.track_job(shard)];
         let task = whizbang_core::spawn::local(work(number));
         let settle = settle.into_iter().collect();
         self.jobs.borrow_mut().insert(
             number,
-            RunningJob { _task: task, shard: Rc::clone(shard), begun: false, settle, _flights: flights },
+            RunningJob { _task: task, shard: Rc::clone(shard), begun: false, settle, _flights: vec![flight] },
         );
     }
 
@@ -225,7 +227,11 @@ impl<W: Worker> ActorEndpoint for Rc<WorkerDispatcher<W>> {
         let Delivery { action: work, envelope, dedup_key: arrival, completion: settle } = delivery;
         let Some(shard) = self.shard(&envelope.key) else { return settle(Outcome::Moved) };
         let dispatcher = Rc::clone(self);
-        self.spawn(&Rc::clone(&shard), Some(settle), move |number| async move {
+        let mut flight = self.context.track_job(&shard);
+        if matches!(arrival, DedupKey::MessageId) {
+            flight = flight.holding(QueuedKind::Jobs, envelope.payload.len());
+        }
+        self.spawn(&Rc::clone(&shard), flight, Some(settle), move |number| async move {
             match work {
                 Action::Redrive => dispatcher.guarded(number, dispatcher.redrive(number, &shard, envelope)).await,
                 Action::Discard { message } => {

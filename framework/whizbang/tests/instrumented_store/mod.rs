@@ -152,6 +152,7 @@ impl ShardWriter for Writer {
         self.0.sent(to, through)
     }
     fn save_snapshot(&mut self, actor: &Name, key: &str, snapshot: Snapshot) {
+        self.1.called("save_snapshot");
         self.0.save_snapshot(actor, key, snapshot)
     }
 }

@@ -108,6 +108,8 @@ impl Handle<Count> for Shelf {
 thread_local! {
     /// True if shelves cannot be loaded.
     pub static UNLOADABLE: AtomicBool = const { AtomicBool::new(false) };
+    /// True if orders cannot be loaded.
+    pub static UNLOADABLE_ORDERS: AtomicBool = const { AtomicBool::new(false) };
 }
 
 impl Apply<Taken> for Shelf {
@@ -223,6 +225,10 @@ impl OnReply<Take> for Order {
 
 impl Apply<Noted> for Order {
     fn apply(&mut self, noted: &Noted) {
+        assert!(
+            !UNLOADABLE_ORDERS.with(|unloadable| unloadable.load(Ordering::SeqCst)),
+            "planned: the order cannot be loaded"
+        );
         self.story.push(noted.what.clone());
     }
 }

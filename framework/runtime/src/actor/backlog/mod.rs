@@ -109,6 +109,7 @@ impl Backlog {
         whizbang_core::spawn::detached(&self.context.user_code, "deliver deferred messages", async move {
             for keys in keys.chunks(STARTED_AT_ONCE) {
                 let Some(this) = this.upgrade() else { return };
+                this.wait_for_capacity().await;
                 keys.iter().for_each(|key| this.deliver_next(key));
                 drop(this);
                 tokio::time::sleep(MIN_WAIT).await;
@@ -259,7 +260,10 @@ impl Backlog {
         whizbang_core::spawn::detached(&self.context.user_code, "deliver a deferred message", async move {
             let message = match message {
                 Some(message) => Ok(Some(*message)),
-                None => this.context.call_store(READ_TASK, this.read(&key, id, ticket)).await,
+                None => {
+                    this.wait_for_capacity().await;
+                    this.context.call_store(READ_TASK, this.read(&key, id, ticket)).await
+                }
             };
             if this.generation() != generation {
                 return;
@@ -278,6 +282,13 @@ impl Backlog {
             }
             drop(flight);
         });
+    }
+
+    /// Waits until the messages that wait on this thread leave capacity for those of the log.
+    async fn wait_for_capacity(&self) {
+        while !self.context.queued.has_capacity() && !self.context.is_closing(&self.shard) {
+            tokio::time::sleep(MIN_WAIT).await;
+        }
     }
 
     /// Returns whether nothing is to be delivered except messages that wait for an operator or for a retry.

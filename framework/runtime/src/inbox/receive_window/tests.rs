@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use futures_util::future::FutureExt as _;
 
+use super::super::queued_bytes::MAX_QUEUED_BYTES;
 use super::*;
+use crate::inbox::QueuedKind;
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{Codec, Kind, MessageId, Name, Origin};
 
@@ -38,6 +40,7 @@ struct Fixture {
     committed: Rc<RefCell<Vec<u64>>>,
     counts: Arc<Counts>,
     issues: Arc<HealthIssues>,
+    queued: Rc<QueuedBytes>,
     /// Outcomes of messages.
     settled: Rc<RefCell<Vec<(u64, AckOutcome)>>>,
 }
@@ -84,9 +87,11 @@ impl Fixture {
             Rc::new(move |window| committed.borrow_mut().push(window.through()))
         };
         let both = (shard(0), shard(1));
-        let window =
-            ReceiveWindow::new(both, watermark, endpoints, asking, told, Arc::clone(&counts), Arc::clone(&issues));
-        Self { window, actors, request_missing, committed, counts, issues, settled: Rc::default() }
+        let queued = Rc::<QueuedBytes>::default();
+        let context =
+            WindowContext { counts: Arc::clone(&counts), issues: Arc::clone(&issues), queued: Rc::clone(&queued) };
+        let window = ReceiveWindow::new(both, watermark, endpoints, asking, told, context);
+        Self { window, actors, request_missing, committed, counts, issues, queued, settled: Rc::default() }
     }
 
     fn admit(&self, envelope: Envelope) {
@@ -141,6 +146,17 @@ fn messages_in_flight_are_bounded_in_bytes() {
     let alone = Fixture::new(0);
     alone.admit(Envelope { payload: Bytes::from(vec![0; MAX_BYTES + 1]), ..message(1) });
     assert_eq!(alone.delivered(), [1]);
+}
+
+#[test]
+fn full_thread_leaves_messages_with_their_sender() {
+    let all = Fixture::new(0);
+    all.queued.add(QueuedKind::Messages, MAX_QUEUED_BYTES);
+    (1..=2).for_each(|sequence| all.admit(message(sequence)));
+    assert_eq!((all.settled(), all.delivered()), (vec![(2, AckOutcome::Retry)], vec![1]), "one is always in flight");
+    all.queued.remove(QueuedKind::Messages, 1);
+    all.admit(message(2));
+    assert_eq!((all.settled(), all.delivered()), (vec![], vec![1, 2]));
 }
 
 #[test]

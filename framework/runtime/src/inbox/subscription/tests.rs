@@ -1,159 +1,13 @@
 //! Tests of a subscription; the test plays its owner and subscribers.
 
-use std::collections::VecDeque;
+mod fixture;
 
 use bytes::Bytes;
 
+use super::super::queued_bytes::MAX_QUEUED_BYTES;
 use super::*;
-use whizbang_core::clock::Timestamp;
-use whizbang_core::message::{Kind, MessageId, Origin};
-
-/// The owner's log, and the requests it received.
-#[derive(Default)]
-struct Owner {
-    log: RefCell<Vec<Envelope>>,
-    /// Each request: position, number of events, time.
-    asked: RefCell<Vec<(u64, usize, Instant)>>,
-    /// Number of requests that stay unanswered.
-    silent: Cell<usize>,
-    /// Most events in a response, if fewer than requested.
-    short: Cell<Option<usize>>,
-}
-
-/// Handles events of one name, and keeps them until the test settles them.
-#[derive(Clone, Default)]
-struct Taken {
-    watermark: u64,
-    name: &'static str,
-    events: Rc<RefCell<VecDeque<(u64, Done)>>>,
-}
-
-impl Subscriber for Taken {
-    fn watermark(&self) -> u64 {
-        self.watermark
-    }
-
-    fn takes(&self, event: &Name) -> bool {
-        self.name.is_empty() || event.as_str() == self.name
-    }
-
-    fn handle(&self, event: &Envelope, done: Done) {
-        self.events.borrow_mut().push_back((position(event), done));
-    }
-
-    fn unstored(&self) -> Vec<(ShardId, Source, u64)> {
-        let kind = whizbang_core::store::SourceKind::Events { subscriber: Name::from_static("saga").unwrap() };
-        vec![(shard(), Source { shard: shard(), kind }, self.watermark)]
-    }
-}
-
-impl Taken {
-    fn new(watermark: u64, name: &'static str) -> Self {
-        Self { watermark, name, ..Self::default() }
-    }
-
-    /// Returns the positions that wait.
-    fn positions(&self) -> Vec<u64> {
-        self.events.borrow().iter().map(|(position, _)| *position).collect()
-    }
-
-    /// Settles the first event.
-    fn finish(&self) {
-        let (_, done) = self.events.borrow_mut().pop_front().unwrap();
-        done();
-    }
-}
-
-struct Fixture {
-    source: Rc<Subscription>,
-    owner: Rc<Owner>,
-    monitor: TaskMonitor,
-    issues: Arc<HealthIssues>,
-    /// Live events that are settled.
-    settled: Rc<RefCell<Vec<u64>>>,
-}
-
-fn shard() -> ShardId {
-    ShardId::new(Name::from_static("bank").unwrap(), 0)
-}
-
-fn position(event: &Envelope) -> u64 {
-    event.origin.as_ref().map_or(0, |origin| origin.sequence)
-}
-
-/// The event at this position of the owner's log.
-fn event(sequence: u64) -> Envelope {
-    let name = Name::from_static("bank").unwrap();
-    let id = MessageId::from_u128(u128::from(sequence) + 1_000);
-    let origin = Origin { shard: shard(), actor: name.clone(), key: "ada".into(), sequence, version: 1, store: None };
-    let envelope = Envelope::new(id, Kind::Event, name.clone(), name, Timestamp::from_millis(0));
-    Envelope { origin: Some(origin), ..envelope }
-}
-
-fn other(sequence: u64) -> Envelope {
-    Envelope { id: MessageId::from_u128(7), ..event(sequence) }
-}
-
-impl Fixture {
-    fn new(subscribers: &[Taken]) -> Self {
-        let owner = Rc::new(Owner::default());
-        let asked = Rc::clone(&owner);
-        let pages: ReadEvents = Rc::new(move |_, after, most| {
-            asked.asked.borrow_mut().push((after, most, Instant::now()));
-            let silent = asked.silent.get();
-            asked.silent.set(silent.saturating_sub(1));
-            let log = asked.log.borrow();
-            let most = asked.short.get().unwrap_or(most);
-            let page: Vec<Envelope> = log.iter().filter(|event| position(event) > after).take(most).cloned().collect();
-            let head = log.last().map_or(0, position);
-            Box::pin(async move { if silent > 0 { Err("no answer".to_owned()) } else { Ok((page, head)) } })
-        });
-        let (monitor, issues) =
-            (whizbang_core::user_code::UserCode::new(&Arc::default()), Arc::<HealthIssues>::default());
-        let source =
-            Subscription::new(shard(), pages, TaskMonitor::clone(&monitor), Rc::default(), Arc::clone(&issues));
-        source.set_subscribers(subscribers.iter().map(|one| Box::new(one.clone()) as Box<dyn Subscriber>).collect());
-        Self { source, owner, monitor, issues, settled: Rc::default() }
-    }
-
-    fn live(&self, event: Envelope) {
-        let settled = Rc::clone(&self.settled);
-        let position = position(&event);
-        self.source.event(event, Box::new(move || settled.borrow_mut().push(position)));
-    }
-
-    fn settled(&self) -> Vec<u64> {
-        self.settled.take()
-    }
-
-    fn questions(&self) -> usize {
-        self.owner.asked.borrow().len()
-    }
-
-    fn log_reaches(&self, last: u64) {
-        *self.owner.log.borrow_mut() = (1..=last).map(event).collect();
-    }
-}
-
-/// Runs a test on paused time, with the tasks that it spawns.
-fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    tokio::task::LocalSet::new().block_on(&runtime, test);
-}
-
-/// Runs all tasks until they wait, without advancing the time.
-async fn turn() {
-    for _ in 0..50 {
-        tokio::task::yield_now().await;
-    }
-}
-
-/// Advances virtual time.
-async fn pass(span: Duration) {
-    turn().await;
-    tokio::time::advance(span).await;
-    turn().await;
-}
+use crate::inbox::QueuedKind;
+use fixture::*;
 
 #[test]
 fn source_without_subscribers_is_not_read() {
@@ -421,6 +275,41 @@ fn held_event_is_replaced_by_the_logged_one() {
         turn().await;
         assert_eq!((subscriber.positions(), test.settled()), (vec![1, 2, 3], vec![2, 3]));
         assert_eq!(test.monitor.counts.events_dropped.get(), 1);
+    });
+}
+
+#[test]
+fn event_acknowledged_before_its_commit_is_read_from_the_log() {
+    run(async {
+        let subscriber = Taken::new(0, "");
+        let test = Fixture::new(std::slice::from_ref(&subscriber));
+        (0..2).for_each(|_| test.live(event(1)));
+        assert_eq!((test.settled(), subscriber.positions()), (vec![1], vec![1]), "the broker forgets it");
+        // The process ends before the commit.
+        let restarted = Taken::new(0, "");
+        let test = Fixture::new(std::slice::from_ref(&restarted));
+        test.log_reaches(1);
+        test.source.start_filling();
+        turn().await;
+        assert_eq!(restarted.positions(), [1]);
+    });
+}
+
+#[test]
+fn full_thread_leaves_events_in_the_log() {
+    run(async {
+        let subscriber = Taken::new(0, "");
+        let test = Fixture::new(std::slice::from_ref(&subscriber));
+        test.queued.add(QueuedKind::Messages, MAX_QUEUED_BYTES);
+        test.log_reaches(3);
+        (1..=3).for_each(|sequence| test.live(event(sequence)));
+        turn().await;
+        assert_eq!(subscriber.positions(), [1], "one is always in flight");
+        for next in 2..=3 {
+            subscriber.finish();
+            turn().await;
+            assert_eq!(subscriber.positions(), [next], "only its own events wake it up");
+        }
     });
 }
 

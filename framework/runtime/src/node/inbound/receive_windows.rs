@@ -5,7 +5,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::inbox::ReceiveWindow;
+use crate::inbox::{ReceiveWindow, WindowContext};
 use crate::node::catalog::hosted::Unrouted;
 use crate::node::thread::ThreadRuntime;
 use crate::router::{Action, ActorEndpoint, Delivery, Outcome};
@@ -141,9 +141,12 @@ impl ThreadRuntime {
                 runtime.confirm_progress(window);
             }
         });
-        let (counts, issues) = (Arc::clone(&self.context.counts), Arc::clone(&self.definition.issues));
-        let window =
-            ReceiveWindow::new((from.clone(), to.clone()), watermark, endpoints, asks, committed, counts, issues);
+        let context = WindowContext {
+            counts: Arc::clone(&self.context.counts),
+            issues: Arc::clone(&self.definition.issues),
+            queued: Rc::clone(&self.context.queued),
+        };
+        let window = ReceiveWindow::new((from.clone(), to.clone()), watermark, endpoints, asks, committed, context);
         self.receive_windows.borrow_mut().insert((from.clone(), to.clone()), Rc::clone(&window));
         Some(window)
     }

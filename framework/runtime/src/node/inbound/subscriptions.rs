@@ -59,6 +59,7 @@ fn subscriptions_of<'a>(
             Arc::clone(&context.user_code),
             Rc::clone(&context.idle),
             Arc::clone(&definition.issues),
+            Rc::clone(&context.queued),
         );
         (source, subscription)
     };

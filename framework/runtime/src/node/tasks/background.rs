@@ -3,10 +3,15 @@
 //! Started by the thread's [runtime](crate::node::thread) under the [supervisor](crate::node::tasks::supervisor).
 
 use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::actor::CommitFailure;
 use crate::node::error::NodeEnd;
 use crate::node::thread::ThreadRuntime;
+use whizbang_core::clock::instant;
+use whizbang_core::spawn::{FIRST_RESTART, LONGEST_RESTART};
 use whizbang_core::store::StoreError;
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::telemetry::error_chain;
@@ -16,6 +21,7 @@ const SWEEPS_PER_PERIOD: u32 = 8;
 
 /// Completes what was committed; reopens the shards when commits have failed.
 pub(in crate::node) async fn complete_commits(runtime: Weak<ThreadRuntime>) {
+    let mut pause = (FIRST_RESTART, None);
     loop {
         let Some(context) = runtime.upgrade().map(|runtime| Rc::clone(&runtime.context)) else { return };
         let failure = context.complete_commits().await;
@@ -38,11 +44,18 @@ pub(in crate::node) async fn complete_commits(runtime: Weak<ThreadRuntime>) {
             }
         };
         tracing::error!(target: TARGET, error = %error_chain(&error), "commits failed: reopening the shards");
-        context.report_append_error(&error);
+        if context.panics.take() > 0 {
+            wait_after_panic(&mut pause).await;
+        } else {
+            context.report_append_error(&error);
+        }
         let mut failures = 0;
         loop {
             match runtime.recover().await {
-                Ok(()) => break,
+                Ok(()) => {
+                    context.panics_handled();
+                    break;
+                }
                 Err(error @ (StoreError::Io { .. } | StoreError::Full { .. })) if failures < 8 => {
                     failures += 1;
                     let wait = context.settings.retry.all.wait(failures, &context.ids);
@@ -66,6 +79,18 @@ pub(in crate::node) async fn complete_commits(runtime: Weak<ThreadRuntime>) {
     }
 }
 
+/// Waits before the shards are reopened after a panic. The first time not at all. A message that panics each time it is
+/// delivered must not occupy the thread, so the wait doubles while panics follow one another.
+async fn wait_after_panic((wait, last): &mut (Duration, Option<Instant>)) {
+    if last.is_some_and(|last| instant().saturating_duration_since(last) < LONGEST_RESTART * 2) {
+        tokio::time::sleep(*wait).await;
+        *wait = (*wait * 2).min(LONGEST_RESTART);
+    } else {
+        *wait = FIRST_RESTART;
+    }
+    *last = Some(instant());
+}
+
 /// Passivates idle actors, and stores the watermarks of this thread.
 pub(in crate::node) async fn passivate_idle(runtime: Weak<ThreadRuntime>) {
     loop {
@@ -86,3 +111,6 @@ pub(in crate::node) async fn passivate_idle(runtime: Weak<ThreadRuntime>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

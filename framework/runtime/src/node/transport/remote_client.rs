@@ -47,9 +47,12 @@ impl Remote for RemoteClient {
         Some(definition.thread_of(shard_of(key, shards)))
     }
 
-    fn run_on(&self, home: usize, job: RoutedJob) {
-        // Typed values are already in memory and have no encoded size: only their number is bounded.
-        match self.threads.permit(home, 0) {
+    fn is_crowded(&self, home: usize) -> bool {
+        self.threads.is_crowded(home)
+    }
+
+    fn run_on(&self, home: usize, bytes: usize, job: RoutedJob) {
+        match self.threads.permit(home, bytes) {
             Some(permit) => self.threads.run_permitted(home, permit, move |runtime| job(Some(&runtime.routes))),
             None => job(None),
         }
