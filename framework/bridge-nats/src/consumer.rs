@@ -114,9 +114,6 @@ impl ConsumerLoop {
                 }
                 () = sleep_until(wake) => {}
             }
-            if self.is_closing {
-                break;
-            }
             // Drain everything that is ready, so that capacity is polled and messages are written once per batch.
             while let Some(Some(completed)) = in_flight.tasks.next().now_or_never() {
                 self.complete(in_flight, completed);
