@@ -66,7 +66,7 @@ pub(super) struct OutboundMessage {
 impl OutboundMessage {
     /// Requests the redelivery of a message after the [shortest delay](MIN_REDELIVERY_DELAY).
     pub(super) fn redelivery(ack_subject: Subject) -> Self {
-        let payload = nak_with_delay(&ack_subject);
+        let payload = nak_with_delay(&ack_subject, MIN_REDELIVERY_DELAY);
         Self::acknowledgement(ack_subject, payload)
     }
 
