@@ -45,6 +45,8 @@ pub(super) struct Inner {
     pub(super) flusher: Arc<Flusher>,
     pub(super) registry: Mutex<Registry>,
     pub(super) writer: Mutex<LogWriter>,
+    /// Held while the catalog or the identity is compared and replaced.
+    pub(super) replacing: Mutex<()>,
     pub(super) execution: ExecutionMode,
 }
 

@@ -230,6 +230,7 @@ impl EmbeddedStore {
             known_damage: Mutex::default(),
             registry: Mutex::new(registry),
             writer: Mutex::new(writer),
+            replacing: Mutex::new(()),
             execution,
         });
         let threads = match execution {
@@ -361,16 +362,38 @@ impl Store for EmbeddedStore {
         async { catalog::load(&self.inner.disk) }.boxed()
     }
 
-    fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>> {
-        async move { catalog::save(&self.inner.disk, &entries) }.boxed()
+    fn replace_catalog(
+        &self,
+        expected: Option<Vec<CatalogEntry>>,
+        entries: Vec<CatalogEntry>,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        async move {
+            let _replacing = self.inner.replacing.lock();
+            if catalog::load(&self.inner.disk)? != expected {
+                return Ok(false);
+            }
+            catalog::save(&self.inner.disk, &entries).map(|()| true)
+        }
+        .boxed()
     }
 
     fn identity(&self) -> BoxFuture<'_, Result<Option<StoreIdentity>, StoreError>> {
         async { identity::load(&self.inner.disk) }.boxed()
     }
 
-    fn save_identity(&self, identity: StoreIdentity) -> BoxFuture<'_, Result<(), StoreError>> {
-        async move { identity::save(&self.inner.disk, &identity) }.boxed()
+    fn replace_identity(
+        &self,
+        expected: StoreIdentity,
+        identity: StoreIdentity,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        async move {
+            let _replacing = self.inner.replacing.lock();
+            if identity::load(&self.inner.disk)? != Some(expected) {
+                return Ok(false);
+            }
+            identity::save(&self.inner.disk, &identity).map(|()| true)
+        }
+        .boxed()
     }
 
     fn forget_ids(&self, before: Timestamp) {

@@ -191,8 +191,10 @@ WHERE projection = $1 AND epoch = $2 RETURNING epoch"#;
 const VIEW_EPOCH: &str = "SELECT epoch FROM {schema}.views WHERE projection = $1";
 
 const META: &str = "SELECT value FROM {schema}.meta WHERE name = $1";
-const SAVE_META: &str = r#"INSERT INTO {schema}.meta VALUES ($1, $2)
-ON CONFLICT (name) DO UPDATE SET value = excluded.value"#;
+/// Returns no row if the value is not $3: another node has replaced it. If the first answer was lost the statement is run
+/// again, and finds its own value.
+const REPLACE_META: &str = r#"INSERT INTO {schema}.meta AS m VALUES ($1, $2)
+ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE m.value = $3 OR m.value = $2 RETURNING m.name"#;
 
 /// The statements for one schema.
 #[derive(Debug)]
@@ -233,7 +235,7 @@ pub(crate) struct Sql {
     pub(crate) save_view: String,
     pub(crate) view_epoch: String,
     pub(crate) meta: String,
-    pub(crate) save_meta: String,
+    pub(crate) replace_meta: String,
 }
 
 impl Sql {
@@ -277,7 +279,7 @@ impl Sql {
             save_view: text(SAVE_VIEW),
             view_epoch: text(VIEW_EPOCH),
             meta: text(META),
-            save_meta: text(SAVE_META),
+            replace_meta: text(REPLACE_META),
         }
     }
 

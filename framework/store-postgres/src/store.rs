@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -280,12 +281,19 @@ impl Shared {
         Ok(Some(Arc::new(Reader::new(Arc::clone(&self.pool), Arc::clone(&self.sql), shard))))
     }
 
-    async fn identity_now(&self) -> Result<StoreIdentity, StoreError> {
-        let Some(stored) = views::meta(&self.pool, &self.sql, "identity").await? else {
-            return Ok(self.identity.clone());
-        };
-        let identity = serde_json::from_slice(&stored);
-        identity.map_err(|error| self.damaged_meta("identity", &error))
+    /// The identity, and the row that it is in.
+    async fn identity_now(&self) -> Result<(StoreIdentity, Option<Bytes>), StoreError> {
+        let stored = views::meta(&self.pool, &self.sql, "identity").await?;
+        let identity = stored.as_ref().map(|stored| serde_json::from_slice(stored)).transpose();
+        let identity = identity.map_err(|error| self.damaged_meta("identity", &error))?;
+        Ok((identity.unwrap_or_else(|| self.identity.clone()), stored))
+    }
+
+    /// The catalog, and the row that it is in.
+    async fn catalog_now(&self) -> Result<(Option<Vec<CatalogEntry>>, Option<Bytes>), StoreError> {
+        let stored = views::meta(&self.pool, &self.sql, "catalog").await?;
+        let catalog = stored.as_ref().map(|stored| serde_json::from_slice(stored)).transpose();
+        Ok((catalog.map_err(|error| self.damaged_meta("catalog", &error))?, stored))
     }
 
     fn damaged_meta(&self, name: &str, error: &serde_json::Error) -> StoreError {
@@ -293,9 +301,15 @@ impl Shared {
         StoreError::Corrupt { file, offset: 0, reason: error.to_string() }
     }
 
-    async fn save_json(&self, name: &str, value: serde_json::Result<Vec<u8>>) -> Result<(), StoreError> {
+    /// Replaces a value if its row still contains `stored`, or is still missing.
+    async fn replace_json(
+        &self,
+        name: &str,
+        stored: Option<&[u8]>,
+        value: serde_json::Result<Vec<u8>>,
+    ) -> Result<bool, StoreError> {
         let value = value.map_err(|error| Failure::new(error.to_string()).store("writing to PostgreSQL"))?;
-        views::save_meta(&self.pool, &self.sql, name, &value).await
+        views::replace_meta(&self.pool, &self.sql, name, stored, &value).await
     }
 
     /// Ends the threads. Blocks for a moment.
@@ -350,23 +364,41 @@ impl Store for PostgresStore {
     }
 
     fn catalog(&self) -> BoxFuture<'_, Result<Option<Vec<CatalogEntry>>, StoreError>> {
-        async {
-            let Some(stored) = views::meta(&self.0.pool, &self.0.sql, "catalog").await? else { return Ok(None) };
-            serde_json::from_slice(&stored).map(Some).map_err(|error| self.0.damaged_meta("catalog", &error))
+        async { self.0.catalog_now().await.map(|(catalog, _)| catalog) }.boxed()
+    }
+
+    fn replace_catalog(
+        &self,
+        expected: Option<Vec<CatalogEntry>>,
+        entries: Vec<CatalogEntry>,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        async move {
+            let (catalog, stored) = self.0.catalog_now().await?;
+            if catalog != expected {
+                return Ok(false);
+            }
+            self.0.replace_json("catalog", stored.as_deref(), serde_json::to_vec(&entries)).await
         }
         .boxed()
     }
 
-    fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>> {
-        async move { self.0.save_json("catalog", serde_json::to_vec(&entries)).await }.boxed()
-    }
-
     fn identity(&self) -> BoxFuture<'_, Result<Option<StoreIdentity>, StoreError>> {
-        async { self.0.identity_now().await.map(Some) }.boxed()
+        async { self.0.identity_now().await.map(|(identity, _)| Some(identity)) }.boxed()
     }
 
-    fn save_identity(&self, identity: StoreIdentity) -> BoxFuture<'_, Result<(), StoreError>> {
-        async move { self.0.save_json("identity", serde_json::to_vec(&identity)).await }.boxed()
+    fn replace_identity(
+        &self,
+        expected: StoreIdentity,
+        identity: StoreIdentity,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        async move {
+            let (found, stored) = self.0.identity_now().await?;
+            if found != expected {
+                return Ok(false);
+            }
+            self.0.replace_json("identity", stored.as_deref(), serde_json::to_vec(&identity)).await
+        }
+        .boxed()
     }
 
     fn forget_ids(&self, before: Timestamp) {

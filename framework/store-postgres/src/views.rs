@@ -8,7 +8,7 @@ use whizbang_core::message::{Name, ShardId};
 use whizbang_core::store::{Epoch, StoreError, View};
 
 use crate::failure::Failure;
-use crate::pool::{Pool, bytes};
+use crate::pool::{Parameters, Pool, bytes};
 use crate::sql::Sql;
 
 const READING: &str = "reading a view from PostgreSQL";
@@ -76,7 +76,15 @@ pub(crate) async fn meta(pool: &Pool, sql: &Sql, name: &str) -> Result<Option<By
     Ok(rows.first().map(|row| bytes(row, 0)))
 }
 
-pub(crate) async fn save_meta(pool: &Pool, sql: &Sql, name: &str, value: &[u8]) -> Result<(), StoreError> {
-    pool.query("writing to PostgreSQL", &sql.save_meta, &[(&name, Type::TEXT), (&value, Type::BYTEA)]).await?;
-    Ok(())
+/// Replaces a value if it still is `stored`, and adds it if `stored` is `None` and there is none. Returns false otherwise.
+pub(crate) async fn replace_meta(
+    pool: &Pool,
+    sql: &Sql,
+    name: &str,
+    stored: Option<&[u8]>,
+    value: &[u8],
+) -> Result<bool, StoreError> {
+    let values: &Parameters<'_> = &[(&name, Type::TEXT), (&value, Type::BYTEA), (&stored, Type::BYTEA)];
+    let rows = pool.query("writing to PostgreSQL", &sql.replace_meta, values).await?;
+    Ok(!rows.is_empty())
 }

@@ -158,8 +158,12 @@ impl Store for NoViews {
     fn catalog(&self) -> BoxFuture<'_, Result<Option<Vec<CatalogEntry>>, StoreError>> {
         self.0.catalog()
     }
-    fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.0.save_catalog(entries)
+    fn replace_catalog(
+        &self,
+        expected: Option<Vec<CatalogEntry>>,
+        entries: Vec<CatalogEntry>,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.0.replace_catalog(expected, entries)
     }
     fn durability(&self) -> &'static str {
         self.0.durability()

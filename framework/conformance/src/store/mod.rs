@@ -93,6 +93,7 @@ macro_rules! lease_suite {
             members_of_other_services_are_not_listed
             wrong_number_of_shards_changes_no_owner
             closed_instance_leaves_the_other_open
+            starts_on_two_instances_are_all_recorded
         );
     };
     (@cases $fixture:expr; $($case:ident)*) => {$(
@@ -195,5 +196,8 @@ macro_rules! store_suite {
         case!(older_owner_of_a_view_is_fenced);
         case!(catalog_is_replaced_as_a_whole);
         case!(catalog_survives_a_restart);
+        case!(changed_catalog_is_not_replaced);
+        case!(changed_identity_is_not_replaced);
+        case!(starts_at_the_same_time_are_all_recorded);
     };
 }

@@ -111,10 +111,14 @@ impl StoreIdentity {
         (self, run)
     }
 
-    /// Records that a start has acquired its claims.
+    /// Records that a start has acquired its claims. Earlier starts no longer hold any; a later start, of a node that starts
+    /// at the same time, may hold them already or soon.
     #[must_use]
-    pub fn has_won(self, run: Run) -> Self {
-        Self { won: Some(run), tried: Vec::new(), ..self }
+    pub fn has_won(mut self, run: Run) -> Self {
+        let won = self.won.filter(|won| won.epoch > run.epoch).unwrap_or(run);
+        self.won = Some(won);
+        self.tried.retain(|tried| tried.epoch > won.epoch);
+        self
     }
 }
 
@@ -161,6 +165,17 @@ mod tests {
         }
         assert_eq!(ReplacedStore::parse("any"), Some(ReplacedStore::Any));
         assert_eq!(ReplacedStore::parse("none"), None);
+    }
+
+    #[test]
+    fn won_run_keeps_later_starts() {
+        let (identity, first) = StoreIdentity::new(StoreId::from_u128(1)).trying(7);
+        let (identity, second) = identity.trying(8);
+        let (identity, third) = identity.trying(9);
+        let won = identity.has_won(second);
+        assert_eq!(won.runs(), [second, third], "the third node may have its claims already");
+        assert_eq!(won.clone().has_won(first).runs(), [second, third], "its record comes late");
+        assert_eq!(won.has_won(third).runs(), [third]);
     }
 
     #[test]

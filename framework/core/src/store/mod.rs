@@ -92,11 +92,16 @@ pub trait Store: Send + Sync + 'static {
     /// The errors of reading. A damaged catalog is [`StoreError::Corrupt`].
     fn catalog(&self) -> BoxFuture<'_, Result<Option<Vec<CatalogEntry>>, StoreError>>;
 
-    /// Replaces the whole catalog, atomically. Durable when it returns.
+    /// Replaces the whole catalog if it is still `expected`, atomically. Durable when it returns true. Returns false, and
+    /// changes nothing, if it is another one: nodes that start at the same time do not overwrite the entries of each other.
     ///
     /// # Errors
-    /// The errors of writing. On an error nothing was replaced.
-    fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// The errors of reading and writing. On an error nothing was replaced.
+    fn replace_catalog(
+        &self,
+        expected: Option<Vec<CatalogEntry>>,
+        entries: Vec<CatalogEntry>,
+    ) -> BoxFuture<'_, Result<bool, StoreError>>;
 
     /// Returns the store's identity, which is created with the store; a store of an older version gets one when it is
     /// opened. The default is `None`: the store has no identity, and nothing prevents a second node with another store
@@ -108,14 +113,19 @@ pub trait Store: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(None)))
     }
 
-    /// Replaces what [`identity`](Self::identity) returns. Durable when it returns. Called twice at each start of a
-    /// node with a bridge.
+    /// Replaces what [`identity`](Self::identity) returns if it is still `expected`, atomically. Durable when it returns
+    /// true. Returns false, and changes nothing, if it is another one: a node that starts at the same time has replaced it.
+    /// Called twice at each start of a node with a bridge. The default returns true.
     ///
     /// # Errors
-    /// The errors of writing. On an error nothing was replaced.
-    fn save_identity(&self, identity: StoreIdentity) -> BoxFuture<'_, Result<(), StoreError>> {
-        drop(identity);
-        Box::pin(std::future::ready(Ok(())))
+    /// The errors of reading and writing. On an error nothing was replaced.
+    fn replace_identity(
+        &self,
+        expected: StoreIdentity,
+        identity: StoreIdentity,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        drop((expected, identity));
+        Box::pin(std::future::ready(Ok(true)))
     }
 
     /// Returns the leases by which several nodes of one service share this store, or `None` if only one node may use it.

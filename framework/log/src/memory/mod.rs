@@ -220,18 +220,34 @@ impl Store for MemoryStore {
         ready(Ok(self.shared.catalog.lock().clone())).boxed()
     }
 
-    fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>> {
-        *self.shared.catalog.lock() = Some(entries);
-        ready(Ok(())).boxed()
+    fn replace_catalog(
+        &self,
+        expected: Option<Vec<CatalogEntry>>,
+        entries: Vec<CatalogEntry>,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        let mut catalog = self.shared.catalog.lock();
+        let is_expected = *catalog == expected;
+        if is_expected {
+            *catalog = Some(entries);
+        }
+        ready(Ok(is_expected)).boxed()
     }
 
     fn identity(&self) -> BoxFuture<'_, Result<Option<StoreIdentity>, StoreError>> {
         ready(Ok(Some(self.identity_now()))).boxed()
     }
 
-    fn save_identity(&self, identity: StoreIdentity) -> BoxFuture<'_, Result<(), StoreError>> {
-        *self.shared.identity.lock() = Some(identity);
-        ready(Ok(())).boxed()
+    fn replace_identity(
+        &self,
+        expected: StoreIdentity,
+        identity: StoreIdentity,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        let mut current = self.shared.identity.lock();
+        let is_expected = current.as_ref() == Some(&expected);
+        if is_expected {
+            *current = Some(identity);
+        }
+        ready(Ok(is_expected)).boxed()
     }
 
     fn leases(&self) -> Option<Arc<dyn ShardLeases>> {

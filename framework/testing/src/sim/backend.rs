@@ -116,16 +116,24 @@ impl Backend {
         self.store()?.catalog().await
     }
 
-    pub(super) async fn save_catalog(&self, entries: Vec<CatalogEntry>) -> Result<(), StoreError> {
-        self.store()?.save_catalog(entries).await
+    pub(super) async fn replace_catalog(
+        &self,
+        expected: Option<Vec<CatalogEntry>>,
+        entries: Vec<CatalogEntry>,
+    ) -> Result<bool, StoreError> {
+        self.store()?.replace_catalog(expected, entries).await
     }
 
     pub(super) async fn identity(&self) -> Result<Option<StoreIdentity>, StoreError> {
         self.store()?.identity().await
     }
 
-    pub(super) async fn save_identity(&self, identity: StoreIdentity) -> Result<(), StoreError> {
-        self.store()?.save_identity(identity).await
+    pub(super) async fn replace_identity(
+        &self,
+        expected: StoreIdentity,
+        identity: StoreIdentity,
+    ) -> Result<bool, StoreError> {
+        self.store()?.replace_identity(expected, identity).await
     }
 
     /// Commits at least the first `appends` pending appends.

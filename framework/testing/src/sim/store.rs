@@ -359,16 +359,24 @@ impl Store for SimStore {
         Box::pin(async move { self.backend()?.catalog().await })
     }
 
-    fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async move { self.backend()?.save_catalog(entries).await })
+    fn replace_catalog(
+        &self,
+        expected: Option<Vec<CatalogEntry>>,
+        entries: Vec<CatalogEntry>,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(async move { self.backend()?.replace_catalog(expected, entries).await })
     }
 
     fn identity(&self) -> BoxFuture<'_, Result<Option<StoreIdentity>, StoreError>> {
         Box::pin(async move { self.backend()?.identity().await })
     }
 
-    fn save_identity(&self, identity: StoreIdentity) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async move { self.backend()?.save_identity(identity).await })
+    fn replace_identity(
+        &self,
+        expected: StoreIdentity,
+        identity: StoreIdentity,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(async move { self.backend()?.replace_identity(expected, identity).await })
     }
 
     fn durability(&self) -> &'static str {

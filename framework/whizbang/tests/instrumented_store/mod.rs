@@ -117,8 +117,12 @@ impl Store for InstrumentedStore {
         self.0.catalog()
     }
 
-    fn save_catalog(&self, entries: Vec<CatalogEntry>) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.0.save_catalog(entries)
+    fn replace_catalog(
+        &self,
+        expected: Option<Vec<CatalogEntry>>,
+        entries: Vec<CatalogEntry>,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.0.replace_catalog(expected, entries)
     }
 
     fn durability(&self) -> &'static str {

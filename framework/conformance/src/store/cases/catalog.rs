@@ -20,20 +20,37 @@ pub async fn catalog_is_replaced_as_a_whole(fixture: &impl Fixture) {
     assert_eq!(store.catalog().await.unwrap(), None);
     let large = "a shape of a large type; ".repeat(10_000);
     let both = vec![entry("Paid", 1, "\"u64\""), entry("Größe \n \" \\", u32::MAX, &large)];
-    store.save_catalog(both.clone()).await.unwrap();
-    assert_eq!(store.catalog().await.unwrap(), Some(both));
+    assert!(store.replace_catalog(None, both.clone()).await.unwrap());
+    assert_eq!(store.catalog().await.unwrap(), Some(both.clone()));
     let other = vec![entry("Paid", 2, "")];
-    store.save_catalog(other.clone()).await.unwrap();
-    assert_eq!(store.catalog().await.unwrap(), Some(other));
-    store.save_catalog(Vec::new()).await.unwrap();
+    assert!(store.replace_catalog(Some(both), other.clone()).await.unwrap());
+    assert_eq!(store.catalog().await.unwrap(), Some(other.clone()));
+    assert!(store.replace_catalog(Some(other), Vec::new()).await.unwrap());
     assert_eq!(store.catalog().await.unwrap(), Some(Vec::new()));
+}
+
+/// A catalog that was replaced in between is not overwritten.
+pub async fn changed_catalog_is_not_replaced(fixture: &impl Fixture) {
+    let store = fixture.store().await;
+    let (first, second) = (vec![entry("Paid", 1, "")], vec![entry("Refunded", 1, "")]);
+    assert!(!store.replace_catalog(Some(second.clone()), first.clone()).await.unwrap(), "there is none yet");
+    assert_eq!(store.catalog().await.unwrap(), None);
+    assert!(store.replace_catalog(None, first.clone()).await.unwrap());
+    for expected in [None, Some(second.clone()), Some(Vec::new())] {
+        assert!(!store.replace_catalog(expected, second.clone()).await.unwrap());
+        assert_eq!(store.catalog().await.unwrap(), Some(first.clone()));
+    }
+    drop(store);
+    let store = fixture.store().await;
+    assert!(!store.replace_catalog(None, second.clone()).await.unwrap());
+    assert!(store.replace_catalog(Some(first), second).await.unwrap());
 }
 
 /// A reopened store returns the saved catalog, whether it was closed or not.
 pub async fn catalog_survives_a_restart(fixture: &impl Fixture) {
     let saved = vec![entry("Paid", 1, "\"u64\""), entry("Refunded", 3, "")];
     let store = fixture.store().await;
-    store.save_catalog(saved.clone()).await.unwrap();
+    assert!(store.replace_catalog(None, saved.clone()).await.unwrap());
     drop(store);
     let store = fixture.store().await;
     assert_eq!(store.catalog().await.unwrap(), Some(saved.clone()));

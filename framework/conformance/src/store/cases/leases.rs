@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use super::identity::starts_on_two_instances_are_all_recorded;
+
 use super::super::turn_builder::{name, shard};
 use super::super::{Owner, RecordingListener, SHARDS, SharedFixture, TurnBuilder};
 use whizbang_core::message::ShardId;

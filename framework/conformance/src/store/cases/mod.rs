@@ -3,6 +3,7 @@
 mod catalog;
 mod commits;
 mod dead_letters;
+mod identity;
 mod ids;
 pub mod leases;
 mod outbox;
@@ -16,6 +17,7 @@ mod watermarks;
 pub use catalog::*;
 pub use commits::*;
 pub use dead_letters::*;
+pub use identity::{changed_identity_is_not_replaced, starts_at_the_same_time_are_all_recorded};
 pub use ids::*;
 pub use outbox::*;
 pub use owners::*;

@@ -66,22 +66,24 @@ pub(in crate::node) async fn check(
     manifest: &Manifest,
     retired: &BTreeSet<String>,
 ) -> Result<StoredNames, StartError> {
-    let stored = store.catalog().await?;
-    let catalog = match &stored {
-        Some(entries) => entries.clone(),
-        None => scan_store(store, manifest).await?,
-    };
-    let mut checking =
-        CatalogCheck { store, manifest, retired, catalog, known: StoredNames::default(), expected: BTreeMap::new() };
-    checking.resolve_names()?;
-    checking.collect();
-    checking.compare()?;
-    let gone = checking.find_unknown().await?;
-    let entries = checking.updated(&gone);
-    if stored.as_ref() != Some(&entries) {
-        store.save_catalog(entries).await?;
+    loop {
+        let stored = store.catalog().await?;
+        let catalog = match &stored {
+            Some(entries) => entries.clone(),
+            None => scan_store(store, manifest).await?,
+        };
+        let mut checking =
+            CatalogCheck { store, manifest, retired, catalog, known: StoredNames::default(), expected: BTreeMap::new() };
+        checking.resolve_names()?;
+        checking.collect();
+        checking.compare()?;
+        let gone = checking.find_unknown().await?;
+        let entries = checking.updated(&gone);
+        // Another node of the service may have added entries in between: they are compared as well.
+        if stored.as_ref() == Some(&entries) || store.replace_catalog(stored, entries).await? {
+            return Ok(checking.known);
+        }
     }
-    Ok(checking.known)
 }
 
 /// Returns entries for a store without a catalog: actor types of the hosted domains, and projections with a saved view.

@@ -8,8 +8,9 @@ use crate::node::definition::{NodeDefinition, OwnIdentity};
 use crate::node::error::StartError;
 use crate::node::inbound::bridge_handler::BridgeHandler;
 use whizbang_core::bridge::{Bridge, Inbound, NodeCard, StoreCard};
-use whizbang_core::message::ReplacedStore;
+use whizbang_core::message::{ReplacedStore, Run, StoreIdentity};
 use whizbang_core::spawn::LocalThread;
+use whizbang_core::store::{Store, StoreError};
 
 /// Attaches the bridge, which claims the node's domains for its store. Returns the bridge's thread, if the node has
 /// threads.
@@ -32,26 +33,57 @@ pub(in crate::node) async fn attach(
         attach_on_thread(thread.as_ref(), bridge, card, handler).await?;
         return Ok(thread);
     };
-    let earlier = identity.runs();
-    let (mut tried, run) = identity.trying(nonce);
-    let store = tried.store;
     // Saved before the claim is written: a node that crashes in between must recognize its claim at the next start.
-    definition.store.save_identity(tried.clone()).await?;
-    let replaces = definition.config.replaces_store;
+    let (earlier, run) = try_start(&*definition.store, identity, nonce).await?;
+    let (store, replaces) = (earlier.store, definition.config.replaces_store);
     // Permanent: knowledge that peers have of the other store surfaces shard by shard, also after later starts.
-    tried.in_place_of_other |= replaces != ReplacedStore::None;
+    let in_place_of_other = earlier.in_place_of_other || replaces != ReplacedStore::None;
     // Set before any message leaves or enters the node.
-    let own = OwnIdentity { store, in_place_of_other: tried.in_place_of_other };
+    let own = OwnIdentity { store, in_place_of_other };
     drop(definition.identity.set(own));
-    card = card.store(StoreCard::new(store, run).continuing(earlier).replacing(replaces));
+    card = card.store(StoreCard::new(store, run).continuing(earlier.runs()).replacing(replaces));
     attach_on_thread(thread.as_ref(), bridge, card, handler).await?;
-    let saved = definition.store.save_identity(tried.has_won(run)).await;
+    let saved = record_start(&*definition.store, run, in_place_of_other).await;
     if let Err(error) = saved {
         bridge.abandon();
         return Err(error.into());
     }
     tracing::info!(target: whizbang_core::telemetry::TARGET, %store, start = run.epoch, "domains claimed for the store");
     Ok(thread)
+}
+
+/// Adds this start to the store's identity. Returns the identity before it, and the start. Another node of the service may
+/// start at the same time: each is added to what the other has saved. Ends because each failed attempt is a start of
+/// another node.
+async fn try_start(
+    store: &dyn Store,
+    mut identity: StoreIdentity,
+    nonce: u64,
+) -> Result<(StoreIdentity, Run), StoreError> {
+    loop {
+        let (tried, run) = identity.clone().trying(nonce);
+        if store.replace_identity(identity.clone(), tried).await? {
+            return Ok((identity, run));
+        }
+        identity = current(store).await?;
+    }
+}
+
+/// Records that a start has acquired its claims.
+async fn record_start(store: &dyn Store, run: Run, in_place_of_other: bool) -> Result<(), StoreError> {
+    loop {
+        let identity = current(store).await?;
+        let mut won = identity.clone().has_won(run);
+        won.in_place_of_other |= in_place_of_other;
+        if store.replace_identity(identity, won).await? {
+            return Ok(());
+        }
+    }
+}
+
+async fn current(store: &dyn Store) -> Result<StoreIdentity, StoreError> {
+    // A store that had an identity has lost it: nothing can be claimed for it.
+    store.identity().await?.ok_or(StoreError::Closed)
 }
 
 /// Attaches the bridge on `thread`, where its tasks then run; without one, on the current thread.
