@@ -27,6 +27,7 @@ mod root;
 mod serial;
 mod shape;
 mod symmetry;
+mod versions;
 mod worker;
 
 use proc_macro::TokenStream;

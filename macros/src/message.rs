@@ -7,13 +7,13 @@ use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Data, DeriveInput, Field, Ident, Member, Type};
+use syn::{Data, DeriveInput, Field, Member, Type};
 
 use crate::attribute::{Form, Given, Known, Upcast, read, text_of};
 use crate::diagnostics::Diagnostics;
 use crate::fields::Item;
 use crate::symmetry::{self, Target};
-use crate::{held, owned, plain, recursion, shape};
+use crate::{held, owned, plain, recursion, shape, versions};
 
 /// The kind of message that a type becomes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,11 +31,12 @@ const VERSION: Known = Known { name: "version", form: Form::Number { least: 1, m
 const UPCAST: Known = Known { name: "upcast", form: Form::Upcasts, write: "upcast(1 = DepositV1)" };
 
 const SPLIT: Known = Known { name: "split", form: Form::Upcasts, write: "split(1 = DepositV1)" };
+const WRITES: Known = Known { name: "writes", form: Form::Number { least: 1, most: u32::MAX }, write: "writes = 1" };
 const FORMERLY: Known = Known { name: "formerly", form: Form::Names, write: "formerly = \"Paid\"" };
 
-const WITH_REPLY: &[Known] = &[DOMAIN, REPLY, NAME, VERSION, UPCAST, FORMERLY];
-const WITHOUT_REPLY: &[Known] = &[DOMAIN, NAME, VERSION, UPCAST, FORMERLY];
-const OF_EVENT: &[Known] = &[DOMAIN, NAME, VERSION, UPCAST, SPLIT, FORMERLY];
+const WITH_REPLY: &[Known] = &[DOMAIN, REPLY, NAME, VERSION, UPCAST, WRITES, FORMERLY];
+const WITHOUT_REPLY: &[Known] = &[DOMAIN, NAME, VERSION, UPCAST, WRITES, FORMERLY];
+const OF_EVENT: &[Known] = &[DOMAIN, NAME, VERSION, UPCAST, SPLIT, WRITES, FORMERLY];
 
 impl Kind {
     const ALL: [Self; 4] = [Self::Command, Self::Event, Self::Query, Self::Document];
@@ -99,7 +100,8 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
     let name = shape::name(&given, ident, word, ident.unraw().to_string(), &mut mistakes);
     let formerly = shape::formerly(&given, &name, &mut mistakes);
     let version = given.number("version").map_or(1, |(version, _)| version);
-    check_versions(&given, version, &mut mistakes);
+    versions::check(&given, version, &mut mistakes);
+    versions::check_written(&given, version, &mut mistakes);
     if kind != Kind::Command {
         reject_keys(input, word, &mut mistakes);
     }
@@ -128,13 +130,14 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
     let domain = shape::domain(&given, ident, word, &mut mistakes);
     let required = correct.then(|| {
         let coding = shape::require_coding(ident, ident.span());
-        let older = require_older(&given, ident);
+        let older = versions::require_older(&given, ident);
         quote!(#coding #older)
     });
     // Beside a mistake the checks might be wrong about the codec; they return once it is fixed.
     let checks = correct.then_some(checks);
     let coding = coding(&given, version, correct);
-    let trust = plain::is_plain(&item).then(plain::trust);
+    // What is written as an older version reads back as another value: the value that was read back is used.
+    let trust = (plain::is_plain(&item) && given.key("writes").is_none()).then(plain::trust);
     let sent = held::stub(&item, input);
     let kind = format_ident!("{}", kind.name());
     let stub = quote!(::core::marker::Send + 'static);
@@ -321,64 +324,6 @@ fn reject_keys(input: &DeriveInput, word: &str, mistakes: &mut Diagnostics) {
     }
 }
 
-/// Checks that every version before the current one has exactly one upcaster.
-fn check_versions(given: &Given, version: u32, mistakes: &mut Diagnostics) {
-    let upcasts: Vec<_> = given.upcasts("upcast").iter().chain(given.upcasts("split")).collect();
-    for (at, upcast) in upcasts.iter().enumerate() {
-        let found = upcast.version;
-        if found == 0 {
-            mistakes.add(upcast.span, "found version 0; versions count from 1");
-        } else if found >= version {
-            mistakes.add(
-                upcast.span,
-                format!("found version {found}, which is not older than the message's `version = {version}`; raise `version` or leave this out"),
-            );
-        } else if upcasts.iter().take(at).any(|before| before.version == found) {
-            mistakes.add(upcast.span, format!("found version {found} twice; keep one of the two"));
-        }
-    }
-    // A missing version is certain only if the given ones are correct.
-    if !mistakes.is_empty() {
-        return;
-    }
-    let known: std::collections::BTreeSet<u32> = upcasts.iter().map(|upcast| upcast.version).collect();
-    if let Some(missing) = (1..version).find(|version| !known.contains(version)) {
-        let span = match (given.key("upcast").or(given.key("split")), given.number("version")) {
-            (Some(key), _) => key.span(),
-            (None, Some((_, span))) => span,
-            (None, None) => return,
-        };
-        mistakes.add(
-            span,
-            format!(
-                "version {missing} has no upcaster, so stored messages of that version could not be decoded; \
-                 write `upcast({missing} = OldType)` with the type that version {missing} had"
-            ),
-        );
-    }
-}
-
-/// Returns the constant that decodes an older version.
-fn older_version(upcast: &Upcast) -> Ident {
-    Ident::new(&format!("__WHIZBANG_VERSION_{}", upcast.version), Span::call_site())
-}
-
-/// Generates one constant per older version, the only place that requires its conversion.
-fn require_older(given: &Given, ident: &Ident) -> TokenStream {
-    let require = |read: &str, held: &str, upcast: &Upcast| {
-        let span = upcast.old.span();
-        let (constant, old) = (older_version(upcast), &upcast.old);
-        let (read, held) = (Ident::new(read, span), Ident::new(held, span));
-        let mut ident = ident.clone();
-        ident.set_span(span);
-        quote_spanned!(span=>
-            const #constant: ::whizbang::derive::#held<#ident> = ::whizbang::derive::#read::<#old, #ident>();
-        )
-    };
-    let upcasts = given.upcasts("upcast").iter().map(|upcast| require("upcast", "Upcasting", upcast));
-    upcasts.chain(given.upcasts("split").iter().map(|split| require("split", "Splitting", split))).collect()
-}
-
 /// Generates encoding and decoding, including older versions.
 fn coding(given: &Given, version: u32, correct: bool) -> TokenStream {
     if !correct {
@@ -400,7 +345,7 @@ fn coding(given: &Given, version: u32, correct: bool) -> TokenStream {
         };
     }
     let (upcasts, splits) = (given.upcasts("upcast"), given.upcasts("split"));
-    let older = |upcast: &Upcast| (upcast.version, older_version(upcast));
+    let older = |upcast: &Upcast| (upcast.version, versions::older_version(upcast));
     let arms = upcasts.iter().map(older).map(|(version, read)| quote!(#version => #read.decode(__codec, __bytes),));
     let arms =
         arms.chain(splits.iter().map(older).map(|(version, read)| quote!(#version => #read.one(__codec, __bytes),)));
@@ -423,7 +368,12 @@ fn coding(given: &Given, version: u32, correct: bool) -> TokenStream {
             }
         }
     });
+    let (writes, write) = match versions::written_version(given).map(|upcast| upcast.version) {
+        Some(version) => (Some(quote!(const WRITES: ::core::primitive::u32 = #version;)), quote!(__WHIZBANG_WRITTEN)),
+        None => (None, quote!(__WHIZBANG_CODING)),
+    };
     quote! {
+        #writes
         #each
         fn shape(
             __version: ::core::primitive::u32,
@@ -440,7 +390,7 @@ fn coding(given: &Given, version: u32, correct: bool) -> TokenStream {
             __codec: ::whizbang::derive::Codec,
             __into: &mut ::whizbang::derive::Vec<::core::primitive::u8>,
         ) -> ::core::result::Result<(), ::whizbang::derive::CodecError> {
-            __WHIZBANG_CODING.encode(self, __codec, __into)
+            #write.encode(self, __codec, __into)
         }
         fn decode(
             __version: ::core::primitive::u32,

@@ -28,6 +28,7 @@ pages! {
     RepeatRequests = "docs/how-to/repeat-requests.md",
     CallExternalServices = "docs/how-to/call-external-services.md",
     RunSeveralNodes = "docs/how-to/run-several-nodes.md",
+    UpgradeWithoutDowntime = "docs/how-to/upgrade-without-downtime.md",
     PublishEvents = "docs/how-to/publish-events.md",
     PassHeaders = "docs/how-to/pass-headers.md",
     ExportMetrics = "docs/how-to/export-metrics.md",

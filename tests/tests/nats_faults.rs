@@ -83,7 +83,7 @@ fn loop_that_panics_is_restarted_and_loses_nothing() {
             };
             let behavior = NodeBehavior { handler: Box::new(handler), ..NodeBehavior::default() };
             let shop = start(&server, service("shop").owning(named("shop"), SHARDS), behavior).await;
-            let commands = |from: &str, to: &str| {
+            let commands = |from: &'static str, to: &'static str| {
                 let (from, to) = (shard(from, 0), shard(to, 0));
                 (1..=100).map(move |at| command(&from, &to, at))
             };

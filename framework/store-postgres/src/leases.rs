@@ -8,6 +8,7 @@
 //! A closed connection does not prove that a member has ended: the server closes sessions of running members as well, and
 //! such a member still answers queries. Only its lease decides.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -60,6 +61,7 @@ impl LeaseTable {
         let (id, service) = (Id(member.id.as_u128()), member.service.as_str());
         // PostgreSQL's `text` has no NUL.
         let label = member.label.replace('\0', "");
+        let limits = limits_of(member);
         let millis = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
         self.pool
             .query_on(
@@ -72,6 +74,7 @@ impl LeaseTable {
                     (&label, Type::TEXT),
                     (&member.is_draining, Type::BOOL),
                     (&millis, Type::INT8),
+                    (&limits, Type::TEXT),
                 ],
             )
             .await?;
@@ -141,8 +144,30 @@ impl LeaseTable {
 fn found(row: &Row, service: &Name) -> Member {
     let id = row.get::<_, Option<Id>>(0).map_or(0, |id| id.0);
     let label = row.get::<_, Option<&str>>(1).unwrap_or_default();
-    let member = Member::new(MemberId::from_u128(id), service.clone(), label);
+    let (refuses, yields) = row.get::<_, Option<&str>>(6).map(limits_in).unwrap_or_default();
+    let member = Member::new(MemberId::from_u128(id), service.clone(), label).limited(refuses, yields);
     if row.get::<_, Option<bool>>(2) == Some(true) { member.draining() } else { member }
+}
+
+/// The shards that a member refuses, and those that it yields, as they are stored.
+type Limits = (Vec<(String, u16)>, Vec<(String, u16)>);
+
+fn limits_of(member: &Member) -> Option<String> {
+    let shards = |shards: &BTreeSet<ShardId>| shards.iter().map(|id| (id.domain.to_string(), id.shard)).collect();
+    let limits: Limits = (shards(&member.refuses), shards(&member.yields));
+    let is_limited = !member.refuses.is_empty() || !member.yields.is_empty();
+    is_limited.then(|| serde_json::to_string(&limits).ok()).flatten()
+}
+
+/// Limits that a newer version has written in another form count as none: the member itself still keeps to them.
+fn limits_in(stored: &str) -> (BTreeSet<ShardId>, BTreeSet<ShardId>) {
+    let (refuses, yields): Limits = serde_json::from_str(stored).unwrap_or_default();
+    let shards = |shards: Vec<(String, u16)>| {
+        let known =
+            shards.into_iter().filter_map(|(domain, number)| Some(ShardId::new(Name::new(&domain).ok()?, number)));
+        known.collect()
+    };
+    (shards(refuses), shards(yields))
 }
 
 fn shard(domain: &str, number: i32) -> Result<ShardId, String> {

@@ -99,16 +99,17 @@ const RENEW: &str = r#"WITH gone AS (
     WHERE m.id <> $1 AND m.expires_at < clock_timestamp() - interval '1 day'
         AND NOT EXISTS (SELECT FROM {schema}.shards s WHERE s.owner = m.id)
 )
-INSERT INTO {schema}.members AS m (id, service, label, draining, expires_at)
-VALUES ($1, $2, $3, $4, clock_timestamp() + $5 * interval '1 millisecond')
+INSERT INTO {schema}.members AS m (id, service, label, draining, expires_at, limits)
+VALUES ($1, $2, $3, $4, clock_timestamp() + $5 * interval '1 millisecond', $6)
 ON CONFLICT (id) DO UPDATE SET service = excluded.service, label = excluded.label, draining = excluded.draining,
-    expires_at = clock_timestamp() + $5 * interval '1 millisecond'"#;
+    limits = excluded.limits, expires_at = clock_timestamp() + $5 * interval '1 millisecond'"#;
 
 /// The live members of a service, then the shards it has opened: one state of the database.
-const LEASES: &str = r#"SELECT m.id AS member, m.label, m.draining, NULL AS domain, NULL::integer AS number, NULL::bigint AS epoch
+const LEASES: &str = r#"SELECT m.id AS member, m.label, m.draining, NULL AS domain, NULL::integer AS number, NULL::bigint AS epoch,
+    m.limits
 FROM {schema}.members m WHERE m.service = $1 AND m.expires_at > clock_timestamp()
 UNION ALL
-SELECT s.owner, NULL, NULL, s.domain, s.number, s.epoch FROM {schema}.shards s WHERE s.service = $1"#;
+SELECT s.owner, NULL, NULL, s.domain, s.number, s.epoch, NULL FROM {schema}.shards s WHERE s.service = $1"#;
 const RELEASE: &str =
     "UPDATE {schema}.shards SET owner = NULL WHERE domain = $1 AND number = $2 AND owner = $3 AND epoch = $4";
 const OWNED: &str = "SELECT domain, number, epoch FROM {schema}.shards WHERE owner = $1 ORDER BY id";

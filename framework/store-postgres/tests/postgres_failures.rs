@@ -342,7 +342,7 @@ fn printed_migrations_are_all_that_a_limited_user_needs() {
     run(async {
         let connect = || PostgresStore::builder(&url).migrations(Migrations::Expect).connect();
         let error = error_chain(&connect().await.map(|_| ()).unwrap_err()).to_string();
-        assert!(error.contains("version 3 of the tables is needed, found 0"), "{error}");
+        assert!(error.contains("version 4 of the tables is needed, found 0"), "{error}");
         server.sql(&PostgresStore::migrations());
         server.sql("GRANT USAGE ON SCHEMA whizbang TO app");
         server.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA whizbang TO app");

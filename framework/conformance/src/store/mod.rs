@@ -94,6 +94,7 @@ macro_rules! lease_suite {
             wrong_number_of_shards_changes_no_owner
             closed_instance_leaves_the_other_open
             starts_on_two_instances_are_all_recorded
+            limits_of_members_are_listed
         );
     };
     (@cases $fixture:expr; $($case:ident)*) => {$(

@@ -16,6 +16,7 @@ pub struct MessageFacts {
     pub codec: Codec,
     #[doc(hidden)]
     pub name: &'static str,
+    /// The schema version that is written.
     #[doc(hidden)]
     pub version: u32,
     /// The former names.
@@ -30,7 +31,7 @@ impl MessageFacts {
             shards: M::Domain::SHARDS,
             codec: M::Domain::CODEC,
             name: M::NAME,
-            version: M::VERSION,
+            version: M::WRITES,
             formerly: M::FORMERLY,
         }
     }

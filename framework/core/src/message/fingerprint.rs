@@ -71,7 +71,7 @@ impl Fingerprint {
     }
 
     fn of<M: Message>(reply: Option<ReplyShape>) -> Option<Self> {
-        Self::known(TypeId::of::<M>(), M::VERSION, M::Domain::CODEC, M::shape, reply)
+        Self::known(TypeId::of::<M>(), M::WRITES, M::Domain::CODEC, M::shape, reply)
     }
 
     fn known(

@@ -61,11 +61,15 @@ pub trait Message: Sized + Send + 'static {
     /// Its schema version, from 1. Stored messages of an older version are upcast when they are decoded.
     const VERSION: u32 = 1;
 
+    /// The schema version that [`encode`](Self::encode) writes. The derives take it from `writes = 1`, which keeps the older
+    /// version while nodes of a service run that do not know the current one. Default: [`VERSION`](Self::VERSION).
+    const WRITES: u32 = Self::VERSION;
+
     /// Its former names, newest first. Stored messages and messages of older senders with these names are decoded as
     /// this type. The derives take them from `formerly = "…"`.
     const FORMERLY: &'static [&'static str] = &[];
 
-    /// Appends the encoded message to `into`. On an error `into` keeps its length.
+    /// Appends the message to `into`, encoded as version [`WRITES`](Self::WRITES). On an error `into` keeps its length.
     ///
     /// # Errors
     /// The errors of [`Codec::encode`].

@@ -42,7 +42,7 @@ pub fn encode_verified<M: Message>(message: &M, codec: Codec, into: &mut Vec<u8>
     if M::trust().is_some_and(Trust::is_complete) {
         return Ok(None);
     }
-    let fns = CodecFns { write: M::encode, read: |codec, bytes| M::decode(M::VERSION, codec, bytes) };
+    let fns = CodecFns { write: M::encode, read: |codec, bytes| M::decode(M::WRITES, codec, bytes) };
     let read = read_back(message, codec, into.get(start..).unwrap_or_default(), fns);
     or_truncate(read.map(Some), M::NAME, start, into)
 }

@@ -5,6 +5,7 @@
 //! A lease therefore decides only when a takeover is allowed and how long an owner may answer from memory; it never
 //! decides what is committed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,12 +54,24 @@ pub struct Member {
     pub label: String,
     /// The node is stopping: it gives its shards away and takes none.
     pub is_draining: bool,
+    /// Shards that the node never takes: their logs contain types that its program does not know.
+    pub refuses: BTreeSet<ShardId>,
+    /// Shards that the node gives to any member that takes them: commands that its program does not know wait there.
+    pub yields: BTreeSet<ShardId>,
 }
 
 impl Member {
     /// Creates a member that is not draining.
     pub fn new(id: MemberId, service: Name, label: impl Into<String>) -> Self {
-        Self { id, service, label: label.into(), is_draining: false }
+        let (refuses, yields) = (BTreeSet::new(), BTreeSet::new());
+        Self { id, service, label: label.into(), is_draining: false, refuses, yields }
+    }
+
+    /// Returns the member with the shards that it never takes, and those that it gives to any member that takes them.
+    #[must_use]
+    pub fn limited(mut self, refuses: BTreeSet<ShardId>, yields: BTreeSet<ShardId>) -> Self {
+        (self.refuses, self.yields) = (refuses, yields);
+        self
     }
 
     /// Returns the member as one that is stopping.

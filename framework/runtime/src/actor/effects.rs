@@ -125,7 +125,7 @@ impl<A: Stateful> Effects<A> {
             Some(place) => place.event = Some(event),
             None => requested.add_slot(Box::new(RecordedEvent { event: Some(event), apply })),
         }
-        requested.record(M::NAME, M::VERSION, start);
+        requested.record(M::NAME, M::WRITES, start);
     }
 
     /// Sends a command to the owner of its domain after the turn is committed.

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::actor::Stateful;
@@ -59,6 +60,27 @@ impl<Old: DeserializeOwned + Into<New> + 'static, New> Upcast<New> for Old {
 
     fn shape(codec: Codec) -> Arc<Shape> {
         Shape::of::<Old>(codec)
+    }
+}
+
+/// The type of an older version that is still written in place of the message `New`.
+#[diagnostic::on_unimplemented(
+    message = "`{New}` cannot be written as `{Self}`",
+    label = "expected the type of the version that is written",
+    note = "derive `Serialize` for `{Self}` and write `impl From<&{New}> for {Self}`"
+)]
+pub trait Downcast<New> {
+    /// Appends the message to `into`, converted to the older version.
+    ///
+    /// # Errors
+    /// Encoding failed.
+    fn downcast(message: &New, codec: Codec, into: &mut Vec<u8>) -> Result<(), CodecError>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<Old: Serialize + for<'a> From<&'a New>, New> Downcast<New> for Old {
+    fn downcast(message: &New, codec: Codec, into: &mut Vec<u8>) -> Result<(), CodecError> {
+        codec.encode(&Old::from(message), into)
     }
 }
 

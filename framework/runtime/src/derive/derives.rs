@@ -59,6 +59,7 @@ pub use whizbang_macros::Domain;
 /// | `name = "Deposit"` | the name on the wire, unique in its domain; must not change | 1 to 64 of `A-Z a-z 0-9 _ -` | the type's name |
 /// | `version = 2` | the version of the schema; raise it when the fields change | from 1 up | 1 |
 /// | `upcast(1 = DepositV1)` | the types of older versions, each `Deserialize` and `Into` this type | every version below `version`, once | none |
+/// | `writes = 1` | the older version that is written until every node reads this one, with `impl From<&Deposit> for DepositV1` | a version in `upcast` | `version` |
 /// | `formerly = "Pay"` | its former names: messages stored under them are read as this type | names, or `formerly("Pay", "Give")` | none |
 ///
 /// A message must not contain itself, not even inside a `Box` or a `Vec`: untrusted bytes could nest it deeper than the

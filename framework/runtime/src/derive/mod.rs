@@ -14,13 +14,13 @@ mod run;
 pub mod serial;
 
 pub use check::{
-    KeyField, Split, Upcast, answers, applies, command, document, event, handles, listed_once, not_in_bincode,
-    not_in_json, on, performs, projects, query, reacts, records, replied, replies, timers,
+    Downcast, KeyField, Split, Upcast, answers, applies, command, document, event, handles, listed_once,
+    not_in_bincode, not_in_json, on, performs, projects, query, reacts, records, replied, replies, timers,
 };
 pub use coding::{Coding, coding, never_coded, state_coding};
 pub use described::{Described, DescribedByDebug, NotDescribed};
 pub use maybe_coded::{CodedState, MaybeCoded, UncodedState};
-pub use older::{Splitting, Upcasting, split, upcast};
+pub use older::{Downcasting, Splitting, Upcasting, downcast, split, upcast};
 pub use run::block_on;
 /// serde, for programs that do not list it themselves.
 pub use serde;

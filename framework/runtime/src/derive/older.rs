@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{Split, Upcast};
+use super::{Downcast, Split, Upcast};
 use whizbang_core::message::{Codec, CodecError, Shape};
 
 /// The decoder of an older version of `New`. A value of it proves that the conversion exists.
@@ -37,6 +37,32 @@ impl<New> Upcasting<New> {
     /// Returns the shape of the older version.
     pub fn shape(&self, codec: Codec) -> Option<Arc<Shape>> {
         Some((self.shape)(codec))
+    }
+}
+
+/// The encoder of `New` as an older version. A value of it proves that the conversion exists.
+pub struct Downcasting<New> {
+    write: fn(&New, Codec, &mut Vec<u8>) -> Result<(), CodecError>,
+}
+
+impl<New> std::fmt::Debug for Downcasting<New> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Downcasting").finish_non_exhaustive()
+    }
+}
+
+/// Returns the encoder of `New` as `Old`.
+pub const fn downcast<Old: Downcast<New>, New>() -> Downcasting<New> {
+    Downcasting { write: Old::downcast }
+}
+
+impl<New> Downcasting<New> {
+    /// Appends the message to `into`, converted to the older version.
+    ///
+    /// # Errors
+    /// Encoding the older type failed.
+    pub fn encode(&self, message: &New, codec: Codec, into: &mut Vec<u8>) -> Result<(), CodecError> {
+        (self.write)(message, codec, into)
     }
 }
 

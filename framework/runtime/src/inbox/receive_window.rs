@@ -34,8 +34,8 @@ const RECHECK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Callback, called once with the outcome of a message.
 type Settle = Box<dyn FnOnce(AckOutcome)>;
-/// Finds the endpoint of a message, and the action to perform there.
-pub(crate) type EndpointLookup = Rc<dyn Fn(&mut Envelope) -> (Rc<dyn ActorEndpoint>, Action)>;
+/// Finds the endpoint of a message, and the action to perform there. `None` if the message waits for another node.
+pub(crate) type EndpointLookup = Rc<dyn Fn(&mut Envelope) -> Option<(Rc<dyn ActorEndpoint>, Action)>>;
 /// Starts requesting from the sender, until [`missing_range`](ReceiveWindow::missing_range) is `None`.
 pub(crate) type RequestMissing = Rc<dyn Fn(&Rc<ReceiveWindow>)>;
 /// Called when more messages are committed.
@@ -208,8 +208,10 @@ impl ReceiveWindow {
             return settle(AckOutcome::Retry);
         }
         if sequence == last + 1 {
-            self.dispatch(sequence, envelope, settle);
-            return self.drain();
+            if self.dispatch(sequence, envelope, settle) {
+                self.drain();
+            }
+            return;
         }
         let unkept = self.held.borrow_mut().keep(sequence, envelope, settle);
         if let Some(settle) = unkept {
@@ -251,7 +253,9 @@ impl ReceiveWindow {
             // Held messages are above the last dispatched one, so only the next one qualifies.
             let next = self.held.borrow_mut().pop_through(self.last.get() + 1);
             let Some((sequence, envelope, settle)) = next else { break };
-            self.dispatch(sequence, envelope, settle);
+            if !self.dispatch(sequence, envelope, settle) {
+                break;
+            }
         }
     }
 
@@ -326,8 +330,9 @@ impl ReceiveWindow {
             let sequence = sequence_of(&entry);
             let other = self.held.borrow_mut().remove_conflicting(sequence, entry.id);
             self.ack_forged(other);
-            if sequence == self.last.get() + 1 && self.has_capacity() {
-                self.dispatch(sequence, entry, Box::new(|_| {}));
+            let is_next = sequence == self.last.get() + 1 && self.has_capacity();
+            if is_next && !self.dispatch(sequence, entry, Box::new(|_| {})) {
+                break;
             }
         }
         let above = self.held.borrow_mut().remove_above(head, question.mark);
@@ -384,10 +389,16 @@ impl ReceiveWindow {
         format!("{} to {}", self.from, self.to)
     }
 
-    fn dispatch(self: &Rc<Self>, sequence: u64, mut envelope: Envelope, settle: Settle) {
+    /// Dispatches the next message. Returns false if it waits for another node: it is refused, and the window stays before it.
+    fn dispatch(self: &Rc<Self>, sequence: u64, mut envelope: Envelope, settle: Settle) -> bool {
+        let id = envelope.id;
+        let Some((endpoint, work)) = (self.endpoints)(&mut envelope) else {
+            settle(AckOutcome::Retry);
+            return false;
+        };
         passes!("inbox", envelope.name, envelope.id, envelope.correlation);
         self.last.set(sequence);
-        self.recent_ids.borrow_mut().record(sequence, envelope.id);
+        self.recent_ids.borrow_mut().record(sequence, id);
         self.unsettled.borrow_mut().insert(sequence);
         let bytes = envelope.payload.len();
         self.bytes.set(self.bytes.get() + bytes);
@@ -397,7 +408,6 @@ impl ReceiveWindow {
             sequence,
             tracker: Rc::clone(&self.tracker) as Rc<dyn SequenceTracker>,
         };
-        let (endpoint, work) = (self.endpoints)(&mut envelope);
         let window = Rc::clone(self);
         let settled = Box::new(move |outcome: Outcome| match outcome {
             Outcome::Done(..) | Outcome::DeadLetter(_) => {
@@ -411,6 +421,7 @@ impl ReceiveWindow {
             _ => settle(AckOutcome::Retry),
         });
         endpoint.deliver(Delivery::new(work, envelope, arrival, settled));
+        true
     }
 }
 

@@ -114,7 +114,7 @@ impl<A: Stateful> Effects<A> {
         self.requested.timers.push(TimerSlot::Set {
             name: timer_name::<A, T>(),
             due,
-            version: T::VERSION,
+            version: T::WRITES,
             codec,
             payload,
         });

@@ -11,7 +11,8 @@ use crate::failure::Failure;
 use crate::sql::Sql;
 
 /// The migrations, oldest first. The version of a database is the number of those it has.
-const MIGRATIONS: [&str; 3] = [include_str!("0001.sql"), include_str!("0002.sql"), include_str!("0003.sql")];
+const MIGRATIONS: [&str; 4] =
+    [include_str!("0001.sql"), include_str!("0002.sql"), include_str!("0003.sql"), include_str!("0004.sql")];
 
 /// The newest version this program knows.
 pub(crate) const KNOWN: i32 = MIGRATIONS.len() as i32;

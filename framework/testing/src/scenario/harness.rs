@@ -178,7 +178,7 @@ impl<A: Stateful> Harness<A> {
         if let Err(error) = event.encode(A::Domain::CODEC, &mut payload) {
             self.fail(&format!("{} {error}\n", E::NAME));
         }
-        self.given.push((E::NAME, E::VERSION, payload));
+        self.given.push((E::NAME, E::WRITES, payload));
     }
 
     /// Writes the given events into the log of the key, as if earlier turns had recorded them.
@@ -234,7 +234,7 @@ impl<A: Stateful> Harness<A> {
         let domain = Name::new(M::Domain::NAME).expect("the derive has checked the name");
         let name = Name::new(M::NAME).expect("the derive has checked the name");
         Envelope {
-            version: M::VERSION,
+            version: M::WRITES,
             key: self.opened().key.clone(),
             codec: M::Domain::CODEC,
             payload: Bytes::from(payload),

@@ -22,6 +22,9 @@ const SEGMENT_BYTES: u64 = 16 * 1024;
 #[cfg(feature = "embedded")]
 const CHECKPOINT_BYTES: u64 = 4 * 1024;
 
+/// The catalog of a store.
+pub(super) type Catalog = Vec<CatalogEntry>;
+
 /// The place of committed data.
 pub(super) enum Backend {
     /// Appends are committed on request and survive.
@@ -112,14 +115,14 @@ impl Backend {
         self.store()?.save_view(projection, epoch, view).await
     }
 
-    pub(super) async fn catalog(&self) -> Result<Option<Vec<CatalogEntry>>, StoreError> {
+    pub(super) async fn catalog(&self) -> Result<Option<Catalog>, StoreError> {
         self.store()?.catalog().await
     }
 
     pub(super) async fn replace_catalog(
         &self,
-        expected: Option<Vec<CatalogEntry>>,
-        entries: Vec<CatalogEntry>,
+        expected: Option<Catalog>,
+        entries: Catalog,
     ) -> Result<bool, StoreError> {
         self.store()?.replace_catalog(expected, entries).await
     }

@@ -41,7 +41,7 @@ impl EncodedCommand {
             name: C::NAME,
             key: command.key().as_str().to_owned(),
             bytes: Bytes::from(bytes),
-            version: C::VERSION,
+            version: C::WRITES,
             codec,
             shards: C::Domain::SHARDS,
         })

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
-use super::backend::Backend;
+use super::backend::{Backend, Catalog};
 use super::crash_points::{CrashPoint, CrashPoints};
 use super::fault_counts::{FaultCounts, FaultEvent};
 use super::owned_turn::OwnedTurn;
@@ -21,8 +21,8 @@ use super::step_log::StepLog;
 use super::trace::Trace;
 use whizbang_core::message::{IdSource, Name, ShardId, StoreIdentity};
 use whizbang_core::store::{
-    Appended, CatalogEntry, CommitListener, Epoch, ShardHandle, ShardReader, ShardWriter, Snapshot, Store, StoreError,
-    Ticket, Turn, View, Watermark,
+    Appended, CommitListener, Epoch, ShardHandle, ShardReader, ShardWriter, Snapshot, Store, StoreError, Ticket, Turn,
+    View, Watermark,
 };
 
 /// Called after each commit.
@@ -355,28 +355,20 @@ impl Store for SimStore {
         Box::pin(async move { self.backend()?.save_view(name, epoch, view).await })
     }
 
-    fn catalog(&self) -> BoxFuture<'_, Result<Option<Vec<CatalogEntry>>, StoreError>> {
+    fn catalog(&self) -> BoxFuture<'_, Result<Option<Catalog>, StoreError>> {
         Box::pin(async move { self.backend()?.catalog().await })
     }
 
-    fn replace_catalog(
-        &self,
-        expected: Option<Vec<CatalogEntry>>,
-        entries: Vec<CatalogEntry>,
-    ) -> BoxFuture<'_, Result<bool, StoreError>> {
-        Box::pin(async move { self.backend()?.replace_catalog(expected, entries).await })
+    fn replace_catalog(&self, old: Option<Catalog>, new: Catalog) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(async move { self.backend()?.replace_catalog(old, new).await })
     }
 
     fn identity(&self) -> BoxFuture<'_, Result<Option<StoreIdentity>, StoreError>> {
         Box::pin(async move { self.backend()?.identity().await })
     }
 
-    fn replace_identity(
-        &self,
-        expected: StoreIdentity,
-        identity: StoreIdentity,
-    ) -> BoxFuture<'_, Result<bool, StoreError>> {
-        Box::pin(async move { self.backend()?.replace_identity(expected, identity).await })
+    fn replace_identity(&self, old: StoreIdentity, new: StoreIdentity) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(async move { self.backend()?.replace_identity(old, new).await })
     }
 
     fn durability(&self) -> &'static str {

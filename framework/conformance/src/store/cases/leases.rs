@@ -366,6 +366,18 @@ pub async fn members_of_other_services_are_not_listed(fixture: &impl SharedFixtu
     assert_eq!(seen.shards, [ShardLease::new(stock.shard.clone(), Some(BOB), stock.writer.epoch())]);
 }
 
+/// The shards that a member refuses and yields are listed with it, until it renews its lease without them.
+pub async fn limits_of_members_are_listed(fixture: &impl SharedFixture) {
+    let (one, other) = two(fixture).await;
+    let refuses = [shard("bank", 0), shard("shop", 3)].into();
+    let limited = member(ADA).limited(refuses, [shard("bank", 1)].into());
+    let seen = leases(&one).renew(&limited, LONG).await.unwrap();
+    assert_eq!(seen.members, [limited.clone(), member(BOB)]);
+    assert_eq!(renew(&other, BOB, LONG).await.members, [limited, member(BOB)]);
+    renew(&one, ADA, LONG).await;
+    assert_eq!(renew(&other, BOB, LONG).await.members, [member(ADA), member(BOB)]);
+}
+
 /// An opening with another number of shards is refused as without leases, and no owner changes.
 pub async fn wrong_number_of_shards_changes_no_owner(fixture: &impl SharedFixture) {
     let (one, other) = two(fixture).await;

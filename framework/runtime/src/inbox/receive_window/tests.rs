@@ -76,7 +76,7 @@ impl Fixture {
         let (counts, issues) = (Arc::<Counts>::default(), Arc::<HealthIssues>::default());
         let endpoints: EndpointLookup = {
             let actors = Rc::clone(&actors);
-            Rc::new(move |_| (Rc::clone(&actors) as Rc<dyn ActorEndpoint>, Action::Handle))
+            Rc::new(move |_| Some((Rc::clone(&actors) as Rc<dyn ActorEndpoint>, Action::Handle)))
         };
         let asking: RequestMissing = {
             let request_missing = Rc::clone(&request_missing);

@@ -2,7 +2,7 @@
 //!
 //! Called by the builder.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::actor::DEFERRED;
@@ -111,4 +111,27 @@ fn check_type(known: &mut HashMap<(String, String), &'static str>, message: &Mes
         }
     }
     Ok(())
+}
+
+/// Returns the names under which commands are handled, with the newest schema version of each.
+pub(in crate::node) fn handled(commands: &[MessageCard]) -> Result<Vec<(Name, u32)>, StartError> {
+    let names = commands.iter().flat_map(|command| command.names().map(|name| (name, command.version)));
+    names.map(|(name, version)| Ok((Name::new(name)?, version))).collect()
+}
+
+/// Returns the subscribed domains that are not `owned`: their events arrive over the bridge.
+pub(in crate::node) fn subscribes(
+    taken: &[(Name, Name)],
+    sources: &BTreeMap<Name, u16>,
+    owned: &BTreeMap<Name, u16>,
+) -> Vec<(Name, u16, Vec<Name>)> {
+    sources
+        .iter()
+        .filter(|(domain, _)| !owned.contains_key(*domain))
+        .map(|(domain, shards)| {
+            let names = taken.iter().filter(|(source, _)| source == domain).map(|(_, name)| name.clone());
+            let names: BTreeSet<_> = names.collect();
+            (domain.clone(), *shards, names.into_iter().collect())
+        })
+        .collect()
 }

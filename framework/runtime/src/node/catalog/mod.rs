@@ -10,6 +10,7 @@
 pub(in crate::node) mod described;
 pub(in crate::node) mod found;
 pub(in crate::node) mod hosted;
+pub(in crate::node) mod newer_types;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -72,18 +73,50 @@ pub(in crate::node) async fn check(
             Some(entries) => entries.clone(),
             None => scan_store(store, manifest).await?,
         };
-        let mut checking =
-            CatalogCheck { store, manifest, retired, catalog, known: StoredNames::default(), expected: BTreeMap::new() };
+        let mut checking = CatalogCheck {
+            store,
+            manifest,
+            retired,
+            catalog,
+            known: StoredNames::default(),
+            expected: BTreeMap::new(),
+        };
         checking.resolve_names()?;
         checking.collect();
         checking.compare()?;
-        let gone = checking.find_unknown().await?;
+        // Names that nodes with another version of the program have added, maybe before they have written anything.
+        let gone = if store.leases().is_some() { HashSet::new() } else { checking.find_unknown().await? };
         let entries = checking.updated(&gone);
         // Another node of the service may have added entries in between: they are compared as well.
         if stored.as_ref() == Some(&entries) || store.replace_catalog(stored, entries).await? {
             return Ok(checking.known);
         }
     }
+}
+
+/// Returns the entries of a catalog whose bytes the program cannot decode: of an unknown name, or a newer version.
+fn lacking(
+    store: &dyn Store,
+    manifest: &Manifest,
+    retired: &BTreeSet<String>,
+    catalog: Vec<CatalogEntry>,
+) -> Vec<CatalogEntry> {
+    let mut checking =
+        CatalogCheck { store, manifest, retired, catalog, known: StoredNames::default(), expected: BTreeMap::new() };
+    if checking.resolve_names().is_err() {
+        return Vec::new();
+    }
+    checking.collect();
+    let mine: Vec<StoredType<'_>> = manifest.domains.iter().flat_map(|domain| checking.messages(domain)).collect();
+    let is_newer = |entry: &CatalogEntry| {
+        let is_it = |mine: &&StoredType<'_>| {
+            mine.kind == entry.kind && mine.owner == entry.owner && mine.names.contains(&entry.name)
+        };
+        mine.iter().find(is_it).is_some_and(|mine| mine.message.version < entry.version)
+    };
+    let stored = |entry: &&CatalogEntry| [ACTOR, EVENT, COMMAND, TIMER].contains(&&*entry.kind);
+    let catalog = checking.catalog.iter().filter(stored);
+    catalog.filter(|entry| checking.is_unknown(entry) || is_newer(entry)).cloned().collect()
 }
 
 /// Returns entries for a store without a catalog: actor types of the hosted domains, and projections with a saved view.

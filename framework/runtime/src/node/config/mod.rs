@@ -64,6 +64,10 @@ pub struct NodeConfig {
     /// and serves nothing if that failed for 0.8 of it. Default 10 s; 2 s to 5 min. The same for all nodes of a
     /// service. Without effect on a store that only one node may use.
     pub lease: Duration,
+    /// Longest wait of a command that only a newer version of the program handles, while such nodes of the service exist or
+    /// are expected. After it the command is handled as one without a handler. Default 10 min; 1 s to 24 h. Without effect on
+    /// a store that only one node may use.
+    pub newer_commands: Duration,
     /// Store whose broker claims this node takes over although it does not continue that store. Default none. For
     /// disaster recovery: set it for one start, and only if the old store is lost.
     pub replaces_store: ReplacedStore,
@@ -83,6 +87,7 @@ impl Default for NodeConfig {
             job_limit: Duration::from_secs(300),
             blocked_after: Duration::from_secs(2),
             lease: Duration::from_secs(10),
+            newer_commands: Duration::from_secs(600),
             replaces_store: ReplacedStore::None,
         }
     }
@@ -105,6 +110,7 @@ struct FileConfig {
     job_limit_ms: Option<u64>,
     blocked_after_ms: Option<u64>,
     lease_ms: Option<u64>,
+    newer_commands_ms: Option<u64>,
     replaces_store: Option<String>,
 }
 
@@ -149,6 +155,7 @@ impl NodeConfig {
         self.job_limit = file.job_limit_ms.map_or(self.job_limit, millis);
         self.blocked_after = file.blocked_after_ms.map_or(self.blocked_after, millis);
         self.lease = file.lease_ms.map_or(self.lease, millis);
+        self.newer_commands = file.newer_commands_ms.map_or(self.newer_commands, millis);
         self
     }
 
@@ -164,6 +171,11 @@ impl NodeConfig {
             ("jobs", (1..=1_048_576).contains(&self.jobs), "1 to 1,048,576"),
             ("job_limit", self.job_limit >= Duration::from_millis(1), "at least 1 ms"),
             ("blocked_after", self.blocked_after >= Duration::from_millis(100), "at least 100 ms"),
+            (
+                "newer_commands",
+                (Duration::from_secs(1)..=Duration::from_secs(24 * 3600)).contains(&self.newer_commands),
+                "1 s to 24 h",
+            ),
             ("lease", (Duration::from_secs(2)..=Duration::from_secs(300)).contains(&self.lease), "2 s to 5 min"),
             ("retry.attempts", self.retry.attempts >= 1, "at least 1"),
             ("retry.longest", self.retry.longest >= self.retry.first, "at least retry.first"),

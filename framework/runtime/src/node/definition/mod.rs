@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::inbox::HealthIssues;
 use crate::node::catalog::hosted::HostedType;
+use crate::node::catalog::newer_types::NewerTypes;
 use crate::node::config::NodeConfig;
 use crate::node::definition::known_owners::KnownOwners;
 use crate::node::error::NodeEnd;
@@ -51,7 +52,7 @@ const EXAMPLES_READ: usize = 16;
 /// State that all threads of a node share.
 pub(in crate::node) struct NodeDefinition {
     pub(in crate::node) id: NodeId,
-    pub(in crate::node) manifest: Manifest,
+    pub(in crate::node) manifest: Arc<Manifest>,
     pub(in crate::node) card: NodeCard,
     pub(in crate::node) config: NodeConfig,
     pub(in crate::node) retries: Retries,
@@ -96,6 +97,8 @@ pub(in crate::node) struct NodeDefinition {
     pub(in crate::node) known_owners: KnownOwners,
     /// The leases of this node, if several nodes share the store.
     pub(in crate::node) membership: Option<Arc<Membership>>,
+    /// Types of nodes with a newer program.
+    pub(in crate::node) newer: NewerTypes,
 }
 
 /// Identity of this node's store, as other nodes know it.
@@ -110,8 +113,8 @@ pub(in crate::node) struct ActorDefinition {
     pub(in crate::node) domain: Name,
     pub(in crate::node) actor: Name,
     pub(in crate::node) hosted: Arc<dyn HostedType>,
-    /// Commands it handles.
-    pub(in crate::node) handles: Vec<Name>,
+    /// Commands it handles, with their newest schema version.
+    pub(in crate::node) handles: Vec<(Name, u32)>,
     /// Events it subscribes to: source domain and name.
     pub(in crate::node) takes: Vec<(Name, Name)>,
     /// Names that the domain's stored events may have.

@@ -24,7 +24,8 @@ impl ThreadRuntime {
         found.map(|(_, endpoint)| Rc::clone(endpoint))
     }
 
-    /// Returns the endpoint for a message sent by an actor to the shard `to`, and the action to perform there.
+    /// Returns the endpoint for a message sent by an actor to the shard `to`, and the action to perform there. `None` if it
+    /// waits for a node with a newer program.
     fn route(&self, to: &ShardId, envelope: &mut Envelope) -> Option<(Rc<dyn ActorEndpoint>, Action)> {
         let shards = self.definition.owns(&to.domain)?;
         let valid = Key::from(envelope.key.as_str()).is_valid();
@@ -125,8 +126,10 @@ impl ThreadRuntime {
         let endpoints = {
             let (me, to) = (me.clone(), to.clone());
             Rc::new(move |envelope: &mut Envelope| {
-                let found = me.upgrade().and_then(|runtime| runtime.route(&to, envelope));
-                found.unwrap_or_else(|| (Rc::new(RejectingEndpoint), Action::Handle))
+                let Some(runtime) = me.upgrade() else {
+                    return Some((Rc::new(RejectingEndpoint) as Rc<dyn ActorEndpoint>, Action::Handle));
+                };
+                runtime.route(&to, envelope)
             })
         };
         let asks = {

@@ -11,8 +11,9 @@ use tokio::sync::watch;
 use crate::aggregate::Aggregate;
 use crate::client::Client;
 use crate::node::catalog;
-use crate::node::catalog::described::manifest;
+use crate::node::catalog::described::{handled, manifest, subscribes};
 use crate::node::catalog::hosted::{Hosted, HostedPublisher, HostedType, HostedWorker, Unrouted};
+use crate::node::catalog::newer_types::NewerTypes;
 use crate::node::config::default_label;
 use crate::node::config::{ConfigError, NodeConfig};
 use crate::node::definition::known_owners::KnownOwners;
@@ -28,7 +29,7 @@ use crate::node::ownership::Membership;
 use crate::node::thread::ThreadRuntime;
 use crate::node::transport::remote_client::RemoteClient;
 use crate::projection::{Projection, ProjectionType, ViewType};
-use crate::router::{MessageCard, OpenShards, PeerShapes};
+use crate::router::{OpenShards, PeerShapes};
 use crate::saga::Saga;
 use crate::worker::{CANCEL, SCHEDULE, SCHEDULER, Scheduler, Worker};
 use whizbang_core::bridge::{Bridge, NodeCard};
@@ -285,7 +286,7 @@ impl NodeBuilder {
         }
         let mut types = self.types;
         types.extend(self.publishers.into_values().map(|publisher| Arc::new(publisher) as Arc<dyn HostedType>));
-        let manifest = manifest(&self.service, &types, &self.views)?;
+        let manifest = Arc::new(manifest(&self.service, &types, &self.views)?);
         let known = catalog::check(&*self.store, &manifest, &self.retired).await?;
         let mut domains = BTreeMap::new();
         for domain in &manifest.domains {
@@ -309,7 +310,7 @@ impl NodeBuilder {
                 events: known.events(&domain),
                 domain,
                 is_isolated: hosted.is_isolated(),
-                handles: card.handles.iter().flat_map(MessageCard::names).map(Name::new).collect::<Result<_, _>>()?,
+                handles: handled(&card.handles)?,
                 takes,
                 hosted,
             });
@@ -332,7 +333,10 @@ impl NodeBuilder {
                 events: known.events(&domain),
                 domain,
                 hosted,
-                handles: vec![Name::from_static(SCHEDULE)?, Name::from_static(CANCEL)?],
+                handles: [SCHEDULE, CANCEL]
+                    .into_iter()
+                    .map(|name| Ok((Name::from_static(name)?, u32::MAX)))
+                    .collect::<Result<_, StartError>>()?,
                 takes: Vec::new(),
                 is_isolated: false,
             });
@@ -384,6 +388,7 @@ impl NodeBuilder {
             id: NODES.fetch_add(1, Ordering::Relaxed),
             shapes: Arc::new(shapes.unwrap_or_default()),
             shape_requests: tokio::sync::Mutex::default(),
+            newer: NewerTypes::new(Arc::clone(&manifest), self.retired, self.config.newer_commands),
             manifest,
             card: card.clone(),
             user_code: (0..self.config.threads.max(1)).map(|_| UserCode::new(&ticks)).collect(),
@@ -470,23 +475,6 @@ async fn close_store(definition: &NodeDefinition, error: StartError) -> StartErr
         );
     }
     error
-}
-
-/// Returns the subscribed domains that are not `owned`: their events arrive over the bridge.
-fn subscribes(
-    taken: &[(Name, Name)],
-    sources: &BTreeMap<Name, u16>,
-    owned: &BTreeMap<Name, u16>,
-) -> Vec<(Name, u16, Vec<Name>)> {
-    sources
-        .iter()
-        .filter(|(domain, _)| !owned.contains_key(*domain))
-        .map(|(domain, shards)| {
-            let names = taken.iter().filter(|(source, _)| source == domain).map(|(_, name)| name.clone());
-            let names: BTreeSet<_> = names.collect();
-            (domain.clone(), *shards, names.into_iter().collect())
-        })
-        .collect()
 }
 
 impl std::fmt::Debug for NodeBuilder {

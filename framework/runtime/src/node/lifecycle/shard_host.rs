@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::node::definition::{NodeDefinition, VIEW_THREAD};
-use crate::node::ownership::host::ShardHost;
+use crate::node::ownership::host::{Opening, ShardHost};
 use crate::node::shards::Closing;
 use crate::node::thread::ThreadRuntime;
 use crate::node::thread::Threads;
@@ -34,20 +34,31 @@ impl ThreadHost {
 }
 
 impl ShardHost for ThreadHost {
-    fn open(&self, shard: ShardId) -> BoxFuture<'static, Result<Option<Epoch>, StoreError>> {
+    fn open(&self, shard: ShardId) -> BoxFuture<'static, Result<Opening, StoreError>> {
         let (definition, threads) = (Arc::clone(&self.definition), self.threads.clone());
         Box::pin(async move {
             let (Some(membership), Some(leases)) = (&definition.membership, definition.store.leases()) else {
-                return Ok(None);
+                return Ok(Opening::Taken);
             };
+            let newer = &definition.newer;
+            // Before the shard is taken: a node that knows the type may still own it, or take it.
+            if let Some(found) = newer.in_store(&*definition.store, &shard).await? {
+                return Ok(Opening::Unknown(found));
+            }
             let home = definition.thread_of(shard.shard);
             let listener = threads.listener(home).await.ok_or(StoreError::Closed)?;
             let shards = definition.owns(&shard.domain).unwrap_or(1);
             let opened = leases.open(membership.member.id, &shard, shards, listener).await?;
-            let Some(handle) = opened else { return Ok(None) };
+            let Some(handle) = opened else { return Ok(Opening::Taken) };
             let epoch = handle.writer.epoch();
+            // The earlier owner may have written until now.
+            if let Some(found) = newer.in_shard(&*definition.store, &shard, &*handle.reader).await? {
+                drop(handle);
+                leases.release(membership.member.id, &shard, epoch).await?;
+                return Ok(Opening::Unknown(found));
+            }
             threads.open_shard(home, shard, handle).await?;
-            Ok(Some(epoch))
+            Ok(Opening::Open(epoch))
         })
     }
 
@@ -69,8 +80,9 @@ impl ShardHost for ThreadHost {
         Box::pin(async move { bridge.disown(&shard).await })
     }
 
-    fn members_changed(&self) {
+    fn members_changed(&self, joined: bool) {
         let Some(membership) = &self.definition.membership else { return };
+        self.definition.newer.renewed(&self.definition.issues, joined);
         let me = Some(membership.member.id);
         let saves: Vec<bool> = self.definition.views.iter().map(|view| membership.saver_of(&view.name) == me).collect();
         if saves.is_empty() {

@@ -16,7 +16,7 @@ use crate::node::inbound::subscriptions::{groups, views};
 use crate::node::relay::{local, publisher};
 use crate::node::tasks::supervisor::{Restart, supervise};
 use crate::node::tasks::{background, timers};
-use crate::node::thread::{Endpoints, ThreadRuntime, Threads};
+use crate::node::thread::{Commands, Endpoints, ThreadRuntime, Threads};
 use crate::node::thread_handles::ThreadJob;
 use crate::node::transport::remote_client::RemoteClient;
 use crate::router::LocalRoutes;
@@ -52,7 +52,7 @@ impl ThreadRuntime {
         let _ = context.remote.set((definition.id, remote));
         let opened = open_all(&definition, index, &context).await?;
         let (mut endpoints, mut commands, mut routes) =
-            (Endpoints::default(), Endpoints::default(), LocalRoutes::default());
+            (Endpoints::default(), Commands::default(), LocalRoutes::default());
         for hosted in &definition.actors {
             let endpoint = hosted.hosted.install(
                 &context,
@@ -62,8 +62,8 @@ impl ThreadRuntime {
                 &hosted.events,
                 &mut routes,
             );
-            for command in &hosted.handles {
-                commands.insert((hosted.domain.clone(), command.clone()), Rc::clone(&endpoint));
+            for (command, version) in &hosted.handles {
+                commands.insert((hosted.domain.clone(), command.clone()), (Rc::clone(&endpoint), *version));
             }
             endpoints.insert((hosted.domain.clone(), hosted.actor.clone()), endpoint);
         }

@@ -38,6 +38,10 @@ pub struct ClusterMember {
     pub is_draining: bool,
     /// Number of shards it owns.
     pub shards: usize,
+    /// Shards that it does not take, as `domain/number`: their logs contain types that its program does not know.
+    pub refuses: Vec<String>,
+    /// Shards that it gives to any member that takes them: commands wait there that its program does not know.
+    pub yields: Vec<String>,
 }
 
 /// One shard of a service.

@@ -44,6 +44,17 @@ pub(super) struct Membership {
     stopping: AtomicBool,
     has_ended: AtomicBool,
     wake: Notify,
+    limits: Mutex<Limits>,
+}
+
+/// The shards that this member refuses and yields, because other nodes run another version of the program.
+#[derive(Clone, Default)]
+struct Limits {
+    /// With the type that was found in the log.
+    refuses: BTreeMap<ShardId, String>,
+    yields: BTreeSet<ShardId>,
+    /// Changed since the last renewal began.
+    is_news: bool,
 }
 
 /// The last renewal and the moves in progress, for reports.
@@ -84,6 +95,25 @@ impl Membership {
             stopping: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
             wake: Notify::new(),
+            limits: Mutex::default(),
+        }
+    }
+
+    /// Takes a shard no more: its log contains a type that the program does not know.
+    fn refuse(&self, shard: &ShardId, found: &str) {
+        let mut limits = self.limits.lock();
+        let is_news = limits.refuses.insert(shard.clone(), found.to_owned()).is_none();
+        limits.is_news |= is_news;
+    }
+
+    /// Gives a shard to any member that takes it: a command waits there that the program does not know. Does not block.
+    pub(super) fn yield_shard(&self, shard: &ShardId) {
+        let mut limits = self.limits.lock();
+        let is_news = limits.yields.insert(shard.clone());
+        limits.is_news |= is_news;
+        drop(limits);
+        if is_news {
+            self.wake.notify_one();
         }
     }
 
@@ -149,6 +179,8 @@ impl Membership {
                     label: member.label.clone(),
                     is_draining: member.is_draining,
                     shards: owned(member.id),
+                    refuses: member.refuses.iter().map(ShardId::to_string).collect(),
+                    yields: member.yields.iter().map(ShardId::to_string).collect(),
                 })
                 .collect(),
             shards: shards

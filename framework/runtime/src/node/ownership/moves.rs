@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::host::ShardHost;
+use super::host::{Opening, ShardHost};
 use whizbang_core::message::ShardId;
 use whizbang_core::store::{Epoch, MemberId, ShardLeases, StoreError};
 use whizbang_core::telemetry::{TARGET, error_chain};
@@ -23,7 +23,7 @@ const RELEASES: u32 = 3;
 #[derive(Debug)]
 pub(super) enum Moved {
     /// An opening has ended.
-    Opened(ShardId, Result<Option<Epoch>, StoreError>),
+    Opened(ShardId, Result<Opening, StoreError>),
     /// A shard is closed, and released if the store could be reached.
     HandedOver(ShardId),
     /// A lost shard is closed.

@@ -7,6 +7,10 @@
 //! The shards are spread evenly over the members that are not draining, with a difference of at most one. An owner
 //! gives away only what exceeds its share, so that a member that joins moves only what it must get. Nothing is weighted
 //! by load: keys are spread over shards by a hash, and a plan that follows the load moves shards for ever.
+//!
+//! While two versions of the program run, a member may refuse shards, and yield others to any member that does not.
+//! These limits come before the even spread. A shard is given away only if another member takes it, so none moves in a
+//! circle.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,8 +22,10 @@ use whizbang_core::store::{Leases, Member, MemberId};
 pub(super) struct Plan {
     /// Shards without an owner that this member opens.
     pub(super) open: Vec<ShardId>,
-    /// Shards that this member hands over now.
+    /// Shards that this member hands over now, to spread them evenly.
     pub(super) give: Vec<ShardId>,
+    /// Shards that this member hands over now because messages wait there for another member.
+    pub(super) give_soon: Vec<ShardId>,
     /// The number of shards that this member lacks until others have given them away.
     pub(super) expected: usize,
     /// The number of shards that this member still has to give away, with those in `give`.
@@ -31,6 +37,7 @@ pub(super) struct Plan {
 /// One member that takes shards.
 struct Taker<'a> {
     id: MemberId,
+    member: &'a Member,
     shards: Vec<&'a ShardId>,
     quota: usize,
 }
@@ -42,6 +49,16 @@ impl Taker<'_> {
 
     fn lacks(&self) -> usize {
         self.quota.saturating_sub(self.shards.len())
+    }
+
+    /// Returns whether the member opens a shard.
+    fn may_take(&self, shard: &ShardId) -> bool {
+        !self.member.refuses.contains(shard)
+    }
+
+    /// Returns whether the member keeps a shard.
+    fn keeps(&self, shard: &ShardId) -> bool {
+        self.may_take(shard) && !self.member.yields.contains(shard)
     }
 
     fn count_of(&self, domain: &Name) -> usize {
@@ -57,7 +74,7 @@ pub(super) fn plan(leases: &Leases, shards: &[ShardId], me: MemberId, moves: usi
         leases.shards.iter().filter_map(|lease| Some((&lease.shard, lease.owner?))).collect();
     let takers = members.values().filter(|member| !member.is_draining);
     let mut takers: Vec<Taker<'_>> =
-        takers.map(|member| Taker { id: member.id, shards: Vec::new(), quota: 0 }).collect();
+        takers.map(|member| Taker { id: member.id, member, shards: Vec::new(), quota: 0 }).collect();
     let mut unowned: Vec<&ShardId> = Vec::new();
     for shard in shards.iter().collect::<BTreeSet<_>>() {
         let owner = owners.get(shard).filter(|owner| members.contains_key(owner));
@@ -71,19 +88,19 @@ pub(super) fn plan(leases: &Leases, shards: &[ShardId], me: MemberId, moves: usi
     }
     let mut plan = Plan { unowned: unowned.len(), ..Plan::default() };
     share(&mut takers, shards.len());
-    for (from, shard) in gifts(&takers).into_iter().take(moves.saturating_sub(unowned.len())) {
-        if from == me {
-            plan.give.push(shard.clone());
-        }
+    let gifts = gifts(&takers);
+    plan.surplus = gifts.iter().filter(|gift| gift.from == me).count();
+    // Shards that every member refuses are not under way, and hold nothing back.
+    let is_taken = |shard: &&&ShardId| takers.iter().any(|taker| taker.may_take(shard));
+    let under_way = unowned.iter().filter(is_taken).count();
+    for gift in gifts.into_iter().take(moves.saturating_sub(under_way)).filter(|gift| gift.from == me) {
+        let list = if gift.is_yielded { &mut plan.give_soon } else { &mut plan.give };
+        list.push(gift.shard.clone());
     }
-    plan.surplus = takers.iter().filter(|taker| taker.id == me).map(Taker::surplus).sum();
     // The domains alternate, so that each is spread as well.
     unowned.sort_by_key(|shard| (shard.shard, &shard.domain));
     for shard in unowned {
-        let lacking = takers.iter_mut().filter(|taker| taker.lacks() > 0);
-        let next =
-            lacking.min_by_key(|taker| (taker.count_of(&shard.domain), std::cmp::Reverse(taker.lacks()), taker.id));
-        let Some(taker) = next else { continue };
+        let Some(taker) = taker_of(&mut takers, shard) else { continue };
         taker.shards.push(shard);
         if taker.id == me {
             plan.open.push(shard.clone());
@@ -91,6 +108,18 @@ pub(super) fn plan(leases: &Leases, shards: &[ShardId], me: MemberId, moves: usi
     }
     plan.expected = takers.iter().filter(|taker| taker.id == me).map(Taker::lacks).sum();
     plan
+}
+
+/// Returns the member that opens a free shard: one that keeps it and lacks shards; then one that keeps it; then any that may
+/// take it.
+fn taker_of<'t, 'a>(takers: &'t mut [Taker<'a>], shard: &ShardId) -> Option<&'t mut Taker<'a>> {
+    takers.iter_mut().filter(|taker| taker.may_take(shard)).min_by_key(|taker| {
+        let lacks = taker.lacks();
+        // Beyond the quotas, the one with the fewest shards.
+        let beyond = if lacks > 0 { 0 } else { taker.shards.len() };
+        let of_domain = if lacks > 0 { taker.count_of(&shard.domain) } else { 0 };
+        (!taker.keeps(shard), lacks == 0, of_domain, beyond, std::cmp::Reverse(lacks), taker.id)
+    })
 }
 
 /// Sets the quotas. The members with the most shards get the larger ones, which moves the least.
@@ -105,25 +134,62 @@ fn share(takers: &mut [Taker<'_>], shards: usize) {
     }
 }
 
-/// Returns all shards that exceed their owners' quotas, in the order in which they are given away: one of each owner in
-/// turn.
-fn gifts<'a>(takers: &[Taker<'a>]) -> Vec<(MemberId, &'a ShardId)> {
+/// A shard that its owner gives away.
+struct Gift<'a> {
+    from: MemberId,
+    shard: &'a ShardId,
+    is_yielded: bool,
+}
+
+/// Returns all shards that are given away, in order: those that are yielded, then those that exceed their owners' quotas, one
+/// of each owner in turn. A shard without a member that would take it stays.
+fn gifts<'a>(takers: &[Taker<'a>]) -> Vec<Gift<'a>> {
     let mut gifts = Vec::new();
+    let mut room: BTreeMap<MemberId, usize> = takers.iter().map(|taker| (taker.id, taker.lacks())).collect();
+    let mut excess = Vec::new();
     for taker in takers {
         let mut kept: BTreeMap<&Name, Vec<&ShardId>> = BTreeMap::new();
+        let mut surplus = taker.surplus();
         for shard in &taker.shards {
-            kept.entry(&shard.domain).or_default().push(shard);
+            let is_wanted = || takers.iter().any(|other| other.id != taker.id && other.keeps(shard));
+            if !taker.keeps(shard) && is_wanted() {
+                gifts.push(Gift { from: taker.id, shard, is_yielded: true });
+                surplus = surplus.saturating_sub(1);
+            } else {
+                kept.entry(&shard.domain).or_default().push(shard);
+            }
         }
-        for nth in 0..taker.surplus() {
-            // Of the domain of which the owner has the most, so that each domain stays spread.
-            let most = kept.values_mut().max_by_key(|shards| shards.len());
-            if let Some(shard) = most.and_then(Vec::pop) {
-                gifts.push((nth, taker.id, shard));
+        excess.push((taker.id, surplus, kept));
+    }
+    let turns = excess.iter().map(|(_, surplus, _)| *surplus).max().unwrap_or(0);
+    for _ in 0..turns {
+        for (id, surplus, kept) in excess.iter_mut().filter(|(_, surplus, _)| *surplus > 0) {
+            *surplus -= 1;
+            if let Some(shard) = excess_of(*id, kept, takers, &mut room) {
+                gifts.push(Gift { from: *id, shard, is_yielded: false });
             }
         }
     }
-    gifts.sort_by_key(|(nth, id, _)| (*nth, *id));
-    gifts.into_iter().map(|(_, id, shard)| (id, shard)).collect()
+    gifts
+}
+
+/// Returns the next shard that an owner gives away, of the domain of which it has the most, so that each domain stays spread.
+/// Counts it for the member that has the most room for it.
+fn excess_of<'a>(
+    owner: MemberId,
+    kept: &mut BTreeMap<&Name, Vec<&'a ShardId>>,
+    takers: &[Taker<'a>],
+    room: &mut BTreeMap<MemberId, usize>,
+) -> Option<&'a ShardId> {
+    loop {
+        let shard = kept.values_mut().max_by_key(|shards| shards.len()).and_then(Vec::pop)?;
+        let others = takers.iter().filter(|other| other.id != owner && other.keeps(shard));
+        let rooms = others.filter_map(|other| room.get(&other.id).map(|room| (*room, other.id)));
+        if let Some((_, to)) = rooms.filter(|(room, _)| *room > 0).max() {
+            room.entry(to).and_modify(|room| *room -= 1);
+            return Some(shard);
+        }
+    }
 }
 
 #[cfg(test)]

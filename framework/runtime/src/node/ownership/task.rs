@@ -6,6 +6,7 @@
 //! Every view of the leases belongs to a renewal, and renewals are counted. An opening or closing that ended after a
 //! renewal began is not contradicted by the view of that renewal: the view may be older.
 
+mod receiving;
 mod renewal;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::cluster::ShardMove;
-use super::host::ShardHost;
+use super::host::{Opening, ShardHost};
 use super::moves::{self, Move, Moved};
 use super::plan::{Plan, plan};
 use super::{Membership, MembershipCounts};
@@ -35,9 +36,6 @@ const HAND_OVERS: usize = 4;
 const OPENINGS: usize = 16;
 /// Interval of the renewals while this node waits for a shard of another member, or another one for its shards.
 const POLL: Duration = Duration::from_millis(100);
-/// Longest wait before a failed start of receiving is repeated.
-const LONGEST_RECEIVE_WAIT: Duration = Duration::from_secs(5);
-const FIRST_RECEIVE_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait for the store when the node leaves.
 const LEAVE: Duration = Duration::from_secs(2);
 
@@ -217,6 +215,9 @@ impl OwnershipTask {
                 self.next_renewal = instant();
             }
         }
+        if self.membership.limits.lock().is_news {
+            self.next_renewal = instant();
+        }
         if self.membership.is_stopping() && self.seen.as_ref().is_some_and(|(_, seen)| !self.is_draining_in(seen)) {
             // A renewal now lets the other members take the shards without waiting for the next one.
             self.next_renewal = instant();
@@ -235,21 +236,10 @@ impl OwnershipTask {
         open.collect()
     }
 
-    fn receive_all(&mut self) {
-        for (shard, epoch) in self.open_epochs() {
-            self.receive(shard, epoch);
-        }
-    }
-
-    fn receive(&mut self, shard: ShardId, epoch: Epoch) {
-        self.silent.insert(shard.clone(), 0);
-        self.moves.push(moves::receive(&self.host, shard, epoch));
-    }
-
     fn moved(&mut self, moved: Moved) {
         let closed = Local::Closed { since: self.renewals };
         match moved {
-            Moved::Opened(shard, Ok(Some(epoch))) => {
+            Moved::Opened(shard, Ok(Opening::Open(epoch))) => {
                 MembershipCounts::one(&self.membership.counts.opened);
                 if self.unopened.remove(&shard) {
                     self.issues.clear_note(&open_issue(&shard));
@@ -259,7 +249,11 @@ impl OwnershipTask {
                     self.receive(shard, epoch);
                 }
             }
-            Moved::Opened(shard, Ok(None)) => drop(self.local.insert(shard, closed)),
+            Moved::Opened(shard, Ok(Opening::Taken)) => drop(self.local.insert(shard, closed)),
+            Moved::Opened(shard, Ok(Opening::Unknown(found))) => {
+                self.refuse(&shard, &found);
+                self.local.insert(shard, closed);
+            }
             Moved::Opened(shard, Err(error)) => {
                 tracing::warn!(target: TARGET, %shard, error = %error_chain(&error), "failed to open the shard: retrying");
                 self.issues
@@ -287,39 +281,18 @@ impl OwnershipTask {
         }
     }
 
+    /// Leaves a shard to members whose program knows the type `found` in its log.
+    fn refuse(&mut self, shard: &ShardId, found: &str) {
+        self.membership.refuse(shard, found);
+        // The other members learn of it from the next renewal.
+        self.next_renewal = instant();
+        if self.issues.note(&refused_issue(shard), refusal(shard, found)) {
+            tracing::warn!(target: TARGET, %shard, found, "unknown type in the log: leaving the shard to other nodes");
+        }
+    }
+
     fn is_open_at(&self, shard: &ShardId, epoch: Epoch) -> bool {
         matches!(self.local.get(shard), Some(Local::Open { epoch: now, .. }) if *now == epoch)
-    }
-
-    fn receiving(&mut self, shard: ShardId, epoch: Epoch, received: Result<(), String>) {
-        let is_open = self.is_open_at(&shard, epoch) && !self.is_suspended();
-        let Some(attempts) = self.silent.get_mut(&shard).filter(|_| is_open) else {
-            // Closed since: what begins late is stopped again, unless the shard was opened again.
-            let is_open_again = matches!(self.local.get(&shard), Some(Local::Open { .. })) && !self.is_suspended();
-            if received.is_ok() && !is_open_again {
-                self.moves.push(moves::stop_receiving(&self.host, shard));
-            }
-            return;
-        };
-        match received {
-            Ok(()) => self.forget_silent(&shard),
-            Err(error) => {
-                *attempts += 1;
-                let wait = (FIRST_RECEIVE_WAIT * *attempts).min(LONGEST_RECEIVE_WAIT);
-                if *attempts == 1 {
-                    tracing::warn!(target: TARGET, %shard, error, "failed to receive for the shard: retrying");
-                }
-                self.issues
-                    .raise(&receive_issue(&shard), format!("messages for shard {shard} are not received: {error}"));
-                self.moves.push(moves::receive_after(shard, epoch, wait));
-            }
-        }
-    }
-
-    fn forget_silent(&mut self, shard: &ShardId) {
-        if self.silent.remove(shard).is_some() {
-            self.issues.resolve(&receive_issue(shard));
-        }
     }
 
     /// Begins the moves of the plan.
@@ -369,10 +342,8 @@ impl OwnershipTask {
     }
 
     fn begin_hand_overs(&mut self, number: u64, plan: &Plan) {
-        if self.takers.1.elapsed() < settling(self.membership.ttl) {
-            return;
-        }
-        for shard in &plan.give {
+        let is_settled = self.takers.1.elapsed() >= settling(self.membership.ttl);
+        for shard in plan.give_soon.iter().chain(plan.give.iter().filter(|_| is_settled)) {
             if let Some(Local::Open { epoch, since }) = self.local.get(shard).copied()
                 && since < number
             {
@@ -466,8 +437,15 @@ fn open_issue(shard: &ShardId) -> String {
     format!("open {shard}")
 }
 
-fn receive_issue(shard: &ShardId) -> String {
-    format!("receive {shard}")
+fn refused_issue(shard: &ShardId) -> String {
+    format!("refused {shard}")
+}
+
+fn refusal(shard: &ShardId, found: &str) -> String {
+    format!(
+        "shard {shard} is not taken: its log contains {found}, which this program does not know. A node with the program that \
+         wrote it takes the shard"
+    )
 }
 
 fn store_error(error: RenewalError) -> StoreError {

@@ -1,5 +1,7 @@
 //! Tests of the ownership task: several members over one shared store, on paused time.
 
+mod limits;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +11,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::host::ShardHost;
+use super::host::{Opening, ShardHost};
 use super::task::OwnershipTask;
 use super::*;
 use crate::inbox::HealthIssues;
@@ -92,17 +94,25 @@ struct Host {
     is_busy: AtomicBool,
     idle: Arc<Notify>,
     refuses: AtomicBool,
+    /// Shards with a type in their log that the program does not know.
+    unknown: Arc<Mutex<BTreeSet<ShardId>>>,
     is_dead: AtomicBool,
 }
 
 impl ShardHost for Host {
-    fn open(&self, shard: ShardId) -> BoxFuture<'static, Result<Option<Epoch>, StoreError>> {
+    fn open(&self, shard: ShardId) -> BoxFuture<'static, Result<Opening, StoreError>> {
         let (link, member, open) = (Arc::clone(&self.link), self.member, Arc::clone(&self.open));
+        let unknown = self.unknown.lock().contains(&shard).then(|| "the event `Refunded` version 1".to_owned());
         Box::pin(async move {
-            let Some(handle) = link.open(member, &shard, SHARDS, Arc::new(Silent)).await? else { return Ok(None) };
+            if let Some(found) = unknown {
+                return Ok(Opening::Unknown(found));
+            }
+            let Some(handle) = link.open(member, &shard, SHARDS, Arc::new(Silent)).await? else {
+                return Ok(Opening::Taken);
+            };
             let epoch = handle.writer.epoch();
             assert!(open.lock().insert(shard, handle).is_none(), "a shard is opened once");
-            Ok(Some(epoch))
+            Ok(Opening::Open(epoch))
         })
     }
 
@@ -164,6 +174,15 @@ impl TestNode {
     }
 
     async fn try_start(store: &MemoryStore, number: u64, is_failing: bool) -> Result<Self, StoreError> {
+        Self::start_with(store, number, is_failing, BTreeSet::new()).await
+    }
+
+    async fn start_with(
+        store: &MemoryStore,
+        number: u64,
+        is_failing: bool,
+        unknown: BTreeSet<ShardId>,
+    ) -> Result<Self, StoreError> {
         let link = Arc::new(Link {
             leases: store.clone().leases().unwrap(),
             is_cut: AtomicBool::new(false),
@@ -179,6 +198,7 @@ impl TestNode {
             is_busy: AtomicBool::new(false),
             idle: Arc::default(),
             refuses: AtomicBool::new(false),
+            unknown: Arc::new(Mutex::new(unknown)),
             is_dead: AtomicBool::new(false),
         });
         let (membership, issues) = (Arc::new(Membership::new(member, TTL)), Arc::<HealthIssues>::default());

@@ -17,6 +17,7 @@ use std::time::Duration;
 use foldhash::fast::FixedState;
 use tokio::sync::{Notify, oneshot};
 
+use crate::node::catalog::newer_types::Judged;
 use crate::node::definition::NodeDefinition;
 use crate::node::thread::publisher::Publisher;
 use crate::node::thread_handles::{NodeThread, ThreadHandles};
@@ -26,12 +27,13 @@ use crate::inbox::{ReceiveWindow, Subscription};
 use crate::projection::ViewEndpoint;
 use crate::relay::SendWindows;
 use crate::router::{Action, ActorEndpoint, Completion, DedupKey, Delivery, LocalRoutes, Outcome};
-use whizbang_core::message::{Envelope, Name, ShardId};
+use whizbang_core::message::{Envelope, Kind, Name, ShardId};
 use whizbang_core::spawn::Task;
 use whizbang_core::store::StoreError;
 use whizbang_core::telemetry::TARGET;
 
 pub(in crate::node) type Endpoints = HashMap<(Name, Name), Rc<dyn ActorEndpoint>, FixedState>;
+pub(in crate::node) type Commands = HashMap<(Name, Name), (Rc<dyn ActorEndpoint>, u32), FixedState>;
 
 /// Receive windows by sending and receiving shard.
 pub(in crate::node) type ReceiveWindows = HashMap<(ShardId, ShardId), Rc<ReceiveWindow>, FixedState>;
@@ -60,8 +62,8 @@ pub(in crate::node) struct ThreadRuntime {
     pub(in crate::node) context: Rc<ThreadContext>,
     /// Endpoints by domain and actor type.
     pub(in crate::node) endpoints: Endpoints,
-    /// Endpoints by domain and command.
-    pub(in crate::node) commands: Endpoints,
+    /// Endpoints by domain and command, with the newest schema version that is decoded.
+    pub(in crate::node) commands: Commands,
     /// Endpoints of typed commands.
     pub(in crate::node) routes: Rc<LocalRoutes>,
     pub(in crate::node) receive_windows: RefCell<ReceiveWindows>,
@@ -152,13 +154,48 @@ impl ThreadRuntime {
         !self.is_relaying.get() && self.context.is_clean() && left
     }
 
+    /// Returns the endpoint for a message; `None` if the message waits for a node with a newer program.
     pub(in crate::node) fn endpoint_of(&self, envelope: &Envelope) -> Option<Rc<dyn ActorEndpoint>> {
         let domain = envelope.to.as_ref().map_or(&envelope.domain, |to| &to.domain);
-        let found = match &envelope.actor {
-            Some(actor) => self.endpoints.get(&(domain.clone(), actor.clone())),
-            None => self.commands.get(&(domain.clone(), envelope.name.clone())),
-        };
-        found.cloned().or_else(|| self.unrouted(domain))
+        if let Some(actor) = &envelope.actor {
+            let found = self.endpoints.get(&(domain.clone(), actor.clone()));
+            return found.cloned().or_else(|| self.unrouted(domain));
+        }
+        match self.commands.get(&(domain.clone(), envelope.name.clone())) {
+            Some((endpoint, version)) if envelope.version <= *version => Some(Rc::clone(endpoint)),
+            _ if self.waits_for_newer(envelope) => None,
+            Some((endpoint, _)) => Some(Rc::clone(endpoint)),
+            None => self.unrouted(domain),
+        }
+    }
+
+    /// Returns whether a command that this program cannot decode waits for a node with a newer program. Its shard is then
+    /// given to such a node.
+    fn waits_for_newer(&self, envelope: &Envelope) -> bool {
+        let (Some(membership), Some(to)) = (&self.definition.membership, &envelope.to) else { return false };
+        if envelope.kind != Kind::Command {
+            return false;
+        }
+        let judged = self.definition.newer.judge(envelope);
+        match judged {
+            Judged::Unknown => return false,
+            Judged::Waits => membership.yield_shard(to),
+            Judged::Unread => self.look_up(envelope.clone()),
+        }
+        tracing::debug!(target: TARGET, id = %envelope.id, name = %envelope.name, ?judged, "command waits for a newer program");
+        true
+    }
+
+    /// Looks a command up in the store's catalog, beside the work of the thread. It is delivered again later.
+    fn look_up(&self, envelope: Envelope) {
+        let definition = Arc::clone(&self.definition);
+        whizbang_core::spawn::detached(&self.context.user_code, "look a command up", async move {
+            let found = definition.newer.look_up(&*definition.store, &envelope, &definition.issues).await;
+            if let Err(error) = found {
+                let error = whizbang_core::telemetry::error_chain(&error);
+                tracing::warn!(target: TARGET, %error, "failed to read the catalog: the command waits");
+            }
+        });
     }
 
     /// Delivers a command from outside to its actor.
@@ -168,7 +205,7 @@ impl ThreadRuntime {
             Some(endpoint) => {
                 endpoint.deliver(Delivery::new(Action::Handle, envelope, DedupKey::MessageId, settle));
             }
-            None => settle(Outcome::Stopped),
+            None => settle(Outcome::Moved),
         }
     }
 
@@ -179,7 +216,7 @@ impl ThreadRuntime {
             Some(endpoint) => {
                 endpoint.deliver_post(Delivery::new(Action::Handle, envelope, DedupKey::MessageId, settle));
             }
-            None => settle(Outcome::Stopped),
+            None => settle(Outcome::Moved),
         }
     }
 

@@ -43,7 +43,7 @@ impl Remote for RemoteClient {
         // Workers accept envelopes only.
         let mut actors =
             definition.actors.iter().filter(|hosted| !hosted.is_isolated && hosted.domain.as_str() == domain);
-        actors.find(|hosted| hosted.handles.iter().any(|name| name.as_str() == command))?;
+        actors.find(|hosted| hosted.handles.iter().any(|(name, _)| name.as_str() == command))?;
         Some(definition.thread_of(shard_of(key, shards)))
     }
 

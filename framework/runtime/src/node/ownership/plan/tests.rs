@@ -19,6 +19,8 @@ struct World {
     shards: Vec<ShardId>,
     members: BTreeMap<MemberId, bool>,
     owners: BTreeMap<ShardId, MemberId>,
+    /// The numbers of the shards that members refuse and yield.
+    limits: BTreeMap<MemberId, (BTreeSet<u16>, BTreeSet<u16>)>,
 }
 
 impl World {
@@ -32,7 +34,11 @@ impl World {
 
     fn leases(&self) -> Leases {
         let member = |(id, is_draining): (&MemberId, &bool)| {
-            let member = Member::new(*id, Name::from_static("bank").unwrap(), "");
+            let (refuses, yields) = self.limits.get(id).cloned().unwrap_or_default();
+            let of = |numbers: BTreeSet<u16>| {
+                self.shards.iter().filter(|shard| numbers.contains(&shard.shard)).cloned().collect()
+            };
+            let member = Member::new(*id, Name::from_static("bank").unwrap(), "").limited(of(refuses), of(yields));
             if *is_draining { member.draining() } else { member }
         };
         let lease = |(shard, owner): (&ShardId, &MemberId)| ShardLease::new(shard.clone(), Some(*owner), 1);
@@ -58,7 +64,7 @@ impl World {
         let (mut given, mut opened) = (0, BTreeSet::new());
         for (_, me) in self.members.clone().into_keys().enumerate().filter(|(at, _)| acting(*at)) {
             let plan = plan(&seen, &self.shards, me, moves);
-            for shard in plan.give {
+            for shard in plan.give.into_iter().chain(plan.give_soon) {
                 assert_eq!(self.owners.remove(&shard), Some(me), "a member gives only what it owns");
                 given += 1;
             }
@@ -79,7 +85,7 @@ impl World {
     /// Lets all members act until nothing changes. Returns the number of shards that were given away.
     fn settle(&mut self, moves: usize) -> usize {
         let mut given = 0;
-        for _ in 0..2 * self.shards.len() + 4 {
+        for _ in 0..4 * self.shards.len() + 8 {
             let before = (self.owners.clone(), self.members.clone());
             given += self.round(moves, |_| true);
             if before == (self.owners.clone(), self.members.clone()) {
@@ -173,6 +179,45 @@ proptest! {
         prop_assert_eq!(world.settle(4), 0, "nothing else is given away");
         world.assert_even();
         prop_assert!(before.iter().all(|(shard, owner)| *owner == id(1) || world.owners[shard] == *owner));
+    }
+}
+
+fn limits() -> impl Strategy<Value = Vec<(BTreeSet<u16>, BTreeSet<u16>)>> {
+    let numbers = || proptest::collection::btree_set(0u16..20, 0..20);
+    proptest::collection::vec((numbers(), numbers()), 1..6)
+}
+
+proptest! {
+    #[test]
+    fn limits_of_members_come_before_an_even_spread(
+        domains in proptest::collection::vec(1u16..20, 1..3), limits in limits(), leaves in 0usize..3, moves in 1usize..6,
+    ) {
+        let mut world = World::of(&domains);
+        for (number, limits) in (1..).zip(limits) {
+            world.join(number);
+            world.settle(moves);
+            world.limits.insert(id(number), limits);
+            // A member that finds a type that it does not know releases the shard.
+            let refused = world.limits.clone();
+            world.owners.retain(|shard, owner| !refused.get(owner).is_some_and(|(refuses, _)| refuses.contains(&shard.shard)));
+            world.settle(moves);
+        }
+        for _ in 0..leaves {
+            if let Some(first) = world.nth(0) {
+                world.members.remove(&first);
+            }
+            world.settle(moves);
+        }
+        let takes = |member: MemberId, shard: &ShardId| !world.limits[&member].0.contains(&shard.shard);
+        let keeps = |member: MemberId, shard: &ShardId| takes(member, shard) && !world.limits[&member].1.contains(&shard.shard);
+        for shard in &world.shards {
+            let owner = world.owners.get(shard).filter(|owner| world.members.contains_key(owner)).copied();
+            prop_assert_eq!(owner.is_some(), world.members.keys().any(|member| takes(*member, shard)));
+            if let Some(owner) = owner {
+                prop_assert!(takes(owner, shard));
+                prop_assert!(keeps(owner, shard) || !world.members.keys().any(|member| keeps(*member, shard)));
+            }
+        }
     }
 }
 

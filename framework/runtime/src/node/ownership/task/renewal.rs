@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Local, OwnershipTask, POLL, Renewal, RenewalError, interval, open_issue, store_error};
+use super::{
+    Local, OwnershipTask, POLL, Renewal, RenewalError, interval, open_issue, refusal, refused_issue, store_error,
+};
 use crate::node::ownership::moves;
 use crate::node::ownership::plan::Plan;
 use crate::node::ownership::{MembershipCounts, Validity};
@@ -80,7 +82,8 @@ impl OwnershipTask {
             self.receive_all();
         }
         let takers = leases.members.iter().filter(|member| !member.is_draining).map(|member| member.id).collect();
-        if self.takers.0 != takers {
+        let joined = self.takers.0 != takers;
+        if joined {
             let (members, me) = (leases.members.len(), self.me());
             tracing::info!(target: TARGET, members, member = %me, "members of the service have changed");
             self.takers = (takers, now);
@@ -93,10 +96,19 @@ impl OwnershipTask {
         for shard in self.unopened.extract_if(.., owned) {
             self.issues.clear_note(&open_issue(&shard));
         }
+        for (shard, found) in &self.membership.limits.lock().refuses {
+            if owned(shard) {
+                self.issues.clear_note(&refused_issue(shard));
+            } else {
+                self.issues.note(&refused_issue(shard), refusal(shard, found));
+            }
+        }
         self.membership.seen.lock().leases.clone_from(&leases);
         self.seen = Some((number, leases));
-        self.next_renewal = begun + interval(ttl);
-        self.host.members_changed();
+        // Shards that were refused or yielded in between are reported at once.
+        let is_news = self.membership.limits.lock().is_news;
+        self.next_renewal = if is_news { now } else { begun + interval(ttl) };
+        self.host.members_changed(joined);
     }
 
     /// Closes the open shards that have another owner, and adopts the epochs of those that were opened again by their
@@ -179,7 +191,11 @@ impl OwnershipTask {
     }
 
     fn member(&self) -> Member {
-        let member = self.membership.member.clone();
+        let mut limits = self.membership.limits.lock();
+        limits.is_news = false;
+        let member =
+            self.membership.member.clone().limited(limits.refuses.keys().cloned().collect(), limits.yields.clone());
+        drop(limits);
         if self.membership.is_stopping() { member.draining() } else { member }
     }
 }
