@@ -27,6 +27,7 @@ use whizbang_core::bridge::{BridgeError, NodeCard};
 use whizbang_core::clock::monotonic;
 use whizbang_core::message::{Envelope, ShardId};
 use whizbang_core::store::Epoch;
+use whizbang_core::telemetry::error_chain;
 
 /// The minimum number of messages of one pull for a shard.
 const MIN_SHARD_PULL: usize = 16;
@@ -145,7 +146,7 @@ impl Session {
         // deletes the consumer. The response to one more means that all before it count.
         let request = Request::new().payload("+WPI".into()).timeout(Some(CONFIRMATION_TIMEOUT));
         if let Err(error) = self.client.send_request(acknowledgement, request).await {
-            tracing::debug!(%shard, %error, "acknowledgements not confirmed; the next owner may receive the messages again");
+            tracing::debug!(%shard, error = %error_chain(&error), "acknowledgements not confirmed; the next owner may receive the messages again");
         }
     }
 }

@@ -25,6 +25,8 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Connection};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::failure::Failure;
+
 /// A wait for the socket ends after this time at the latest, so that it can be given up.
 pub(crate) const TICK: Duration = Duration::from_millis(20);
 
@@ -236,7 +238,7 @@ impl Driver {
                 // A notice or a notification.
                 Poll::Ready(Some(Ok(_))) => {}
                 Poll::Ready(Some(Err(error))) => {
-                    tracing::debug!(target: crate::TARGET, %error, "a connection to PostgreSQL ended");
+                    tracing::debug!(target: crate::TARGET, error = %Failure::from(error), "a connection to PostgreSQL ended");
                     self.connection = None;
                 }
                 Poll::Ready(None) => self.connection = None,

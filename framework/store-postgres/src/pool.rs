@@ -267,7 +267,7 @@ async fn open(connector: &Connector) -> Opened {
         // It ends with its client, or with the runtime.
         drop(tokio::task::spawn_local(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(target: crate::TARGET, %error, "a connection to PostgreSQL ended");
+                tracing::debug!(target: crate::TARGET, error = %Failure::from(error), "a connection to PostgreSQL ended");
             }
         }));
         match connector.check(&client).await {

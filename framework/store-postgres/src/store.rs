@@ -16,6 +16,7 @@ use whizbang_core::message::{Name, ShardId, StoreIdentity};
 use whizbang_core::store::{
     CatalogEntry, CommitListener, Epoch, MemberId, ShardHandle, ShardLeases, ShardReader, Store, StoreError, View,
 };
+use whizbang_core::telemetry::error_chain;
 
 use crate::builder::{PostgresBuilder, SCHEMA};
 use crate::checkpoints::Checkpoints;
@@ -259,7 +260,7 @@ impl Shared {
     /// Remembers damage for the health of the node.
     fn damaged(&self, error: &StoreError) {
         if let StoreError::Corrupt { .. } = error {
-            tracing::error!(target: crate::TARGET, %error, "a part of the log is damaged");
+            tracing::error!(target: crate::TARGET, error = %error_chain(error), "a part of the log is damaged");
             let mut damages = self.damages.lock();
             if damages.len() < 16 {
                 damages.push(error.clone());

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::Rejection;
-use crate::telemetry::TARGET;
+use crate::telemetry::{TARGET, error_chain};
 
 /// Separates the text from the fields in bincode.
 const SEPARATOR: char = '\0';
@@ -68,7 +68,9 @@ impl RejectionFields {
         match (coding.write)(value) {
             Ok(value) => drop(self.0.insert(name.to_owned(), value)),
             Err(error) => {
-                tracing::error!(target: TARGET, field = name, %error, "failed to encode a field of a rejection: sent without it");
+                tracing::error!(target: TARGET, field = name, error = %error_chain(&error),
+                    "failed to encode a field of a rejection: sent without it",
+                );
             }
         }
         self

@@ -77,7 +77,10 @@ impl<P: Projection> ViewActor<P> {
 
     /// Stops saving after a rejected save: another node has become the saver, and this one has not seen that yet.
     pub(super) fn stop_saving(&mut self, error: &StoreError) {
-        tracing::debug!(target: TARGET, projection = %self.context.name, %error, "another node saves the view");
+        tracing::debug!(
+            target: TARGET, projection = %self.context.name, error = %error_chain(error),
+            "another node saves the view",
+        );
         self.saver = Saver::No;
         self.notify_saved();
     }

@@ -27,6 +27,7 @@ use whizbang_core::bridge::claim::Claim;
 use whizbang_core::bridge::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, RequestError, Response};
 use whizbang_core::message::{Envelope, Name, Shard, ShardId, StoreId};
 use whizbang_core::store::Epoch;
+use whizbang_core::telemetry::error_chain;
 
 /// The number of messages that may wait for a node before its senders are slowed down.
 const QUEUE_CAPACITY: usize = 4096;
@@ -182,7 +183,7 @@ impl Hub {
     }
 
     fn refuse(&self, member: &Member, packet: Packet, error: BridgeError) {
-        tracing::warn!(service = %member.card.service, %error, "refused a packet");
+        tracing::warn!(service = %member.card.service, error = %error_chain(&error), "refused a packet");
         let (refused, bytes) = &mut *self.refused.lock();
         *bytes += packet.size();
         refused.push_back(RefusedPacket { service: member.card.service.clone(), error, packet });

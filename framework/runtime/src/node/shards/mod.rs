@@ -19,7 +19,7 @@ use crate::node::thread::Threads;
 use crate::relay::SendWindows;
 use whizbang_core::message::ShardId;
 use whizbang_core::store::{CommitListener, ShardHandle, Source, SourceKind, StoreError, Watermark};
-use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::{TARGET, error_chain};
 
 /// Longest wait for the turns and jobs of a shard that is handed over. What is unfinished then is handled again by the
 /// next owner.
@@ -151,7 +151,10 @@ impl ThreadRuntime {
     pub(in crate::node) fn lose_fenced(self: &Rc<Self>, error: &StoreError) {
         let StoreError::Fenced { shard: id, mine, .. } = error else { return };
         let Some(shard) = self.shard(id).filter(|shard| shard.epoch() <= *mine) else { return };
-        tracing::warn!(target: TARGET, shard = %id, %error, "shard taken over by another node: closed here");
+        tracing::warn!(
+            target: TARGET, shard = %id, error = %error_chain(error),
+            "shard taken over by another node: closed here",
+        );
         self.drop_shard(&shard, error);
         self.report_lost(&shard);
     }
