@@ -8,7 +8,7 @@ mod bank;
 mod bank_transfers;
 
 mod diagrams;
-mod generous;
+mod early_refund;
 mod long;
 mod shop_flow;
 mod transfer_flow;

@@ -15,7 +15,7 @@ use whizbang::testing::{Flow, Sim, World};
 use whizbang::{NodeBuilder, Retry};
 
 use crate::assert_found_and_short;
-use crate::generous::Generous;
+use crate::early_refund::EarlyRefund;
 use crate::shop_flow::{Step, money_is_conserved, orders_end, perform, services, steps, stock_is_conserved};
 
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
@@ -251,8 +251,12 @@ fn timer_after_the_end_is_found() {
 
 #[test]
 fn refund_before_known_charge_is_found() {
-    let flow =
-        flow("generous", |node| node.aggregate::<Order>().saga::<Right>(), |node| node.aggregate::<Generous>(), true);
+    let flow = flow(
+        "early-refund",
+        |node| node.aggregate::<Order>().saga::<Right>(),
+        |node| node.aggregate::<EarlyRefund>(),
+        true,
+    );
     assert_found_and_short(&flow, "cents were sold and the provider holds");
 }
 

@@ -14,7 +14,7 @@ use whizbang_tests::nats::{NatsServer, UntrustedClient};
 use whizbang_tests::resident_mib;
 
 use crate::bank::{Account, Bank, Transfer, Transfers, deposit, outcome, transfer};
-use crate::diary::Diary;
+use crate::event_recorder::EventRecorder;
 use crate::services::bridge;
 use crate::{BOTH, until};
 
@@ -38,7 +38,7 @@ struct Trio {
     money: MemoryStore,
     accounts: Node,
     transfers: Node,
-    diary: Node,
+    recorder: Node,
 }
 
 impl Trio {
@@ -49,9 +49,10 @@ impl Trio {
         let transfers =
             Node::builder("transfers", MemoryStore::new()).saga::<Transfer>().bridge(bridge().await).start();
         let transfers = transfers.await.expect("starts");
-        let diary = Node::builder("diary", MemoryStore::new()).projection::<Diary>().bridge(bridge().await).start();
-        let diary = diary.await.expect("starts");
-        Self { money, accounts, transfers, diary }
+        let recorder =
+            Node::builder("recorder", MemoryStore::new()).projection::<EventRecorder>().bridge(bridge().await).start();
+        let recorder = recorder.await.expect("starts");
+        Self { money, accounts, transfers, recorder }
     }
 
     /// Deposits and transfers, each from the other side of the bridge.
@@ -83,7 +84,7 @@ impl Trio {
     /// Compares a round without a hostile client with one beside it. The client is seeded with `seed` and publishes with `write`.
     async fn withstands(self, seed: u64, write: impl AsyncFn(Forgery)) {
         let quiet = self.round("quiet").await;
-        for node in [&self.transfers, &self.accounts, &self.diary] {
+        for node in [&self.transfers, &self.accounts, &self.recorder] {
             assert!(
                 tokio::time::timeout(Duration::from_secs(60), node.wait_idle()).await.is_ok(),
                 "{node:?} is not idle"
@@ -115,11 +116,11 @@ impl Trio {
         let grown = most.max(resident_mib()).saturating_sub(before);
         println!("{before} MiB before, {grown} MiB more during {FORGERIES} forgeries");
         assert!(grown < GROWTH, "{grown} MiB more than {before} MiB");
-        assert!(self.diary.metrics().events_dropped > 0, "no known position was contradicted");
-        for node in [&self.transfers, &self.accounts, &self.diary] {
+        assert!(self.recorder.metrics().events_dropped > 0, "no known position was contradicted");
+        for node in [&self.transfers, &self.accounts, &self.recorder] {
             until("a node that is ready", async || node.health().ready).await;
         }
-        for node in [self.transfers, self.accounts, self.diary] {
+        for node in [self.transfers, self.accounts, self.recorder] {
             node.stop().await.expect("stops");
         }
         let logs = ShardLog::read_domain::<Bank>(&self.money).await.expect("the store can be read");

@@ -10,9 +10,9 @@ mod claims;
 mod cluster;
 #[path = "../../../framework/whizbang/tests/schema_drift/contracts.rs"]
 mod contracts;
-mod diary;
 mod disclosure;
 mod dropped_node;
+mod event_recorder;
 mod forgery;
 mod hostile;
 mod jobs;

@@ -9,7 +9,7 @@ use whizbang_tests::nats::NatsServer;
 use crate::bank::{deposit, outcome, transfer};
 use crate::log_capture::Log;
 use crate::services::{Load, Services};
-use crate::{BOTH, diary, until};
+use crate::{BOTH, event_recorder, until};
 
 const FEW: Load = Load { callers: 20, each: 50, posts: false };
 
@@ -140,12 +140,12 @@ fn node_decides_locally_while_the_server_is_down() {
                 .await;
             }
             assert_eq!(money.send(deposit("cy", 0)).await.expect("is handled"), 500);
-            for node in [&services.transfers, &services.accounts, &services.diary] {
+            for node in [&services.transfers, &services.accounts, &services.recorder] {
                 node.wait_idle().await;
             }
             // 2 + 100 + 100 deposits and 100 withdrawals of the bank (one deposit belongs to the caller without a reply, if it arrived),
             // 100 beginnings and 100 ends of transfers.
-            let applied = diary::read(&services.diary.client()).await.len();
+            let applied = event_recorder::read(&services.recorder.client()).await.len();
             let deposited = services.accounts.metrics().events + services.transfers.metrics().events;
             assert_eq!(applied as u64, deposited, "{release:?}");
             assert!(applied >= 502, "{applied}");

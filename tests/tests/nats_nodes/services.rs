@@ -11,7 +11,7 @@ use whizbang_tests::nats::NatsServer;
 
 use crate::bank::{Account, Bank, Transfer, Transfers, deposit, outcome, transfer};
 use crate::callers::Callers;
-use crate::diary::{self, Diary};
+use crate::event_recorder::{self, EventRecorder};
 use crate::until;
 
 /// The time limit for all nodes to become idle once faults have stopped.
@@ -25,7 +25,7 @@ pub(crate) struct Services {
     moves: MemoryStore,
     pub(crate) accounts: Node,
     pub(crate) transfers: Node,
-    pub(crate) diary: Node,
+    pub(crate) recorder: Node,
     pub(crate) callers: Rc<Callers>,
 }
 
@@ -65,13 +65,13 @@ impl Services {
         let transfers =
             Node::builder("transfers", moves.clone()).threads(0).saga::<Transfer>().bridge(bridge(&url).await).start();
         let transfers = transfers.await.expect("starts");
-        let diary = Node::builder("diary", MemoryStore::new())
+        let recorder = Node::builder("recorder", MemoryStore::new())
             .threads(0)
-            .projection::<Diary>()
+            .projection::<EventRecorder>()
             .bridge(bridge(&url).await)
             .start();
-        let diary = diary.await.expect("starts");
-        Self { url, replicas, money, moves, accounts, transfers, diary, callers: Rc::default() }
+        let recorder = recorder.await.expect("starts");
+        Self { url, replicas, money, moves, accounts, transfers, recorder, callers: Rc::default() }
     }
 
     /// Runs the load of all callers, while `meanwhile` runs.
@@ -121,24 +121,24 @@ impl Services {
             until(&format!("the end of transfer {name}"), ended).await;
         }
         for _ in 0..2 {
-            for node in [&self.transfers, &self.accounts, &self.diary] {
+            for node in [&self.transfers, &self.accounts, &self.recorder] {
                 assert!(
                     tokio::time::timeout(IDLE_TIMEOUT, node.wait_idle()).await.is_ok(),
                     "{node:?} does not become idle"
                 );
             }
         }
-        let applied = diary::read(&self.diary.client()).await;
-        let gaps = self.accounts.metrics().gaps + self.transfers.metrics().gaps + self.diary.metrics().gaps;
+        let applied = event_recorder::read(&self.recorder.client()).await;
+        let gaps = self.accounts.metrics().gaps + self.transfers.metrics().gaps + self.recorder.metrics().gaps;
         println!("{} commands were sent again, {gaps} gaps were seen", self.callers.retries.get());
-        for node in [self.transfers, self.accounts, self.diary] {
+        for node in [self.transfers, self.accounts, self.recorder] {
             node.stop().await.expect("stops");
         }
         let mut ledger = self.callers.ledger.take();
         let mut logs = ShardLog::read_domain::<Bank>(&self.money).await.expect("the store can be read");
         logs.extend(ShardLog::read_domain::<Transfers>(&self.moves).await.expect("the store can be read"));
         logs.into_iter().for_each(|log| ledger.log(log));
-        ledger.subscriber("the diary", |domain, _| domain == "bank" || domain == "transfers", applied);
+        ledger.subscriber("the recorder", |domain, _| domain == "bank" || domain == "transfers", applied);
         ledger.check(Stage::Idle)
     }
 }

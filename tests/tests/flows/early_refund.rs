@@ -14,11 +14,11 @@ use whizbang::prelude::*;
     replies(Charge, ReturnMoney),
     applies(PaymentBegun, PaymentTaken, PaymentDeclined, RefundBegun, PaymentRefunded)
 )]
-pub(crate) struct Generous {
+pub(crate) struct EarlyRefund {
     cents: u64,
 }
 
-impl Handle<TakePayment> for Generous {
+impl Handle<TakePayment> for EarlyRefund {
     fn handle(&self, take: TakePayment, effects: &mut Effects<Self>) -> Result<(), Rejection> {
         effects.record(PaymentBegun { cents: take.cents });
         effects.send(Charge { order: take.order, cents: take.cents });
@@ -26,7 +26,7 @@ impl Handle<TakePayment> for Generous {
     }
 }
 
-impl Handle<RefundPayment> for Generous {
+impl Handle<RefundPayment> for EarlyRefund {
     fn handle(&self, refund: RefundPayment, effects: &mut Effects<Self>) -> Result<(), Rejection> {
         effects.record(RefundBegun {});
         effects.send(ReturnMoney { order: refund.order, cents: self.cents });
@@ -34,7 +34,7 @@ impl Handle<RefundPayment> for Generous {
     }
 }
 
-impl OnReply<Charge> for Generous {
+impl OnReply<Charge> for EarlyRefund {
     fn on_reply(&self, reply: Result<String, Rejection>, effects: &mut Effects<Self>) {
         match reply {
             Ok(receipt) => effects.record(PaymentTaken { cents: self.cents, receipt }),
@@ -43,7 +43,7 @@ impl OnReply<Charge> for Generous {
     }
 }
 
-impl OnReply<ReturnMoney> for Generous {
+impl OnReply<ReturnMoney> for EarlyRefund {
     fn on_reply(&self, reply: Result<String, Rejection>, effects: &mut Effects<Self>) {
         if let Ok(receipt) = reply {
             effects.record(PaymentRefunded { cents: self.cents, receipt });
@@ -51,24 +51,24 @@ impl OnReply<ReturnMoney> for Generous {
     }
 }
 
-impl Apply<PaymentBegun> for Generous {
+impl Apply<PaymentBegun> for EarlyRefund {
     fn apply(&mut self, begun: &PaymentBegun) {
         self.cents = begun.cents;
     }
 }
 
-impl Apply<PaymentTaken> for Generous {
+impl Apply<PaymentTaken> for EarlyRefund {
     fn apply(&mut self, _: &PaymentTaken) {}
 }
 
-impl Apply<PaymentDeclined> for Generous {
+impl Apply<PaymentDeclined> for EarlyRefund {
     fn apply(&mut self, _: &PaymentDeclined) {}
 }
 
-impl Apply<RefundBegun> for Generous {
+impl Apply<RefundBegun> for EarlyRefund {
     fn apply(&mut self, _: &RefundBegun) {}
 }
 
-impl Apply<PaymentRefunded> for Generous {
+impl Apply<PaymentRefunded> for EarlyRefund {
     fn apply(&mut self, _: &PaymentRefunded) {}
 }

@@ -21,54 +21,54 @@ pub(crate) struct Diaries;
 
 #[derive(Projection, Default, Serialize, Deserialize)]
 #[projection(projects(Deposited, Withdrawn, Closed, TransferStarted, TransferDone, TransferFailed), answers(Read))]
-pub(crate) struct Diary {
+pub(crate) struct EventRecorder {
     entries: Vec<Entry>,
 }
 
-impl Diary {
+impl EventRecorder {
     fn note(&mut self, about: &EventContext) {
         let domain = about.domain.to_string();
         self.entries.push((domain, about.shard, about.position, about.key.clone(), about.version));
     }
 }
 
-impl Project<Deposited> for Diary {
+impl Project<Deposited> for EventRecorder {
     fn project(&mut self, _: &Deposited, about: &EventContext) {
         self.note(about);
     }
 }
 
-impl Project<Withdrawn> for Diary {
+impl Project<Withdrawn> for EventRecorder {
     fn project(&mut self, _: &Withdrawn, about: &EventContext) {
         self.note(about);
     }
 }
 
-impl Project<Closed> for Diary {
+impl Project<Closed> for EventRecorder {
     fn project(&mut self, _: &Closed, about: &EventContext) {
         self.note(about);
     }
 }
 
-impl Project<TransferStarted> for Diary {
+impl Project<TransferStarted> for EventRecorder {
     fn project(&mut self, _: &TransferStarted, about: &EventContext) {
         self.note(about);
     }
 }
 
-impl Project<TransferDone> for Diary {
+impl Project<TransferDone> for EventRecorder {
     fn project(&mut self, _: &TransferDone, about: &EventContext) {
         self.note(about);
     }
 }
 
-impl Project<TransferFailed> for Diary {
+impl Project<TransferFailed> for EventRecorder {
     fn project(&mut self, _: &TransferFailed, about: &EventContext) {
         self.note(about);
     }
 }
 
-impl Answer<Read> for Diary {
+impl Answer<Read> for EventRecorder {
     fn answer(&self, read: Read) -> Vec<Entry> {
         // As many as fit into a message.
         self.entries.iter().skip(read.from).take(5_000).cloned().collect()
