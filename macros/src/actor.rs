@@ -29,6 +29,7 @@ const APPLIES: Known = Known { name: "applies", form: Form::Paths, write: "appli
 const RECORDS: Known = Known { name: "records", form: Form::Paths, write: "records(StatementSent)" };
 const REACTS: Known = Known { name: "reacts", form: Form::Paths, write: "reacts(OrderPlaced)" };
 const REPLIES: Known = Known { name: "replies", form: Form::Paths, write: "replies(Reserve)" };
+const ANSWERS: Known = Known { name: "answers", form: Form::Paths, write: "answers(BalanceOf)" };
 const TIMERS: Known = Known { name: "timers", form: Form::Paths, write: "timers(PaymentOverdue)" };
 const SNAPSHOT: Known =
     Known { name: "snapshot", form: Form::Nested(SNAPSHOT_KEYS), write: "snapshot(every = 200, schema = 1)" };
@@ -38,7 +39,7 @@ const SNAPSHOT_KEYS: &[Known] = &[
     Known { name: "never", form: Form::Flag, write: "never" },
 ];
 const FORMERLY: Known = Known { name: "formerly", form: Form::Names, write: "formerly = \"account\"" };
-const KEYS: &[Known] = &[DOMAIN, NAME, HANDLES, APPLIES, RECORDS, REACTS, REPLIES, TIMERS, SNAPSHOT, FORMERLY];
+const KEYS: &[Known] = &[DOMAIN, NAME, HANDLES, APPLIES, RECORDS, REACTS, REPLIES, TIMERS, ANSWERS, SNAPSHOT, FORMERLY];
 
 /// The lists, the kind of message in each, and the function that checks and lists an entry.
 const LISTS: &[(&str, &str, &str)] = &[
@@ -48,6 +49,7 @@ const LISTS: &[(&str, &str, &str)] = &[
     ("reacts", "event", "reacts"),
     ("replies", "command", "replies"),
     ("timers", "document", "timers"),
+    ("answers", "query", "answers_for_key"),
 ];
 
 /// The number of turns between two snapshots if `every` is not given: frequent enough that a rebuild reads few events,

@@ -102,12 +102,14 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
     let version = given.number("version").map_or(1, |(version, _)| version);
     versions::check(&given, version, &mut mistakes);
     versions::check_written(&given, version, &mut mistakes);
-    if kind != Kind::Command {
+    // A query without a key is for a view.
+    let is_keyed = kind == Kind::Command || (kind == Kind::Query && has_key(input));
+    if !is_keyed {
         reject_keys(input, word, &mut mistakes);
     }
     let body = match kind {
         Kind::Command => {
-            let key = key(input, &mut mistakes);
+            let key = key(input, word, &mut mistakes);
             let reply = match given.ty("reply") {
                 Some(reply) => owned_reply(reply, &mut mistakes),
                 None if given.key("reply").is_some() => mistakes.instead_of_type(),
@@ -120,7 +122,16 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
         }
         Kind::Query => {
             let reply = reply_of_query(&given, input, &mut mistakes);
-            quote!(type Reply = #reply;)
+            let key = is_keyed.then(|| {
+                let key = key(input, word, &mut mistakes);
+                quote! {
+                    const IS_KEYED: ::core::primitive::bool = true;
+                    fn key(&self) -> ::core::option::Option<::whizbang::derive::Key<'_>> {
+                        ::core::option::Option::Some(#key)
+                    }
+                }
+            });
+            quote! { type Reply = #reply; #key }
         }
         Kind::Event | Kind::Document => TokenStream::new(),
     };
@@ -248,8 +259,14 @@ fn owned_reply(reply: &Type, mistakes: &mut Diagnostics) -> TokenStream {
     }
 }
 
-/// Generates the expression of a command's key.
-fn key(input: &DeriveInput, mistakes: &mut Diagnostics) -> TokenStream {
+/// Returns whether a field of a struct is marked `#[key]`.
+fn has_key(input: &DeriveInput) -> bool {
+    let Data::Struct(data) = &input.data else { return false };
+    data.fields.iter().flat_map(|field| &field.attrs).any(|attribute| attribute.path().is_ident("key"))
+}
+
+/// Generates the expression of the key of a command or a query.
+fn key(input: &DeriveInput, word: &str, mistakes: &mut Diagnostics) -> TokenStream {
     let nothing = quote!(::whizbang::derive::Key::from(""));
     let ident = &input.ident;
     let how = "mark the field that selects its aggregate: `#[key] account: String`";
@@ -274,7 +291,7 @@ fn key(input: &DeriveInput, mistakes: &mut Diagnostics) -> TokenStream {
             let first = first.ident.as_ref().map_or_else(|| "a field before".to_owned(), |first| format!("`{first}`"));
             mistakes.add(
                 mark.path().span(),
-                format!("found a second `#[key]`, {first} has one; a command has exactly one key: keep one of the two"),
+                format!("found a second `#[key]`, {first} has one; a {word} has exactly one key: keep one of the two"),
             );
             continue;
         }
@@ -319,7 +336,10 @@ fn reject_keys(input: &DeriveInput, word: &str, mistakes: &mut Diagnostics) {
     for mark in marks {
         mistakes.add(
             mark.path().span(),
-            format!("found `#[key]` in {}; only a command has a key: leave it out", shape::with_article(word)),
+            format!(
+                "found `#[key]` in {}; only the struct of a command or a query has a key: leave it out",
+                shape::with_article(word)
+            ),
         );
     }
 }

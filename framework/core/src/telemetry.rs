@@ -50,6 +50,8 @@ pub struct Counts {
     pub turns: Count,
     /// Events recorded.
     pub events: Count,
+    /// Queries answered from the state of a key.
+    pub answers: Count,
     /// Rejections returned.
     pub rejections: Count,
     /// Duplicates dropped.

@@ -15,7 +15,7 @@ use whizbang::testing::bridge::run;
 use whizbang_tests::nats::NatsServer;
 
 use crate::bank::{Account, Bank, deposit};
-use crate::diary::{self, Diary};
+use crate::event_recorder::{self, EventRecorder};
 use crate::{BOTH, services, until};
 
 async fn bank(server: &NatsServer, folder: &Path, replaces: ReplacedStore) -> Node {
@@ -60,32 +60,32 @@ fn older_copy_ends_before_it_publishes_other_events() {
             let folders = tempfile::tempdir().expect("a folder");
             let (newest, older) = (folders.path().join("newest"), folders.path().join("older"));
             let node = bank(&server, &newest, ReplacedStore::None).await;
-            let diary = Node::builder("diary", MemoryStore::new()).projection::<Diary>();
-            let diary = diary.bridge(services::bridge(&server.url()).await).start().await.expect("starts");
+            let recorder = Node::builder("recorder", MemoryStore::new()).projection::<EventRecorder>();
+            let recorder = recorder.bridge(services::bridge(&server.url()).await).start().await.expect("starts");
             deposits(&node, "ada", 5).await;
             copy(&newest, &older);
             deposits(&node, "ada", 5).await;
-            until("ten events", async || diary::read(&diary.client()).await.len() == 10).await;
+            until("ten events", async || event_recorder::read(&recorder.client()).await.len() == 10).await;
             drop(node);
             let node = bank(&server, &older, ReplacedStore::None).await;
             until("the end of the node", async || node.ended().is_some()).await;
             let Some(NodeEnd::OlderLog { published, here, .. }) = node.ended() else { panic!("{:?}", node.ended()) };
             assert_eq!((published, here), (10, 5));
             assert!(!node.health().live && node.health().reasons[0].contains("replaces_store"), "{:?}", node.health());
-            assert_eq!(diary::read(&diary.client()).await.len(), 10, "nothing else was published");
-            assert!(diary.health().ready, "{:?}", diary.health());
+            assert_eq!(event_recorder::read(&recorder.client()).await.len(), 10, "nothing else was published");
+            assert!(recorder.health().ready, "{:?}", recorder.health());
             drop(node);
             // On the newest store nothing has happened. The copy has taken over its claim.
             let node = bank(&server, &newest, ReplacedStore::Any).await;
             deposits(&node, "ada", 1).await;
-            until("eleven events", async || diary::read(&diary.client()).await.len() == 11).await;
+            until("eleven events", async || event_recorder::read(&recorder.client()).await.len() == 11).await;
             drop(node);
             // An operator may prefer the copy.
             let node = bank(&server, &older, ReplacedStore::Any).await;
             deposits(&node, "ada", 1).await;
             assert_eq!(node.ended(), None);
             node.stop().await.expect("stops");
-            diary.stop().await.expect("stops");
+            recorder.stop().await.expect("stops");
         });
     }
 }

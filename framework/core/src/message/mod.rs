@@ -168,7 +168,7 @@ pub trait Command: Message {
 /// ```
 pub trait Event: Message {}
 
-/// Asks a view for one answer and has no effect.
+/// Asks a view, or the aggregate or saga of a key, for one answer and has no effect.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a query",
     label = "expected a query",
@@ -194,6 +194,16 @@ pub trait Event: Message {}
 pub trait Query: Message {
     /// The answer.
     type Reply: Coded + Send + 'static;
+
+    /// True if an aggregate or a saga answers the query and not a view: a field is marked `#[key]`.
+    #[doc(hidden)]
+    const IS_KEYED: bool = false;
+
+    /// Returns the key of the aggregate or saga that answers the query: the field marked `#[key]`. `None` for the query of a
+    /// view.
+    fn key(&self) -> Option<Key<'_>> {
+        None
+    }
 }
 
 /// Data without a statement that something happened. Sagas use documents as the content of their timers.

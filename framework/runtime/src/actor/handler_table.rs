@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
+use super::answers::AnswerFromState;
 use super::dispatcher::Dispatcher;
 use super::effects::Effects;
 use super::instance::ActorInstance;
@@ -139,6 +140,14 @@ pub fn typed<'a, A: Stateful>(
     }
 }
 
+/// As [`typed`], for a state alone.
+///
+/// # Errors
+/// It belongs to another actor type.
+pub(super) fn typed_state_ref<A: Stateful>(state: &dyn UserState) -> Result<&A, CodecError> {
+    (state as &dyn Any).downcast_ref().ok_or_else(wrong_actor_type)
+}
+
 /// As [`typed`], for a state that changes.
 ///
 /// # Errors
@@ -171,6 +180,7 @@ pub struct HandlerTable {
     pub(crate) reacts: ByDomainAndName<(KeyOf, Decide)>,
     pub(crate) replies: ByDomainAndName<Decide>,
     awaited_replies: Vec<TypeId>,
+    pub(crate) answers: ByName<AnswerFromState>,
     timers: ByDomainAndName<Decide>,
     /// The domain of a timer that older versions stored without it, by the name of the document.
     unqualified: ByName<&'static str>,
@@ -208,6 +218,7 @@ impl HandlerTable {
             reacts: HashMap::default(),
             replies: HashMap::default(),
             awaited_replies: Vec::new(),
+            answers: HashMap::default(),
             timers: HashMap::default(),
             unqualified: HashMap::default(),
             routes: Vec::new(),
@@ -252,6 +263,11 @@ impl HandlerTable {
         self.card.replies.push(card);
         self.awaited_replies.push(command);
         self.replies.extend(of.names().map(|name| ((of.domain, name), decide)));
+    }
+
+    pub(crate) fn add_answer(&mut self, of: MessageFacts, card: MessageCard, answer: AnswerFromState) {
+        self.card.answers.push(card);
+        self.answers.extend(of.names().map(|name| (name, answer)));
     }
 
     pub(crate) fn add_timer(&mut self, of: MessageFacts, card: MessageCard, decide: Decide) {

@@ -17,6 +17,7 @@ use actix::fut::{ActorFutureExt, wrap_future};
 use tokio::sync::oneshot;
 
 use super::backlog::{Backlog, MIN_WAIT};
+use super::dead_letters::duplicate_outcome;
 use super::dispatcher::{Dispatcher, Permit};
 use super::handler_table::UserSlot;
 use super::mailbox::{Ctx, Delivered, Mailbox};
@@ -291,6 +292,9 @@ impl ActorInstance {
         if self.is_stopped() {
             return (delivered.delivery.completion)(self.shard.stopped_outcome());
         }
+        if delivered.delivery.action == Action::Answer {
+            return self.answer(delivered, ctx);
+        }
         if self.backlog().is_some_and(|backlog| !backlog.is_loaded()) {
             // The shard is being reopened.
             return self.handle_later(delivered, ctx);
@@ -374,7 +378,7 @@ impl ActorInstance {
                     );
                 }
             }
-            Action::Handle | Action::React | Action::DeadLetter(_) | Action::Reply => {}
+            Action::Handle | Action::Answer | Action::React | Action::DeadLetter(_) | Action::Reply => {}
         }
         if !self.state.rare.parked.is_empty() {
             self.park(delivery, permit, ctx);
@@ -433,15 +437,6 @@ impl ActorInstance {
             Some(ticket) => self.dispatcher.context.after_ticket(&self.shard, ticket, then),
             None => then(Ok(())),
         }
-    }
-}
-
-/// Returns the outcome of a duplicate. A dead letter has no reply yet.
-pub(crate) fn duplicate_outcome(reply: bytes::Bytes, codec: Codec) -> Outcome {
-    if reply.is_empty() {
-        Outcome::DeadLetter("an earlier delivery became a dead letter".to_owned())
-    } else {
-        Outcome::Done(reply, codec)
     }
 }
 

@@ -4,6 +4,7 @@
 //! it runs one turn at a time. A reply never leaves before its turn is committed. A panic in user code fails one turn
 //! and nothing else.
 
+mod answers;
 mod backlog;
 mod command_dispatcher;
 mod commits;
@@ -36,18 +37,20 @@ mod thread;
 mod timer_name;
 mod turn;
 
+pub use answers::Answer;
+pub(crate) use answers::{Unanswered, answer_with};
 pub use backlog::{DEFERRED, MIN_WAIT};
 pub(crate) use command_dispatcher::{CommandCall, CommandDispatcher};
 pub(crate) use commits::CommitFailure;
 pub use commits::CommitNotifier;
 #[cfg(feature = "testing")]
 pub use compensation::CompensationChange;
+pub(crate) use dead_letters::duplicate_outcome;
 pub use dispatcher::Dispatcher;
 pub use effects::{CompensationScope, Effects, Sent};
 #[cfg(feature = "testing")]
 pub use failpoints::{Count, Failpoint, Failpoints};
 pub use handler_table::{HandlerTable, typed, typed_state};
-pub(crate) use instance::duplicate_outcome;
 pub(crate) use mailbox::LocalMessage;
 pub use owned_shard::OwnedShard;
 pub(crate) use plan::names;

@@ -5,11 +5,14 @@
 use std::any::TypeId;
 use std::marker::PhantomData;
 
+use super::answers::AnswerFromState;
 use super::handler_table::{AddRoute, ApplyStored, Decide, HandlerTable, KeyOf};
 use super::snapshots::Snapshots;
 use crate::router::MessageCard;
 use whizbang_core::clock::Timestamp;
-use whizbang_core::message::{Command, Domain, Envelope, Message, MessageFacts, MessageId, Name, StateCoding, header};
+use whizbang_core::message::{
+    Command, Domain, Envelope, Message, MessageFacts, MessageId, Name, Query, StateCoding, header,
+};
 
 /// The role of an actor type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +147,10 @@ impl<A: Stateful> Plan<A> {
     pub(crate) fn add_reply<M: Command>(&mut self, decide: Decide) {
         let (facts, card) = (MessageFacts::of::<M>(), MessageCard::of_command::<M>());
         self.table.add_reply(facts, card, TypeId::of::<M>(), decide);
+    }
+
+    pub(super) fn add_answer<Q: Query>(&mut self, answer: AnswerFromState) {
+        self.table.add_answer(MessageFacts::of::<Q>(), MessageCard::of_query::<Q>(), answer);
     }
 
     pub(crate) fn add_timer<M: Message>(&mut self, decide: Decide) {

@@ -72,7 +72,7 @@ impl Dispatcher {
             }
             Action::DeadLetter(reason) => return Err(TurnError::Undecodable(reason.clone())),
             Action::Reply => self.decide_reply(state, user, envelope, effects, redriven)?,
-            Action::React | Action::Timer { .. } | Action::Redrive | Action::Discard { .. } => {}
+            Action::Answer | Action::React | Action::Timer { .. } | Action::Redrive | Action::Discard { .. } => {}
         }
         Ok(())
     }

@@ -39,15 +39,19 @@ pub(super) fn encoded_len<C: Command>(command: &C) -> usize {
     command.encode(C::Domain::CODEC, &mut payload).map_or(0, |()| payload.len())
 }
 
-/// Encodes a query.
+/// Encodes a query. The query of a key travels like a command, to the owner of the key.
 ///
 /// # Errors
-/// [`SendError::Encode`].
+/// [`SendError::Key`] and [`SendError::Encode`].
 pub(super) fn of_query<Q: Query>(client: &Client, query: &Q, deadline: Duration) -> Result<Envelope, SendError> {
     let facts = MessageFacts::of::<Q>();
     let mut payload = Vec::new();
     match encode_verified(query, facts.codec, &mut payload) {
-        Ok(_) => envelope(client, facts, Fingerprint::of_query::<Q>, payload, Kind::Query, None, None, deadline),
+        Ok(_) => {
+            let key = query.key();
+            let kind = if key.is_some() { Kind::Command } else { Kind::Query };
+            envelope(client, facts, Fingerprint::of_query::<Q>, payload, kind, key, None, deadline)
+        }
         Err(error) => Err(SendError::Encode(error)),
     }
 }

@@ -120,10 +120,14 @@ impl Client {
         PublishEvent::new(self.clone(), key.into(), facts, Fingerprint::of_event::<E>, encoded)
     }
 
-    /// Queries a view. Await the returned future for the answer.
+    /// Queries a view, or the aggregate or saga of a key. Await the returned future for the answer.
+    ///
+    /// A query with a `#[key]` is answered by the owner of the key from its committed state: after all commands that were
+    /// answered before, without a turn, and without an entry in the log. A view may be behind its events.
     ///
     /// # Errors
-    /// As [`send`](Self::send); a query has no effect, so it can always be repeated.
+    /// As [`send`](Self::send); a query has no effect, so it can always be repeated. [`SendError::Unanswered`] also if the key
+    /// waits behind a dead letter, and [`SendError::Refused`] or [`SendError::NoOwner`] if its state cannot be loaded.
     pub fn query<Q: Query>(&self, query: Q) -> SendQuery<Q> {
         SendQuery::new(self.clone(), query)
     }

@@ -1,19 +1,21 @@
-//! A query: a request for one answer of a view.
+//! A query: a request for one answer of a view, or of the actor of a key.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::encode::of_query;
-use super::retry::{Attempts, Effect, RetryMode, send_until_answered};
+use super::retry::{Attempts, Effect, RetryMode, SendOnce, send_until_answered};
 use super::{Client, DEADLINE};
 use crate::router::{Remote, SendError};
-use whizbang_core::message::{Coded, Envelope, Query};
+use whizbang_core::message::{Coded, Envelope, Kind, Query};
+use whizbang_core::store::StoreError;
 
-/// A query for a view. Await it for the answer.
+/// A query for a view, or for the aggregate or saga of a key. Await it for the answer.
 ///
 /// Nothing happens before the first poll. A query has no effect, so dropping it is harmless. It is retried as
 /// [`Client`] describes. [`Projection`](crate::Projection) and [`Answer`](crate::Answer) have examples.
@@ -78,9 +80,27 @@ fn read_answer<R: Coded + Send + 'static>(
 ) -> BoxFuture<'static, Result<R, SendError>> {
     Box::pin(async move {
         let codec = envelope.codec;
-        let query = |remote: &dyn Remote, envelope, wait| remote.query(envelope, wait);
-        let answer = send_until_answered(client, envelope, attempts, query).await?;
+        let ask: SendOnce<Bytes> = match envelope.kind {
+            Kind::Query => |remote, envelope, wait| remote.query(envelope, wait),
+            _ => ask_owner,
+        };
+        let answer = send_until_answered(client, envelope, attempts, ask).await?;
         R::read(codec, &answer).map_err(SendError::Reply)
+    })
+}
+
+/// Sends the query of a key once, to its owner.
+fn ask_owner(remote: &dyn Remote, envelope: Envelope, wait: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
+    let (domain, name) = (envelope.domain.to_string(), envelope.name.to_string());
+    let sent = remote.send(envelope, wait);
+    Box::pin(async move {
+        sent.await.map_err(|error| match error {
+            // A query commits nothing, so the error concerns its answer, and another attempt meets it again.
+            SendError::Unknown { source: StoreError::Io { source, .. }, .. } => {
+                SendError::Unanswered { domain, name, reason: source.to_string() }
+            }
+            error => error,
+        })
     })
 }
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::actor::Stateful;
+use crate::actor::{Answer, Stateful};
 use crate::aggregate::{Apply, Handle, OnReply, React};
-use crate::projection::{Answer, Project};
+use crate::projection::{Project, Projection};
 use crate::saga::OnTimer;
 use crate::worker::{OnEvent, OnJobReply, Perform, Worker};
 use whizbang_core::message::{Codec, CodecError, Command, Document, Domain, Event, Key, Message, Of, Query, Shape};
@@ -217,8 +217,29 @@ pub const fn projects<P: Project<M>, M: Event>() -> usize {
     0
 }
 
-/// Checks an entry of `answers(…)`.
-pub const fn answers<P: Answer<M>, M: Query>() -> usize {
+/// Checks an entry of `answers(…)` of a projection.
+///
+/// # Panics
+/// In the compiler, which evaluates it.
+#[track_caller]
+pub const fn answers<P: Projection + Answer<M>, M: Query>() -> usize {
+    if M::IS_KEYED {
+        reject("found a query with a `#[key]`, which an aggregate or a saga answers; leave out the `#[key]`")
+    }
+    0
+}
+
+/// Checks an entry of `answers(…)` of an aggregate or a saga.
+///
+/// # Panics
+/// In the compiler, which evaluates it.
+#[track_caller]
+pub const fn answers_for_key<A: Stateful + Answer<M>, M: Query + Of<A::Domain>>() -> usize {
+    if !M::IS_KEYED {
+        reject(
+            "found a query without a key; mark the field that selects the aggregate or saga: `#[key] account: String`",
+        )
+    }
     0
 }
 

@@ -153,9 +153,11 @@ pub use whizbang_macros::Command;
 /// ```
 pub use whizbang_macros::Event;
 
-/// Makes a struct or an enum a [`Query`](trait@crate::Query): a request for one answer of a view.
+/// Makes a struct or an enum a [`Query`](trait@crate::Query): a request for one answer of a view, or of the aggregate or saga
+/// of a key.
 ///
-/// The keys are those of `Command`, but `reply` is required, and no field is marked.
+/// The keys are those of `Command`, but `reply` is required. A query for a view has no marked field. A query for an aggregate
+/// or a saga is a struct with a field `#[key]`, as [`Answer`](crate::Answer) shows.
 ///
 /// ```
 /// use whizbang::prelude::*;
@@ -206,6 +208,7 @@ pub use whizbang_macros::Document;
 /// | `reacts(OrderPlaced)` | events of any domain, with [`React`](crate::React) | one or more | none |
 /// | `replies(Reserve)` | commands it sends and whose replies it handles, with [`OnReply`](crate::OnReply) | one or more | none |
 /// | `timers(PaymentOverdue)` | documents of its timers, with [`OnTimer`](crate::OnTimer) | one or more | none |
+/// | `answers(BalanceOf)` | queries of its domain with a `#[key]`, with [`Answer`](crate::Answer) | one or more | none |
 /// | `snapshot(every = 200, schema = 1)` | saves a snapshot every `every` turns, so that a long stream is not read from its start; raise `schema` when the state's fields, or the effect of `apply` on old events, change. The state derives `Serialize` and `Deserialize` | `every` 1 to 1,000,000; `schema` from 1 up | see below; `snapshot` alone uses the numbers shown |
 /// | `snapshot(never)` | saves no snapshots | | |
 ///

@@ -28,6 +28,8 @@ pub struct Metrics {
     pub turns: u64,
     /// Events recorded.
     pub events: u64,
+    /// Queries answered by aggregates and sagas.
+    pub answers: u64,
     /// Rejections returned.
     pub rejections: u64,
     /// Duplicates dropped.

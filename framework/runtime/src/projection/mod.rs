@@ -22,8 +22,9 @@ pub use skips::{SkipError, SkippedEvent};
 
 use std::sync::Arc;
 
+pub use crate::actor::Answer;
 use crate::actor::EventContext;
-use whizbang_core::message::{CodecError, Event, Query, Shape};
+use whizbang_core::message::{CodecError, Event, Shape};
 use whizbang_core::store::View;
 
 /// A view into which events are projected. Derived with `#[derive(Projection)]`, hosted with
@@ -153,46 +154,4 @@ pub trait Project<E: Event>: Projection {
     /// Changes the view by `event`. Called once for each event, in the order of its shard. The view and its
     /// checkpoint are saved atomically, so an event that is projected again after a restart meets a view without it.
     fn project(&mut self, event: &E, about: &EventContext);
-}
-
-/// Answers a query from the view. [`Projection`] has the complete program.
-///
-/// ```
-/// use whizbang::doc_fixtures::{Bank, Deposited};
-/// use whizbang::prelude::*;
-///
-/// #[derive(Query, Serialize, Deserialize)]
-/// #[query(domain = Bank, reply = u64)]
-/// struct AverageDeposit {}
-///
-/// #[derive(Projection, Default, Serialize, Deserialize)]
-/// #[projection(projects(Deposited), answers(AverageDeposit))]
-/// struct Deposits {
-///     count: u64,
-///     cents: u64,
-/// }
-///
-/// impl Project<Deposited> for Deposits {
-///     fn project(&mut self, deposited: &Deposited, _about: &EventContext) {
-///         self.count += 1;
-///         self.cents += deposited.cents;
-///     }
-/// }
-///
-/// impl Answer<AverageDeposit> for Deposits {
-///     fn answer(&self, _query: AverageDeposit) -> u64 {
-///         self.cents.checked_div(self.count).unwrap_or(0)
-///     }
-/// }
-///
-/// assert_eq!(Deposits { count: 4, cents: 100 }.answer(AverageDeposit {}), 25);
-/// ```
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` does not answer `{Q}`",
-    label = "listed in `answers(…)`, but not answered",
-    note = "write `impl Answer<{Q}> for {Self} {{ fn answer(&self, query: {Q}) -> … {{ … }} }}`"
-)]
-pub trait Answer<Q: Query>: Projection {
-    /// Returns the answer, from the events projected so far. A panic is reported to the caller and changes nothing.
-    fn answer(&self, query: Q) -> Q::Reply;
 }

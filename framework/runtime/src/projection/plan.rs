@@ -7,22 +7,14 @@ use bytes::Bytes;
 use foldhash::fast::FixedState;
 
 use super::{Answer, Project, Projection};
-use crate::actor::{EventContext, names};
+use crate::actor::{EventContext, Unanswered, answer_with, names};
 use crate::router::{ActorCard, MessageCard, StateCard};
-use whizbang_core::message::{CodecError, Coded, Domain, Envelope, Event, Message, Query};
+use whizbang_core::message::{CodecError, Domain, Envelope, Event, Message, Query};
 
 /// Projects an event, and sets the cell when the view is about to change. Fails if the event cannot be decoded.
 type Projecting<P> = fn(&mut P, &Envelope, &Cell<bool>) -> Result<(), CodecError>;
 /// Answers a query.
 type Answering<P> = fn(&P, &Envelope) -> Result<Bytes, Unanswered>;
-
-/// Reason why a query has no answer.
-pub(crate) enum Unanswered {
-    /// The query cannot be decoded.
-    Undecodable(CodecError),
-    /// The answer cannot be encoded.
-    Unwritable(CodecError),
-}
 
 /// List filled by [`Projection::wire`].
 #[doc(hidden)]
@@ -75,14 +67,7 @@ impl<P: Projection> ProjectionPlan<P> {
         P: Answer<Q>,
     {
         self.card.answers.push(MessageCard::of_query::<Q>());
-        let answer: Answering<P> = |view, envelope| {
-            let query = <Q as Message>::decode(envelope.version, envelope.codec, &envelope.payload)
-                .map_err(Unanswered::Undecodable)?;
-            let answer = view.answer(query);
-            let mut bytes = Vec::new();
-            answer.write(envelope.codec, &mut bytes).map_err(Unanswered::Unwritable)?;
-            Ok(Bytes::from(bytes))
-        };
+        let answer: Answering<P> = |view, envelope| answer_with::<Q>(envelope, |query| view.answer(query));
         self.answers.extend(names::<Q>().map(|name| ((<Q::Domain as Domain>::NAME, name), answer)));
     }
 }

@@ -11,7 +11,6 @@ use tokio::time::Instant;
 
 use super::endpoint::{PendingQuery, SaveRequest, SkipRequest, ViewContext};
 use super::halt::{Halt, ProjectFailure};
-use super::plan::Unanswered;
 use super::restore::Restored;
 use super::saver::Saver;
 use super::skips::SkippedEvent;
@@ -298,8 +297,7 @@ impl<P: Projection> ViewActor<P> {
         let code = &self.context.code;
         settle(match code.call(code.label(P::NAME, &envelope.name), || answer(view, &envelope)) {
             Ok(Ok(bytes)) => Outcome::Done(bytes, envelope.codec),
-            Ok(Err(Unanswered::Undecodable(error))) => Outcome::Undecodable(error.to_string()),
-            Ok(Err(Unanswered::Unwritable(error))) => Outcome::Unanswered(format!("failed to encode answer: {error}")),
+            Ok(Err(unanswered)) => unanswered.outcome(),
             Err(panicked) => Outcome::Unanswered(format!("`answer` {panicked}")),
         });
     }

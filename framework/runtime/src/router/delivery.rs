@@ -13,6 +13,8 @@ use whizbang_core::telemetry::passes;
 pub enum Action {
     /// Handle a command.
     Handle,
+    /// Answer a query from the committed state of the key.
+    Answer,
     /// React to an event.
     React,
     /// Dead-letter an event whose target key could not be determined. Holds the reason.

@@ -1,11 +1,13 @@
 //! Manifest: the composition of a node as a printable value: domains, owners, messages, versions, subscriptions.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
+use foldhash::fast::FixedState;
 use serde::Serialize;
 
-use whizbang_core::message::{Codec, Coded, Command, Domain, Message, Query, ReplyShape, Shape};
+use whizbang_core::message::{Codec, Coded, Command, Domain, Message, Name, NameError, Query, ReplyShape, Shape};
 
 /// Composition of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -224,7 +226,28 @@ impl MessageCard {
     }
 }
 
+impl Manifest {
+    /// Returns the queries that actors answer from the state of a key, by domain and name.
+    ///
+    /// # Errors
+    /// A name is invalid.
+    pub(crate) fn keyed_queries(&self) -> Result<HashSet<(Name, Name), FixedState>, NameError> {
+        let actors = self.domains.iter().flat_map(|domain| &domain.actors);
+        let cards = actors.flat_map(|actor| &actor.answers);
+        let names = cards.flat_map(|card| card.names().map(|name| (&*card.domain, name)));
+        names.map(|(domain, name)| Ok((Name::new(domain)?, Name::new(name)?))).collect()
+    }
+}
+
 impl ActorCard {
+    /// Returns the names by which messages from outside find an actor: those of its commands, and of the queries of its keys.
+    ///
+    /// # Errors
+    /// A name is invalid.
+    pub(crate) fn handled_names(&self) -> Result<Vec<Name>, NameError> {
+        self.handles.iter().chain(&self.answers).flat_map(MessageCard::names).map(Name::new).collect()
+    }
+
     /// Returns all names under which it may be stored: the current one and the former ones.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&*self.name).chain(self.formerly.iter().copied())

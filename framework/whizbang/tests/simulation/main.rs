@@ -11,6 +11,7 @@ mod coverage;
 mod invariants;
 mod job_outbox;
 mod jobs;
+mod keyed_queries;
 mod keys;
 mod regressions;
 mod rules;

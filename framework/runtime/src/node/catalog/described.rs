@@ -23,6 +23,7 @@ pub(in crate::node) fn manifest(
     let mut handlers: HashMap<(String, String), String> = HashMap::new();
     let mut names: HashMap<(String, String), &'static str> = HashMap::new();
     let mut facts: HashMap<String, (u16, Codec)> = HashMap::new();
+    let mut answers: HashMap<(String, String), String> = HashMap::new();
     for hosted in types {
         let (name, count) = hosted.domain();
         Name::from_static(name)?;
@@ -42,7 +43,8 @@ pub(in crate::node) fn manifest(
         {
             return Err(StartError::DoubleActor { domain: name.to_owned(), actor: card.name });
         }
-        let messages = [&card.handles, &card.records, &card.takes, &card.replies, &card.timers].into_iter().flatten();
+        let lists = [&card.handles, &card.records, &card.takes, &card.replies, &card.timers, &card.answers];
+        let messages = lists.into_iter().flatten();
         for message in messages {
             check_type(&mut names, message)?;
             check_domain(&mut facts, &message.domain, message.shards, message.codec)?;
@@ -58,10 +60,10 @@ pub(in crate::node) fn manifest(
                 });
             }
         }
+        add_answers(&mut answers, &card)?;
         domain.actors.push(card);
     }
     let mut projections: Vec<ActorCard> = Vec::new();
-    let mut answers: HashMap<(String, String), String> = HashMap::new();
     for card in views.iter().map(|hosted| hosted.card()) {
         Name::new(&card.name)?;
         if projections.iter().any(|known| known.shares_a_name(&card)) {
@@ -71,16 +73,22 @@ pub(in crate::node) fn manifest(
             check_type(&mut names, message)?;
             check_domain(&mut facts, &message.domain, message.shards, message.codec)?;
         }
-        for query in &card.answers {
-            let place = (query.domain.clone(), query.name.clone());
-            if let Some(one) = answers.insert(place, card.name.clone()) {
-                let (domain, query, other) = (query.domain.clone(), query.name.clone(), card.name);
-                return Err(StartError::DoubleAnswer { domain, query, one, other });
-            }
-        }
+        add_answers(&mut answers, &card)?;
         projections.push(card);
     }
     Ok(Manifest { service: service.to_owned(), domains: domains.into_values().collect(), projections })
+}
+
+/// Rejects two types that answer one query.
+fn add_answers(known: &mut HashMap<(String, String), String>, card: &ActorCard) -> Result<(), StartError> {
+    for query in &card.answers {
+        let place = (query.domain.clone(), query.name.clone());
+        if let Some(one) = known.insert(place, card.name.clone()) {
+            let (domain, query, other) = (query.domain.clone(), query.name.clone(), card.name.clone());
+            return Err(StartError::DoubleAnswer { domain, query, one, other });
+        }
+    }
+    Ok(())
 }
 
 /// Rejects two types that describe one domain differently.

@@ -64,6 +64,8 @@ pub(in crate::node) struct NodeDefinition {
     pub(in crate::node) views: Vec<ViewDefinition>,
     /// Index of the projection that answers a query, by domain and name.
     pub(in crate::node) answers: HashMap<(Name, Name), usize, FixedState>,
+    /// Queries that actors answer from the state of a key, by domain and name.
+    pub(in crate::node) keyed_queries: HashSet<(Name, Name), FixedState>,
     pub(in crate::node) issues: Arc<HealthIssues>,
     /// Known shapes of other services; empty without a bridge.
     pub(in crate::node) shapes: Arc<PeerShapes>,
@@ -294,6 +296,7 @@ impl NodeDefinition {
         Metrics {
             turns: sum(|counts| counts.turns.get()),
             events: sum(|counts| counts.events.get()),
+            answers: sum(|counts| counts.answers.get()),
             rejections: sum(|counts| counts.rejections.get()),
             duplicates: sum(|counts| counts.duplicates.get()),
             retries: sum(|counts| counts.retries.get()),

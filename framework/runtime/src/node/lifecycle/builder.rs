@@ -310,7 +310,7 @@ impl NodeBuilder {
                 events: known.events(&domain),
                 domain,
                 is_isolated: hosted.is_isolated(),
-                handles: handled(&card.handles)?,
+                handles: card.handled_names()?,
                 takes,
                 hosted,
             });
@@ -389,6 +389,7 @@ impl NodeBuilder {
             shapes: Arc::new(shapes.unwrap_or_default()),
             shape_requests: tokio::sync::Mutex::default(),
             newer: NewerTypes::new(Arc::clone(&manifest), self.retired, self.config.newer_commands),
+            keyed_queries: manifest.keyed_queries()?,
             manifest,
             card: card.clone(),
             user_code: (0..self.config.threads.max(1)).map(|_| UserCode::new(&ticks)).collect(),

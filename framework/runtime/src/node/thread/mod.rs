@@ -198,15 +198,19 @@ impl ThreadRuntime {
         });
     }
 
-    /// Delivers a command from outside to its actor.
+    /// Delivers a command from outside, or the query of a key, to its actor.
     pub(in crate::node) fn deliver_external(&self, envelope: Envelope, settle: Completion) {
         let envelope = self.with_own_deadline(envelope);
-        match self.endpoint_of(&envelope) {
-            Some(endpoint) => {
-                endpoint.deliver(Delivery::new(Action::Handle, envelope, DedupKey::MessageId, settle));
-            }
-            None => settle(Outcome::Moved),
+        let Some(endpoint) = self.endpoint_of(&envelope) else { return settle(Outcome::Moved) };
+        let queries = &self.definition.keyed_queries;
+        if queries.is_empty() || !queries.contains(&(envelope.domain.clone(), envelope.name.clone())) {
+            return endpoint.deliver(Delivery::new(Action::Handle, envelope, DedupKey::MessageId, settle));
         }
+        let asked = Arc::clone(&self.definition);
+        // Checked after the answer: the process may have been stopped since the state was read, and no commit proves that
+        // this node is still the owner.
+        let settle: Completion = Box::new(move |outcome| settle(if asked.serves() { outcome } else { Outcome::Moved }));
+        endpoint.deliver(Delivery::new(Action::Answer, envelope, DedupKey::MessageId, settle));
     }
 
     /// Delivers a command from outside whose caller does not wait.
