@@ -240,14 +240,6 @@ impl Manifest {
 }
 
 impl ActorCard {
-    /// Returns the names by which messages from outside find an actor: those of its commands, and of the queries of its keys.
-    ///
-    /// # Errors
-    /// A name is invalid.
-    pub(crate) fn handled_names(&self) -> Result<Vec<Name>, NameError> {
-        self.handles.iter().chain(&self.answers).flat_map(MessageCard::names).map(Name::new).collect()
-    }
-
     /// Returns all names under which it may be stored: the current one and the former ones.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&*self.name).chain(self.formerly.iter().copied())

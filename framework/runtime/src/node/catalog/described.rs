@@ -121,9 +121,12 @@ fn check_type(known: &mut HashMap<(String, String), &'static str>, message: &Mes
     Ok(())
 }
 
-/// Returns the names under which commands are handled, with the newest schema version of each.
-pub(in crate::node) fn handled(commands: &[MessageCard]) -> Result<Vec<(Name, u32)>, StartError> {
-    let names = commands.iter().flat_map(|command| command.names().map(|name| (name, command.version)));
+/// Returns the names by which messages from outside find an actor, those of its commands and of the queries of its keys, with
+/// the newest schema version of each.
+pub(in crate::node) fn handled<'a>(
+    messages: impl Iterator<Item = &'a MessageCard>,
+) -> Result<Vec<(Name, u32)>, StartError> {
+    let names = messages.flat_map(|message| message.names().map(|name| (name, message.version)));
     names.map(|(name, version)| Ok((Name::new(name)?, version))).collect()
 }
 

@@ -310,7 +310,7 @@ impl NodeBuilder {
                 events: known.events(&domain),
                 domain,
                 is_isolated: hosted.is_isolated(),
-                handles: card.handled_names()?,
+                handles: handled(card.handles.iter().chain(&card.answers))?,
                 takes,
                 hosted,
             });
