@@ -3,6 +3,7 @@
 //! Written by the relay and by the publisher's task, which it survives.
 
 use std::cell::{Cell, RefCell};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -28,7 +29,17 @@ pub(in crate::node) struct Publisher {
 
 impl Publisher {
     pub(in crate::node) fn mark_dirty(&self, cell: &Rc<OwnedShard>) {
-        self.dirty.borrow_mut().entry(cell.id.clone()).or_insert_with(|| Rc::clone(cell));
+        match self.dirty.borrow_mut().entry(cell.id.clone()) {
+            Entry::Vacant(entry) => {
+                entry.insert(Rc::clone(cell));
+            }
+            // The relay may mark an opening that was closed while it read the outbox. Kept here while the broker is slow, it
+            // would hide the present opening, whose messages would then wait for its next commit.
+            Entry::Occupied(mut entry) if entry.get().epoch() < cell.epoch() => {
+                entry.insert(Rc::clone(cell));
+            }
+            Entry::Occupied(_) => {}
+        }
         self.wake.notify_one();
     }
 
@@ -58,5 +69,41 @@ impl Publisher {
     /// Returns whether every shard has been handled and all its messages are with the broker.
     pub(in crate::node) fn is_idle(&self) -> bool {
         !self.is_running.get() && self.dirty.borrow().is_empty() && self.unanswered.borrow().is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use whizbang_core::message::Name;
+    use whizbang_core::store::{CommitListener, Store as _, StoreError, Ticket};
+    use whizbang_log::memory::MemoryStore;
+
+    struct Deaf;
+
+    impl CommitListener for Deaf {
+        fn committed(&self, _: Ticket) {}
+        fn failed(&self, _: StoreError) {}
+    }
+
+    #[test]
+    fn closed_opening_does_not_hide_the_present_one() {
+        let store = MemoryStore::new();
+        let id = ShardId::new(Name::from_static("bank").unwrap(), 0);
+        let open = || {
+            let handle = store.open(&id, 1, Arc::new(Deaf)).now_or_never().unwrap().unwrap();
+            OwnedShard::new(id.clone(), handle, true)
+        };
+        let (closed, present) = (open(), open());
+        let publisher = Publisher::default();
+        for marked in [[&closed, &present], [&present, &closed]] {
+            marked.into_iter().for_each(|cell| publisher.mark_dirty(cell));
+            let dirty = std::mem::take(&mut *publisher.dirty.borrow_mut());
+            assert!(Rc::ptr_eq(&dirty[&id], &present));
+        }
     }
 }
