@@ -334,7 +334,7 @@ async fn old_version_leaves_shards_with_new_types_to_the_new_one() {
     // It is served again once a node knows its types; the caller has only waited.
     let client = old.client();
     let waiting = client.send(v1::Fill { purse: marked.to_owned(), cents: 1 }).deadline(PATIENT);
-    let (balance, new) = futures_util::future::join(async { waiting.await }, second(&store, &hub)).await;
+    let (balance, new) = futures_util::future::join(waiting, second(&store, &hub)).await;
     assert_eq!(balance.unwrap(), 6);
     eventually(async || owner(&old).is_some() && owner(&old) == new.cluster().map(|cluster| cluster.member)).await;
     assert_eq!(old.metrics().dead_letters + new.metrics().dead_letters, 0);
@@ -360,7 +360,7 @@ async fn new_commands_wait_for_the_new_version() {
         assert_eq!(old.client().send(v1::Fill { purse: purse(2), cents: 1 }).await.unwrap(), 2);
         second_writing_v1(&store, &hub).await
     };
-    let (emptied, new) = futures_util::future::join(async { call.await }, rollout).await;
+    let (emptied, new) = futures_util::future::join(call, rollout).await;
     assert_eq!(emptied.unwrap(), 2, "the call has only waited");
     let emptied = async |number: usize| {
         let fill = v1::Fill { purse: purse(number), cents: 0 };

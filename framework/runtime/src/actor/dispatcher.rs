@@ -242,7 +242,7 @@ impl Dispatcher {
         }
         let bytes = message.bytes();
         // Messages of the node itself (events, timers) were bounded where they were read.
-        if !inside && !(self.has_capacity() && context.queued.fits(QueuedKind::Callers, bytes)) {
+        if !(inside || self.has_capacity() && context.queued.fits(QueuedKind::Callers, bytes)) {
             context.counts.busy.one();
             return Err((AdmitError::Busy, message));
         }

@@ -39,10 +39,12 @@ pub(in crate::node) struct NewerTypes {
     /// Longest wait of a command for a node that handles it.
     patience: Duration,
     read: tokio::sync::Mutex<CatalogRead>,
-    /// The position up to which the log of a shard contains none of the types, which were found with that catalog.
-    searched: Mutex<HashMap<ShardId, (Arc<Vec<CatalogEntry>>, u64)>>,
+    searched: Mutex<HashMap<ShardId, Searched>>,
     commands: Mutex<Commands>,
 }
+
+/// The position up to which the log of a shard contains none of these types.
+type Searched = (Arc<Vec<CatalogEntry>>, u64);
 
 /// The last read of the catalog.
 #[derive(Default)]
