@@ -275,6 +275,12 @@ mod right {
         order.rejection::<Charge>().while_compensating().at_least(1);
         order.event::<Charged>().never_reached();
     }
+
+    #[test]
+    fn orders_hold_on_three_nodes_of_each_service() {
+        let flow = Flow::new("orders-on-three-nodes", |sim| cluster(sim).nodes(3), orders(), 1..10, place);
+        flow.at_end(what_is_charged_is_paid_for).check(0..200);
+    }
 }
 
 /// Asserts that a case on the page equals the current report line by line, except for numbers. `nth` counts the cases.

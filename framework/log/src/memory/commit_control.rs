@@ -10,7 +10,7 @@ use super::shard::MemoryShard;
 use super::{MemoryStore, RegisteredListener};
 use crate::record::Location;
 use whizbang_core::message::ShardId;
-use whizbang_core::store::{Epoch, StoreError, Ticket};
+use whizbang_core::store::{CommitListener, Epoch, StoreError, Ticket};
 
 /// Controls the commits of a [`MemoryStore`] and makes it fail. Created by [`MemoryStore::faulty`] and
 /// [`MemoryStore::commit_control`].
@@ -134,6 +134,18 @@ impl HeldCommits {
         let appends = appends.min(state.waiting.len());
         state.waiting.drain(..appends).collect()
     }
+
+    /// Takes the oldest commits of one listener.
+    fn take_of(&self, listener: &Arc<dyn CommitListener>, appends: usize) -> Vec<HeldCommit> {
+        let mut state = self.state.lock();
+        let (mut taken, mut kept) = (Vec::new(), VecDeque::new());
+        for waiting in std::mem::take(&mut state.waiting) {
+            let is_theirs = std::ptr::addr_eq(Arc::as_ptr(&waiting.registered.listener), Arc::as_ptr(listener));
+            if is_theirs && taken.len() < appends { taken.push(waiting) } else { kept.push_back(waiting) }
+        }
+        state.waiting = kept;
+        taken
+    }
 }
 
 impl CommitControl {
@@ -164,6 +176,36 @@ impl CommitControl {
     /// Commits all held appends and stops holding commits.
     pub fn go_on(&self) {
         self.held().release();
+    }
+
+    /// Commits up to `appends` uncommitted appends of one owner, oldest first, and reports them as one batch: of the shards
+    /// that it has opened with `listener`. Returns their number.
+    pub fn commit_of(&self, listener: &Arc<dyn CommitListener>, appends: usize) -> usize {
+        let held = self.held();
+        let reporting = held.reporting.lock();
+        let taken = held.take_of(listener, appends);
+        for waiting in &taken {
+            waiting.shard.state().index.commit(waiting.location + 1);
+        }
+        if let Some(last) = taken.last() {
+            last.registered.listener.committed(last.ticket);
+        }
+        drop(reporting);
+        taken.len()
+    }
+
+    /// Ends one owner, as a crash of its node does: the first `kept` of its uncommitted appends are in the log, the others
+    /// are lost. The listener with which it has opened its shards is not notified. Other owners are not affected.
+    pub fn lose(&self, listener: &Arc<dyn CommitListener>, kept: usize) {
+        let held = self.held();
+        for waiting in held.take_of(listener, kept) {
+            waiting.shard.state().index.commit(waiting.location + 1);
+        }
+        let mut lost = held.take_of(listener, usize::MAX);
+        lost.reverse();
+        for waiting in lost {
+            waiting.shard.state().lose_from(waiting.location);
+        }
     }
 
     /// Breaks the store. The first `kept` uncommitted appends are in the log but were not reported; the others are

@@ -4,8 +4,11 @@
 
 use std::sync::Arc;
 
+use whizbang_core::clock::Clock;
 use whizbang_core::message::{Name, ShardId, StoreIdentity};
-use whizbang_core::store::{CatalogEntry, CommitListener, Epoch, ShardHandle, ShardReader, Store, StoreError, View};
+use whizbang_core::store::{
+    CatalogEntry, CommitListener, Epoch, ShardHandle, ShardLeases, ShardReader, Store, StoreError, View,
+};
 use whizbang_log::memory::{CommitControl, MemoryStore};
 
 #[cfg(feature = "embedded")]
@@ -49,6 +52,13 @@ impl Backend {
         Self::Memory(store, commit_control)
     }
 
+    /// Creates a store in memory that several nodes share. Its leases are counted by `clock`.
+    pub(super) fn shared(clock: &Clock) -> Self {
+        let store = MemoryStore::shared(clock);
+        let commit_control = store.commit_control();
+        Self::Memory(store, commit_control)
+    }
+
     #[cfg(feature = "embedded")]
     pub(super) fn on_disk(rng: &IdSource) -> Self {
         Self::OnDisk(OnDisk {
@@ -76,6 +86,34 @@ impl Backend {
                 *store = Some((generation, Arc::new(opened)));
                 Ok(())
             }
+        }
+    }
+
+    /// Returns the leases of a store that several nodes share.
+    pub(super) fn leases(&self) -> Option<Arc<dyn ShardLeases>> {
+        match self {
+            Self::Memory(store, _) => store.leases(),
+            #[cfg(feature = "embedded")]
+            Self::OnDisk(_) => None,
+        }
+    }
+
+    /// Returns whether several nodes share the store.
+    pub(super) fn is_shared(&self) -> bool {
+        self.leases().is_some()
+    }
+
+    /// Commits the first pending appends of one listener.
+    pub(super) fn commit_of(&self, listener: &Arc<dyn CommitListener>, appends: usize) {
+        if let Self::Memory(_, commit_control) = self {
+            commit_control.commit_of(listener, appends);
+        }
+    }
+
+    /// Loses the pending appends of one listener, except the first `survivors`.
+    pub(super) fn lose(&self, listener: &Arc<dyn CommitListener>, survivors: usize) {
+        if let Self::Memory(_, commit_control) = self {
+            commit_control.lose(listener, survivors);
         }
     }
 

@@ -15,6 +15,7 @@ use super::crash_points::{CrashPoint, CrashPoints};
 use super::fault_counts::{FaultCounts, FaultEvent};
 use super::fault_profile::FaultProfile;
 use super::link::{SimLink, SimulatedBridge};
+use super::store::SimStore;
 use super::trace::Trace;
 use whizbang_conformance::bridge::hostile::Hostile;
 use whizbang_conformance::broker::model::{Delivery, Model, Next};
@@ -140,7 +141,12 @@ impl Broker {
     }
 
     pub(super) fn bridge(&self, service: usize) -> SimulatedBridge {
-        SimulatedBridge::new(self.clone(), service)
+        SimulatedBridge::new(self.clone(), service, 0, None)
+    }
+
+    /// Returns the bridge of one node of a service.
+    pub(super) fn bridge_of(&self, service: usize, seat: usize, store: SimStore) -> SimulatedBridge {
+        SimulatedBridge::new(self.clone(), service, seat, Some(store))
     }
 
     pub(super) fn state(&self) -> parking_lot::MutexGuard<'_, State> {
@@ -261,7 +267,7 @@ impl Broker {
 
     /// Returns whether messages from a node pass. Counts the loss if they do not.
     pub(super) fn is_outbound_open(&self, link: &SimLink) -> bool {
-        let is_open = !link.is_isolated() && !self.state().outbound_blocked.contains(&link.service);
+        let is_open = !link.is_outbound_cut() && !self.state().outbound_blocked.contains(&link.service);
         if !is_open {
             self.fault_counts.one(FaultEvent::OutboundBlocked);
         }
@@ -270,7 +276,7 @@ impl Broker {
 
     /// Returns whether messages to a node pass. Counts the loss if they do not.
     pub(super) fn is_inbound_open(&self, link: &SimLink) -> bool {
-        let is_inbound_open = !link.is_isolated() && !self.state().inbound_blocked.contains(&link.service);
+        let is_inbound_open = !link.is_inbound_cut() && !self.state().inbound_blocked.contains(&link.service);
         if !is_inbound_open {
             self.fault_counts.one(FaultEvent::InboundBlocked);
         }
@@ -279,7 +285,7 @@ impl Broker {
 
     /// Returns whether a node can pull messages.
     pub(super) fn can_pull(&self, link: &SimLink) -> bool {
-        !link.is_isolated() && !self.state().outbound_blocked.contains(&link.service)
+        !link.is_outbound_cut() && !self.state().outbound_blocked.contains(&link.service)
     }
 
     pub(super) fn is_partitioned(&self, from: usize, to: usize) -> bool {

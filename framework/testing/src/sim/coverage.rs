@@ -173,13 +173,15 @@ impl Coverage {
         self.crashes
     }
 
-    /// Returns the events that faults could have caused but have not. Excludes events that need workers or versions if there are
-    /// none, and forged packets.
+    /// Returns the events that faults could have caused but have not. Excludes events that need workers, versions or several
+    /// nodes if there are none, and forged packets.
     pub fn unseen_fault_events(&self) -> Vec<FaultEvent> {
         let has_workers = self.actors.values().any(|actor| actor.card.role == "worker");
         let could = FaultEvent::ALL.iter().filter(|event| has_workers || !event.needs_worker());
         let could = could.filter(|event| **event != FaultEvent::PacketForged);
         let could = could.filter(|event| self.faults.contains_key("Upgrade") || !event.needs_version());
+        let has_nodes = self.faults.contains_key("PauseNode") || self.faults.contains_key("StopNode");
+        let could = could.filter(|event| has_nodes || !event.needs_several_nodes());
         could.filter(|event| !self.fault_events.contains_key(event)).copied().collect()
     }
 

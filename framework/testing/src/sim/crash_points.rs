@@ -3,8 +3,11 @@
 //! Reached by the [store](super::store) and the [links](super::link), awaited by the [fault scheduler](super::fault_scheduler).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
+
+use super::node_tasks::NodeTasks;
 
 /// An operation in the middle of which a node can be killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +42,19 @@ impl CrashPoint {
 
 /// The crash points of one service. Clones refer to the same ones.
 #[derive(Clone, Default)]
-pub(super) struct CrashPoints(Arc<[Notify; 5]>);
+pub(super) struct CrashPoints(Arc<[Notify; 5]>, Arc<AtomicUsize>);
 
 impl CrashPoints {
     pub(super) fn reach(&self, point: CrashPoint) {
+        if let Some(node) = NodeTasks::current() {
+            self.1.store(node, Ordering::Relaxed);
+        }
         self.notifier(point).notify_waiters();
+    }
+
+    /// Returns the node that has reached a crash point last, in a service with several nodes.
+    pub(super) fn last_node(&self) -> usize {
+        self.1.load(Ordering::Relaxed)
     }
 
     /// Waits until a node reaches this crash point.

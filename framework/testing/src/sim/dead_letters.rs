@@ -101,7 +101,14 @@ impl World {
     pub async fn redrive(&self, service: usize, dead_letter: &DeadLetter) -> Result<(), SendError> {
         let found = self.find_dead_letter(service, |found| found.envelope.id == dead_letter.envelope.id).await;
         let DeadLetterLookup::Found(dead_letter) = found else { return Err(SendError::Stopped) };
-        self.handle(service).ok_or(SendError::Stopped)?.redrive(&dead_letter).await
+        let mut result = Err(SendError::Stopped);
+        for node in self.handles(service) {
+            result = node.redrive(&dead_letter).await;
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
     }
 
     /// Discards a dead letter, see [`Node::discard`].
@@ -111,17 +118,37 @@ impl World {
     pub async fn discard(&self, service: usize, dead_letter: &DeadLetter) -> Result<(), SendError> {
         let found = self.find_dead_letter(service, |found| found.envelope.id == dead_letter.envelope.id).await;
         let DeadLetterLookup::Found(dead_letter) = found else { return Err(SendError::Stopped) };
-        self.handle(service).ok_or(SendError::Stopped)?.discard(&dead_letter).await
+        let mut result = Err(SendError::Stopped);
+        for node in self.handles(service) {
+            result = node.discard(&dead_letter).await;
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
     }
 
-    fn handle(&self, service: usize) -> Option<NodeHandle> {
-        self.0.services.get(service)?.node.borrow().as_ref().map(Node::handle)
+    /// Returns the handles of the service's nodes. Only the owner of a dead letter's shard knows it.
+    fn handles(&self, service: usize) -> Vec<NodeHandle> {
+        self.0.services.get(service).map(|service| service.each_node(Node::handle)).unwrap_or_default()
     }
 
     /// Returns the first matching dead letter that a node of the service lists. Several actors may have failed on one event.
     async fn find_dead_letter(&self, service: usize, is_wanted: impl Fn(&DeadLetter) -> bool) -> DeadLetterLookup {
-        let Some(node) = self.handle(service) else { return DeadLetterLookup::Unknown };
-        let Ok(dead_letters) = node.dead_letters().await else { return DeadLetterLookup::Unknown };
+        let mut dead_letters = Vec::new();
+        match self.0.services.get(service) {
+            // A shard may be moving between nodes.
+            Some(service) if service.has_several_nodes() => {
+                for (_, reader) in self.shards_of(service) {
+                    dead_letters.extend(reader.dead_letters(None, usize::MAX).await.unwrap_or_default());
+                }
+            }
+            _ => {
+                let Some(node) = self.handles(service).pop() else { return DeadLetterLookup::Unknown };
+                let Ok(listed) = node.dead_letters().await else { return DeadLetterLookup::Unknown };
+                dead_letters = listed;
+            }
+        }
         dead_letters
             .into_iter()
             .find(is_wanted)

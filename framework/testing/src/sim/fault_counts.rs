@@ -129,6 +129,18 @@ fault_events! {
     ClientClockSkewed "client clock skewed",
     /// A service was handed over while its old node kept running.
     HandedOver "handed over with the old node running",
+    /// A shard was released by a node of its service and opened by another.
+    ShardHandedOver "shard handed over to another node",
+    /// A shard was opened by another node after the end of its owner's lease.
+    ShardTakenOver "shard taken over after a lease",
+    /// A node was paused.
+    NodePaused "node paused",
+    /// A node was paused for longer than its lease.
+    PausedBeyondLease "node paused for longer than its lease",
+    /// A node was stopped.
+    NodeStopped "node stopped",
+    /// A node was cut off from its store.
+    StoreCut "node cut off from its store",
     /// A node that had lost its shards tried to commit and was fenced.
     ZombieFenced "old node fenced",
 }
@@ -137,6 +149,12 @@ impl FaultEvent {
     /// Returns whether the event requires a cluster with versions.
     pub(super) fn needs_version(self) -> bool {
         matches!(self, Self::Upgraded)
+    }
+
+    /// Returns whether the event requires a service of several nodes.
+    pub(super) fn needs_several_nodes(self) -> bool {
+        let is_move = matches!(self, Self::ShardHandedOver | Self::ShardTakenOver | Self::NodeStopped);
+        is_move || matches!(self, Self::NodePaused | Self::PausedBeyondLease | Self::StoreCut)
     }
 
     /// Returns whether the event requires a cluster with workers.

@@ -12,6 +12,7 @@ use super::crash_points::CrashPoint;
 use super::fault_counts::FaultEvent;
 use super::fault_profile::{Fault, FaultProfile, LinkDirection};
 use super::run_queries::InjectedFault;
+use super::service::Seat;
 use super::{SimError, World};
 use whizbang_runtime::actor::{Count, Failpoint, Failpoints};
 
@@ -49,14 +50,20 @@ impl World {
         let description = fault.describe(&self.0.names);
         let disturbance = fault.disturbs().then(|| self.step_log().begin_disturbance());
         match fault {
-            Fault::Crash { service, steps, down } => self.crash(*service, *steps, *down, &description, &count).await,
+            Fault::Crash { service, steps, down } => {
+                let seat = self.pick_seat(*service, Seat::is_running).unwrap_or(0);
+                self.crash((*service, Some(seat)), *steps, *down, &description, &count).await;
+            }
             Fault::CrashAt { service, point, steps, down } => {
                 if self.wait_crash_point(*service, *point).await {
+                    // A job does not tell its node.
+                    let node = self.0.broker.crash_points(*service).last_node();
+                    let seat = Some(node).filter(|_| *point != CrashPoint::Job);
                     // The job may run on an old node that does not know about the takeover.
                     if let Some(service) = self.0.services.get(*service).filter(|_| *point == CrashPoint::Job) {
                         self.kill_zombie(service);
                     }
-                    self.crash(*service, *steps, *down, &description, &count).await;
+                    self.crash((*service, seat), *steps, *down, &description, &count).await;
                 }
             }
             _ => {
@@ -182,7 +189,7 @@ impl World {
                 return self.hand_over(*service, *cut_off, *lingers).await;
             }
             Fault::FailCommits { service } => {
-                let running = self.0.services.get(*service).filter(|service| service.node.borrow().is_some());
+                let running = self.0.services.get(*service).filter(|service| service.is_running());
                 let Some(running) = running else { return false };
                 // Reopening shards takes ownership, and an old node must not do that.
                 self.kill_zombie(running);
@@ -226,12 +233,20 @@ impl World {
                 target.version.set(*version);
                 // A node of the previous version must not run beside the new one.
                 self.kill_zombie(target);
-                let killed = self.try_kill(*service);
+                let killed = self.try_kill_all(*service);
                 tokio::time::sleep(*down).await;
                 self.ensure_started(*service).await;
                 self.check_domains_hosted_once();
                 self.0.fault_counts.add(FaultEvent::Upgraded, u64::from(killed));
                 return killed;
+            }
+            Fault::PauseNode { service, duration } => return self.pause_node(*service, *duration).await,
+            Fault::StopNode { service, down } => return self.stop_node(*service, *down).await,
+            Fault::CutStore { service, direction, duration } => {
+                return self.cut_store(*service, *direction, *duration).await;
+            }
+            Fault::CutBroker { service, direction, duration } => {
+                return self.cut_broker(*service, *direction, *duration).await;
             }
             Fault::DuplicateCommands { times } => return self.arm_clients(ClientFault::Duplicate, *times, count),
             Fault::ReuseIds { times } => return self.arm_clients(ClientFault::ReuseId, *times, count),
@@ -244,21 +259,32 @@ impl World {
         true
     }
 
-    /// Kills a node after some steps of other tasks and restarts it later.
-    async fn crash(&self, service: usize, steps: u8, down: Duration, description: &str, count: &Count) {
+    /// Kills the node of a seat, or all nodes of the service, after some steps of other tasks. Restarts them later.
+    async fn crash(
+        &self,
+        (service, seat): (usize, Option<usize>),
+        steps: u8,
+        down: Duration,
+        description: &str,
+        count: &Count,
+    ) {
         for _ in 0..steps {
             tokio::task::yield_now().await;
         }
         self.0.trace.add(format_args!("FAULT: {description}"));
-        if self.try_kill(service) {
+        let killed = match seat {
+            Some(seat) => self.try_kill_seat(service, seat),
+            None => self.try_kill_all(service),
+        };
+        if killed {
             count.set(count.get() + 1);
         }
         tokio::time::sleep(down).await;
-        self.restart_unreliably(service).await;
+        self.restart_unreliably(service, seat).await;
     }
 
-    /// Restarts a node. One time in four it is killed again during its start.
-    async fn restart_unreliably(&self, service: usize) {
+    /// Restarts a node, or all nodes of the service. One time in four it is killed again during its start.
+    async fn restart_unreliably(&self, service: usize, seat: Option<usize>) {
         let kill_again = self.below(4) == 0;
         let steps = self.below(10);
         let once_more = async {
@@ -266,10 +292,16 @@ impl World {
                 tokio::task::yield_now().await;
             }
             if kill_again {
-                self.try_kill_starting(service);
+                self.try_kill_starting(service, seat.unwrap_or(0));
             }
         };
-        tokio::join!(self.restart(service), once_more);
+        let restart = async {
+            match seat {
+                Some(seat) => self.restart_seat(service, seat).await,
+                None => self.restart(service).await,
+            }
+        };
+        tokio::join!(restart, once_more);
         self.ensure_started(service).await;
     }
 
@@ -295,7 +327,7 @@ impl World {
         for service in 0..self.0.services.len() {
             self.restart(service).await;
         }
-        for service in self.0.services.iter().filter(|service| service.node.borrow().is_none()) {
+        for service in self.0.services.iter().filter(|service| !service.seats.iter().all(Seat::is_running)) {
             let reason = service.start_error.borrow().clone().unwrap_or_default();
             self.report_violation(format!("{} failed to restart: {reason}", service.name));
         }

@@ -107,7 +107,7 @@ where
             always: Vec::new(),
             eventually: Vec::new(),
             at_end: Vec::new(),
-            bounds: CaseBounds { versions, ..CaseBounds::new(services, steps) },
+            bounds: CaseBounds { versions, nodes: described.nodes, ..CaseBounds::new(services, steps) },
             allow_missed_faults: false,
             hosted: OnceCell::new(),
             regressions: Regressions::beside(Location::caller().file()),

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use super::delays::MAX_WAIT;
+use super::service::Service;
 use super::violation::Violation;
-use super::world::Service;
 use super::{World, store_checks};
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::Name;
@@ -46,7 +46,7 @@ impl World {
         self.wait_views_saved().await;
         store_checks::all(self)?;
         for service in 0..self.0.services.len() {
-            self.try_kill(service);
+            self.try_kill_all(service);
         }
         tokio::task::yield_now().await;
         for service in 0..self.0.services.len() {
@@ -183,11 +183,10 @@ impl World {
             if service.manifest.borrow().as_ref().is_none_or(|manifest| manifest.projections.is_empty()) {
                 continue;
             }
-            let idle = service.node.borrow().as_ref().map(Node::idle);
-            if let Some(idle) = idle
-                && tokio::time::timeout(NODE_IDLE_LIMIT, idle).await.is_err()
-            {
-                return Some(format!("{} is not idle, or its views lag behind", service.name));
+            for idle in service.each_node(Node::idle) {
+                if tokio::time::timeout(NODE_IDLE_LIMIT, idle).await.is_err() {
+                    return Some(format!("{} is not idle, or its views lag behind", service.name));
+                }
             }
         }
         None
@@ -203,6 +202,9 @@ impl World {
         if let Some(link) = self.0.broker.links().into_iter().find(|link| link.holds_deliveries()) {
             return Some(format!("a node of {} has unsettled deliveries", link.card.service));
         }
+        if let Some(unowned) = self.0.services.iter().find_map(|service| self.shard_without_owner(service)) {
+            return Some(unowned);
+        }
         if let Some((name, in_flight)) = self.in_flight() {
             return Some(format!("{in_flight} messages are in flight on {name}"));
         }
@@ -211,11 +213,28 @@ impl World {
 
     /// Returns a node with messages in flight. A permit that is never released would exhaust the node's capacity (I13).
     fn in_flight(&self) -> Option<(&str, u64)> {
-        let services = self.0.services.iter().map(|service| (service.name.as_str(), &service.node));
-        let mut nodes = services.chain([("the clients' node", &self.0.client)]);
+        let seats = self
+            .0
+            .services
+            .iter()
+            .flat_map(|service| service.seats.iter().map(move |seat| (service.name.as_str(), &seat.node)));
+        let mut nodes = seats.chain([("the clients' node", &self.0.client)]);
         nodes.find_map(|(name, node)| {
             let in_flight = node.borrow().as_ref().map_or(0, Node::in_flight);
             (in_flight > 0).then_some((name, in_flight))
         })
+    }
+
+    /// Returns a description of a shard that no node receives, or more than one, in a service with several nodes.
+    fn shard_without_owner(&self, service: &Service) -> Option<String> {
+        let at = self.0.services.iter().position(|other| std::ptr::eq(other, service))?;
+        let links = self.0.broker.links_of(at);
+        let shards = self.shards_of(service).into_iter().filter(|_| service.has_several_nodes());
+        let counted = shards.map(|(shard, _)| {
+            let owners = links.iter().filter(|link| link.epoch_of(&shard).is_some()).count();
+            (shard, owners)
+        });
+        let (shard, owners) = counted.into_iter().find(|(_, owners)| *owners != 1)?;
+        Some(format!("{owners} nodes of {} receive for {shard}", service.name))
     }
 }

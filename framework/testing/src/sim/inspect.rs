@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 
-use super::world::Service;
+use super::service::Service;
 use super::{World, store_checks};
 use whizbang_core::message::{Domain, Event, Name, ShardId};
 use whizbang_core::store::{DeadLetter, ShardReader, Store as _, StoredEvent, StoredTurn};
@@ -18,8 +18,10 @@ use whizbang_runtime::projection::Projection;
 impl World {
     /// Returns the subscribers of an event: domain, actor type and key.
     pub(super) fn subscribers(&self, shard: &ShardId, event: &StoredEvent) -> Vec<(Name, Name, String)> {
-        let nodes = self.services().iter().map(|service| service.node.borrow());
-        nodes.flat_map(|node| node.as_ref().map(|node| node.subscribers_of(shard, event)).unwrap_or_default()).collect()
+        let services = self.services().iter();
+        services
+            .flat_map(|service| service.any_node(|node| node.subscribers_of(shard, event)).unwrap_or_default())
+            .collect()
     }
 
     /// Returns the shards of a service's store, with readers of committed data.

@@ -11,14 +11,16 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, watch};
 
 use super::broker::{Broker, StoreOutcome, StoredPacket, commands, events};
 use super::consumer::{self, StreamKind};
 use super::crash_points::CrashPoint;
 use super::fault_counts::FaultEvent;
-use whizbang_core::bridge::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, RequestError, Response};
-use whizbang_core::message::{Envelope, MAX_PAYLOAD_BYTES, Name, ShardId, shard_of};
+use super::fault_profile::LinkDirection;
+use super::store::SimStore;
+use whizbang_core::bridge::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, Response};
+use whizbang_core::message::{Envelope, Name, ShardId, shard_of};
 use whizbang_core::store::Epoch;
 use whizbang_wire::Packet;
 
@@ -44,8 +46,14 @@ pub(super) struct SimLink {
     pub(super) card: NodeCard,
     pub(super) inbound: Arc<dyn Inbound>,
     pub(super) state: watch::Sender<LinkState>,
-    /// True if messages in both directions are lost.
-    isolated: AtomicBool,
+    /// The seat of the node in its service.
+    pub(super) seat: usize,
+    /// The node's handle of its store.
+    store: Option<SimStore>,
+    /// True if messages to the node are lost.
+    inbound_cut: AtomicBool,
+    /// True if messages from the node are lost.
+    outbound_cut: AtomicBool,
     /// Messages pulled from the broker that have not reached the node.
     pub(super) reserved: AtomicUsize,
     /// Published messages that are not acknowledged.
@@ -69,16 +77,35 @@ impl SimLink {
         *self.state.borrow() == LinkState::Gone
     }
 
-    pub(super) fn is_isolated(&self) -> bool {
-        self.isolated.load(Ordering::Relaxed)
+    pub(super) fn is_inbound_cut(&self) -> bool {
+        self.inbound_cut.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_outbound_cut(&self) -> bool {
+        self.outbound_cut.load(Ordering::Relaxed)
     }
 
     /// Isolates or reconnects the node.
     pub(super) fn isolate(&self, isolated: bool) {
-        self.isolated.store(isolated, Ordering::Relaxed);
-        if !isolated {
+        self.cut(isolated.then_some(LinkDirection::Both));
+    }
+
+    /// Cuts the link, or reconnects the node.
+    pub(super) fn cut(&self, direction: Option<LinkDirection>) {
+        self.inbound_cut.store(direction.is_some_and(|cut| cut != LinkDirection::Outbound), Ordering::Relaxed);
+        self.outbound_cut.store(direction.is_some_and(|cut| cut != LinkDirection::Inbound), Ordering::Relaxed);
+        if direction.is_none() {
             self.inbound.reconnected();
             self.broker.notify_all();
+        }
+    }
+
+    /// Checks that the node may answer a request.
+    pub(super) fn check_answer(&self, request: &str, response: &Response) {
+        let is_answer = !matches!(response, Response::Refused(_) | Response::Shape(_));
+        if let Some(store) = self.store.as_ref().filter(|_| is_answer && self.card.has_leased_shards && !self.is_gone())
+        {
+            store.check_answer(request);
         }
     }
 
@@ -126,7 +153,7 @@ impl SimLink {
     }
 
     /// Adds the shard to a command of a caller that does not know the number of shards.
-    fn with_shard(&self, mut request: Request) -> Request {
+    pub(super) fn with_shard(&self, mut request: Request) -> Request {
         if let Request::Command(envelope) = &mut request
             && let Some((domain, shards)) = self.card.owns.iter().find(|(domain, _)| *domain == envelope.domain)
         {
@@ -139,7 +166,9 @@ impl SimLink {
 /// The bridge of one simulated node.
 pub(super) struct SimulatedBridge {
     pub(super) broker: Broker,
-    service: usize,
+    pub(super) service: usize,
+    seat: usize,
+    store: Option<SimStore>,
     link: Mutex<Option<Arc<SimLink>>>,
 }
 
@@ -153,8 +182,8 @@ impl Drop for Publication<'_> {
 }
 
 impl SimulatedBridge {
-    pub(super) fn new(broker: Broker, service: usize) -> Self {
-        Self { broker, service, link: Mutex::new(None) }
+    pub(super) fn new(broker: Broker, service: usize, seat: usize, store: Option<SimStore>) -> Self {
+        Self { broker, service, seat, store, link: Mutex::new(None) }
     }
 
     /// Returns the link. Fails once the node was killed or has detached.
@@ -226,117 +255,6 @@ impl SimulatedBridge {
             }),
         }
     }
-
-    async fn ask(&self, to: Request, deadline: Duration) -> Result<Response, BridgeError> {
-        let link = self.link()?;
-        let packet = Packet::from_request(&to)?;
-        let domain = to.domain().clone();
-        let broker = &self.broker;
-        if let Request::Command(envelope) = &to {
-            broker.trace.add(format_args!("asks {} {} of `{}`: {}", domain, envelope.name, envelope.key, envelope.id));
-        }
-        let no_answer = || BridgeError::NoResponse { domain: domain.to_string(), deadline };
-        let answers: Vec<Arc<SimLink>> = {
-            let state = broker.state();
-            let answers = |link: &&Arc<SimLink>| match &to {
-                Request::Query(query) => {
-                    link.card.answers.iter().any(|(domain, name)| *domain == query.domain && *name == query.name)
-                }
-                request => link.responds_to(request),
-            };
-            state.links.values().filter(|link| link.is_attached()).filter(answers).cloned().collect()
-        };
-        // One of the nodes that can reply receives the request.
-        let chosen = if answers.len() > 1 { broker.draw(answers.len() as u64) } else { 0 };
-        let other = answers.get(usize::try_from(chosen).unwrap_or(0)).cloned();
-        let other = other.ok_or_else(|| BridgeError::NoOwner { domain: domain.to_string() })?;
-        let (broker, service) = (broker.clone(), self.service);
-        let exchange = async move {
-            let lost = || {
-                let lost = broker.draws_loss();
-                if lost {
-                    broker.fault_counts.one(FaultEvent::RequestLost);
-                }
-                lost
-            };
-            if lost() {
-                return None;
-            }
-            pause(broker.latency()).await;
-            broker.wait_unpaused().await;
-            if !broker.is_outbound_open(&link)
-                || !broker.is_inbound_open(&other)
-                || broker.is_partitioned(service, other.service)
-            {
-                return None;
-            }
-            let handler_delay = broker.handler_delay(other.service);
-            if !handler_delay.is_zero() {
-                tokio::time::sleep(handler_delay).await;
-            }
-            let request = match packet.request() {
-                Ok(request) => other.with_shard(request),
-                Err(error) => return Some(Ok(Response::Refused(RequestError::Undecodable(error.to_string())))),
-            };
-            let answer = Packet::from_response(&other.inbound.request(request).await, 2 * MAX_PAYLOAD_BYTES);
-            // The response of a node that was killed is lost.
-            if other.is_gone() || lost() {
-                return None;
-            }
-            pause(broker.latency()).await;
-            if !broker.is_outbound_open(&other)
-                || !broker.is_inbound_open(&link)
-                || broker.is_partitioned(other.service, service)
-            {
-                return None;
-            }
-            Some(answer.response())
-        };
-        // The request is delivered even if the caller stops waiting.
-        let (answer, answered) = oneshot::channel();
-        whizbang_core::spawn::alone("simulated broker", async move {
-            if let Some(exchange) = exchange.await {
-                let _ = answer.send(exchange);
-            }
-        });
-        match tokio::time::timeout(deadline, answered).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => {
-                tokio::time::sleep(deadline).await;
-                Err(no_answer())
-            }
-            Err(_) => Err(no_answer()),
-        }
-    }
-
-    async fn send_notification(&self, notification: Notification) -> Result<(), BridgeError> {
-        let link = self.link()?;
-        let packet = Packet::from_notification(&notification);
-        let broker = &self.broker;
-        let listens = |link: &&Arc<SimLink>| match &notification {
-            Notification::Committed { from, .. } => link.receives_shard(from),
-            Notification::Head { shard, .. } => link.card.subscribes.iter().any(|(domain, ..)| *domain == shard.domain),
-        };
-        let listeners: Vec<Arc<SimLink>> = broker.state().links.values().filter(listens).cloned().collect();
-        for other in listeners {
-            if broker.draws_loss() {
-                continue;
-            }
-            let (latency, broker, packet, link) = (broker.latency(), broker.clone(), packet.clone(), Arc::clone(&link));
-            whizbang_core::spawn::alone("simulated broker", async move {
-                pause(latency).await;
-                if let Ok(notification) = packet.notification()
-                    && !other.is_gone()
-                    && broker.is_outbound_open(&link)
-                    && broker.is_inbound_open(&other)
-                    && !broker.is_partitioned(link.service, other.service)
-                {
-                    other.inbound.notify(notification);
-                }
-            });
-        }
-        Ok(())
-    }
 }
 
 /// Waits for a latency. Yields even if it is zero.
@@ -360,7 +278,10 @@ impl Bridge for SimulatedBridge {
                     card,
                     inbound,
                     state: watch::channel(LinkState::Attached).0,
-                    isolated: AtomicBool::new(false),
+                    seat: self.seat,
+                    store: self.store.clone(),
+                    inbound_cut: AtomicBool::new(false),
+                    outbound_cut: AtomicBool::new(false),
                     reserved: AtomicUsize::new(0),
                     publications: AtomicUsize::new(0),
                     in_flight: AtomicUsize::new(0),

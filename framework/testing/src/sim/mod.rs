@@ -12,8 +12,12 @@ mod world;
 
 mod fault_profile;
 mod fault_scheduler;
+mod fault_text;
 mod idle;
+mod lifecycle;
 mod livelock;
+mod node_faults;
+mod service;
 
 mod call;
 mod client_faults;
@@ -28,12 +32,19 @@ mod crash_points;
 #[cfg(feature = "embedded")]
 mod disk_image;
 mod hostile_client;
+mod incarnation;
 mod link;
+mod node_tasks;
 mod owned_shards;
+mod ownership_rules;
 mod pending_appends;
 mod reader;
+mod requests;
 mod second_node;
+mod sim_leases;
 mod store;
+mod store_handle;
+mod writer;
 
 mod compensation_checks;
 mod dead_letters;
@@ -120,6 +131,8 @@ pub struct Sim {
     services: Vec<(String, Build)>,
     /// Other versions of services, with the index of the service.
     versions: Vec<(usize, Build)>,
+    /// The number of nodes of each service.
+    nodes: usize,
     fault_profile: FaultProfile,
     faults: Vec<(Duration, Fault)>,
     always: Vec<Rule>,
@@ -170,6 +183,7 @@ impl Sim {
             seed,
             services: Vec::new(),
             versions: Vec::new(),
+            nodes: 1,
             fault_profile: FaultProfile::NONE,
             faults: Vec::new(),
             always: Vec::new(),
@@ -183,9 +197,20 @@ impl Sim {
         }
     }
 
-    /// Adds a service of one node. `build` adds its actor types. Store, bridge, clock and seed are already set.
+    /// Adds a service. `build` adds its actor types. Store, bridge, clock and seed are already set.
     pub fn service(mut self, name: &str, build: impl Fn(NodeBuilder) -> NodeBuilder + 'static) -> Self {
         self.services.push((name.to_owned(), Rc::new(build)));
+        self
+    }
+
+    /// Runs each service as this many nodes, which share its store by leases of 2 s. Default, and the least: 1. The store is in
+    /// memory, also with [`on_disk`](Self::on_disk).
+    ///
+    /// Each node runs as a process that can be killed, stopped and paused. A [`Flow`] draws these faults, and cuts between a node,
+    /// its store and the broker, see [`Fault::PauseNode`]. In every run only the owner of a shard may append and commit, a shard
+    /// has one owner, and a node whose lease has ended answers nothing.
+    pub fn nodes(mut self, nodes: usize) -> Self {
+        self.nodes = nodes.max(1);
         self
     }
 

@@ -10,6 +10,7 @@ use super::broker::{Broker, StoredPacket, commands};
 use super::consumer;
 use super::fault_counts::FaultEvent;
 use super::link::{PUBLISH_TIMEOUT, SimLink, SimulatedBridge, pause};
+use super::node_tasks::spawn_outside;
 use whizbang_core::bridge::{BridgeError, Claim, NodeCard, Request};
 use whizbang_core::clock::instant;
 use whizbang_core::message::{Name, ShardId, shard_of};
@@ -159,7 +160,7 @@ impl SimLink {
             }
             let (latency, packet, link) = (broker.latency() + broker.latency(), packet.clone(), Arc::clone(self));
             let transit = broker.start_transit();
-            whizbang_core::spawn::alone("simulated broker", async move {
+            spawn_outside("simulated broker", async move {
                 pause(latency).await;
                 let broker = &link.broker;
                 if let Ok(event) = packet.envelope()

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use super::owned_turn::OwnedTurn;
 use whizbang_core::message::ShardId;
-use whizbang_core::store::Ticket;
+use whizbang_core::store::{Epoch, Ticket};
 
 /// Appends that are not committed.
 #[derive(Default)]
@@ -20,6 +20,7 @@ pub(super) struct PendingAppends {
 pub(super) struct PendingAppend {
     pub(super) ticket: Ticket,
     pub(super) shard: ShardId,
+    pub(super) epoch: Epoch,
     /// `None` for records that only save work, such as watermarks.
     pub(super) turn: Option<Box<OwnedTurn>>,
     pub(super) position: u64,

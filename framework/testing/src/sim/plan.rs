@@ -95,6 +95,8 @@ pub(super) struct CaseBounds {
     pub(super) keyed: Vec<usize>,
     /// The services that have another version.
     pub(super) versions: Vec<usize>,
+    /// The number of nodes of each service.
+    pub(super) nodes: usize,
     /// The time before a step, if the user draws it.
     pub(super) custom_gap: Option<BoxedStrategy<Duration>>,
     /// A fault and its moment, if the user draws them.
@@ -112,6 +114,7 @@ impl CaseBounds {
             workers: Vec::new(),
             keyed: Vec::new(),
             versions: Vec::new(),
+            nodes: 1,
             custom_gap: None,
             custom_faults: None,
         }
@@ -135,9 +138,10 @@ impl CaseBounds {
         // Drawn last, so that older draws stay the same for a seed.
         let (jobs, reboot_faults) = (self.job_faults(), self.reboot_faults());
         let (clients, keys, upgrade_faults) = (self.client_faults(), self.key_faults(), self.upgrade_faults());
-        (profile, faults, gaps, jobs, reboot_faults, clients, keys, upgrade_faults)
-            .prop_map(|(profile, mut faults, gaps, jobs, reboot_faults, clients, keys, upgrade_faults)| {
-                for more in [jobs, reboot_faults, clients, keys, upgrade_faults] {
+        let node_faults = self.node_faults();
+        (profile, faults, gaps, jobs, reboot_faults, clients, keys, upgrade_faults, node_faults)
+            .prop_map(|(profile, mut faults, gaps, jobs, reboot_faults, clients, keys, upgrade_faults, node_faults)| {
+                for more in [jobs, reboot_faults, clients, keys, upgrade_faults, node_faults] {
                     faults.extend(more);
                 }
                 Frame { profile, faults, gaps }
@@ -203,6 +207,26 @@ impl CaseBounds {
             .prop_map(|(service, down)| Fault::Upgrade { service, version: 1, down });
         prop::collection::vec((durations(5000 * self.time_scale(), 50), upgrade), 0..=self.versions.len().min(3))
             .boxed()
+    }
+
+    /// Draws faults of one of several nodes.
+    fn node_faults(&self) -> BoxedStrategy<Vec<(Duration, Fault)>> {
+        if self.custom_faults.is_some() || self.nodes < 2 || self.services == 0 {
+            return Just(Vec::new()).boxed();
+        }
+        let directions =
+            || prop_oneof![Just(LinkDirection::Inbound), Just(LinkDirection::Outbound), Just(LinkDirection::Both)];
+        // Half of the durations exceed the lease.
+        let duration = || durations(4000, 250);
+        let fault = prop_oneof![
+            3 => (0..self.services, duration()).prop_map(|(service, duration)| Fault::PauseNode { service, duration }),
+            2 => (0..self.services, duration()).prop_map(|(service, down)| Fault::StopNode { service, down }),
+            2 => (0..self.services, directions(), duration())
+                .prop_map(|(service, direction, duration)| Fault::CutStore { service, direction, duration }),
+            1 => (0..self.services, directions(), duration())
+                .prop_map(|(service, direction, duration)| Fault::CutBroker { service, direction, duration }),
+        ];
+        prop::collection::vec((durations(5000 * self.time_scale(), 50), fault), 0..=self.faults).boxed()
     }
 
     /// Returns the maximum clock jump in milliseconds.

@@ -14,6 +14,7 @@ use send_wrapper::SendWrapper;
 
 use super::fault_counts::{FaultCounts, FaultEvent};
 use super::step_log::StepLog;
+use super::store_handle::StoreHandle;
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{IdSource, MessageId, Name, ShardId};
 use whizbang_core::store::{
@@ -123,14 +124,27 @@ pub(super) struct SlowReader {
     shard: ShardId,
     inner: Arc<dyn ShardReader>,
     latency: ReadLatency,
+    handle: Arc<StoreHandle>,
 }
 
 impl SlowReader {
-    pub(super) fn new(shard: ShardId, inner: Arc<dyn ShardReader>, latency: ReadLatency) -> Self {
-        Self { shard, inner, latency }
+    pub(super) fn new(
+        shard: ShardId,
+        inner: Arc<dyn ShardReader>,
+        latency: ReadLatency,
+        handle: Arc<StoreHandle>,
+    ) -> Self {
+        Self { shard, inner, latency, handle }
     }
 
     fn delayed<'a, T: Send + 'a>(&self, read: impl FnOnce() -> BoxFuture<'a, T> + Send + 'a) -> BoxFuture<'a, T> {
+        if self.handle.is_cut() && !ReplayChecker::is_reading() {
+            let handle = Arc::clone(&self.handle);
+            return Box::pin(async move {
+                handle.round_trip().await;
+                read().await
+            });
+        }
         match self.latency.draw() {
             None => read(),
             Some((before, after)) => Box::pin(async move {

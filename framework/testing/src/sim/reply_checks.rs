@@ -40,8 +40,7 @@ impl World {
     /// Returns the time for which the owner of a domain remembers ids. `None` if the domain is not hosted.
     fn id_retention(&self, domain: &str) -> Option<Duration> {
         let domain = Name::new(domain).ok()?;
-        let nodes = self.0.services.iter().map(|service| service.node.borrow());
-        nodes.filter_map(|node| node.as_ref()?.remembers(&domain)).next()
+        self.0.services.iter().find_map(|service| service.any_node(|node| node.remembers(&domain))?)
     }
 
     /// Returns whether the owner still remembers the command, allowing for clock jumps.

@@ -1,7 +1,7 @@
 //! Rules that are checked during a run: after each commit, after each acknowledgement, and once all nodes have started.
 
+use super::service::Seat;
 use super::violation::Violation;
-use super::world::Service;
 use super::{SimError, World};
 use whizbang_core::message::{Envelope, Kind};
 use whizbang_runtime::actor::ReplayChecker;
@@ -18,9 +18,7 @@ impl World {
                     tokio::task::yield_now().await;
                 }
                 for service in &world.0.services {
-                    if let Some(node) = &*service.node.borrow() {
-                        node.passivate_idle();
-                    }
+                    service.each_node(whizbang_runtime::node::Node::passivate_idle);
                 }
             }
         });
@@ -49,8 +47,8 @@ impl World {
         if let Some(difference) = ReplayChecker::take_found() {
             self.report_violation(format!("state: {difference}"));
         }
-        let failed_task = |service: &Service| service.node.try_borrow().ok()?.as_ref()?.failed_task();
-        if let Some(failed_task) = self.0.services.iter().find_map(failed_task) {
+        let failed_task = |seat: &Seat| seat.node.try_borrow().ok()?.as_ref()?.failed_task();
+        if let Some(failed_task) = self.0.services.iter().flat_map(|service| &service.seats).find_map(failed_task) {
             self.report_violation(format!("task: {failed_task}"));
         }
         if let Some(violation) = self.0.step_log.take_violation() {

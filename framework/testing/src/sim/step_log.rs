@@ -220,6 +220,11 @@ impl StepLog {
         self.0.lock().violation.take()
     }
 
+    /// Records a violation.
+    pub(super) fn report(&self, violation: String) {
+        self.0.lock().violation.get_or_insert(violation);
+    }
+
     /// Starts a disturbance of the whole cluster. Returns the number for [`end_disturbance`](Self::end_disturbance).
     pub(super) fn begin_disturbance(&self) -> usize {
         self.0.lock().delays.begin_disturbance()

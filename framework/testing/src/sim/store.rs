@@ -1,28 +1,33 @@
 //! A simulated store whose commits take time. After a crash, pending appends are lost or committed without notice.
 //!
 //! Called by simulated nodes as their [`Store`]. Appends go to the [backend](super::backend) at once and are committed later,
-//! together with those that arrive until then. A crash closes all handles.
+//! together with those that arrive until then. A crash closes all handles; in a store that several nodes share by
+//! [leases](super::sim_leases), only those of the node that has crashed.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
+use super::LinkDirection;
 use super::backend::{Backend, Catalog};
-use super::crash_points::{CrashPoint, CrashPoints};
+use super::crash_points::CrashPoints;
 use super::fault_counts::{FaultCounts, FaultEvent};
-use super::owned_turn::OwnedTurn;
-use super::pending_appends::{PendingAppend, PendingAppends};
+use super::incarnation::Incarnation;
+use super::node_tasks::spawn_outside;
+use super::ownership_rules::OwnershipRules;
+use super::pending_appends::PendingAppend;
 use super::reader::{ReadLatency, SlowReader, UnreadableKeys};
+use super::sim_leases::SimLeases;
 use super::step_log::StepLog;
+use super::store_handle::StoreHandle;
 use super::trace::Trace;
+use super::writer::SimWriter;
 use whizbang_core::message::{IdSource, Name, ShardId, StoreIdentity};
 use whizbang_core::store::{
-    Appended, CommitListener, Epoch, ShardHandle, ShardReader, ShardWriter, Snapshot, Store, StoreError, Ticket, Turn,
-    View, Watermark,
+    CommitListener, Epoch, ShardHandle, ShardLeases, ShardReader, Store, StoreError, View,
 };
 
 /// Called after each commit.
@@ -30,10 +35,10 @@ pub(super) type CommitWatcher = Arc<dyn Fn() + Send + Sync>;
 
 /// A node's handle to the store of its service. Revoked when that node is killed.
 #[derive(Clone)]
-pub(super) struct SimStore(Arc<Shared>, Arc<AtomicBool>);
+pub(super) struct SimStore(Arc<Shared>, Arc<StoreHandle>);
 
-struct Shared {
-    service: String,
+pub(super) struct Shared {
+    pub(super) service: String,
     backend: Backend,
     /// Appends that were being written when the power failed. Their fate is known after reopening.
     uncertain: Mutex<Vec<PendingAppend>>,
@@ -42,12 +47,13 @@ struct Shared {
     /// Maximum duration of a commit in milliseconds.
     max_commit_millis: Mutex<u16>,
     read_latency: ReadLatency,
-    trace: Trace,
-    step_log: StepLog,
-    fault_counts: FaultCounts,
-    crash_points: CrashPoints,
+    pub(super) trace: Trace,
+    pub(super) step_log: StepLog,
+    pub(super) fault_counts: FaultCounts,
+    pub(super) crash_points: CrashPoints,
     commit_watcher: Mutex<Option<CommitWatcher>>,
     readers: Mutex<BTreeMap<ShardId, Arc<dyn ShardReader>>>,
+    pub(super) ownership: OwnershipRules,
 }
 
 /// The users of the store since it was opened.
@@ -56,15 +62,6 @@ struct StoreState {
     is_open: bool,
     flushing: bool,
     incarnations: Vec<Arc<Incarnation>>,
-}
-
-/// One listener of the store, which belongs to one incarnation of a node.
-struct Incarnation {
-    shared: Weak<Shared>,
-    listener: Arc<dyn CommitListener>,
-    /// Added to tickets, so that the tickets of a listener keep rising when the store is reopened.
-    first_ticket: Ticket,
-    pending_appends: Mutex<PendingAppends>,
 }
 
 impl SimStore {
@@ -78,6 +75,7 @@ impl SimStore {
         backend: Backend,
     ) -> Self {
         let read_latency = ReadLatency::new(rng.fork(), UnreadableKeys::new(step_log.clone(), fault_counts.clone()));
+        let ownership = OwnershipRules::new(service, step_log.clone(), fault_counts.clone());
         let shared = Shared {
             service: service.to_owned(),
             backend,
@@ -92,33 +90,46 @@ impl SimStore {
             crash_points,
             commit_watcher: Mutex::new(None),
             readers: Mutex::default(),
+            ownership,
         };
-        Self(Arc::new(shared), Arc::new(AtomicBool::new(true)))
+        Self(Arc::new(shared), Arc::default())
     }
 
     /// Returns a handle for another node.
     pub(super) fn new_handle(&self) -> Self {
-        Self(Arc::clone(&self.0), Arc::new(AtomicBool::new(true)))
+        Self(Arc::clone(&self.0), Arc::default())
     }
 
-    /// Revokes this handle: the killed node can no longer open anything.
-    pub(super) fn revoke(&self) {
-        self.1.store(false, Ordering::Relaxed);
+    /// Returns this node's connection.
+    pub(super) fn handle(&self) -> &Arc<StoreHandle> {
+        &self.1
     }
 
-    fn check_alive(&self) -> Result<(), StoreError> {
-        if self.1.load(Ordering::Relaxed) { Ok(()) } else { Err(StoreError::Closed) }
+    pub(super) fn ownership(&self) -> &OwnershipRules {
+        &self.0.ownership
     }
 
     /// Opens the store if it is closed. Needed in every method, because a node without shards only uses views.
-    fn open_if_closed(&self) -> Result<(), StoreError> {
-        self.check_alive()?;
+    pub(super) fn check_open(&self) -> Result<(), StoreError> {
+        self.1.check_alive()?;
         self.0.ensure_open(&mut self.0.state.lock())
+    }
+
+    /// Runs a request of the node, which waits while the connection is cut.
+    async fn exchange<T>(&self, request: impl AsyncFnOnce(&Backend) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        if self.1.is_cut() {
+            self.1.request().await?;
+        }
+        let result = request(self.backend()?).await;
+        if self.1.is_cut() {
+            self.1.reply().await?;
+        }
+        result
     }
 
     /// Returns the open backend.
     fn backend(&self) -> Result<&Backend, StoreError> {
-        self.open_if_closed()?;
+        self.check_open()?;
         Ok(&self.0.backend)
     }
 
@@ -145,26 +156,74 @@ impl SimStore {
         self.0.state.lock().pending() == 0
     }
 
-    /// Crashes the store. Some of the pending appends survive.
+    /// Crashes the node of this handle, and with it the store, unless other nodes share it. Some of the pending appends survive.
     pub(super) fn crash(&self) {
+        if self.0.backend.is_shared() {
+            return self.crash_alone();
+        }
         if !self.is_idle() {
             self.0.fault_counts.one(FaultEvent::CrashDuringCommit);
         }
         self.0.close_all();
     }
 
-    /// Fails all pending appends, as a crash would, and notifies the node.
+    /// Ends the incarnations of this handle.
+    fn crash_alone(&self) {
+        self.1.revoke();
+        for incarnation in self.0.incarnations_of(&self.1) {
+            self.0.end_incarnation(&incarnation);
+        }
+    }
+
+    /// Restores the connection of this handle: what has waited is committed and reported now.
+    pub(super) fn restore(&self, direction: LinkDirection) {
+        self.1.restore(direction);
+        for incarnation in self.0.incarnations_of(&self.1) {
+            incarnation.deliver_reports();
+        }
+        self.0.start_flush();
+    }
+
+    /// Checks that the node of this handle may answer, see [`OwnershipRules::answered`].
+    pub(super) fn check_answer(&self, what: &str) {
+        if let Some(member) = self.1.member() {
+            self.0.ownership.answered(member, what);
+        }
+    }
+
+    /// Fails all pending appends, as a crash of the store would, and notifies the nodes.
     pub(super) fn fail(&self) {
         for incarnation in self.0.close_all() {
             self.0.fault_counts.one(FaultEvent::StoreFailed);
-            incarnation.listener.failed(StoreError::io("flushing", std::io::Error::other("simulated disk failure")));
+            incarnation.fail(StoreError::io("flushing", std::io::Error::other("simulated disk failure")));
         }
+    }
+
+    /// Returns the incarnation of a listener, or creates one. Reopens the store if it is closed.
+    pub(super) fn incarnation_of(&self, listener: Arc<dyn CommitListener>) -> Result<Arc<Incarnation>, StoreError> {
+        self.1.check_alive()?;
+        self.0.incarnation_of(&self.1, listener)
+    }
+
+    /// Returns the handle of a shard that the backend has opened, with delays and checks.
+    pub(super) fn wrap(&self, id: &ShardId, handle: ShardHandle, incarnation: Arc<Incarnation>) -> ShardHandle {
+        let shared = &self.0;
+        shared.readers.lock().insert(id.clone(), Arc::clone(&handle.reader));
+        let writer = SimWriter { shared: Arc::clone(shared), incarnation, id: id.clone(), inner: handle.writer };
+        let reader = SlowReader::new(id.clone(), handle.reader, shared.read_latency.clone(), Arc::clone(&self.1));
+        ShardHandle { writer: Box::new(writer), reader: Arc::new(reader) }
     }
 }
 
 impl StoreState {
     fn pending(&self) -> usize {
         self.incarnations.iter().map(|incarnation| incarnation.pending_appends.lock().pending.len()).sum()
+    }
+
+    /// Returns the incarnations with appends that have reached the store, and their number.
+    fn arrived(&self) -> Vec<(Arc<Incarnation>, usize)> {
+        let arrived = self.incarnations.iter().map(|incarnation| (Arc::clone(incarnation), incarnation.arrived()));
+        arrived.filter(|(_, count)| *count > 0).collect()
     }
 }
 
@@ -176,8 +235,13 @@ impl Shared {
             if !std::mem::replace(&mut state.is_open, false) {
                 return Vec::new();
             }
-            state.incarnations.clone()
+            state.incarnations.iter().filter(|incarnation| !incarnation.is_closed()).cloned().collect::<Vec<_>>()
         };
+        if self.backend.is_shared() {
+            incarnations.iter().for_each(|incarnation| self.end_incarnation(incarnation));
+            self.backend.fail(0, 0);
+            return incarnations;
+        }
         let mut pending = Vec::new();
         for incarnation in &incarnations {
             let mut pending_appends = incarnation.pending_appends.lock();
@@ -201,16 +265,50 @@ impl Shared {
             self.trace.add(format_args!("{} had {count} uncommitted appends, {survivors} survive", self.service));
         }
         self.backend.fail(survivors, 0);
+        self.record_survivors(&pending, survivors);
+        incarnations
+    }
+
+    /// Ends one incarnation of a shared store. Some of its pending appends that have reached the store survive.
+    fn end_incarnation(&self, incarnation: &Arc<Incarnation>) {
+        let arrived = incarnation.arrived();
+        let pending: Vec<PendingAppend> = {
+            let mut pending_appends = incarnation.pending_appends.lock();
+            pending_appends.closed = true;
+            pending_appends.pending.drain(..).collect()
+        };
+        if !pending.is_empty() {
+            self.fault_counts.one(FaultEvent::CrashDuringCommit);
+        }
+        let survivors = usize::try_from(self.rng.lock().below(arrived as u64 + 1)).unwrap_or(0);
+        self.backend.lose(&incarnation.as_listener(), survivors);
+        self.record_survivors(&pending, survivors);
+    }
+
+    /// Records the outcome of appends that were pending in a crash: the first `survivors` are committed.
+    fn record_survivors(&self, pending: &[PendingAppend], survivors: usize) {
         self.fault_counts.add(FaultEvent::AppendSurvivedCrash, survivors as u64);
         self.fault_counts.add(FaultEvent::AppendLostInCrash, (pending.len() - survivors) as u64);
         for pending in pending.iter().take(survivors) {
             self.record_committed(pending, pending.position);
         }
-        incarnations
+    }
+
+    fn incarnations_of(&self, handle: &Arc<StoreHandle>) -> Vec<Arc<Incarnation>> {
+        let state = self.state.lock();
+        state.incarnations.iter().filter(|incarnation| Arc::ptr_eq(&incarnation.handle, handle)).cloned().collect()
+    }
+
+    pub(super) fn notify_commit_watcher(&self) {
+        let commit_watcher = self.commit_watcher.lock().clone();
+        if let Some(commit_watcher) = commit_watcher {
+            commit_watcher();
+        }
     }
 
     /// Records a committed append in the trace and in the step log.
-    fn record_committed(&self, pending: &PendingAppend, position: u64) {
+    pub(super) fn record_committed(&self, pending: &PendingAppend, position: u64) {
+        self.ownership.committed(&pending.shard, pending.epoch);
         if let Some(turn) = &pending.turn {
             turn.trace(&self.trace, &self.service, &pending.shard);
             self.step_log.committed(&pending.shard, turn, position);
@@ -234,16 +332,23 @@ impl Shared {
         }
     }
 
+    /// Starts to commit what is pending, unless that is in progress.
+    pub(super) fn start_flush(self: &Arc<Self>) {
+        if !std::mem::replace(&mut self.state.lock().flushing, true) {
+            spawn_outside("simulated disk", Arc::clone(self).flush());
+        }
+    }
+
     async fn flush(self: Arc<Self>) {
         loop {
-            let count = {
+            let arrived = {
                 let mut state = self.state.lock();
-                let count = state.pending();
-                if count == 0 {
+                let arrived = state.arrived();
+                if arrived.is_empty() {
                     state.flushing = false;
                     return;
                 }
-                count
+                arrived
             };
             let max_commit_millis = u64::from(*self.max_commit_millis.lock());
             let micros = self.rng.lock().below(max_commit_millis * 1000 + 1);
@@ -253,8 +358,15 @@ impl Shared {
                 tokio::task::yield_now().await;
             }
             // A crash removes pending appends; newer ones wait their own time.
-            let count = count.min(self.state.lock().pending());
-            self.backend.commit(count);
+            if self.backend.is_shared() {
+                for (incarnation, count) in arrived {
+                    self.backend.commit_of(&incarnation.as_listener(), count.min(incarnation.arrived()));
+                }
+            } else {
+                let count: usize = arrived.iter().map(|(_, count)| count).sum();
+                let count = count.min(self.state.lock().pending());
+                self.backend.commit(count);
+            }
         }
     }
 
@@ -262,58 +374,34 @@ impl Shared {
     fn ensure_open(&self, state: &mut StoreState) -> Result<(), StoreError> {
         if !state.is_open {
             self.backend.reopen()?;
-            state.incarnations.clear();
+            // The tickets of each listener keep rising, and several nodes open a shared store again one after the other.
+            if !self.backend.is_shared() {
+                state.incarnations.clear();
+            }
             state.is_open = true;
         }
         Ok(())
     }
 
     /// Returns the incarnation of a listener, or creates one. Reopens the store if it is closed.
-    fn incarnation_of(self: &Arc<Self>, listener: Arc<dyn CommitListener>) -> Result<Arc<Incarnation>, StoreError> {
+    fn incarnation_of(
+        self: &Arc<Self>,
+        handle: &Arc<StoreHandle>,
+        listener: Arc<dyn CommitListener>,
+    ) -> Result<Arc<Incarnation>, StoreError> {
         let mut state = self.state.lock();
-        let known = state.incarnations.iter().find(|incarnation| incarnation.belongs_to(&listener)).cloned();
+        let known = state.incarnations.iter().rfind(|incarnation| incarnation.belongs_to(&listener)).cloned();
         let is_open = state.is_open;
         self.ensure_open(&mut state)?;
-        if let Some(known) = known.as_ref().filter(|_| is_open) {
+        if let Some(known) = known.as_ref().filter(|known| is_open && !known.is_closed()) {
             return Ok(Arc::clone(known));
         }
         let first_ticket = known.map_or(0, |known| known.pending_appends.lock().last);
-        let incarnation = Incarnation::new(Arc::downgrade(self), listener, first_ticket);
+        let ended = |other: &Incarnation| other.belongs_to(&listener) || other.handle.check_alive().is_err();
+        state.incarnations.retain(|other| !other.is_closed() || !ended(other));
+        let incarnation = Incarnation::new(Arc::downgrade(self), Arc::clone(handle), listener, first_ticket);
         state.incarnations.push(Arc::clone(&incarnation));
         Ok(incarnation)
-    }
-}
-
-impl Incarnation {
-    fn new(shared: Weak<Shared>, listener: Arc<dyn CommitListener>, first_ticket: Ticket) -> Arc<Self> {
-        let pending_appends = PendingAppends { last: first_ticket, ..PendingAppends::default() };
-        Arc::new(Self { shared, listener, first_ticket, pending_appends: Mutex::new(pending_appends) })
-    }
-
-    fn belongs_to(&self, listener: &Arc<dyn CommitListener>) -> bool {
-        std::ptr::addr_eq(Arc::as_ptr(&self.listener), Arc::as_ptr(listener))
-    }
-}
-
-impl CommitListener for Incarnation {
-    fn committed(&self, through: Ticket) {
-        let through = self.first_ticket + through;
-        let taken = self.pending_appends.lock().take_committed(through);
-        let (Some(shared), Some(taken)) = (self.shared.upgrade(), taken) else { return };
-        for pending in taken {
-            shared.record_committed(&pending, pending.position);
-        }
-        self.listener.committed(through);
-        let commit_watcher = shared.commit_watcher.lock().clone();
-        if let Some(commit_watcher) = commit_watcher {
-            commit_watcher();
-        }
-    }
-
-    fn failed(&self, error: StoreError) {
-        if !self.pending_appends.lock().closed {
-            self.listener.failed(error);
-        }
     }
 }
 
@@ -325,64 +413,71 @@ impl Store for SimStore {
         listener: Arc<dyn CommitListener>,
     ) -> BoxFuture<'a, Result<ShardHandle, StoreError>> {
         Box::pin(async move {
-            let shared = &self.0;
             // Yields, so that a node may be killed between any two shards that it opens.
             tokio::task::yield_now().await;
-            self.check_alive()?;
-            let incarnation = shared.incarnation_of(listener)?;
-            let handle = shared.backend.open(id, shards, Arc::clone(&incarnation) as _).await?;
-            shared.resolve_uncertain(id, &handle.reader).await;
-            shared.readers.lock().insert(id.clone(), Arc::clone(&handle.reader));
-            let writer = SimWriter { shared: Arc::clone(shared), incarnation, id: id.clone(), inner: handle.writer };
-            let reader = SlowReader::new(id.clone(), handle.reader, shared.read_latency.clone());
-            Ok(ShardHandle { writer: Box::new(writer), reader: Arc::new(reader) })
+            let incarnation = self.incarnation_of(listener)?;
+            let handle = self.0.backend.open(id, shards, incarnation.as_listener()).await?;
+            self.0.resolve_uncertain(id, &handle.reader).await;
+            Ok(self.wrap(id, handle, incarnation))
         })
     }
 
     fn read<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<Arc<dyn ShardReader>>, StoreError>> {
-        Box::pin(async move { self.backend()?.read(shard).await })
+        Box::pin(self.exchange(async move |backend| backend.read(shard).await))
     }
 
     fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>> {
-        Box::pin(async move { self.backend()?.view(projection).await })
+        Box::pin(self.exchange(async move |backend| backend.view(projection).await))
     }
 
     fn claim_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
-        Box::pin(async move { self.backend()?.claim_view(projection).await })
+        Box::pin(self.exchange(async move |backend| backend.claim_view(projection).await))
     }
 
     fn save_view<'a>(&'a self, name: &'a Name, epoch: Epoch, view: View) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move { self.backend()?.save_view(name, epoch, view).await })
+        Box::pin(self.exchange(async move |backend| backend.save_view(name, epoch, view).await))
     }
 
     fn catalog(&self) -> BoxFuture<'_, Result<Option<Catalog>, StoreError>> {
-        Box::pin(async move { self.backend()?.catalog().await })
+        Box::pin(self.exchange(async move |backend| backend.catalog().await))
     }
 
     fn replace_catalog(&self, old: Option<Catalog>, new: Catalog) -> BoxFuture<'_, Result<bool, StoreError>> {
-        Box::pin(async move { self.backend()?.replace_catalog(old, new).await })
+        Box::pin(self.exchange(async move |backend| backend.replace_catalog(old, new).await))
     }
 
     fn identity(&self) -> BoxFuture<'_, Result<Option<StoreIdentity>, StoreError>> {
-        Box::pin(async move { self.backend()?.identity().await })
+        Box::pin(self.exchange(async move |backend| backend.identity().await))
     }
 
     fn replace_identity(&self, old: StoreIdentity, new: StoreIdentity) -> BoxFuture<'_, Result<bool, StoreError>> {
-        Box::pin(async move { self.backend()?.replace_identity(old, new).await })
+        Box::pin(self.exchange(async move |backend| backend.replace_identity(old, new).await))
     }
 
     fn durability(&self) -> &'static str {
         "simulated: committed data survives a crash"
     }
 
+    fn leases(&self) -> Option<Arc<dyn ShardLeases>> {
+        let inner = self.0.backend.leases()?;
+        Some(Arc::new(SimLeases { store: self.clone(), inner }))
+    }
+
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
-            while !self.is_idle() {
+            let is_shared = self.0.backend.is_shared();
+            let mine =
+                || if is_shared { self.0.incarnations_of(&self.1) } else { self.0.state.lock().incarnations.clone() };
+            while mine().iter().any(|incarnation| !incarnation.pending_appends.lock().pending.is_empty()) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            let mut state = self.0.state.lock();
-            state.is_open = false;
-            for incarnation in &state.incarnations {
+            if is_shared {
+                // The store stays open for the other nodes.
+                self.1.revoke();
+            } else {
+                self.0.state.lock().is_open = false;
+            }
+            for incarnation in mine() {
                 incarnation.pending_appends.lock().closed = true;
             }
             Ok(())
@@ -390,111 +485,5 @@ impl Store for SimStore {
     }
 }
 
-/// The writer of one incarnation.
-struct SimWriter {
-    shared: Arc<Shared>,
-    incarnation: Arc<Incarnation>,
-    id: ShardId,
-    inner: Box<dyn ShardWriter>,
-}
-
-impl SimWriter {
-    fn append_with(
-        &mut self,
-        turn: Option<Box<OwnedTurn>>,
-        append: impl FnOnce(&mut dyn ShardWriter) -> Result<Appended, StoreError>,
-    ) -> Result<Appended, StoreError> {
-        if self.incarnation.pending_appends.lock().closed {
-            return Err(StoreError::Closed);
-        }
-        let appended = append(self.inner.as_mut()).inspect_err(|error| {
-            if matches!(error, StoreError::Fenced { .. }) {
-                self.shared.fault_counts.one(FaultEvent::ZombieFenced);
-                self.shared.trace.add(format_args!("an old node of {} is fenced: {error}", self.shared.service));
-            }
-        })?;
-        if turn.is_some() {
-            self.shared.crash_points.reach(CrashPoint::Commit);
-        }
-        let ticket = self.incarnation.first_ticket + appended.ticket;
-        let mut pending_appends = self.incarnation.pending_appends.lock();
-        pending_appends.last = pending_appends.last.max(ticket);
-        let shard = self.id.clone();
-        pending_appends.pending.push_back(PendingAppend { ticket, shard, turn, position: appended.position });
-        drop(pending_appends);
-        if !std::mem::replace(&mut self.shared.state.lock().flushing, true) {
-            whizbang_core::spawn::alone("simulated disk", Arc::clone(&self.shared).flush());
-        }
-        Ok(Appended { ticket, ..appended })
-    }
-}
-
-impl ShardWriter for SimWriter {
-    fn epoch(&self) -> Epoch {
-        self.inner.epoch()
-    }
-
-    fn append(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
-        let owned = OwnedTurn::of(turn);
-        self.shared.step_log.appended(&owned);
-        self.append_with(Some(Box::new(owned)), |inner| inner.append(turn))
-    }
-
-    fn advance(&mut self, watermark: &Watermark) -> Result<Appended, StoreError> {
-        self.append_with(None, |inner| inner.advance(watermark))
-    }
-
-    fn sent(&mut self, to: &ShardId, through: u64) -> Result<Appended, StoreError> {
-        self.append_with(None, |inner| inner.sent(to, through))
-    }
-
-    fn save_snapshot(&mut self, actor: &Name, key: &str, snapshot: Snapshot) {
-        self.inner.save_snapshot(actor, key, snapshot);
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use whizbang_conformance::store::Fixture;
-    use whizbang_core::clock::{Clock, Timestamp};
-
-    struct Simulated(SimStore);
-
-    impl Simulated {
-        fn with_backend(backend: impl FnOnce(&IdSource) -> Backend) -> Self {
-            let rng = IdSource::seeded(Clock::manual(Timestamp::from_millis(0)).0, 1);
-            let backend = backend(&rng);
-            let (trace, log, counts) = (Trace::new(), StepLog::new(), FaultCounts::default());
-            let store = SimStore::new("suite", rng, trace, log, counts, CrashPoints::default(), backend);
-            store.set_max_delays(2, 2);
-            Self(store)
-        }
-    }
-
-    impl Fixture for Simulated {
-        fn store(&self) -> BoxFuture<'_, Arc<dyn Store>> {
-            Box::pin(std::future::ready(Arc::new(self.0.clone()) as Arc<dyn Store>))
-        }
-    }
-
-    mod in_memory {
-        use super::*;
-        whizbang_conformance::store_suite!(
-            Simulated::with_backend(|_| Backend::memory()),
-            without { shards_on_many_threads_are_independent: "a simulated cluster runs on one thread" }
-        );
-    }
-
-    #[cfg(feature = "embedded")]
-    mod on_disk {
-        use super::*;
-        whizbang_conformance::store_suite!(
-            Simulated::with_backend(Backend::on_disk),
-            without {
-                largest_payload_is_stored: "a simulated disk has small segments, so that segment ends are reached often",
-                shards_on_many_threads_are_independent: "a simulated cluster runs on one thread"
-            }
-        );
-    }
-}
+mod tests;

@@ -10,25 +10,27 @@ use std::time::Duration;
 use send_wrapper::SendWrapper;
 use tokio::sync::Notify;
 
+use super::backend::Backend;
 use super::broker::Broker;
 use super::clients::Clients;
 use super::failure_report::actor_steps;
-use super::fault_counts::{FaultCounts, FaultEvent};
+use super::fault_counts::FaultCounts;
 use super::fault_profile::FaultProfile;
-use super::link::SimLink;
+use super::node_tasks::{NodeTasks, set_outside};
 use super::payload::PayloadRenderer;
 use super::run_queries::InjectedFault;
+use super::service::Service;
 use super::step_log::{CommittedTurn, StepLog};
 use super::store::SimStore;
 use super::trace::Trace;
 use super::violation::Violation;
 use super::{Coverage, Sim};
-use whizbang_core::clock::{Clock, ClockJumps, Timestamp};
-use whizbang_core::message::{IdSource, Name};
+use whizbang_core::clock::{Clock, Timestamp};
+use whizbang_core::message::IdSource;
 use whizbang_core::spawn::Task;
 use whizbang_runtime::actor::{Count, Failpoints, ReplayChecker};
-use whizbang_runtime::node::{Node, NodeConfig};
-use whizbang_runtime::router::{ActorCard, Manifest};
+use whizbang_runtime::node::Node;
+use whizbang_runtime::router::Manifest;
 use whizbang_runtime::worker::Attempt;
 
 /// 2026-01-01T00:00:00Z.
@@ -51,7 +53,7 @@ pub(super) struct Inner {
     pub(super) step_log: StepLog,
     pub(super) broker: Broker,
     pub(super) fault_counts: FaultCounts,
-    crashes: Cell<u64>,
+    pub(super) crashes: Cell<u64>,
     pub(super) services: Vec<Service>,
     pub(super) client: RefCell<Option<Node>>,
     pub(super) ids: RefCell<IdSource>,
@@ -68,58 +70,6 @@ pub(super) struct Inner {
     pub(super) tasks: RefCell<Vec<Task>>,
     /// Notified after each commit.
     pub(super) committed: Notify,
-}
-
-pub(super) struct Service {
-    pub(super) name: String,
-    pub(super) store: SimStore,
-    pub(super) clock: Clock,
-    pub(super) jumps: ClockJumps,
-    pub(super) node: RefCell<Option<Node>>,
-    starts: Cell<u64>,
-    starting: Cell<bool>,
-    /// Kills a node during its start.
-    kill_signal: Notify,
-    /// A node that has lost ownership and does not know it.
-    zombie: RefCell<Option<Zombie>>,
-    /// The store handle of the running node.
-    store_handle: RefCell<Option<SimStore>>,
-    /// The reason why the last start failed.
-    pub(super) start_error: RefCell<Option<String>>,
-    /// The manifest of the version that runs.
-    pub(super) manifest: RefCell<Option<Manifest>>,
-    /// The manifests of all versions that have run.
-    manifests: RefCell<Vec<Manifest>>,
-    /// The version of the next node.
-    pub(super) version: Cell<usize>,
-}
-
-impl Service {
-    /// Returns whether the service has an actor type of this name in the domain.
-    pub(super) fn hosts_actor(&self, domain: &Name, actor: &Name) -> bool {
-        let manifest = self.manifest.borrow();
-        let mut domains = manifest.iter().flat_map(|manifest| &manifest.domains);
-        let is = |card: &ActorCard| card.names().any(|name| name == actor.as_str());
-        domains.any(|of| of.name == domain.as_str() && of.actors.iter().any(is))
-    }
-}
-
-impl Service {
-    /// Records the manifest of a node that has started.
-    fn record_manifest(&self, manifest: &Manifest) {
-        *self.manifest.borrow_mut() = Some(manifest.clone());
-        let mut manifests = self.manifests.borrow_mut();
-        if !manifests.contains(manifest) {
-            manifests.push(manifest.clone());
-        }
-    }
-}
-
-/// A node whose service was taken over by another node.
-struct Zombie {
-    node: Node,
-    link: Arc<SimLink>,
-    store_handle: Option<SimStore>,
 }
 
 impl World {
@@ -139,37 +89,29 @@ impl World {
             .iter()
             .enumerate()
             .map(|(at, (name, _))| {
-                let (clock, jumps) = Clock::ticking(START_TIME);
+                let clock = Clock::ticking(START_TIME);
                 let rng = ids.fork();
-                let backend = sim.store.backend(&rng);
-                Service {
-                    name: name.clone(),
-                    store: SimStore::new(
-                        name,
-                        rng,
-                        trace.clone(),
-                        step_log.clone(),
-                        fault_counts.clone(),
-                        broker.crash_points(at),
-                        backend,
-                    ),
-                    clock,
-                    jumps,
-                    node: RefCell::default(),
-                    starts: Cell::new(0),
-                    starting: Cell::new(false),
-                    kill_signal: Notify::new(),
-                    zombie: RefCell::default(),
-                    store_handle: RefCell::default(),
-                    start_error: RefCell::default(),
-                    manifest: RefCell::default(),
-                    manifests: RefCell::default(),
-                    version: Cell::new(0),
-                }
+                let backend = match sim.nodes {
+                    1 => sim.store.backend(&rng),
+                    _ => Backend::shared(&clock.0),
+                };
+                let store = SimStore::new(
+                    name,
+                    rng,
+                    trace.clone(),
+                    step_log.clone(),
+                    fault_counts.clone(),
+                    broker.crash_points(at),
+                    backend,
+                );
+                Service::new(name, store, clock, sim.nodes)
             })
             .collect();
         let names = sim.services.iter().map(|(name, _)| name.clone()).collect();
         trace.add(format_args!("fault profile: {}", sim.fault_profile));
+        if sim.nodes > 1 {
+            set_outside(Some(NodeTasks::start(None)));
+        }
         let world = Self(Rc::new(Inner {
             pending_eventually: RefCell::new(
                 (0..sim.eventually.len()).map(|number| (number, "no commit yet".to_owned())).collect(),
@@ -234,192 +176,6 @@ impl World {
         }
     }
 
-    pub(super) async fn start_all(&self) {
-        for service in 0..self.0.services.len() {
-            self.start(service).await;
-        }
-        let clients = self.0.services.len();
-        let ids = self.0.ids.borrow().next_u64();
-        let started = Node::builder("clients", whizbang_log::memory::MemoryStore::new())
-            .bridge(self.0.broker.bridge(clients))
-            .clock(self.0.clients.clock.clone())
-            .seed(ids)
-            .start()
-            .await;
-        match started {
-            Ok(node) => *self.0.client.borrow_mut() = Some(node),
-            Err(error) => self.report_violation(format!("the clients' node failed to start: {error}")),
-        }
-    }
-
-    async fn start(&self, at: usize) {
-        let Some(service) = self.0.services.get(at) else { return };
-        let Some(build) = self.0.sim.build_of(at, service.version.get()) else { return };
-        // Two crashes may overlap, and a service has only one node.
-        if service.starting.replace(true) {
-            return;
-        }
-        let starts = service.starts.get() + 1;
-        service.starts.set(starts);
-        if starts > 1 {
-            self.mark_disturbance();
-        }
-        // Each start has its own seed, which is the same in each run.
-        let seed = self.0.sim.seed.wrapping_mul(31).wrapping_add(at as u64).wrapping_mul(1009).wrapping_add(starts);
-        // Short intervals make more happen in less virtual time.
-        let config = NodeConfig { passivate_after: Duration::from_secs(4), ..NodeConfig::default() };
-        let store = service.store.new_handle();
-        *service.store_handle.borrow_mut() = Some(store.clone());
-        let builder = Node::builder(&service.name, store)
-            .config(config)
-            .bridge(self.0.broker.bridge(at))
-            .clock(service.clock.clone())
-            .seed(seed);
-        let builder = build(builder);
-        if starts == 1 && self.is_hosted_twice(at, &builder.owned()) {
-            service.starting.set(false);
-            return;
-        }
-        let started = tokio::select! {
-            biased;
-            started = builder.start() => Some(started),
-            () = service.kill_signal.notified() => None,
-        };
-        service.starting.set(false);
-        let Some(started) = started else {
-            self.0.fault_counts.one(FaultEvent::CrashDuringStart);
-            self.0.trace.add(format_args!("{} is killed during start", service.name));
-            self.clean_up_killed(service, at);
-            return;
-        };
-        match started {
-            Ok(node) => {
-                self.0.trace.add(format_args!("{} starts", service.name));
-                service.record_manifest(node.manifest());
-                *service.node.borrow_mut() = Some(node);
-            }
-            // A later start fails if the node is killed during it; the first one only if the description is wrong.
-            Err(error) if starts == 1 => self.report_violation(format!("{} failed to start: {error}", service.name)),
-            Err(error) => {
-                self.0.trace.add(format_args!("{} failed to start: {error}", service.name));
-                *service.start_error.borrow_mut() = Some(error.to_string());
-            }
-        }
-    }
-
-    /// Kills the service's node. Uncommitted data may be lost.
-    ///
-    /// The run fails with the rule `fault` if no node was running or starting, unless
-    /// [`allow_missed_faults`](super::Sim::allow_missed_faults) is set.
-    pub fn kill(&self, service: usize) {
-        if !self.try_kill(service) && !self.0.sim.allow_missed_faults {
-            let name = self.0.services.get(service).map_or("an unknown service", |service| &service.name);
-            self.report_violation(format!("fault: no node of {name} was running"));
-        }
-    }
-
-    /// Kills the service's node. Returns whether one was running or starting.
-    pub(super) fn try_kill(&self, service: usize) -> bool {
-        let Some(kill_signal) = self.0.services.get(service) else { return false };
-        let node = kill_signal.node.borrow_mut().take();
-        let Some(node) = node else { return self.try_kill_starting(service) };
-        self.0.trace.add(format_args!("{} is killed", kill_signal.name));
-        self.clean_up_killed(kill_signal, service);
-        drop(node);
-        true
-    }
-
-    /// Kills a node of the service that is starting. Returns whether there was one.
-    pub(super) fn try_kill_starting(&self, service: usize) -> bool {
-        let starting = self.0.services.get(service).filter(|service| service.starting.get());
-        if let Some(service) = starting {
-            service.kill_signal.notify_waiters();
-        }
-        starting.is_some()
-    }
-
-    /// Disconnects a killed node and crashes its store.
-    fn clean_up_killed(&self, killed: &Service, service: usize) {
-        self.mark_disturbance();
-        if !self.0.faults_stopped.get() {
-            self.0.crashes.set(self.0.crashes.get() + 1);
-        }
-        let zombie = killed.zombie.borrow().as_ref().map(|zombie| zombie.link.number);
-        for link in self.0.broker.links_of(service).into_iter().filter(|link| Some(link.number) != zombie) {
-            link.count_interrupted();
-            self.0.broker.leave(&link);
-        }
-        killed.store.crash();
-        if let Some(store_handle) = killed.store_handle.borrow_mut().take() {
-            store_handle.revoke();
-        }
-    }
-
-    /// Marks a disturbance of the whole cluster at this instant.
-    fn mark_disturbance(&self) {
-        self.0.step_log.end_disturbance(self.0.step_log.begin_disturbance());
-    }
-
-    /// Starts another node of the service while the old one is isolated. Then reconnects the old one and kills it later. Returns
-    /// whether that was possible.
-    pub(super) async fn hand_over(&self, at: usize, cut_off: Duration, lingers: Duration) -> bool {
-        let Some(service) = self.0.services.get(at) else { return false };
-        if service.zombie.borrow().is_some() || service.starting.get() {
-            return false;
-        }
-        let Some(link) = self.0.broker.links_of(at).pop() else { return false };
-        let Some(node) = service.node.borrow_mut().take() else { return false };
-        link.isolate(true);
-        *service.zombie.borrow_mut() =
-            Some(Zombie { node, link: Arc::clone(&link), store_handle: service.store_handle.borrow_mut().take() });
-        self.start(at).await;
-        if service.node.borrow().is_some() {
-            self.0.fault_counts.one(FaultEvent::HandedOver);
-        }
-        tokio::time::sleep(cut_off).await;
-        let is_same = |zombie: &Zombie| zombie.link.number == link.number;
-        if service.zombie.borrow().as_ref().is_some_and(is_same) {
-            self.0.trace.add(format_args!("the old node of {} is reconnected", service.name));
-            link.isolate(false);
-        }
-        tokio::time::sleep(lingers).await;
-        if service.zombie.borrow().as_ref().is_some_and(is_same) {
-            self.kill_zombie(service);
-        }
-        // The new owner may have been killed, and no other fault restarts it.
-        self.ensure_started(at).await;
-        true
-    }
-
-    /// Kills the old node of a service, if there is one.
-    pub(super) fn kill_zombie(&self, service: &Service) {
-        let zombie = service.zombie.borrow_mut().take();
-        if let Some(Zombie { node, link, store_handle }) = zombie {
-            self.0.trace.add(format_args!("the old node of {} is killed", service.name));
-            self.0.broker.leave(&link);
-            if let Some(store_handle) = store_handle {
-                store_handle.revoke();
-            }
-            drop(node);
-        }
-    }
-
-    /// Restarts the service's node once no other start is in progress, because that one may be killed.
-    pub(super) async fn ensure_started(&self, service: usize) {
-        while self.0.services.get(service).is_some_and(|service| service.starting.get()) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        self.restart(service).await;
-    }
-
-    /// Restarts the service's node, if it was killed.
-    pub async fn restart(&self, service: usize) {
-        let killed = self.0.services.get(service).is_some_and(|service| service.node.borrow().is_none());
-        if killed {
-            self.start(service).await;
-        }
-    }
-
     /// Lets virtual time pass.
     pub async fn sleep(&self, span: Duration) {
         tokio::time::sleep(span).await;
@@ -473,9 +229,13 @@ impl World {
         self.0.tasks.borrow_mut().clear();
         for service in &self.0.services {
             self.kill_zombie(service);
-            let node = service.node.borrow_mut().take();
-            drop(node);
+            for seat in &service.seats {
+                let node = seat.node.borrow_mut().take();
+                drop(node);
+                seat.end_tasks();
+            }
         }
+        set_outside(None);
         let client = self.0.client.borrow_mut().take();
         drop(client);
         (self.0.trace.text(), self.0.trace.count())

@@ -13,6 +13,7 @@ mod job_outbox;
 mod jobs;
 mod keyed_queries;
 mod keys;
+mod nodes;
 mod regressions;
 mod rules;
 mod run_queries;

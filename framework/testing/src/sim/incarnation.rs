@@ -1,0 +1,114 @@
+//! One listener of a simulated store: it belongs to one incarnation of a node, and holds its pending appends.
+//!
+//! Used by the [store](super::store). Reports of the store wait while the node's connection is cut.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use super::pending_appends::PendingAppends;
+use super::store::Shared;
+use super::store_handle::StoreHandle;
+use whizbang_core::store::{CommitListener, StoreError, Ticket};
+
+/// One listener of the store.
+pub(super) struct Incarnation {
+    shared: Weak<Shared>,
+    pub(super) handle: Arc<StoreHandle>,
+    listener: Arc<dyn CommitListener>,
+    /// Added to tickets, so that the tickets of a listener keep rising when the store is reopened.
+    pub(super) first_ticket: Ticket,
+    pub(super) pending_appends: Mutex<PendingAppends>,
+    /// The reports that the node has not received yet.
+    reports: Mutex<VecDeque<Report>>,
+}
+
+enum Report {
+    Committed(Ticket),
+    Failed(StoreError),
+}
+
+impl Incarnation {
+    pub(super) fn new(
+        shared: Weak<Shared>,
+        handle: Arc<StoreHandle>,
+        listener: Arc<dyn CommitListener>,
+        first_ticket: Ticket,
+    ) -> Arc<Self> {
+        let pending_appends = Mutex::new(PendingAppends { last: first_ticket, ..PendingAppends::default() });
+        Arc::new(Self { shared, handle, listener, first_ticket, pending_appends, reports: Mutex::default() })
+    }
+
+    pub(super) fn belongs_to(&self, listener: &Arc<dyn CommitListener>) -> bool {
+        std::ptr::addr_eq(Arc::as_ptr(&self.listener), Arc::as_ptr(listener))
+    }
+
+    /// Returns this as the listener of the backend.
+    pub(super) fn as_listener(self: &Arc<Self>) -> Arc<dyn CommitListener> {
+        Arc::clone(self) as _
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.pending_appends.lock().closed
+    }
+
+    /// Returns the number of pending appends that have reached the store.
+    pub(super) fn arrived(&self) -> usize {
+        if self.handle.is_outbound_cut() { 0 } else { self.pending_appends.lock().pending.len() }
+    }
+
+    /// Delivers the reports that have waited for the connection.
+    pub(super) fn deliver_reports(&self) {
+        while !self.handle.is_inbound_cut() {
+            let Some(report) = self.reports.lock().pop_front() else { return };
+            self.deliver(report);
+        }
+    }
+
+    /// Reports a failure to the node, whose appends are closed.
+    pub(super) fn fail(&self, error: StoreError) {
+        self.report(Report::Failed(error));
+    }
+
+    fn report(&self, report: Report) {
+        if self.handle.is_inbound_cut() {
+            self.reports.lock().push_back(report);
+        } else {
+            self.deliver(report);
+        }
+    }
+
+    fn deliver(&self, report: Report) {
+        match report {
+            Report::Committed(through) => self.listener.committed(through),
+            Report::Failed(error) => self.listener.failed(error),
+        }
+    }
+}
+
+impl CommitListener for Incarnation {
+    fn committed(&self, through: Ticket) {
+        let through = self.first_ticket + through;
+        let taken = self.pending_appends.lock().take_committed(through);
+        let (Some(shared), Some(taken)) = (self.shared.upgrade(), taken) else { return };
+        for pending in taken {
+            shared.record_committed(&pending, pending.position);
+        }
+        self.report(Report::Committed(through));
+        shared.notify_commit_watcher();
+    }
+
+    fn failed(&self, error: StoreError) {
+        let mut pending_appends = self.pending_appends.lock();
+        if pending_appends.closed {
+            return;
+        }
+        if let StoreError::Fenced { shard, mine, .. } = &error {
+            // Never committed: the tickets of later appends to other shards must not cover them.
+            pending_appends.pending.retain(|pending| pending.shard != *shard || pending.epoch > *mine);
+        }
+        drop(pending_appends);
+        self.report(Report::Failed(error));
+    }
+}
