@@ -24,7 +24,7 @@ const TRAITS: [&str; 11] = [
 /// this test was written. Measure the cost with `tests/compile-cost` before raising a limit. `actor` and `aggregate` were
 /// raised for accessors of headers and the publisher: these are compiled only where a program calls them.
 const LINES: [(&str, usize); 6] =
-    [("actor", 340), ("aggregate", 80), ("client", 325), ("message", 550), ("router", 52), ("saga", 50)];
+    [("actor", 375), ("aggregate", 80), ("client", 335), ("message", 550), ("router", 52), ("saga", 50)];
 
 /// The lines of code inside items of `code` that are generic over users' types: functions, and blocks of `impl`.
 fn generic_lines(code: &str) -> usize {

@@ -39,7 +39,7 @@ impl File {
 
     /// Returns true for a file of the released framework.
     pub(crate) fn is_product(&self) -> bool {
-        self.inside().is_some() && self.is_rust() && !self.path.ends_with("/tests.rs")
+        self.inside().is_some() && self.is_rust() && !self.path.ends_with("/tests.rs") && !self.path.contains("/tests/")
     }
 
     /// The path of a file of the released framework below the source folder of its crate. The crates `core` and `runtime` are

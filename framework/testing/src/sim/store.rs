@@ -26,9 +26,7 @@ use super::store_handle::StoreHandle;
 use super::trace::Trace;
 use super::writer::SimWriter;
 use whizbang_core::message::{IdSource, Name, ShardId, StoreIdentity};
-use whizbang_core::store::{
-    CommitListener, Epoch, ShardHandle, ShardLeases, ShardReader, Store, StoreError, View,
-};
+use whizbang_core::store::{CommitListener, Epoch, ShardHandle, ShardLeases, ShardReader, Store, StoreError, View};
 
 /// Called after each commit.
 pub(super) type CommitWatcher = Arc<dyn Fn() + Send + Sync>;

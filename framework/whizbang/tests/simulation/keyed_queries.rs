@@ -57,7 +57,7 @@ impl Answer<CountOn> for Shelf {
     }
 }
 
-/// What a client knows of a shelf: the sum of the acknowledged commands, and the answers with the sum before each query.
+/// Knowledge of a client about a shelf: the sum of the acknowledged commands, and the answers with the sum before each query.
 #[derive(Default)]
 struct Known {
     put: BTreeMap<String, u64>,
