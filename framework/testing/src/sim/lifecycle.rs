@@ -133,7 +133,7 @@ impl World {
     /// Kills all nodes of the service. Returns whether one was running or starting.
     pub(super) fn try_kill_all(&self, service: usize) -> bool {
         let seats = self.0.services.get(service).map_or(0, |service| service.seats.len());
-        (0..seats).fold(false, |killed, seat| self.try_kill_seat(service, seat) || killed)
+        (0..seats).filter(|seat| self.try_kill_seat(service, *seat)).count() > 0
     }
 
     /// Kills the node of a seat. Returns whether one was running or starting.
