@@ -147,7 +147,7 @@ pub(crate) fn expand(kind: Kind, input: &DeriveInput) -> TokenStream {
     // Beside a mistake the checks might be wrong about the codec; they return once it is fixed.
     let checks = correct.then_some(checks);
     let coding = coding(&given, version, correct);
-    // What is written as an older version reads back as another value: the value that was read back is used.
+    // A value written as an older version reads back as another one: the value that was read back is used.
     let trust = (plain::is_plain(&item) && given.key("writes").is_none()).then(plain::trust);
     let sent = held::stub(&item, input);
     let kind = format_ident!("{}", kind.name());

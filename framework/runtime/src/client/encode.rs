@@ -11,6 +11,7 @@ use whizbang_core::message::{
     encode_command_verified, encode_verified, shard_of,
 };
 use whizbang_core::telemetry::passes;
+use whizbang_core::user_code::user_code;
 
 /// Encodes a command.
 ///
@@ -36,7 +37,9 @@ pub(super) fn of_command<C: Command>(
 /// Returns the number of bytes of an encoded command; 0 if it cannot be encoded, which its actor reports.
 pub(super) fn encoded_len<C: Command>(command: &C) -> usize {
     let mut payload = Vec::new();
-    command.encode(C::Domain::CODEC, &mut payload).map_or(0, |()| payload.len())
+    // A panic here would reach the task of the caller.
+    let encoded = user_code(|| command.encode(C::Domain::CODEC, &mut payload));
+    if matches!(encoded, Ok(Ok(()))) { payload.len() } else { 0 }
 }
 
 /// Encodes a query. The query of a key travels like a command, to the owner of the key.

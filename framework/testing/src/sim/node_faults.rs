@@ -34,7 +34,7 @@ impl World {
         self.0.trace.add(format_args!("node {number} of {} is paused", service.name));
         self.0.fault_counts.one(FaultEvent::NodePaused);
         tasks.pause(true);
-        // What the store sends waits in the socket, and is not the first thing that the node sees afterwards.
+        // Answers of the store wait in the socket. They are not the first thing that the node sees afterwards.
         store.handle().cut(LinkDirection::Inbound);
         tokio::time::sleep(duration).await;
         if duration > LEASE {
