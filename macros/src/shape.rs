@@ -209,6 +209,13 @@ pub(crate) fn wire(given: &Given, ident: &Ident, lists: &[(&str, &str, &str)]) -
                     const _: () = ::whizbang::derive::listed_once::<#before, #checked>(#text);
                 });
             }
+            // Not in `call`: an error there shows the name of the alias.
+            if kind == "query" {
+                let for_key = call == "answers_for_key";
+                aliases.extend(quote_spanned! {span=>
+                    const _: () = ::whizbang::derive::answering::<#checked>(#for_key);
+                });
+            }
             let plan = Ident::new("__plan", Span::call_site());
             calls.extend(quote_spanned!(span=> #plan.#call::<#checked>();));
         }

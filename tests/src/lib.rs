@@ -12,6 +12,7 @@ pub mod nats;
 #[cfg(doctest)]
 mod pages;
 mod panics;
+mod ports;
 pub mod postgres;
 mod sample;
 mod stalling_proxy;
@@ -21,5 +22,6 @@ pub use fuzz::{Fuzz, Outcome};
 pub use long::{brief_or_long, is_long};
 pub use memory::resident_mib;
 pub use panics::Panics;
+pub use ports::ReservedPort;
 pub use sample::{fast_sample, root, sample};
 pub use stalling_proxy::{Direction, StallingProxy};

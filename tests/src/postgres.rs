@@ -11,7 +11,7 @@ mod small_disk;
 mod template;
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -23,8 +23,8 @@ pub use pooler::Pooler;
 pub use session::Session;
 pub use small_disk::SmallDisk;
 
-use crate::eventually;
 use crate::nats::Certificates;
+use crate::{ReservedPort, eventually};
 
 /// The time that a server may take to start or to stop. Crash recovery is included.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -35,7 +35,7 @@ const NAME: &str = "postgres";
 /// A running PostgreSQL server, killed when it is dropped.
 pub struct PostgresServer {
     folder: TempDir,
-    port: u16,
+    port: ReservedPort,
     process: Option<Child>,
     settings: Vec<(String, String)>,
 }
@@ -144,7 +144,7 @@ impl PostgresServer {
             assert!(status.expect("runs chown").success(), "chown -R {}", data.display());
         }
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Self { folder, port: free_port(), process: None, settings }
+        Self { folder, port: ReservedPort::new(), process: None, settings }
     }
 
     /// Starts a standby that follows a server: it can be read, and becomes a server of its own with `pg_promote()`.
@@ -154,13 +154,13 @@ impl PostgresServer {
     pub fn standby(primary: &Self) -> Self {
         let folder = template::folder(template::place());
         let output = command("pg_basebackup", false)
-            .args(["-h", "127.0.0.1", "-p", &primary.port.to_string(), "-U", NAME, "-R", "-X", "stream"])
+            .args(["-h", "127.0.0.1", "-p", &primary.port.number().to_string(), "-U", NAME, "-R", "-X", "stream"])
             .args(["-c", "fast", "--no-sync", "-D"])
             .arg(folder.path().join("data"))
             .output()
             .expect("runs pg_basebackup");
         assert!(output.status.success(), "pg_basebackup:\n{}", String::from_utf8_lossy(&output.stderr));
-        let mut standby = Self { folder, port: free_port(), process: None, settings: Vec::new() };
+        let mut standby = Self { folder, port: ReservedPort::new(), process: None, settings: Vec::new() };
         standby.run();
         standby
     }
@@ -188,7 +188,7 @@ impl PostgresServer {
         let mut log = fs::OpenOptions::new();
         let log = log.create(true).append(true).open(self.folder.path().join("log")).expect("a log file");
         let mut command = command("postgres", true);
-        command.arg("-D").arg(self.folder.path().join("data")).args(["-p", &self.port.to_string()]);
+        command.arg("-D").arg(self.folder.path().join("data")).args(["-p", &self.port.number().to_string()]);
         command.arg("-k").arg(self.folder.path()).args(["-h", "127.0.0.1"]);
         for (name, value) in &self.settings {
             command.args(["-c", &format!("{name}={value}")]);
@@ -198,11 +198,11 @@ impl PostgresServer {
 
     /// Returns whether the server accepts connections.
     pub fn is_ready(&self) -> bool {
-        if TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+        if TcpStream::connect(("127.0.0.1", self.port.number())).is_err() {
             return false;
         }
         let status = Command::new(programs().join("pg_isready"))
-            .args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()])
+            .args(["-q", "-h", "127.0.0.1", "-p", &self.port.number().to_string()])
             .status()
             .expect("runs pg_isready");
         status.success()
@@ -210,12 +210,12 @@ impl PostgresServer {
 
     /// The URL of the database `postgres`, for the superuser, without a password.
     pub fn url(&self) -> String {
-        format!("postgres://{NAME}@127.0.0.1:{}/{NAME}", self.port)
+        format!("postgres://{NAME}@127.0.0.1:{}/{NAME}", self.port.number())
     }
 
     /// The server's port on 127.0.0.1.
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     /// The folder of the server's Unix socket and of its log.
@@ -330,12 +330,6 @@ fn copy_folder(from: &Path, to: &Path) {
 fn signal(process: u32, signal: &str) {
     let status = Command::new("kill").args(["-s", signal, &process.to_string()]).status().expect("runs kill");
     assert!(status.success(), "kill -s {signal}: {status}");
-}
-
-/// A port that is free now. PostgreSQL cannot choose one and report it.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
 }
 
 impl Drop for PostgresServer {

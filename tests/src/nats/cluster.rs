@@ -2,10 +2,10 @@
 //!
 //! Called by the black-box tests. A stream has a leader on one of the servers; the test kills it by name.
 
-use std::net::TcpListener;
-
 use async_nats::Client;
 use serde_json::Value;
+
+use crate::ReservedPort;
 
 use super::{NatsConfig, NatsServer, Release};
 
@@ -15,6 +15,8 @@ const SERVERS: usize = 3;
 /// A running cluster, killed when it is dropped.
 pub struct NatsCluster {
     servers: Vec<NatsServer>,
+    // The ports at which the servers reach each other.
+    _routes: Vec<ReservedPort>,
 }
 
 impl NatsCluster {
@@ -23,9 +25,11 @@ impl NatsCluster {
     /// # Panics
     /// If a server is not installed or does not start.
     pub fn start(release: Release) -> Self {
-        let ports = free_ports();
-        let routes: Vec<_> = ports.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
-        let server = |(number, port): (usize, &u16)| {
+        let ports: Vec<_> = (0..SERVERS).map(|_| ReservedPort::new()).collect();
+        let route = |port: &ReservedPort| format!("\"nats://127.0.0.1:{}\"", port.number());
+        let routes: Vec<_> = ports.iter().map(route).collect();
+        let server = |(number, port): (usize, &ReservedPort)| {
+            let port = port.number();
             let more = format!(
                 "server_name: \"{}\"\ncluster {{ name: tests, listen: \"127.0.0.1:{port}\", routes: [{}] }}\n",
                 name(number),
@@ -33,7 +37,8 @@ impl NatsCluster {
             );
             NatsServer::start_with(release, NatsConfig { more, ..NatsConfig::default() })
         };
-        Self { servers: ports.iter().enumerate().map(server).collect() }
+        let servers = ports.iter().enumerate().map(server).collect();
+        Self { servers, _routes: ports }
     }
 
     /// Returns the addresses of all servers, separated by commas.
@@ -90,11 +95,4 @@ pub async fn is_replicated(operator: &Client, stream: &str) -> bool {
 async fn stream_info(operator: &Client, stream: &str) -> Option<Value> {
     let answer = operator.request(format!("$JS.API.STREAM.INFO.{stream}"), "".into()).await.ok()?;
     serde_json::from_slice(&answer.payload).ok()
-}
-
-/// Returns ports that were free just now. The servers must know the ports of each other before they start.
-fn free_ports() -> Vec<u16> {
-    let listen = |_| TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let listeners: Vec<_> = (0..SERVERS).map(listen).collect();
-    listeners.iter().map(|listener| listener.local_addr().expect("an address").port()).collect()
 }

@@ -30,8 +30,8 @@ impl NatsConfig {
         Self { certificates: Some(certificates.clone()), ..Self::default() }
     }
 
-    /// Returns the text of the file for a port (-1 means any free port) and a folder.
-    pub(super) fn text(&self, port: i32, folder: &Path) -> String {
+    /// Returns the text of the file for a port and a folder.
+    pub(super) fn text(&self, port: u16, folder: &Path) -> String {
         let folder = folder.display();
         let mut text = format!("listen: \"127.0.0.1:{port}\"\nports_file_dir: \"{folder}\"\n");
         if !self.without_jetstream {

@@ -26,7 +26,7 @@ pub use identity::{Operator, user_key};
 pub use jetstream::JetStreamBroker;
 pub use untrusted_client::UntrustedClient;
 
-use crate::eventually;
+use crate::{ReservedPort, eventually};
 
 /// The time limit for the start of a server, which takes 14 ms on an idle machine.
 const START: Duration = Duration::from_secs(20);
@@ -62,7 +62,7 @@ pub struct NatsServer {
     release: Release,
     config: NatsConfig,
     folder: TempDir,
-    port: u16,
+    port: ReservedPort,
     process: Option<Child>,
 }
 
@@ -79,7 +79,7 @@ impl NatsServer {
     pub fn start_with(release: Release, config: NatsConfig) -> Self {
         // Directly below /tmp, so that the paths of sockets and stores stay short.
         let folder = tempfile::Builder::new().prefix("whizbang-nats-").tempdir_in("/tmp").expect("a folder in /tmp");
-        let mut server = Self { release, config, folder, port: 0, process: None };
+        let mut server = Self { release, config, folder, port: ReservedPort::new(), process: None };
         server.run();
         server
     }
@@ -87,8 +87,7 @@ impl NatsServer {
     fn run(&mut self) {
         let folder = self.folder.path();
         let file = folder.join("nats.conf");
-        let port = if self.port == 0 { -1 } else { i32::from(self.port) };
-        fs::write(&file, self.config.text(port, folder)).expect("a configuration file");
+        fs::write(&file, self.config.text(self.port.number(), folder)).expect("a configuration file");
         let mut log = fs::OpenOptions::new();
         let log = log.create(true).append(true).open(self.log_file()).expect("a log file");
         // The kernel kills the server when this thread ends, so that a killed test leaves no server behind.
@@ -103,7 +102,7 @@ impl NatsServer {
             .spawn()
             .unwrap_or_else(|error| panic!("setpriv: {error}; run tests/install"));
         let ports = folder.join(format!("nats-server_{}.ports", child.id()));
-        self.port = eventually("nats-server to listen", START, || {
+        eventually("nats-server to listen", START, || {
             if let Some(status) = child.try_wait().expect("the state of a child") {
                 panic!("nats-server ended with {status}:\n{}", self.log());
             }
@@ -129,15 +128,15 @@ impl NatsServer {
     /// Returns the address: `nats://127.0.0.1:PORT`, or `tls://localhost:PORT`.
     pub fn url(&self) -> String {
         if self.config.certificates.is_some() {
-            format!("tls://localhost:{}", self.port)
+            format!("tls://localhost:{}", self.port.number())
         } else {
-            format!("nats://127.0.0.1:{}", self.port)
+            format!("nats://127.0.0.1:{}", self.port.number())
         }
     }
 
     /// Returns the port.
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     /// Returns the process id.

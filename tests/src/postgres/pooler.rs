@@ -6,14 +6,14 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::{NAME, PATIENCE, PostgresServer, as_server_user, free_port, hand_over};
-use crate::eventually;
+use super::{NAME, PATIENCE, PostgresServer, as_server_user, hand_over};
+use crate::{ReservedPort, eventually};
 
 /// A running PgBouncer, killed when it is dropped.
 pub struct Pooler {
     // The configuration, which goes with the process.
     _folder: TempDir,
-    port: u16,
+    port: ReservedPort,
     process: Child,
 }
 
@@ -24,11 +24,12 @@ impl Pooler {
     /// If it is not installed or does not start.
     pub fn start(server: &PostgresServer) -> Self {
         let folder = tempfile::Builder::new().prefix("whizbang-pooler-").tempdir_in("/tmp").expect("a folder in /tmp");
-        let (file, port) = (folder.path().join("pgbouncer.ini"), free_port());
+        let (file, port) = (folder.path().join("pgbouncer.ini"), ReservedPort::new());
         let text = format!(
             "[databases]\npostgres = host=127.0.0.1 port={} user={NAME}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
-             listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 3\n",
-            server.port()
+             listen_port = {}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 3\n",
+            server.port(),
+            port.number()
         );
         fs::write(&file, text).expect("writes the configuration");
         hand_over(folder.path());
@@ -41,13 +42,13 @@ impl Pooler {
             .arg(&file);
         let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let process = process.unwrap_or_else(|error| panic!("setpriv: {error}; run tests/install"));
-        eventually("PgBouncer to listen", PATIENCE, || TcpStream::connect(("127.0.0.1", port)).ok());
+        eventually("PgBouncer to listen", PATIENCE, || TcpStream::connect(("127.0.0.1", port.number())).ok());
         Self { _folder: folder, port, process }
     }
 
     /// The URL of the database `postgres` through the pooler.
     pub fn url(&self) -> String {
-        format!("postgres://{NAME}@127.0.0.1:{}/{NAME}", self.port)
+        format!("postgres://{NAME}@127.0.0.1:{}/{NAME}", self.port.number())
     }
 }
 

@@ -63,6 +63,14 @@ impl Process {
         }
     }
 
+    /// Reads this many lines.
+    #[track_caller]
+    pub(crate) fn read_lines(&mut self, output: &mut Output, lines: u64) {
+        for _ in 0..lines {
+            output.add(&self.lines.recv_timeout(TIMEOUT).expect("the process prints a line"));
+        }
+    }
+
     /// Reads the lines of the next `span`.
     pub(crate) fn read_for(&mut self, output: &mut Output, span: Duration) {
         let end = Instant::now() + span;

@@ -218,29 +218,30 @@ pub const fn projects<P: Project<M>, M: Event>() -> usize {
 }
 
 /// Checks an entry of `answers(…)` of a projection.
-///
-/// # Panics
-/// In the compiler, which evaluates it.
-#[track_caller]
 pub const fn answers<P: Projection + Answer<M>, M: Query>() -> usize {
-    if M::IS_KEYED {
-        reject("found a query with a `#[key]`, which an aggregate or a saga answers; leave out the `#[key]`")
-    }
     0
 }
 
 /// Checks an entry of `answers(…)` of an aggregate or a saga.
+pub const fn answers_for_key<A: Stateful + Answer<M>, M: Query + Of<A::Domain>>() -> usize {
+    0
+}
+
+/// Fails the compilation if the answering type does not fit the query: `for_key` is true for an aggregate or a saga.
 ///
 /// # Panics
 /// In the compiler, which evaluates it.
 #[track_caller]
-pub const fn answers_for_key<A: Stateful + Answer<M>, M: Query + Of<A::Domain>>() -> usize {
-    if !M::IS_KEYED {
-        reject(
+pub const fn answering<M: Query>(for_key: bool) {
+    match (M::IS_KEYED, for_key) {
+        (true, false) => {
+            reject("found a query with a `#[key]`, which an aggregate or a saga answers; leave out the `#[key]`")
+        }
+        (false, true) => reject(
             "found a query without a key; mark the field that selects the aggregate or saga: `#[key] account: String`",
-        )
+        ),
+        _ => {}
     }
-    0
 }
 
 /// Checks an entry of `performs(…)`.

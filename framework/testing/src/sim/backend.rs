@@ -105,15 +105,23 @@ impl Backend {
 
     /// Commits the first pending appends of one listener.
     pub(super) fn commit_of(&self, listener: &Arc<dyn CommitListener>, appends: usize) {
-        if let Self::Memory(_, commit_control) = self {
-            commit_control.commit_of(listener, appends);
+        match self {
+            Self::Memory(_, commit_control) => {
+                commit_control.commit_of(listener, appends);
+            }
+            #[cfg(feature = "embedded")]
+            Self::OnDisk(_) => {}
         }
     }
 
     /// Loses the pending appends of one listener, except the first `survivors`.
     pub(super) fn lose(&self, listener: &Arc<dyn CommitListener>, survivors: usize) {
-        if let Self::Memory(_, commit_control) = self {
-            commit_control.lose(listener, survivors);
+        match self {
+            Self::Memory(_, commit_control) => {
+                commit_control.lose(listener, survivors);
+            }
+            #[cfg(feature = "embedded")]
+            Self::OnDisk(_) => {}
         }
     }
 
