@@ -11,6 +11,7 @@ mod dependency_table;
 mod docs;
 mod documented_names;
 mod english;
+mod file_cycles;
 mod folders;
 mod generics;
 mod habits;

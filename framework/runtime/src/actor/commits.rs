@@ -1,47 +1,20 @@
 //! The commits that a thread waits for: callbacks that run once an append is durable, or has failed.
 //!
-//! Called by everything that appends. The store reports commits on its own thread to the [`CommitNotifier`]; the
-//! callbacks run on the thread of the shard.
+//! Called by everything that appends. The store reports commits on its own thread to the
+//! [`CommitNotifier`](super::CommitNotifier); the callbacks run on the thread of the shard.
 //!
 //! Why a ticket alone decides nothing: all shards of a thread share one sequence of tickets, and a ticket is reported
 //! as durable although the shard that it was issued for is fenced. The store reports the fence first. So every look at
 //! the tickets is followed by a look at the fences, and an append of a fenced shard never counts as committed.
 
-use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-
-use parking_lot::Mutex;
-use tokio::sync::Notify;
+use std::sync::atomic::Ordering;
 
 use super::owned_shard::OwnedShard;
+use super::pending_commits::PendingCommit;
 use super::thread::ThreadContext;
-use whizbang_core::store::{Appended, CommitListener, StoreError, Ticket};
-
-type CommitCallback = Box<dyn FnOnce(Result<(), StoreError>)>;
-
-/// The callbacks that wait for commits, in the order of their tickets.
-#[derive(Default)]
-pub(super) struct PendingCommits {
-    queue: RefCell<VecDeque<PendingCommit>>,
-    /// The number of fences that this thread has seen.
-    fences_seen: Cell<usize>,
-    /// The fences that this thread has seen and not handled.
-    fences: RefCell<Vec<StoreError>>,
-}
-
-struct PendingCommit {
-    ticket: Ticket,
-    shard: Rc<OwnedShard>,
-    release: CommitCallback,
-}
-
-impl PendingCommits {
-    pub(super) fn is_empty(&self) -> bool {
-        self.queue.borrow().is_empty()
-    }
-}
+use whizbang_core::store::{Appended, StoreError, Ticket};
 
 /// A failure of commits that the store has reported.
 #[derive(Debug)]
@@ -182,59 +155,9 @@ impl ThreadContext {
     }
 }
 
-impl PendingCommit {
-    fn complete(self, result: Result<(), StoreError>) -> Rc<OwnedShard> {
-        self.shard.pending_commits.set(self.shard.pending_commits.get() - 1);
-        (self.release)(result);
-        self.shard
-    }
-}
-
-/// Receives commit notifications on the store's thread and wakes the actors' thread.
-#[derive(Default)]
-pub struct CommitNotifier {
-    committed_through: AtomicU64,
-    /// The number of fences reported so far. Read with each commit, and only if it has changed the list is.
-    fences: AtomicUsize,
-    fenced: Mutex<Vec<StoreError>>,
-    failed: Mutex<Option<StoreError>>,
-    changed: Notify,
-}
-
-impl std::fmt::Debug for CommitNotifier {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CommitNotifier").finish_non_exhaustive()
-    }
-}
-
-impl CommitNotifier {
-    /// Clears a failure after the shards were reopened. Earlier appends count as completed.
-    pub(crate) fn clear_failure(&self) {
-        *self.failed.lock() = None;
-        // A fence that was reported before the failure is handled now.
-        self.changed.notify_one();
-    }
-}
-
-impl CommitListener for CommitNotifier {
-    fn committed(&self, through: Ticket) {
-        self.committed_through.fetch_max(through, Ordering::Release);
-        self.changed.notify_one();
-    }
-
-    fn failed(&self, error: StoreError) {
-        if let StoreError::Fenced { .. } = error {
-            self.fenced.lock().push(error);
-            self.fences.fetch_add(1, Ordering::Release);
-        } else {
-            self.failed.lock().get_or_insert(error);
-        }
-        self.changed.notify_one();
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
     use std::sync::Arc;
 
     use futures_util::FutureExt as _;
@@ -243,7 +166,7 @@ mod tests {
     use crate::actor::ThreadSettings;
     use whizbang_core::clock::Clock;
     use whizbang_core::message::{IdSource, Name, ShardId};
-    use whizbang_core::store::Store as _;
+    use whizbang_core::store::{CommitListener as _, Store as _};
     use whizbang_log::memory::MemoryStore;
 
     type Reports = Rc<RefCell<Vec<(&'static str, Result<(), String>)>>>;

@@ -21,6 +21,7 @@ mod instance;
 mod mailbox;
 mod owned_shard;
 mod parked;
+mod pending_commits;
 mod plan;
 mod planned_command;
 mod registry;
@@ -42,7 +43,6 @@ pub(crate) use answers::{Unanswered, answer_with};
 pub use backlog::{DEFERRED, MIN_WAIT};
 pub(crate) use command_dispatcher::{CommandCall, CommandDispatcher};
 pub(crate) use commits::CommitFailure;
-pub use commits::CommitNotifier;
 #[cfg(feature = "testing")]
 pub use compensation::CompensationChange;
 pub(crate) use dead_letters::duplicate_outcome;
@@ -53,6 +53,7 @@ pub use failpoints::{Count, Failpoint, Failpoints};
 pub use handler_table::{HandlerTable, typed, typed_state};
 pub(crate) use mailbox::LocalMessage;
 pub use owned_shard::OwnedShard;
+pub use pending_commits::CommitNotifier;
 pub(crate) use plan::names;
 pub use plan::{EventContext, Plan, Role, Stateful};
 #[cfg(not(feature = "testing"))]

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::thread::ThreadContext;
 use crate::router::Outcome;
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{Name, ShardId};
@@ -153,14 +152,6 @@ impl OwnedShard {
             self.earliest_set_timer.set(Some(self.earliest_set_timer.get().map_or(due, |earliest| earliest.min(due))));
             timers.notify_one();
         }
-    }
-
-    /// Queues the shard for the relay.
-    pub(crate) fn mark_dirty(self: &Rc<Self>, context: &ThreadContext) {
-        if !self.dirty.replace(true) {
-            context.dirty.borrow_mut().push(Rc::clone(self));
-        }
-        context.relay.notify_one();
     }
 
     #[doc(hidden)]

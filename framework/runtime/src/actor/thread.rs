@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
 
-use super::commits::{CommitNotifier, PendingCommits};
 use super::owned_shard::OwnedShard;
+use super::pending_commits::{CommitNotifier, PendingCommits};
 use crate::inbox::{HealthIssues, IdleNotifier, QueuedBytes, QueuedKind};
 use crate::router::{DedupKey, Delivery, NodeId, Outcome, PeerShapes, Remote};
 use whizbang_core::clock::{MonotonicTime, Timestamp};
@@ -160,6 +160,14 @@ impl ThreadContext {
             scratch: RefCell::default(),
             remote: OnceCell::new(),
         })
+    }
+
+    /// Queues a shard for the relay.
+    pub(crate) fn mark_dirty(&self, shard: &Rc<OwnedShard>) {
+        if !shard.dirty.replace(true) {
+            self.dirty.borrow_mut().push(Rc::clone(shard));
+        }
+        self.relay.notify_one();
     }
 
     /// Awaits a store operation on behalf of one key. A panic inside it is reported and becomes an error, so the task

@@ -305,7 +305,7 @@ impl ActorInstance {
         }
         if (events > 0 && self.shard.relays_events) || !effects.outgoing.is_empty() {
             let (shard, dirty_context) = (Rc::clone(&self.shard), Rc::clone(&context));
-            context.after_commit(&self.shard, appended, move |_| shard.mark_dirty(&dirty_context));
+            context.after_commit(&self.shard, appended, move |_| dirty_context.mark_dirty(&shard));
         }
         let set = effects.timers.iter().filter_map(|timer| match timer {
             TimerSlot::Set { due, .. } => Some(*due),

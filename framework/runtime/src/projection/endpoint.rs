@@ -4,24 +4,23 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use actix::{Actor, Addr};
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::oneshot;
 
+use super::context::ViewContext;
+use super::requests::{PendingQuery, QueryPermit, SaveRequest, SaverNotice, SkipRequest};
 use super::restore::restore;
-use super::saver::{Saver, SaverNotice};
+use super::saver::Saver;
 use super::skips::{SkipError, skipped};
 use super::view::ViewActor;
 use super::{Projection, ProjectionPlan};
 use crate::actor::LocalMessage;
-use crate::inbox::{HealthIssues, Subscription};
-use crate::router::{ActorCard, Completion, Outcome, PeerShapes};
-use whizbang_core::message::{Envelope, IdSource, Name, ShardId};
-use whizbang_core::retry::Retry;
-use whizbang_core::store::{Store, StoreError};
-use whizbang_core::user_code::UserCode;
+use crate::inbox::Subscription;
+use crate::router::{ActorCard, Completion, Outcome};
+use whizbang_core::message::{Envelope, Name, ShardId};
+use whizbang_core::store::StoreError;
 
 /// A projection type before it is started.
 pub(crate) trait ViewType: Send + Sync {
@@ -30,27 +29,6 @@ pub(crate) trait ViewType: Send + Sync {
 
     /// Loads the stored view and starts the actor on this thread. No event arrives before its subscriptions are filled.
     fn open(&self, context: ViewContext) -> LocalBoxFuture<'static, Result<Rc<dyn ViewEndpoint>, StoreError>>;
-}
-
-/// Dependencies of a projection.
-pub(crate) struct ViewContext {
-    pub(crate) name: Name,
-    pub(crate) store: Arc<dyn Store>,
-    /// A subscription for each source shard, for this projection alone: a slow or rebuilding projection delays no
-    /// other.
-    pub(crate) subscriptions: BTreeMap<ShardId, Rc<Subscription>>,
-    pub(crate) retry: Retry,
-    pub(crate) ids: IdSource,
-    pub(crate) code: Arc<UserCode>,
-    pub(crate) issues: Arc<HealthIssues>,
-    /// Known shapes of other services.
-    pub(crate) shapes: Arc<PeerShapes>,
-    /// Permission to start helper threads may be started; false in a simulation.
-    pub(crate) has_threads: bool,
-    /// Most queries that may wait for an answer.
-    pub(crate) queries: usize,
-    /// Several nodes share the store: one of them saves the view, as [`ViewEndpoint::set_saver`] says.
-    pub(crate) is_shared: bool,
 }
 
 /// A projection on its thread.
@@ -121,32 +99,6 @@ struct ProjectionDispatcher<P: Projection> {
     subscriptions: BTreeMap<ShardId, Rc<Subscription>>,
     limit: usize,
     waiting: Rc<Cell<usize>>,
-}
-
-/// A query on its way to its view.
-pub(super) struct PendingQuery {
-    pub(super) envelope: Envelope,
-    pub(super) settle: Completion,
-    pub(super) _place: QueryPermit,
-}
-
-/// Permit of one waiting query.
-pub(super) struct QueryPermit(Rc<Cell<usize>>);
-
-impl Drop for QueryPermit {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
-}
-
-/// Request to save the view; the sender is notified.
-pub(super) struct SaveRequest(pub(super) oneshot::Sender<()>);
-
-/// Request to skip an event.
-pub(super) struct SkipRequest {
-    pub(super) shard: ShardId,
-    pub(super) position: u64,
-    pub(super) told: oneshot::Sender<Result<(), SkipError>>,
 }
 
 impl<P: Projection> ViewEndpoint for ProjectionDispatcher<P> {

@@ -6,32 +6,15 @@ use std::time::Duration;
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 
 use super::Projection;
-use super::endpoint::SkipRequest;
+use super::requests::SkipRequest;
 use super::restore::restore;
 use super::skips::{self, SkipError, SkippedEvent};
-use super::view::{ViewActor, ViewSource};
+use super::source::{Halt, ProjectFailure, ViewSource};
+use super::view::ViewActor;
 use crate::inbox::Done;
-use whizbang_core::message::{Envelope, MessageId, Name, ShardId};
+use whizbang_core::message::{Envelope, Name, ShardId};
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::telemetry::error_chain;
-
-/// State of a source shard that is halted at an event. Other shards continue.
-pub(super) struct Halt {
-    pub(super) position: u64,
-    /// No further attempt: an operator must skip the event, or another version of the program project it.
-    pub(super) is_final: bool,
-    id: MessageId,
-    reason: String,
-    /// Completions of the events that wait for the next attempt; unsettled, so that the subscription is not idle.
-    pub(super) dones: Vec<Done>,
-}
-
-/// Reason why an event was not projected.
-pub(super) struct ProjectFailure {
-    pub(super) text: String,
-    /// Another attempt may succeed.
-    pub(super) is_transient: bool,
-}
 
 impl<P: Projection> ViewActor<P> {
     /// Halts a source at an event that could not be projected, until the next attempt or finally. Other sources

@@ -8,14 +8,19 @@ mod endpoint;
 mod plan;
 mod view;
 
+mod claim;
+mod context;
 mod halt;
+mod requests;
 mod restore;
 mod save;
 mod saver;
 mod skips;
+mod source;
 mod subscriber;
 
-pub(crate) use endpoint::{ProjectionType, ViewContext, ViewEndpoint, ViewType};
+pub(crate) use context::ViewContext;
+pub(crate) use endpoint::{ProjectionType, ViewEndpoint, ViewType};
 pub use plan::ProjectionPlan;
 pub(crate) use skips::skipped;
 pub use skips::{SkipError, SkippedEvent};

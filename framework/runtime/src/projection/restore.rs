@@ -3,15 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::Projection;
-use super::endpoint::ViewContext;
+use super::context::ViewContext;
 use whizbang_core::message::{CodecError, ShardId};
 use whizbang_core::store::StoreError;
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::user_code::user_code;
-
-/// Size in bytes above which a view is encoded and decoded on a separate thread. Smaller ones take less than a
-/// millisecond.
-pub(super) const LARGE_VIEW: usize = 256 * 1024;
 
 /// A view with its positions.
 pub(super) struct Restored<P> {
@@ -66,20 +62,6 @@ pub(super) async fn restore<P: Projection>(context: &ViewContext) -> Result<Rest
             tracing::warn!(target: TARGET, projection = %context.name, error, "failed to decode the stored view: rebuilt from the first event");
             empty(stored.checkpoint)
         }
-    }
-}
-
-impl ViewContext {
-    /// Runs user code for a view of this size, on a separate thread if it is large.
-    async fn run_user_code<T: Send + 'static>(
-        &self,
-        bytes: usize,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Option<T> {
-        if bytes <= LARGE_VIEW || !self.has_threads {
-            return Some(work());
-        }
-        whizbang_core::spawn::run_on_new_thread("whizbang-view", work).await
     }
 }
 

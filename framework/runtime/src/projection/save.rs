@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::Projection;
-use super::restore::LARGE_VIEW;
+use super::context::LARGE_VIEW;
 use super::view::ViewActor;
 use whizbang_core::clock::instant;
 use whizbang_core::message::CodecError;

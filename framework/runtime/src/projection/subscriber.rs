@@ -3,26 +3,16 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use actix::Addr;
+use actix::{Actor, Addr, Context, Handler};
 
-use super::Projection;
-use super::view::ViewActor;
+use super::requests::DeliveredEvent;
 use crate::actor::LocalMessage;
 use crate::inbox::{Done, Subscriber};
 use whizbang_core::message::{Envelope, Name};
 
-/// An event on its way to its view.
-pub(super) struct DeliveredEvent {
-    pub(super) source: usize,
-    pub(super) round: u64,
-    pub(super) event: Envelope,
-    pub(super) done: Done,
-    pub(super) waiting: Rc<Cell<usize>>,
-}
-
 /// Delivers the events of one source shard to a view.
-pub(super) struct ViewSubscriber<P: Projection> {
-    pub(super) view: Addr<ViewActor<P>>,
+pub(super) struct ViewSubscriber<A: Actor> {
+    pub(super) view: Addr<A>,
     pub(super) events: Vec<Name>,
     pub(super) source: usize,
     pub(super) round: u64,
@@ -30,7 +20,10 @@ pub(super) struct ViewSubscriber<P: Projection> {
     pub(super) waiting: Rc<Cell<usize>>,
 }
 
-impl<P: Projection> Subscriber for ViewSubscriber<P> {
+impl<A> Subscriber for ViewSubscriber<A>
+where
+    A: Actor<Context = Context<A>> + Handler<LocalMessage<DeliveredEvent>>,
+{
     fn watermark(&self) -> u64 {
         self.watermark
     }

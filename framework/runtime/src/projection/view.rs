@@ -9,12 +9,13 @@ use actix::{Actor, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::endpoint::{PendingQuery, SaveRequest, SkipRequest, ViewContext};
-use super::halt::{Halt, ProjectFailure};
+use super::context::ViewContext;
+use super::requests::{DeliveredEvent, PendingQuery, SaveRequest, SkipRequest};
 use super::restore::Restored;
 use super::saver::Saver;
 use super::skips::SkippedEvent;
-use super::subscriber::{DeliveredEvent, ViewSubscriber};
+use super::source::{ProjectFailure, ViewSource};
+use super::subscriber::ViewSubscriber;
 use super::{Projection, ProjectionPlan};
 use crate::actor::LocalMessage;
 use crate::router::Outcome;
@@ -27,36 +28,6 @@ const BURST: u32 = 64;
 const BURST_TIME: Duration = Duration::from_millis(2);
 /// Interval at which a view that is catching up is checked.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
-
-/// Progress of one source shard.
-pub(super) struct ViewSource {
-    pub(super) shard: ShardId,
-    /// Last position dispatched by its subscription, including events that the view does not project.
-    pub(super) dispatched: Rc<Cell<u64>>,
-    /// Number of events in the mailbox.
-    pub(super) waiting: Rc<Cell<usize>>,
-    /// Position up to which everything is in the view.
-    pub(super) projected: u64,
-    /// Incremented when the subscription restarts: events dispatched earlier are delivered again.
-    pub(super) round: u64,
-    /// The halt, if it is halted.
-    pub(super) halt: Option<Halt>,
-    /// Position that the view must contain before queries are answered: no answer is older than an earlier one.
-    pub(super) target: u64,
-}
-
-impl ViewSource {
-    /// Returns the position up to which the view contains everything; events that it does not project count as
-    /// contained.
-    pub(super) fn position(&self) -> u64 {
-        let is_open = self.waiting.get() == 0 && self.halt.is_none();
-        if is_open { self.projected.max(self.dispatched.get()) } else { self.projected }
-    }
-
-    pub(super) fn holds(&self, position: u64) -> bool {
-        self.halt.as_ref().is_some_and(|halt| halt.position == position)
-    }
-}
 
 /// The actor that owns a view.
 pub(super) struct ViewActor<P: Projection> {

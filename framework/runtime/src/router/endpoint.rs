@@ -1,13 +1,11 @@
 //! Endpoints: the traits through which messages reach actors, on this thread and on others.
 
 use std::any::Any;
-use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::future::{BoxFuture, LocalBoxFuture};
+use futures_util::future::LocalBoxFuture;
 use tokio::sync::oneshot;
 
-use super::{Delivery, LocalRoutes, SendError};
+use super::{Delivery, SendError};
 use whizbang_core::message::{Command, Envelope, MessageId, Shard, set_header};
 use whizbang_core::store::StoreError;
 
@@ -155,78 +153,5 @@ impl<C: Command> std::fmt::Debug for Submission<C> {
             Self::Pending(_) => "Pending",
             Self::Forwarded => "Forwarded",
         })
-    }
-}
-
-/// Job for the thread on which the actors live, called there with its routes. Called with `None`, on any thread, it
-/// reports to its sender that the bound of queued callers is reached.
-pub type RoutedJob = Box<dyn FnOnce(Option<&LocalRoutes>) + Send>;
-
-/// Transport for messages that leave this thread: to other threads of the node and to other services.
-pub trait Remote: Send + Sync {
-    /// Returns the thread of this node that runs the command for this key; `None` if no actor of this node handles it,
-    /// or its shard may move to another node.
-    fn thread_of(&self, domain: &str, command: &str, key: &str) -> Option<usize> {
-        let _ = (domain, command, key);
-        None
-    }
-
-    /// Returns whether so many callers are queued for that thread that the sizes of their messages matter.
-    fn is_crowded(&self, home: usize) -> bool {
-        let _ = home;
-        false
-    }
-
-    /// Runs `job` on that thread, or drops it if the node has ended. Calls it with `None` if the bound of queued
-    /// callers or of their payload `bytes` is reached.
-    fn run_on(&self, home: usize, bytes: usize, job: RoutedJob) {
-        let _ = (home, bytes);
-        job(None);
-    }
-
-    /// Returns whether the message is handled inside this process, where none is lost.
-    fn is_local(&self, message: &Envelope) -> bool {
-        let _ = message;
-        false
-    }
-
-    /// Returns whether the client's own node has ended or is ending, so that no later message is accepted.
-    fn has_ended(&self) -> bool {
-        false
-    }
-
-    /// Sends a command and waits for its reply: `Result<Reply, Rejection>`, encoded with the envelope's codec.
-    fn send(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>>;
-
-    /// Hands a command over to be handled at any later time.
-    fn post(&self, envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>>;
-
-    /// Sends a query and waits for its answer, encoded with the envelope's codec.
-    fn query(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>>;
-
-    /// Closes the connection. No-op for a client of a node.
-    fn disconnect(&self) -> BoxFuture<'static, ()> {
-        Box::pin(std::future::ready(()))
-    }
-}
-
-/// Transport of a client without a node: every message is refused.
-pub(crate) struct Unconnected;
-
-impl Remote for Unconnected {
-    fn send(&self, _envelope: Envelope, _deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
-        Box::pin(std::future::ready(Err(SendError::Stopped)))
-    }
-
-    fn post(&self, _envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>> {
-        Box::pin(std::future::ready(Err(SendError::Stopped)))
-    }
-
-    fn query(&self, _envelope: Envelope, _deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
-        Box::pin(std::future::ready(Err(SendError::Stopped)))
-    }
-
-    fn has_ended(&self) -> bool {
-        true
     }
 }

@@ -9,13 +9,12 @@ mod error;
 mod local;
 mod manifest;
 mod open_shards;
+mod remote;
 mod shapes;
 
 pub use delivery::{Action, Completion, DedupKey, Delivery, Outcome, SequenceTracker};
-pub(crate) use endpoint::Unconnected;
 pub use endpoint::{
-    ActorEndpoint, CommandEndpoint, CommandFailure, CommandMeta, Remote, ReturnedCommand, RoutedJob, SentReply,
-    Submission, TypedReply,
+    ActorEndpoint, CommandEndpoint, CommandFailure, CommandMeta, ReturnedCommand, SentReply, Submission, TypedReply,
 };
 pub use error::SendError;
 pub use local::{LocalRoutes, NodeId};
@@ -23,4 +22,6 @@ pub use local::{LocalRoutes, NodeId};
 pub use manifest::PayloadTexts;
 pub use manifest::{ActorCard, DomainCard, Manifest, MessageCard, Shapes, StateCard};
 pub use open_shards::OpenShards;
+pub(crate) use remote::Unconnected;
+pub use remote::{Remote, RoutedJob};
 pub(crate) use shapes::{Judgment, PeerShapes, attach_shapes, is_from_actor};

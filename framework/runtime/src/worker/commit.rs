@@ -1,41 +1,25 @@
 //! Committing jobs: what is recorded about a finished job, and the wait until it is durable.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use foldhash::fast::FixedState;
-use tokio::sync::OnceCell;
 
 use super::Worker;
-use super::dispatcher::{JobNumber, WorkerDispatcher};
+use super::dispatcher::WorkerDispatcher;
 use super::failure::Failure;
+use super::job_log::JobLog;
 use super::ledger::Ledger;
 use super::plan::Done;
 use crate::actor::{Outgoing, OwnedShard, propagate};
 use crate::router::{DedupKey, Outcome};
-use whizbang_core::message::{Domain, Envelope, Kind, MessageId};
+use whizbang_core::message::{Domain, Envelope, Kind};
 use whizbang_core::store::{Appended, Mark, Note, OutboxWrite, StoreError, StreamHint, Ticket, Turn};
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::telemetry::error_chain;
 
 /// Number of turns of a stream after which a snapshot of its ledger is saved.
 const SNAPSHOT_EVERY: u64 = 1024;
-/// Log of one stream of a worker: one per shard, and one per idempotency key, so that a key is found with one read
-/// however long ago it was used.
-pub(super) struct JobLog {
-    pub(super) shard: Rc<OwnedShard>,
-    pub(super) key: String,
-    /// Belongs to one idempotency key, and is dropped when its job ends.
-    pub(super) single: bool,
-    pub(super) ledger: OnceCell<RefCell<Ledger>>,
-    /// Jobs in progress, with the digest of their message.
-    pub(super) running: RefCell<HashMap<MessageId, (JobNumber, u64), FixedState>>,
-    /// Last append that may not be durable yet.
-    pub(super) last: Cell<Option<Ticket>>,
-}
-
 /// Effect of a turn on its message.
 #[derive(Clone, Copy)]
 pub(super) enum End<'a> {
@@ -195,7 +179,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         self.context.counts.turns.one();
         if !outbox.is_empty() {
             let (shard, context) = (Rc::clone(&log.shard), Rc::clone(&self.context));
-            self.context.after_commit(&log.shard, appended, move |_| shard.mark_dirty(&context));
+            self.context.after_commit(&log.shard, appended, move |_| context.mark_dirty(&shard));
         }
         if ledger.turns.is_multiple_of(SNAPSHOT_EVERY) {
             match ledger.save() {

@@ -6,8 +6,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::Worker;
-use super::commit::{End, JobEntry, JobLog};
-use super::dispatcher::{JobNumber, WorkerDispatcher};
+use super::commit::{End, JobEntry};
+use super::dispatcher::WorkerDispatcher;
+use super::job_log::{JobLog, JobNumber};
 use super::ledger::Ledger;
 use crate::actor::OwnedShard;
 use crate::router::Outcome;

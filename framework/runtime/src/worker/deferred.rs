@@ -5,115 +5,42 @@
 //! it is started again from the stream. Events are not deferred for a slot: they wait in their owner's log, because a
 //! worker has its own subscriptions, which delay no other.
 //!
-//! Called by the path of a [job](super::job). Never holds more than [`MAX_DEFERRED`] jobs per worker and thread; more
+//! Called by the path of a [job](super::job). The number of jobs in the [queue](super::deferred_queue) is bounded; more
 //! messages wait with their sender.
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
-use tokio::time::Instant;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Worker;
-use super::commit::{End, JobEntry, JobLog};
-use super::dispatcher::{JobNumber, WorkerDispatcher};
+use super::commit::{End, JobEntry};
+use super::dispatcher::WorkerDispatcher;
 use super::failure::Failure;
+use super::job_log::{JobLog, JobNumber};
 use super::ledger::Ledger;
 use super::plan::Done;
 use crate::actor::{MIN_WAIT, OwnedShard};
 use crate::router::{DedupKey, Outcome};
 use whizbang_core::clock::instant;
 use whizbang_core::message::{Codec, Envelope, MessageId};
-use whizbang_core::spawn::Task;
 use whizbang_core::store::{DeadLetter, DeadLetterReason, Note, SourceKind, StoreError};
+use whizbang_core::telemetry::TARGET;
 use whizbang_core::telemetry::error_chain;
-use whizbang_core::telemetry::{Counts, TARGET};
 use whizbang_core::user_code::caught;
 
 /// Time after which the message of a running job is recorded. Shorter jobs are not worth a second record.
 pub(super) const DEFER_AFTER: Duration = Duration::from_millis(100);
-/// Most deferred jobs of one worker on one thread. Each takes about 100 bytes of memory.
-const MAX_DEFERRED: usize = 65_536;
 /// Time after which a job is started again whose message could not be read.
 const REREAD_AFTER: Duration = Duration::from_secs(1);
-
-/// Deferred jobs by due time and insertion number: the shard and the message.
-type Due = BTreeMap<(Instant, u64), (Rc<OwnedShard>, MessageId)>;
-
-/// Deferred jobs, by the time when they are due.
-pub(super) struct DeferredJobs {
-    due: RefCell<Due>,
-    next: Cell<u64>,
-    wake: Notify,
-    task: RefCell<Option<Task>>,
-    counts: Arc<Counts>,
-}
-
-impl DeferredJobs {
-    pub(super) fn new(counts: Arc<Counts>) -> Rc<Self> {
-        let (due, next, wake, task) = (RefCell::default(), Cell::default(), Notify::new(), RefCell::default());
-        Rc::new(Self { due, next, wake, task, counts })
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.due.borrow().is_empty()
-    }
-
-    pub(super) fn clear(&self) {
-        let task = self.task.borrow_mut().take();
-        drop(task);
-        let gone = std::mem::take(&mut *self.due.borrow_mut());
-        self.counts.deferred.set(self.counts.deferred.get().saturating_sub(gone.len() as u64));
-    }
-
-    /// Removes the jobs of a shard that is closed. Its next owner reads them from the log.
-    pub(super) fn remove(&self, shard: &Rc<OwnedShard>) {
-        let before = self.due.borrow().len();
-        self.due.borrow_mut().retain(|_, (of, _)| !Rc::ptr_eq(of, shard));
-        let gone = before - self.due.borrow().len();
-        self.counts.deferred.set(self.counts.deferred.get().saturating_sub(gone as u64));
-    }
-
-    fn push(&self, shard: &Rc<OwnedShard>, id: MessageId, due: Instant) {
-        let number = self.next.replace(self.next.get() + 1);
-        self.due.borrow_mut().insert((due, number), (Rc::clone(shard), id));
-        self.counts.deferred.set(self.counts.deferred.get() + 1);
-        self.wake.notify_one();
-    }
-
-    fn pop_due(&self) -> Option<(Rc<OwnedShard>, MessageId)> {
-        let mut due = self.due.borrow_mut();
-        let first = due.first_entry().filter(|entry| entry.key().0 <= instant())?;
-        let job = first.remove();
-        self.counts.deferred.set(self.counts.deferred.get().saturating_sub(1));
-        Some(job)
-    }
-
-    /// Waits until a job is due.
-    async fn is_due(&self) {
-        loop {
-            let next = self.due.borrow().first_key_value().map(|((due, _), _)| *due);
-            match next {
-                Some(due) if due <= instant() => return,
-                Some(due) => tokio::select! {
-                    biased;
-                    () = self.wake.notified() => {}
-                    () = tokio::time::sleep_until(due) => {}
-                },
-                None => self.wake.notified().await,
-            }
-        }
-    }
-}
 
 impl<W: Worker> WorkerDispatcher<W> {
     /// Returns whether a message can be deferred here.
     pub(super) fn can_defer(&self, arrival: &DedupKey) -> bool {
-        matches!(arrival, DedupKey::Sequence { .. }) && self.pending.due.borrow().len() < MAX_DEFERRED
+        matches!(arrival, DedupKey::Sequence { .. }) && !self.pending.is_full()
     }
 
     /// Returns whether a message must be deferred until a slot is free.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use tokio::sync::Semaphore;
 
-use super::commit::JobLog;
-use super::deferred::DeferredJobs;
+use super::deferred_queue::DeferredJobs;
+use super::job_log::{JobLog, JobNumber};
 use super::outbox::JobSender;
 use super::{Worker, WorkerPlan};
 use crate::actor::{InFlightGuard, OwnedShard, ThreadContext};
@@ -46,9 +46,6 @@ pub(crate) struct WorkerDispatcher<W: Worker> {
     posts: Rc<Cell<usize>>,
     next: Cell<JobNumber>,
 }
-
-/// Identifies one job of a dispatcher.
-pub(super) type JobNumber = u64;
 
 /// An admitted, unsettled message.
 struct RunningJob {

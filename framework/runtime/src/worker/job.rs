@@ -9,10 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 
-use super::commit::{End, JobEntry, JobLog};
+use super::commit::{End, JobEntry};
 use super::deferred::{DEFER_AFTER, no_reply};
-use super::dispatcher::{JobNumber, WorkerDispatcher};
+use super::dispatcher::WorkerDispatcher;
 use super::failure::Failure;
+use super::job_log::{JobLog, JobNumber};
 use super::ledger::Ledger;
 use super::outbox::JobOutbox;
 use super::plan::{Done, JobFailure};

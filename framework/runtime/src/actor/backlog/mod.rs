@@ -37,8 +37,6 @@ pub const DEFERRED: &str = "whizbang-deferred";
 
 /// The most messages one actor type defers in a shard. Each takes about 50 bytes in memory.
 const MAX_DEFERRED: usize = 65_536;
-/// The payload bytes of deferred messages that one actor type caches for a shard. Others are read from the log.
-const MAX_CACHED_BYTES: usize = 1 << 20;
 /// The minimum wait before any retry, regardless of [`Retry`](whizbang_core::retry::Retry): a policy without waits would be a busy loop.
 pub const MIN_WAIT: Duration = Duration::from_millis(10);
 /// The minimum wait before a key without attempts is loaded again, and before an unreadable message is read again.
@@ -223,7 +221,7 @@ impl Backlog {
         };
         if !outbox.is_empty() {
             let (shard, context) = (Rc::clone(&self.shard), Rc::clone(&self.context));
-            self.context.after_commit(&self.shard, appended, move |_| shard.mark_dirty(&context));
+            self.context.after_commit(&self.shard, appended, move |_| context.mark_dirty(&shard));
         }
         let mut state = self.state.borrow_mut();
         state.remove(key, at);

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 
 use foldhash::fast::FixedState;
+use tokio::time::Instant;
 
-use super::MAX_CACHED_BYTES;
-use super::unloadable::Unloadable;
 use crate::router::Action;
 use whizbang_core::message::{Envelope, MessageId};
 use whizbang_core::store::{Source, StreamHint, Ticket};
+
+/// The payload bytes of deferred messages that one actor type caches for a shard. Others are read from the log.
+const MAX_CACHED_BYTES: usize = 1 << 20;
 
 #[derive(Default)]
 pub(super) struct BacklogState {
@@ -61,6 +63,13 @@ pub(super) struct Deferred {
     /// True if the log marks it as the message for which the key could not be loaded.
     pub(super) parked: bool,
     pub(super) message: Option<Box<(Action, Envelope)>>,
+}
+
+/// A key that cannot be loaded.
+pub(super) struct Unloadable {
+    pub(super) failures: u32,
+    /// Timers do not retry the key before this time.
+    pub(super) next_attempt: Instant,
 }
 
 impl BacklogState {

@@ -3,9 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-use super::queues::HeadState;
+use super::queues::{HeadState, Unloadable};
 use super::{Backlog, MAX_DEFERRED, MIN_WAIT, SLOW_RETRY, outcome_of};
 use crate::router::{DedupKey, Delivery};
 use whizbang_core::clock::instant;
@@ -15,13 +13,6 @@ use whizbang_core::telemetry::{TARGET, shortened};
 
 /// The longest wait before a key with a transient error is loaded again.
 const SLOWEST_RETRY: Duration = Duration::from_secs(60);
-
-/// A key that cannot be loaded.
-pub(super) struct Unloadable {
-    failures: u32,
-    /// Timers do not retry the key before this time.
-    next_attempt: Instant,
-}
 
 impl Backlog {
     /// Defers a message whose key could not be loaded, and retries it according to [`Retry`](whizbang_core::retry::Retry). After the

@@ -101,7 +101,7 @@ impl ThreadRuntime {
             ConfirmationCheck::Unchanged if self.is_local(to) => windows.restart_if_stalled(to),
             ConfirmationCheck::Unchanged => windows.query_soon(to),
         }
-        shard.mark_dirty(&self.context);
+        self.context.mark_dirty(&shard);
         Some(claim)
     }
 
@@ -198,7 +198,7 @@ impl ThreadRuntime {
             let sent = shard.writer.borrow_mut().sent(&to, through);
             drop(sent.inspect_err(|error| self.context.report_append_error(error)));
         }
-        shard.mark_dirty(&self.context);
+        self.context.mark_dirty(&shard);
         if is_less { NoteCheck::Exaggerated } else { NoteCheck::Confirmed }
     }
 

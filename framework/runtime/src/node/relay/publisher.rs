@@ -80,7 +80,7 @@ pub(in crate::node) fn restart_stalled(runtime: &ThreadRuntime, of: impl Fn(&Sha
     for (id, windows) in runtime.all_windows() {
         let (restarted, next) = windows.restart_stalled(&of, |to| runtime.report_stalled(&id, to));
         if let Some(cell) = runtime.shard(&id).filter(|_| restarted) {
-            cell.mark_dirty(&runtime.context);
+            runtime.context.mark_dirty(&cell);
         }
         again = earliest(again, next);
     }
@@ -254,7 +254,7 @@ pub(in crate::node) fn retry(context: &Rc<ThreadContext>, cell: &Rc<OwnedShard>)
     let (context, cell) = (Rc::clone(context), Rc::clone(cell));
     whizbang_core::spawn::detached(&Arc::clone(&context.user_code), "retry a shard", async move {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        cell.mark_dirty(&context);
+        context.mark_dirty(&cell);
     });
 }
 

@@ -97,7 +97,7 @@ impl ThreadRuntime {
         }
         self.definition.open_shards.set(&shard.id, true);
         self.announce_move(&shard.id);
-        shard.mark_dirty(&self.context);
+        self.context.mark_dirty(shard);
         self.context.timers.notify_one();
         tracing::info!(target: TARGET, shard = %shard.id, epoch = shard.epoch(), "shard opened");
     }
@@ -126,7 +126,7 @@ impl ThreadRuntime {
             if windows.reroute(to)
                 && let Some(shard) = self.shard(&from)
             {
-                shard.mark_dirty(&self.context);
+                self.context.mark_dirty(&shard);
             }
         }
         for subscription in self.subscriptions.get(to).into_iter().flatten() {

@@ -118,7 +118,7 @@ impl ThreadRuntime {
             subscription.start_filling();
         }
         for shard in self.shards() {
-            shard.mark_dirty(&self.context);
+            self.context.mark_dirty(&shard);
         }
         self.context.timers.notify_one();
     }

@@ -1,0 +1,88 @@
+//! The callbacks of a thread that wait for commits, and the notifications of the store.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::owned_shard::OwnedShard;
+use whizbang_core::store::{CommitListener, StoreError, Ticket};
+
+/// Called once, with the result of the commit.
+pub(super) type CommitCallback = Box<dyn FnOnce(Result<(), StoreError>)>;
+
+/// The callbacks that wait for commits, in the order of their tickets.
+#[derive(Default)]
+pub(super) struct PendingCommits {
+    pub(super) queue: RefCell<VecDeque<PendingCommit>>,
+    /// The number of fences that this thread has seen.
+    pub(super) fences_seen: Cell<usize>,
+    /// The fences that this thread has seen and not handled.
+    pub(super) fences: RefCell<Vec<StoreError>>,
+}
+
+pub(super) struct PendingCommit {
+    pub(super) ticket: Ticket,
+    pub(super) shard: Rc<OwnedShard>,
+    pub(super) release: CommitCallback,
+}
+
+impl PendingCommits {
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.borrow().is_empty()
+    }
+}
+
+impl PendingCommit {
+    pub(super) fn complete(self, result: Result<(), StoreError>) -> Rc<OwnedShard> {
+        self.shard.pending_commits.set(self.shard.pending_commits.get() - 1);
+        (self.release)(result);
+        self.shard
+    }
+}
+
+/// Receives commit notifications on the store's thread and wakes the actors' thread.
+#[derive(Default)]
+pub struct CommitNotifier {
+    pub(super) committed_through: AtomicU64,
+    /// The number of fences reported so far. Read with each commit, and only if it has changed the list is.
+    pub(super) fences: AtomicUsize,
+    pub(super) fenced: Mutex<Vec<StoreError>>,
+    pub(super) failed: Mutex<Option<StoreError>>,
+    pub(super) changed: Notify,
+}
+
+impl std::fmt::Debug for CommitNotifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CommitNotifier").finish_non_exhaustive()
+    }
+}
+
+impl CommitNotifier {
+    /// Clears a failure after the shards were reopened. Earlier appends count as completed.
+    pub(crate) fn clear_failure(&self) {
+        *self.failed.lock() = None;
+        // A fence that was reported before the failure is handled now.
+        self.changed.notify_one();
+    }
+}
+
+impl CommitListener for CommitNotifier {
+    fn committed(&self, through: Ticket) {
+        self.committed_through.fetch_max(through, Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    fn failed(&self, error: StoreError) {
+        if let StoreError::Fenced { .. } = error {
+            self.fenced.lock().push(error);
+            self.fences.fetch_add(1, Ordering::Release);
+        } else {
+            self.failed.lock().get_or_insert(error);
+        }
+        self.changed.notify_one();
+    }
+}
