@@ -75,6 +75,24 @@ fn dead_anchors(files: &[File]) -> Vec<Finding> {
     findings
 }
 
+/// Relative links of the book's pages to files outside of the book. They work where the repository is shown, and not in the
+/// book.
+fn links_out_of_the_book(files: &[File]) -> Vec<Finding> {
+    let is_page = |file: &&File| file.path.starts_with("docs/") && file.path.ends_with(".md");
+    let mut findings = Vec::new();
+    for page in files.iter().filter(is_page) {
+        let folder = page.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        for (at, _) in page.text.match_indices("](") {
+            let link = page.text[at + 2..].split([')', '#', ' ', '\n']).next().unwrap_or_default();
+            if !link.is_empty() && !link.contains(':') && !plain_path(folder, link).starts_with("docs/") {
+                findings
+                    .push(page.finding(at, format!("links to `{link}`, outside of the book: name its path instead")));
+            }
+        }
+    }
+    findings
+}
+
 /// The first Rust block of a page.
 fn first_program(page: &File) -> &str {
     let block = page.text.split("```rust\n").nth(1).unwrap_or_default();
@@ -94,6 +112,11 @@ fn every_rust_block_of_a_page_is_compiled() {
 #[test]
 fn every_link_to_a_heading_finds_it() {
     assert_none(&dead_anchors(&repository()));
+}
+
+#[test]
+fn every_link_of_the_book_stays_inside() {
+    assert_none(&links_out_of_the_book(&repository()));
 }
 
 #[test]
@@ -128,6 +151,15 @@ fn link_to_a_missing_heading_is_found() {
     let found = |text: &str| dead_anchors(&[page(text), other()]).len();
     assert_eq!(found("[x](#one-two-three) [y](b/c.md#last-one) [z](https://a.b/c.md#x) [w](b/c.md)"), 0);
     assert_eq!(found("[x](#one) [y](b/c.md#first-one)"), 2);
+}
+
+#[test]
+fn link_out_of_the_book_is_found() {
+    let found = |path: &str, text: &str| links_out_of_the_book(&[File::new(path, text)]).len();
+    assert_eq!(found("docs/a.md", "[x](b/c.md#d) [y](https://a.b/c) [z](#part) [w](../docs/e.md)"), 0);
+    assert_eq!(found("docs/b/c.md", "[x](../../README.md) [y](../a.md)"), 1);
+    assert_eq!(found("docs/a.md", "[x](../samples/b/README.md#c)"), 1);
+    assert_eq!(found("README.md", "[x](samples/b/README.md)"), 0);
 }
 
 #[test]
