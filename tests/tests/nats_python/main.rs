@@ -1,4 +1,7 @@
-//! A client in Python that uses nats-py and the rules of docs/wire.md: it sends requests and posts, and receives events.
+//! Programs in Python that use nats-py and the rules of docs/wire.md: a client, which sends requests and posts and receives events,
+//! and a service, which owns a domain.
+
+mod owner;
 
 use std::path::Path;
 use std::process::Command;
