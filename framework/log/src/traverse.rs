@@ -5,9 +5,11 @@
 //! checked against the link that led to it. A record of another stream or with another number is reported as damage and
 //! never returned.
 
+use std::ops::RangeInclusive;
+
 use bytes::Bytes;
 
-use crate::index::Head;
+use crate::index::{Head, Walk};
 use crate::record::{Location, Malformed, MarkRecord, Names, NoteRecord, Record, TurnRecord};
 use whizbang_core::message::{MessageId, Name, ShardId};
 use whizbang_core::store::{DeadLetter, OutboxEntry, Snapshot, StoreError, StoredEvent, StoredTurn, StreamState};
@@ -179,14 +181,24 @@ pub fn find_turn(
 }
 
 /// Returns the events with positions above `after` up to and including `to`, following the links from the record at
-/// `from`.
-pub fn events(log: &impl Log, from: Location, after: u64, to: u64) -> Result<Vec<StoredEvent>, StoreError> {
+/// `from`. The records of later events on the way are added to `walk`: the next page begins at one of them.
+pub fn events(
+    log: &impl Log,
+    from: Location,
+    after: u64,
+    to: u64,
+    walk: &mut Walk,
+) -> Result<Vec<StoredEvent>, StoreError> {
     let mut found: Vec<(Location, Bytes)> = Vec::new();
     let mut location = from;
     while location != 0 {
         let bytes = log.read(location)?;
         let record = turn(log, &bytes, location)?;
         let (before, first) = (record.events_before, record.position);
+        let last = first + record.events_count() as u64;
+        if last > to {
+            walk.pass(last, location);
+        }
         if first < to {
             found.push((location, bytes));
         }
@@ -209,31 +221,36 @@ pub fn events(log: &impl Log, from: Location, after: u64, to: u64) -> Result<Vec
     Ok(events)
 }
 
-/// Returns the outbox entries of `shard` for `to` with sequences above `after` up to and including `last`, following
-/// the links from the record at `from`.
+/// Returns the outbox entries of `shard` for `to` with sequences in `wanted`, following the links from the record at
+/// `from`. The records of later entries on the way are added to `walk`: the next page begins at one of them.
 pub fn outbox(
     log: &impl Log,
     shard: &ShardId,
     to: &ShardId,
     from: Location,
-    after: u64,
-    last: u64,
+    wanted: RangeInclusive<u64>,
+    walk: &mut Walk,
 ) -> Result<Vec<OutboxEntry>, StoreError> {
+    let (wanted_first, last) = wanted.into_inner();
     let mut found: Vec<(Location, Bytes)> = Vec::new();
     let mut location = from;
     let is_to = |domain: &str, number: u16| domain == to.domain.as_str() && number == to.shard;
     while location != 0 {
         let bytes = log.read(location)?;
         let record = turn(log, &bytes, location)?;
-        let first = record.outbox().find(|entry| is_to(entry.domain, entry.shard));
-        let Some(first) = first else {
+        let mut entries = record.outbox().filter(|entry| is_to(entry.domain, entry.shard));
+        let Some(first) = entries.next() else {
             return Err(log.damaged(location, Malformed("a link does not lead to an entry for the destination")));
         };
+        let end = entries.last().map_or(first.sequence, |entry| entry.sequence);
         let (sequence, before) = (first.sequence, first.before);
+        if end > last {
+            walk.pass(end, location);
+        }
         if sequence <= last {
             found.push((location, bytes));
         }
-        if sequence <= after + 1 {
+        if sequence <= wanted_first {
             break;
         }
         location = before;
@@ -243,14 +260,14 @@ pub fn outbox(
     for (location, bytes) in found.iter().rev() {
         let record = turn(log, bytes, *location)?;
         for entry in record.outbox().filter(|entry| is_to(entry.domain, entry.shard)) {
-            if entry.sequence > after && entry.sequence <= last {
+            if entry.sequence >= wanted_first && entry.sequence <= last {
                 let entry = record.to_outbox_entry(entry, shard, bytes, &mut names);
                 entries.push(entry.map_err(|reason| log.damaged(*location, reason))?);
             }
         }
     }
-    let whole = entries.iter().zip(after + 1..).all(|(entry, sequence)| entry.sequence == sequence);
-    if !whole || entries.len() as u64 != last.saturating_sub(after) {
+    let whole = entries.iter().zip(wanted_first..).all(|(entry, sequence)| entry.sequence == sequence);
+    if !whole || entries.len() as u64 != (last + 1).saturating_sub(wanted_first) {
         return Err(log.damaged(from, Malformed("the sequences for a destination have a gap")));
     }
     Ok(entries)

@@ -290,7 +290,7 @@ impl LogSource for Inner {
 
 pub(super) struct EmbeddedReader {
     store: Arc<dyn LogSource>,
-    shard: Arc<Shard>,
+    pub(super) shard: Arc<Shard>,
 }
 
 impl EmbeddedReader {
@@ -299,7 +299,7 @@ impl EmbeddedReader {
     }
 
     /// Accesses the state, updated to what is committed.
-    fn with_state<T>(&self, use_state: impl FnOnce(&mut ShardState) -> T) -> T {
+    pub(super) fn with_state<T>(&self, use_state: impl FnOnce(&mut ShardState) -> T) -> T {
         let mut state = self.shard.state.lock();
         state.index.commit(self.store.committed());
         use_state(&mut state)
@@ -313,7 +313,7 @@ impl EmbeddedReader {
         ready(read).boxed()
     }
 
-    fn log(&self) -> LogReader<'_> {
+    pub(super) fn log(&self) -> LogReader<'_> {
         LogReader::new(self.store.segments())
     }
 
@@ -381,26 +381,6 @@ impl EmbeddedReader {
         }
         let turns = self.load_now(actor, key, false)?.turns;
         Ok(turns.into_iter().rev().find(|turn| turn.id == id && turn.digest.is_some()))
-    }
-
-    fn events_now(&self, after: u64, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
-        let (to, from) = self.with_state(|state| {
-            let to = after.saturating_add(limit as u64).min(state.index.position());
-            (to, state.index.events_from(to))
-        });
-        if to <= after { Ok(Vec::new()) } else { traverse::events(&self.log(), from, after, to) }
-    }
-
-    fn outbox_now(&self, to: &ShardId, after: u64, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
-        let found = self.with_state(|state| {
-            let destination = state.index.destination(to)?;
-            let last = after.saturating_add(limit as u64).min(destination.last());
-            Some((last, destination.from(last)))
-        });
-        match found {
-            Some((last, from)) if last > after => traverse::outbox(&self.log(), &self.shard.id, to, from, after, last),
-            _ => Ok(Vec::new()),
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The resident memory of a process while requests for pages flood it.
+//! The resident memory of a process while requests for pages flood it, and while its outbox has no broker.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use whizbang::testing::bridge::cases::sample::shard;
 use whizbang::testing::bridge::node::{NodeBehavior, TestNode, service};
 use whizbang::testing::bridge::run;
 use whizbang_tests::nats::NatsServer;
-use whizbang_tests::resident_mib;
+use whizbang_tests::{brief_or_long, resident_mib};
 
 use crate::bank::{Account, Bank, Withdraw, deposit};
 use crate::{BOTH, a_moment, services, until};
@@ -107,4 +107,111 @@ async fn ask(stranger: &async_nats::Client, inbox: &'static str, request: Reques
     let subject = Namespace::default().subject(&Address::for_request(&request));
     let written = stranger.publish_with_reply_and_headers(subject, inbox, headers, packet.payload).await;
     written.expect("the connection is open");
+}
+
+#[derive(Domain)]
+#[domain(name = "scans", shards = 4)]
+struct Scans;
+
+#[derive(Domain)]
+#[domain(name = "archive", shards = 4)]
+struct Archive;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Scans)]
+struct Scan {
+    #[key]
+    scanner: String,
+    shelf: String,
+}
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Archive, reply = u64)]
+struct Keep {
+    #[key]
+    shelf: String,
+    image: String,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Archive)]
+struct Kept {}
+
+/// Sends a large image to the archive for each scan.
+#[derive(Aggregate, Default)]
+#[aggregate(domain = Scans, handles(Scan))]
+struct Scanner {}
+
+impl Handle<Scan> for Scanner {
+    fn handle(&self, scan: Scan, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        effects.send(Keep { shelf: scan.shelf, image: "x".repeat(LARGE) });
+        Ok(())
+    }
+}
+
+#[derive(Aggregate, Default)]
+#[aggregate(domain = Archive, handles(Keep), applies(Kept))]
+struct Shelf {
+    images: u64,
+}
+
+impl Handle<Keep> for Shelf {
+    fn handle(&self, keep: Keep, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
+        if !keep.image.is_empty() {
+            effects.record(Kept {});
+        }
+        Ok(self.images)
+    }
+}
+
+impl Apply<Kept> for Shelf {
+    fn apply(&mut self, _kept: &Kept) {
+        self.images += 1;
+    }
+}
+
+/// Outbox entries are recorded at full speed while the broker is down, and are read in bounded pieces when it is back.
+#[test]
+fn outbox_recorded_without_broker_is_sent_in_pieces() {
+    let entries = brief_or_long(400, 1_500);
+    for release in BOTH {
+        run(async {
+            let mut server = NatsServer::start(release);
+            let folder = tempfile::tempdir().expect("a folder");
+            let store = EmbeddedStore::open(folder.path()).expect("opens");
+            let scans = Node::builder("scans", store).aggregate::<Scanner>();
+            let scans = scans.bridge(services::bridge(&server.url()).await).start().await.expect("starts");
+            let archive = Node::builder("archive", MemoryStore::new()).aggregate::<Shelf>();
+            let archive = archive.bridge(services::bridge(&server.url()).await).start().await.expect("starts");
+            server.kill();
+            let client = scans.client();
+            let sampler = MemorySampler::start();
+            let began = std::time::Instant::now();
+            for number in 0..entries {
+                let scan =
+                    Scan { scanner: format!("scanner {}", number % 16), shelf: format!("shelf {}", number % 13) };
+                client.send(scan).await.expect("is recorded");
+            }
+            let recorded = began.elapsed();
+            server.restart();
+            let reader = archive.client();
+            let kept = async || {
+                let mut sum = 0;
+                for shelf in 0..13 {
+                    let keep = Keep { shelf: format!("shelf {shelf}"), image: String::new() };
+                    sum += reader.send(keep).await.expect("is handled");
+                }
+                sum
+            };
+            until("all entries", async || kept().await >= entries).await;
+            let took = began.elapsed() - recorded;
+            scans.wait_idle().await;
+            assert_eq!(kept().await, entries, "each entry is handled once");
+            let grown = sampler.end();
+            println!("{release:?}: {entries} entries recorded in {recorded:?}, sent in {took:?}, {grown} MiB more");
+            assert!(grown < GROWTH, "{grown} MiB");
+            scans.stop().await.expect("stops");
+            archive.stop().await.expect("stops");
+        });
+    }
 }

@@ -3,7 +3,8 @@
 //!
 //! Called by the stores that keep a log, with the shard's lock held. It is derived from the records alone, so it can
 //! always be rebuilt. Writers use the appended state and readers the committed state; the pending appends are the
-//! difference. Its size does not grow with the number of events, except for one location per 256 events.
+//! difference. Its size does not grow with the number of events, except for one location per 256 events. The records that the
+//! last traversals have passed are kept as well, a limited number.
 
 pub mod append;
 mod apply;
@@ -14,6 +15,7 @@ mod outbox;
 mod save;
 mod stream;
 mod timers;
+mod walks;
 
 use std::collections::{HashMap, VecDeque};
 
@@ -24,6 +26,8 @@ pub(crate) use self::outbox::Destination;
 use self::outbox::Outbox;
 pub use self::stream::{Stream, StreamHasher};
 use self::timers::Timers;
+pub use self::walks::Walk;
+use self::walks::Walks;
 use crate::record::{Location, Sent};
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{MessageId, Name, ShardId};
@@ -31,6 +35,8 @@ use whizbang_core::store::{Source, Timer, TimerCursor, TimerPage, Watermark};
 
 /// One in this many positions has its location in the index. Other positions are reached from there along the links.
 const POSITIONS_PER_ANCHOR: u64 = 256;
+/// The number of readers of events at different places, each of which continues where its last page has ended.
+const EVENT_READERS: usize = 8;
 
 /// The newest turn of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +64,7 @@ pub struct Index {
     events: Location,
     /// The locations of the records with the positions 1, 1 + 256, 1 + 512 …
     anchors: Vec<Location>,
+    walks: Walks,
     outbox: Outbox,
     sources: HashMap<Source, usize, foldhash::fast::FixedState>,
     watermarks: Vec<Watermark>,
@@ -122,6 +129,7 @@ impl Index {
             position: 0,
             events: 0,
             anchors: Vec::new(),
+            walks: Walks::new(EVENT_READERS),
             outbox: Outbox::default(),
             sources: HashMap::default(),
             watermarks: Vec::new(),
@@ -235,17 +243,25 @@ impl Index {
     /// itself or one slightly later.
     pub fn events_from(&self, to: u64) -> Location {
         let mark = to.div_ceil(POSITIONS_PER_ANCHOR);
-        if mark * POSITIONS_PER_ANCHOR < self.committed.position {
-            let mark = usize::try_from(mark).ok().and_then(|mark| self.anchors.get(mark));
-            return mark.copied().unwrap_or(self.committed.events);
-        }
-        self.committed.events
+        let mark = Some(mark).filter(|mark| mark * POSITIONS_PER_ANCHOR < self.committed.position);
+        let anchor = mark.and_then(|mark| self.anchors.get(usize::try_from(mark).ok()?));
+        self.walks.from(to, anchor.copied().unwrap_or(self.committed.events))
+    }
+
+    /// Keeps the records that a traversal of the events has passed.
+    pub fn keep_walk(&mut self, walk: Walk) {
+        self.walks.keep(walk);
     }
 
     /// Returns the outbox state of a destination.
     pub fn destination(&mut self, to: &ShardId) -> Option<&Destination> {
         self.outbox.commit_through(self.committed.through);
         self.outbox.destination(to)
+    }
+
+    /// Keeps the records that a traversal of the entries for a destination has passed.
+    pub fn keep_walk_to(&mut self, to: &ShardId, walk: Walk) {
+        self.outbox.keep_walk(to, walk);
     }
 
     /// Returns for each destination the sequence it has committed and the last sequence assigned.

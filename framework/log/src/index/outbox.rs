@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::save::decode_anchors;
+use super::walks::{Walk, Walks};
 use crate::record::decode::Decoder;
 use crate::record::{Location, Malformed, Names, Sent};
 use whizbang_core::message::ShardId;
@@ -11,6 +12,8 @@ use whizbang_core::message::ShardId;
 /// One in this many sequences has its location in the index, forever: a destination restored from an old backup asks
 /// again for messages it had already committed. Other sequences are reached from there along the links.
 const SEQUENCES_PER_ANCHOR: u64 = 256;
+/// The relay and the destination itself read the entries for it.
+const OUTBOX_READERS: usize = 2;
 
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
@@ -34,6 +37,7 @@ pub struct Destination {
     appended: VecDeque<(Location, u64)>,
     /// The locations of the records with the sequences 1, 1 + 256, 1 + 512 …
     pub(super) anchors: Vec<Location>,
+    walks: Walks,
 }
 
 /// The committed state of a destination when saving began.
@@ -53,12 +57,9 @@ impl Destination {
 
     /// Returns a record from which the links lead back to the committed sequence `to`.
     pub fn from(&self, to: u64) -> Location {
-        let mark = to.div_ceil(SEQUENCES_PER_ANCHOR);
-        if mark * SEQUENCES_PER_ANCHOR < self.last {
-            let mark = usize::try_from(mark).ok().and_then(|mark| self.anchors.get(mark));
-            return mark.copied().unwrap_or(self.last_tail);
-        }
-        self.last_tail
+        let mark = Some(to.div_ceil(SEQUENCES_PER_ANCHOR)).filter(|mark| mark * SEQUENCES_PER_ANCHOR < self.last);
+        let anchor = mark.and_then(|mark| self.anchors.get(usize::try_from(mark).ok()?));
+        self.walks.from(to, anchor.copied().unwrap_or(self.last_tail))
     }
 
     /// Assigns the next sequence to an entry in the record at `location`.
@@ -112,6 +113,7 @@ impl Outbox {
             last_tail: 0,
             appended: VecDeque::new(),
             anchors: Vec::new(),
+            walks: Walks::new(OUTBOX_READERS),
         });
         number
     }
@@ -133,6 +135,13 @@ impl Outbox {
     pub(super) fn through(&mut self, number: usize, through: u64) {
         if let Some(destination) = self.destinations.get_mut(number) {
             destination.confirm_through = destination.confirm_through.max(through);
+            destination.walks.forget(destination.confirm_through);
+        }
+    }
+
+    pub(super) fn keep_walk(&mut self, to: &ShardId, walk: Walk) {
+        if let Some(destination) = self.by_id.get(to).and_then(|number| self.destinations.get_mut(*number)) {
+            destination.walks.keep(walk);
         }
     }
 

@@ -153,3 +153,58 @@ fn hint_of_another_index_finds_nothing() {
         assert_eq!(heads.hinted(hint), None, "{hint:?}");
     }
 }
+
+/// A log that counts the records it reads.
+struct CountingLog<'a> {
+    log: &'a [(u64, Vec<u8>)],
+    reads: std::cell::Cell<u64>,
+}
+
+impl crate::traverse::Log for CountingLog<'_> {
+    fn read(&self, location: Location) -> Result<bytes::Bytes, whizbang_core::store::StoreError> {
+        self.reads.set(self.reads.get() + 1);
+        let found = self.log.iter().find(|(at, _)| *at == location).expect("a record");
+        Ok(bytes::Bytes::copy_from_slice(&found.1))
+    }
+
+    fn damaged(&self, location: Location, reason: crate::record::Malformed) -> whizbang_core::store::StoreError {
+        panic!("{reason:?} at {location}");
+    }
+}
+
+/// Large messages make small pages. A traversal passes up to 256 later records before it reaches the page, but only once.
+#[test]
+fn small_pages_read_each_record_a_few_times() {
+    use crate::traverse;
+    const TURNS: u64 = 1_000;
+    const PAGE: u64 = 3;
+    let mut logged = Logged { index: Index::new(StreamHasher::new(1)), log: Vec::new(), committed: true };
+    logged.turns(0..TURNS, 1);
+    let Logged { mut index, log, .. } = logged;
+    let log = CountingLog { log: &log, reads: std::cell::Cell::new(0) };
+    let (from, to) =
+        (ShardId::new(Name::from_static("bank").unwrap(), 0), ShardId::new(Name::from_static("shop").unwrap(), 0));
+    let mut after = 0;
+    while after < TURNS / 2 {
+        let destination = index.destination(&to).unwrap();
+        let last = (after + PAGE).min(destination.last());
+        let (start, mut walk) = (destination.from(last), Walk::default());
+        let entries = traverse::outbox(&log, &from, &to, start, after + 1..=last, &mut walk).unwrap();
+        assert!(entries.iter().map(|entry| entry.sequence).eq(after + 1..=last));
+        index.keep_walk_to(&to, walk);
+        after = last;
+    }
+    let reads = log.reads.replace(0);
+    assert!(reads <= 3 * TURNS / 2, "{reads} reads for {} entries", TURNS / 2);
+    let mut after = 0;
+    while after < TURNS {
+        let last = (after + PAGE).min(TURNS);
+        let mut walk = Walk::default();
+        let events = traverse::events(&log, index.events_from(last), after, last, &mut walk).unwrap();
+        assert!(events.iter().map(|event| event.position).eq(after + 1..=last));
+        index.keep_walk(walk);
+        after = last;
+    }
+    let reads = log.reads.get();
+    assert!(reads <= 3 * TURNS, "{reads} reads for {TURNS} events");
+}

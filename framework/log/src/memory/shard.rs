@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::arena::Arena;
 use super::{MemoryStore, RegisteredListener};
 use crate::index::append::{AppendContext, AppendNumbers};
-use crate::index::{Head, Index, OutOfTurn, Stream, StreamHasher};
+use crate::index::{Head, Index, OutOfTurn, Stream, StreamHasher, Walk};
 use crate::record::turn_bound;
 use crate::traverse;
 use crate::traverse::Located;
@@ -286,7 +286,10 @@ impl ShardReader for MemoryReader {
             if to <= after {
                 return Ok(Vec::new());
             }
-            traverse::events(&state.arena, state.index.events_from(to), after, to)
+            let mut walk = Walk::default();
+            let events = traverse::events(&state.arena, state.index.events_from(to), after, to, &mut walk);
+            state.index.keep_walk(walk);
+            events
         })
     }
 
@@ -303,7 +306,10 @@ impl ShardReader for MemoryReader {
                 return Ok(Vec::new());
             }
             let from = destination.from(last);
-            traverse::outbox(&state.arena, &self.shard.id, to, from, after, last)
+            let mut walk = Walk::default();
+            let entries = traverse::outbox(&state.arena, &self.shard.id, to, from, after + 1..=last, &mut walk);
+            state.index.keep_walk_to(to, walk);
+            entries
         })
     }
 

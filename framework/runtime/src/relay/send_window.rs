@@ -70,6 +70,9 @@ struct SendWindow {
     stalled: bool,
     /// Lowest sequence in flight that the bridge refused.
     refused: Option<u64>,
+    /// Last sequence that may be forwarded: the bridge refused it, and the entries behind it are not read again before it is
+    /// accepted.
+    probe: Option<u64>,
     /// The destination is being queried about its progress.
     is_queried: bool,
 }
@@ -90,6 +93,7 @@ impl SendWindow {
             stopped: false,
             stalled: false,
             refused: None,
+            probe: None,
             is_queried: false,
         }
     }
@@ -98,7 +102,8 @@ impl SendWindow {
 impl SendWindow {
     /// Returns how many more entries may be in flight.
     fn room(&self) -> u64 {
-        if self.bytes >= MAX_BYTES { 0 } else { self.committed.saturating_add(WINDOW).saturating_sub(self.offered) }
+        let last = self.committed.saturating_add(WINDOW).min(self.probe.unwrap_or(u64::MAX));
+        if self.bytes >= MAX_BYTES { 0 } else { last.saturating_sub(self.offered) }
     }
 
     fn offer(&mut self, sequence: u64, bytes: usize) {
@@ -111,6 +116,7 @@ impl SendWindow {
         self.committed = self.committed.max(through);
         self.offered = self.offered.max(through);
         self.refused = self.refused.filter(|refused| *refused > through);
+        self.probe = self.probe.filter(|probe| *probe > through);
         while let Some((_, bytes)) = self.sizes.pop_front_if(|(sequence, _)| *sequence <= through) {
             self.bytes -= bytes;
         }
@@ -134,12 +140,14 @@ impl SendWindow {
         self.offered = self.committed;
         self.sizes.clear();
         self.bytes = 0;
-        self.refused = None;
+        (self.refused, self.probe) = (None, None);
     }
 
-    /// Treats the refused entry and those behind it as not in flight.
+    /// Treats the refused entry and those behind it as not in flight. The refused one is sent alone: reading the whole window for
+    /// each attempt would keep the thread busy while the bridge accepts nothing.
     fn rewind(&mut self, refused: u64) {
         self.offered = self.committed.max(refused.saturating_sub(1));
+        self.probe = Some(self.offered + 1);
         while let Some((_, bytes)) = self.sizes.pop_back_if(|(sequence, _)| *sequence >= refused) {
             self.bytes -= bytes;
         }
@@ -215,6 +223,14 @@ impl SendWindows {
         if let Some(window) = self.windows.borrow_mut().get_mut(to).filter(|window| sequence > window.committed) {
             window.refused = Some(window.refused.map_or(sequence, |refused| refused.min(sequence)));
         }
+    }
+
+    /// Records that the bridge accepted an entry. Returns whether the entries behind it may be forwarded now.
+    pub(crate) fn accepted(&self, to: &ShardId, sequence: u64) -> bool {
+        self.windows
+            .borrow_mut()
+            .get_mut(to)
+            .is_some_and(|window| window.probe.take_if(|probe| *probe <= sequence).is_some())
     }
 
     /// Makes the next check query matching destinations: entries in flight may have been lost.

@@ -275,15 +275,20 @@ async fn send(runtime: &Rc<ThreadRuntime>, batch: Vec<Envelope>) {
         async move { (place, sent.await) }
     });
     for (place, result) in join_all(sending).await {
-        let Err(error) = result else { continue };
-        tracing::debug!(
-            target: TARGET, error = %error_chain(&error),
-            "outbox entry refused by the bridge: sent again",
-        );
-        if let Some(((from, sequence), to)) = place
-            && let Some(windows) = runtime.windows_of(&from)
-        {
+        if let Err(error) = &result {
+            tracing::debug!(
+                target: TARGET, error = %error_chain(error),
+                "outbox entry refused by the bridge: sent again",
+            );
+        }
+        let Some(((from, sequence), to)) = place else { continue };
+        let Some(windows) = runtime.windows_of(&from) else { continue };
+        if result.is_err() {
             windows.refused(&to, sequence);
+        } else if windows.accepted(&to, sequence)
+            && let Some(cell) = runtime.shard(&from)
+        {
+            runtime.publisher.mark_dirty(&cell);
         }
     }
 }
@@ -293,7 +298,9 @@ async fn publish(runtime: &Rc<ThreadRuntime>, cell: &Rc<OwnedShard>, mut last: u
     let Some(bridge) = &runtime.definition.bridge else { return position };
     let (id, reader) = (&cell.id, cell.reader());
     while last < position {
-        let events = match page::events(&*reader, last, PAGE).await {
+        // While the bridge accepts nothing, each attempt reads one event.
+        let limit = if runtime.publisher.refused.borrow().contains(id) { 1 } else { PAGE };
+        let events = match page::events(&*reader, last, limit).await {
             Ok(events) => events,
             Err(error) => {
                 tracing::warn!(target: TARGET, shard = %id, error = %error_chain(&error), "failed to read the log");
@@ -311,8 +318,10 @@ async fn publish(runtime: &Rc<ThreadRuntime>, cell: &Rc<OwnedShard>, mut last: u
                 target: TARGET, shard = %id, error = %error_chain(&error),
                 "events refused by the bridge: published again",
             );
+            runtime.publisher.refused.borrow_mut().insert(id.clone());
             return last;
         }
+        runtime.publisher.refused.borrow_mut().remove(id);
         runtime.context.counts.sent.many(count);
         last = end;
     }

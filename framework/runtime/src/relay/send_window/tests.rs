@@ -204,3 +204,31 @@ fn stopped_window_ignores_notes_until_it_resumes() {
         assert_eq!((windows.unconfirmed(), windows.unconfirmed_note(&to)), (vec![], None));
     });
 }
+
+/// A refused window is not read again for each attempt, only its first entry.
+#[test]
+fn refused_entry_is_sent_alone_until_it_is_accepted() {
+    on_paused_time(async {
+        let (windows, to) = windows(9);
+        let window = |windows: &SendWindows| {
+            windows.windows.borrow().get(&to).map(|window| (window.offered, window.room())).unwrap()
+        };
+        for _ in 0..3 {
+            (5..=9).for_each(|sequence| windows.refused(&to, sequence));
+            tokio::time::sleep(LONGEST_RETRY).await;
+            assert!(windows.check_stalled(|_| true, |_| {}).restarted);
+            assert_eq!(window(&windows), (4, 1), "one entry");
+            windows.windows.borrow_mut().get_mut(&to).unwrap().offer(5, 1);
+            assert_eq!(window(&windows), (5, 0));
+        }
+        assert!(!windows.accepted(&to, 4), "an earlier one");
+        assert_eq!(window(&windows), (5, 0));
+        assert!(windows.accepted(&to, 5) && !windows.accepted(&to, 5), "the others follow at once");
+        assert_eq!(window(&windows), (5, WINDOW - 5));
+        windows.refused(&to, 5);
+        tokio::time::sleep(LONGEST_RETRY).await;
+        windows.check_stalled(|_| true, |_| {});
+        assert_eq!(windows.committed(&to, 5, || 9), ConfirmationCheck::Advanced);
+        assert_eq!(window(&windows), (5, WINDOW), "a committed entry was accepted");
+    });
+}
