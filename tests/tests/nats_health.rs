@@ -5,12 +5,12 @@ use std::sync::Arc;
 use async_nats::jetstream::{self, consumer, stream};
 use futures_util::StreamExt;
 use whizbang::bridge::nats::NatsBridge;
-use whizbang::bridge::{AckOutcome, Bridge, BridgeHealth, Request, RequestError, Response};
+use whizbang::bridge::{AckOutcome, Bridge, BridgeError, BridgeHealth, Request, RequestError, Response};
 use whizbang::message::Envelope;
 use whizbang::testing::bridge::cases::sample::{command, event, external_command, shard};
 use whizbang::testing::bridge::node::{NodeBehavior, TestNode, named, service};
 use whizbang::testing::bridge::{SHARDS, run};
-use whizbang_tests::nats::{NatsServer, Release};
+use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
 
 const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
 
@@ -50,6 +50,29 @@ fn lost_connection_is_reported_until_it_is_back() {
             .await;
             server.restart();
             until_health(&node, "no issue", |health| health.issues.is_empty()).await;
+            node.stop().await;
+        });
+    }
+}
+
+/// A large event, and the events of its shard behind it, wait until the server accepts it. Health says so.
+#[test]
+fn reduced_max_payload_is_reported_until_it_is_raised() {
+    for release in BOTH {
+        run(async {
+            let mut server = NatsServer::start(release);
+            let node = bank(&server, NodeBehavior::default()).await;
+            server.restart_with(NatsConfig { max_payload: Some(64 * 1024), ..NatsConfig::default() });
+            until_health(&node, "an issue", |health| {
+                health.issues.iter().any(|issue| issue.contains("65536") && issue.contains("set `max_payload`"))
+            })
+            .await;
+            let refused = node.bridge.send(large(1)).await;
+            assert!(matches!(refused, Err(BridgeError::Oversize { limit: 65_536, .. })), "{refused:?}");
+            server.restart_with(NatsConfig::default());
+            until_health(&node, "no issue", |health| health.issues.is_empty()).await;
+            node.retry_until("a large command", || node.bridge.send(large(1)), |received| !received.direct.is_empty())
+                .await;
             node.stop().await;
         });
     }

@@ -166,6 +166,23 @@ fn server_with_small_max_payload_is_refused_at_connect() {
     }
 }
 
+/// The server is restarted with a smaller limit after the check of [`NatsBridge::connect`].
+#[test]
+fn server_with_reduced_max_payload_is_refused_at_attach() {
+    for release in BOTH {
+        run(async {
+            let mut server = NatsServer::start(release);
+            let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
+            server.restart_with(NatsConfig { max_payload: Some(10_000), ..NatsConfig::default() });
+            let card = service("bank").owning(named("bank"), SHARDS);
+            match TestNode::attach(bridge, card, NodeBehavior::default()).await.map(|_| ()) {
+                Err(BridgeError::Refused { reason, .. }) => assert!(reason.contains("max_payload"), "{reason}"),
+                other => panic!("{other:?}"),
+            }
+        });
+    }
+}
+
 /// An operator gives a stream more space, or less: a node uses it unchanged, also after a restart of the server.
 #[test]
 fn resized_streams_are_used_as_they_are() {

@@ -50,6 +50,8 @@ impl Default for LinkState {
 
 /// A connection and its state.
 pub(super) struct Connection {
+    /// Dropped before the client.
+    pub(super) ending: Ending,
     pub(super) client: Client,
     /// Changes when the connection is lost or restored.
     pub(super) link: watch::Receiver<LinkState>,
@@ -57,8 +59,24 @@ pub(super) struct Connection {
     pub(super) denials: broadcast::Sender<String>,
     /// The address of the server without credentials.
     pub(super) broker: Arc<str>,
-    /// Set before this node closes the connection itself, so that the end is not logged as a loss.
-    pub(super) ending: Arc<AtomicBool>,
+}
+
+/// Whether this node closes the connection itself, so that its end is not logged as a loss. Dropping it is enough: whatever held
+/// the connection no longer needs it.
+#[derive(Debug, Default)]
+pub(super) struct Ending(Arc<AtomicBool>);
+
+impl Ending {
+    /// Records that this node closes the connection from now on.
+    pub(super) fn begin(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.begin();
+    }
 }
 
 impl Connection {
@@ -67,11 +85,11 @@ impl Connection {
         let servers = Servers::parse(&config.url)
             .map_err(|reason| BridgeError::Refused { broker: "the configured address".to_owned(), reason })?;
         let broker: Arc<str> = servers.to_string().into();
-        let ending = Arc::new(AtomicBool::new(false));
+        let ending = Ending::default();
         let (link_writer, link) = watch::channel(LinkState::default());
         let denials = broadcast::Sender::new(DENIAL_CAPACITY);
         let denial_writer = denials.clone();
-        let (address, is_ending) = (Arc::clone(&broker), Arc::clone(&ending));
+        let (address, is_ending) = (Arc::clone(&broker), Arc::clone(&ending.0));
         let login = match &config.login {
             Login::None => servers.login.clone(),
             given => given.clone(),

@@ -33,9 +33,21 @@ pub(super) fn describe(config: &NatsBuilder, info: &ServerInfo) -> String {
     )
 }
 
+/// Returns the reason for which no node may use the server, if there is one.
+pub(super) fn refusal(info: &ServerInfo) -> Option<String> {
+    if !info.jetstream {
+        return Some("the server runs without JetStream: start it with `-js`".to_owned());
+    }
+    if parse_version(&info.version) < (2, 9, 0) {
+        return Some(format!("nats-server {} is older than the minimum 2.9", info.version));
+    }
+    payload_limit_issue(info)
+}
+
 /// Returns the reason for which the server cannot transfer every message of a node, if there is one.
 ///
-/// The bridge checks this when it connects: otherwise a single large event would block all subscribers of its shard.
+/// The bridge checks this when it connects, attaches and reconnects: otherwise a single large event would silently block all
+/// subscribers of its shard.
 pub(super) fn payload_limit_issue(info: &ServerInfo) -> Option<String> {
     let needed = MAX_PAYLOAD_BYTES + HEADER_ALLOWANCE;
     (info.max_payload < needed).then(|| {

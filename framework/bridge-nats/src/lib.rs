@@ -140,20 +140,10 @@ impl NatsBridge {
             }
         };
         let info = connection.client.server_info();
-        if durability::parse_version(&info.version) < (2, 9, 0) || !info.jetstream {
-            let reason = if info.jetstream {
-                format!("nats-server {} is older than the minimum 2.9", info.version)
-            } else {
-                "the server runs without JetStream: start it with `-js`".to_owned()
-            };
-            return Err(BridgeError::Refused { broker: connection.broker.to_string(), reason });
-        }
-        if let Some(reason) = durability::payload_limit_issue(&info) {
+        if let Some(reason) = durability::refusal(&info) {
             return Err(BridgeError::Refused { broker: connection.broker.to_string(), reason });
         }
         let durability = durability::describe(&config, &info);
-        // This connection was only a check.
-        connection.ending.store(true, Ordering::Relaxed);
         Ok(Self { config, durability, attached: RwLock::new(AttachState::New) })
     }
 
@@ -176,7 +166,6 @@ impl NatsBridge {
                 return Err(BridgeError::Refused { broker: connection.broker.to_string(), reason });
             }
         }
-        connection.ending.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -197,7 +186,12 @@ impl NatsBridge {
         connection.wait_until_up().await;
         let client = connection.client.clone();
         let mut denials = connection.denials.subscribe();
-        for warning in durability::warnings(&client.server_info()) {
+        let info = client.server_info();
+        // It may be another server than that of the check, or have another configuration.
+        if let Some(reason) = durability::refusal(&info) {
+            return Err(BridgeError::Refused { broker: connection.broker.to_string(), reason });
+        }
+        for warning in durability::warnings(&info) {
             tracing::warn!(broker = &*connection.broker, "{warning}");
         }
         let jetstream = JetStream::new(&connection, config.stream_setup);
@@ -298,7 +292,7 @@ impl NatsBridge {
         let (abandoned, published) = (Arc::<Notify>::default(), Arc::clone(&publisher));
         let reported = Arc::clone(&report);
         let actor = NatsActor::new(client.clone(), published, loops, closing, Arc::clone(&abandoned), reported).start();
-        let ending = connection.ending;
+        let ending = Arc::new(connection.ending);
         let ownership = Arc::new(ownership);
         Ok(Session { client, publisher, actor, abandoned, ending, link, report, jetstream, claims, ownership })
     }
@@ -468,7 +462,7 @@ impl Bridge for NatsBridge {
         async move {
             let session = self.session()?;
             *self.attached.write() = AttachState::Detaching(session.clone());
-            session.ending.store(true, Ordering::Relaxed);
+            session.ending.begin();
             // The actor may have stopped already; then nothing is left to finish.
             let _ = session.actor.send(Detach).await;
             if let Some(claims) = &session.claims
@@ -485,7 +479,7 @@ impl Bridge for NatsBridge {
     fn abandon(&self) {
         let mut attached = self.attached.write();
         if let AttachState::Attached(session) | AttachState::Detaching(session) = &*attached {
-            session.ending.store(true, Ordering::Relaxed);
+            session.ending.begin();
             session.publisher.abandon();
             session.abandoned.notify_one();
             *attached = AttachState::Closed;

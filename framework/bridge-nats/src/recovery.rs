@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 
 use super::consumer::ConsumerLoop;
 use super::consumer_setup::SourceState;
+use super::durability;
 use super::in_flight::{Completed, InFlightMessages, OutboundMessage};
 use super::pull_consumer::{ConsumerStatus, PullConsumer};
 use whizbang_core::bridge::BridgeError;
@@ -20,6 +21,8 @@ use whizbang_core::telemetry::error_chain;
 const RECHECK_DELAY: Duration = Duration::from_secs(5);
 /// The key of the issue about the write-only streams.
 const ISSUE: &str = "written";
+/// The key of the issue about the size of messages that the server accepts.
+const PAYLOAD_LIMIT: &str = "payload limit";
 
 impl ConsumerLoop {
     /// Returns the state of the loop at its start.
@@ -54,6 +57,22 @@ impl ConsumerLoop {
             self.check_consumer(in_flight, index);
         }
         self.check_write_only(in_flight);
+    }
+
+    /// Reports a server that accepts only smaller messages than the one of the start, which was refused unless it accepts all. The
+    /// larger messages wait in their logs, and the events behind them.
+    fn check_payload_limit(&self) {
+        match durability::payload_limit_issue(&self.client.server_info()) {
+            None => {
+                self.report.issues.close(PAYLOAD_LIMIT);
+            }
+            Some(issue) => {
+                let text = || format!("larger messages and the events behind them are not sent: {issue}");
+                if self.report.issues.open(PAYLOAD_LIMIT, text) {
+                    tracing::error!("larger messages and the events behind them are not sent: {issue}");
+                }
+            }
+        }
     }
 
     pub(super) fn check_write_only(&self, in_flight: &mut InFlightMessages) {
@@ -126,6 +145,10 @@ impl ConsumerLoop {
                 self.report.issues.close(ISSUE);
                 in_flight.reconnect_pending = true;
             }
+        }
+        if in_flight.pending_checks == 0 {
+            // The client records the limit shortly after the connection, and certainly before the server answers a check.
+            self.check_payload_limit();
         }
         let is_open = |consumer: &PullConsumer| matches!(consumer.status, ConsumerStatus::Open | ConsumerStatus::Live);
         let any_open = self.consumers.is_empty() || self.consumers.values().any(is_open);

@@ -3,7 +3,7 @@
 //! Used by the bridge. Clones refer to the same connection.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use actix::Addr;
@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use super::acknowledgement::PublishFailure;
 use super::actor::NatsActor;
 use super::claims::Claims;
-use super::connection::LinkState;
+use super::connection::{Ending, LinkState};
 use super::headers;
 use super::jetstream::JetStream;
 use super::owned_shards::Ownership;
@@ -32,8 +32,7 @@ pub(super) struct Session {
     pub(super) publisher: Arc<PublisherLoop>,
     pub(super) actor: Addr<NatsActor>,
     pub(super) abandoned: Arc<Notify>,
-    /// Set before this node closes the connection itself.
-    pub(super) ending: Arc<AtomicBool>,
+    pub(super) ending: Arc<Ending>,
     pub(super) link: watch::Receiver<LinkState>,
     pub(super) report: Arc<Report>,
     pub(super) jetstream: JetStream,

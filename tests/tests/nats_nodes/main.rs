@@ -20,6 +20,7 @@ mod log_capture;
 mod memory;
 mod no_logins;
 mod older_copy;
+mod ordinary_starts;
 mod outage;
 mod processes;
 mod republish;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::{self, Context};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use whizbang::prelude::*;
 use whizbang::testing::bridge::run;
 use whizbang_tests::brief_or_long;
@@ -74,10 +74,20 @@ fn commands_to_a_service_that_is_down_are_sent_once() {
             begin(&node, 1_000).await;
             until("all commands", async || messages(&context).await >= 1_000).await;
             // Four requests of each shard take seven seconds, ten of them a minute. A resending relay would send everything again.
-            for _ in 0..brief_or_long(4, 10) * 16 {
+            let rounds = brief_or_long(4, 10);
+            for _ in 0..rounds * 16 {
                 questions.next().await.expect("a question");
             }
+            let more = std::iter::from_fn(|| questions.next().now_or_never().flatten()).count();
+            assert!(more < 16, "{more} more than one question of each shard in a round");
             assert_eq!(messages(&context).await, 1_000, "each command is in the stream once");
+            let teller = Client::connect("teller", services::bridge(&server.url()).await).await.expect("connects");
+            let error = teller.send(deposit("ada", 0)).deadline(Duration::from_secs(2)).await.expect_err("is down");
+            let text = whizbang::error_chain(&error).to_string();
+            assert!(!text.contains("0ns"), "{text}");
+            println!("{release:?}: {text}");
+            teller.post(deposit("ada", 0)).await.expect("the stream has room for other callers");
+            teller.disconnect().await;
             let bank = accounts(&server, &store).await;
             all_done(&node, 1_000).await;
             assert_eq!(bank.client().send(deposit("ada", 0)).await.expect("is handled"), 5_000);
