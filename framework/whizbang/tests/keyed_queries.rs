@@ -305,6 +305,73 @@ async fn query_without_an_owner_type_is_unhandled() {
     assert_eq!(node.dead_letters().await.unwrap().len(), 0);
 }
 
+/// Counts all deposits.
+#[derive(Projection, Default, Serialize, Deserialize)]
+#[projection(projects(Deposited), answers(DepositsSeen))]
+struct DepositCount {
+    deposits: u64,
+}
+
+#[derive(Query, Clone, Debug, Serialize, Deserialize)]
+#[query(domain = Bank, reply = u64)]
+struct DepositsSeen {}
+
+impl Project<Deposited> for DepositCount {
+    fn project(&mut self, _deposited: &Deposited, _context: &EventContext) {
+        self.deposits += 1;
+    }
+}
+
+impl Answer<DepositsSeen> for DepositCount {
+    fn answer(&self, _query: DepositsSeen) -> u64 {
+        self.deposits
+    }
+}
+
+/// A process that is stopped after a query has arrived and goes on after its lease: other nodes may own the key by then.
+/// Time jumps before any task runs, as it does for such a process.
+#[tokio::test(start_paused = true)]
+async fn query_across_a_suspension_is_not_answered() {
+    let test = async {
+        let (store, lease) = (MemoryStore::shared(&Clock::system()), Duration::from_secs(2));
+        let config = NodeConfig { lease, threads: 0, ..NodeConfig::default() };
+        let commits = store.commit_control();
+        let node = Node::builder("bank", store).config(config).aggregate::<Account>().projection::<DepositCount>();
+        let node = node.start().await.unwrap();
+        let client = node.client();
+        client.send(deposit("ada", 5)).await.unwrap();
+        node.wait_idle().await;
+        for _ in 0..3 {
+            let key = poll_once(client.query(balance("ada")).no_retry());
+            let view = poll_once(client.query(DepositsSeen {}).no_retry());
+            assert_eq!((key.await.unwrap(), view.await.unwrap() > 0), (5, true));
+            let key = poll_once(client.query(balance("ada")).no_retry());
+            let view = poll_once(client.query(DepositsSeen {}).no_retry());
+            tokio::time::advance(lease).await;
+            assert!(key.await.is_err(), "the state of a key was shown after the lease");
+            assert!(view.await.is_err(), "a view was shown after the lease");
+            // No other node has taken the shards, so this one serves them again.
+            assert_eq!(client.query(balance("ada")).await.unwrap(), 5);
+            // The state of a key was read, and its answer waits for a commit. The commit itself is reported: it is in the store.
+            commits.hold();
+            let reply = poll_once(client.send(deposit("ada", 0)));
+            let key = poll_once(client.query(balance("ada")).no_retry());
+            while commits.waiting() == 0 {
+                turn_over().await;
+            }
+            commits.go_on();
+            tokio::time::advance(lease).await;
+            assert!(key.await.is_err(), "an answer that waited for a commit was shown after the lease");
+            assert_eq!(reply.await.unwrap(), 5);
+            assert_eq!(client.query(balance("ada")).await.unwrap(), 5);
+            while client.query(DepositsSeen {}).no_retry().await.is_err() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    };
+    tokio::task::LocalSet::new().run_until(test).await;
+}
+
 #[whizbang::test]
 async fn node_that_lost_its_shards_answers_nothing() {
     let store = MemoryStore::new();

@@ -356,12 +356,14 @@ async fn new_commands_wait_for_the_new_version() {
     let rollout = async {
         eventually(async || old.health().reasons.iter().any(|note| note.contains("purses.Empty"))).await;
         assert!(old.health().ready, "{:?}", old.health());
+        assert_eq!(old.metrics().newer_commands, 1);
         // Other commands are handled in the meantime.
         assert_eq!(old.client().send(v1::Fill { purse: purse(2), cents: 1 }).await.unwrap(), 2);
         second_writing_v1(&store, &hub).await
     };
     let (emptied, new) = futures_util::future::join(call, rollout).await;
     assert_eq!(emptied.unwrap(), 2, "the call has only waited");
+    assert_eq!(new.metrics().newer_commands, 0);
     let emptied = async |number: usize| {
         let fill = v1::Fill { purse: purse(number), cents: 0 };
         new.client().send(fill).deadline(PATIENT).await.unwrap() == 0

@@ -47,6 +47,8 @@ pub struct OwnedShard {
     pub(crate) generation: Cell<u64>,
     /// The turns and jobs in flight.
     pub(super) in_flight: Cell<usize>,
+    /// The singletons that run here, or may run.
+    pub(crate) singletons: Cell<usize>,
     /// The last stored watermark that is not known to be durable.
     pub(crate) last_watermark: Cell<Option<Ticket>>,
     /// The callbacks that wait for commits.
@@ -80,6 +82,7 @@ impl OwnedShard {
             phase: Cell::new(ShardPhase::Open),
             generation: Cell::new(0),
             in_flight: Cell::new(0),
+            singletons: Cell::new(0),
             last_watermark: Cell::new(None),
             pending_commits: Cell::new(0),
             dirty: Cell::new(false),
@@ -108,9 +111,9 @@ impl OwnedShard {
         if has_begun { Outcome::Unknown(StoreError::Closed) } else { self.stopped_outcome() }
     }
 
-    /// Returns whether nothing is in flight and every append is durable.
+    /// Returns whether nothing is in flight, every append is durable, and no singleton runs.
     pub(crate) fn is_drained(&self) -> bool {
-        self.in_flight.get() == 0 && self.pending_commits.get() == 0
+        self.in_flight.get() == 0 && self.pending_commits.get() == 0 && self.singletons.get() == 0
     }
 
     /// Stops accepting messages. Turns and jobs in flight continue.

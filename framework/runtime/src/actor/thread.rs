@@ -300,6 +300,17 @@ impl ThreadContext {
         }
     }
 
+    /// Returns once the [shard closes](Self::is_closing).
+    pub(crate) async fn closes(&self, shard: &OwnedShard) {
+        loop {
+            let drains = self.drain_started.notified();
+            if self.is_closing(shard) {
+                return;
+            }
+            drains.await;
+        }
+    }
+
     /// Returns whether the running turn is the only one in flight on this thread. Everything that was ready has run
     /// before, so a message that arrived with it would be in flight as well.
     pub(crate) fn is_alone(&self) -> bool {

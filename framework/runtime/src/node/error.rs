@@ -43,6 +43,19 @@ pub enum StartError {
         /// The other.
         other: String,
     },
+    /// Two singletons have the same name. Rename one.
+    #[error("two singletons are named `{name}`")]
+    DoubleSingleton {
+        /// The name.
+        name: String,
+    },
+    /// A singleton is declared on a node that hosts no aggregate, saga or worker, and publishes no event. It runs with a shard of
+    /// the service's own domains, so declare it on a service that owns one.
+    #[error("the singleton `{name}` needs a domain that its service owns")]
+    SingletonWithoutDomain {
+        /// The name.
+        name: String,
+    },
     /// Two projections have the same name, or one uses a former name of the other. Rename one with `name = "…"`, or
     /// remove the name from `formerly`.
     #[error("two projections are named `{projection}`")]

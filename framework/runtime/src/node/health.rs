@@ -88,4 +88,8 @@ pub struct Metrics {
     pub shards_lost: u64,
     /// Failed attempts to renew the lease.
     pub lease_failures: u64,
+    /// Types of commands that currently wait for a node with a newer program.
+    pub newer_commands: u64,
+    /// Singletons that currently run on this node.
+    pub singletons: u64,
 }

@@ -64,9 +64,9 @@ struct Known {
     answers: Vec<(String, u64, u64)>,
 }
 
-fn answers_contain_acknowledged_commands(world: &World, known: &Known) -> Result<(), String> {
-    // A node that was taken over answers from its old state until its next commit.
-    let was_replaced = world.fault_events().contains_key(&FaultEvent::HandedOver);
+fn answers_contain_acknowledged_commands(world: &World, known: &Known, has_leases: bool) -> Result<(), String> {
+    // Without leases a node that was taken over answers from its old state until its next commit.
+    let was_replaced = !has_leases && world.fault_events().contains_key(&FaultEvent::HandedOver);
     for (shelf, least, answer) in &known.answers {
         let held = world.state::<Shelf>(shelf).count;
         if *answer > held {
@@ -79,13 +79,13 @@ fn answers_contain_acknowledged_commands(world: &World, known: &Known) -> Result
     Ok(())
 }
 
-#[test]
-fn query_shows_committed_commands_only() {
+fn keyed_queries(name: &'static str, nodes: usize) -> Flow<Put, impl AsyncFn(&World, Put)> {
     let known = Rc::new(RefCell::new(Known::default()));
     let (fresh, at_end) = (Rc::clone(&known), Rc::clone(&known));
     let cluster = move |sim: Sim| {
         *fresh.borrow_mut() = Known::default();
-        sim.service("shelves", |node| node.aggregate::<Shelf>())
+        let sim = sim.service("shelves", |node| node.aggregate::<Shelf>());
+        if nodes > 1 { sim.nodes(nodes) } else { sim }
     };
     let puts = (0..3u8, 1..10u64).prop_map(|(shelf, count)| Put { shelf: format!("shelf{shelf}"), count });
     let put = async move |world: &World, put: Put| {
@@ -103,8 +103,20 @@ fn query_shows_committed_commands_only() {
         let answer = world.query(CountOn { shelf: shelf.clone() }).await.expect("a shelf answers");
         known.borrow_mut().answers.push((shelf, least, answer));
     };
-    let flow = Flow::new("keyed-queries", cluster, puts, 1..12, put);
-    let flow = flow.at_end(move |world, _| answers_contain_acknowledged_commands(world, &at_end.borrow()));
-    let coverage = flow.check(0..100);
+    let flow = Flow::new(name, cluster, puts, 1..12, put);
+    flow.at_end(move |world, _| answers_contain_acknowledged_commands(world, &at_end.borrow(), nodes > 1))
+}
+
+#[test]
+fn query_shows_committed_commands_only() {
+    let coverage = keyed_queries("keyed-queries", 1).check(0..100);
     assert!(coverage.fault_events().contains_key(&FaultEvent::HandedOver));
+}
+
+#[test]
+fn query_on_three_nodes_shows_all_acknowledged_commands() {
+    let coverage = keyed_queries("keyed-queries-on-three-nodes", 3).check(0..60);
+    for needed in [FaultEvent::PausedBeyondLease, FaultEvent::ShardTakenOver] {
+        assert!(coverage.fault_events().contains_key(&needed), "{needed:?}");
+    }
 }

@@ -17,6 +17,7 @@ mod nodes;
 mod regressions;
 mod rules;
 mod run_queries;
+mod singletons;
 mod stuck_keys;
 mod trips;
 mod versions;

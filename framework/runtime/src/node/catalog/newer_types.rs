@@ -185,6 +185,11 @@ impl NewerTypes {
         Ok(())
     }
 
+    /// Returns the number of types of commands that wait.
+    pub(in crate::node) fn waiting(&self) -> u64 {
+        self.commands.lock().waiting.len() as u64
+    }
+
     /// Called after each renewal. Forgets commands that no longer arrive, and everything if the members have `changed`: a
     /// new one may know more.
     pub(in crate::node) fn renewed(&self, issues: &HealthIssues, changed: bool) {

@@ -26,6 +26,7 @@ use crate::node::definition::known_owners::KnownOwners;
 use crate::node::error::NodeEnd;
 use crate::node::health::{Health, Metrics};
 use crate::node::ownership::{Membership, MembershipCounts};
+use crate::node::singleton::HostedSingleton;
 use crate::node::thread_handles::{NodeThread, ThreadHandles};
 use crate::projection::ViewType;
 use crate::router::{Manifest, NodeId, OpenShards, PeerShapes};
@@ -101,6 +102,7 @@ pub(in crate::node) struct NodeDefinition {
     pub(in crate::node) membership: Option<Arc<Membership>>,
     /// Types of nodes with a newer program.
     pub(in crate::node) newer: NewerTypes,
+    pub(in crate::node) singletons: Vec<HostedSingleton>,
 }
 
 /// Identity of this node's store, as other nodes know it.
@@ -152,6 +154,11 @@ impl NodeDefinition {
     /// Returns whether this node may answer from memory for its shards and views: always, unless its lease has run out.
     pub(in crate::node) fn serves(&self) -> bool {
         self.membership.as_ref().is_none_or(|membership| membership.is_valid())
+    }
+
+    /// Returns the time until which this node [serves](Self::serves), or `None` if there is no such time.
+    pub(in crate::node) fn serves_until(&self) -> Option<Instant> {
+        self.membership.as_ref().and_then(|membership| membership.validity.end())
     }
 
     pub(in crate::node) fn owns(&self, domain: &str) -> Option<u16> {
@@ -326,6 +333,8 @@ impl NodeDefinition {
             shards_handed_over: owned(|counts| &counts.handed_over),
             shards_lost: owned(|counts| &counts.lost),
             lease_failures: owned(|counts| &counts.renewals_failed),
+            newer_commands: self.newer.waiting(),
+            singletons: self.singletons.iter().filter(|singleton| singleton.is_running()).count() as u64,
         }
     }
 }

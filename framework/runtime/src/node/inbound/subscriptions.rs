@@ -127,6 +127,8 @@ impl ThreadRuntime {
                     ActorSubscriber::new(whose, Rc::clone(endpoint), events, source, &subscription.last, &watermarks);
                 subscribers.push(Box::new(subscriber));
             }
+            // A shard may have been lost since the subscribers were dropped, which left it without any.
+            subscription.reopen();
             subscription.set_subscribers(subscribers);
         }
     }

@@ -26,6 +26,7 @@ use crate::node::lifecycle::ownership;
 use crate::node::lifecycle::shard_host::ThreadHost;
 use crate::node::lifecycle::thread_start::{start_threads, ticks};
 use crate::node::ownership::Membership;
+use crate::node::singleton::{DeclaredSingleton, HostedSingleton};
 use crate::node::thread::ThreadRuntime;
 use crate::node::transport::remote_client::RemoteClient;
 use crate::projection::{Projection, ProjectionType, ViewType};
@@ -68,6 +69,7 @@ pub struct NodeBuilder {
     /// The schedulers of the domains with a worker.
     schedulers: BTreeMap<&'static str, Arc<dyn HostedType>>,
     views: Vec<Arc<dyn ViewType>>,
+    pub(super) singletons: Vec<DeclaredSingleton>,
     retired: BTreeSet<String>,
     propagated: BTreeSet<String>,
     clock: Clock,
@@ -106,6 +108,7 @@ impl NodeBuilder {
             publishers: BTreeMap::new(),
             schedulers: BTreeMap::new(),
             views: Vec::new(),
+            singletons: Vec::new(),
             retired: BTreeSet::new(),
             propagated: BTreeSet::new(),
             clock: Clock::system(),
@@ -405,6 +408,7 @@ impl NodeBuilder {
             answers,
             issues: Arc::default(),
             open_shards: Arc::new(OpenShards::new(&domains, is_shared)),
+            singletons: HostedSingleton::all(self.singletons, &domains)?,
             member: membership.as_ref().map_or_else(OnceLock::new, |membership| membership.member.id.into()),
             domains,
             sources,

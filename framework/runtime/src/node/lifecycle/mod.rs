@@ -9,5 +9,6 @@ pub(in crate::node) mod handle;
 pub(in crate::node) mod node;
 pub(in crate::node) mod ownership;
 pub(in crate::node) mod shard_host;
+mod singleton;
 pub(in crate::node) mod thread_runtime;
 pub(in crate::node) mod thread_start;

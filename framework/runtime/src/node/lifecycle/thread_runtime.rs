@@ -157,6 +157,7 @@ impl ThreadRuntime {
         // Before anything new: messages recorded in the log for a key are older.
         self.shards().iter().for_each(|shard| self.deliver_deferred(&shard.id));
         self.catch_up();
+        self.shards().iter().for_each(|shard| self.start_singletons(shard));
     }
 
     /// Restarts the relay, which may have lost what it was forwarding. Everything is forwarded again; receivers drop

@@ -228,6 +228,12 @@ impl Validity {
         Self { base: instant(), until: AtomicU64::new(0) }
     }
 
+    /// Returns until when the member may serve, or `None` if it may not.
+    pub(super) fn end(&self) -> Option<Instant> {
+        let until = self.until.load(Ordering::Acquire);
+        (until > 0).then(|| self.base + Duration::from_micros(until))
+    }
+
     /// Returns the end of serving for a renewal that began at `begun`.
     fn end_of(begun: Instant, ttl: Duration) -> Instant {
         begun + ttl * SERVED_TENTHS / 10

@@ -11,7 +11,7 @@ use whizbang_core::store::{Epoch, MemberId, ShardLeases, StoreError};
 use whizbang_core::telemetry::{TARGET, error_chain};
 
 /// Longest wait for the thread of a shard that is handed over, which limits its turns by itself unless it is blocked.
-const DRAIN: Duration = Duration::from_secs(11);
+const DRAIN: Duration = Duration::from_secs(12);
 /// Longest wait for the bridge to stop receiving. A shard that is closed refuses what still arrives.
 const STOP_RECEIVING: Duration = Duration::from_secs(1);
 /// Longest wait for the store to release a shard. After that it stays with its owner, which opens it again.

@@ -25,6 +25,10 @@ use whizbang_core::telemetry::{TARGET, error_chain};
 /// next owner.
 const HAND_OVER: Duration = Duration::from_secs(10);
 
+/// Longest wait for the broker to accept the events of a shard that is handed over. The next owner asks the broker for its last
+/// event and publishes the rest, so callers need not wait longer for a broker that hangs.
+const PUBLISHING: Duration = Duration::from_secs(1);
+
 /// Reason for closing a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::node) enum Closing {
@@ -99,6 +103,7 @@ impl ThreadRuntime {
         self.announce_move(&shard.id);
         self.context.mark_dirty(shard);
         self.context.timers.notify_one();
+        self.start_singletons(shard);
         tracing::info!(target: TARGET, shard = %shard.id, epoch = shard.epoch(), "shard opened");
     }
 
@@ -184,11 +189,15 @@ impl ThreadRuntime {
                 self.context.after_ticket(shard, last, |_| drop(tell));
                 drop(told.await);
             }
-            // Subscribers elsewhere then lack nothing that they would have to ask for.
-            self.context.idle.wait_until(|| shard.is_lost() || self.publisher.has_published(shard)).await;
         };
         if tokio::time::timeout(HAND_OVER, drained).await.is_err() {
             tracing::warn!(target: TARGET, shard = %shard.id, "turns or jobs of a moving shard not finished in time: closed anyway");
+            return;
+        }
+        // Subscribers elsewhere then lack nothing that they would have to ask for.
+        let published = self.context.idle.wait_until(|| shard.is_lost() || self.publisher.has_published(shard));
+        if tokio::time::timeout(PUBLISHING, published).await.is_err() {
+            tracing::warn!(target: TARGET, shard = %shard.id, "events of a moving shard not published in time: left to its next owner");
         }
     }
 

@@ -1,5 +1,7 @@
 //! Two nodes over one shared store: their shards move back and forth under load.
 
+mod hanging_broker;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::Closing;
+use super::{Closing, PUBLISHING};
 use crate::client::{Client, SendError};
 use crate::node::{Node, NodeBuilder};
 use crate::tests::pots::{Add, Doer, Inspect, POTS, Pot, SHARDS, Seen, TotalAdded, Totals, Watch, pot};
@@ -301,6 +303,38 @@ fn pending_commit_of_a_lost_shard_is_unknown() {
         assert_eq!(kept.unwrap(), 2);
         // It was not committed: the number is still free.
         assert_eq!(young.node.client().send(Add { pot: pot(0), nth: 2 }).await.unwrap(), 2);
+    });
+}
+
+/// While the shards of a thread are reopened after a failed commit, one of them is lost. The subscriptions have no subscribers
+/// then, and must not stay closed for the shards that are left.
+#[test]
+fn events_arrive_after_a_shard_was_lost_during_recovery() {
+    run(async {
+        let (_store, [old, _young]) = two_nodes(0).await;
+        let kept = pot(0);
+        let needed = [shard_of(&kept, SHARDS), shard_of(&format!("watch-{kept}"), SHARDS)];
+        let lost = shard((0..SHARDS).find(|number| !needed.contains(number)).unwrap());
+        let client = old.node.client();
+        client.send(Add { pot: kept.clone(), nth: 1 }).await.unwrap();
+        let seen = async |times: u64| match client.send(Seen { pot: format!("watch-{kept}") }).await {
+            Ok((count, ..)) if count == times => Ok(()),
+            other => Err(format!("{other:?}")),
+        };
+        eventually("the first event", async || seen(1).await).await;
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let recover = move |runtime: &std::rc::Rc<crate::node::thread::ThreadRuntime>| {
+            let runtime = std::rc::Rc::clone(runtime);
+            drop(tokio::task::spawn_local(async move {
+                runtime.discard_uncommitted();
+                runtime.close_shard(&lost, Closing::Lost).await;
+                tell.send(runtime.recover().await).unwrap();
+            }));
+        };
+        old.node.threads.run(0, Box::new(recover));
+        told.await.unwrap().unwrap();
+        client.send(Add { pot: kept.clone(), nth: 2 }).await.unwrap();
+        eventually("the second event", async || seen(2).await).await;
     });
 }
 

@@ -3,5 +3,6 @@
 //! Started by the [lifecycle](super::lifecycle).
 
 pub(in crate::node) mod background;
+pub(in crate::node) mod singletons;
 pub(in crate::node) mod supervisor;
 pub(in crate::node) mod timers;

@@ -273,7 +273,8 @@ impl ThreadRuntime {
         windows.iter().for_each(|window| window.release_held());
         let me = Rc::clone(self);
         whizbang_core::spawn::detached(&self.context.user_code, "drain", async move {
-            me.context.idle.wait_until(|| me.context.is_idle()).await;
+            let hosts_nothing = || me.shards().iter().all(|shard| shard.singletons.get() == 0);
+            me.context.idle.wait_until(|| me.context.is_idle() && hosts_nothing()).await;
             // Messages that these turns have sent must leave before the node detaches the bridge.
             me.context.idle.wait_until(|| me.is_relayed()).await;
             me.confirm_notes().await;
