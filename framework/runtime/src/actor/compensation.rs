@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::planned_command::{PlannedCommand, SavedShapes, shapes_of};
+use super::planned_command::{SavedShapes, shapes_of};
+use crate::router::PlannedCommand;
 use whizbang_core::message::{Fingerprint, MessageId};
 
 /// One change of a `Compensation`, as a turn's note stores it.

@@ -8,12 +8,13 @@ use std::any::{Any, TypeId};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::compensation::CompensationChange;
 use super::handler_table::HandlerTable;
 use super::plan::{EventContext, Stateful};
-use super::planned_command::PlannedCommand;
 use super::requested::{AnyEffects, RequestedEffects};
+use crate::router::PlannedCommand;
 use whizbang_core::clock::{MonotonicTime, Timestamp};
 use whizbang_core::message::{
     Codec, Command, Domain, Fingerprint, Message, MessageFacts, MessageId, encode_command_verified, encode_verified,
@@ -141,6 +142,12 @@ impl<A: Stateful> Effects<A> {
         Sent { effects: self, command }
     }
 
+    /// Cancels a command that an actor or a job of this domain sends [later](Sent::after): it is not sent after this turn
+    /// is committed. No effect if it was sent already.
+    pub fn cancel(&mut self, id: MessageId) {
+        self.requested.cancel(id);
+    }
+
     fn plan_command<C: Command>(&mut self, command: &C) -> Option<PlannedCommand> {
         let facts = MessageFacts::of::<C>();
         self.requested.planned(facts, Fingerprint::of_command::<C>, command.key(), &mut |payload| {
@@ -209,6 +216,12 @@ impl<A: Stateful> Effects<A> {
         self.requested.event_context.as_ref()
     }
 
+    /// Returns the name of the timer in [`OnTimer::on_timer`](crate::OnTimer::on_timer), if it was set
+    /// [with a name](Self::set_named_timer). `None` in every other turn.
+    pub fn timer_name(&self) -> Option<&str> {
+        self.requested.timer_name.as_deref()
+    }
+
     /// Returns the answered command in [`OnReply::on_reply`](crate::OnReply::on_reply), by the id that [`Sent::id`]
     /// returned when it was sent. `None` in every other turn.
     pub fn replied_command(&self) -> Option<MessageId> {
@@ -260,6 +273,28 @@ impl<A: Stateful> Sent<'_, A> {
     /// whole turn.
     pub fn header(self, name: &str, value: &str) -> Self {
         self.effects.requested.set_header_of_last(self.command, name, value);
+        self
+    }
+
+    /// Sends the command later, once `after` has passed since this turn, even if the node is stopped in between. It is
+    /// [cancelled](Effects::cancel) by its [id](Self::id).
+    ///
+    /// The command is held in the log of the actor's domain. The delay is stored as the time of the wall clock at which
+    /// it ends; while the node runs it is measured by the monotonic clock. The command is sent once, at most about a
+    /// second late.
+    ///
+    /// No reply arrives: a saga that needs it sends the command at once, or sets a timer and sends it in the timer's
+    /// turn. For the same reason a command that is sent later and that can be
+    /// [compensated](Sent::compensate_with) fails the whole turn. A command that is already waiting when the actor ends
+    /// is sent.
+    pub fn after(self, after: Duration) -> Self {
+        let due = self.effects.now().after(after);
+        self.at(due)
+    }
+
+    /// Sends the command at a time of the wall clock, or at once if it has passed, as [`after`](Self::after).
+    pub fn at(self, due: Timestamp) -> Self {
+        self.effects.requested.delay_last(self.command, due);
         self
     }
 

@@ -87,6 +87,8 @@ impl<A: Stateful> UserSlot for StateSlot<A> {
 #[derive(Clone, Copy)]
 pub(crate) struct ActorFacts {
     pub(crate) domain: &'static str,
+    /// The number of shards of the domain.
+    pub(crate) shards: u16,
     /// The codec of the domain.
     pub(crate) codec: Codec,
     pub(crate) name: &'static str,
@@ -110,6 +112,7 @@ impl ActorFacts {
     fn of<A: Stateful>() -> Self {
         Self {
             domain: A::Domain::NAME,
+            shards: A::Domain::SHARDS,
             codec: A::Domain::CODEC,
             name: A::NAME,
             role: A::ROLE,

@@ -56,16 +56,12 @@ pub use owned_shard::OwnedShard;
 pub use pending_commits::CommitNotifier;
 pub(crate) use plan::names;
 pub use plan::{EventContext, Plan, Role, Stateful};
-#[cfg(not(feature = "testing"))]
-pub(crate) use planned_command::PlannedCommand;
-#[cfg(feature = "testing")]
-pub use planned_command::PlannedCommand;
 #[cfg(feature = "testing")]
 pub use replay_checker::ReplayChecker;
-pub(crate) use requested::{AnyEffects, Outgoing, TimerSlot, propagate};
+pub(crate) use requested::{AnyEffects, Outgoing, RequestedEffects, TimerSlot, propagate};
 pub use snapshots::Snapshots;
 #[cfg(feature = "testing")]
 pub use stored::{begins_compensation, compensation_change, finishes_compensation, restarts, user_state};
 pub use thread::{InFlightGuard, ThreadContext, ThreadSettings};
 pub use timer_name::stored as stored_timer;
-pub use timer_name::{parts as timer_parts, timer_name};
+pub use timer_name::{TIMER_NAME, named as named_timer, own_name as own_timer_name, parts as timer_parts, timer_name};

@@ -14,7 +14,8 @@ use super::compensation::CompensationChange;
 use super::effects::{Effects, RecordedSlot};
 use super::handler_table::HandlerTable;
 use super::plan::{EventContext, Role, Stateful};
-use super::planned_command::PlannedCommand;
+use super::timer_name::{TIMER_NAME, is_valid, named};
+use crate::router::{DelayedMessage, PlannedCommand, cancellation};
 use whizbang_core::clock::{MonotonicTime, Timestamp};
 use whizbang_core::message::{
     Codec, CodecError, Coded, Envelope, Fingerprint, HeaderError, Key, Kind, MessageFacts, MessageId, Name, Rejection,
@@ -34,6 +35,8 @@ pub struct RequestedEffects {
     /// True if the slots of this turn were applied, and so are empty as well.
     applied: bool,
     pub(crate) outgoing: Vec<Outgoing>,
+    /// The commands that are sent later: their index in `outgoing`, and when they are due.
+    delays: Vec<(usize, Timestamp)>,
     pub(crate) timers: Vec<TimerSlot>,
     pub(crate) compensation: Vec<CompensationChange>,
     pub(crate) reply: Vec<u8>,
@@ -46,6 +49,8 @@ pub struct RequestedEffects {
     pub(crate) event_context: Option<EventContext>,
     /// The command whose reply is being handled.
     pub(crate) replied_command: Option<MessageId>,
+    /// The own name of the timer that is being handled.
+    pub(crate) timer_name: Option<String>,
     fresh_ids: u32,
     /// The headers of everything that the turn records and sends.
     pub(crate) headers: Vec<(String, String)>,
@@ -129,6 +134,7 @@ impl RequestedEffects {
             recorded: Vec::new(),
             applied: false,
             outgoing: Vec::new(),
+            delays: Vec::new(),
             timers: Vec::new(),
             compensation: Vec::new(),
             reply: Vec::new(),
@@ -138,6 +144,7 @@ impl RequestedEffects {
             error: None,
             event_context: None,
             replied_command: None,
+            timer_name: None,
             fresh_ids: 0,
             headers: Vec::new(),
         }
@@ -149,10 +156,13 @@ impl RequestedEffects {
         self.reply.clear();
         self.rejected = false;
         self.error = None;
-        (self.event_context, self.replied_command) = (None, None);
+        (self.event_context, self.replied_command, self.timer_name) = (None, None, None);
         self.fresh_ids = 0;
         self.headers.clear();
         if !self.turn.headers.is_empty() {
+            if let Some(at) = self.turn.headers.iter().position(|(name, _)| name == TIMER_NAME) {
+                self.timer_name = Some(self.turn.headers.remove(at).1);
+            }
             propagate(&self.turn.headers, &self.handlers.propagated, &mut self.headers);
         }
     }
@@ -181,8 +191,74 @@ impl RequestedEffects {
         }
     }
 
+    /// Delays the command that was sent last.
+    pub(super) fn delay_last(&mut self, command: MessageId, due: Timestamp) {
+        // A command that cannot be encoded is not the last one; its error fails the turn.
+        let last = self.outgoing.len().checked_sub(1);
+        let is_it = self.outgoing.last().is_some_and(|sent| sent.envelope.id == command);
+        if let Some(at) = last.filter(|_| is_it) {
+            self.delays.retain(|(delayed, _)| *delayed != at);
+            self.delays.push((at, due));
+        }
+    }
+
+    /// Replaces each delayed command by the one to send it later. Costs the number of delayed commands.
+    ///
+    /// # Errors
+    /// It cannot be encoded, or it is a step that can be undone: no reply to a delayed command arrives, so a saga could not
+    /// know whether the step was done.
+    pub(super) fn hold_delayed(&mut self) -> Result<(), CodecError> {
+        for (at, due) in std::mem::take(&mut self.delays) {
+            let Some(sent) = self.outgoing.get_mut(at) else { continue };
+            let id = sent.envelope.id;
+            let is_step = |change: &CompensationChange| matches!(change, CompensationChange::Step { command, .. } if *command == id);
+            if self.compensation.iter().any(is_step) {
+                let reason = format!("`{}` is sent later and cannot be compensated", sent.envelope.name);
+                return Err(CodecError::Encode { reason });
+            }
+            let facts = &self.handlers.facts;
+            let home = Name::from_static(facts.domain)
+                .map_err(|_| CodecError::Encode { reason: format!("invalid name `{}`", facts.domain) })?;
+            let (to, envelope) = DelayedMessage::schedule((&home, facts.shards), &sent.envelope, due, Codec::Bincode)?;
+            *sent = Outgoing { to, envelope };
+        }
+        Ok(())
+    }
+
+    /// Drops a delayed command.
+    pub(super) fn cancel(&mut self, id: MessageId) {
+        let Ok(home) = Name::from_static(self.handlers.facts.domain) else { return };
+        let like = Envelope {
+            correlation: self.turn.correlation,
+            causation: Some(self.turn.id),
+            traceparent: self.turn.traceparent.as_deref().map(str::to_owned),
+            ..Envelope::new(id, Kind::Command, home.clone(), home.clone(), self.turn.time)
+        };
+        let derived = self.derived_id();
+        let (to, envelope) = cancellation((&home, self.handlers.facts.shards), id, &like);
+        self.outgoing.push(Outgoing { to, envelope: Envelope { id: derived, ..envelope } });
+    }
+
     fn refuse_header(&mut self, error: &HeaderError) {
         self.error.get_or_insert(CodecError::Encode { reason: error.to_string() });
+    }
+
+    /// Returns when a time of the wall clock is reached, by the clock of timers.
+    pub(crate) fn after_wall_time(&self, due: Timestamp) -> Timestamp {
+        self.monotonic.now().after(due.since(self.turn.time))
+    }
+
+    /// Returns the stored name of a timer; `None` if its own name is invalid, which fails the turn.
+    pub(crate) fn timer_of(&mut self, stored: Cow<'static, str>, own: Option<&str>) -> Option<Cow<'static, str>> {
+        match own {
+            None => Some(stored),
+            Some(own) if is_valid(own) => Some(named(&stored, own).into()),
+            Some(own) => {
+                let reason = format!("invalid name of a timer: {} bytes, expected 1 to 128 printable ones", own.len());
+                self.error.get_or_insert(CodecError::Encode { reason });
+                None
+            }
+        }
     }
 
     /// Discards everything requested so far except the reply.
@@ -194,6 +270,7 @@ impl RequestedEffects {
         self.recorded.truncate(MAX_SPARE_SLOTS);
         self.events.clear();
         self.outgoing.clear();
+        self.delays.clear();
         self.timers.clear();
         self.compensation.clear();
         self.ended = false;

@@ -101,7 +101,7 @@ impl ActorInstance {
         let requested = effects.requested();
         let checked = match decided {
             Ok(Ok(())) => match requested.error.take() {
-                None => Ok(()),
+                None => requested.hold_delayed().map_err(|error| TurnError::Effects(error.to_string())),
                 Some(error) => Err(TurnError::Effects(error.to_string())),
             },
             Ok(Err(failure)) => Err(failure),

@@ -4,8 +4,10 @@
 //! neither change state nor await.
 
 mod publisher;
+mod scheduler;
 
 pub(crate) use publisher::{Publisher, publish};
+pub(crate) use scheduler::Scheduler;
 
 use crate::actor::{CommandCall, CommandDispatcher, Effects, EventContext, Plan, Stateful, typed, typed_state};
 use whizbang_core::message::{CodecError, Coded, Command, Event, Of, Rejection};

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+use super::delay::{Due, schedule};
 use super::encode::of_command;
 use super::request::{SendCommand, SendState, Unsent};
 use super::retry::send_until_answered;
 use super::{Client, DEADLINE};
 use crate::router::{Remote, SendError};
-use whizbang_core::message::{Command, MessageId};
+use whizbang_core::clock::Timestamp;
+use whizbang_core::message::{Command, Domain, MessageId};
 
 /// A command that is handed over. Await it to know that it is accepted.
 ///
@@ -31,7 +33,7 @@ use whizbang_core::message::{Command, MessageId};
 pub struct PostCommand<C: Command>(PostState<C>);
 
 enum PostState<C: Command> {
-    Unsent(SendCommand<C>),
+    Unsent(SendCommand<C>, Option<Due>),
     Sent(BoxFuture<'static, Result<(), SendError>>),
 }
 
@@ -40,12 +42,56 @@ impl<C: Command> Unpin for PostCommand<C> {}
 
 impl<C: Command> PostCommand<C> {
     pub(super) fn new(client: Client, command: C) -> Self {
-        Self(PostState::Unsent(SendCommand::new(client, command)))
+        Self(PostState::Unsent(SendCommand::new(client, command), None))
     }
 
     fn changed(self, change: impl FnOnce(SendCommand<C>) -> SendCommand<C>) -> Self {
         match self.0 {
-            PostState::Unsent(unsent) => Self(PostState::Unsent(change(unsent))),
+            PostState::Unsent(unsent, due) => Self(PostState::Unsent(change(unsent), due)),
+            sent @ PostState::Sent(_) => Self(sent),
+        }
+    }
+
+    /// Sends the command later, once `after` has passed since the first poll, even if its owner is stopped in between.
+    ///
+    /// The future is done when the command is stored in the log of its domain, where it waits. The delay is stored as the
+    /// time of the wall clock at which it ends; while the owner runs it is measured by its monotonic clock. The command is
+    /// sent once, at most about a second late.
+    ///
+    /// ```
+    /// # use whizbang::doc_fixtures::*;
+    /// # whizbang::derive::block_on(async {
+    /// # let node = bank().await;
+    /// # let client = node.client();
+    /// use std::time::Duration;
+    ///
+    /// let deposit = |cents| Deposit { account: "ada".into(), cents };
+    /// let id = client.new_id();
+    /// client.post(deposit(500)).id(id).after(Duration::from_secs(3600)).await?;
+    /// // The same id with another time moves it, with the new content.
+    /// client.post(deposit(400)).id(id).after(Duration::from_secs(1800)).await?;
+    /// assert!(client.cancel::<Bank>(id).await?);
+    /// # Ok::<_, whizbang::Error>(()) }).unwrap();
+    /// ```
+    ///
+    /// **Moving.** A post with the [id](Self::id) or [idempotency key](Self::idempotency_key) of a message that waits
+    /// replaces its time and content. A repeated post with the same time changes nothing, even after the command was sent.
+    /// With another time it is then [`SendError::Rejected`] with [`Rejection::SAGA_ENDED`](crate::Rejection::SAGA_ENDED):
+    /// the message was sent or cancelled. [`Client::cancel`] drops a message that waits.
+    ///
+    /// An owner of a version that cannot delay messages of clients answers [`SendError::Unhandled`].
+    pub fn after(self, after: Duration) -> Self {
+        self.due(Due::After(after))
+    }
+
+    /// Sends the command at a time of the wall clock, or at once if it has passed, as [`after`](Self::after).
+    pub fn at(self, due: Timestamp) -> Self {
+        self.due(Due::At(due))
+    }
+
+    fn due(self, due: Due) -> Self {
+        match self.0 {
+            PostState::Unsent(unsent, _) => Self(PostState::Unsent(unsent, Some(due))),
             sent @ PostState::Sent(_) => Self(sent),
         }
     }
@@ -84,20 +130,24 @@ impl<C: Command> PostCommand<C> {
 
 impl<C: Command> Unsent<C> {
     /// Hands the command over.
-    fn post(self) -> BoxFuture<'static, Result<(), SendError>> {
+    fn post(self, due: Option<Due>) -> BoxFuture<'static, Result<(), SendError>> {
         let Self { command, meta, refused, sender } = self;
         if let Some(refused) = refused {
             return Box::pin(std::future::ready(Err(*refused)));
         }
-        match of_command(&sender.client, &command, meta, DEADLINE) {
-            Ok(mut envelope) => {
+        match (of_command(&sender.client, &command, meta, DEADLINE), due) {
+            (Ok(envelope), Some(due)) => {
+                let attempts = sender.attempts();
+                schedule(sender.client, &envelope, C::Domain::SHARDS, due, attempts)
+            }
+            (Ok(mut envelope), None) => {
                 // No deadline: it may be handled at any time.
                 envelope.deadline = None;
                 let attempts = sender.attempts();
                 let post = |remote: &dyn Remote, envelope, _| remote.post(envelope);
                 Box::pin(send_until_answered(sender.client, envelope, attempts, post))
             }
-            Err(error) => Box::pin(std::future::ready(Err(error))),
+            (Err(error), _) => Box::pin(std::future::ready(Err(error))),
         }
     }
 }
@@ -106,15 +156,16 @@ impl<C: Command> Future for PostCommand<C> {
     type Output = Result<(), SendError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let PostState::Unsent(unsent) = &mut self.0 {
+        if let PostState::Unsent(unsent, due) = &mut self.0 {
+            let due = *due;
             self.0 = PostState::Sent(match unsent.take() {
-                SendState::Unsent(unsent) => unsent.post(),
+                SendState::Unsent(unsent) => unsent.post(due),
                 _ => Box::pin(std::future::ready(Err(SendError::Stopped))),
             });
         }
         match &mut self.0 {
             PostState::Sent(future) => future.as_mut().poll(cx),
-            PostState::Unsent(_) => Poll::Ready(Err(SendError::Stopped)),
+            PostState::Unsent(..) => Poll::Ready(Err(SendError::Stopped)),
         }
     }
 }

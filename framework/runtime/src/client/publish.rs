@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, ready};
 
+use super::delay::{Due, schedule};
 use super::encode::envelope;
 use super::retry::{Attempts, Effect, RetryMode, send_until_answered};
 use super::{Client, DEADLINE};
 use crate::router::{CommandMeta, Remote, SendError};
+use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{CodecError, Coded, Envelope, Fingerprint, Key, Kind, MessageFacts, MessageId};
 
 /// An event for the log of its domain. Await it to know that it is committed.
@@ -36,6 +38,7 @@ struct Unsent {
     meta: CommandMeta,
     deadline: Duration,
     mode: RetryMode,
+    due: Option<Due>,
     /// An invalid option, or an event that cannot be encoded: nothing is sent.
     refused: Option<Box<SendError>>,
 }
@@ -53,7 +56,18 @@ impl PublishEvent {
             Err(error) => (Vec::new(), Some(Box::new(SendError::Encode(error)))),
         };
         let (meta, deadline, mode) = (CommandMeta::default(), DEADLINE, RetryMode::UntilDeadline);
-        Self(State::Unsent(Box::new(Unsent { client, key, event, payload, shape, meta, deadline, mode, refused })))
+        Self(State::Unsent(Box::new(Unsent {
+            client,
+            key,
+            event,
+            payload,
+            shape,
+            meta,
+            deadline,
+            mode,
+            due: None,
+            refused,
+        })))
     }
 
     /// Changes the publication, unless it has been polled.
@@ -67,6 +81,17 @@ impl PublishEvent {
     /// Sets how long to wait for the commit, all attempts together. Default 30 s.
     pub fn deadline(self, deadline: Duration) -> Self {
         self.changed(|unsent| unsent.deadline = deadline)
+    }
+
+    /// Publishes the event later, once `after` has passed since the first poll, as
+    /// [`PostCommand::after`](super::PostCommand::after).
+    pub fn after(self, after: Duration) -> Self {
+        self.changed(|unsent| unsent.due = Some(Due::After(after)))
+    }
+
+    /// Publishes the event at a time of the wall clock, as [`PostCommand::at`](super::PostCommand::at).
+    pub fn at(self, due: Timestamp) -> Self {
+        self.changed(|unsent| unsent.due = Some(Due::At(due)))
     }
 
     /// As [`SendCommand::no_retry`](super::SendCommand::no_retry).
@@ -105,8 +130,10 @@ impl Unsent {
     fn publish(self) -> BoxFuture<'static, Result<(), SendError>> {
         let client = self.client.clone();
         let attempts = Attempts::new(self.mode, Effect::Possible, self.deadline);
-        match self.into_envelope() {
-            Ok(envelope) => {
+        let (due, shards) = (self.due, self.event.shards);
+        match (self.into_envelope(), due) {
+            (Ok(envelope), Some(due)) => schedule(client, &envelope, shards, due, attempts),
+            (Ok(envelope), None) => {
                 let codec = envelope.codec;
                 let send = |remote: &dyn Remote, envelope, wait| remote.send(envelope, wait);
                 let answer = send_until_answered(client, envelope, attempts, send);
@@ -117,7 +144,7 @@ impl Unsent {
                     }
                 })
             }
-            Err(error) => Box::pin(ready(Err(error))),
+            (Err(error), _) => Box::pin(ready(Err(error))),
         }
     }
 

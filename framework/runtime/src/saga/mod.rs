@@ -5,7 +5,10 @@
 
 use std::time::Duration;
 
-use crate::actor::{CompensationScope, Effects, Plan, Sent, Stateful, TimerSlot, stored_timer, timer_name, typed};
+use crate::actor::{
+    CompensationScope, Effects, Plan, RequestedEffects, Sent, Stateful, TimerSlot, stored_timer, timer_name, typed,
+};
+use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{Command, Document, Domain};
 
 /// An event-sourced actor that reacts to events by sending commands. Derived with `#[derive(Saga)]`.
@@ -107,17 +110,83 @@ impl<A: Stateful> Effects<A> {
     where
         A: OnTimer<T>,
     {
+        self.start_timer(None, timer, |requested| requested.monotonic.now().after(after));
+    }
+
+    /// Sets a timer for a time of the wall clock, or for now if it has passed, as [`set_timer`](Self::set_timer). It fires
+    /// when the time until then has passed on the monotonic clock.
+    pub fn set_timer_at<T: Document>(&mut self, timer: &T, due: Timestamp)
+    where
+        A: OnTimer<T>,
+    {
+        self.start_timer(None, timer, |requested| requested.after_wall_time(due));
+    }
+
+    /// Sets one of several timers of a type, as [`set_timer`](Self::set_timer): setting it again under the same name
+    /// replaces it. [`timer_name`](Self::timer_name) returns the name when it fires.
+    ///
+    /// A name has 1 to 128 bytes, no control characters and no surrounding spaces; any other fails the whole turn. Each
+    /// timer that is set is kept in memory while its actor is live. An older version of the framework does not fire named
+    /// timers, and logs each.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use whizbang::doc_fixtures::{Bank, Deposited};
+    /// use whizbang::prelude::*;
+    ///
+    /// #[derive(Document, Serialize, Deserialize)]
+    /// #[document(domain = Bank)]
+    /// struct Reminder {}
+    ///
+    /// #[derive(Saga, Default)]
+    /// #[saga(domain = Bank, reacts(Deposited), timers(Reminder))]
+    /// struct Reminders {}
+    ///
+    /// impl React<Deposited> for Reminders {
+    ///     fn react(&self, _deposited: Deposited, effects: &mut Effects<Self>) {
+    ///         for days in [1, 7, 30] {
+    ///             let after = Duration::from_secs(days * 24 * 60 * 60);
+    ///             effects.set_named_timer(&format!("after {days} days"), &Reminder {}, after);
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// impl OnTimer<Reminder> for Reminders {
+    ///     fn on_timer(&self, _timer: Reminder, effects: &mut Effects<Self>) {
+    ///         let days = effects.timer_name().unwrap_or_default();
+    ///         println!("{}: {days}", effects.key());
+    ///     }
+    /// }
+    /// ```
+    pub fn set_named_timer<T: Document>(&mut self, name: &str, timer: &T, after: Duration)
+    where
+        A: OnTimer<T>,
+    {
+        self.start_timer(Some(name), timer, |requested| requested.monotonic.now().after(after));
+    }
+
+    /// As [`set_named_timer`](Self::set_named_timer), for a time of the wall clock as [`set_timer_at`](Self::set_timer_at).
+    pub fn set_named_timer_at<T: Document>(&mut self, name: &str, timer: &T, due: Timestamp)
+    where
+        A: OnTimer<T>,
+    {
+        self.start_timer(Some(name), timer, |requested| requested.after_wall_time(due));
+    }
+
+    fn start_timer<T: Document>(
+        &mut self,
+        name: Option<&str>,
+        timer: &T,
+        due: impl FnOnce(&RequestedEffects) -> Timestamp,
+    ) where
+        A: OnTimer<T>,
+    {
         let codec = <T::Domain as Domain>::CODEC;
         let payload = self.encode(codec, timer);
-        let due = self.requested.monotonic.now().after(after);
-        self.clear_former_names::<T>();
-        self.requested.timers.push(TimerSlot::Set {
-            name: timer_name::<A, T>(),
-            due,
-            version: T::WRITES,
-            codec,
-            payload,
-        });
+        let due = due(&self.requested);
+        self.clear_former_names::<T>(name);
+        let Some(name) = self.requested.timer_of(timer_name::<A, T>(), name) else { return };
+        self.requested.timers.push(TimerSlot::Set { name, due, version: T::WRITES, codec, payload });
     }
 
     /// Clears a timer: it does not fire after this turn is committed. No effect if it is not set.
@@ -125,14 +194,31 @@ impl<A: Stateful> Effects<A> {
     where
         A: OnTimer<T>,
     {
-        self.clear_former_names::<T>();
-        self.requested.timers.push(TimerSlot::Clear { name: timer_name::<A, T>() });
+        self.end_timer::<T>(None);
     }
 
-    /// Clears timers that were set under former names: there is one timer per type.
-    fn clear_former_names<T: Document>(&mut self) {
-        let stored = |name: &'static str| stored_timer(A::Domain::NAME, T::Domain::NAME, name);
-        self.requested.timers.extend(T::FORMERLY.iter().map(|name| TimerSlot::Clear { name: stored(name) }));
+    /// Clears a timer that was set [with a name](Self::set_named_timer). No effect if it is not set.
+    pub fn clear_named_timer<T: Document>(&mut self, name: &str)
+    where
+        A: OnTimer<T>,
+    {
+        self.end_timer::<T>(Some(name));
+    }
+
+    fn end_timer<T: Document>(&mut self, name: Option<&str>) {
+        self.clear_former_names::<T>(name);
+        let Some(name) = self.requested.timer_of(timer_name::<A, T>(), name) else { return };
+        self.requested.timers.push(TimerSlot::Clear { name });
+    }
+
+    /// Clears timers that were set under former names of the type: it is one timer.
+    fn clear_former_names<T: Document>(&mut self, own: Option<&str>) {
+        for former in T::FORMERLY {
+            let stored = stored_timer(A::Domain::NAME, T::Domain::NAME, former);
+            if let Some(name) = self.requested.timer_of(stored, own) {
+                self.requested.timers.push(TimerSlot::Clear { name });
+            }
+        }
     }
 }
 

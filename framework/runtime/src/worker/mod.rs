@@ -19,7 +19,6 @@ mod job_log;
 mod ledger;
 mod outbox;
 mod plan;
-mod scheduler;
 
 #[cfg(feature = "testing")]
 #[doc(hidden)]
@@ -27,7 +26,6 @@ pub use attempts::{Attempt, AttemptEnd, JobAttempt};
 pub(crate) use dispatcher::WorkerDispatcher;
 pub use outbox::SentByJob;
 pub use plan::WorkerPlan;
-pub(crate) use scheduler::{CANCEL, SCHEDULE, SCHEDULER, Scheduler};
 
 use std::error::Error;
 use std::fmt;

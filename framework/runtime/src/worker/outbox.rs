@@ -10,13 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::scheduler::{cancellation, delayed};
 use crate::actor::{Outgoing, propagate};
 use crate::client::Client;
-use crate::router::{PeerShapes, Unconnected};
+use crate::router::{DelayedMessage, PeerShapes, Unconnected, cancellation};
 use whizbang_core::clock::{Clock, Timestamp};
 use whizbang_core::message::{
-    CodecError, Command, Domain, Envelope, Event, Fingerprint, HeaderError, IdSource, Key, Kind, MessageFacts,
+    Codec, CodecError, Command, Domain, Envelope, Event, Fingerprint, HeaderError, IdSource, Key, Kind, MessageFacts,
     MessageId, Name, Origin, ReplyMode, ShardId, encode_command_verified, encode_verified, set_header, shard_of,
 };
 use whizbang_core::store::MAX_TURN_BYTES;
@@ -269,7 +268,8 @@ impl JobOutbox {
             traceparent: self.facts.traceparent.clone(),
             ..Envelope::new(self.facts.message, Kind::Command, home.0.clone(), home.0.clone(), self.facts.time)
         };
-        self.push("cancellation", Ok(cancellation(home, id, &like)));
+        let (to, envelope) = cancellation((&home.0, home.1), id, &like);
+        self.push("cancellation", Ok(Outgoing { to, envelope }));
     }
 
     /// Replaces each delayed message by the command to send it later.
@@ -277,7 +277,8 @@ impl JobOutbox {
         let Some(home) = self.sender.domain.as_ref().filter(|_| !delays.is_empty()) else { return Ok(sent) };
         let each =
             sent.into_iter().enumerate().map(|(at, sent)| match delays.iter().find(|(delayed, _)| *delayed == at) {
-                Some((_, due)) => delayed(home, sent, *due)
+                Some((_, due)) => DelayedMessage::schedule((&home.0, home.1), &sent.envelope, *due, Codec::Bincode)
+                    .map(|(to, envelope)| Outgoing { to, envelope })
                     .map_err(|error| OutboxError::Encode { message: "a delayed message", error }),
                 None => Ok(sent),
             });

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::step::{Step, describe, describe_sent, describe_stored};
 use super::{Run, Scenario, fail};
-use whizbang_core::message::{Coded, Command, Document, Domain, Event};
-use whizbang_runtime::actor::{Stateful, timer_name};
-use whizbang_runtime::router::Outcome;
+use whizbang_core::message::{Coded, Command, Document, Domain, Envelope, Event};
+use whizbang_runtime::actor::{Stateful, named_timer, timer_name};
+use whizbang_runtime::router::{DelayedMessage, Outcome};
 use whizbang_runtime::saga::OnTimer;
 
 impl<A: Stateful, C: Command> Scenario<A, C> {
@@ -81,26 +81,31 @@ impl<A: Stateful, C> Scenario<A, C> {
     /// Expects this command as the next one. From the first call on, every sent command must be expected.
     #[track_caller]
     pub fn sends<D: Command>(mut self, command: D) -> Self {
-        let run = &mut self.run;
-        let step = run.handled_step();
-        let at = step.compared_sent.unwrap_or(0);
-        step.compared_sent = Some(at + 1);
-        let Some(found) = step.sent.get(at) else {
-            run.fail(&format!("expected it to send\n  {}\nbut it sent no further command\n", describe(&command)));
+        let found = self.run.next_sent(&command);
+        self.run.compare_sent(&found, &command);
+        self
+    }
+
+    /// Expects this command as the next one, to be sent [later](whizbang_runtime::Sent::after) by this time.
+    #[track_caller]
+    pub fn sends_after<D: Command>(mut self, after: Duration, command: D) -> Self {
+        let found = self.run.next_sent(&command);
+        let time = self.run.handled_step().time;
+        let Some((found, due)) = DelayedMessage::of(&found) else {
+            let got = describe_sent(&found);
+            self.run.fail(&format!(
+                "expected it to send after {after:?}\n  {}\nbut it sent at once\n  {got}\n",
+                describe(&command)
+            ));
         };
-        let mut wanted = Vec::new();
-        let written = command.encode(found.codec, &mut wanted);
-        let same = found.name.as_str() == D::NAME
-            && found.domain.as_str() == D::Domain::NAME
-            && found.key == command.key().as_str();
-        if written.is_err() || !same || found.payload != wanted {
-            let got = if same {
-                describe_stored::<D>(&found.name, found.version, found.codec, &found.payload)
-            } else {
-                describe_sent(found)
-            };
-            run.fail(&format!("expected it to send\n  {}\nbut it sent\n  {got}\n", describe(&command)));
+        if due.since(time) != after {
+            self.run.fail(&format!(
+                "expected it to send {} after {after:?}\nbut it sends it after {:?}\n",
+                D::NAME,
+                due.since(time)
+            ));
         }
+        self.run.compare_sent(&found, &command);
         self
     }
 
@@ -119,17 +124,18 @@ impl<A: Stateful, C> Scenario<A, C> {
     where
         A: OnTimer<T>,
     {
-        let run = &mut self.run;
-        let step = run.handled_step();
-        let found =
-            step.set.iter().find(|(name, _)| *name == *timer_name::<A, T>()).map(|(_, due)| due.since(step.time));
-        match found {
-            Some(found) if found == after => self,
-            Some(found) => {
-                run.fail(&format!("expected the timer {} after {after:?}\nbut it is set after {found:?}\n", T::NAME))
-            }
-            None => run.fail(&format!("expected it to set the timer {}\nbut it did not\n", T::NAME)),
-        }
+        self.run.expect_timer(&timer_name::<A, T>(), after);
+        self
+    }
+
+    /// Expects the step to set the timer `T` of this [name](whizbang_runtime::Effects::set_named_timer).
+    #[track_caller]
+    pub fn sets_named_timer<T: Document>(mut self, name: &str, after: Duration) -> Self
+    where
+        A: OnTimer<T>,
+    {
+        self.run.expect_timer(&named_timer(&timer_name::<A, T>(), name), after);
+        self
     }
 
     /// Expects the step to clear the timer `T`.
@@ -138,12 +144,18 @@ impl<A: Stateful, C> Scenario<A, C> {
     where
         A: OnTimer<T>,
     {
-        let step = self.run.handled_step();
-        let timers = step.turn.as_ref().map_or(&[][..], |turn| &turn.timers);
-        if timers.iter().any(|(name, set)| *name == *timer_name::<A, T>() && !set) {
-            return self;
-        }
-        self.run.fail(&format!("expected it to clear the timer {}\nbut it did not\n", T::NAME))
+        self.run.expect_cleared(&timer_name::<A, T>());
+        self
+    }
+
+    /// Expects the step to clear the timer `T` of this name.
+    #[track_caller]
+    pub fn clears_named_timer<T: Document>(mut self, name: &str) -> Self
+    where
+        A: OnTimer<T>,
+    {
+        self.run.expect_cleared(&named_timer(&timer_name::<A, T>(), name));
+        self
     }
 
     /// Expects the saga to end without compensation in this step.
@@ -201,6 +213,59 @@ impl<A: Stateful, C> Scenario<A, C> {
 }
 
 impl<A: Stateful> Run<A> {
+    /// Returns the next sent command that is not compared yet.
+    #[track_caller]
+    fn next_sent<D: Command>(&mut self, command: &D) -> Envelope {
+        let step = self.handled_step();
+        let at = step.compared_sent.unwrap_or(0);
+        step.compared_sent = Some(at + 1);
+        match step.sent.get(at) {
+            Some(found) => found.clone(),
+            None => {
+                self.fail(&format!("expected it to send\n  {}\nbut it sent no further command\n", describe(command)))
+            }
+        }
+    }
+
+    #[track_caller]
+    fn compare_sent<D: Command>(&mut self, found: &Envelope, command: &D) {
+        let mut wanted = Vec::new();
+        let written = command.encode(found.codec, &mut wanted);
+        let same = found.name.as_str() == D::NAME
+            && found.domain.as_str() == D::Domain::NAME
+            && found.key == command.key().as_str();
+        if written.is_err() || !same || found.payload != wanted {
+            let got = if same {
+                describe_stored::<D>(&found.name, found.version, found.codec, &found.payload)
+            } else {
+                describe_sent(found)
+            };
+            self.fail(&format!("expected it to send\n  {}\nbut it sent\n  {got}\n", describe(command)));
+        }
+    }
+
+    #[track_caller]
+    fn expect_timer(&mut self, timer: &str, after: Duration) {
+        let step = self.handled_step();
+        let found = step.set.iter().find(|(name, _)| name == timer).map(|(_, due)| due.since(step.time));
+        match found {
+            Some(found) if found == after => {}
+            Some(found) => {
+                self.fail(&format!("expected the timer {timer} after {after:?}\nbut it is set after {found:?}\n"))
+            }
+            None => self.fail(&format!("expected it to set the timer {timer}\nbut it did not\n")),
+        }
+    }
+
+    #[track_caller]
+    fn expect_cleared(&mut self, timer: &str) {
+        let step = self.handled_step();
+        let timers = step.turn.as_ref().map_or(&[][..], |turn| &turn.timers);
+        if !timers.iter().any(|(name, set)| name.as_str() == timer && !set) {
+            self.fail(&format!("expected it to clear the timer {timer}\nbut it did not\n"))
+        }
+    }
+
     #[track_caller]
     fn fail(&self, difference: &str) -> ! {
         fail(&self.harness.report(), difference)

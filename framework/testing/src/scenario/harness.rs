@@ -26,8 +26,8 @@ use whizbang_core::store::{
 };
 use whizbang_log::memory::MemoryStore;
 use whizbang_runtime::actor::{
-    Dispatcher, HandlerTable, OwnedShard, Stateful, ThreadContext, ThreadSettings, begins_compensation,
-    finishes_compensation, timer_name, user_state,
+    Dispatcher, HandlerTable, OwnedShard, Stateful, TIMER_NAME, ThreadContext, ThreadSettings, begins_compensation,
+    finishes_compensation, named_timer, timer_name, user_state,
 };
 use whizbang_runtime::aggregate::Applies;
 use whizbang_runtime::router::{Action, ActorEndpoint, DedupKey, Delivery, Outcome, SequenceTracker};
@@ -326,11 +326,13 @@ impl<A: Stateful> Harness<A> {
     }
 
     #[track_caller]
-    pub(super) fn fire_timer<T: Document>(&mut self) -> Step {
-        self.steps.push(format!("timer {}", T::NAME));
+    pub(super) fn fire_timer<T: Document>(&mut self, own_name: Option<&str>) -> Step {
+        let stored = timer_name::<A, T>();
+        let stored = own_name.map_or_else(|| stored.to_string(), |own| named_timer(&stored, own));
+        self.steps.push(format!("timer {stored}"));
         let timers = self.opened().shard.reader().timers_due(Timestamp::from_millis(u64::MAX), usize::MAX);
-        let Some(timer) = timers.into_iter().find(|timer| *timer.name == *timer_name::<A, T>()) else {
-            self.fail(&format!("expected the timer {} to be set\nbut it is not\n", T::NAME));
+        let Some(timer) = timers.into_iter().find(|timer| timer.name == stored) else {
+            self.fail(&format!("expected the timer {stored} to be set\nbut it is not\n"));
         };
         if timer.due > self.clock.now() {
             self.manual_clock.set(timer.due);
@@ -338,6 +340,7 @@ impl<A: Stateful> Harness<A> {
         let name = Name::new(T::NAME).expect("the derive has checked the name");
         let domain = Name::new(T::Domain::NAME).expect("the derive has checked the name");
         let envelope = Envelope {
+            headers: own_name.map(|own| (TIMER_NAME.to_owned(), own.to_owned())).into_iter().collect(),
             version: timer.version,
             key: timer.key,
             actor: Some(self.actor.clone()),

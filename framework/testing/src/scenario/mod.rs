@@ -144,7 +144,19 @@ impl<A: Stateful, C> Scenario<A, C> {
         A: OnTimer<T>,
     {
         self.run.assert_no_unexpected();
-        self.run.step = Some(self.run.harness.fire_timer::<T>());
+        self.run.step = Some(self.run.harness.fire_timer::<T>(None));
+        self
+    }
+
+    /// Fires the timer `T` of this [name](whizbang_runtime::Effects::set_named_timer), as
+    /// [`fire_timer`](Self::fire_timer).
+    #[track_caller]
+    pub fn fire_named_timer<T: Document>(mut self, name: &str) -> Self
+    where
+        A: OnTimer<T>,
+    {
+        self.run.assert_no_unexpected();
+        self.run.step = Some(self.run.harness.fire_timer::<T>(Some(name)));
         self
     }
 

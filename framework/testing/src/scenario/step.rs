@@ -3,7 +3,7 @@
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{Codec, Envelope, Message, Rejection};
 use whizbang_core::store::StoredTurn;
-use whizbang_runtime::router::Outcome;
+use whizbang_runtime::router::{DelayedMessage, Outcome};
 
 /// The effects of one turn.
 pub(super) struct Step {
@@ -50,7 +50,12 @@ impl Step {
 
 /// Formats a sent message as its name and destination.
 pub(super) fn describe_sent(envelope: &Envelope) -> String {
-    format!("{}.{} to `{}`", envelope.domain, envelope.name, envelope.key)
+    let (later, when) = match DelayedMessage::of(envelope) {
+        Some((delayed, _)) => (Some(delayed), ", later"),
+        None => (None, ""),
+    };
+    let envelope = later.as_ref().unwrap_or(envelope);
+    format!("{}.{} to `{}`{when}", envelope.domain, envelope.name, envelope.key)
 }
 
 /// Formats a message as its name and content.

@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 
 use whizbang_core::message::{Envelope, MessageId};
 use whizbang_core::store::{Note, StoredTurn};
-use whizbang_runtime::actor::{CompensationChange, PlannedCommand, compensation_change};
+use whizbang_runtime::actor::{CompensationChange, compensation_change};
+use whizbang_runtime::router::PlannedCommand;
 
 /// A step that may have been completed and is not compensated.
 struct Step {

@@ -18,7 +18,7 @@ use super::run_queries::{Sender, SentOutcome};
 use whizbang_core::clock::instant;
 use whizbang_core::message::{Codec, Envelope, Kind, MessageId, Name, ShardId, rejection_in};
 use whizbang_core::store::{Note, SourceKind};
-use whizbang_runtime::actor::{begins_compensation, finishes_compensation, restarts};
+use whizbang_runtime::actor::{begins_compensation, finishes_compensation, own_timer_name, restarts};
 
 /// The full name of a message, such as `payments.Charge`.
 pub(super) type FullName = String;
@@ -466,7 +466,7 @@ fn cause(
     }
     let named = messages.get(&turn.id);
     Some(match &turn.mark {
-        MarkedAs::Timer(name) => (Cause::Timer(name.clone()), None),
+        MarkedAs::Timer(name) => (Cause::Timer(own_timer_name(name).0.to_owned()), None),
         MarkedAs::From(source, position) if matches!(source.kind, SourceKind::Events { .. }) => {
             let (name, payload) = events.get(&(source.shard.clone(), *position))?;
             (Cause::Event(name.clone()), Some(payload.clone()))

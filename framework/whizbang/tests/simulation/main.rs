@@ -8,6 +8,7 @@ mod bank_transfers;
 mod broker;
 mod clients;
 mod coverage;
+mod delayed_messages;
 mod invariants;
 mod job_outbox;
 mod jobs;

@@ -9,8 +9,8 @@ use crate::actor::DEFERRED;
 use crate::node::catalog::hosted::{HostedType, Unrouted};
 use crate::node::error::StartError;
 use crate::projection::ViewType;
+use crate::router::SCHEDULER;
 use crate::router::{ActorCard, DomainCard, Manifest, MessageCard};
-use crate::worker::SCHEDULER;
 use whizbang_core::message::{Codec, Name};
 
 /// Builds the manifest and rejects contradictions between the hosted types.

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use crate::actor::own_timer_name;
 use crate::node::error::StartError;
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{Name, ShardId};
@@ -52,7 +53,7 @@ pub(in crate::node) fn has_timer(reader: &dyn ShardReader, actor: &Name, name: &
     let mut after = TimerCursor::default();
     loop {
         let page = reader.timers_of(actor, after, Timestamp::from_millis(u64::MAX), PAGE);
-        if page.due.iter().any(|(_, timer)| timer.name == name) {
+        if page.due.iter().any(|(_, timer)| own_timer_name(&timer.name).0 == name) {
             return true;
         }
         match page.due.last() {

@@ -15,6 +15,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::actor::own_timer_name;
 use crate::inbox::HealthIssues;
 use crate::node::catalog::{ACTOR, COMMAND, EVENT, TIMER, lacking};
 use crate::router::Manifest;
@@ -281,7 +282,11 @@ fn has_timer(reader: &dyn ShardReader, actor: &Name, entry: &CatalogEntry) -> bo
     let mut after = TimerCursor::default();
     loop {
         let page = reader.timers_of(actor, after, Timestamp::from_millis(u64::MAX), PAGE);
-        if page.due.iter().any(|(_, timer)| timer.name == entry.name && timer.version == entry.version) {
+        if page
+            .due
+            .iter()
+            .any(|(_, timer)| own_timer_name(&timer.name).0 == entry.name && timer.version == entry.version)
+        {
             return true;
         }
         match page.due.last() {

@@ -8,7 +8,7 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::aggregate::Aggregate;
+use crate::aggregate::{Aggregate, Scheduler};
 use crate::client::Client;
 use crate::node::catalog;
 use crate::node::catalog::described::{handled, manifest, subscribes};
@@ -30,9 +30,9 @@ use crate::node::singleton::{DeclaredSingleton, HostedSingleton};
 use crate::node::thread::ThreadRuntime;
 use crate::node::transport::remote_client::RemoteClient;
 use crate::projection::{Projection, ProjectionType, ViewType};
-use crate::router::{OpenShards, PeerShapes};
+use crate::router::{CANCEL, OpenShards, PeerShapes, SCHEDULE, SCHEDULER};
 use crate::saga::Saga;
-use crate::worker::{CANCEL, SCHEDULE, SCHEDULER, Scheduler, Worker};
+use crate::worker::Worker;
 use whizbang_core::bridge::{Bridge, NodeCard};
 use whizbang_core::clock::Clock;
 use whizbang_core::message::{Domain, Event, IdSource, Message, Name, ReplacedStore, set_header};
@@ -66,7 +66,7 @@ pub struct NodeBuilder {
     retries: Retries,
     types: Vec<Arc<dyn HostedType>>,
     publishers: BTreeMap<&'static str, HostedPublisher>,
-    /// The schedulers of the domains with a worker.
+    /// The schedulers of the domains.
     schedulers: BTreeMap<&'static str, Arc<dyn HostedType>>,
     views: Vec<Arc<dyn ViewType>>,
     pub(super) singletons: Vec<DeclaredSingleton>,
@@ -122,13 +122,13 @@ impl NodeBuilder {
     /// Hosts an aggregate. The node's service owns the aggregate's domain.
     pub fn aggregate<A: Aggregate>(mut self) -> Self {
         self.types.push(Arc::new(Hosted::new::<A>()));
-        self
+        self.scheduled::<A::Domain>()
     }
 
     /// Hosts a saga. The node's service owns the saga's domain.
     pub fn saga<S: Saga>(mut self) -> Self {
         self.types.push(Arc::new(Hosted::new::<S>()));
-        self
+        self.scheduled::<S::Domain>()
     }
 
     /// Hosts a projection: its view follows the events it subscribes to, of any domain, and answers queries.
@@ -140,8 +140,13 @@ impl NodeBuilder {
     /// Hosts a worker: it performs commands of its domain, which the node's service owns, and reacts to events.
     pub fn worker<W: Worker>(mut self, worker: W) -> Self {
         self.types.push(Arc::new(HostedWorker::new(worker)));
-        let scheduler = || Arc::new(Hosted::new::<Scheduler<W::Domain>>()) as Arc<dyn HostedType>;
-        self.schedulers.entry(W::Domain::NAME).or_insert_with(scheduler);
+        self.scheduled::<W::Domain>()
+    }
+
+    /// Hosts the scheduler of a domain.
+    fn scheduled<D: Domain>(mut self) -> Self {
+        let scheduler = || Arc::new(Hosted::new::<Scheduler<D>>()) as Arc<dyn HostedType>;
+        self.schedulers.entry(D::NAME).or_insert_with(scheduler);
         self
     }
 
@@ -153,7 +158,7 @@ impl NodeBuilder {
     pub fn publishes<E: Event>(mut self) -> Self {
         let publisher = self.publishers.entry(E::Domain::NAME).or_insert_with(HostedPublisher::new::<E::Domain>);
         publisher.add::<E>();
-        self
+        self.scheduled::<E::Domain>()
     }
 
     /// Connects the node to other services. Default: no bridge.

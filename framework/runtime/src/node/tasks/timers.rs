@@ -13,7 +13,7 @@ use std::time::Duration;
 use foldhash::fast::FixedState;
 use tokio::time::Instant;
 
-use crate::actor::{OwnedShard, ThreadContext, timer_parts};
+use crate::actor::{OwnedShard, TIMER_NAME, ThreadContext, own_timer_name, timer_parts};
 use crate::node::thread::ThreadRuntime;
 use crate::router::{Action, Outcome};
 use whizbang_core::clock::{Timestamp, instant};
@@ -278,14 +278,17 @@ fn deliver(
 ) {
     let label = format!("timer/{}/{}/{}/{}", timer.actor, timer.key, timer.name, timer.turn);
     // A document of another domain is stored under both names.
-    let (domain, name) = timer_parts(&timer.name);
+    let (document, own_name) = own_timer_name(&timer.name);
+    let (domain, name) = timer_parts(document);
     let domain = domain.map_or_else(|| Ok(id.domain.clone()), Name::new);
     let (Ok(domain), Ok(name)) = (domain, Name::new(name)) else {
         tracing::error!(target: TARGET, timer = %label, "timer has an invalid name: it never fires");
         return fired.settled(at, batch, &runtime.context);
     };
     let message = MessageId::of_timer(&id.domain, &label);
+    let headers = own_name.map(|own| (TIMER_NAME.to_owned(), own.to_owned())).into_iter().collect();
     let envelope = Envelope {
+        headers,
         version: timer.version,
         to: Some(id.clone()),
         key: timer.key,
