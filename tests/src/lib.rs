@@ -6,6 +6,7 @@
 pub mod checker;
 mod eventually;
 mod fuzz;
+mod http;
 mod long;
 mod memory;
 pub mod nats;
@@ -19,6 +20,7 @@ mod stalling_proxy;
 
 pub use eventually::eventually;
 pub use fuzz::{Fuzz, Outcome};
+pub use http::{HttpResponse, http_request};
 pub use long::{brief_or_long, is_long};
 pub use memory::resident_mib;
 pub use panics::Panics;

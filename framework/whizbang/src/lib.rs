@@ -66,6 +66,7 @@
 //! - `embedded` (default): `EmbeddedStore`, logs on the local disk
 //! - `postgres`: `PostgresStore`, the state of services in PostgreSQL
 //! - `nats` (default): `NatsBridge`, nodes in different processes
+//! - `http`: `http::Gateway`, HTTP routes for commands and queries
 //! - `testing`: scenarios and the simulated cluster for tests of services, and the suites that stores and bridges must pass
 //!
 //! Without any of them, the in-memory store and the in-process bridge are available.
@@ -115,6 +116,10 @@ pub mod bridge {
     pub use whizbang_wire as wire;
     pub use whizbang_wire::{loopback, subject};
 }
+
+/// HTTP routes for commands and queries, and descriptions in OpenAPI and AsyncAPI.
+#[cfg(feature = "http")]
+pub use whizbang_http as http;
 
 /// The description of a node's actors, messages and views, as [`Node::manifest`] returns it.
 pub mod manifest {

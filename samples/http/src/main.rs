@@ -8,7 +8,6 @@
 
 mod accounts;
 mod api;
-mod problem;
 
 use std::error::Error;
 
@@ -49,7 +48,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     };
     // Requests end before the node stops, so no request reaches a stopping node.
-    axum::serve(listener, api::routes(node.handle())).with_graceful_shutdown(shutdown).await?;
+    axum::serve(listener, api::routes(&node)?).with_graceful_shutdown(shutdown).await?;
     node.stop().await?;
     Ok(())
 }

@@ -16,6 +16,7 @@ An order business of six services that exchange only messages.
     shop serve SERVICE --nats URL     runs one service until SIGTERM or Ctrl-C: orders, inventory, payments, shipping,
                                       notifications, analytics
     shop place --nats URL [FILE...]   places orders with services that run elsewhere, and waits for them
+    shop gateway --nats URL           serves HTTP: POST /orders, GET /progress, /revenue and /openapi.json
     shop permissions                  writes the NATS permissions and a login of each service into the data folder
     shop setup --nats URL             creates the streams and consumers of all services, with the setup login
 
@@ -28,6 +29,7 @@ An order business of six services that exchange only messages.
     --postgres URL  keeps the stores in this PostgreSQL database, in one schema for each service
     --nodes N     runs N processes of each service (2 to 9), which share its store in PostgreSQL, and kills one of them every
                   3 seconds; without --postgres it starts a PostgreSQL server of its own, if one is installed
+    --listen ADDRESS  address of the gateway (default 127.0.0.1:8080)
     --log LEVEL   logs of the framework on standard error: error, warn, info, debug, trace
     --help        prints this help
 
@@ -46,6 +48,8 @@ pub(crate) enum Task {
     Serve(Service),
     /// Only places orders.
     Place,
+    /// Serves HTTP.
+    Gateway,
     /// Only prints the report.
     Report,
     /// Writes the files for a server with logins.
@@ -71,6 +75,7 @@ pub(crate) struct Arguments {
     pub(crate) postgres: Option<String>,
     /// The number of processes of each service.
     pub(crate) nodes: u64,
+    pub(crate) listen: String,
     pub(crate) log: Option<String>,
     pub(crate) files: Vec<PathBuf>,
 }
@@ -89,6 +94,7 @@ impl Arguments {
             nats: None,
             postgres: None,
             nodes: 1,
+            listen: "127.0.0.1:8080".to_owned(),
             log: None,
             files: Vec::new(),
         };
@@ -98,6 +104,7 @@ impl Arguments {
                 "serve" => Task::Serve(service(&words.next().unwrap_or_default())?),
                 "flow" => Task::Flow(words.next().ok_or("flow needs the id of an order")?),
                 "place" => Task::Place,
+                "gateway" => Task::Gateway,
                 "permissions" => Task::Permissions,
                 "setup" => Task::Setup,
                 _ => Task::Report,
@@ -117,6 +124,7 @@ impl Arguments {
                     arguments.task = Task::Processes;
                     arguments.nodes = number(&word, &value()?, 9)?;
                 }
+                "--listen" => arguments.listen = value()?,
                 "--log" => arguments.log = Some(level(&value()?)?),
                 "--processes" if arguments.task == Task::Run => arguments.task = Task::Processes,
                 "--help" | "-h" => arguments.task = Task::Help,
@@ -130,7 +138,7 @@ impl Arguments {
     fn validate(self) -> Result<Self, String> {
         let accepts_files = matches!(self.task, Task::Run | Task::Processes | Task::Place | Task::Help);
         match &self.task {
-            Task::Serve(_) | Task::Place | Task::Setup if self.nats.is_none() => {
+            Task::Serve(_) | Task::Place | Task::Gateway | Task::Setup if self.nats.is_none() => {
                 Err("--nats URL is missing".to_owned())
             }
             Task::Processes if self.nats.is_some() => {
@@ -146,7 +154,7 @@ impl Arguments {
 }
 
 fn task(word: &str) -> Option<&'static str> {
-    ["serve", "place", "report", "flow", "permissions", "setup"].into_iter().find(|task| *task == word)
+    ["serve", "place", "gateway", "report", "flow", "permissions", "setup"].into_iter().find(|task| *task == word)
 }
 
 fn service(name: &str) -> Result<Service, String> {
@@ -202,6 +210,7 @@ mod tests {
         assert!(parse("serve kitchen").unwrap_err().contains("notifications"));
         assert!(parse("place").unwrap_err().contains("--nats"));
         assert!(parse("setup").unwrap_err().contains("--nats"));
+        assert!(parse("gateway").unwrap_err().contains("--nats"));
         assert!(parse("report x").unwrap_err().contains('x'));
     }
 }

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod bar;
+mod gateway;
 mod placing;
 mod postgres;
 mod processes;
@@ -49,6 +50,7 @@ async fn main() -> ExitCode {
         Task::Processes => run_processes(&arguments).await,
         Task::Serve(service) => serve(&arguments, *service).await,
         Task::Place => place_only(&arguments).await,
+        Task::Gateway => gateway(&arguments).await,
         Task::Permissions => permissions(&arguments).await,
         Task::Setup => set_up(&arguments).await,
         Task::Report => report(&arguments, &InputErrors::default()).await,
@@ -112,6 +114,16 @@ async fn place_only(arguments: &Arguments) -> Result<ExitCode, ShopError> {
     let (input_errors, _) = place_and_wait(arguments, &data, &link).await?;
     print("all orders have ended; see `shop report`\n");
     Ok(input_errors.code())
+}
+
+/// Serves HTTP for services that run elsewhere.
+async fn gateway(arguments: &Arguments) -> Result<ExitCode, ShopError> {
+    let client = Link::new(arguments.nats.as_deref(), &arguments.data)?.client().await?;
+    let listener = tokio::net::TcpListener::bind(&arguments.listen).await?;
+    print(format_args!("listening on http://{}\n", listener.local_addr()?));
+    gateway::serve(listener, client.clone()).await?;
+    client.disconnect().await;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Writes the files for a server with logins.

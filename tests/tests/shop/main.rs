@@ -1,6 +1,7 @@
 //! The shop, run as a program: invalid input is reported, its balances hold after kills, and its report equals its logs.
 
 mod flow;
+mod gateway;
 mod input;
 mod kills;
 mod nodes;

@@ -108,6 +108,11 @@ impl Shop {
 pub(crate) struct Running(Child);
 
 impl Running {
+    /// Takes over a process that the test has started.
+    pub(crate) fn of(child: Child) -> Self {
+        Self(child)
+    }
+
     /// Kills the process with SIGKILL.
     pub(crate) fn kill(mut self) {
         self.0.kill().unwrap();

@@ -8,7 +8,8 @@ use crate::source::{File, Finding, assert_none, file, name_at, places, repositor
 const ROOT: [&str; 2] = ["lib", "whizbang"];
 
 /// Crates of one module each, by the names that code has for them.
-const CRATES: [(&str, &str); 7] = [
+const CRATES: [(&str, &str); 8] = [
+    ("whizbang_http", "http"),
     ("whizbang_log", "log"),
     ("whizbang_store_embedded", "store-embedded"),
     ("whizbang_store_postgres", "store-postgres"),

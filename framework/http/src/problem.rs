@@ -1,25 +1,40 @@
 //! Errors as HTTP responses: `application/problem+json` as in RFC 9457.
 
-use axum::extract::rejection::JsonRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
-use whizbang::SendError;
+use whizbang_runtime::router::SendError;
 
-/// An error response.
-pub(crate) struct Problem {
+/// An error response with the members of RFC 9457, and `code`: a stable name of the error, for programs.
+///
+/// A rejection by a domain has status 422, the code of the rejection, and its fields in `data`. An unknown outcome has status 504:
+/// the command may have been handled, and a request that is repeated with the same `Idempotency-Key` gets the first reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
     status: StatusCode,
-    /// Stable, for programs: the code of a rejection, or a code of the gateway.
     code: String,
-    /// For people.
     detail: String,
-    /// The fields of a typed rejection, for programs.
     data: Option<Value>,
 }
 
 impl Problem {
-    pub(crate) fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
+    /// Creates a problem. The code is for programs, such as `orders.unknown`; the detail is for people.
+    pub fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
         Self { status, code: code.to_owned(), detail: detail.into(), data: None }
+    }
+
+    /// Returns the status of the response.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Returns the stable name of the error.
+    pub fn code(&self) -> &str {
+        &self.code
+    }
+
+    pub(crate) fn invalid_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "gateway.invalid-request", detail)
     }
 }
 
@@ -34,8 +49,8 @@ impl From<SendError> for Problem {
             SendError::Conflict => (StatusCode::CONFLICT, "gateway.idempotency-key-reused"),
             SendError::Key { .. } => (StatusCode::BAD_REQUEST, "gateway.invalid-key"),
             SendError::EmptyIdempotencyKey => (StatusCode::BAD_REQUEST, "gateway.empty-idempotency-key"),
+            SendError::Header { .. } => (StatusCode::BAD_REQUEST, "gateway.invalid-header"),
             SendError::Encode(_) => (StatusCode::BAD_REQUEST, "gateway.invalid-request"),
-            // The command may have been handled. The client can safely repeat it with the same idempotency key.
             error if error.is_transient() && error.may_have_happened() => {
                 (StatusCode::GATEWAY_TIMEOUT, "gateway.unknown-outcome")
             }
@@ -46,20 +61,14 @@ impl From<SendError> for Problem {
     }
 }
 
-impl From<JsonRejection> for Problem {
-    fn from(rejection: JsonRejection) -> Self {
-        Self::new(rejection.status(), "gateway.invalid-request", rejection.body_text())
-    }
-}
-
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let title = self.status.canonical_reason().unwrap_or("error");
         let mut body = json!({
             "title": title, "status": self.status.as_u16(), "code": self.code, "detail": self.detail,
         });
-        if let Some(data) = self.data {
-            body["data"] = data;
+        if let (Some(data), Some(members)) = (self.data, body.as_object_mut()) {
+            members.insert("data".to_owned(), data);
         }
         let mut response = (self.status, body.to_string()).into_response();
         let headers = response.headers_mut();
