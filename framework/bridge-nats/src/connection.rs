@@ -61,8 +61,8 @@ pub(super) struct Connection {
     pub(super) broker: Arc<str>,
 }
 
-/// Whether this node closes the connection itself, so that its end is not logged as a loss. Dropping it is enough: whatever held
-/// the connection no longer needs it.
+/// A mark of a connection that this node closes itself, so that its end is not logged as a loss. Dropping it is enough: its
+/// holder no longer needs the connection.
 #[derive(Debug, Default)]
 pub(super) struct Ending(Arc<AtomicBool>);
 

@@ -13,10 +13,11 @@ use axum::routing::{MethodFilter, MethodRouter, get, on};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
-use whizbang_core::message::{Codec, Command, Domain, MAX_PAYLOAD_BYTES, MessageId, Plain, Query, Shape};
+use whizbang_core::message::{Codec, Command, Domain, MAX_PAYLOAD_BYTES, MessageId, Query, Shape};
 use whizbang_core::user_code::user_code;
 use whizbang_runtime::client::Client;
 
+use crate::error::GatewayError;
 use crate::openapi;
 use crate::problem::Problem;
 use crate::request::{Fields, add_path, read_query};
@@ -24,52 +25,6 @@ use crate::route::RouteCard;
 
 /// The time limit of a request, unless configured otherwise.
 const DEADLINE: Duration = Duration::from_secs(10);
-
-/// A route that cannot be served. No route of the gateway is served then.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum GatewayError {
-    /// A message is no struct with named fields, so no request can give it.
-    #[error("`{message}` has no named fields; make it a struct with named fields")]
-    Fields {
-        /// The domain and the name of the message.
-        message: String,
-    },
-    /// A parameter of a path is no field of the message, or a field that a text cannot express.
-    #[error("parameter `{parameter}` of `{path}` is no field of `{message}` that a text can express")]
-    Parameter {
-        /// The domain and the name of the message.
-        message: String,
-        /// The path of the route.
-        path: String,
-        /// The name of the parameter.
-        parameter: String,
-    },
-    /// Two routes have one method and one path.
-    #[error("`{method} {path}` is routed twice")]
-    Duplicate {
-        /// The method.
-        method: Method,
-        /// The path.
-        path: String,
-    },
-    /// axum does not accept the path: it is invalid, or cannot be told from another path.
-    #[error("path `{path}` cannot be routed: {reason}")]
-    Path {
-        /// The path.
-        path: String,
-        /// The reason.
-        reason: String,
-    },
-    /// A command has a method other than POST, PUT, PATCH or DELETE.
-    #[error("method `{method}` of `{path}` does not fit a command; use POST, PUT, PATCH or DELETE")]
-    Method {
-        /// The method.
-        method: Method,
-        /// The path.
-        path: String,
-    },
-}
 
 /// HTTP routes for commands and queries.
 ///
@@ -424,9 +379,4 @@ fn written<R: Serialize>(reply: &R) -> Result<Value, Problem> {
         Ok(Err(error)) => Err(failed(format!("the command was handled, and its reply has no JSON form: {error}"))),
         Err(panicked) => Err(failed(format!("the command was handled, and its reply cannot be written: {panicked}"))),
     }
-}
-
-/// Returns true for a reply without content.
-pub(crate) fn is_unit(reply: &Shape) -> bool {
-    matches!(reply, Shape::Plain(Plain::Unit))
 }

@@ -18,6 +18,7 @@
 )]
 
 mod asyncapi;
+mod error;
 mod gateway;
 mod health;
 mod openapi;
@@ -27,7 +28,8 @@ mod route;
 mod schema;
 
 pub use asyncapi::asyncapi;
-pub use gateway::{Gateway, GatewayError};
+pub use error::GatewayError;
+pub use gateway::Gateway;
 pub use health::health_routes;
 pub use problem::Problem;
 pub use schema::json_schema;

@@ -3,9 +3,8 @@
 use serde_json::{Map, Value, json};
 use whizbang_core::message::Shape;
 
-use crate::gateway::is_unit;
 use crate::route::{RouteCard, RouteKind};
-use crate::schema::{json_schema, object};
+use crate::schema::{is_unit, json_schema, object};
 
 /// The statuses of every route that are problems.
 const PROBLEMS: [(&str, &str); 4] = [

@@ -6,7 +6,7 @@ use axum::http::Method;
 use serde::de::DeserializeOwned;
 use whizbang_core::message::{Codec, Command, Domain, Message, Query, Shape};
 
-use crate::gateway::GatewayError;
+use crate::error::GatewayError;
 use crate::request::{Fields, is_text};
 
 /// The kind of the message behind a route.

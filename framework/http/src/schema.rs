@@ -48,6 +48,11 @@ pub(crate) fn object<'a>(fields: impl Iterator<Item = &'a Field> + Clone) -> Val
     schema
 }
 
+/// Returns true for the shape of a value without content.
+pub(crate) fn is_unit(shape: &Shape) -> bool {
+    matches!(shape, Shape::Plain(Plain::Unit))
+}
+
 /// serde's form of a variant: its name, or an object with its name as the only member.
 fn variant(variant: &Variant) -> Value {
     let Variant { name, shape } = variant;
