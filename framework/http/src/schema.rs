@@ -88,3 +88,146 @@ fn of_plain(plain: Plain) -> Value {
         _ => json!(true),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use serde::de::DeserializeOwned;
+    use serde::{Deserialize, Serialize};
+    use whizbang_core::message::{Codec, Shape};
+
+    use super::*;
+
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    enum Part {
+        Nothing,
+        One(u8),
+        Pair(i64, String),
+        Named { flag: bool, letter: char },
+    }
+
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    struct Whole {
+        parts: Vec<Part>,
+        by_name: BTreeMap<String, i16>,
+        maybe: Option<f64>,
+        nested: Option<Box<Nested>>,
+        fixed: [u32; 3],
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        left_out: Vec<u64>,
+    }
+
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    struct Nested {
+        tuple: (u8, bool),
+        unit: (),
+        wide: u128,
+    }
+
+    /// Checks a value against the keywords that [`json_schema`] writes. Fails on any other keyword.
+    fn is_valid(schema: &Value, value: &Value) -> bool {
+        let Value::Object(keywords) = schema else { return schema == &json!(true) };
+        keywords.iter().all(|(keyword, rule)| match keyword.as_str() {
+            "type" => match rule.as_str().unwrap() {
+                "null" => value.is_null(),
+                "boolean" => value.is_boolean(),
+                "integer" => {
+                    value.is_i64() || value.is_u64() || value.as_number().is_some_and(|n| !n.to_string().contains('.'))
+                }
+                "number" => value.is_number(),
+                "string" => value.is_string(),
+                "array" => value.is_array(),
+                "object" => value.is_object(),
+                other => panic!("unknown type {other}"),
+            },
+            "const" => rule == value,
+            "minimum" => value.as_f64().is_none_or(|number| number >= rule.as_f64().unwrap()),
+            "maximum" => value.as_f64().is_none_or(|number| number <= rule.as_f64().unwrap()),
+            "minLength" | "maxLength" => {
+                value.as_str().is_none_or(|text| text.chars().count() as u64 == rule.as_u64().unwrap())
+            }
+            "minItems" | "maxItems" => value.as_array().is_none_or(|list| list.len() as u64 == rule.as_u64().unwrap()),
+            "items" => value.as_array().is_none_or(|list| list.iter().all(|item| is_valid(rule, item))),
+            "prefixItems" => {
+                let rules = rule.as_array().unwrap();
+                value.as_array().is_none_or(|list| list.iter().zip(rules).all(|(item, rule)| is_valid(rule, item)))
+            }
+            "anyOf" => rule.as_array().unwrap().iter().any(|rule| is_valid(rule, value)),
+            "oneOf" => rule.as_array().unwrap().iter().filter(|rule| is_valid(rule, value)).count() == 1,
+            "required" => value.as_object().is_none_or(|members| {
+                rule.as_array().unwrap().iter().all(|name| members.contains_key(name.as_str().unwrap()))
+            }),
+            "properties" => value.as_object().is_none_or(|members| {
+                members.iter().all(|(name, member)| rule.get(name).is_none_or(|rule| is_valid(rule, member)))
+            }),
+            "additionalProperties" => value.as_object().is_none_or(|members| {
+                let known = keywords.get("properties").and_then(Value::as_object);
+                let others = members.iter().filter(|(name, _)| known.is_none_or(|known| !known.contains_key(*name)));
+                others.into_iter().all(|(_, member)| rule != &json!(false) && is_valid(rule, member))
+            }),
+            other => panic!("unknown keyword {other}"),
+        })
+    }
+
+    fn part() -> impl Strategy<Value = Part> {
+        prop_oneof![
+            Just(Part::Nothing),
+            any::<u8>().prop_map(Part::One),
+            (any::<i64>(), ".{0,5}").prop_map(|(number, text)| Part::Pair(number, text)),
+            any::<(bool, char)>().prop_map(|(flag, letter)| Part::Named { flag, letter }),
+        ]
+    }
+
+    fn whole() -> impl Strategy<Value = Whole> {
+        let nested = any::<((u8, bool), u64)>()
+            .prop_map(|(tuple, wide)| Box::new(Nested { tuple, unit: (), wide: u128::from(wide) }));
+        let parts = proptest::collection::vec(part(), 0..4);
+        let by_name = proptest::collection::btree_map(".{0,3}", any::<i16>(), 0..3);
+        let maybe = proptest::option::of(proptest::num::f64::NORMAL);
+        let left_out = proptest::collection::vec(any::<u64>(), 0..2);
+        (parts, by_name, maybe, proptest::option::of(nested), any::<[u32; 3]>(), left_out).prop_map(
+            |(parts, by_name, maybe, nested, fixed, left_out)| Whole { parts, by_name, maybe, nested, fixed, left_out },
+        )
+    }
+
+    fn schema_of<T: DeserializeOwned + 'static>() -> Value {
+        json_schema(&Shape::of::<T>(Codec::Json))
+    }
+
+    proptest! {
+        #[test]
+        fn schema_admits_every_value_of_its_type(value in whole()) {
+            let schema = schema_of::<Whole>();
+            let value = serde_json::to_value(&value).unwrap();
+            prop_assert!(is_valid(&schema, &value), "{value}\n{schema:#}");
+        }
+    }
+
+    #[test]
+    fn schema_rejects_values_that_the_type_rejects() {
+        let schema = schema_of::<Whole>();
+        let good = json!({
+            "parts": ["Nothing", { "One": 255 }, { "Pair": [-1, "a"] }, { "Named": { "flag": true, "letter": "x" } }],
+            "by_name": { "a": -1 }, "maybe": 0.5, "nested": { "tuple": [1, true], "unit": null, "wide": 1 }, "fixed": [1, 2, 3],
+        });
+        assert!(is_valid(&schema, &good) && Whole::deserialize(&good).is_ok());
+        for (pointer, bad) in [
+            ("/parts/0", json!("Other")),
+            ("/parts/1/One", json!(256)),
+            ("/parts/2/Pair", json!([1])),
+            ("/parts/3/Named/letter", json!("xy")),
+            ("/by_name/a", json!("one")),
+            ("/maybe", json!("half")),
+            ("/nested/tuple/1", json!(1)),
+            ("/fixed", json!([1, 2])),
+            ("/parts", json!(null)),
+        ] {
+            let mut value = good.clone();
+            *value.pointer_mut(pointer).unwrap() = bad;
+            assert!(Whole::deserialize(&value).is_err(), "{pointer}: the type accepts it");
+            assert!(!is_valid(&schema, &value), "{pointer}: the schema admits it");
+        }
+    }
+}
