@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use super::disk::{Disk, read_all};
 use super::failure;
-use super::recover::RecoveredShard;
-use super::scan::BatchLocation;
+use super::recovered::RecoveredShard;
+use super::segment::BatchLocation;
 use super::snapshots::SnapshotLocation;
 use whizbang_core::message::ShardId;
 use whizbang_core::store::{Epoch, StoreError};

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::checkpoint::{self, CheckpointWriter};
 use super::inner::Inner;
-use super::scan::BatchLocation;
+use super::segment::BatchLocation;
 use super::shard::Shard;
 use super::views;
 use whizbang_core::clock::Timestamp;

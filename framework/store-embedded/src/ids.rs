@@ -23,7 +23,7 @@ use parking_lot::RwLock;
 use super::disk::{Disk, DiskFile, read_all, replace};
 use whizbang_core::clock::Timestamp;
 use whizbang_core::telemetry::error_chain;
-use whizbang_log::index::ids::IdHash;
+use whizbang_log::index::IdHash;
 use whizbang_log::record::decode::Decoder;
 use whizbang_log::record::{Location, Malformed, encode};
 

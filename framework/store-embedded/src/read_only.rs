@@ -12,15 +12,16 @@ use std::sync::Arc;
 
 use super::disk::{Disk, DiskFile, Folder};
 use super::recover::{LogReplay, log_too_short};
-use super::scan::{self, BatchLocation, LogEnd};
+use super::scan::{self, LogEnd};
+use super::segment::BatchLocation;
 use super::segment::Segments;
 use super::shard::{EmbeddedReader, LogSource, ReadJob, Shard};
 use super::snapshots::SnapshotLocation;
 use super::{EmbeddedStore, checkpoint, failure, layout, views};
 use whizbang_core::message::{Name, ShardId};
 use whizbang_core::store::{ShardReader, StoreError, View};
+use whizbang_log::index::IdHash;
 use whizbang_log::index::StreamHasher;
-use whizbang_log::index::ids::IdHash;
 use whizbang_log::record::Location;
 use whizbang_log::traverse::Located;
 

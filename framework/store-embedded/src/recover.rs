@@ -9,30 +9,21 @@ use std::sync::Arc;
 use super::disk::Disk;
 use super::frame::{BATCH_BYTES, BatchHead};
 use super::ids::IdRuns;
-use super::scan::{self, BatchLocation, LogEnd, SegmentWindow};
+use super::recovered::RecoveredShard;
+use super::scan::{self, LogEnd, SegmentWindow};
+use super::segment::BatchLocation;
 use super::segment::{self, FIRST_OFFSET, Segment, Segments};
-use super::snapshots::SnapshotLocation;
 use super::write_buffer::NextSegment;
 use super::{EmbeddedConfig, checkpoint, failure};
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{Name, ShardId};
 use whizbang_core::store::{Epoch, StoreError};
 use whizbang_core::telemetry::error_chain;
-use whizbang_log::index::{Index, Stream, StreamHasher};
+use whizbang_log::index::{Index, StreamHasher};
 use whizbang_log::record::{Location, Malformed, Names, Record};
 
 /// The number of records after which their ids are written to a run while a whole log is read.
 const RECORDS_PER_RUN: u64 = 512 * 1024;
-
-/// A shard as recovered from the log. Its index in the list is its number in the log.
-pub(super) struct RecoveredShard {
-    pub(super) id: ShardId,
-    /// The number of shards of its domain.
-    pub(super) shards: u16,
-    pub(super) epoch: Epoch,
-    pub(super) index: Index,
-    pub(super) snapshots: HashMap<Stream, SnapshotLocation>,
-}
 
 /// The content of an opened log, and the place where it continues.
 pub(super) struct Recovered {

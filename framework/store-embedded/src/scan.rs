@@ -10,23 +10,11 @@ use std::sync::Arc;
 use super::disk::DiskFile;
 use super::failure;
 use super::frame::{self, BATCH_BYTES, BatchHead, FRAME_BYTES};
-use super::segment::{FIRST_OFFSET, Segment, Segments};
+use super::segment::{BatchLocation, FIRST_OFFSET, Segment, Segments};
 use whizbang_core::store::StoreError;
 use whizbang_log::record::Location;
 
 const WINDOW_BYTES: usize = 1024 * 1024;
-
-/// The place in the log where a batch begins, and the number it must have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct BatchLocation {
-    pub(super) segment: u64,
-    pub(super) offset: u64,
-    pub(super) batch: u64,
-}
-
-impl BatchLocation {
-    pub(super) const FIRST: Self = Self { segment: 1, offset: FIRST_OFFSET, batch: 1 };
-}
 
 /// The end of a log.
 #[derive(Clone, Debug)]

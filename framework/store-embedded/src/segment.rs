@@ -10,7 +10,6 @@ use parking_lot::{Mutex, RwLock};
 
 use super::disk::{Disk, DiskFile, is_full};
 use super::frame::sum;
-use super::scan::BatchLocation;
 use super::{EmbeddedConfig, failure};
 use whizbang_core::store::StoreError;
 use whizbang_log::record::Location;
@@ -28,6 +27,18 @@ const HEAD_BYTES: usize = 52;
 const MAGIC: [u8; 8] = *b"whizlog\x01";
 const PREFIX: &str = "log-";
 const UNFINISHED: &str = "log.new";
+
+/// The place in the log where a batch begins, and the number it must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BatchLocation {
+    pub(super) segment: u64,
+    pub(super) offset: u64,
+    pub(super) batch: u64,
+}
+
+impl BatchLocation {
+    pub(super) const FIRST: Self = Self { segment: 1, offset: FIRST_OFFSET, batch: 1 };
+}
 
 /// One file of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use super::flusher::ReservedBytes;
 use super::inner::Inner;
 use super::log::LogReader;
 use super::pages::{Pages, run_on_reader};
-use super::recover::RecoveredShard;
+use super::recovered::RecoveredShard;
 use super::segment::Segments;
 use super::snapshots::{NamedSnapshot, SnapshotLocation};
 use super::write_buffer::{AppendRefused, WriteMode};
@@ -24,7 +24,7 @@ use whizbang_core::store::{
     Watermark,
 };
 use whizbang_log::index::append::{AppendContext, AppendNumbers};
-use whizbang_log::index::{Head, Index, OutOfTurn, Stream, ids::IdHash};
+use whizbang_log::index::{Head, IdHash, Index, OutOfTurn, Stream};
 use whizbang_log::record::{Location, turn_bound};
 use whizbang_log::traverse::{self, Located};
 

@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use super::frame::{BATCH_BYTES, FRAME_BYTES, close_frame};
-use super::scan::BatchLocation;
+use super::segment::BatchLocation;
 use super::segment::{FIRST_OFFSET, Segment};
 use whizbang_core::store::{CommitListener, StoreError, Ticket};
 use whizbang_log::index::OutOfTurn;

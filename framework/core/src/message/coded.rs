@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Codec, CodecError, Rejection, Shape, codec};
+use super::{Codec, CodecError, Rejection, Shape, state};
 
 /// A type that a [`Codec`] encodes and decodes: any type that derives `Serialize` and `Deserialize`.
 #[diagnostic::on_unimplemented(
@@ -131,10 +131,10 @@ impl<T: Serialize + DeserializeOwned> Coded for T {
 
     fn save(&self) -> Result<Vec<u8>, CodecError> {
         let mut bytes = Vec::new();
-        codec::encode_state(self, &mut bytes).map(|()| bytes)
+        state::encode_state(self, &mut bytes).map(|()| bytes)
     }
 
     fn restore(bytes: &[u8]) -> Result<Self, CodecError> {
-        codec::decode_state(bytes)
+        state::decode_state(bytes)
     }
 }

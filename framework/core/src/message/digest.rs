@@ -2,6 +2,7 @@
 //!
 //! Called by actors and workers for messages from outside. The digest is stored in the log next to the id.
 
+use super::hash::{fold_all, stable_hash};
 use super::{Codec, Envelope};
 
 /// The digest of a message, keyed with the secret of its store, with the data to compare it with an older one.
@@ -112,26 +113,9 @@ impl Sip {
     }
 }
 
-/// Returns a hash of a text that never changes. Not for texts from callers: collisions are easy to construct.
-pub fn stable_hash(text: &str) -> u64 {
-    fold_all(0x9E37_79B9_7F4A_7C15, text.as_bytes())
-}
-
 /// Returns the unkeyed digest of early versions.
 pub fn unkeyed(name: &str, payload: &[u8]) -> u64 {
     fold_all(stable_hash(name), payload)
-}
-
-/// Continues `hash` with these bytes: eight at a time, each multiplied to 128 bits and folded into 64.
-fn fold_all(hash: u64, bytes: &[u8]) -> u64 {
-    fn fold(hash: u64, word: u64) -> u64 {
-        let wide = u128::from(hash ^ word) * 0xA076_1D64_78BD_642F;
-        wide as u64 ^ (wide >> 64) as u64
-    }
-    // The length first, so that trailing zeros count.
-    let (words, rest) = bytes.as_chunks::<8>();
-    let hash = words.iter().fold(fold(hash, bytes.len() as u64), |hash, word| fold(hash, u64::from_le_bytes(*word)));
-    fold(hash, rest.iter().rev().fold(0, |last, byte| last << 8 | u64::from(*byte)))
 }
 
 #[cfg(test)]

@@ -7,13 +7,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::stream::Stream;
+use super::stream::IdHash;
 use crate::record::Location;
 use whizbang_core::clock::Timestamp;
-
-/// A 128-bit hash of a stream and a message id, keyed with the store's secret seed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct IdHash(pub u64, pub u64);
 
 /// The newest turn of each id that was handled in a span of time.
 #[derive(Debug, Default)]
@@ -128,23 +124,6 @@ impl Ids {
     pub(crate) fn len(&self) -> usize {
         self.current.turns.len() + self.frozen.iter().map(|generation| generation.turns.len()).sum::<usize>()
     }
-}
-
-/// Hashes a stream and a message id.
-pub(super) fn hash(
-    fast: &foldhash::fast::FixedState,
-    quality: &foldhash::quality::FixedState,
-    stream: Stream,
-    id: u128,
-) -> IdHash {
-    use std::hash::{BuildHasher, Hasher};
-    fn feed<H: Hasher>(mut hasher: H, stream: Stream, id: u128) -> u64 {
-        hasher.write_u64(stream.0);
-        hasher.write_u64(stream.1);
-        hasher.write_u128(id);
-        hasher.finish()
-    }
-    IdHash(feed(quality.build_hasher(), stream, id), feed(fast.build_hasher(), stream, id))
 }
 
 #[cfg(test)]

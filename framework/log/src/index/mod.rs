@@ -20,11 +20,11 @@ mod walks;
 use std::collections::{HashMap, VecDeque};
 
 use self::dead_letters::DeadLetterIndex;
-use self::ids::{IdHash, Ids};
+use self::ids::Ids;
 use self::latest_versions::LatestVersions;
 pub(crate) use self::outbox::Destination;
 use self::outbox::Outbox;
-pub use self::stream::{Stream, StreamHasher};
+pub use self::stream::{IdHash, Stream, StreamHasher};
 use self::timers::Timers;
 pub use self::walks::Walk;
 use self::walks::Walks;

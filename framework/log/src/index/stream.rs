@@ -2,7 +2,6 @@
 
 use std::hash::{BuildHasher, Hash, Hasher};
 
-use super::ids::{self, IdHash};
 use whizbang_core::message::MessageId;
 
 /// A stream: a 128-bit hash of the actor's type and key, with a secret seed.
@@ -29,6 +28,10 @@ impl Hash for Stream {
         state.write_u64(self.0);
     }
 }
+
+/// A 128-bit hash of a stream and a message id, keyed with the store's secret seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IdHash(pub u64, pub u64);
 
 /// Hashes names to [`Stream`]s.
 #[derive(Clone, Debug)]
@@ -58,6 +61,22 @@ impl StreamHasher {
 
     /// Returns the hash of a message id in a stream.
     pub(crate) fn id(&self, stream: Stream, id: MessageId) -> IdHash {
-        ids::hash(&self.fast, &self.quality, stream, id.as_u128())
+        hash(&self.fast, &self.quality, stream, id.as_u128())
     }
+}
+
+/// Hashes a stream and a message id.
+fn hash(
+    fast: &foldhash::fast::FixedState,
+    quality: &foldhash::quality::FixedState,
+    stream: Stream,
+    id: u128,
+) -> IdHash {
+    fn feed<H: Hasher>(mut hasher: H, stream: Stream, id: u128) -> u64 {
+        hasher.write_u64(stream.0);
+        hasher.write_u64(stream.1);
+        hasher.write_u128(id);
+        hasher.finish()
+    }
+    IdHash(feed(quality.build_hasher(), stream, id), feed(fast.build_hasher(), stream, id))
 }

@@ -3,8 +3,7 @@
 use bytes::Bytes;
 
 use super::decode::Decoder;
-use super::stored::Names;
-use super::{Malformed, encode};
+use super::{Malformed, Names, encode};
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{Envelope, Fingerprint, Kind, MessageId, Origin, ReplyMode, SHAPE, ShardId};
 use whizbang_core::store::SentMessage;

@@ -7,12 +7,14 @@
 pub mod decode;
 pub mod encode;
 mod envelope;
+mod layout;
+mod names;
 mod read;
 mod stored;
 mod write;
 
+pub use names::Names;
 pub use read::{MarkRecord, NoteRecord, Record, SourceRecord, TurnRecord};
-pub use stored::Names;
 pub use write::write_opened;
 pub use write::{RecordContext, Sent, turn_bound, write_advance, write_sent, write_turn};
 

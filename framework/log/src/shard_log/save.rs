@@ -3,7 +3,7 @@
 //! Called by stores that save the index of a shard while turns are appended to it. Saved bytes are a cache of the records.
 
 use super::{Damage, ShardLog};
-use crate::index::ids::IdHash;
+use crate::index::IdHash;
 use crate::index::{Index, Stream, StreamHasher};
 use crate::record::decode::Decoder;
 use crate::record::{Names, encode};

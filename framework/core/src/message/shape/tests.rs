@@ -1,8 +1,11 @@
 //! Shapes of types of every form, and the changes that are detected.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
+
+use serde::Deserialize;
 
 use super::*;
 
