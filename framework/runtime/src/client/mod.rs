@@ -148,7 +148,6 @@ impl Client {
     }
 
     /// Returns the transport for messages that leave this client's thread.
-    #[cfg(feature = "testing")]
     #[doc(hidden)]
     pub fn remote(&self) -> &dyn Remote {
         &*self.inner.remote

@@ -10,7 +10,8 @@ use crate::actor::{Dispatcher, HandlerTable, Plan, Stateful, ThreadContext};
 use crate::aggregate::{Publisher, publish};
 use crate::router::{ActorCard, ActorEndpoint, LocalRoutes};
 use crate::worker::{Worker, WorkerDispatcher, WorkerPlan};
-use whizbang_core::message::{Codec, Domain, Event, Name, Shard};
+use whizbang_core::message::{Codec, Domain, Envelope, Event, Name, Shard};
+use whizbang_core::user_code::user_code;
 
 /// One hosted actor type, before its threads exist.
 pub(in crate::node) trait HostedType: Send + Sync {
@@ -25,8 +26,7 @@ pub(in crate::node) trait HostedType: Send + Sync {
         false
     }
     /// Returns the key of the actor that handles an event, if one does.
-    #[cfg(feature = "testing")]
-    fn key_of(&self, _event: &whizbang_core::message::Envelope) -> Option<String> {
+    fn key_of(&self, _event: &Envelope) -> Option<String> {
         None
     }
     /// Installs the type's endpoints on one thread, for a domain with that many shards. None of them is open yet.
@@ -49,6 +49,9 @@ pub(in crate::node) struct Hosted {
     codec: Codec,
     retired: &'static [&'static str],
     wiring: fn() -> HandlerTable,
+    /// The events of a publisher, which are listed one by one.
+    published: Vec<fn(&mut HandlerTable)>,
+    role: Option<&'static str>,
 }
 
 impl Hosted {
@@ -58,7 +61,25 @@ impl Hosted {
             codec: A::Domain::CODEC,
             retired: A::Domain::RETIRED,
             wiring: HandlerTable::of::<A>,
+            published: Vec::new(),
+            role: None,
         }
+    }
+
+    /// The publisher of a domain, without events.
+    pub(in crate::node) fn publisher<D: Domain>() -> Self {
+        Self { role: Some("publisher"), ..Self::new::<Publisher<D>>() }
+    }
+
+    /// Adds an event to a publisher.
+    pub(in crate::node) fn publish<E: Event>(&mut self) {
+        self.published.push(publish::<E>);
+    }
+
+    fn table(&self) -> HandlerTable {
+        let mut table = (self.wiring)();
+        self.published.iter().for_each(|add| add(&mut table));
+        table
     }
 }
 
@@ -76,14 +97,14 @@ impl HostedType for Hosted {
     }
 
     fn card(&self) -> ActorCard {
-        (self.wiring)().card
+        let card = self.table().card;
+        ActorCard { role: self.role.unwrap_or(card.role), ..card }
     }
 
-    #[cfg(feature = "testing")]
-    fn key_of(&self, event: &whizbang_core::message::Envelope) -> Option<String> {
-        let plan = (self.wiring)();
+    fn key_of(&self, event: &Envelope) -> Option<String> {
+        let plan = self.table();
         let (key_of, _) = plan.reacts.get(&(event.domain.as_str(), event.name.as_str()))?;
-        whizbang_core::user_code::user_code(|| key_of(event)).ok()?.ok().flatten()
+        user_code(|| key_of(event)).ok()?.ok().flatten()
     }
 
     fn install(
@@ -95,80 +116,16 @@ impl HostedType for Hosted {
         events: &Arc<HashSet<String>>,
         routes: &mut LocalRoutes,
     ) -> Rc<dyn ActorEndpoint> {
-        install((self.wiring)(), context, domain, actor, shards, events, routes)
-    }
-}
-
-/// Installs the endpoints of a keyed actor type.
-fn install(
-    mut plan: HandlerTable,
-    context: &Rc<ThreadContext>,
-    domain: Name,
-    actor: Name,
-    shards: Shard,
-    events: &Arc<HashSet<String>>,
-    routes: &mut LocalRoutes,
-) -> Rc<dyn ActorEndpoint> {
-    plan.events = Some(Arc::clone(events));
-    plan.shapes = Arc::clone(&context.settings.shapes);
-    plan.propagated = Arc::clone(&context.settings.propagated);
-    let plan = Rc::new(plan);
-    let endpoint = Dispatcher::new(Rc::clone(context), Rc::clone(&plan), domain, actor, shards);
-    for add in &plan.routes {
-        add(&endpoint, routes);
-    }
-    Rc::new(endpoint)
-}
-
-/// The publisher of a domain: an actor type whose events are listed one by one.
-pub(in crate::node) struct HostedPublisher {
-    publisher: Hosted,
-    events: Vec<fn(&mut HandlerTable)>,
-}
-
-impl HostedPublisher {
-    pub(in crate::node) fn new<D: Domain>() -> Self {
-        Self { publisher: Hosted::new::<Publisher<D>>(), events: Vec::new() }
-    }
-
-    pub(in crate::node) fn add<E: Event>(&mut self) {
-        self.events.push(publish::<E>);
-    }
-
-    fn table(&self) -> HandlerTable {
-        let mut table = (self.publisher.wiring)();
-        self.events.iter().for_each(|add| add(&mut table));
-        table
-    }
-}
-
-impl HostedType for HostedPublisher {
-    fn domain(&self) -> (&'static str, u16) {
-        self.publisher.domain
-    }
-
-    fn codec(&self) -> Codec {
-        self.publisher.codec
-    }
-
-    fn retired(&self) -> &'static [&'static str] {
-        self.publisher.retired
-    }
-
-    fn card(&self) -> ActorCard {
-        ActorCard { role: "publisher", ..self.table().card }
-    }
-
-    fn install(
-        &self,
-        context: &Rc<ThreadContext>,
-        domain: Name,
-        actor: Name,
-        shards: Shard,
-        events: &Arc<HashSet<String>>,
-        routes: &mut LocalRoutes,
-    ) -> Rc<dyn ActorEndpoint> {
-        install(self.table(), context, domain, actor, shards, events, routes)
+        let mut table = self.table();
+        table.events = Some(Arc::clone(events));
+        table.shapes = Arc::clone(&context.settings.shapes);
+        table.propagated = Arc::clone(&context.settings.propagated);
+        let table = Rc::new(table);
+        let endpoint = Dispatcher::new(Rc::clone(context), Rc::clone(&table), domain, actor, shards);
+        for add in &table.routes {
+            add(&endpoint, routes);
+        }
+        Rc::new(endpoint)
     }
 }
 

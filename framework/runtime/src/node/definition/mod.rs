@@ -289,7 +289,6 @@ impl NodeDefinition {
     }
 
     /// Returns the number of jobs in memory.
-    #[cfg(feature = "testing")]
     pub(in crate::node) fn jobs(&self) -> u64 {
         self.user_code.iter().map(|code| code.counts.jobs.get()).sum()
     }

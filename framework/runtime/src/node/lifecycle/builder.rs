@@ -12,7 +12,7 @@ use crate::aggregate::{Aggregate, Scheduler};
 use crate::client::Client;
 use crate::node::catalog;
 use crate::node::catalog::described::{handled, manifest, subscribes};
-use crate::node::catalog::hosted::{Hosted, HostedPublisher, HostedType, HostedWorker, Unrouted};
+use crate::node::catalog::hosted::{Hosted, HostedType, HostedWorker, Unrouted};
 use crate::node::catalog::newer_types::NewerTypes;
 use crate::node::config::default_label;
 use crate::node::config::{ConfigError, NodeConfig};
@@ -65,7 +65,7 @@ pub struct NodeBuilder {
     config: NodeConfig,
     retries: Retries,
     types: Vec<Arc<dyn HostedType>>,
-    publishers: BTreeMap<&'static str, HostedPublisher>,
+    publishers: BTreeMap<&'static str, Hosted>,
     /// The schedulers of the domains.
     schedulers: BTreeMap<&'static str, Arc<dyn HostedType>>,
     views: Vec<Arc<dyn ViewType>>,
@@ -156,8 +156,8 @@ impl NodeBuilder {
     /// Every caller that may send commands to the domain may publish the event. An aggregate of the domain may record
     /// it as well.
     pub fn publishes<E: Event>(mut self) -> Self {
-        let publisher = self.publishers.entry(E::Domain::NAME).or_insert_with(HostedPublisher::new::<E::Domain>);
-        publisher.add::<E>();
+        let publisher = self.publishers.entry(E::Domain::NAME).or_insert_with(Hosted::publisher::<E::Domain>);
+        publisher.publish::<E>();
         self.scheduled::<E::Domain>()
     }
 
@@ -168,14 +168,12 @@ impl NodeBuilder {
     }
 
     /// Returns whether the node hosts an aggregate or a saga.
-    #[cfg(feature = "testing")]
     #[doc(hidden)]
     pub fn has_keys(&self) -> bool {
         !self.publishers.is_empty() || self.types.iter().any(|hosted| hosted.card().role != "worker")
     }
 
     /// Returns the domains that the node would own.
-    #[cfg(feature = "testing")]
     #[doc(hidden)]
     pub fn owned(&self) -> Vec<String> {
         let published = self.publishers.keys().map(|domain| (*domain).to_owned());
@@ -183,7 +181,6 @@ impl NodeBuilder {
     }
 
     /// Returns whether the node hosts a worker.
-    #[cfg(feature = "testing")]
     #[doc(hidden)]
     pub fn has_worker(&self) -> bool {
         self.types.iter().any(|hosted| hosted.card().role == "worker")

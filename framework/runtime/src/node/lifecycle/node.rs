@@ -133,28 +133,24 @@ impl Node {
     }
 
     /// Passivates every idle actor: the next message of its key rebuilds it.
-    #[cfg(feature = "testing")]
     #[doc(hidden)]
     pub fn passivate_idle(&self) {
         self.threads.run_all(|runtime| runtime.endpoints.values().for_each(|endpoint| endpoint.passivate_idle(0, 0)));
     }
 
     /// Returns the number of turns and jobs in flight.
-    #[cfg(feature = "testing")]
     #[doc(hidden)]
     pub fn in_flight(&self) -> u64 {
         self.definition.in_flight() + self.definition.jobs()
     }
 
     /// Returns how long the ids of callers are remembered, if the node owns the domain.
-    #[cfg(feature = "testing")]
     #[doc(hidden)]
     pub fn remembers(&self, domain: &whizbang_core::message::Name) -> Option<std::time::Duration> {
         self.definition.owns(domain).map(|_| self.definition.config.remember)
     }
 
     /// Returns the text of a background task that has failed, if any.
-    #[cfg(feature = "testing")]
     #[doc(hidden)]
     pub fn failed_task(&self) -> Option<String> {
         let failed = self.definition.user_code.iter().find(|code| code.counts.failed_tasks.get() > 0)?;
@@ -162,7 +158,6 @@ impl Node {
     }
 
     /// Returns the actors that an event is delivered to: domain, actor type and key.
-    #[cfg(feature = "testing")]
     #[doc(hidden)]
     pub fn subscribers_of(
         &self,
