@@ -298,9 +298,7 @@ async fn publish(runtime: &Rc<ThreadRuntime>, cell: &Rc<OwnedShard>, mut last: u
     let Some(bridge) = &runtime.definition.bridge else { return position };
     let (id, reader) = (&cell.id, cell.reader());
     while last < position {
-        // While the bridge accepts nothing, each attempt reads one event.
-        let limit = if runtime.publisher.refused.borrow().contains(id) { 1 } else { PAGE };
-        let events = match page::events(&*reader, last, limit).await {
+        let events = match page::events(&*reader, last, PAGE).await {
             Ok(events) => events,
             Err(error) => {
                 tracing::warn!(target: TARGET, shard = %id, error = %error_chain(&error), "failed to read the log");
@@ -318,10 +316,8 @@ async fn publish(runtime: &Rc<ThreadRuntime>, cell: &Rc<OwnedShard>, mut last: u
                 target: TARGET, shard = %id, error = %error_chain(&error),
                 "events refused by the bridge: published again",
             );
-            runtime.publisher.refused.borrow_mut().insert(id.clone());
             return last;
         }
-        runtime.publisher.refused.borrow_mut().remove(id);
         runtime.context.counts.sent.many(count);
         last = end;
     }

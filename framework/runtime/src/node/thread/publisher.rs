@@ -25,8 +25,6 @@ pub(in crate::node) struct Publisher {
     pub(in crate::node) published: RefCell<BTreeMap<ShardId, u64>>,
     /// Shards for which the broker has not yet answered what it holds.
     pub(in crate::node) unanswered: RefCell<BTreeSet<ShardId>>,
-    /// Shards whose last events were refused by the bridge.
-    pub(in crate::node) refused: RefCell<BTreeSet<ShardId>>,
 }
 
 impl Publisher {
@@ -61,7 +59,6 @@ impl Publisher {
         self.dirty.borrow_mut().remove(shard);
         self.published.borrow_mut().remove(shard);
         self.unanswered.borrow_mut().remove(shard);
-        self.refused.borrow_mut().remove(shard);
     }
 
     /// Wakes the task: confirmations are pending.
