@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use poll_once::poll_once;
 use whizbang::prelude::*;
-use whizbang::{NodeConfig, Retry};
+use whizbang::{NodeConfig, Retry, SendError};
 
 #[derive(Domain)]
 struct Rooms;
@@ -129,5 +129,80 @@ async fn command_sent_by_a_handler_runs_after_its_turn() {
     assert_eq!(client.send(enter("hall", 3)).await.unwrap(), [1, SENDING + 2, 2]);
     assert_eq!(client.send(enter("next", 3)).await.unwrap(), [1, 2]);
     assert_eq!(client.send(enter("unknown", 3)).await.unwrap(), [2]);
+    node.stop().await.unwrap();
+}
+
+thread_local! {
+    /// Where the next span of a turn panics.
+    static PANIC_AT: Cell<&'static str> = const { Cell::new("") };
+}
+
+/// A subscriber of spans that panics at the begin or the end of a turn. Spans are outside of the guard for user code.
+struct PanickingSubscriber;
+
+/// The id of the spans of turns.
+const TURN: u64 = 1;
+
+impl tracing::Subscriber for PanickingSubscriber {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.is_span()
+    }
+
+    fn new_span(&self, span: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(if span.metadata().name() == "turn" { TURN } else { TURN + 1 })
+    }
+
+    fn record(&self, _span: &tracing::span::Id, _values: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _span: &tracing::span::Id, _follows: &tracing::span::Id) {}
+
+    fn event(&self, _event: &tracing::Event<'_>) {}
+
+    fn enter(&self, span: &tracing::span::Id) {
+        panic_if_planned("begin", span);
+    }
+
+    fn exit(&self, span: &tracing::span::Id) {
+        panic_if_planned("end", span);
+    }
+}
+
+fn panic_if_planned(at: &str, span: &tracing::span::Id) {
+    if span.into_u64() == TURN && PANIC_AT.get() == at {
+        PANIC_AT.set("");
+        panic!("planned: the {at} of a span panics");
+    }
+}
+
+/// A turn inline, in the mailbox of a key that becomes live, and as an envelope with its own id. The first two are appended when
+/// the panic occurs. The sender is told that the outcome is unknown and does not panic; the log decides.
+#[whizbang::test]
+async fn panic_beside_a_turn_is_answered_as_unknown() {
+    let _subscribed = tracing::subscriber::set_default(PanickingSubscriber);
+    let node = rooms().await;
+    let client = node.client();
+    for (room, first, at, in_log) in
+        [("hall", true, "end", vec![1, 2]), ("bar", false, "end", vec![2]), ("attic", true, "begin", vec![1])]
+    {
+        if first {
+            assert_eq!(client.send(enter(room, 1)).await.unwrap(), [0; 0]);
+        }
+        PANIC_AT.set(at);
+        let sent = client.send(enter(room, 2)).no_retry();
+        let unknown = if room == "attic" { sent.id(client.new_id()).await } else { sent.await };
+        assert_eq!(PANIC_AT.get(), "", "{room}: the span has panicked");
+        assert!(matches!(unknown, Err(SendError::Unknown { .. })), "{room}: {unknown:?}");
+        // A command that arrives while the shards are reopened is not handled.
+        let guests = loop {
+            match client.send(enter(room, 3)).await {
+                Ok(guests) => break guests,
+                Err(SendError::Stopped) => tokio::task::yield_now().await,
+                Err(other) => panic!("{room}: {other:?}"),
+            }
+        };
+        assert_eq!(guests, in_log, "{room}");
+    }
+    node.wait_idle().await;
+    assert!(node.health().live && node.health().ready, "{:?}", node.health());
     node.stop().await.unwrap();
 }

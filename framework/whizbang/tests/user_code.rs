@@ -1,4 +1,5 @@
-//! User code that panics or blocks in unusual places: while a snapshot is saved, in `Default`, in the choice of a key.
+//! User code that panics or blocks in unusual places: while a snapshot is saved, in `Default`, in the choice of a key, in the drop
+//! of a value.
 
 mod bank;
 
@@ -237,4 +238,102 @@ async fn blocked_thread_is_named_in_health_until_it_runs_again() {
         assert!(node.metrics().longest_call >= Duration::from_millis(100), "{:?}", node.metrics());
     }
     node.stop().await.unwrap();
+}
+
+thread_local! {
+    /// The number of drops until one panics; 0 if none does.
+    static DROPS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// A value whose drop panics if that is planned.
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Fragile(u32);
+
+impl Drop for Fragile {
+    fn drop(&mut self) {
+        let left = DROPS.get();
+        DROPS.set(left.saturating_sub(1));
+        assert!(left != 1, "planned: a drop panics");
+    }
+}
+
+#[derive(Domain)]
+#[domain(name = "parcels", shards = 1)]
+struct Parcels;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Parcels, reply = Fragile)]
+struct Pack {
+    #[key]
+    parcel: String,
+    item: Fragile,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Parcels)]
+struct Packed {
+    item: Fragile,
+}
+
+#[derive(Aggregate, Default)]
+#[aggregate(domain = Parcels, handles(Pack), applies(Packed))]
+struct Parcel {
+    count: u32,
+    last: Fragile,
+}
+
+impl Handle<Pack> for Parcel {
+    fn handle(&self, pack: Pack, effects: &mut Effects<Self>) -> Result<Fragile, Rejection> {
+        effects.record(Packed { item: pack.item });
+        Ok(Fragile(self.count + 1))
+    }
+}
+
+impl Apply<Packed> for Parcel {
+    fn apply(&mut self, packed: &Packed) {
+        self.count += 1;
+        self.last = packed.item.clone();
+    }
+}
+
+/// Commands, events, replies and states are dropped in many places. Each of them panics once: no caller panics, and each command
+/// that was answered with its reply is in the state once.
+#[whizbang::test]
+async fn panic_in_any_drop_stays_inside_the_node() {
+    let mut places = 0;
+    loop {
+        let config = NodeConfig { threads: 0, live_actors: 1, retry: quick(), ..NodeConfig::default() };
+        let builder = Node::builder("post", MemoryStore::new()).threads(0).config(config);
+        let node = builder.aggregate::<Parcel>().start().await.unwrap();
+        let client = node.client();
+        let pack = |parcel: &str| client.send(Pack { parcel: parcel.to_owned(), item: Fragile(7) });
+        let (mut answered, mut failed) = (0, 0);
+        DROPS.set(places + 1);
+        // Inline, through the mailbox, and with a bound wait. A second key passivates the first one.
+        for parcel in ["a", "a", "b", "a"] {
+            for sent in [pack(parcel), pack(parcel).id(client.new_id()), pack(parcel).deadline(Duration::from_secs(20))]
+            {
+                match sent.await {
+                    // The test's own drop is no place inside the node.
+                    Ok(reply) => std::mem::forget(reply),
+                    Err(_) if parcel == "b" => continue,
+                    Err(_) => {
+                        failed += 1;
+                        continue;
+                    }
+                }
+                answered += u32::from(parcel == "a");
+            }
+        }
+        let is_reached = DROPS.replace(0) == 0;
+        eventually(async || pack("b").await.is_ok()).await;
+        let count = pack("a").await.unwrap().0 - 1;
+        assert!((answered..=answered + failed).contains(&count), "place {places}: {count} of {answered} and {failed}");
+        node.stop().await.unwrap();
+        if !is_reached {
+            break;
+        }
+        places += 1;
+    }
+    assert!(places > 30, "{places} drops");
 }

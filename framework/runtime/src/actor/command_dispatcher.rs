@@ -147,7 +147,8 @@ impl<A: Stateful, C: Command> TypedCommand for CommandCall<A, C> {
     }
 
     fn clear(&mut self) {
-        (self.command, self.reply) = (None, None);
+        // Both are taken before either is dropped, so that a panic leaves none to be dropped later.
+        drop((self.command.take(), self.reply.take()));
     }
 
     fn complete(mut self: Box<Self>, result: Result<(), SendError>) {

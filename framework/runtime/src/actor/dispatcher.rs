@@ -371,7 +371,7 @@ impl Dispatcher {
             }
             NextStep::Recover(failed, permit, live) => {
                 let (envelope, failure) = *failed;
-                command.clear();
+                self.context.clear_command(label, &mut *command);
                 self.recover(&live, FailedTurn { delivery: delivery_of(envelope, command), permit, failure });
             }
         }

@@ -19,14 +19,14 @@ use super::handler_table::UserState;
 use super::instance::ActorInstance;
 use super::mailbox::{Ctx, Delivered, TypedDelivery};
 use super::requested::{AnyEffects, RequestedEffects, TurnFacts};
-use super::thread::ThreadContext;
+use super::thread::{ACTOR_TASK, ThreadContext};
 use super::turn::{DedupMark, TurnError};
 use crate::router::{Action, CommandMeta, DedupKey, Delivery, Outcome, SendError};
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{CodecError, Digest, Envelope, Key, Kind, MessageFacts, MessageId, Name, Rejection};
 use whizbang_core::store::{StoreError, Ticket};
 use whizbang_core::telemetry::TARGET;
-use whizbang_core::user_code::Label;
+use whizbang_core::user_code::{Label, user_code};
 
 /// A command inside one thread, with its sender: the operations that depend on the command's type. The path that calls
 /// them is compiled once.
@@ -56,7 +56,7 @@ pub(super) trait TypedCommand {
     /// Encodes the handler's result into the turn. User code.
     fn store_reply(&mut self, requested: &mut RequestedEffects);
 
-    /// Drops the command and the handler's result: only the sender is needed from now on.
+    /// Drops the command and the handler's result: only the sender is needed from now on. User code.
     fn clear(&mut self);
 
     /// Completes the command with the handler's result or with the error.
@@ -150,6 +150,23 @@ impl ActorInstance {
         let context = Rc::clone(&self.dispatcher.context);
         let now = context.ids.clock().now();
         let id = context.ids.message_id_at(now);
+        let outcome = user_code(|| self.turn_of_command(command, payload, meta, label, (id, now)));
+        outcome.unwrap_or_else(|panicked| {
+            let source = context.report_panic(ACTOR_TASK, panicked.text());
+            self.load_error = Some(Box::new(source.clone()));
+            InlineOutcome::Done(Err(SendError::Unknown { id, source }))
+        })
+    }
+
+    fn turn_of_command(
+        &mut self,
+        command: &mut dyn TypedCommand,
+        payload: &[u8],
+        meta: Option<Box<CommandMeta>>,
+        label: Label,
+        (id, now): (MessageId, Timestamp),
+    ) -> InlineOutcome {
+        let context = Rc::clone(&self.dispatcher.context);
         let facts = TurnFacts {
             id,
             correlation: meta.as_ref().and_then(|meta| meta.correlation).unwrap_or(id),
@@ -192,6 +209,7 @@ impl ActorInstance {
     /// Handles a command from the mailbox.
     pub(super) fn handle_typed(&mut self, mail: TypedDelivery, ctx: &mut Ctx) {
         let TypedDelivery { mut command, payload, meta, label, permit } = mail;
+        let context = Rc::clone(&self.dispatcher.context);
         if self.may_run_inline(meta.as_deref()) {
             match self.run_encoded(&mut *command, &payload, meta, label) {
                 InlineOutcome::Done(result) => {
@@ -206,18 +224,17 @@ impl ActorInstance {
                 }
                 InlineOutcome::Failed(failed) => {
                     let (envelope, failure) = *failed;
-                    command.clear();
+                    context.clear_command(label, &mut *command);
                     self.handle_failure(delivery_of(envelope, command), permit, failure, ctx);
                 }
             }
             return;
         }
-        let context = Rc::clone(&self.dispatcher.context);
         let now = context.ids.clock().now();
         let given = meta.as_ref().and_then(|meta| meta.id);
         let id = given.unwrap_or_else(|| context.ids.message_id_at(now));
         let envelope = self.envelope_of(command.facts(), id, meta, now, payload);
-        command.clear();
+        context.clear_command(label, &mut *command);
         self.handle(Delivered { delivery: delivery_of(envelope, command), permit }, ctx);
     }
 
@@ -245,6 +262,13 @@ impl ActorInstance {
     }
 }
 
+impl ThreadContext {
+    /// Drops the command and the handler's result: values of the user. A panic is counted and has no other effect.
+    pub(super) fn clear_command(&self, label: Label, command: &mut dyn TypedCommand) {
+        let _ = self.user_code.call(label, || command.clear());
+    }
+}
+
 impl Dispatcher {
     /// Replaces the command with the value decoded from its bytes, so the handler receives the same value as on another
     /// thread or node. Returns the bytes in `buffer`: they are needed for the digest, and for a dead letter.
@@ -267,11 +291,36 @@ impl Dispatcher {
 
 /// Converts a typed command to a delivery, for the paths that need its bytes.
 pub(super) fn delivery_of(envelope: Envelope, command: Box<dyn TypedCommand>) -> Delivery {
-    let id = envelope.id;
+    let waiting = WaitingSender { id: envelope.id, command: Some(command) };
     Delivery {
         action: Action::Handle,
         envelope,
         dedup_key: DedupKey::MessageId,
-        completion: Box::new(move |outcome| command.complete_with(id, outcome)),
+        completion: Box::new(move |outcome| waiting.complete(outcome)),
+    }
+}
+
+/// The sender of a command that has become a delivery. A panic that drops the delivery may have followed the append.
+struct WaitingSender {
+    id: MessageId,
+    command: Option<Box<dyn TypedCommand>>,
+}
+
+impl WaitingSender {
+    fn complete(mut self, outcome: Outcome) {
+        if let Some(command) = self.command.take() {
+            command.complete_with(self.id, outcome);
+        }
+    }
+}
+
+impl Drop for WaitingSender {
+    fn drop(&mut self) {
+        if let Some(command) = self.command.take()
+            && whizbang_core::spawn::is_unwinding()
+        {
+            let panicked = StoreError::io("running an actor", std::io::Error::other("a turn panicked"));
+            command.complete_with(self.id, Outcome::Unknown(panicked));
+        }
     }
 }
