@@ -57,17 +57,20 @@ impl World {
         }
         tokio::time::sleep(after).await;
         Failpoints::cure(message);
-        let mut parked_key: Option<(Name, String)> = None;
+        // Several subscribers may have failed on one event, each with a key of its own.
+        let mut parked: BTreeSet<(Name, String)> = BTreeSet::new();
         for _ in 0..MAX_POLLS {
-            match self.find_dead_letter(service, |dead_letter| dead_letter.envelope.id == message).await {
+            let is_poisoned = |dead_letter: &DeadLetter| dead_letter.envelope.id == message;
+            match self.find_dead_letter(service, is_poisoned).await {
                 DeadLetterLookup::Found(dead_letter) => {
-                    parked_key = Some((dead_letter.actor.clone(), dead_letter.key.clone()));
+                    parked.insert((dead_letter.actor.clone(), dead_letter.key.clone()));
                     self.perform_action(service, &dead_letter, action).await;
                 }
-                // A redrive stops at the first dead letter that fails again, so the others of the key must be redriven, too.
+                // A redrive stops at the first dead letter that fails again, so the others of the keys must be redriven, too.
                 DeadLetterLookup::Missing => {
-                    let Some((actor, key)) = &parked_key else { return };
-                    let is_of_key = |dead_letter: &DeadLetter| dead_letter.actor == *actor && dead_letter.key == *key;
+                    let is_of_key = |dead_letter: &DeadLetter| {
+                        parked.contains(&(dead_letter.actor.clone(), dead_letter.key.clone()))
+                    };
                     match self.find_dead_letter(service, is_of_key).await {
                         DeadLetterLookup::Found(dead_letter) => {
                             self.perform_action(service, &dead_letter, OperatorAction::Redrive).await
@@ -99,7 +102,7 @@ impl World {
     /// # Errors
     /// The errors of [`Node::redrive`]; [`SendError::Stopped`] if no node of the service is running.
     pub async fn redrive(&self, service: usize, dead_letter: &DeadLetter) -> Result<(), SendError> {
-        let found = self.find_dead_letter(service, |found| found.envelope.id == dead_letter.envelope.id).await;
+        let found = self.find_dead_letter(service, |found| is_same(found, dead_letter)).await;
         let DeadLetterLookup::Found(dead_letter) = found else { return Err(SendError::Stopped) };
         let mut result = Err(SendError::Stopped);
         for node in self.handles(service) {
@@ -116,7 +119,7 @@ impl World {
     /// # Errors
     /// The errors of [`Node::discard`]; [`SendError::Stopped`] if no node of the service is running.
     pub async fn discard(&self, service: usize, dead_letter: &DeadLetter) -> Result<(), SendError> {
-        let found = self.find_dead_letter(service, |found| found.envelope.id == dead_letter.envelope.id).await;
+        let found = self.find_dead_letter(service, |found| is_same(found, dead_letter)).await;
         let DeadLetterLookup::Found(dead_letter) = found else { return Err(SendError::Stopped) };
         let mut result = Err(SendError::Stopped);
         for node in self.handles(service) {
@@ -154,6 +157,11 @@ impl World {
             .find(is_wanted)
             .map_or(DeadLetterLookup::Missing, |dead_letter| DeadLetterLookup::Found(Box::new(dead_letter)))
     }
+}
+
+/// Returns whether two dead letters are one message of one key.
+fn is_same(one: &DeadLetter, other: &DeadLetter) -> bool {
+    (one.envelope.id, &one.actor, &one.key) == (other.envelope.id, &other.actor, &other.key)
 }
 
 /// Checks that each dead letter of a stream is resolved once and that its sender gets a reply.

@@ -29,9 +29,14 @@ impl World {
     ///
     /// Events are exempt: a subscriber reads missing events from the log of their owner, so they may be acknowledged at once.
     pub(super) fn on_acked(&self, service: usize, envelope: &Envelope) {
-        let (Some(origin), Some(service)) = (&envelope.origin, self.0.services.get(service)) else { return };
+        let Some(service) = self.0.services.get(service) else { return };
         let to = envelope.to.as_ref().map_or(&envelope.domain, |to| &to.domain);
-        if envelope.kind != Kind::Event && !self.0.step_log.has_handled(to, &origin.shard, origin.sequence) {
+        let is_committed = match &envelope.origin {
+            Some(origin) => self.0.step_log.has_handled(to, &origin.shard, origin.sequence),
+            // A command that a client has posted. A duplicate is acknowledged after the commit of the original.
+            None => self.0.step_log.has_decided(to, envelope.id),
+        };
+        if envelope.kind != Kind::Event && !is_committed {
             self.report_violation(format!(
                 "settled: {} acknowledged {} {} for `{}` before its turn was committed",
                 service.name, envelope.name, envelope.id, envelope.key

@@ -152,6 +152,8 @@ struct State {
     compensating: BTreeMap<MessageId, Envelope>,
     /// The commands and replies with committed effects: the domain that handled them, and their source.
     handled: BTreeSet<(Name, ShardId, u64)>,
+    /// The commands of clients with committed effects or as dead letters, by the domain that handled them.
+    decided: BTreeSet<(Name, MessageId)>,
     /// Commands whose clients were told that they had no effect.
     without_effect: BTreeSet<MessageId>,
     delays: Delays,
@@ -215,6 +217,11 @@ impl StepLog {
         self.0.lock().handled.contains(&(domain.clone(), from.clone(), sequence))
     }
 
+    /// Returns whether the effect of a client's command is committed in a domain, or the command is a dead letter there.
+    pub(super) fn has_decided(&self, domain: &Name, command: MessageId) -> bool {
+        self.0.lock().decided.contains(&(domain.clone(), command))
+    }
+
     /// Takes the first violation found since the last call.
     pub(super) fn take_violation(&self) -> Option<String> {
         self.0.lock().violation.take()
@@ -265,6 +272,7 @@ impl StepLog {
             outcomes: BTreeMap::new(),
             compensating: BTreeMap::new(),
             handled: BTreeSet::new(),
+            decided: BTreeSet::new(),
             without_effect: BTreeSet::new(),
             delays: Delays::default(),
             violation: None,
@@ -342,6 +350,12 @@ impl StepLog {
         {
             state.handled.insert((shard.domain.clone(), source.shard.clone(), *position));
         }
+        let dead_letters = turn.notes.iter().filter_map(|note| match note {
+            Note::DeadLetter(dead_letter) => Some(dead_letter.envelope.id),
+            _ => None,
+        });
+        let outside = matches!(turn.mark, MarkedAs::Outside).then_some(turn.id);
+        state.decided.extend(dead_letters.chain(outside).map(|id| (shard.domain.clone(), id)));
         let first = position.saturating_sub(records.len() as u64);
         let late = state.delays.committed(shard, turn, first + 1);
         let had_no_effect = matches!(turn.mark, MarkedAs::Outside) && state.without_effect.contains(&turn.id);

@@ -15,6 +15,7 @@ mod jobs;
 mod keyed_queries;
 mod keys;
 mod nodes;
+mod poisoned_events;
 mod regressions;
 mod rules;
 mod run_queries;
