@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
+use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::prelude::{
     Aggregate, Apply, Client, Command, Domain, Effects, Event, Handle, MemoryStore, Node, Rejection,
 };
@@ -300,6 +301,58 @@ async fn replies_are_the_same_on_every_path() -> Result<(), Error> {
     let float = 907.303_832_202_868_9;
     assert_eq!(floats::replies(vec![float]).await, [(Some(float), Some(float))]);
     Ok(())
+}
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Lists, reply = Tagged)]
+struct Charge {
+    #[key]
+    card: String,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(domain = Lists)]
+struct Charged {}
+
+#[derive(Aggregate, Default)]
+#[aggregate(domain = Lists, handles(Charge), applies(Charged))]
+struct Card;
+
+impl Handle<Charge> for Card {
+    fn handle(&self, _charge: Charge, effects: &mut Effects<Self>) -> Result<Tagged, Rejection> {
+        effects.record(Charged {});
+        Ok(Tagged::Card { number: 7 })
+    }
+}
+
+impl Apply<Charged> for Card {
+    fn apply(&mut self, _charged: &Charged) {}
+}
+
+/// Otherwise a caller that sends the command again, because it cannot read the reply, would be charged twice.
+#[whizbang::test]
+async fn unreadable_reply_records_nothing_on_any_path() -> Result<(), Error> {
+    let hub = LoopbackHub::new();
+    let builder = Node::builder("cards", MemoryStore::new()).threads(0).aggregate::<Card>().bridge(hub.bridge());
+    let node = builder.start().await?;
+    let (local, remote) = (node.client(), Client::connect("shop", hub.bridge()).await?);
+    let charge = || Charge { card: "c".to_owned() };
+    for _ in 0..2 {
+        let limit = std::time::Duration::from_secs(3);
+        let answers = [
+            local.send(charge()).await,
+            local.send(charge()).deadline(limit).await,
+            local.send(charge()).id(local.new_id()).await,
+            remote.send(charge()).deadline(limit).await,
+        ];
+        for answer in answers {
+            let error = answer.expect_err("the reply is refused");
+            assert!(!error.is_transient() && !error.may_have_happened(), "{error:?}");
+        }
+    }
+    assert_eq!(node.metrics().events, 0);
+    remote.disconnect().await;
+    node.stop().await
 }
 
 /// The error names the type and the fix.

@@ -1,12 +1,16 @@
 //! A key that cannot be loaded, and a key in back-off, delay no other key.
 
+mod instrumented_store;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::LazyLock;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use instrumented_store::{InstrumentedStore, StoreProbe};
 use parking_lot::Mutex;
 use whizbang::prelude::*;
-use whizbang::store::StoreError;
+use whizbang::store::{Store, StoreError};
 use whizbang::{NodeConfig, Retry, SendError};
 
 /// More messages than a source or a subscription may have in flight.
@@ -174,16 +178,13 @@ const LONG: Retry = Retry { attempts: 100, first: Duration::from_secs(600), long
 const SHORT: Retry = Retry { attempts: 3, first: Duration::from_millis(1), longest: Duration::from_millis(2) };
 
 async fn start(store: &MemoryStore, retry: Retry) -> Node {
+    start_on(store.clone(), retry).await
+}
+
+async fn start_on(store: impl Store, retry: Retry) -> Node {
     let config = NodeConfig { threads: 0, retry, ..NodeConfig::default() };
-    Node::builder("boxes", store.clone())
-        .threads(0)
-        .aggregate::<Sender>()
-        .aggregate::<Speaker>()
-        .saga::<Box_>()
-        .config(config)
-        .start()
-        .await
-        .unwrap()
+    let builder = Node::builder("boxes", store).threads(0).config(config);
+    builder.aggregate::<Sender>().aggregate::<Speaker>().saga::<Box_>().start().await.unwrap()
 }
 
 async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
@@ -273,6 +274,33 @@ async fn unloadable_key_delays_no_command_to_others() {
 #[whizbang::test]
 async fn unloadable_key_delays_no_event_to_others() {
     other_keys_are_reached(Way::Events, "load-events").await;
+}
+
+/// A message for a stuck key is deferred to the log of its receiver, so the position of the subscription moves on.
+#[whizbang::test]
+async fn restart_beside_an_unloadable_key_reads_few_events() {
+    let store = MemoryStore::new();
+    let (stuck, other) = ("stuck-restart".to_owned(), "other-restart".to_owned());
+    let node = start(&store, SHORT).await;
+    send(&node, Way::Events, &stuck, 0, 1, false).await;
+    node.wait_idle().await;
+    stop_promptly(node).await;
+    UNLOADABLE.lock().insert(stuck.clone());
+    let node = start(&store, SHORT).await;
+    send(&node, Way::Events, &stuck, 1, 1, false).await;
+    send(&node, Way::Events, &other, 0, OTHERS, true).await;
+    eventually(async || others(&other) == OTHERS).await;
+    node.wait_idle().await;
+    stop_promptly(node).await;
+    let probe = Arc::<StoreProbe>::default();
+    let node = start_on(InstrumentedStore(store, Arc::clone(&probe)), SHORT).await;
+    send(&node, Way::Events, &other, OTHERS, 1, true).await;
+    eventually(async || others(&other) == OTHERS + 1).await;
+    eventually(async || node.metrics().unloadable_keys == 1).await;
+    node.wait_idle().await;
+    let read = probe.events.load(Ordering::Relaxed);
+    assert!((1..100).contains(&read), "{read} of {OTHERS} events since the key is stuck were read at the restart");
+    stop_promptly(node).await;
 }
 
 async fn back_off_delays_no_other(way: Way, name: &str) {

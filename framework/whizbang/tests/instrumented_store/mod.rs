@@ -1,4 +1,4 @@
-//! A store that counts reads of its timers and streams, and that panics or pauses on request.
+//! A store that counts reads of its timers, streams and events, and that panics or pauses on request.
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
 use std::sync::Arc;
@@ -29,6 +29,8 @@ pub struct StoreProbe {
     pub largest: AtomicUsize,
     /// The number of turns of streams read.
     pub turns: AtomicUsize,
+    /// The number of events read.
+    pub events: AtomicUsize,
     /// Pauses the next read of dead letters.
     pub letters: Hold,
 }
@@ -178,7 +180,13 @@ impl ShardReader for Reader {
     }
     fn events(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredEvent>, StoreError>> {
         self.1.called("events");
-        self.0.events(after, limit)
+        let events = self.0.events(after, limit);
+        async move {
+            let events = events.await?;
+            self.1.events.fetch_add(events.len(), Ordering::Relaxed);
+            Ok(events)
+        }
+        .boxed()
     }
     fn outbox<'a>(
         &'a self,
