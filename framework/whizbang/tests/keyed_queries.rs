@@ -356,9 +356,8 @@ async fn query_across_a_suspension_is_not_answered() {
             commits.hold();
             let reply = poll_once(client.send(deposit("ada", 0)));
             let key = poll_once(client.query(balance("ada")).no_retry());
-            while commits.waiting() == 0 {
-                turn_over().await;
-            }
+            turn_over().await;
+            assert_eq!(commits.waiting(), 1, "the turn is taken, and not committed");
             commits.go_on();
             tokio::time::advance(lease).await;
             assert!(key.await.is_err(), "an answer that waited for a commit was shown after the lease");

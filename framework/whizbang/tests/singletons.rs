@@ -128,6 +128,31 @@ async fn singleton_of_a_crashed_node_is_started_elsewhere() {
     assert_eq!((runs.count(), rest.metrics().singletons), (before + 1, 1));
 }
 
+/// Time jumps before any task runs, as it does for a process that is stopped and goes on.
+#[tokio::test(start_paused = true)]
+async fn singleton_of_a_suspended_process_is_cancelled() {
+    let test = async {
+        let (store, runs) = (MemoryStore::shared(&Clock::system()), Arc::<Runs>::default());
+        let config = NodeConfig { lease: LEASE, threads: 0, ..NodeConfig::default() };
+        let builder = Node::builder("accounts", store).config(config).aggregate::<Account>();
+        let node = builder.singleton("beat", runs.task("one")).start().await.unwrap();
+        for round in 1..=3 {
+            while runs.host().is_none() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            assert_eq!(runs.count(), round);
+            tokio::time::sleep(LEASE * 3).await;
+            assert_eq!(runs.count(), round, "it runs on while the lease is renewed");
+            tokio::time::advance(LEASE).await;
+            tokio::time::sleep(LEASE).await;
+        }
+        assert_eq!(runs.count(), 4, "each suspension ends a run");
+        node.stop().await.unwrap();
+        assert_eq!(runs.host(), None);
+    };
+    tokio::task::LocalSet::new().run_until(test).await;
+}
+
 #[whizbang::test]
 async fn singleton_runs_on_a_node_that_has_its_store_alone() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,6 +1,7 @@
 //! The cost of idle nodes: the run time of their threads, as part of a core.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use whizbang::derive::block_on;
@@ -8,12 +9,16 @@ use whizbang::prelude::*;
 use whizbang::store::embedded::EmbeddedStore;
 
 use crate::nats::{Book, Reader, bridge, next_run, write};
+use whizbang_store_postgres::PostgresStore;
 use whizbang_tests::nats::{NatsServer, Release};
+use whizbang_tests::postgres::PostgresServer;
 
 /// The measured span.
 const SPAN: Duration = Duration::from_secs(10);
 /// The limit for one node, in percent of a core.
 const LIMIT: f64 = 0.5;
+/// The limit for three nodes with their database.
+const CLUSTER_LIMIT: f64 = 1.0;
 
 /// Measures one node with an embedded store.
 pub(crate) fn alone() {
@@ -48,6 +53,69 @@ pub(crate) fn over_nats() {
     });
 }
 
+/// Measures three nodes of one service over PostgreSQL and a broker, together with the database server.
+pub(crate) fn over_postgres() {
+    let (database, server) = (PostgresServer::start(), NatsServer::start(Release::Distribution));
+    block_on(async {
+        let run = next_run();
+        let mut nodes = Vec::new();
+        for number in 0..3 {
+            let store = PostgresStore::builder(&database.url()).connect().await.expect("connects");
+            let node = Node::builder("notes", store).aggregate::<Book>().label(&format!("node-{number}"));
+            nodes.push(node.bridge(bridge(&server.url(), run).await).start().await.expect("starts"));
+        }
+        for node in &nodes {
+            work(node).await;
+        }
+        let is_even = |node: &Node| {
+            let members = node.cluster().expect("a shared store").members;
+            members.len() == 3 && members.iter().all(|member| member.shards >= 5)
+        };
+        while !nodes.iter().all(is_even) {
+            let _ = tokio::time::timeout(Duration::from_millis(100), std::future::pending::<()>()).await;
+        }
+        // The consumers of moved shards have ended by then, and the database has written what it had deferred.
+        let _ = tokio::time::timeout(SPAN / 2, std::future::pending::<()>()).await;
+        let processes = || run_time_of(&children_of(postmaster(&database)));
+        let (before, begun) = (processes(), Instant::now());
+        let nodes_cost = cost().await;
+        let database_cost = (processes() - before).as_secs_f64() / begun.elapsed().as_secs_f64() * 100.0;
+        let what = format!("three nodes over PostgreSQL: nodes {nodes_cost:.3}, database {database_cost:.3}, together");
+        print_with("idle_over_postgres", &what, nodes_cost + database_cost, CLUSTER_LIMIT);
+        for node in nodes {
+            node.stop().await.expect("stops");
+        }
+    });
+}
+
+/// Returns the id of the first process of a server.
+fn postmaster(server: &PostgresServer) -> u32 {
+    let file = server.folder().join("data").join("postmaster.pid");
+    let text = fs::read_to_string(file).expect("the file of the server");
+    text.lines().next().and_then(|id| id.trim().parse().ok()).expect("a process id")
+}
+
+/// Returns a process and its children.
+fn children_of(parent: u32) -> Vec<PathBuf> {
+    let of = |process: &PathBuf| {
+        let stat = fs::read_to_string(process.join("stat")).ok()?;
+        // The name in parentheses may contain spaces; the state and the parent follow.
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<u32>().ok()
+    };
+    let processes = fs::read_dir("/proc").expect("Linux").flatten().map(|entry| entry.path());
+    let children = processes.filter(|process| of(process) == Some(parent));
+    children.chain([PathBuf::from(format!("/proc/{parent}"))]).collect()
+}
+
+/// Returns the run time of processes, by their folders in `/proc`.
+fn run_time_of(processes: &[PathBuf]) -> Duration {
+    let nanos = processes.iter().filter_map(|process| {
+        let text = fs::read_to_string(process.join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanos.sum())
+}
+
 /// Handles 1,000 commands and waits until the node is idle, so that every task that could poll exists.
 async fn work(node: &Node) {
     for book in 0..1000 {
@@ -75,13 +143,17 @@ fn run_time() -> Duration {
 }
 
 fn print(bench: &str, what: &str, percent: f64) {
+    print_with(bench, what, percent, LIMIT);
+}
+
+fn print_with(bench: &str, what: &str, percent: f64, limit: f64) {
     let row = serde_json::json!({
         "bench": bench,
         "value": (percent * 1000.0).round() / 1000.0,
         "unit": format!("% of a core: {what}"),
         "anchor": "limit",
-        "anchor_value": LIMIT,
-        "ratio": (percent / LIMIT * 1000.0).round() / 1000.0,
+        "anchor_value": limit,
+        "ratio": (percent / limit * 1000.0).round() / 1000.0,
     });
     println!("{row}");
 }

@@ -46,6 +46,7 @@ const ROWS: &[Row] = &[
     ("simulation_seed", simulation::seed),
     ("idle_alone", idle::alone),
     ("idle_over_nats", idle::over_nats),
+    ("idle_over_postgres", idle::over_postgres),
 ];
 
 fn main() {

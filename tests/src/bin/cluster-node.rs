@@ -1,7 +1,8 @@
 //! One of several nodes of a service, in its own process: `cluster-node SERVICE DATABASE_URL NATS_URL LEASE_MILLISECONDS`.
 //!
 //! SERVICE is `bank` (the accounts) or `transfers` (the sagas between them). The nodes of a service share one schema of the
-//! database. Prints `ready` once the node works and `stopped` after a graceful stop.
+//! database. Prints `ready` once the node works and `stopped` after a graceful stop. If the environment variable `SINGLETON` names a
+//! file, the service has a singleton that adds its epoch and the process id to that file, again and again.
 
 #[path = "../../../framework/whizbang/tests/bank/mod.rs"]
 mod bank;
@@ -10,12 +11,24 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use bank::{Account, Transfer};
+use whizbang::node::Singleton;
 use whizbang::prelude::*;
 use whizbang::{NatsBridge, NodeConfig, PostgresStore};
 
 fn say(line: &str) {
     // The reader may have closed the pipe.
     let _ = std::io::stdout().lock().write_all(line.as_bytes());
+}
+
+/// Adds a line to the file at each step.
+async fn beat(path: std::ffi::OsString, singleton: Singleton) {
+    let mut steps = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        steps.tick().await;
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&path).expect("a file");
+        let line = format!("{} {}\n", singleton.epoch(), std::process::id());
+        file.write_all(line.as_bytes()).expect("writes a line");
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -36,6 +49,10 @@ async fn main() -> Result<(), whizbang::Error> {
         "bank" => node.aggregate::<Account>(),
         "transfers" => node.saga::<Transfer>(),
         other => panic!("no service `{other}`"),
+    };
+    let node = match std::env::var_os("SINGLETON") {
+        Some(path) => node.singleton("beat", move |singleton| beat(path.clone(), singleton)),
+        None => node,
     };
     let node = node.start().await?;
     say("ready\n");

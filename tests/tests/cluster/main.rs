@@ -9,6 +9,7 @@ mod callers;
 mod faults;
 mod nodes;
 mod resurrected;
+mod singletons;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

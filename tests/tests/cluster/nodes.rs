@@ -48,6 +48,10 @@ impl Process {
         self.child.wait().expect("the end of a child");
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for the end after SIGTERM.
     pub(crate) fn ends_in_order(&mut self) {
         self.wait_for("stopped");
@@ -121,6 +125,7 @@ impl Cluster {
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_cluster-node")])
             .args([SERVICES[service], &network.postgres_url(), &network.nats_url(), &LEASE.as_millis().to_string()])
+            .env("SINGLETON", self.singleton_file(service))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -183,6 +188,11 @@ impl Cluster {
             .connect()
             .await
             .expect("connects")
+    }
+
+    /// Returns the file that the singleton of a service writes.
+    pub(crate) fn singleton_file(&self, service: usize) -> PathBuf {
+        self.logs.path().join(format!("singleton-of-{}", SERVICES[service]))
     }
 
     fn log_of(&self, number: usize) -> PathBuf {

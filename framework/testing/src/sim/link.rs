@@ -20,7 +20,7 @@ use super::fault_counts::FaultEvent;
 use super::fault_profile::LinkDirection;
 use super::store::SimStore;
 use whizbang_core::bridge::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, Response};
-use whizbang_core::message::{Envelope, Name, ShardId, shard_of};
+use whizbang_core::message::{Envelope, MessageId, Name, ShardId, shard_of};
 use whizbang_core::store::Epoch;
 use whizbang_wire::Packet;
 
@@ -100,12 +100,12 @@ impl SimLink {
         }
     }
 
-    /// Checks that the node may answer a request.
-    pub(super) fn check_answer(&self, request: &str, response: &Response) {
+    /// Checks that the node may answer a request. `id` is that of a command, or of the query of a key.
+    pub(super) fn check_answer(&self, request: &str, id: Option<MessageId>, response: &Response) {
         let is_answer = !matches!(response, Response::Refused(_) | Response::Shape(_));
         if let Some(store) = self.store.as_ref().filter(|_| is_answer && self.card.has_leased_shards && !self.is_gone())
         {
-            store.check_answer(request);
+            store.check_answer(request, id);
         }
     }
 

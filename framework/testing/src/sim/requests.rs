@@ -11,7 +11,7 @@ use super::fault_counts::FaultEvent;
 use super::link::{SimLink, SimulatedBridge, pause};
 use super::node_tasks::spawn_outside;
 use whizbang_core::bridge::{BridgeError, Notification, Request, RequestError, Response};
-use whizbang_core::message::MAX_PAYLOAD_BYTES;
+use whizbang_core::message::{MAX_PAYLOAD_BYTES, MessageId};
 use whizbang_wire::Packet;
 
 impl SimulatedBridge {
@@ -66,11 +66,9 @@ impl SimulatedBridge {
                 Ok(request) => other.with_shard(request),
                 Err(error) => return Some(Ok(Response::Refused(RequestError::Undecodable(error.to_string())))),
             };
-            let read = describe_read(&request);
+            let (what, id) = describe(&request);
             let response = other.inbound.request(request).await;
-            if let Some(read) = read {
-                other.check_answer(&read, &response);
-            }
+            other.check_answer(&what, id, &response);
             let answer = Packet::from_response(&response, 2 * MAX_PAYLOAD_BYTES);
             // The response of a node that was killed is lost.
             if other.is_gone() || lost() {
@@ -132,13 +130,13 @@ impl SimulatedBridge {
     }
 }
 
-/// Describes a request that is answered from what the node has read. The reply to a command comes from a commit, which only the
-/// owner can write.
-fn describe_read(request: &Request) -> Option<String> {
+/// Describes a request, and returns the id of a command. The reply to a command comes from a commit, which only the owner can
+/// write; everything else is answered from what the node has read. The query of a key travels like a command and has no commit.
+fn describe(request: &Request) -> (String, Option<MessageId>) {
     match request {
-        Request::Command(_) => None,
-        Request::Query(query) => Some(format!("the query {}", query.name)),
-        Request::Events { shard, .. } => Some(format!("a request for the events of {shard}")),
-        request => Some(format!("a request to {}", request.domain())),
+        Request::Command(envelope) => (format!("the query {}", envelope.name), Some(envelope.id)),
+        Request::Query(query) => (format!("the query {}", query.name), None),
+        Request::Events { shard, .. } => (format!("a request for the events of {shard}"), None),
+        request => (format!("a request to {}", request.domain()), None),
     }
 }

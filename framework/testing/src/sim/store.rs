@@ -25,7 +25,7 @@ use super::step_log::StepLog;
 use super::store_handle::StoreHandle;
 use super::trace::Trace;
 use super::writer::SimWriter;
-use whizbang_core::message::{IdSource, Name, ShardId, StoreIdentity};
+use whizbang_core::message::{IdSource, MessageId, Name, ShardId, StoreIdentity};
 use whizbang_core::store::{CommitListener, Epoch, ShardHandle, ShardLeases, ShardReader, Store, StoreError, View};
 
 /// Called after each commit.
@@ -182,9 +182,10 @@ impl SimStore {
         self.0.start_flush();
     }
 
-    /// Checks that the node of this handle may answer, see [`OwnershipRules::answered`].
-    pub(super) fn check_answer(&self, what: &str) {
-        if let Some(member) = self.1.member() {
+    /// Checks that the node of this handle may answer, see [`OwnershipRules::answered`]. It may always report a commit.
+    pub(super) fn check_answer(&self, what: &str, id: Option<MessageId>) {
+        let is_commit = id.is_some_and(|id| self.0.step_log.has_decided(id));
+        if let Some(member) = self.1.member().filter(|_| !is_commit) {
             self.0.ownership.answered(member, what);
         }
     }
