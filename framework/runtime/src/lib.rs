@@ -4,6 +4,7 @@
 //!
 //! # Features
 //!
+//! - `schedules`: cron schedules
 //! - `testing`: the seams of the simulated cluster
 
 // docs.rs marks the items that need a feature.
@@ -34,6 +35,8 @@ pub mod projection;
 mod relay;
 pub mod router;
 pub mod saga;
+#[cfg(feature = "schedules")]
+pub mod schedule;
 #[cfg(test)]
 mod tests;
 pub mod worker;

@@ -67,6 +67,7 @@
 //! - `postgres`: `PostgresStore`, the state of services in PostgreSQL
 //! - `nats` (default): `NatsBridge`, nodes in different processes
 //! - `http`: `http::Gateway`, HTTP routes for commands and queries
+//! - `schedules`: cron schedules, `Client::schedule`
 //! - `testing`: scenarios and the simulated cluster for tests of services, and the suites that stores and bridges must pass
 //!
 //! Without any of them, the in-memory store and the in-process bridge are available.
@@ -92,6 +93,8 @@
 pub use whizbang_core::{clock, message};
 #[doc(hidden)]
 pub use whizbang_runtime::derive;
+#[cfg(feature = "schedules")]
+pub use whizbang_runtime::schedule;
 pub use whizbang_runtime::{aggregate, client, node, projection, saga, worker};
 #[cfg(feature = "testing")]
 pub use whizbang_testing as testing;
@@ -145,6 +148,8 @@ pub use message::{Command, Document, Domain, Event, Message, Query, Rejection};
 pub use node::{ConfigError, Error, Health, Metrics, Node, NodeBuilder, NodeConfig, NodeEnd, NodeHandle, StartError};
 pub use projection::{Answer, Project, Projection};
 pub use saga::{OnTimer, Saga};
+#[cfg(feature = "schedules")]
+pub use schedule::{ActiveSchedule, Cron, CronError, Missed, Overlap};
 #[cfg(feature = "embedded")]
 pub use store::embedded::EmbeddedStore;
 pub use store::memory::MemoryStore;

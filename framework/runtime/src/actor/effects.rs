@@ -95,6 +95,20 @@ impl<A: 'static, M: 'static> RecordedSlot for RecordedEvent<A, M> {
     }
 }
 
+/// Records an event of the framework, which has no message type; its bytes begin at `start`. Its `apply` is called like that of
+/// an event of the user.
+#[cfg(feature = "schedules")]
+pub(crate) fn record_own<E: 'static, A: 'static>(
+    requested: &mut RequestedEffects,
+    name: &'static str,
+    start: usize,
+    event: E,
+    apply: fn(&E, &mut A),
+) {
+    requested.add_slot(Box::new(RecordedEvent { event: Some(event), apply }));
+    requested.record(name, 1, start);
+}
+
 impl<A: Stateful> Effects<A> {
     /// Returns effects without any request. Their type is unknown to the caller.
     pub(super) fn empty(handlers: Rc<HandlerTable>, monotonic: MonotonicTime) -> Box<dyn AnyEffects> {

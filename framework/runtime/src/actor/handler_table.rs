@@ -182,6 +182,8 @@ pub struct HandlerTable {
     pub(crate) applies: ByName<ApplyStored>,
     pub(crate) reacts: ByDomainAndName<(KeyOf, Decide)>,
     pub(crate) replies: ByDomainAndName<Decide>,
+    /// Handles the replies to commands without a handler, for the framework's own actors.
+    pub(crate) other_replies: Option<Decide>,
     awaited_replies: Vec<TypeId>,
     pub(crate) answers: ByName<AnswerFromState>,
     timers: ByDomainAndName<Decide>,
@@ -220,6 +222,7 @@ impl HandlerTable {
             applies: HashMap::default(),
             reacts: HashMap::default(),
             replies: HashMap::default(),
+            other_replies: None,
             awaited_replies: Vec::new(),
             answers: HashMap::default(),
             timers: HashMap::default(),
@@ -290,6 +293,17 @@ impl HandlerTable {
 
     pub(crate) fn add_own_command(&mut self, name: &'static str, decide: Decide) {
         self.commands.insert(name, decide);
+    }
+
+    #[cfg(feature = "schedules")]
+    pub(crate) fn add_own_apply(&mut self, name: &'static str, apply: ApplyStored) {
+        self.applies.insert(name, apply);
+    }
+
+    /// Handles the replies to all commands that the actor sends and that no other handler is listed for.
+    #[cfg(feature = "schedules")]
+    pub(crate) fn add_own_reply(&mut self, decide: Decide) {
+        self.other_replies = Some(decide);
     }
 
     pub(crate) fn add_own_timer(&mut self, name: &'static str, decide: Decide) {

@@ -36,6 +36,7 @@ mod state;
 mod stored;
 mod thread;
 mod timer_name;
+mod timer_requests;
 mod turn;
 
 pub use answers::Answer;
@@ -47,6 +48,8 @@ pub(crate) use commits::CommitFailure;
 pub use compensation::CompensationChange;
 pub(crate) use dead_letters::duplicate_outcome;
 pub use dispatcher::Dispatcher;
+#[cfg(feature = "schedules")]
+pub(crate) use effects::record_own;
 pub use effects::{CompensationScope, Effects, Sent};
 #[cfg(feature = "testing")]
 pub use failpoints::{Count, Failpoint, Failpoints};

@@ -7,6 +7,7 @@ use std::any::{Any, TypeId};
 use std::borrow::Cow;
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -14,7 +15,7 @@ use super::compensation::CompensationChange;
 use super::effects::{Effects, RecordedSlot};
 use super::handler_table::HandlerTable;
 use super::plan::{EventContext, Role, Stateful};
-use super::timer_name::{TIMER_NAME, is_valid, named};
+use super::timer_name::TIMER_NAME;
 use crate::router::{DelayedMessage, PlannedCommand, cancellation};
 use whizbang_core::clock::{MonotonicTime, Timestamp};
 use whizbang_core::message::{
@@ -248,17 +249,9 @@ impl RequestedEffects {
         self.monotonic.now().after(due.since(self.turn.time))
     }
 
-    /// Returns the stored name of a timer; `None` if its own name is invalid, which fails the turn.
-    pub(crate) fn timer_of(&mut self, stored: Cow<'static, str>, own: Option<&str>) -> Option<Cow<'static, str>> {
-        match own {
-            None => Some(stored),
-            Some(own) if is_valid(own) => Some(named(&stored, own).into()),
-            Some(own) => {
-                let reason = format!("invalid name of a timer: {} bytes, expected 1 to 128 printable ones", own.len());
-                self.error.get_or_insert(CodecError::Encode { reason });
-                None
-            }
-        }
+    /// Returns when a delay has passed, by the clock of timers.
+    pub(crate) fn after(&self, after: Duration) -> Timestamp {
+        self.monotonic.now().after(after)
     }
 
     /// Discards everything requested so far except the reply.
@@ -454,6 +447,21 @@ impl RequestedEffects {
         self.push_outgoing(id, planned, ReplyMode::Nothing);
         if let Some(sent) = self.outgoing.last_mut() {
             sent.envelope.traceparent = traceparent;
+            sent.envelope.headers = headers;
+        }
+    }
+
+    /// Sends a planned command under an id.
+    #[cfg(feature = "schedules")]
+    pub(crate) fn send_under(
+        &mut self,
+        id: MessageId,
+        planned: PlannedCommand,
+        wants: ReplyMode,
+        headers: Vec<(String, String)>,
+    ) {
+        self.push_outgoing(id, planned, wants);
+        if let Some(sent) = self.outgoing.last_mut() {
             sent.envelope.headers = headers;
         }
     }

@@ -202,7 +202,8 @@ impl Dispatcher {
             // The reply to a command of an earlier run does not concern this one.
             return Ok(());
         }
-        match self.handlers.replies.get(&(envelope.domain.as_str(), envelope.name.as_str())) {
+        let listed = self.handlers.replies.get(&(envelope.domain.as_str(), envelope.name.as_str()));
+        match listed.or(self.handlers.other_replies.as_ref()) {
             Some(decide) => decide(user.get()?, envelope, effects)?,
             None if rejection.is_some() && self.handlers.facts.role == Role::Saga => {
                 effects.requested().begin_compensation()

@@ -4,9 +4,13 @@
 //! neither change state nor await.
 
 mod publisher;
+#[cfg(feature = "schedules")]
+mod schedule;
 mod scheduler;
 
 pub(crate) use publisher::{Publisher, publish};
+#[cfg(feature = "schedules")]
+pub(crate) use schedule::Schedule;
 pub(crate) use scheduler::Scheduler;
 
 use crate::actor::{CommandCall, CommandDispatcher, Effects, EventContext, Plan, Stateful, typed, typed_state};

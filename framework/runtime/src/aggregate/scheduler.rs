@@ -30,7 +30,7 @@ impl<D: Domain> Stateful for Scheduler<D> {
         plan.own().add_own_command(SCHEDULE, |state, envelope, effects| {
             let (_, effects) = typed::<Self>(state, effects)?;
             let requested = &mut effects.requested;
-            let mut delayed = DelayedMessage::read(envelope)?;
+            let mut delayed = DelayedMessage::read(envelope.codec, &envelope.payload)?;
             let checked = if MessageId::parse(&envelope.key).is_none() {
                 Err(Rejection::new("whizbang.delayed-message", "the key of a delayed message is its id"))
             } else if is_from::<D>(envelope) {
@@ -60,7 +60,7 @@ impl<D: Domain> Stateful for Scheduler<D> {
             Ok(())
         });
         plan.own().add_own_timer(DUE, |_, envelope, effects| {
-            let delayed = DelayedMessage::read(envelope)?;
+            let delayed = DelayedMessage::read(envelope.codec, &envelope.payload)?;
             let id = MessageId::parse(&envelope.key)
                 .ok_or_else(|| CodecError::Decode { reason: "a delayed message has no id".to_owned() })?;
             send(delayed, id, effects);

@@ -11,7 +11,7 @@ use super::retry::{Attempts, Effect, RetryMode, send_until_answered};
 use super::{Client, DEADLINE};
 use crate::router::{DelayedMessage, Remote, SCHEDULE, SendError, cancellation};
 use whizbang_core::clock::Timestamp;
-use whizbang_core::message::{CodecError, Coded, Domain, Envelope, Kind, MessageId, Name, Rejection};
+use whizbang_core::message::{Codec, CodecError, Coded, Domain, Envelope, Kind, MessageId, Name, Rejection};
 
 /// The time at which a message is due.
 #[derive(Clone, Copy, Debug)]
@@ -49,30 +49,60 @@ pub(super) fn schedule(
     }
 }
 
-/// Asks the scheduler of a domain to drop a message.
-pub(super) async fn cancel<D: Domain>(client: Client, id: MessageId) -> Result<bool, SendError> {
-    let no_name = |_| SendError::Encode(CodecError::Encode { reason: format!("invalid name `{}`", D::NAME) });
-    let domain = Name::from_static(D::NAME).map_err(no_name)?;
+impl Client {
+    /// Cancels a message of the domain `D` that a client has [delayed](PostCommand::after), by its id. Returns true if it is
+    /// not sent; false if it was sent already, or was cancelled by another caller.
+    ///
+    /// A message that is cancelled before its post arrives is not sent either. Dropping the future after its first poll may
+    /// cancel the message.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send). [`SendError::Unhandled`]: the owner is of a version that cannot delay messages of clients.
+    pub async fn cancel<D: Domain>(&self, id: MessageId) -> Result<bool, SendError> {
+        cancel(self.clone(), D::NAME, D::SHARDS, D::CODEC, id).await
+    }
+}
+
+async fn cancel(
+    client: Client,
+    name: &'static str,
+    shards: u16,
+    codec: Codec,
+    id: MessageId,
+) -> Result<bool, SendError> {
+    let no_name = |_| SendError::Encode(CodecError::Encode { reason: format!("invalid name `{name}`") });
+    let domain = Name::from_static(name).map_err(no_name)?;
     let now = client.now();
     let like = Envelope::new(id, Kind::Command, domain.clone(), domain.clone(), now);
-    let (_, envelope) = cancellation((&domain, D::SHARDS), id, &like);
+    let (_, envelope) = cancellation((&domain, shards), id, &like);
     // The reply comes in the codec of the request.
-    let envelope = Envelope { deadline: Some(now.after(DEADLINE)), codec: D::CODEC, ..envelope };
+    let envelope = Envelope { deadline: Some(now.after(DEADLINE)), codec, ..envelope };
     let attempts = Attempts::new(RetryMode::UntilDeadline, Effect::Possible, DEADLINE);
-    match ask(client, envelope, attempts).await {
+    match ask::<()>(client, envelope, attempts).await {
         Ok(()) => Ok(true),
         Err(SendError::Rejected(no)) if no.code() == Rejection::SAGA_ENDED => Ok(false),
         Err(error) => Err(error),
     }
 }
 
+/// The replies of the actors of the framework: none, or a yes or no.
+pub(super) trait Reply: Coded + Send + 'static {}
+
+impl Reply for () {}
+
+impl Reply for bool {}
+
 /// Sends a command to a scheduler and reads its reply.
-fn ask(client: Client, envelope: Envelope, attempts: Attempts) -> BoxFuture<'static, Result<(), SendError>> {
+pub(super) fn ask<R: Reply>(
+    client: Client,
+    envelope: Envelope,
+    attempts: Attempts,
+) -> BoxFuture<'static, Result<R, SendError>> {
     let codec = envelope.codec;
     let send = |remote: &dyn Remote, envelope, wait| remote.send(envelope, wait);
     let answer = send_until_answered(client, envelope, attempts, send);
     Box::pin(async move {
-        match <() as Coded>::read_reply(codec, &answer.await?) {
+        match R::read_reply(codec, &answer.await?) {
             Ok(reply) => reply.map_err(SendError::Rejected),
             Err(error) => Err(SendError::Reply(error)),
         }

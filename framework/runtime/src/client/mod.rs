@@ -10,6 +10,8 @@ mod publish;
 mod query;
 mod request;
 mod retry;
+#[cfg(feature = "schedules")]
+mod schedule;
 #[cfg(test)]
 mod tests;
 
@@ -26,9 +28,7 @@ use parking_lot::Mutex;
 
 use crate::router::{NodeId, Remote};
 use whizbang_core::clock::Clock;
-use whizbang_core::message::{
-    Command, Domain, Event, Fingerprint, IdSource, MessageFacts, MessageId, Query, encode_verified,
-};
+use whizbang_core::message::{Command, Event, Fingerprint, IdSource, MessageFacts, MessageId, Query, encode_verified};
 
 /// Default time to wait for a reply of another node, and to retry.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -87,18 +87,6 @@ impl Client {
     /// As [`send`](Self::send), except that a rejection is not reported.
     pub fn post<C: Command>(&self, command: C) -> PostCommand<C> {
         PostCommand::new(self.clone(), command)
-    }
-
-    /// Cancels a message of the domain `D` that a client has [delayed](PostCommand::after), by its id. Returns true if it is
-    /// not sent; false if it was sent already, or was cancelled by another caller.
-    ///
-    /// A message that is cancelled before its post arrives is not sent either. Dropping the future after its first poll may
-    /// cancel the message.
-    ///
-    /// # Errors
-    /// As [`send`](Self::send). [`SendError::Unhandled`]: the owner is of a version that cannot delay messages of clients.
-    pub async fn cancel<D: Domain>(&self, id: MessageId) -> Result<bool, SendError> {
-        delay::cancel::<D>(self.clone(), id).await
     }
 
     /// Publishes an event under a key, without an aggregate: for log lines, measurements, changes captured from a database.

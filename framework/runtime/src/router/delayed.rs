@@ -15,6 +15,8 @@ use whizbang_core::message::{
 
 /// The name of the actor type in the store; reserved.
 pub(crate) const SCHEDULER: &str = "whizbang-scheduler";
+/// The name of the actor type of cron schedules in the store; reserved.
+pub(crate) const SCHEDULES: &str = "whizbang-schedules";
 /// The command that holds a message until it is due.
 pub(crate) const SCHEDULE: &str = "whizbang-schedule";
 /// The command that drops a message that is not due yet.
@@ -71,8 +73,8 @@ impl DelayedMessage {
     ///
     /// # Errors
     /// It cannot be decoded.
-    pub(crate) fn read(envelope: &Envelope) -> Result<Self, CodecError> {
-        envelope.codec.decode(&envelope.payload)
+    pub(crate) fn read(codec: Codec, payload: &[u8]) -> Result<Self, CodecError> {
+        codec.decode(payload)
     }
 
     /// Returns the message of a command for the scheduler and the time at which it is due; `None` for any other command.
@@ -81,7 +83,7 @@ impl DelayedMessage {
         if command.name.as_str() != SCHEDULE {
             return None;
         }
-        let delayed = Self::read(command).ok()?;
+        let delayed = Self::read(command.codec, &command.payload).ok()?;
         let (due, id) = (delayed.due(), MessageId::parse(&command.key)?);
         let (planned, traceparent, headers) = delayed.into_parts();
         let (domain, name) = (Name::new(&planned.domain).ok()?, Name::new(&planned.name).ok()?);

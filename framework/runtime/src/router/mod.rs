@@ -15,7 +15,7 @@ mod remote;
 mod shapes;
 
 pub use delayed::DelayedMessage;
-pub(crate) use delayed::{CANCEL, SCHEDULE, SCHEDULER, cancellation};
+pub(crate) use delayed::{CANCEL, SCHEDULE, SCHEDULER, SCHEDULES, cancellation};
 pub use delivery::{Action, Completion, DedupKey, Delivery, Outcome, SequenceTracker};
 pub use endpoint::{
     ActorEndpoint, CommandEndpoint, CommandFailure, CommandMeta, ReturnedCommand, SentReply, Submission, TypedReply,

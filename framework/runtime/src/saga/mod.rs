@@ -5,11 +5,9 @@
 
 use std::time::Duration;
 
-use crate::actor::{
-    CompensationScope, Effects, Plan, RequestedEffects, Sent, Stateful, TimerSlot, stored_timer, timer_name, typed,
-};
+use crate::actor::{CompensationScope, Effects, Plan, Sent, Stateful, typed};
 use whizbang_core::clock::Timestamp;
-use whizbang_core::message::{Command, Document, Domain};
+use whizbang_core::message::{Command, Document, Domain, MessageFacts};
 
 /// An event-sourced actor that reacts to events by sending commands. Derived with `#[derive(Saga)]`.
 ///
@@ -110,7 +108,7 @@ impl<A: Stateful> Effects<A> {
     where
         A: OnTimer<T>,
     {
-        self.start_timer(None, timer, |requested| requested.monotonic.now().after(after));
+        self.start_timer(None, timer, self.requested.after(after));
     }
 
     /// Sets a timer for a time of the wall clock, or for now if it has passed, as [`set_timer`](Self::set_timer). It fires
@@ -119,7 +117,7 @@ impl<A: Stateful> Effects<A> {
     where
         A: OnTimer<T>,
     {
-        self.start_timer(None, timer, |requested| requested.after_wall_time(due));
+        self.start_timer(None, timer, self.requested.after_wall_time(due));
     }
 
     /// Sets one of several timers of a type, as [`set_timer`](Self::set_timer): setting it again under the same name
@@ -162,7 +160,7 @@ impl<A: Stateful> Effects<A> {
     where
         A: OnTimer<T>,
     {
-        self.start_timer(Some(name), timer, |requested| requested.monotonic.now().after(after));
+        self.start_timer(Some(name), timer, self.requested.after(after));
     }
 
     /// As [`set_named_timer`](Self::set_named_timer), for a time of the wall clock as [`set_timer_at`](Self::set_timer_at).
@@ -170,23 +168,12 @@ impl<A: Stateful> Effects<A> {
     where
         A: OnTimer<T>,
     {
-        self.start_timer(Some(name), timer, |requested| requested.after_wall_time(due));
+        self.start_timer(Some(name), timer, self.requested.after_wall_time(due));
     }
 
-    fn start_timer<T: Document>(
-        &mut self,
-        name: Option<&str>,
-        timer: &T,
-        due: impl FnOnce(&RequestedEffects) -> Timestamp,
-    ) where
-        A: OnTimer<T>,
-    {
-        let codec = <T::Domain as Domain>::CODEC;
-        let payload = self.encode(codec, timer);
-        let due = due(&self.requested);
-        self.clear_former_names::<T>(name);
-        let Some(name) = self.requested.timer_of(timer_name::<A, T>(), name) else { return };
-        self.requested.timers.push(TimerSlot::Set { name, due, version: T::WRITES, codec, payload });
+    fn start_timer<T: Document>(&mut self, name: Option<&str>, timer: &T, due: Timestamp) {
+        let payload = self.encode(<T::Domain as Domain>::CODEC, timer);
+        self.requested.set_timer(&MessageFacts::of::<T>(), name, due, payload);
     }
 
     /// Clears a timer: it does not fire after this turn is committed. No effect if it is not set.
@@ -194,7 +181,7 @@ impl<A: Stateful> Effects<A> {
     where
         A: OnTimer<T>,
     {
-        self.end_timer::<T>(None);
+        self.requested.clear_timer(&MessageFacts::of::<T>(), None);
     }
 
     /// Clears a timer that was set [with a name](Self::set_named_timer). No effect if it is not set.
@@ -202,23 +189,7 @@ impl<A: Stateful> Effects<A> {
     where
         A: OnTimer<T>,
     {
-        self.end_timer::<T>(Some(name));
-    }
-
-    fn end_timer<T: Document>(&mut self, name: Option<&str>) {
-        self.clear_former_names::<T>(name);
-        let Some(name) = self.requested.timer_of(timer_name::<A, T>(), name) else { return };
-        self.requested.timers.push(TimerSlot::Clear { name });
-    }
-
-    /// Clears timers that were set under former names of the type: it is one timer.
-    fn clear_former_names<T: Document>(&mut self, own: Option<&str>) {
-        for former in T::FORMERLY {
-            let stored = stored_timer(A::Domain::NAME, T::Domain::NAME, former);
-            if let Some(name) = self.requested.timer_of(stored, own) {
-                self.requested.timers.push(TimerSlot::Clear { name });
-            }
-        }
+        self.requested.clear_timer(&MessageFacts::of::<T>(), Some(name));
     }
 }
 

@@ -9,8 +9,8 @@ use crate::actor::DEFERRED;
 use crate::node::catalog::hosted::{HostedType, Unrouted};
 use crate::node::error::StartError;
 use crate::projection::ViewType;
-use crate::router::SCHEDULER;
 use crate::router::{ActorCard, DomainCard, Manifest, MessageCard};
+use crate::router::{SCHEDULER, SCHEDULES};
 use whizbang_core::message::{Codec, Name};
 
 /// Builds the manifest and rejects contradictions between the hosted types.
@@ -39,6 +39,7 @@ pub(in crate::node) fn manifest(
         if card.name == Unrouted::NAME
             || card.name == DEFERRED
             || card.name == SCHEDULER
+            || card.name == SCHEDULES
             || domain.actors.iter().any(|actor| actor.shares_a_name(&card))
         {
             return Err(StartError::DoubleActor { domain: name.to_owned(), actor: card.name });

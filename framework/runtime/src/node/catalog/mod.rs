@@ -19,8 +19,8 @@ use crate::actor::{DEFERRED, stored_timer};
 use crate::node::catalog::found::{has_command, has_event, has_timer, has_view, readers};
 use crate::node::catalog::hosted::Unrouted;
 use crate::node::error::{ShapeChange, StartError};
-use crate::router::SCHEDULER;
 use crate::router::{ActorCard, DomainCard, Manifest, MessageCard};
+use crate::router::{SCHEDULER, SCHEDULES};
 use whizbang_core::message::{Codec, Name, Shape};
 use whizbang_core::store::{CatalogEntry, Store};
 use whizbang_core::telemetry::TARGET;
@@ -125,7 +125,7 @@ async fn scan_store(store: &dyn Store, manifest: &Manifest) -> Result<Vec<Catalo
     for domain in &manifest.domains {
         for reader in readers(store, &domain.name, domain.shards).await? {
             for (actor, _) in reader.streams().await? {
-                if ![Unrouted::NAME, DEFERRED, SCHEDULER].contains(&actor.as_str()) {
+                if ![Unrouted::NAME, DEFERRED, SCHEDULER, SCHEDULES].contains(&actor.as_str()) {
                     actors.insert((domain.name.clone(), actor.to_string()));
                 }
             }

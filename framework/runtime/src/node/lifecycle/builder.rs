@@ -8,7 +8,7 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::aggregate::{Aggregate, Scheduler};
+use crate::aggregate::Aggregate;
 use crate::client::Client;
 use crate::node::catalog;
 use crate::node::catalog::described::{handled, manifest, subscribes};
@@ -22,6 +22,7 @@ use crate::node::error::StartError;
 use crate::node::inbound::bridge_handler::BridgeHandler;
 use crate::node::lifecycle::attach::attach;
 use crate::node::lifecycle::node::Node;
+use crate::node::lifecycle::own_actors::OwnActors;
 use crate::node::lifecycle::ownership;
 use crate::node::lifecycle::shard_host::ThreadHost;
 use crate::node::lifecycle::thread_start::{start_threads, ticks};
@@ -30,7 +31,7 @@ use crate::node::singleton::{DeclaredSingleton, HostedSingleton};
 use crate::node::thread::ThreadRuntime;
 use crate::node::transport::remote_client::RemoteClient;
 use crate::projection::{Projection, ProjectionType, ViewType};
-use crate::router::{CANCEL, OpenShards, PeerShapes, SCHEDULE, SCHEDULER};
+use crate::router::{OpenShards, PeerShapes};
 use crate::saga::Saga;
 use crate::worker::Worker;
 use whizbang_core::bridge::{Bridge, NodeCard};
@@ -67,7 +68,7 @@ pub struct NodeBuilder {
     types: Vec<Arc<dyn HostedType>>,
     publishers: BTreeMap<&'static str, Hosted>,
     /// The schedulers of the domains.
-    schedulers: BTreeMap<&'static str, Arc<dyn HostedType>>,
+    schedulers: OwnActors,
     views: Vec<Arc<dyn ViewType>>,
     pub(super) singletons: Vec<DeclaredSingleton>,
     retired: BTreeSet<String>,
@@ -106,7 +107,7 @@ impl NodeBuilder {
             retries: Retries::default(),
             types: Vec::new(),
             publishers: BTreeMap::new(),
-            schedulers: BTreeMap::new(),
+            schedulers: OwnActors::default(),
             views: Vec::new(),
             singletons: Vec::new(),
             retired: BTreeSet::new(),
@@ -145,8 +146,7 @@ impl NodeBuilder {
 
     /// Hosts the scheduler of a domain.
     fn scheduled<D: Domain>(mut self) -> Self {
-        let scheduler = || Arc::new(Hosted::new::<Scheduler<D>>()) as Arc<dyn HostedType>;
-        self.schedulers.entry(D::NAME).or_insert_with(scheduler);
+        self.schedulers.add::<D>();
         self
     }
 
@@ -331,21 +331,7 @@ impl NodeBuilder {
                 is_isolated: false,
             });
         }
-        for (domain, hosted) in self.schedulers {
-            let domain = Name::from_static(domain)?;
-            described.push(ActorDefinition {
-                actor: Name::from_static(SCHEDULER)?,
-                events: known.events(&domain),
-                domain,
-                hosted,
-                handles: [SCHEDULE, CANCEL]
-                    .into_iter()
-                    .map(|name| Ok((Name::from_static(name)?, u32::MAX)))
-                    .collect::<Result<_, StartError>>()?,
-                takes: Vec::new(),
-                is_isolated: false,
-            });
-        }
+        described.extend(self.schedulers.definitions(&known)?);
         let (mut views, mut answers) = (Vec::new(), HashMap::default());
         for hosted in self.views {
             let card = hosted.card();

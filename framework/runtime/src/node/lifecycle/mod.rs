@@ -7,6 +7,7 @@ pub(in crate::node) mod builder;
 pub(in crate::node) mod connect;
 pub(in crate::node) mod handle;
 pub(in crate::node) mod node;
+mod own_actors;
 pub(in crate::node) mod ownership;
 pub(in crate::node) mod shard_host;
 mod singleton;
