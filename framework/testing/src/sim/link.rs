@@ -100,12 +100,12 @@ impl SimLink {
         }
     }
 
-    /// Checks that the node may answer a request. `id` is that of a command, or of the query of a key.
-    pub(super) fn check_answer(&self, request: &str, id: Option<MessageId>, response: &Response) {
+    /// Checks that the node may answer a request. `asked` is the id and the shard of a command, or of the query of a key.
+    pub(super) fn check_answer(&self, request: &str, asked: Option<&(MessageId, ShardId)>, response: &Response) {
         let is_answer = !matches!(response, Response::Refused(_) | Response::Shape(_));
         if let Some(store) = self.store.as_ref().filter(|_| is_answer && self.card.has_leased_shards && !self.is_gone())
         {
-            store.check_answer(request, id);
+            store.check_answer(request, asked);
         }
     }
 

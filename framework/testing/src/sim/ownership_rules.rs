@@ -112,6 +112,13 @@ impl OwnershipRules {
         }
     }
 
+    /// Checks the answer to the query of a key: a renewal does not give back a shard that another member has taken.
+    pub(super) fn answered_for(&self, member: MemberId, shard: &ShardId, what: &str) {
+        if self.model.lock().owners.get(shard).is_some_and(|owner| owner.member != member) {
+            self.violated(&format!("{what} was answered by a node that no longer owns {shard}"));
+        }
+    }
+
     fn violated(&self, what: &str) {
         self.step_log.report(format!("ownership: {}: {what}", self.service));
     }

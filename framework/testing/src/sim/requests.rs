@@ -11,7 +11,7 @@ use super::fault_counts::FaultEvent;
 use super::link::{SimLink, SimulatedBridge, pause};
 use super::node_tasks::spawn_outside;
 use whizbang_core::bridge::{BridgeError, Notification, Request, RequestError, Response};
-use whizbang_core::message::{MAX_PAYLOAD_BYTES, MessageId};
+use whizbang_core::message::{MAX_PAYLOAD_BYTES, MessageId, ShardId};
 use whizbang_wire::Packet;
 
 impl SimulatedBridge {
@@ -66,9 +66,9 @@ impl SimulatedBridge {
                 Ok(request) => other.with_shard(request),
                 Err(error) => return Some(Ok(Response::Refused(RequestError::Undecodable(error.to_string())))),
             };
-            let (what, id) = describe(&request);
+            let (what, asked) = describe(&request);
             let response = other.inbound.request(request).await;
-            other.check_answer(&what, id, &response);
+            other.check_answer(&what, asked.as_ref(), &response);
             let answer = Packet::from_response(&response, 2 * MAX_PAYLOAD_BYTES);
             // The response of a node that was killed is lost.
             if other.is_gone() || lost() {
@@ -130,11 +130,14 @@ impl SimulatedBridge {
     }
 }
 
-/// Describes a request, and returns the id of a command. The reply to a command comes from a commit, which only the owner can
+/// Describes a request, and returns the id and the shard of a command. The reply to a command comes from a commit, which only the owner can
 /// write; everything else is answered from what the node has read. The query of a key travels like a command and has no commit.
-fn describe(request: &Request) -> (String, Option<MessageId>) {
+fn describe(request: &Request) -> (String, Option<(MessageId, ShardId)>) {
     match request {
-        Request::Command(envelope) => (format!("the query {}", envelope.name), Some(envelope.id)),
+        Request::Command(envelope) => {
+            let asked = envelope.to.as_ref().map(|to| (envelope.id, to.clone()));
+            (format!("the query {}", envelope.name), asked)
+        }
         Request::Query(query) => (format!("the query {}", query.name), None),
         Request::Events { shard, .. } => (format!("a request for the events of {shard}"), None),
         request => (format!("a request to {}", request.domain()), None),

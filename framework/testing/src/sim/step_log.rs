@@ -420,11 +420,6 @@ impl StepLog {
         Some(matches!(outcome, SentOutcome::Rejected(_)))
     }
 
-    /// Returns whether the command of a client was decided by a commit.
-    pub(super) fn has_decided(&self, id: MessageId) -> bool {
-        self.0.lock().outcomes.contains_key(&id)
-    }
-
     /// Returns the outcomes of all decided commands by id.
     pub(super) fn outcomes(&self) -> BTreeMap<MessageId, SentOutcome> {
         let state = self.0.lock();

@@ -183,9 +183,12 @@ impl SimStore {
     }
 
     /// Checks that the node of this handle may answer, see [`OwnershipRules::answered`]. It may always report a commit.
-    pub(super) fn check_answer(&self, what: &str, id: Option<MessageId>) {
-        let is_commit = id.is_some_and(|id| self.0.step_log.has_decided(id));
+    pub(super) fn check_answer(&self, what: &str, asked: Option<&(MessageId, ShardId)>) {
+        let is_commit = asked.is_some_and(|(id, to)| self.0.step_log.has_decided(&to.domain, *id));
         if let Some(member) = self.1.member().filter(|_| !is_commit) {
+            if let Some((_, shard)) = asked {
+                self.0.ownership.answered_for(member, shard, what);
+            }
             self.0.ownership.answered(member, what);
         }
     }
