@@ -61,7 +61,9 @@ pub(crate) use plan::names;
 pub use plan::{EventContext, Plan, Role, Stateful};
 #[cfg(feature = "testing")]
 pub use replay_checker::ReplayChecker;
-pub(crate) use requested::{AnyEffects, Outgoing, RequestedEffects, TimerSlot, propagate};
+#[cfg(feature = "schedules")]
+pub(crate) use requested::RequestedEffects;
+pub(crate) use requested::{AnyEffects, Outgoing, TimerSlot, propagate};
 pub use snapshots::Snapshots;
 #[cfg(feature = "testing")]
 pub use stored::{begins_compensation, compensation_change, finishes_compensation, restarts, user_state};
