@@ -34,7 +34,7 @@ impl World {
         let is_committed = match &envelope.origin {
             Some(origin) => self.0.step_log.has_handled(to, &origin.shard, origin.sequence),
             // A command that a client has posted. A duplicate is acknowledged after the commit of the original.
-            None => self.0.step_log.has_decided(to, envelope.id),
+            None => self.0.step_log.has_settled_call(to, envelope.id),
         };
         if envelope.kind != Kind::Event && !is_committed {
             self.report_violation(format!(

@@ -218,7 +218,7 @@ impl StepLog {
     }
 
     /// Returns whether the effect of a client's command is committed in a domain, or the command is a dead letter there.
-    pub(super) fn has_decided(&self, domain: &Name, command: MessageId) -> bool {
+    pub(super) fn has_settled_call(&self, domain: &Name, command: MessageId) -> bool {
         self.0.lock().decided.contains(&(domain.clone(), command))
     }
 
