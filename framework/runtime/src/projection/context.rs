@@ -28,7 +28,7 @@ pub(crate) struct ViewContext {
     pub(crate) issues: Arc<HealthIssues>,
     /// Known shapes of other services.
     pub(crate) shapes: Arc<PeerShapes>,
-    /// Permission to start helper threads may be started; false in a simulation.
+    /// Large views may be encoded on threads of their own; false in a simulation, which has one thread.
     pub(crate) has_threads: bool,
     /// Most queries that may wait for an answer.
     pub(crate) queries: usize,

@@ -52,7 +52,7 @@ pub(crate) trait ViewEndpoint {
     fn end(&self);
 }
 
-/// A projection type before it is started.
+/// The [`ViewType`] of `P`.
 pub(crate) struct ProjectionType<P>(PhantomData<fn() -> P>);
 
 impl<P> ProjectionType<P> {
@@ -93,6 +93,7 @@ impl<P: Projection> ViewType for ProjectionType<P> {
     }
 }
 
+/// The [`ViewEndpoint`] of `P`: sends to the actor that owns the view.
 struct ProjectionDispatcher<P: Projection> {
     name: Name,
     view: Addr<ViewActor<P>>,
@@ -111,17 +112,17 @@ impl<P: Projection> ViewEndpoint for ProjectionDispatcher<P> {
             return settle(Outcome::Busy);
         }
         self.waiting.set(self.waiting.get() + 1);
-        let asking = PendingQuery { envelope, settle, _place: QueryPermit(Rc::clone(&self.waiting)) };
+        let query = PendingQuery { envelope, settle, _permit: QueryPermit(Rc::clone(&self.waiting)) };
         #[expect(clippy::disallowed_methods, reason = "`limit` bounds how many wait")]
-        self.view.do_send(LocalMessage::new(asking));
+        self.view.do_send(LocalMessage::new(query));
     }
 
     fn skip(&self, shard: ShardId, position: u64) -> LocalBoxFuture<'static, Result<(), SkipError>> {
-        let (told, wait) = oneshot::channel();
-        let gone = SkipError::NotHalted { projection: self.name.to_string(), shard: shard.to_string(), position };
+        let (reply, wait) = oneshot::channel();
+        let stopped = SkipError::NotHalted { projection: self.name.to_string(), shard: shard.to_string(), position };
         #[expect(clippy::disallowed_methods, reason = "sent by an operator, one at a time")]
-        self.view.do_send(LocalMessage::new(SkipRequest { shard, position, told }));
-        Box::pin(async move { wait.await.unwrap_or(Err(gone)) })
+        self.view.do_send(LocalMessage::new(SkipRequest { shard, position, reply }));
+        Box::pin(async move { wait.await.unwrap_or(Err(stopped)) })
     }
 
     fn set_saver(&self, saves: bool) {

@@ -64,12 +64,16 @@ impl<P: Projection> ViewActor<P> {
 
     /// Skips the event at which a source is finally halted.
     pub(super) fn skip(&mut self, skip: SkipRequest, ctx: &mut Context<Self>) {
-        let SkipRequest { shard, position, told } = skip;
-        let is_it = |source: &ViewSource| source.shard == shard && source.holds(position);
-        let found = self.sources.iter().position(is_it).and_then(|at| Some((at, self.sources.get(at)?.halt.as_ref()?)));
+        let SkipRequest { shard, position, reply } = skip;
+        let is_halted_here = |source: &ViewSource| source.shard == shard && source.holds(position);
+        let found = self
+            .sources
+            .iter()
+            .position(is_halted_here)
+            .and_then(|at| Some((at, self.sources.get(at)?.halt.as_ref()?)));
         let Some((at, halt)) = found.filter(|(_, halt)| halt.is_final) else {
             let (projection, shard) = (self.context.name.to_string(), shard.to_string());
-            let _ = told.send(Err(SkipError::NotHalted { projection, shard, position }));
+            let _ = reply.send(Err(SkipError::NotHalted { projection, shard, position }));
             return;
         };
         let skip = SkippedEvent {
@@ -89,7 +93,7 @@ impl<P: Projection> ViewActor<P> {
             saved.map(|()| skips)
         };
         ctx.wait(saving.into_actor(self).map(move |saved, this, ctx| {
-            let _ = told.send(match saved {
+            let _ = reply.send(match saved {
                 Ok(skips) => {
                     this.skips = skips;
                     this.skipped(at, &shard, position, ctx);

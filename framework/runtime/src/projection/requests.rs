@@ -14,7 +14,7 @@ use whizbang_core::message::{Envelope, ShardId};
 pub(super) struct PendingQuery {
     pub(super) envelope: Envelope,
     pub(super) settle: Completion,
-    pub(super) _place: QueryPermit,
+    pub(super) _permit: QueryPermit,
 }
 
 /// Permit of one waiting query.
@@ -33,7 +33,7 @@ pub(super) struct SaveRequest(pub(super) oneshot::Sender<()>);
 pub(super) struct SkipRequest {
     pub(super) shard: ShardId,
     pub(super) position: u64,
-    pub(super) told: oneshot::Sender<Result<(), SkipError>>,
+    pub(super) reply: oneshot::Sender<Result<(), SkipError>>,
 }
 
 /// Notifies a view of whether this node saves it.

@@ -254,8 +254,8 @@ impl<P: Projection> ViewActor<P> {
         }
     }
 
-    fn answer(&self, asking: PendingQuery) {
-        let PendingQuery { envelope, settle, _place } = asking;
+    fn answer(&self, query: PendingQuery) {
+        let PendingQuery { envelope, settle, _permit } = query;
         let _span = tracing::debug_span!(
             target: TARGET, "answer", room = "projection", projection = %self.context.name, message = %envelope.name,
             id = %envelope.id, correlation = %envelope.correlation,
