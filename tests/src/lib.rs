@@ -15,8 +15,8 @@ mod pages;
 mod panics;
 mod ports;
 pub mod postgres;
+mod proxy;
 mod sample;
-mod stalling_proxy;
 
 pub use eventually::eventually;
 pub use fuzz::{Fuzz, Outcome};
@@ -25,5 +25,5 @@ pub use long::{brief_or_long, is_long};
 pub use memory::resident_mib;
 pub use panics::Panics;
 pub use ports::ReservedPort;
+pub use proxy::{Direction, LossyProxy, StallingProxy};
 pub use sample::{fast_sample, root, sample};
-pub use stalling_proxy::{Direction, StallingProxy};

@@ -1,8 +1,6 @@
 //! Failures of the server and of connections, seen by a store: nothing is lost, nothing is written twice, the cause is named,
 //! and commits continue without a restart.
 
-mod proxy;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +9,8 @@ use whizbang::message::{Name, ShardId};
 use whizbang::store::{Store, StoreError};
 use whizbang::testing::store::{Owner, RecordingListener, TurnBuilder, run};
 use whizbang_store_postgres::{Durability, Migrations, PostgresStore};
-use whizbang_tests::eventually;
 use whizbang_tests::postgres::PostgresServer;
-
-use proxy::LossyProxy;
+use whizbang_tests::{LossyProxy, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -24,6 +20,10 @@ fn shard(number: u16) -> ShardId {
 
 fn turn(key: &str, number: u64) -> TurnBuilder {
     TurnBuilder::new("Account", key, number).at(number, number - 1).event("Happened", number.to_string())
+}
+
+fn url_of(proxy: &LossyProxy) -> String {
+    format!("postgres://postgres@127.0.0.1:{}/postgres", proxy.port())
 }
 
 async fn connect(url: &str) -> Arc<dyn Store> {
@@ -144,7 +144,7 @@ fn commit_whose_answer_is_lost_is_found_and_not_repeated() {
     let server = PostgresServer::start();
     let proxy = LossyProxy::start(server.port());
     run(async {
-        let store = connect(&proxy.url()).await;
+        let store = connect(&url_of(&proxy)).await;
         let (mut owner, listener) = take(&store).await;
         fill(&mut owner, 1, 2).await;
         for round in 3..=12u64 {
@@ -173,7 +173,7 @@ fn lost_commit_is_not_confused_with_one_of_the_next_owner() {
     let server = PostgresServer::start();
     let proxy = LossyProxy::start(server.port());
     run(async {
-        let (first, second) = (connect(&proxy.url()).await, connect(&server.url()).await);
+        let (first, second) = (connect(&url_of(&proxy)).await, connect(&server.url()).await);
         let (mut old, listener) = take(&first).await;
         fill(&mut old, 1, 2).await;
         proxy.lose_requests();

@@ -3,21 +3,12 @@
 //!
 //! Called by tests that cut a node off from a server. What was sent during a stall arrives after it, as with TCP.
 
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 
-/// A direction of a connection, seen from the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// To the server.
-    Requests,
-    /// From the server.
-    Answers,
-}
+use super::{Direction, Network, start};
 
 /// A proxy in front of one server. Its threads end with the process.
 #[derive(Debug)]
@@ -40,23 +31,8 @@ impl StallingProxy {
     /// # Panics
     /// If there is no free port.
     pub fn start(server: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("its address").port();
         let state = Arc::new(State::default());
-        let shared = Arc::clone(&state);
-        std::thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                // A server that is down refuses the connection; the client sees it closed.
-                let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { continue };
-                // Small messages one after the other must not wait for each other.
-                let _ = (client.set_nodelay(true), server.set_nodelay(true));
-                let (Ok(from_client), Ok(to_server)) = (client.try_clone(), server.try_clone()) else { continue };
-                let (there, back) = (Arc::clone(&shared), Arc::clone(&shared));
-                std::thread::spawn(move || forward(&there, Direction::Requests, from_client, to_server));
-                std::thread::spawn(move || forward(&back, Direction::Answers, server, client));
-            }
-        });
-        Self { port, state }
+        Self { port: start(server, &state), state }
     }
 
     /// Returns the port of the proxy on 127.0.0.1.
@@ -81,25 +57,21 @@ impl StallingProxy {
     }
 }
 
-fn forward(state: &State, direction: Direction, mut from: TcpStream, mut to: TcpStream) {
-    let mut buffer = [0; 64 * 1024];
-    while let Ok(bytes @ 1..) = from.read(&mut buffer) {
-        let mut stalled = state.stalled.lock();
+impl Network for State {
+    fn delivers(&self, direction: Direction) -> bool {
+        let mut stalled = self.stalled.lock();
         if *stalled == Some(direction) {
-            state.held.fetch_add(1, Ordering::Relaxed);
-            state.ended.wait_while(&mut stalled, |stalled| *stalled == Some(direction));
+            self.held.fetch_add(1, Ordering::Relaxed);
+            self.ended.wait_while(&mut stalled, |stalled| *stalled == Some(direction));
         }
-        drop(stalled);
-        if to.write_all(&buffer[..bytes]).is_err() {
-            break;
-        }
+        true
     }
-    // The other direction ends with it, and may have done so already.
-    let _ = (from.shutdown(std::net::Shutdown::Both), to.shutdown(std::net::Shutdown::Both));
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
     use std::time::Duration;
 
     use super::*;

@@ -12,6 +12,15 @@ use crate::clock::{Clock, Timestamp};
 ///
 /// An id created by an [`IdSource`] is a version 7 UUID and contains its time of creation. An id derived from an
 /// idempotency key or from another id is a version 5 UUID and contains no time.
+///
+/// ```
+/// use whizbang::message::MessageId;
+///
+/// // The same key for the same target is the same message, in every process.
+/// let id = MessageId::from_idempotency_key("bank", "ada", "deposit-4711");
+/// assert_eq!(id, MessageId::from_idempotency_key("bank", "ada", "deposit-4711"));
+/// assert_ne!(id, MessageId::from_idempotency_key("bank", "bob", "deposit-4711"));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MessageId(u128);
 

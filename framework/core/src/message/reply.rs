@@ -25,6 +25,25 @@ pub struct Rejection {
 }
 
 /// An enum of the rejections of one domain. Derived with `#[derive(Rejection)]`.
+///
+/// ```
+/// use whizbang::prelude::*;
+///
+/// #[derive(Domain)]
+/// struct Bank;
+///
+/// #[derive(Rejection, Debug, PartialEq)]
+/// #[rejection(domain = Bank)]
+/// enum WithdrawError {
+///     #[rejection(text = "the account holds {cents} cents")]
+///     InsufficientFunds { cents: u64 },
+/// }
+///
+/// // The owner rejects with the variant; the caller gets it back from the code and the fields.
+/// let rejection = Rejection::from(WithdrawError::InsufficientFunds { cents: 3 });
+/// assert_eq!(rejection.text(), "the account holds 3 cents");
+/// assert_eq!(rejection.typed(), Some(WithdrawError::InsufficientFunds { cents: 3 }));
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a rejection",
     label = "expected an enum of rejections",
