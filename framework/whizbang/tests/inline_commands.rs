@@ -133,7 +133,7 @@ async fn command_sent_by_a_handler_runs_after_its_turn() {
 }
 
 thread_local! {
-    /// Where the next span of a turn panics.
+    /// The place at which the next span of a turn panics: its begin or its end.
     static PANIC_AT: Cell<&'static str> = const { Cell::new("") };
 }
 
