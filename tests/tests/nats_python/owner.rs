@@ -156,35 +156,24 @@ async fn start(server: &NatsServer, store: &MemoryStore) -> Node {
 
 /// Waits until every one of these orders has a label, and returns the results.
 async fn labels(node: &Node, orders: &[String]) -> Vec<Result<u64, String>> {
-    let all = async {
-        let mut results = Vec::new();
-        for order in orders {
-            loop {
-                let label = node.client().query(LabelOf { order: order.clone() }).await.expect("is answered");
-                if let Some(label) = label {
-                    results.push(label);
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
-        results
-    };
-    tokio::time::timeout(TIMEOUT, all).await.expect("every order gets its label")
+    let mut results = Vec::new();
+    for order in orders {
+        let label = async || {
+            let label = node.client().query(LabelOf { order: order.clone() }).await;
+            label.expect("is answered")
+        };
+        results.push(wait_for("a label", label).await);
+    }
+    results
 }
 
 /// Waits until the view shows this number of labels.
 async fn printed(node: &Node, count: usize) -> BTreeMap<String, Vec<String>> {
-    let shown = async {
-        loop {
-            let texts = node.client().query(Printed {}).await.expect("is answered");
-            if texts.values().map(Vec::len).sum::<usize>() >= count {
-                return texts;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    let shown = async || {
+        let texts = node.client().query(Printed {}).await.expect("is answered");
+        (texts.values().map(Vec::len).sum::<usize>() >= count).then_some(texts)
     };
-    tokio::time::timeout(TIMEOUT, shown).await.expect("the view shows every label")
+    wait_for("the view to show every label", shown).await
 }
 
 #[test]
@@ -280,12 +269,20 @@ fn python_service_answers_clients_and_fills_gaps() {
     }
 }
 
-/// Polls the broker until `holds` returns true.
-async fn wait_until(what: &str, holds: impl AsyncFn() -> bool) {
-    let polling = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+/// Asks again until `found` returns a value.
+async fn wait_for<T>(what: &str, found: impl AsyncFn() -> Option<T>) -> T {
+    let asking = async {
+        let mut pauses = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            pauses.tick().await;
+            if let Some(found) = found().await {
+                return found;
+            }
         }
     };
-    tokio::time::timeout(TIMEOUT, polling).await.unwrap_or_else(|_| panic!("waited {TIMEOUT:?} for {what}"));
+    tokio::time::timeout(TIMEOUT, asking).await.unwrap_or_else(|_| panic!("waited {TIMEOUT:?} for {what}"))
+}
+
+async fn wait_until(what: &str, holds: impl AsyncFn() -> bool) {
+    wait_for(what, async || holds().await.then_some(())).await;
 }

@@ -53,6 +53,7 @@ mod store_checks;
 
 mod delays;
 mod fault_counts;
+mod full_name;
 mod inspect;
 mod owned_turn;
 mod payload;

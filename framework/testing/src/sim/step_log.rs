@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::delays::{Delays, WaitTimes};
+use super::full_name::{FullName, short_name};
 use super::owned_turn::{MarkedAs, OwnedTurn};
 use super::payload::Payload;
 use super::run_queries::{Sender, SentOutcome};
@@ -19,9 +20,6 @@ use whizbang_core::clock::instant;
 use whizbang_core::message::{Codec, Envelope, Kind, MessageId, Name, ShardId, rejection_in};
 use whizbang_core::store::{Note, SourceKind};
 use whizbang_runtime::actor::{begins_compensation, finishes_compensation, own_timer_name, restarts};
-
-/// The full name of a message, such as `payments.Charge`.
-pub(super) type FullName = String;
 
 /// The message that a turn handled.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,11 +51,6 @@ impl Cause {
             Self::Timer(of) => format!("timer {of}"),
         }
     }
-}
-
-/// Returns a name without its domain if that is `home`.
-pub(super) fn short_name<'a>(full: &'a str, home: &str) -> &'a str {
-    full.strip_prefix(home).and_then(|rest| rest.strip_prefix('.')).unwrap_or(full)
 }
 
 /// The phase of a saga when it handles a message. Aggregates are always open.
@@ -189,8 +182,8 @@ impl ActorState {
             match self.timers.remove(name) {
                 None => violation = Some(describe(format!("{name} fired without being set"))),
                 Some((set, after)) if turn.at + CLOCK_SLACK < set + after => {
-                    early_timer =
-                        Some(describe(format!("{name} fired after {:?} instead of {after:?}", turn.at - set)));
+                    let waited = turn.at - set;
+                    early_timer = Some(describe(format!("{name} fired after {waited:?} instead of {after:?}")));
                 }
                 Some(_) => {}
             }

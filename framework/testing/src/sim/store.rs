@@ -184,7 +184,7 @@ impl SimStore {
 
     /// Checks that the node of this handle may answer, see [`OwnershipRules::answered`]. It may always report a commit.
     pub(super) fn check_answer(&self, what: &str, asked: Option<&(MessageId, ShardId)>) {
-        let is_commit = asked.is_some_and(|(id, to)| self.0.step_log.has_decided(&to.domain, *id));
+        let is_commit = asked.is_some_and(|(id, to)| self.0.step_log.has_settled_call(&to.domain, *id));
         if let Some(member) = self.1.member().filter(|_| !is_commit) {
             if let Some((_, shard)) = asked {
                 self.0.ownership.answered_for(member, shard, what);
