@@ -171,5 +171,7 @@ pub(crate) fn assert_balanced(report: &Value, placed: u64) {
     assert_eq!(report["analytics"]["matches_log"], true, "{report:#}");
     assert_eq!(report["emails"], placed, "{report:#}");
     assert_eq!(report["dead_letters"], 0, "{report:#}");
-    assert!(report["orders"]["confirmed"].as_u64().unwrap() > placed / 2, "{report:#}");
+    // A payment that takes too long cancels its order: how many are overdue depends on the machine.
+    let overdue = report["cancelled_because"]["payments.overdue"].as_u64().unwrap_or(0);
+    assert!(report["orders"]["confirmed"].as_u64().unwrap() > (placed - overdue) / 2, "{report:#}");
 }

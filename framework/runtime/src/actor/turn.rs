@@ -170,8 +170,9 @@ impl ActorInstance {
             }
             Err(error) => {
                 self.dispatcher.context.report_append_error(&error);
-                // The state has changed and the log has not: the actor must be rebuilt before its next turn.
-                if undoes || !effects.events.is_empty() {
+                // The actor must be rebuilt before its next turn if its state has changed and the log has not, or if the log has
+                // a turn that the state lacks: the shard's earlier owner may have committed it after this state was loaded.
+                if undoes || !effects.events.is_empty() || matches!(error, StoreError::OutOfTurn { .. }) {
                     self.load_error = Some(Box::new(error.clone()));
                 }
                 Err(TurnError::Store(error))

@@ -169,7 +169,10 @@ pub(super) fn all(world: &World) -> Result<(), String> {
     messages_handled_once(&turns)?;
     events_handled_once(world, &shards, &turns)?;
     let logs: BTreeMap<_, _> = shards.iter().map(|(shard, reader)| (shard.clone(), events(reader))).collect();
-    delivery_checks::events_in_order(&logs, turns.iter().map(|at| (&at.shard, &at.actor, at.key.as_str(), &at.turn)))?;
+    let workers = workers(world);
+    let is_worker = |shard: &ShardId, actor: &Name| workers.contains(&(shard.domain.to_string(), actor.to_string()));
+    let stored = turns.iter().map(|at| (&at.shard, &at.actor, at.key.as_str(), &at.turn));
+    delivery_checks::events_in_order(&logs, is_worker, stored)?;
     for (to, reader) in &shards {
         for watermark in reader.watermarks() {
             let Some(from) = shards.get(&watermark.source.shard) else { continue };
@@ -217,6 +220,19 @@ fn stream_is_contiguous(
         }
     }
     Ok(())
+}
+
+/// Returns the workers by domain and name, under all their names.
+fn workers(world: &World) -> BTreeSet<(String, String)> {
+    let mut found = BTreeSet::new();
+    for service in world.services() {
+        let manifest = service.manifest.borrow();
+        for domain in manifest.iter().flat_map(|manifest| &manifest.domains) {
+            let workers = domain.actors.iter().filter(|actor| actor.role == "worker");
+            found.extend(workers.flat_map(|actor| actor.names().map(|name| (domain.name.clone(), name.to_string()))));
+        }
+    }
+    found
 }
 
 /// Checks I2: every message has at most one decision.
