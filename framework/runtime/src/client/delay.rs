@@ -50,8 +50,8 @@ pub(super) fn schedule(
 }
 
 impl Client {
-    /// Cancels a message of the domain `D` that a client has [delayed](PostCommand::after), by its id. Returns true if it is
-    /// not sent; false if it was sent already, or was cancelled by another caller.
+    /// Cancels a message of the domain `D` that a client has [delayed](super::PostCommand::after), by its id. Returns true
+    /// if it is not sent; false if it was sent already, or was cancelled by another caller.
     ///
     /// A message that is cancelled before its post arrives is not sent either. Dropping the future after its first poll may
     /// cancel the message.

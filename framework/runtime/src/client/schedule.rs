@@ -23,8 +23,8 @@ impl Client {
     /// each start. The name is a key of the domain; it decides which shard holds the schedule.
     ///
     /// Each occurrence is sent once, less than a second late while a node of the domain runs, and after the next start as
-    /// [`Missed`](crate::Missed) says. The header `schedule-occurrence` of the command has the time of the occurrence. The next
-    /// occurrence is stored as a time: while the node runs, the monotonic clock measures the wait for it.
+    /// [`Missed`](crate::schedule::Missed) says. The header `schedule-occurrence` of the command has the time of the occurrence.
+    /// The next occurrence is stored as a time: while the node runs, the monotonic clock measures the wait for it.
     ///
     /// ```
     /// use whizbang::doc_fixtures::{Account, Bank, Deposit};

@@ -86,7 +86,7 @@ impl<A: Stateful, C> Scenario<A, C> {
         self
     }
 
-    /// Expects this command as the next one, to be sent [later](whizbang_runtime::Sent::after) by this time.
+    /// Expects this command as the next one, to be sent [later](whizbang_runtime::actor::Sent::after) by this time.
     #[track_caller]
     pub fn sends_after<D: Command>(mut self, after: Duration, command: D) -> Self {
         let found = self.run.next_sent(&command);

@@ -64,7 +64,7 @@ pub struct Field {
     pub names: Vec<String>,
     /// The shape of its content.
     pub shape: Shape,
-    /// `true` if the struct can be read without it. Known for [`Codec::Json`] only.
+    /// `true` if the struct can be read without it. Known for [`Codec::Json`](crate::message::Codec::Json) only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
 }
