@@ -36,7 +36,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// | `Idempotency-Key: KEY` | the command is handled once, and a repetition gets the first reply; see [`scope_keys_by`](Self::scope_keys_by) |
 /// | `Prefer: wait=5` | waits at most 5 seconds for the reply, and never longer than the gateway's [`deadline`](Self::deadline) |
 /// | `Prefer: respond-async` | responds 202 with a receipt, `{"id": …}`, once the command is accepted for later handling |
-/// | `traceparent: …` | the trace that the command continues |
+/// | `traceparent: …` | the trace that the command continues; ignored with `respond-async` |
 ///
 /// | response | meaning |
 /// |---|---|
