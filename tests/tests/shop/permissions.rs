@@ -2,11 +2,10 @@
 //! another.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, ServerError};
+use tokio::sync::mpsc;
 use whizbang::testing::bridge::run;
 use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
 
@@ -51,19 +50,20 @@ fn password(data: &Path, identity: &str) -> String {
     std::fs::read_to_string(file).unwrap()
 }
 
-/// Connects with the login of a service. Returns the client and the number of its permission violations.
-async fn hostile(shop: &Shop, server: &NatsServer, ns: &str, service: &str) -> (Client, Arc<AtomicUsize>) {
-    let denied = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&denied);
+/// Connects with the login of a service. Returns the client and its permission violations, as the server words them.
+async fn hostile(shop: &Shop, server: &NatsServer, ns: &str, service: &str) -> (Client, mpsc::UnboundedReceiver<String>) {
+    let (denied, violations) = mpsc::unbounded_channel();
     let options = ConnectOptions::with_user_and_password(service.to_owned(), password(&shop.data(), service))
         .custom_inbox_prefix(format!("_INBOX_{ns}_{service}"))
         .event_callback(move |event| {
-            if matches!(&event, Event::ServerError(ServerError::Other(text)) if text.to_lowercase().contains("permissions violation")) {
-                counter.fetch_add(1, Ordering::Relaxed);
+            if let Event::ServerError(ServerError::Other(text)) = event
+                && text.to_lowercase().contains("permissions violation")
+            {
+                denied.send(text).ok();
             }
             async {}
         });
-    (options.connect(server.url()).await.expect("connects"), denied)
+    (options.connect(server.url()).await.expect("connects"), violations)
 }
 
 #[test]
@@ -75,17 +75,11 @@ fn login_of_a_service_is_good_for_nothing_of_another() {
         let ns = std::fs::read_to_string(shop.data().join("namespace")).unwrap();
         let ns = ns.trim();
         run(async {
-            let (client, denied) = hostile(&shop, &server, ns, "shipping").await;
-            let mut expected = 0;
+            let (client, mut violations) = hostile(&shop, &server, ns, "shipping").await;
             let mut check = async |operation: String| {
-                expected += 1;
-                let all = async {
-                    while denied.load(Ordering::Relaxed) < expected {
-                        client.flush().await.expect("flushes");
-                        tokio::task::yield_now().await;
-                    }
-                };
-                assert!(tokio::time::timeout(Duration::from_secs(10), all).await.is_ok(), "{operation} was not denied");
+                client.flush().await.expect("flushes");
+                let violation = tokio::time::timeout(Duration::from_secs(10), violations.recv()).await;
+                assert!(matches!(violation, Ok(Some(_))), "{operation} was not denied");
             };
             let api = [
                 "STREAM.CREATE.NS_events_shipping",
