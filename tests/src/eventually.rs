@@ -6,6 +6,10 @@ use std::time::{Duration, Instant};
 
 /// The interval of polls.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// The interval of polls by tasks, which often ask a server.
+const ASYNC_POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// The deadline of waits by tasks.
+const ASYNC_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Polls until `found` returns a value, and returns it.
 ///
@@ -24,6 +28,39 @@ pub fn eventually<T>(what: &str, deadline: Duration, mut found: impl FnMut() -> 
     }
 }
 
+/// Waits until `found` returns a value, and returns it. The tasks of the runtime continue in between.
+///
+/// # Panics
+/// If there is no value within a minute; the message contains `what`.
+pub async fn wait_for<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> T {
+    let polls = async {
+        loop {
+            if let Some(found) = found().await {
+                return found;
+            }
+            poll_interval().await;
+        }
+    };
+    tokio::time::timeout(ASYNC_DEADLINE, polls).await.unwrap_or_else(|_| panic!("waited {ASYNC_DEADLINE:?} for {what}"))
+}
+
+/// Waits until `holds`. The tasks of the runtime continue in between.
+///
+/// # Panics
+/// If the condition does not hold within a minute; the message contains `what`.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    wait_for(what, async || holds().await.then_some(())).await;
+}
+
+/// Waits for the interval between two polls of a condition that cannot wake its waiter.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the only polling loop of tasks, for conditions that send no notification"
+)]
+pub async fn poll_interval() {
+    tokio::time::sleep(ASYNC_POLL_INTERVAL).await;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -37,6 +74,22 @@ mod tests {
             (looks == 3).then_some(looks)
         };
         assert_eq!(eventually("the third look", Duration::from_secs(60), third), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn value_ends_the_wait_of_a_task() {
+        let mut polls = 0;
+        let third = async || {
+            polls += 1;
+            (polls == 3).then_some(polls)
+        };
+        assert_eq!(wait_for("the third poll", third).await, 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[should_panic(expected = "waited 60s for a miracle")]
+    async fn condition_that_never_holds_fails_with_its_name() {
+        until("a miracle", async || false).await;
     }
 
     #[test]

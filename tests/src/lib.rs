@@ -18,7 +18,7 @@ pub mod postgres;
 mod proxy;
 mod sample;
 
-pub use eventually::eventually;
+pub use eventually::{eventually, poll_interval, until, wait_for};
 pub use fuzz::{Fuzz, Outcome};
 pub use http::{HttpResponse, http_request};
 pub use long::{brief_or_long, is_long};

@@ -2,12 +2,14 @@
 #![cfg(feature = "testing")]
 
 mod bank;
+mod eventually;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bank::{Account, Transfer, deposit, eventually, outcome, transfer};
+use bank::{Account, Transfer, deposit, outcome, transfer};
+use eventually::eventually;
 use futures_util::future::{BoxFuture, FutureExt, pending, ready};
 use whizbang::bridge::{Bridge, BridgeError, Inbound, LastPublished, NodeCard, Notification, Request, Response};
 use whizbang::message::{Envelope, ShardId, shard_of};

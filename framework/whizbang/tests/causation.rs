@@ -1,10 +1,12 @@
 //! Causation and correlation: everything that one command causes can be derived from the stored turns.
 
 mod bank;
+mod eventually;
 
 use std::sync::Arc;
 
 use bank::*;
+use eventually::eventually;
 use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::prelude::*;
 

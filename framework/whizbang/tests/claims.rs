@@ -2,11 +2,13 @@
 #![cfg(all(feature = "testing", feature = "embedded"))]
 
 mod bank;
+mod eventually;
 mod wallet;
 
 use std::path::Path;
 
-use bank::{Account, deposit, eventually};
+use bank::{Account, deposit};
+use eventually::eventually;
 use wallet::{Wallet, fill};
 use whizbang::bridge::BridgeError;
 use whizbang::bridge::loopback::LoopbackHub;

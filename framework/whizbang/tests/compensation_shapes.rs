@@ -1,10 +1,12 @@
 //! Compensating commands to another service name the shape of their type, also if they were planned before a restart.
 
+mod eventually;
 mod orders;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use eventually::eventually;
 use futures_util::future::BoxFuture;
 use orders::*;
 use parking_lot::Mutex;
@@ -59,24 +61,15 @@ async fn compensation_planned_before_a_restart_names_its_shape() {
     let stock = stock.start().await.unwrap();
     let node = orders(&store, &hub, &sends).await;
     place(&node, "o", &["a"]).await.unwrap();
-    until(async || taken(&stock, "a").await == 1).await;
+    eventually(async || taken(&stock, "a").await == 1).await;
     node.wait_idle().await;
     node.stop().await.unwrap();
     let node = orders(&store, &hub, &sends).await;
     finish(&node, "o", How::Compensate).await.unwrap();
-    until(async || taken(&stock, "a").await == 0).await;
-    until(async || has_ended(&node, "o").await).await;
+    eventually(async || taken(&stock, "a").await == 0).await;
+    eventually(async || has_ended(&node, "o").await).await;
     let sends = sends.lock().clone();
     assert!(sends.contains(&("PutBack".to_owned(), true)), "{sends:?}");
     assert!(sends.iter().filter(|(name, _)| name != "reply").all(|(_, has_shape)| *has_shape), "{sends:?}");
     assert_eq!(stock.metrics().shape_refusals, 0);
-}
-
-/// Waits until a condition holds, for ten seconds at most.
-async fn until(holds: impl AsyncFn() -> bool) {
-    let limit = tokio::time::Instant::now() + Duration::from_secs(10);
-    while !holds().await {
-        assert!(tokio::time::Instant::now() < limit, "the condition did not hold in time");
-        tokio::task::yield_now().await;
-    }
 }

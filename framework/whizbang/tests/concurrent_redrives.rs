@@ -1,11 +1,13 @@
 //! Two operators who handle a worker's dead letters at the same time: each job runs once more, not once per operator.
 
+mod eventually;
 mod instrumented_store;
 mod payments;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use eventually::eventually;
 use instrumented_store::{InstrumentedStore, StoreProbe};
 use payments::*;
 use whizbang::SendError;

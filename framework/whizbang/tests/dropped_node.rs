@@ -2,8 +2,10 @@
 #![cfg(feature = "embedded")]
 
 mod bank;
+mod eventually;
 
 use bank::*;
+use eventually::eventually;
 use whizbang::SendError;
 use whizbang::prelude::*;
 

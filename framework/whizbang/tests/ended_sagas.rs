@@ -1,11 +1,12 @@
 //! Sagas that have ended: later commands are rejected, and a restarted saga has everything that a new one has.
 
 mod bank;
+mod eventually;
 mod orders;
 
 use std::time::Duration;
 
-use bank::eventually;
+use eventually::eventually;
 use orders::*;
 use whizbang::clock::{Clock, Timestamp};
 use whizbang::prelude::*;

@@ -2,11 +2,13 @@
 #![cfg(feature = "testing")]
 
 mod bank;
+mod eventually;
 mod poll_once;
 
 use std::time::Duration;
 
 use bank::*;
+use eventually::eventually;
 use poll_once::poll_once;
 use whizbang::prelude::*;
 use whizbang::store::StoreError;

@@ -3,12 +3,13 @@
 #![cfg(all(feature = "testing", feature = "embedded"))]
 
 mod bank;
+mod eventually;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bank::eventually;
+use eventually::eventually;
 use futures_util::future::{BoxFuture, FutureExt};
 use whizbang::bridge::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, Response};
 use whizbang::clock::{Clock, Timestamp};

@@ -2,12 +2,13 @@
 #![cfg(feature = "testing")]
 
 mod bank;
+mod eventually;
 mod payments;
 mod wallet;
 
 use std::sync::Arc;
 
-use bank::eventually;
+use eventually::eventually;
 use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::prelude::*;
 

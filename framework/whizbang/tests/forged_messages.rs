@@ -3,6 +3,7 @@
 #![cfg(all(feature = "testing", feature = "embedded"))]
 
 mod bank;
+mod eventually;
 mod raw_peer;
 mod wallet;
 
@@ -11,7 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bank::{Account, Transfer, deposit, eventually, outcome, transfer};
+use bank::{Account, Transfer, deposit, outcome, transfer};
+use eventually::eventually;
 use raw_peer::{CountingBridge, RequestCounts, connect_raw_peer, forged, name};
 use wallet::{Filled, Wallet, Wallets, fill};
 use whizbang::bridge::loopback::LoopbackHub;

@@ -2,12 +2,14 @@
 //! older than an earlier one.
 
 mod bank;
+mod eventually;
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bank::*;
+use eventually::eventually;
 use whizbang::Retry;
 use whizbang::message::{Domain as _, Name, ShardId, shard_of};
 use whizbang::prelude::*;

@@ -1,9 +1,11 @@
 //! Headers: set by senders, readable in every handler, passed on along causation if they are declared, and no part of the
 //! message.
 
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+mod eventually;
 
+use std::sync::{Arc, Mutex};
+
+use eventually::eventually;
 use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::message::HeaderError;
 use whizbang::prelude::*;
@@ -178,14 +180,6 @@ fn seen() -> Vec<(&'static str, String)> {
     let mut seen = SEEN.with(|seen| seen.0.lock().unwrap().clone());
     seen.sort();
     seen
-}
-
-async fn eventually(holds: impl AsyncFn() -> bool) {
-    let begun = tokio::time::Instant::now();
-    while !holds().await {
-        assert!(begun.elapsed() < Duration::from_secs(10), "the condition did not hold in time: {:?}", seen());
-        tokio::task::yield_now().await;
-    }
 }
 
 const EVENTS: [&str; 3] =

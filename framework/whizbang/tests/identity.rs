@@ -3,6 +3,7 @@
 #![cfg(all(feature = "testing", feature = "embedded"))]
 
 mod bank;
+mod eventually;
 mod payments;
 mod raw_peer;
 mod wallet;
@@ -11,7 +12,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bank::{Account, Transfer, deposit, eventually, outcome, transfer};
+use bank::{Account, Transfer, deposit, outcome, transfer};
+use eventually::eventually;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use payments::{Charger, Order, World, place, state};
 use raw_peer::{connect_raw_peer, forged, name};

@@ -3,13 +3,15 @@
 #![cfg(feature = "testing")]
 
 mod bank;
+mod eventually;
 mod wallet;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bank::{deposit, eventually, transfer};
+use bank::{deposit, transfer};
+use eventually::eventually;
 use futures_util::future::{BoxFuture, FutureExt};
 use wallet::{Filled, Wallet, fill};
 use whizbang::bridge::loopback::LoopbackHub;

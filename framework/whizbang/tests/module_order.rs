@@ -3,12 +3,14 @@
 //! interested.
 
 mod bank;
+mod eventually;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use bank::*;
+use eventually::eventually;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::prelude::*;

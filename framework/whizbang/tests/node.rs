@@ -1,11 +1,13 @@
 //! A single node: turns, duplicates, panics, dead letters, sagas, timers, restarts.
 
 mod bank;
+mod eventually;
 mod poll_once;
 
 use std::time::Duration;
 
 use bank::*;
+use eventually::eventually;
 use poll_once::poll_once;
 use whizbang::message::{Name, ShardId, shard_of};
 use whizbang::prelude::*;

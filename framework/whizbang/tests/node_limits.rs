@@ -3,13 +3,14 @@
 #![cfg(feature = "testing")]
 
 mod bank;
+mod eventually;
 mod wallet;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bank::eventually_within;
+use eventually::eventually_within;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use wallet::{Filled, Wallet, Wallets, fill};
 use whizbang::NodeConfig;

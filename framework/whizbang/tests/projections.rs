@@ -1,11 +1,13 @@
 //! Views: every event once and in order, saved with their checkpoint, queried locally and remotely.
 
 mod bank;
+mod eventually;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bank::*;
+use eventually::eventually;
 use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::prelude::*;
 use whizbang::store::Store as _;

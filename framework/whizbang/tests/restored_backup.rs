@@ -3,12 +3,14 @@
 #![cfg(all(feature = "testing", feature = "embedded"))]
 
 mod bank;
+mod eventually;
 mod raw_peer;
 mod wallet;
 
 use std::path::Path;
 
-use bank::{deposit, eventually, outcome, transfer};
+use bank::{deposit, outcome, transfer};
+use eventually::eventually;
 use raw_peer::{connect_raw_peer, forged};
 use wallet::{Filled, Wallet, Wallets, fill};
 use whizbang::bridge::Bridge;

@@ -4,10 +4,11 @@
 #![allow(unreachable_pub, reason = "the versions are modules of one file")]
 
 mod bank;
+mod eventually;
 
 use std::time::Duration;
 
-use bank::eventually;
+use eventually::eventually;
 use whizbang::NodeConfig;
 use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::clock::Clock;

@@ -1,8 +1,9 @@
 //! States and views that do not restore from their saved form: they are never saved, and the node reports it.
 #![cfg(feature = "testing")]
 
-use std::time::Duration;
+mod eventually;
 
+use eventually::eventually;
 use whizbang::prelude::*;
 
 /// States that are saved.
@@ -95,15 +96,6 @@ mod saved {
             .await
             .unwrap()
     }
-}
-
-async fn eventually(what: impl AsyncFn() -> bool) {
-    let wait = async {
-        while !what().await {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), wait).await.expect("in time");
 }
 
 #[whizbang::test]

@@ -1,11 +1,13 @@
 //! Several nodes of one service share a store: they spread its shards, and a caller of any of them sees one service.
 
 mod bank;
+mod eventually;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bank::*;
+use eventually::eventually;
 use whizbang::NodeConfig;
 use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::clock::Clock;

@@ -3,8 +3,9 @@
 #![cfg(feature = "testing")]
 
 mod bank;
+mod eventually;
 
-use bank::eventually;
+use eventually::eventually;
 use whizbang::StartError;
 use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::message::shard_of;

@@ -2,6 +2,7 @@
 #![cfg(feature = "testing")]
 
 mod bank;
+mod eventually;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bank::*;
+use eventually::eventually;
 use parking_lot::Mutex;
 use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::clock::Clock;

@@ -1,23 +1,18 @@
 //! Slow jobs, and jobs that wait for them, delay no other job and no other key.
 
+mod eventually;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use eventually::eventually;
 use tokio::sync::Notify;
 use whizbang::prelude::*;
 use whizbang::{NodeConfig, SendError};
 
 /// More messages than a source may have in flight.
 const OTHERS: u64 = 3000;
-
-async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
-    let limit = tokio::time::Instant::now() + Duration::from_secs(30);
-    while !holds().await {
-        assert!(tokio::time::Instant::now() < limit, "the condition did not hold in time");
-        tokio::task::yield_now().await;
-    }
-}
 
 /// Asserts that a stopped node stops within a fraction of its stop timeout, because nothing is left running.
 async fn stop_promptly(node: Node) {

@@ -1,5 +1,6 @@
 //! A key that cannot be loaded, and a key in back-off, delay no other key.
 
+mod eventually;
 mod instrumented_store;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use eventually::eventually;
 use instrumented_store::{InstrumentedStore, StoreProbe};
 use parking_lot::Mutex;
 use whizbang::prelude::*;
@@ -185,14 +187,6 @@ async fn start_on(store: impl Store, retry: Retry) -> Node {
     let config = NodeConfig { threads: 0, retry, ..NodeConfig::default() };
     let builder = Node::builder("boxes", store).threads(0).config(config);
     builder.aggregate::<Sender>().aggregate::<Speaker>().saga::<Box_>().start().await.unwrap()
-}
-
-async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
-    let limit = tokio::time::Instant::now() + Duration::from_secs(30);
-    while !holds().await {
-        assert!(tokio::time::Instant::now() < limit, "the condition did not hold in time");
-        tokio::task::yield_now().await;
-    }
 }
 
 /// The kind of messages that a box receives.

@@ -2,10 +2,11 @@
 //! name.
 
 mod bank;
+mod eventually;
 
 use std::time::Duration;
 
-use bank::eventually;
+use eventually::eventually;
 use whizbang::clock::Timestamp;
 use whizbang::message::{Name, ShardId};
 use whizbang::prelude::*;

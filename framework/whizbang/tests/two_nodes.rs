@@ -2,8 +2,10 @@
 //! their caller.
 
 mod bank;
+mod eventually;
 
 use bank::*;
+use eventually::{eventually, eventually_within};
 use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::prelude::*;
 

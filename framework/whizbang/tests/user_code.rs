@@ -2,12 +2,13 @@
 //! of a value.
 
 mod bank;
+mod eventually;
 
 use std::cell::Cell;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use bank::eventually;
+use eventually::eventually;
 use parking_lot::Mutex;
 use serde::Serializer;
 use whizbang::message::Key;

@@ -1,10 +1,13 @@
 //! Outboxes of workers: what a job sends leaves once, with the commit that marks the job as done, and replies come back as
 //! jobs.
 
+mod eventually;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use eventually::eventually;
 use tokio::sync::Notify;
 use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::message::MessageId;
@@ -436,15 +439,6 @@ async fn reply_that_is_no_longer_listed_is_dropped() {
     node.wait_idle().await;
     assert_eq!(node.dead_letters().await.unwrap(), []);
     assert_eq!(replies(&desk).len(), 0);
-}
-
-/// Waits until `holds`, 10 s at most.
-async fn eventually(holds: impl AsyncFn() -> bool) {
-    let begun = tokio::time::Instant::now();
-    while !holds().await {
-        assert!(begun.elapsed() < Duration::from_secs(10), "the condition did not hold in time");
-        tokio::task::yield_now().await;
-    }
 }
 
 #[whizbang::test]

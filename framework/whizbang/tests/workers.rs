@@ -1,6 +1,7 @@
 //! Workers: jobs with I/O, run at least once with a stable key, replied to once, retried, made dead letters, and
 //! independent of each other.
 
+mod eventually;
 mod payments;
 
 use std::cell::Cell;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use eventually::eventually;
 use payments::*;
 use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::prelude::*;

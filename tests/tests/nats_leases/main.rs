@@ -5,13 +5,13 @@ mod permissions;
 mod upgrade;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use whizbang::bridge::nats::{NatsBridge, NatsBuilder};
 use whizbang::bridge::{Bridge, NodeCard};
 use whizbang::testing::bridge::SHARDS;
 use whizbang::testing::bridge::node::{NodeBehavior, TestNode, named, service};
 use whizbang_tests::nats::{NatsServer, Release};
+use whizbang_tests::until;
 
 const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
 
@@ -46,16 +46,4 @@ async fn consumers(client: &async_nats::Client, stream: &str) -> Vec<String> {
     let mut names: Vec<_> = names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect();
     names.sort_unstable();
     names
-}
-
-/// Runs the runtime until `holds`; fails the test after a minute.
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let waiting = async {
-        while !holds().await {
-            #[expect(clippy::disallowed_methods, reason = "the interval of a poll: the server sends no notification")]
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let limit = Duration::from_secs(60);
-    assert!(tokio::time::timeout(limit, waiting).await.is_ok(), "{what}: not within {limit:?}");
 }

@@ -30,25 +30,7 @@ mod shape_drift;
 mod start_failures;
 mod windows;
 
-use std::time::Duration;
-
 use whizbang_tests::nats::Release;
+use whizbang_tests::until;
 
 const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
-
-/// Runs the runtime until `holds`; fails the test after a minute.
-pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let waiting = async {
-        while !holds().await {
-            a_moment().await;
-        }
-    };
-    let limit = Duration::from_secs(60);
-    assert!(tokio::time::timeout(limit, waiting).await.is_ok(), "{what}: not within {limit:?}");
-}
-
-/// Waits for the interval between two polls of a condition that cannot wake its waiter.
-pub(crate) async fn a_moment() {
-    #[expect(clippy::disallowed_methods, reason = "the interval of a poll: the condition sends no notification")]
-    tokio::time::sleep(Duration::from_millis(10)).await;
-}

@@ -18,7 +18,7 @@ use whizbang_tests::nats::NatsServer;
 use whizbang_tests::{brief_or_long, resident_mib};
 
 use crate::bank::{Account, Bank, Withdraw, deposit};
-use crate::{BOTH, a_moment, services, until};
+use crate::{BOTH, services, until};
 
 /// The maximum growth in MiB of this process.
 const GROWTH: u64 = 64;
@@ -39,7 +39,7 @@ impl MemorySampler {
         let sampling = tokio::task::spawn_local(async move {
             loop {
                 seen.fetch_max(resident_mib(), Ordering::Relaxed);
-                a_moment().await;
+                whizbang_tests::poll_interval().await;
             }
         });
         Self { before: resident_mib(), most, sampling }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use async_nats::jetstream;
 use whizbang::SendError;
@@ -12,9 +11,7 @@ use whizbang::bridge::nats::NatsBridge;
 use whizbang::prelude::*;
 use whizbang::testing::bridge::run;
 use whizbang_tests::nats::{NatsServer, Release};
-
-/// The time limit of a step that waits for the program.
-const TIMEOUT: Duration = Duration::from_secs(60);
+use whizbang_tests::{until, wait_for};
 
 /// Owned by the program in Python.
 #[derive(Domain)]
@@ -237,20 +234,20 @@ fn python_service_answers_clients_and_fills_gaps() {
             let lost = vec!["lost command".to_owned(), "lost reply".to_owned()];
             node.client().send(Place { order: lost[0].clone(), text: "c".to_owned() }).await.expect("is placed");
             let queued = async || stream("commands_labels").await.info().await.expect("its state").state.messages;
-            wait_until("the command to reach the broker", async || queued().await == 1).await;
+            until("the command to reach the broker", async || queued().await == 1).await;
             stream("commands_labels").await.purge().await.expect("purges");
             node.client().send(Place { order: lost[1].clone(), text: "d".to_owned() }).await.expect("is placed");
-            wait_until("the command to reach the broker", async || queued().await == 1).await;
+            until("the command to reach the broker", async || queued().await == 1).await;
             node.stop().await.expect("stops");
             let outside = Client::connect("outside", NatsBridge::connect(&server.url()).await.expect("connects")).await;
             let outside = outside.expect("connects");
             let owner = Owner::start(&server, folder.path()).await;
             assert_eq!(outside.send(print("b")).await.expect("is handled"), 2);
-            wait_until("the events to be published", async || {
+            until("the events to be published", async || {
                 stream("events_labels").await.info().await.expect("its state").state.messages >= 3
             })
             .await;
-            wait_until("the reply to reach the broker", async || {
+            until("the reply to reach the broker", async || {
                 stream("commands_orders").await.info().await.expect("its state").state.messages >= 1
             })
             .await;
@@ -267,22 +264,4 @@ fn python_service_answers_clients_and_fills_gaps() {
             node.stop().await.expect("stops");
         });
     }
-}
-
-/// Asks again until `found` returns a value.
-async fn wait_for<T>(what: &str, found: impl AsyncFn() -> Option<T>) -> T {
-    let asking = async {
-        let mut pauses = tokio::time::interval(Duration::from_millis(20));
-        loop {
-            pauses.tick().await;
-            if let Some(found) = found().await {
-                return found;
-            }
-        }
-    };
-    tokio::time::timeout(TIMEOUT, asking).await.unwrap_or_else(|_| panic!("waited {TIMEOUT:?} for {what}"))
-}
-
-async fn wait_until(what: &str, holds: impl AsyncFn() -> bool) {
-    wait_for(what, async || holds().await.then_some(())).await;
 }

@@ -51,7 +51,12 @@ fn password(data: &Path, identity: &str) -> String {
 }
 
 /// Connects with the login of a service. Returns the client and its permission violations, as the server words them.
-async fn hostile(shop: &Shop, server: &NatsServer, ns: &str, service: &str) -> (Client, mpsc::UnboundedReceiver<String>) {
+async fn hostile(
+    shop: &Shop,
+    server: &NatsServer,
+    ns: &str,
+    service: &str,
+) -> (Client, mpsc::UnboundedReceiver<String>) {
     let (denied, violations) = mpsc::unbounded_channel();
     let options = ConnectOptions::with_user_and_password(service.to_owned(), password(&shop.data(), service))
         .custom_inbox_prefix(format!("_INBOX_{ns}_{service}"))

@@ -14,9 +14,9 @@ use std::time::Duration;
 use whizbang::clock::Clock;
 use whizbang::message::IdSource;
 use whizbang_store_postgres::PostgresStore;
-use whizbang_tests::brief_or_long;
 use whizbang_tests::checker::{ShardLog, Stage};
 use whizbang_tests::postgres::PostgresServer;
+use whizbang_tests::{brief_or_long, until};
 
 use bank::{Bank, Transfers, deposit, outcome, transfer};
 use clients::{CallerCommand, Callers};
@@ -94,7 +94,7 @@ async fn faults(kinds: &[Fault], rounds: u64, threads: usize) {
         }
         // In the middle of the load, not before it.
         let before = answered.get();
-        bank::eventually_within(60, async || answered.get() > before + 100).await;
+        until("further answers", async || answered.get() > before + 100).await;
         match fault {
             Fault::Kill => server.kill(),
             Fault::Restart => server.stop(),
@@ -105,7 +105,7 @@ async fn faults(kinds: &[Fault], rounds: u64, threads: usize) {
             tokio::time::timeout(Duration::from_secs(60), task).await.expect("callers come to their end").unwrap();
         }
     }
-    bank::eventually_within(60, async || node.health().ready).await;
+    until("a node that is ready", async || node.health().ready).await;
     tokio::time::timeout(Duration::from_secs(60), node.wait_idle()).await.expect("everything comes to its end");
     let client = node.client();
     for number in callers.started.take() {

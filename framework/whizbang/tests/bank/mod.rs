@@ -328,17 +328,3 @@ pub fn outcome(transfer: &str) -> Outcome {
 pub async fn start(store: MemoryStore) -> Node {
     Node::builder("bank", store).threads(0).aggregate::<Account>().saga::<Transfer>().start().await.unwrap()
 }
-
-/// Waits until `holds`, 10 s at most.
-pub async fn eventually(holds: impl AsyncFn() -> bool) {
-    eventually_within(10, holds).await;
-}
-
-/// Waits until `holds`, at most the given number of seconds.
-pub async fn eventually_within(seconds: u64, holds: impl AsyncFn() -> bool) {
-    let begun = tokio::time::Instant::now();
-    while !holds().await {
-        assert!(begun.elapsed() < Duration::from_secs(seconds), "the condition did not hold in time");
-        tokio::task::yield_now().await;
-    }
-}

@@ -209,15 +209,6 @@ pub async fn start(store: &MemoryStore, world: &Arc<World>) -> Node {
         .unwrap()
 }
 
-/// Waits until `holds`, 10 s at most.
-pub async fn eventually(holds: impl AsyncFn() -> bool) {
-    let begun = tokio::time::Instant::now();
-    while !holds().await {
-        assert!(begun.elapsed() < Duration::from_secs(10), "the condition did not hold in time");
-        tokio::task::yield_now().await;
-    }
-}
-
 /// Runs `future` in the background.
 pub fn background<T: 'static>(future: impl Future<Output = T> + 'static) -> tokio::task::JoinHandle<T> {
     tokio::task::spawn_local(future)

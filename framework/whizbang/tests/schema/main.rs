@@ -8,7 +8,8 @@
     reason = "the programs in here are written as their users write them"
 )]
 
-use std::time::Duration;
+#[path = "../eventually/mod.rs"]
+mod eventually;
 
 use whizbang::Retry;
 use whizbang::StartError;
@@ -176,16 +177,6 @@ macro_rules! parts {
             }
         }
     };
-}
-
-/// Waits until a condition holds.
-async fn eventually(is_so: impl AsyncFn() -> bool) {
-    let waiting = async {
-        while !is_so().await {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("it never is");
 }
 
 mod names;

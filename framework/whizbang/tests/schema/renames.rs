@@ -6,10 +6,11 @@ use whizbang::clock::{Clock, Timestamp};
 use whizbang::node::NodeBuilder;
 use whizbang::prelude::*;
 
+use super::eventually::eventually;
 use super::names::renamed_formerly;
 use super::shapes::first;
 use super::states::parts_first;
-use super::{eventually, refused, start};
+use super::{refused, start};
 
 parts!(chime, Chime, [#[document(domain = Bank)] pub struct Chime { n: u64 }], [cents: u64],
     [#[projection(projects(Rang), answers(Rings))] pub struct Log { rings: u64 }],

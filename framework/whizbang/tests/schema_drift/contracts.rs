@@ -7,8 +7,10 @@
     reason = "the programs in here are written as their users write them"
 )]
 
-use std::time::Duration;
+#[path = "../eventually/mod.rs"]
+mod polls;
 
+pub use polls::eventually;
 use whizbang::bridge::Bridge;
 use whizbang::prelude::*;
 use whizbang::store::DeadLetterReason;
@@ -241,15 +243,6 @@ shop!(answered_shop, answered);
 shop!(inserted_shop, inserted);
 shop!(appended_shop, appended);
 
-pub async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
-    let waiting = async {
-        while !is_so().await {
-            tokio::task::yield_now().await;
-        }
-    };
-    assert!(tokio::time::timeout(Duration::from_secs(60), waiting).await.is_ok(), "never: {what}");
-}
-
 fn mentions(health: &Health, text: &str) -> bool {
     health.reasons.iter().any(|reason| reason.contains(text))
 }
@@ -284,18 +277,18 @@ pub async fn callers_are_refused<B: Bridge>(bridge: impl AsyncFn() -> B) {
     let health = owner.health();
     assert!(health.ready && mentions(&health, "refused from a caller: the `bank.Pay`"), "{health:?}");
     // The others are handled, and health clears.
-    eventually("the note to go", async || {
+    eventually(async || {
         assert_eq!(client.send(same::pay(0)).await.unwrap(), 5, "nothing was done");
         !mentions(&owner.health(), "`bank.Pay`")
     })
     .await;
-    eventually("the view", async || client.query(same::Total {}).await.is_ok_and(|total| total == 5)).await;
+    eventually(async || client.query(same::Total {}).await.is_ok_and(|total| total == 5)).await;
 
     // The reply to a posted command is not read.
     client.post(answered::pay(2)).await.unwrap();
-    eventually("the post", async || client.send(same::pay(0)).await.unwrap() == 7).await;
+    eventually(async || client.send(same::pay(0)).await.unwrap() == 7).await;
     client.post(signed::pay(1)).await.unwrap();
-    eventually("the refusal of a post", async || owner.metrics().shape_refusals == 9).await;
+    eventually(async || owner.metrics().shape_refusals == 9).await;
     assert_eq!(client.send(same::pay(0)).await.unwrap(), 7);
     client.disconnect().await;
     owner.stop().await.unwrap();
@@ -332,7 +325,7 @@ pub async fn command_of_an_actor_becomes_a_dead_letter<B: Bridge>(bridge: impl A
     } else {
         signed_shop::order(&shop, "one", 5).await;
     }
-    eventually("a dead letter", async || owner.dead_letters().await.unwrap().len() == 1).await;
+    eventually(async || owner.dead_letters().await.unwrap().len() == 1).await;
     let letter = owner.dead_letters().await.unwrap().remove(0);
     assert_eq!(letter.reason, DeadLetterReason::Undecodable, "{letter:?}");
     assert!(letter.error.contains(place) && letter.error.contains("raise `version`"), "{letter:?}");
@@ -352,7 +345,7 @@ pub async fn command_of_an_actor_is_replied_to<B: Bridge>(bridge: impl AsyncFn()
     let (owner, store) = (bank(bridge().await).await, MemoryStore::new());
     let shop = same_shop::start(&store, bridge().await).await;
     same_shop::order(&shop, "one", 5).await;
-    eventually("a reply", async || same_shop::order(&shop, "one", 0).await == "Ok(5) ").await;
+    eventually(async || same_shop::order(&shop, "one", 0).await == "Ok(5) ").await;
     assert_eq!(owner.metrics().shape_refusals, 0);
     shop.stop().await.unwrap();
     owner.stop().await.unwrap();
@@ -364,10 +357,10 @@ pub async fn drifted_events_halt<B: Bridge>(bridge: impl AsyncFn() -> B) {
     assert_eq!(owner.client().send(owned::pay(5)).await.unwrap(), 5);
     let store = MemoryStore::new();
     let shop = inserted_shop::start(&store, bridge().await).await;
-    eventually("a dead letter", async || !shop.dead_letters().await.unwrap().is_empty()).await;
+    eventually(async || !shop.dead_letters().await.unwrap().is_empty()).await;
     let letter = shop.dead_letters().await.unwrap().remove(0);
     assert!(letter.error.contains("the `bank.Paid` version 1"), "{letter:?}");
-    eventually("the halt", async || mentions(&shop.health(), "projection `payments` halted")).await;
+    eventually(async || mentions(&shop.health(), "projection `payments` halted")).await;
     assert!(mentions(&shop.health(), "refused from `bank`: the `bank.Paid`"), "{:?}", shop.health());
     assert_eq!(inserted_shop::order(&shop, "ear", 0).await, "", "it is not read as a fee");
     shop.stop().await.unwrap();
@@ -381,12 +374,12 @@ pub async fn compatible_events_are_read<B: Bridge>(bridge: impl AsyncFn() -> B) 
     let store = MemoryStore::new();
     let shop = appended_shop::start(&store, bridge().await).await;
     let heard = "In { cents: 5 } ";
-    eventually("the event", async || appended_shop::order(&shop, "ear", 0).await == heard).await;
+    eventually(async || appended_shop::order(&shop, "ear", 0).await == heard).await;
     assert!(shop.health().ready && shop.metrics().shape_refusals == 0, "{:?}", shop.health());
     // Live, too.
     owner.client().send(owned::pay(6)).await.unwrap();
     let both = "In { cents: 5 } In { cents: 6 } ";
-    eventually("the next event", async || appended_shop::order(&shop, "ear", 0).await == both).await;
+    eventually(async || appended_shop::order(&shop, "ear", 0).await == both).await;
     shop.stop().await.unwrap();
     owner.stop().await.unwrap();
 }

@@ -63,11 +63,11 @@ async fn older_peers_that_send_no_fingerprint_are_accepted() {
     let store = MemoryStore::new();
     let shop = same_shop::start(&store, hub.bridge()).await;
     let event = "In { cents: 5 } ";
-    eventually("the event", async || same_shop::order(&shop, "ear", 0).await == event).await;
+    eventually(async || same_shop::order(&shop, "ear", 0).await == event).await;
     shop.stop().await.unwrap();
     let shop = same_shop::start(&store, older::Older(hub.bridge())).await;
     same_shop::order(&shop, "one", 3).await;
-    eventually("the reply", async || same_shop::order(&shop, "one", 0).await == "Ok(8) ").await;
+    eventually(async || same_shop::order(&shop, "one", 0).await == "Ok(8) ").await;
     assert_eq!(owner.client().send(owned::pay(0)).await.unwrap(), 8);
     assert_eq!((owner.metrics().shape_refusals, shop.metrics().shape_refusals), (0, 0));
 }
