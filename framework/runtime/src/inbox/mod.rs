@@ -4,7 +4,7 @@
 //! requests missing messages. Never uses a time window: everything follows from positions and sequences.
 
 mod dedup;
-mod doubt;
+mod divergence;
 mod health_issues;
 mod idle;
 mod queued_bytes;

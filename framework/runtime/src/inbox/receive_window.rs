@@ -44,8 +44,11 @@ pub(crate) type Committed = Rc<dyn Fn(&ReceiveWindow)>;
 /// Parts of the thread that all of its windows share.
 #[derive(Clone)]
 pub(crate) struct WindowContext {
+    /// The counters of the node.
     pub(crate) counts: Arc<Counts>,
+    /// The health of the node: a diverged sender is listed there.
     pub(crate) issues: Arc<HealthIssues>,
+    /// The memory that waiting messages of the thread occupy.
     pub(crate) queued: Rc<QueuedBytes>,
 }
 
@@ -62,31 +65,46 @@ pub(crate) struct MissingRange {
 
 /// Messages that one shard sends to another, admitted in order. Sequences are contiguous, so every duplicate and
 /// every gap is detected.
+///
+/// A message is *dispatched* to its actor, then *appended* with a turn, then *settled* when that turn is committed or the message
+/// was refused. Three numbers follow from it: `last` (dispatched), the tracker's watermark (appended), [`through`](Self::through)
+/// (settled).
 pub(crate) struct ReceiveWindow {
+    /// The sending shard.
     pub(crate) from: ShardId,
+    /// The receiving shard, which is open on this thread.
     pub(crate) to: ShardId,
+    /// The messages that are dispatched and not appended.
     tracker: Rc<WatermarkTracker>,
+    /// The last sequence dispatched.
     last: Rc<Cell<u64>>,
+    /// The sequences that are dispatched and not settled, at most [`IN_FLIGHT`].
     unsettled: RefCell<BTreeSet<u64>>,
     /// Payload bytes dispatched and not settled.
     bytes: Cell<usize>,
+    /// Messages that arrived before the ones in front of them.
     held: RefCell<ReorderBuffer<Settle>>,
     /// One task is requesting from the sender.
-    asking: Cell<bool>,
+    is_requesting: Cell<bool>,
+    /// Finds the actor type of a message.
     endpoints: EndpointLookup,
+    /// Starts the task that asks the sender.
     request_missing: RequestMissing,
+    /// Confirms progress to the sender.
     committed: Committed,
+    /// Counters, health and memory of the thread.
     context: WindowContext,
+    /// The ids at the last sequences, which distinguish a duplicate from another message under the same sequence.
     recent_ids: RefCell<RecentIds>,
     /// Sequence that arrived with two ids. Until the sender has answered which one it sent, only its log is read:
     /// live messages may be of a diverged log.
     suspect: Cell<Option<u64>>,
     /// Messages were refused during the conflict.
-    turned_away: Cell<bool>,
+    refused_live: Cell<bool>,
     /// The sender reports having sent messages that did not arrive.
-    told: Cell<bool>,
+    sender_is_ahead: Cell<bool>,
     /// The sender's log has diverged: nothing is admitted until it matches again.
-    shut: Cell<bool>,
+    diverged: Cell<bool>,
     /// The receiving shard was closed or is reopened: nothing is admitted here.
     closed: Cell<bool>,
     /// Earliest time of the next request about a conflict.
@@ -96,6 +114,7 @@ pub(crate) struct ReceiveWindow {
 }
 
 impl ReceiveWindow {
+    /// Creates a window that continues behind the stored watermark.
     pub(crate) fn new(
         (from, to): (ShardId, ShardId),
         watermark: u64,
@@ -114,16 +133,16 @@ impl ReceiveWindow {
             unsettled: RefCell::default(),
             bytes: Cell::new(0),
             held: RefCell::default(),
-            asking: Cell::new(false),
+            is_requesting: Cell::new(false),
             endpoints,
             request_missing,
             committed,
             context,
             recent_ids: RefCell::default(),
             suspect: Cell::new(None),
-            turned_away: Cell::new(false),
-            told: Cell::new(false),
-            shut: Cell::new(false),
+            refused_live: Cell::new(false),
+            sender_is_ahead: Cell::new(false),
+            diverged: Cell::new(false),
             closed: Cell::new(false),
             next_check: Cell::new(None),
             activity: Notify::new(),
@@ -181,7 +200,7 @@ impl ReceiveWindow {
             return settle(AckOutcome::Ack);
         };
         let last = self.last.get();
-        if self.shut.get() {
+        if self.diverged.get() {
             self.activity.notify_one();
             return settle(AckOutcome::Retry);
         }
@@ -200,8 +219,8 @@ impl ReceiveWindow {
             return settle(AckOutcome::Ack);
         }
         if self.suspect.get().is_some() {
-            self.turned_away.set(true);
-            self.ask();
+            self.refused_live.set(true);
+            self.start_requesting();
             return settle(AckOutcome::Retry);
         }
         if !self.has_capacity() {
@@ -217,26 +236,26 @@ impl ReceiveWindow {
         if let Some(settle) = unkept {
             settle(AckOutcome::Retry);
         }
-        if !self.asking.get() {
+        if !self.is_requesting.get() {
             self.context.counts.gaps.one();
             tracing::debug!(target: TARGET, from = %self.from, to = %self.to, last, sequence, "gap detected: requesting missing messages from the sender");
-            self.ask();
+            self.start_requesting();
         }
     }
 
     /// Handles the sender's report that it has sent everything up to `through`: missing messages are requested.
     pub(crate) fn note_sent(self: &Rc<Self>, through: u64) {
         let last = self.last.get();
-        if through > last && !self.shut.get() && !self.asking.get() {
+        if through > last && !self.diverged.get() && !self.is_requesting.get() {
             tracing::debug!(target: TARGET, from = %self.from, to = %self.to, last, through, "requesting messages that did not arrive");
-            self.told.set(true);
-            self.ask();
+            self.sender_is_ahead.set(true);
+            self.start_requesting();
         }
     }
 
     /// Records that the sender did not answer. It repeats its report; held messages are requested regardless.
     pub(crate) fn request_failed(&self) {
-        self.told.set(false);
+        self.sender_is_ahead.set(false);
     }
 
     /// Returns whether one more message may be dispatched. A refused one stays in its sender's outbox. A window without
@@ -266,11 +285,12 @@ impl ReceiveWindow {
         let (from, to) = (&self.from, &self.to);
         tracing::debug!(target: TARGET, %from, %to, sequence, "message dropped: it differs from the one dispatched under this sequence");
         self.suspect.set(Some(sequence));
-        self.ask();
+        self.start_requesting();
     }
 
-    fn ask(self: &Rc<Self>) {
-        if !self.asking.replace(true) {
+    /// Starts to ask the sender, unless a task does already.
+    fn start_requesting(self: &Rc<Self>) {
+        if !self.is_requesting.replace(true) {
             (self.request_missing)(self);
         }
     }
@@ -284,13 +304,13 @@ impl ReceiveWindow {
         if let Some(sequence) = self.suspect.get() {
             return Some(MissingRange { after: sequence.saturating_sub(1), conflicting: Some(sequence), mark });
         }
-        let lacks = self.turned_away.get() || self.told.get() || !self.held.borrow().is_empty();
+        let lacks = self.refused_live.get() || self.sender_is_ahead.get() || !self.held.borrow().is_empty();
         lacks.then_some(MissingRange { after: last, conflicting: None, mark })
     }
 
     /// Records that requesting has ended.
-    pub(crate) fn asked(&self) {
-        self.asking.set(false);
+    pub(crate) fn end_requests(&self) {
+        self.is_requesting.set(false);
     }
 
     /// Waits until the sender may be asked. Requests about conflicts are sent at a bounded rate.
@@ -298,7 +318,7 @@ impl ReceiveWindow {
         if question.conflicting.is_none() {
             return;
         }
-        if self.shut.get() {
+        if self.diverged.get() {
             tokio::time::sleep(CHECK_INTERVAL).await;
             let _ = tokio::time::timeout(RECHECK_INTERVAL, self.activity.notified()).await;
         } else if let Some(at) = self.next_check.get() {
@@ -324,8 +344,8 @@ impl ReceiveWindow {
             return true;
         }
         let last = self.last.get();
-        self.turned_away.set(false);
-        let told = self.told.replace(false);
+        self.refused_live.set(false);
+        let was_ahead = self.sender_is_ahead.replace(false);
         for entry in entries {
             let sequence = sequence_of(&entry);
             let other = self.held.borrow_mut().remove_conflicting(sequence, entry.id);
@@ -339,7 +359,7 @@ impl ReceiveWindow {
         self.ack_forged(above);
         self.drain();
         // More than one page may be missing.
-        self.told.set(told && self.last.get() > last && self.last.get() < head);
+        self.sender_is_ahead.set(was_ahead && self.last.get() > last && self.last.get() < head);
         self.last.get() > last || self.suspect.get().is_some()
     }
 
@@ -356,9 +376,9 @@ impl ReceiveWindow {
         if self.suspect.get() == Some(sequence) {
             self.suspect.set(None);
             // Messages that arrived during the conflict were refused.
-            self.turned_away.set(true);
+            self.refused_live.set(true);
         }
-        if self.shut.replace(false) {
+        if self.diverged.replace(false) {
             self.context.issues.resolve(&self.issue());
             tracing::info!(target: TARGET, from = %self.from, to = %self.to, "sender log matches again: resuming");
         }
@@ -369,7 +389,7 @@ impl ReceiveWindow {
     /// reports it, and the sender is asked again.
     fn report_divergence(&self, sequence: u64) {
         let (from, to) = (&self.from, &self.to);
-        self.shut.set(true);
+        self.diverged.set(true);
         self.suspect.set(Some(sequence));
         let why = format!(
             "messages from {from} to {to} are not handled: sequence {sequence} was a different message before. Is the sender's log an older copy? \

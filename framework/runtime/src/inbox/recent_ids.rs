@@ -38,6 +38,7 @@ impl RecentIds {
     }
 }
 
+/// Returns 64 bits of an id. Both halves count: ids of one millisecond differ in the lower half only.
 fn part(id: MessageId) -> u64 {
     let id = id.as_u128();
     (id >> 64) as u64 ^ id as u64

@@ -16,19 +16,20 @@ pub(super) struct ReorderBuffer<T> {
     messages: BTreeMap<u64, BufferedMessage<T>>,
     bytes: usize,
     /// Number of messages ever inserted.
-    kept: u64,
+    inserted: u64,
 }
 
+/// A held message with the callback that completes it.
 struct BufferedMessage<T> {
     message: Envelope,
-    told: T,
+    completion: T,
     /// Insertion number, compared with [`mark`](ReorderBuffer::mark).
     number: u64,
 }
 
 impl<T> Default for ReorderBuffer<T> {
     fn default() -> Self {
-        Self { messages: BTreeMap::new(), bytes: 0, kept: 0 }
+        Self { messages: BTreeMap::new(), bytes: 0, inserted: 0 }
     }
 }
 
@@ -37,16 +38,16 @@ impl<T> ReorderBuffer<T> {
         self.messages.is_empty()
     }
 
-    /// Holds a message. Returns `told` if it is held already or the buffer is full.
-    pub(super) fn keep(&mut self, place: u64, message: Envelope, told: T) -> Option<T> {
+    /// Holds a message. Returns `completion` if it is held already or the buffer is full.
+    pub(super) fn keep(&mut self, place: u64, message: Envelope, completion: T) -> Option<T> {
         let bytes = message.payload.len();
         let room = self.messages.len() < MAX_MESSAGES && self.bytes + bytes <= MAX_BYTES;
         if !room || self.messages.contains_key(&place) {
-            return Some(told);
+            return Some(completion);
         }
         self.bytes += bytes;
-        self.kept += 1;
-        self.messages.insert(place, BufferedMessage { message, told, number: self.kept });
+        self.inserted += 1;
+        self.messages.insert(place, BufferedMessage { message, completion, number: self.inserted });
         None
     }
 
@@ -54,18 +55,18 @@ impl<T> ReorderBuffer<T> {
     pub(super) fn pop_through(&mut self, place: u64) -> Option<(u64, Envelope, T)> {
         let place = self.messages.first_key_value().map(|(first, _)| *first).filter(|first| *first <= place)?;
         let early = self.remove(place)?;
-        Some((place, early.message, early.told))
+        Some((place, early.message, early.completion))
     }
 
     /// Removes all messages.
     pub(super) fn take(&mut self) -> impl Iterator<Item = (Envelope, T)> + use<T> {
         self.bytes = 0;
-        std::mem::take(&mut self.messages).into_values().map(|early| (early.message, early.told))
+        std::mem::take(&mut self.messages).into_values().map(|early| (early.message, early.completion))
     }
 
     /// Returns a mark between the messages inserted so far and later ones.
     pub(super) fn mark(&self) -> u64 {
-        self.kept
+        self.inserted
     }
 
     /// Removes messages above `place` inserted before `mark`: the sender's log, read after the mark, ends there, so
@@ -73,15 +74,16 @@ impl<T> ReorderBuffer<T> {
     pub(super) fn remove_above(&mut self, place: u64, mark: u64) -> Vec<T> {
         let above = self.messages.range(place.saturating_add(1)..).filter(|(_, early)| early.number <= mark);
         let places: Vec<u64> = above.map(|(place, _)| *place).collect();
-        places.into_iter().filter_map(|place| self.remove(place)).map(|early| early.told).collect()
+        places.into_iter().filter_map(|place| self.remove(place)).map(|early| early.completion).collect()
     }
 
     /// Removes the message at `place` if the sender's log has another one there.
     pub(super) fn remove_conflicting(&mut self, place: u64, id: MessageId) -> Option<T> {
         self.messages.get(&place).filter(|early| early.message.id != id)?;
-        self.remove(place).map(|early| early.told)
+        self.remove(place).map(|early| early.completion)
     }
 
+    /// Removes a message and its bytes.
     fn remove(&mut self, place: u64) -> Option<BufferedMessage<T>> {
         let early = self.messages.remove(&place)?;
         self.bytes -= early.message.payload.len();
@@ -122,8 +124,8 @@ mod tests {
         let mut held = ReorderBuffer::default();
         assert_eq!(held.keep(3, empty(), 1), None);
         assert_eq!(held.keep(3, empty(), 2), Some(2));
-        assert_eq!(held.pop_through(2).map(|(.., told)| told), None);
-        assert_eq!(held.pop_through(3).map(|(.., told)| told), Some(1));
+        assert_eq!(held.pop_through(2).map(|(.., completion)| completion), None);
+        assert_eq!(held.pop_through(3).map(|(.., completion)| completion), Some(1));
     }
 
     #[test]

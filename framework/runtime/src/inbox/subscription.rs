@@ -68,8 +68,13 @@ pub(crate) type ReadEvents =
     Rc<dyn Fn(ShardId, u64, usize) -> LocalBoxFuture<'static, Result<(Vec<Envelope>, u64), String>>>;
 
 /// Events of one source shard on one thread.
+///
+/// All subscribers of a source on one thread share it, so each event is read and decoded once. Live events are an acceleration
+/// only: what does not arrive, arrives late or does not fit is read from the owner's log.
 pub(crate) struct Subscription {
+    /// The shard whose events are followed.
     pub(crate) source: ShardId,
+    /// Actor types, projections and workers of this thread.
     subscribers: RefCell<Vec<Box<dyn Subscriber>>>,
     /// Last position dispatched.
     pub(crate) last: Rc<Cell<u64>>,
@@ -77,35 +82,43 @@ pub(crate) struct Subscription {
     pub(super) known: Cell<u64>,
     /// Live events that arrived early. Those beyond the bound are dropped: the log contains them.
     pub(super) held: RefCell<ReorderBuffer<Done>>,
+    /// A task reads the log.
     filling: Cell<bool>,
+    /// The node stops: nothing further is dispatched.
     paused: Cell<bool>,
     /// Dispatched and unsettled events. Closing starts a new counter: older events settle later and decrement the old
     /// one.
     in_flight: RefCell<Rc<InFlight>>,
-    landed: Rc<Notify>,
+    /// Notified when an event is settled, which may make room for the next one.
+    settled: Rc<Notify>,
     /// Notified of activity of the source while its log is diverged.
     pub(super) activity: Notify,
     /// Suspended: dispatches nothing until it is reopened.
-    shut: Cell<bool>,
+    suspended: Cell<bool>,
     /// The owner's log has diverged: nothing is dispatched until it matches again.
-    pub(super) stopped: Cell<bool>,
+    pub(super) diverged: Cell<bool>,
+    /// Reads a page of the owner's log: here, or over the bridge.
     pub(super) pages: ReadEvents,
+    /// Reports and counts failures of the reading task.
     pub(super) monitor: TaskMonitor,
     pub(super) idle: Rc<IdleNotifier>,
     pub(super) issues: Arc<HealthIssues>,
+    /// The memory that waiting messages of the thread occupy.
     queued: Rc<QueuedBytes>,
+    /// The ids of the last dispatched events.
     pub(super) recent_ids: RefCell<RecentIds>,
     /// The owner must be asked whether its log still matches.
     pub(super) needs_check: Cell<bool>,
     /// Position that arrived with two ids. Until the owner has answered which one its log contains, only the log is
     /// read: live events may be of a diverged log.
     pub(super) suspect: Cell<Option<u64>>,
-    /// Time of the last doubt.
-    pub(super) last_doubt: Cell<Option<Instant>>,
+    /// Time of the last request for a check.
+    pub(super) last_check_request: Cell<Option<Instant>>,
     /// Time of the last check while nothing was missing.
-    asked: Cell<Option<Instant>>,
+    last_idle_check: Cell<Option<Instant>>,
     /// Time at which the owner last refuted a claimed position.
     pub(super) last_disproof: Cell<Option<Instant>>,
+    /// The task that reads the log. Dropping it ends it.
     task: RefCell<Option<Task>>,
 }
 
@@ -117,6 +130,7 @@ struct InFlight {
 }
 
 impl Subscription {
+    /// Creates a subscription without subscribers, which dispatches nothing.
     pub(crate) fn new(
         source: ShardId,
         pages: ReadEvents,
@@ -134,10 +148,10 @@ impl Subscription {
             filling: Cell::new(false),
             paused: Cell::new(false),
             in_flight: RefCell::default(),
-            landed: Rc::default(),
+            settled: Rc::default(),
             activity: Notify::new(),
-            shut: Cell::new(false),
-            stopped: Cell::new(false),
+            suspended: Cell::new(false),
+            diverged: Cell::new(false),
             pages,
             monitor,
             idle,
@@ -145,9 +159,9 @@ impl Subscription {
             queued,
             recent_ids: RefCell::default(),
             needs_check: Cell::new(false),
-            last_doubt: Cell::new(None),
+            last_check_request: Cell::new(None),
             suspect: Cell::new(None),
-            asked: Cell::new(None),
+            last_idle_check: Cell::new(None),
             last_disproof: Cell::new(None),
             task: RefCell::default(),
         })
@@ -179,7 +193,7 @@ impl Subscription {
         drop(subscribers);
         let Some(opened) = opened else { return };
         if was_waiting {
-            self.shut.set(false);
+            self.suspended.set(false);
             self.last.set(opened);
         } else if opened < last {
             self.last.set(opened);
@@ -194,7 +208,7 @@ impl Subscription {
         let is_waiting = subscribers.iter().all(|subscriber| subscriber.watermark() == u64::MAX);
         drop(subscribers);
         if is_waiting {
-            self.rest();
+            self.suspend_without_shards();
         }
     }
 
@@ -219,8 +233,8 @@ impl Subscription {
     }
 
     /// Dispatches nothing while no subscribing shard is on this thread: reading the log would be wasted.
-    fn rest(&self) {
-        self.shut.set(true);
+    fn suspend_without_shards(&self) {
+        self.suspended.set(true);
         let task = self.task.borrow_mut().take();
         drop(task);
         self.filling.set(false);
@@ -231,35 +245,35 @@ impl Subscription {
 
     /// Suspends the subscription: its subscriber has halted. Arriving events are settled at once; the log keeps them.
     pub(crate) fn suspend(&self) {
-        self.shut.set(true);
+        self.suspended.set(true);
         self.close();
         self.idle.notify();
     }
 
     /// Ends the suspension; dispatching begins once subscribers are set.
     pub(crate) fn reopen(&self) {
-        self.shut.set(false);
+        self.suspended.set(false);
     }
 
     /// Returns whether nothing is dispatched now: it is suspended, or the owner's log has diverged.
     pub(crate) fn is_suspended(&self) -> bool {
-        self.shut.get() || self.stopped.get()
+        self.suspended.get() || self.diverged.get()
     }
 
     /// Returns whether every event known to exist has been dispatched and settled.
     pub(crate) fn is_idle(&self) -> bool {
         let caught_up = !self.filling.get() && self.last.get() >= self.known.get() && self.held.borrow().is_empty();
-        let takes = !self.shut.get() && !self.paused.get() && !self.stopped.get();
+        let takes = !self.suspended.get() && !self.paused.get() && !self.diverged.get();
         !takes || (caught_up && self.in_flight.borrow().events.get() == 0)
     }
 
     /// Delivers a live event. `done` is called once it is settled here.
     pub(crate) fn event(self: &Rc<Self>, event: Envelope, done: Done) {
         let Some(position) = event.origin.as_ref().map(|origin| origin.sequence) else { return done() };
-        if self.stopped.get() {
+        if self.diverged.get() {
             self.activity.notify_one();
         }
-        if self.paused.get() || self.shut.get() || self.stopped.get() {
+        if self.paused.get() || self.suspended.get() || self.diverged.get() {
             // The log keeps it, to be read when the node restarts or the subscriber resumes.
             return done();
         }
@@ -298,7 +312,7 @@ impl Subscription {
 
     /// Records that the owner's log reaches up to `position`.
     pub(crate) fn advance_head(self: &Rc<Self>, position: u64) {
-        if self.stopped.get() {
+        if self.diverged.get() {
             return self.activity.notify_one();
         }
         self.known.set(self.known.get().max(position));
@@ -310,12 +324,13 @@ impl Subscription {
         }
     }
 
+    /// Passes an event to each subscriber that handles its name. It is settled when the last of them is done.
     fn dispatch(&self, event: &Envelope, position: u64, done: Done) {
         passes!("inbox", event.name, event.id, event.correlation);
         self.last.set(position);
         self.recent_ids.borrow_mut().record(position, event.id);
         let in_flight = Rc::clone(&self.in_flight.borrow());
-        let (landed, idle) = (Rc::clone(&self.landed), Rc::clone(&self.idle));
+        let (settled, idle) = (Rc::clone(&self.settled), Rc::clone(&self.idle));
         let bytes = event.payload.len();
         in_flight.events.set(in_flight.events.get() + 1);
         in_flight.bytes.set(in_flight.bytes.get() + bytes);
@@ -327,7 +342,7 @@ impl Subscription {
             if rest.get() == 0 {
                 in_flight.events.set(in_flight.events.get() - 1);
                 in_flight.bytes.set(in_flight.bytes.get() - bytes);
-                landed.notify_one();
+                settled.notify_one();
                 idle.notify();
                 if let Some(done) = done.take() {
                     done();
@@ -359,7 +374,7 @@ impl Subscription {
 
     /// Reads missing events from the owner's log, in the background, until none are missing.
     pub(crate) fn start_filling(self: &Rc<Self>) {
-        let closed = self.paused.get() || self.shut.get();
+        let closed = self.paused.get() || self.suspended.get();
         if closed || self.filling.replace(true) {
             return;
         }
@@ -378,6 +393,8 @@ impl Subscription {
         *self.task.borrow_mut() = Some(task);
     }
 
+    /// Reads the owner's log until nothing is missing. Failures are repeated with growing pauses, for as long as the subscription
+    /// exists.
     async fn fill_gaps(self: Rc<Self>) {
         let ids = IdSource::seeded(whizbang_core::clock::Clock::system(), self.last.get());
         let retry = Retry { attempts: u32::MAX, ..Retry::default() };
@@ -385,19 +402,19 @@ impl Subscription {
         loop {
             if self.needs_check.get() && self.last.get() >= self.known.get() {
                 // Nothing is missing: however many conflicting events arrive, the owner is asked at a bounded rate.
-                if let Some(before) = self.asked.get() {
+                if let Some(before) = self.last_idle_check.get() {
                     tokio::time::sleep_until(before + CHECK_INTERVAL).await;
                 }
                 // Set after the wait: a time noted before it would let the next request go at once.
-                self.asked.set(Some(instant()));
+                self.last_idle_check.set(Some(instant()));
             }
             if let Some(before) = self.last_disproof.take() {
                 // However many nonexistent positions are claimed, the owner is asked at a bounded rate.
                 tokio::time::sleep_until(before + CHECK_INTERVAL).await;
             }
-            let as_taken = self.log_matches().await;
+            let matches = self.log_matches().await;
             let (after, known, mark) = (self.last.get(), self.known.get(), self.held.borrow().mark());
-            let page = match as_taken {
+            let page = match matches {
                 Ok(true) => (self.pages)(self.source.clone(), after, PAGE).await,
                 Ok(false) => {
                     self.wait_while_diverged(after).await;
@@ -448,7 +465,7 @@ impl Subscription {
     /// Waits until one more event may be in flight.
     async fn wait_for_capacity(&self) {
         while !self.has_capacity() {
-            self.landed.notified().await;
+            self.settled.notified().await;
         }
     }
 

@@ -15,6 +15,7 @@ use whizbang_core::telemetry::TARGET;
 
 /// Tracks, for one source of one shard, what was dispatched and what of it is appended.
 pub(crate) struct WatermarkTracker {
+    /// The source, as the store names it.
     pub(crate) source: Rc<Source>,
     /// Last sequence dispatched, to any shard. It goes back when a shard is opened that lacks earlier ones.
     dispatched: Rc<Cell<u64>>,
@@ -33,6 +34,8 @@ pub(crate) struct WatermarkTracker {
 const NEAR_START: u64 = 4096;
 
 impl WatermarkTracker {
+    /// Creates a tracker that continues behind a stored watermark. `dispatched` is shared by the trackers of all shards of a
+    /// subscriber.
     pub(crate) fn new(source: Rc<Source>, dispatched: Rc<Cell<u64>>, stored: u64) -> Rc<Self> {
         let (open, reached) = (RefCell::default(), Cell::new(stored));
         Rc::new(Self { source, dispatched, reached, open, stored: Cell::new(stored), began: stored })
@@ -43,6 +46,7 @@ impl WatermarkTracker {
         self.dispatched.get().max(self.reached.get())
     }
 
+    /// Records that a message was passed to an actor of this shard.
     pub(crate) fn mark_dispatched(&self, sequence: u64) {
         self.open.borrow_mut().insert(sequence);
     }
@@ -61,10 +65,12 @@ impl WatermarkTracker {
         (watermark > self.stored.get()).then_some(watermark)
     }
 
+    /// Returns the watermark that the store knows.
     pub(crate) fn stored(&self) -> u64 {
         self.stored.get()
     }
 
+    /// Raises the watermark that the store knows.
     pub(crate) fn set_stored(&self, watermark: u64) {
         self.stored.set(self.stored.get().max(watermark));
     }
@@ -96,7 +102,9 @@ impl SequenceTracker for WatermarkTracker {
 pub(crate) struct ActorSubscriber {
     /// Domain of the actors.
     domain: Name,
+    /// The dispatcher of the actor type.
     pub(crate) endpoint: Rc<dyn ActorEndpoint>,
+    /// The names of the events that the type handles.
     pub(crate) events: Vec<Name>,
     source: Rc<Source>,
     dispatched: Rc<Cell<u64>>,
@@ -126,6 +134,7 @@ impl ActorSubscriber {
         Self { domain: domain.clone(), endpoint, events, source, dispatched, trackers }
     }
 
+    /// Returns the tracker of a shard, if the shard is open on this thread.
     fn tracker(&self, shard: Shard) -> Option<Rc<WatermarkTracker>> {
         self.trackers.borrow().get(usize::from(shard))?.clone()
     }

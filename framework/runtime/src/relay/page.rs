@@ -73,6 +73,7 @@ impl PageReader {
         Some(self.count.min(fit).clamp(1, MAX_STEP).max(if self.count == 0 { FIRST_STEP } else { 1 }).min(left))
     }
 
+    /// Counts the entries of a step. Fewer than requested mean the end.
     fn record(&mut self, step: usize, sizes: impl Iterator<Item = usize>) {
         let before = self.count;
         for size in sizes {

@@ -27,6 +27,7 @@ const MAX_BYTES: usize = 16 << 20;
 const PAGE: usize = 128;
 /// Time without progress after which a window's entries are sent again; doubles up to [`LONGEST_RETRY`].
 const FIRST_RETRY: Duration = Duration::from_millis(500);
+/// A window that reaches it is reported as stalled.
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
 /// Forwards an entry, and returns whether more may follow. The destination's commit is reported to
@@ -58,7 +59,7 @@ struct SendWindow {
     /// entries are deleted.
     confirmed: u64,
     /// The destination's owner is being asked to confirm.
-    asking: bool,
+    is_confirming: bool,
     /// Last sequence that the store knows to be committed.
     stored: u64,
     /// Time at which the entries in flight are sent again.
@@ -86,7 +87,7 @@ impl SendWindow {
             bytes: 0,
             committed,
             confirmed: committed,
-            asking: false,
+            is_confirming: false,
             stored: committed,
             again: instant() + FIRST_RETRY,
             retry_delay: FIRST_RETRY,
@@ -385,8 +386,8 @@ impl SendWindows {
     /// is being confirmed already.
     pub(crate) fn begin_confirming(&self, to: &ShardId) -> Option<u64> {
         let mut windows = self.windows.borrow_mut();
-        let window = windows.get_mut(to).filter(|window| !window.asking)?;
-        window.asking = true;
+        let window = windows.get_mut(to).filter(|window| !window.is_confirming)?;
+        window.is_confirming = true;
         Some(window.committed)
     }
 
@@ -410,9 +411,9 @@ impl SendWindows {
     }
 
     /// Marks a destination as no longer being confirmed.
-    pub(crate) fn asked(&self, to: &ShardId) {
+    pub(crate) fn end_confirming(&self, to: &ShardId) {
         if let Some(window) = self.windows.borrow_mut().get_mut(to) {
-            window.asking = false;
+            window.is_confirming = false;
         }
     }
 
@@ -434,7 +435,7 @@ impl SendWindows {
         let window = windows.entry(to.clone()).or_insert_with(|| SendWindow::from(0));
         window.stopped = true;
         // The caller keeps asking the owner; recorded here for windows that did not exist before.
-        window.asking = true;
+        window.is_confirming = true;
         window.restart();
     }
 

@@ -206,7 +206,7 @@ fn early_message_waits_for_missing_ones() {
     assert_eq!((all.delivered(), all.window.missing_range().unwrap().after), (vec![1, 2], 2));
     assert!(all.window.answered(all.window.missing_range().unwrap(), vec![message(3)], 4));
     assert_eq!((all.delivered(), all.window.missing_range()), (vec![1, 2, 3, 4], None));
-    all.window.asked();
+    all.window.end_requests();
     all.admit(message(9));
     assert_eq!((all.request_missing.get(), all.counts.gaps.get()), (2, 2));
     // No progress and no conflict: requested again only later.

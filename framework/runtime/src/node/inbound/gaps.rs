@@ -54,35 +54,35 @@ async fn request_missing(me: Weak<ThreadRuntime>, window: Weak<ReceiveWindow>) {
     let retry = Retry { longest: REQUEST_TIMEOUT, ..Retry::default() };
     let mut failures = 0;
     loop {
-        let Some(asking) = window.upgrade() else { return };
-        let Some(question) = asking.missing_range() else { return asking.asked() };
-        asking.wait_to_request(&question).await;
+        let Some(window) = window.upgrade() else { return };
+        let Some(question) = window.missing_range() else { return window.end_requests() };
+        window.wait_to_request(&question).await;
         let Some(definition) = me.upgrade().filter(|me| !me.has_ended.get()).map(|me| Arc::clone(&me.definition))
         else {
-            return asking.asked();
+            return window.end_requests();
         };
-        let answer = read_outbox(&definition, &asking.from, &asking.to, question.after).await;
+        let answer = read_outbox(&definition, &window.from, &window.to, question.after).await;
         drop(definition);
         let Some(runtime) = me.upgrade() else { return };
         let stops = runtime.has_ended.get() || runtime.context.draining.get();
         if answer.is_err() {
-            asking.request_failed();
+            window.request_failed();
         }
         match answer {
-            Ok(page) if runtime.end_if_older(&asking, page.committed) => return,
+            Ok(page) if runtime.end_if_older(&window, page.committed) => return,
             Ok(page) => {
-                if stops || !asking.answered(question, page.entries, page.head) {
+                if stops || !window.answered(question, page.entries, page.head) {
                     // The sender sends uncommitted messages again, so this need not continue forever.
-                    return asking.asked();
+                    return window.end_requests();
                 }
                 failures = 0;
             }
-            Err(again) if !again || stops || asking.missing_range().is_none() => return asking.asked(),
+            Err(again) if !again || stops || window.missing_range().is_none() => return window.end_requests(),
             // An unreachable owner is reported at once: without a wait this loop would spin.
             Err(_) => {
                 failures += 1;
                 let wait = retry.wait(failures, &runtime.context.ids);
-                drop((runtime, asking));
+                drop((runtime, window));
                 tokio::time::sleep(wait).await;
             }
         }

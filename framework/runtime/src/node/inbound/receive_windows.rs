@@ -136,7 +136,7 @@ impl ThreadRuntime {
             let me = me.clone();
             Rc::new(move |window: &Rc<ReceiveWindow>| match me.upgrade() {
                 Some(runtime) => runtime.request_missing(window),
-                None => window.asked(),
+                None => window.end_requests(),
             })
         };
         let committed = Rc::new(move |window: &ReceiveWindow| {

@@ -204,7 +204,7 @@ impl ThreadRuntime {
         });
         let taken = self.subscriptions.values().flatten().all(|subscription| subscription.is_idle());
         let idle = self.context.is_idle() && self.endpoints.values().all(|endpoint| endpoint.is_idle());
-        idle && self.is_relayed() && sent && taken && self.told.borrow().is_empty()
+        idle && self.is_relayed() && sent && taken && self.confirmations.borrow().is_empty()
     }
 }
 

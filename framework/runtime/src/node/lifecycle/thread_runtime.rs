@@ -96,7 +96,7 @@ impl ThreadRuntime {
             is_relaying: Cell::new(false),
             publisher: Rc::default(),
             send_windows: RefCell::default(),
-            told: RefCell::default(),
+            confirmations: RefCell::default(),
             unknown_destinations: RefCell::default(),
             tasks: RefCell::default(),
             ended: Notify::new(),

@@ -51,7 +51,7 @@ impl ThreadRuntime {
             }
         } else if self.definition.bridge.is_some() {
             // Sent by the publisher, which merges the confirmations of many messages.
-            self.told.borrow_mut().insert((from.clone(), to.clone()), through);
+            self.confirmations.borrow_mut().insert((from.clone(), to.clone()), through);
             self.publisher.notify();
         }
     }
@@ -153,7 +153,7 @@ impl ThreadRuntime {
                         None => break,
                     }
                 }
-                windows.asked(to);
+                windows.end_confirming(to);
                 if let Some(runtime) = me.upgrade() {
                     runtime.unknown_destinations.borrow_mut().remove(&place);
                 }

@@ -36,6 +36,8 @@ pub(in crate::node) async fn run(runtime: Weak<ThreadRuntime>) {
     }
 }
 
+/// Forwards what the dirty shards have committed, and returns the time of the next check. Costs the number of dirty shards and
+/// their new entries, not the number of all shards.
 async fn relay_once(runtime: &Rc<ThreadRuntime>) -> Option<Instant> {
     let mut again = None;
     let onward = forwarder(runtime);

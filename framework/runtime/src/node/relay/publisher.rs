@@ -141,10 +141,13 @@ const ANNOUNCE_AFTER: [Duration; 8] = [
 ];
 
 /// Log heads to be announced.
+///
+/// By shard: the position, the number of announcements so far, and the time of the next one.
 #[derive(Default)]
 struct HeadAnnouncements(BTreeMap<ShardId, (u64, usize, Option<Instant>)>);
 
 impl HeadAnnouncements {
+    /// Begins to announce a new position. The announcement of an earlier one is superseded.
     fn advance(&mut self, shard: &ShardId, position: u64) {
         self.0.insert(shard.clone(), (position, 0, ANNOUNCE_AFTER.first().map(|wait| instant() + *wait)));
     }
@@ -157,6 +160,7 @@ impl HeadAnnouncements {
         }
     }
 
+    /// Sends the announcements that are due, and returns the time of the next one.
     async fn announce(&mut self, runtime: &ThreadRuntime) -> Option<Instant> {
         let bridge = runtime.definition.bridge.as_ref()?;
         self.0.retain(|shard, _| runtime.shard(shard).is_some());
@@ -181,6 +185,8 @@ impl HeadAnnouncements {
     }
 }
 
+/// Sends what the dirty shards have committed: outbox entries to their owners, events to their subscribers, and confirmations.
+/// Messages of all shards are in flight together.
 async fn publish_once(runtime: &Rc<ThreadRuntime>, heads: &mut HeadAnnouncements) -> Option<Instant> {
     let mut again = None;
     let outgoing: Rc<RefCell<Vec<Envelope>>> = Rc::default();
@@ -258,6 +264,7 @@ pub(in crate::node) fn retry(context: &Rc<ThreadContext>, cell: &Rc<OwnedShard>)
     });
 }
 
+/// Returns the earlier of two times; a missing one never comes.
 pub(in crate::node) fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
@@ -329,7 +336,7 @@ async fn publish(runtime: &Rc<ThreadRuntime>, cell: &Rc<OwnedShard>, mut last: u
 async fn send_confirmations(runtime: &Rc<ThreadRuntime>) {
     let Some(bridge) = &runtime.definition.bridge else { return };
     loop {
-        let next = runtime.told.borrow().first_key_value().map(|(of, through)| (of.clone(), *through));
+        let next = runtime.confirmations.borrow().first_key_value().map(|(of, through)| (of.clone(), *through));
         let Some(((from, to), through)) = next else { return };
         let told = bridge.notify(Notification::Committed { from: from.clone(), to: to.clone(), through }).await;
         if let Err(error) = told {
@@ -338,7 +345,7 @@ async fn send_confirmations(runtime: &Rc<ThreadRuntime>) {
                 "failed to confirm a watermark: the next one covers it",
             );
         }
-        if let Entry::Occupied(entry) = runtime.told.borrow_mut().entry((from, to))
+        if let Entry::Occupied(entry) = runtime.confirmations.borrow_mut().entry((from, to))
             && *entry.get() == through
         {
             entry.remove();

@@ -112,7 +112,7 @@ impl ThreadRuntime {
         for mark in shard.reader().watermarks() {
             let is_remote = self.definition.bridge.is_some() && !self.is_local(&mark.source.shard);
             if is_remote && mark.source.kind == SourceKind::Direct {
-                self.told.borrow_mut().insert((mark.source.shard, shard.id.clone()), mark.through);
+                self.confirmations.borrow_mut().insert((mark.source.shard, shard.id.clone()), mark.through);
                 self.publisher.notify();
             }
         }

@@ -77,7 +77,7 @@ pub(in crate::node) struct ThreadRuntime {
     /// Send windows of the open shards.
     pub(in crate::node) send_windows: RefCell<BTreeMap<ShardId, Rc<SendWindows>>>,
     /// Watermarks still to be confirmed to shards of other services.
-    pub(in crate::node) told: RefCell<BTreeMap<(ShardId, ShardId), u64>>,
+    pub(in crate::node) confirmations: RefCell<BTreeMap<(ShardId, ShardId), u64>>,
     /// Destinations that sent a note although nothing was sent to them, while they are queried.
     pub(in crate::node) unknown_destinations: RefCell<BTreeSet<(ShardId, ShardId)>>,
     pub(in crate::node) tasks: RefCell<Vec<Task>>,

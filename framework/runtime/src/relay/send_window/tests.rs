@@ -195,7 +195,7 @@ fn stopped_window_ignores_notes_until_it_resumes() {
         windows.stop(&to);
         assert_eq!(windows.committed(&to, 3, || 5), ConfirmationCheck::Unchanged);
         assert_eq!(windows.begin_confirming(&to), None, "the task that stopped it keeps asking");
-        windows.asked(&to);
+        windows.end_confirming(&to);
         assert_eq!(windows.begin_confirming(&to), Some(0));
         assert!(windows.resume(&to) && !windows.resume(&to));
         assert_eq!(windows.committed(&to, 3, || 5), ConfirmationCheck::Advanced);

@@ -30,8 +30,8 @@ impl Subscription {
     /// Requests a check of the owner's log at the last position, at a bounded rate.
     pub(super) fn request_check(self: &Rc<Self>) {
         let now = instant();
-        if self.last_doubt.get().is_none_or(|before| before + CHECK_INTERVAL < now) {
-            self.last_doubt.set(Some(now));
+        if self.last_check_request.get().is_none_or(|before| before + CHECK_INTERVAL < now) {
+            self.last_check_request.set(Some(now));
             self.needs_check.set(true);
             self.start_filling();
         }
@@ -48,12 +48,12 @@ impl Subscription {
         let is_there = |event: &&Envelope| event.origin.as_ref().is_some_and(|origin| origin.sequence == position);
         let known =
             events.first().filter(is_there).and_then(|event| self.recent_ids.borrow().matches(position, event.id));
-        let as_taken = head >= position && known != Some(false);
+        let matches = head >= position && known != Some(false);
         // Another suspect recorded during the request is checked next.
-        if as_taken && self.suspect.get() == suspect {
+        if matches && self.suspect.get() == suspect {
             self.suspect.set(None);
         }
-        Ok(as_taken)
+        Ok(matches)
     }
 
     /// Stops the subscription: the owner reports a different event, or none, at a dispatched position. Health reports
@@ -71,19 +71,20 @@ impl Subscription {
                 "source log diverged: is it an older copy? Events are not handled until it matches again",
             );
         }
-        self.stopped.set(true);
+        self.diverged.set(true);
         let held = self.held.borrow_mut().take();
         held.for_each(|(_, done)| done());
         self.idle.notify();
     }
 
+    /// Returns the name of the health issue.
     fn issue(&self) -> String {
         format!("events of {}", self.source)
     }
 
     /// Resumes the subscription: the owner's log matches again.
     pub(super) fn confirmed(&self) {
-        if self.stopped.replace(false) {
+        if self.diverged.replace(false) {
             self.issues.resolve(&self.issue());
             tracing::info!(target: TARGET, source = %self.source, "source log matches again: resuming");
         }
