@@ -54,14 +54,19 @@ pub(crate) enum Form {
 
 /// The parsed value of a key.
 enum Value {
+    /// A name for the wire or the store, already validated.
     Name(LitStr),
+    /// Any text.
     Text(LitStr),
     Names(Vec<LitStr>),
+    /// A number within its range, with its place for later errors.
     Number(u32, Span),
+    /// One of a few words.
     Word(Ident),
     Type(Box<Type>),
     Types(Vec<Type>),
     Upcasts(Vec<Upcast>),
+    /// The values inside of parentheses.
     Nested(Given),
     Flag,
 }
@@ -86,6 +91,7 @@ impl Given {
         self.0.iter().find(|(known, ..)| *known == name).map(|(_, key, _)| key)
     }
 
+    /// Returns the value of a key, if it was given.
     fn value(&self, name: &str) -> Option<&Value> {
         self.0.iter().find(|(known, ..)| *known == name).and_then(|(.., value)| value.as_ref())
     }
@@ -197,6 +203,7 @@ pub(crate) fn read(
     given
 }
 
+/// Reads one attribute. Several of the same name are read as one.
 fn read_one(attribute: &Attribute, name: &str, known: &'static [Known], given: &mut Given, mistakes: &mut Diagnostics) {
     let example = known.first().map_or("…", |key| key.write);
     match &attribute.meta {
@@ -247,6 +254,7 @@ pub(crate) fn read_keys(
     }
 }
 
+/// Reads one key with its value. An unknown or repeated key is a mistake, and the rest is read nevertheless.
 fn read_key(
     key: Ident,
     input: ParseStream<'_>,
@@ -295,6 +303,7 @@ fn read_key(
     skip_to_comma(input);
 }
 
+/// Reads a value in the form of its key. `None` after a mistake.
 fn read_value(key: &Ident, input: ParseStream<'_>, known: &Known, mistakes: &mut Diagnostics) -> Option<Value> {
     let write = known.write;
     if matches!(known.form, Form::Flag) {
@@ -383,6 +392,7 @@ fn open(input: ParseStream<'_>) -> syn::Result<ParseBuffer<'_>> {
     Ok(content)
 }
 
+/// Reads and validates a name.
 pub(crate) fn read_name(input: ParseStream<'_>, write: &str, mistakes: &mut Diagnostics) -> Option<LitStr> {
     let span = input.span();
     let found = next_token(input);
@@ -404,6 +414,7 @@ pub(crate) fn read_name(input: ParseStream<'_>, write: &str, mistakes: &mut Diag
     }
 }
 
+/// Reads a number without a suffix.
 pub(crate) fn read_number(input: ParseStream<'_>) -> Option<u32> {
     let number = input.parse::<LitInt>().ok()?;
     if number.suffix().is_empty() { number.base10_parse().ok() } else { None }
@@ -458,6 +469,7 @@ fn up_to_comma(input: ParseStream<'_>) -> String {
     tokens.to_string()
 }
 
+/// Skips the rest of a value after a mistake, so that the next key is read.
 pub(crate) fn skip_to_comma(input: ParseStream<'_>) {
     while !input.is_empty() && !input.peek(Token![,]) {
         if input.parse::<TokenTree>().is_err() {
@@ -466,6 +478,7 @@ pub(crate) fn skip_to_comma(input: ParseStream<'_>) {
     }
 }
 
+/// Lists the known keys for an error.
 fn list(known: &[Known]) -> String {
     let names: Vec<String> = known.iter().map(|known| format!("`{}`", known.name)).collect();
     names.join(", ")

@@ -115,6 +115,7 @@ fn used_parameters(field: &Field, parameters: &[Ident]) -> Vec<TokenStream> {
     found
 }
 
+/// Collects the type parameters that occur in the tokens of a type.
 fn collect_parameters(tokens: TokenStream, parameters: &[Ident], found: &mut Vec<TokenStream>) {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     let is_mark = |at: Option<usize>| matches!(at.and_then(|at| tokens.get(at)), Some(TokenTree::Punct(mark)) if mark.as_char() == ':');

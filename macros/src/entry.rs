@@ -19,6 +19,7 @@ pub(crate) enum Entry {
 }
 
 impl Entry {
+    /// Returns the name of the attribute, for errors.
     fn attribute(self) -> &'static str {
         match self {
             Self::Main => "#[whizbang::main]",
@@ -91,6 +92,7 @@ fn report_not_a_function(attribute: &str, item: &TokenStream, error: &syn::Error
     );
 }
 
+/// Reports what the entry function must not have.
 fn check(signature: &Signature, attribute: &str, mistakes: &mut Diagnostics) {
     let name = &signature.ident;
     if signature.asyncness.is_none() {

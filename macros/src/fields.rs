@@ -77,6 +77,7 @@ impl<'a> Group<'a> {
     }
 }
 
+/// Returns whether no attribute changes how serde codes the field.
 fn is_untold(attributes: &[Attribute]) -> bool {
     // The content of `cfg_attr` is unknown here.
     !attributes.iter().any(|attribute| attribute.path().is_ident("serde") || attribute.path().is_ident("cfg_attr"))
@@ -93,6 +94,7 @@ pub(crate) struct Key {
 }
 
 impl Key {
+    /// Returns the place of the key for errors.
     pub(crate) fn span(&self) -> Span {
         self.ident.span()
     }
@@ -130,6 +132,7 @@ pub(crate) fn keys(attributes: &[Attribute]) -> Vec<Key> {
     keys
 }
 
+/// Returns the text of a literal.
 fn text(value: &Expr) -> Option<String> {
     match value {
         Expr::Lit(literal) => match &literal.lit {

@@ -15,6 +15,7 @@ use crate::shape::{header, with_article};
 
 /// The types, and their modules.
 const SHARED: &[&str] = &["Rc"];
+/// Types whose value changes behind a shared reference.
 const CHANGEABLE: &[&str] = &["Cell", "RefCell", "OnceCell", "UnsafeCell", "Mutex", "RwLock"];
 const MODULES: &[&str] = &["rc", "cell", "sync", "parking_lot"];
 
@@ -40,6 +41,7 @@ pub(crate) fn reject_in_state(item: &Item<'_>, word: &str, mistakes: &mut Diagno
     });
 }
 
+/// Reports the first field with a type that must not be there.
 fn reject(item: &Item<'_>, mistakes: &mut Diagnostics, text: impl Fn(&Ident) -> String) {
     for part in item.parts() {
         if let Some(found) = mention(part.field.ty.to_token_stream(), &[SHARED, CHANGEABLE]) {
@@ -54,6 +56,7 @@ pub(crate) fn is_rejected_message(input: &DeriveInput) -> bool {
     ["command", "event", "query", "document"].into_iter().any(is_message) && is_shared(&Item::of(input))
 }
 
+/// Returns whether a field shares its value.
 fn is_shared(item: &Item<'_>) -> bool {
     item.parts().any(|part| mention(part.field.ty.to_token_stream(), &[SHARED]).is_some())
 }

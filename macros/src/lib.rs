@@ -33,6 +33,7 @@ mod worker;
 use proc_macro::TokenStream;
 use syn::DeriveInput;
 
+/// Parses the input and expands it. A mistake in the item itself is reported by syn.
 fn derive(input: TokenStream, expand: impl FnOnce(&DeriveInput) -> proc_macro2::TokenStream) -> TokenStream {
     match syn::parse::<DeriveInput>(input) {
         Ok(input) => root::with_crate_attribute(&input.attrs, expand(&input)).into(),

@@ -8,6 +8,7 @@ use syn::{Ident, LitStr, Token, Type};
 use crate::attribute::{Upcast, read_name, read_number, read_type, skip_to_comma, text_of};
 use crate::diagnostics::{Diagnostics, next_token};
 
+/// Reads one name or a list of them.
 pub(crate) fn read_names(
     key: &Ident,
     input: ParseStream<'_>,
@@ -34,6 +35,7 @@ pub(crate) fn read_names(
     Some(names)
 }
 
+/// Reads a list of types by their paths.
 pub(crate) fn read_paths(
     key: &Ident,
     input: ParseStream<'_>,
@@ -60,6 +62,7 @@ pub(crate) fn read_paths(
     Some(types)
 }
 
+/// Reads a list of versions with their types.
 pub(crate) fn read_upcasts(
     key: &Ident,
     input: ParseStream<'_>,

@@ -24,6 +24,7 @@ pub(crate) enum Kind {
     Document,
 }
 
+/// The keys of the attributes, with the form in which errors show them.
 const DOMAIN: Known = Known { name: "domain", form: Form::Path, write: "domain = Bank" };
 const REPLY: Known = Known { name: "reply", form: Form::Type, write: "reply = u64" };
 const NAME: Known = Known { name: "name", form: Form::Name, write: "name = \"Deposit\"" };
@@ -51,10 +52,12 @@ impl Kind {
         }
     }
 
+    /// Returns the attribute names of the other kinds, which are a mistake here.
     fn others(self) -> Vec<&'static str> {
         Self::ALL.into_iter().filter(|kind| *kind != self).map(Self::attribute).collect()
     }
 
+    /// Returns the keys that the kind has.
     fn keys(self) -> &'static [Known] {
         match self {
             Self::Command | Self::Query => WITH_REPLY,
@@ -235,6 +238,7 @@ fn of(given: &Given, input: &DeriveInput) -> TokenStream {
     quote!(#[automatically_derived] #header {})
 }
 
+/// Returns the reply type of a query, which is required.
 fn reply_of_query(given: &Given, input: &DeriveInput, mistakes: &mut Diagnostics) -> TokenStream {
     match given.ty("reply") {
         Some(reply) => owned_reply(reply, mistakes),

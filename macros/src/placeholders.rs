@@ -70,6 +70,7 @@ pub(crate) fn read_placeholders(
     Placeholders { text: LitStr::new(&format, text.span()), used }
 }
 
+/// Returns the error for a placeholder that is not a field.
 fn unknown(name: &str, variant: &Ident, fields: &[String]) -> String {
     let found = shown(&format!("{{{name}}}"));
     if fields.is_empty() {

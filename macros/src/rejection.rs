@@ -23,9 +23,11 @@ const VARIANT_KEYS: &[Known] = &[
 
 /// A variant with its attribute.
 struct Rejected<'a> {
+    /// The user's variant.
     variant: &'a Variant,
     /// The part of its code after the domain.
     reason: String,
+    /// The fields that its text shows.
     placeholders: Placeholders,
 }
 
@@ -136,6 +138,7 @@ fn stub(input: &DeriveInput, mistakes: Diagnostics) -> TokenStream {
     }
 }
 
+/// Reads text and code of a variant.
 fn read_variant<'a>(variant: &'a Variant, mistakes: &mut Diagnostics) -> Rejected<'a> {
     let ident = &variant.ident;
     let given = read(&variant.attrs, "rejection", &[], VARIANT_KEYS, mistakes);
@@ -216,6 +219,7 @@ impl Rejected<'_> {
     }
 }
 
+/// Returns the name to which a field without a name is bound.
 fn binding(at: usize) -> Ident {
     format_ident!("__{at}")
 }

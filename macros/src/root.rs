@@ -45,6 +45,7 @@ pub(crate) fn with_root(output: TokenStream, root: &Type) -> TokenStream {
     replace(output, &root.to_token_stream(), &text)
 }
 
+/// Replaces the path of the framework in generated code.
 fn replace(output: TokenStream, root: &TokenStream, text: &str) -> TokenStream {
     let tokens: Vec<TokenTree> = output.into_iter().collect();
     let is_mark = |at: usize| matches!(tokens.get(at), Some(TokenTree::Punct(mark)) if mark.as_char() == ':');

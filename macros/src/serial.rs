@@ -192,6 +192,7 @@ fn copy(input: &DeriveInput) -> DeriveInput {
     copy
 }
 
+/// Generates the implementation through a copy of the type that serde derives.
 fn serialize(input: &DeriveInput, copy: &Ident) -> TokenStream {
     let ident = &input.ident;
     let generics = bounds::of(input, Direction::Serialize);
@@ -210,6 +211,7 @@ fn serialize(input: &DeriveInput, copy: &Ident) -> TokenStream {
     }
 }
 
+/// Generates the implementation through a copy of the type that serde derives.
 fn deserialize(input: &DeriveInput, copy: &Ident) -> TokenStream {
     let ident = &input.ident;
     let mut generics = bounds::of(input, Direction::Deserialize);

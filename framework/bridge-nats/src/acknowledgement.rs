@@ -17,6 +17,8 @@ pub(super) enum PublishFailure {
 }
 
 /// The acknowledgement of a stream. Unused fields are left out.
+///
+/// A duplicate counts as stored: the server reports it without an error.
 #[derive(Deserialize)]
 struct Acknowledgement {
     error: Option<StreamError>,
@@ -33,6 +35,9 @@ struct StreamError {
 }
 
 /// Parses the acknowledgement of a stream, or the status that the server returns in its place.
+///
+/// # Errors
+/// [`PublishFailure::NoStream`] if no stream takes the subject, [`PublishFailure::Rejected`] if the stream is full or invalid.
 pub(super) fn parse(reply: &Message) -> Result<(), PublishFailure> {
     if has_no_responder(reply) {
         return Err(PublishFailure::NoStream);

@@ -20,8 +20,11 @@ use super::session::Report;
 use whizbang_core::spawn::{contained, is_unwinding};
 use whizbang_core::telemetry::TARGET;
 
+/// The owner of the loops. They end with it, so that nothing of a dropped bridge keeps running.
 pub(super) struct NatsActor {
+    /// The connection, for the last round trip before the end.
     pub(super) client: Client,
+    /// The loop that writes; its state is shared with the threads that send.
     pub(super) publisher: Arc<PublisherLoop>,
     /// The inputs of the loops, moved into them at start.
     pub(super) loops: Option<Loops>,
@@ -37,8 +40,11 @@ pub(super) struct NatsActor {
 
 /// The inputs of the loops.
 pub(super) struct Loops {
+    /// The inbox for acknowledgements and responses.
     pub(super) replies: Subscriber,
+    /// The loop that receives.
     pub(super) consumer: ConsumerLoop,
+    /// The subjects that the server has denied this user. They fail the messages that wait for a reply.
     pub(super) denials: broadcast::Receiver<String>,
     /// The claims on this node's domains, which are renewed.
     pub(super) claims: Option<(Arc<Claims>, ClaimWatch)>,

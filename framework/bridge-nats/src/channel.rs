@@ -9,14 +9,19 @@ use futures_util::stream::StreamExt;
 /// The kind of subscription by which a message arrived.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Channel {
+    /// Messages that the consumer with this index has pulled, and the ends of its pulls.
     Stream(usize),
+    /// Events without acknowledgement, for the live receiver with this index.
     Live(usize),
+    /// Requests of other nodes and of clients. Each has an inbox for its response.
     Requests,
+    /// Notes without a response: committed sequences and heads of logs. They may be lost.
     Notifications,
 }
 
 /// A subscription that tags its messages with its channel.
 pub(super) struct ChannelSubscriber {
+    /// Copied to each message, because a message does not name its subscription.
     channel: Channel,
     /// The consumer of the shard that the subscription belongs to.
     pub(super) shard_consumer: Option<usize>,

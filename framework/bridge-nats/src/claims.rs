@@ -40,7 +40,9 @@ pub(super) struct Claims {
     pub(super) namespace: Namespace,
     /// The desired configuration of the stream of all claims.
     pub(super) stream: DesiredConfig,
+    /// The description of the node: its service, its domains, and whether it shares their shards.
     pub(super) card: NodeCard,
+    /// The identity of the store, and the starts of the node on it.
     pub(super) store: StoreCard,
     /// The stream sequence of this node's claim, by domain.
     held: Mutex<BTreeMap<Name, u64>>,
@@ -52,7 +54,9 @@ pub(super) struct Claims {
 pub(super) struct ClaimWatch {
     /// The messages on the subjects of the claims.
     watched: SelectAll<Subscriber>,
+    /// A reconnection causes a renewal at once: the server may have lost the claims.
     link: watch::Receiver<LinkState>,
+    /// The node, which ends when a claim is lost.
     inbound: Arc<dyn Inbound>,
     report: Arc<Report>,
 }
@@ -70,7 +74,9 @@ impl ClaimWatch {
 
 /// The result of a renewal.
 enum RenewalOutcome {
+    /// The claim is this node's, or the service's with leases.
     Held,
+    /// Another store or a later start has the domain; with its claim, if it could be read.
     Lost(Option<Claim>),
 }
 
@@ -84,6 +90,7 @@ pub(super) async fn owner(
     stored.map(|stored| Ok(parse_claim(domain, &stored.payload)?.store)).transpose()
 }
 
+/// Parses a claim and names the domain in the error.
 fn parse_claim(domain: &Name, payload: &[u8]) -> Result<Claim, BridgeError> {
     let named = |error| BridgeError::Malformed { reason: format!("domain `{domain}`: {error}") };
     Claim::parse(payload).map_err(named)
@@ -109,6 +116,7 @@ impl Claims {
         })
     }
 
+    /// Returns the domains that the node owns.
     fn domains(&self) -> impl Iterator<Item = &Name> {
         self.card.owns.iter().map(|(domain, _)| domain)
     }
@@ -232,6 +240,10 @@ impl Claims {
         }
     }
 
+    /// Writes the claim on a domain again, or reads it if the nodes of the service share it.
+    ///
+    /// # Errors
+    /// The claim may be unchanged after an error: the caller retries at the next interval.
     async fn renew(&self, domain: &Name) -> Result<RenewalOutcome, BridgeError> {
         let mut last = self.held.lock().get(domain).copied().unwrap_or(0);
         if self.card.has_leased_shards {
@@ -283,6 +295,7 @@ impl Claims {
         Err(self.contended(domain))
     }
 
+    /// Returns the error for a claim that changes in every attempt.
     fn contended(&self, domain: &Name) -> BridgeError {
         self.jetstream
             .refused(format!("the claim on domain `{domain}` keeps changing: another node writes it at the same time"))
@@ -306,6 +319,7 @@ impl Claims {
         }
     }
 
+    /// Marks the last claim on a domain as released, unless it is a rival's.
     async fn release_one(&self, domain: &Name, last: u64) -> Result<(), BridgeError> {
         if !self.write(domain, last, true).await? {
             // A renewal may have been in flight. A rival's claim is left as it is.
@@ -317,6 +331,7 @@ impl Claims {
         Ok(())
     }
 
+    /// Returns the last claim on a domain with its stream sequence; `None` if there is none.
     async fn read(&self, domain: &Name) -> Result<Option<(u64, Claim)>, BridgeError> {
         let subject = self.namespace.claim_subject(domain);
         let Some(stored) = self.jetstream.last_message(&self.stream.path, &subject).await? else { return Ok(None) };

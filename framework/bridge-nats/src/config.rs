@@ -1,4 +1,7 @@
 //! The configuration of a bridge to NATS: servers, login, namespace and stream sizes.
+//!
+//! Read when the bridge connects, when it attaches, and after each reconnection. Nothing here is changed while a node runs,
+//! except login files and certificates, which are read for each connection.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,6 +21,40 @@ use whizbang_wire::subject::Namespace;
 /// let bridge = NatsBridge::builder("tls://nats.example.com")
 ///     .credentials(std::fs::read_to_string("orders.creds").unwrap_or_default())
 ///     .replicas(3)
+///     .connect()
+///     .await?;
+/// # let _ = bridge;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// One login is used for all servers: the last call of a login method counts, and it takes precedence over a login in the
+/// address. The address has the form `[scheme://][user:password@|token@]host[:port]`, where the scheme
+/// is `nats` or `tls`. Characters such as `@` and `/` in a password are percent-encoded.
+///
+/// # Wrong values
+///
+/// [`connect`](Self::connect) reports an invalid address, a refused login, a server without JetStream, and a server older than
+/// 2.9. The start of the node reports everything that concerns streams: missing permissions, too little disk, more replicas than
+/// servers.
+///
+/// # Values of existing streams
+///
+/// The number of replicas, the size and the age of a stream, and the acknowledgement time of a consumer belong to the operator
+/// once they exist at the server. A lower limit than configured, or another value, is logged as a warning and used.
+/// Other differences are [`BridgeError::Mismatch`].
+///
+/// A cluster with a password file, for example, which an operator may replace while the node runs:
+/// ```no_run
+/// # async fn example() -> Result<(), whizbang::bridge::BridgeError> {
+/// use std::time::Duration;
+/// use whizbang::bridge::nats::NatsBridge;
+///
+/// let bridge = NatsBridge::builder("tls://nats-1.example.com,tls://nats-2.example.com,tls://nats-3.example.com")
+///     .password_file("orders", "/run/secrets/nats-password")
+///     .root_certificate("/etc/ssl/nats-ca.pem")
+///     .replicas(3)
+///     .wait_for_server(Duration::from_secs(30))
 ///     .connect()
 ///     .await?;
 /// # let _ = bridge;
@@ -86,12 +123,18 @@ impl NatsBuilder {
     }
 
     /// Sets the namespace, which keeps this installation apart from others on the same server. Default `whizbang`.
+    ///
+    /// All services that exchange messages have the same one. A second namespace at the same server has streams, claims and
+    /// consumers of its own, for example for a test environment.
     pub fn namespace(mut self, namespace: Namespace) -> Self {
         self.namespace = namespace;
         self
     }
 
     /// Logs in with a user name and a password.
+    ///
+    /// The password is sent to each server of the address. Without TLS it crosses the network in clear text: see
+    /// [`require_tls`](Self::require_tls).
     pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
         self.login = Login::UserPassword(name.into(), password.into());
         self
@@ -110,6 +153,9 @@ impl NatsBuilder {
     }
 
     /// Logs in with the text of a `.creds` file: the JWT and the seed of a user.
+    ///
+    /// An invalid text is [`BridgeError::Refused`] when the bridge connects. To rotate credentials without a restart, use
+    /// [`credentials_file`](Self::credentials_file).
     pub fn credentials(mut self, text: impl Into<String>) -> Self {
         self.login = Login::Credentials(text.into());
         self
@@ -117,6 +163,9 @@ impl NatsBuilder {
 
     /// Logs in with a `.creds` file, which is read again for each connection. To rotate the credentials, replace the file, then
     /// let the server close the connections of the old user.
+    ///
+    /// A missing or invalid file is an error when the bridge connects. Later it fails one attempt to reconnect, which is
+    /// repeated, and the log names the file without its contents.
     pub fn credentials_file(mut self, file: impl Into<PathBuf>) -> Self {
         self.login = Login::File(LoginFile::Credentials(file.into()));
         self
@@ -130,24 +179,35 @@ impl NatsBuilder {
     }
 
     /// Trusts the certificate authority in a PEM file. After the first call the authorities of the system are not trusted.
+    ///
+    /// Any call requires TLS for all servers.
     pub fn root_certificate(mut self, file: impl Into<PathBuf>) -> Self {
         self.root_certificates.push(file.into());
         self
     }
 
     /// Presents a client certificate to the server: PEM files of the certificate and of its key.
+    ///
+    /// It requires TLS for all servers. The files are read for each connection, so a renewed certificate is used from the next
+    /// reconnection on.
     pub fn certificate(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.certificate = Some((certificate.into(), key.into()));
         self
     }
 
     /// Refuses a server without TLS. An address with `tls://` does the same.
+    ///
+    /// One sign of TLS counts for all addresses: a server of the list without TLS never receives the login.
     pub fn require_tls(mut self) -> Self {
         self.tls_required = true;
         self
     }
 
     /// Sets the number of servers of a cluster that keep each stream: 1, 3 or 5. Default 1.
+    ///
+    /// With 3, the streams survive the loss of one server; with 5, of two. A number larger than the cluster is refused by the
+    /// server when the node starts. Lost messages are sent again from the logs of the services, so one replica costs availability
+    /// and not data.
     pub fn replicas(mut self, replicas: u8) -> Self {
         self.replicas = replicas;
         self
@@ -155,12 +215,18 @@ impl NatsBuilder {
 
     /// Sets the maximum size of each stream in bytes. Default 128 MiB, which the server reserves. A full stream of commands makes
     /// senders wait. A full stream of events drops the oldest ones, which subscribers then fetch from the owner's log.
+    ///
+    /// A node has two streams for each domain that it owns, one for commands and one for events. The fixed streams are small: 16
+    /// MiB for refused messages of a service, and 1 MiB for the claims of a namespace.
     pub fn stream_bytes(mut self, bytes: u64) -> Self {
         self.stream_bytes = bytes;
         self
     }
 
     /// Sets the retention of events for absent subscribers, which fetch older ones from the owner's log. Default 24 hours.
+    ///
+    /// A subscriber of this framework misses nothing if the span is short: it reads the log. Clients in other languages that only
+    /// read the stream see nothing older.
     pub fn event_age(mut self, age: Duration) -> Self {
         self.event_age = age;
         self
@@ -168,6 +234,9 @@ impl NatsBuilder {
 
     /// Sets the time after which the server redelivers an unacknowledged message. Default 30 s, minimum 1 s. The bridge extends it
     /// for messages that take longer.
+    ///
+    /// A long time delays messages that a killed node had in flight: they are redelivered after it. A short one costs messages on
+    /// the wire, because the bridge extends the time at each third of it.
     pub fn ack_wait(mut self, span: Duration) -> Self {
         self.ack_wait = span.max(Duration::from_secs(1));
         self
@@ -175,12 +244,16 @@ impl NatsBuilder {
 
     /// Sets how long [`connect`](Self::connect) waits for an unreachable server, which may be starting too. Default zero, so that a
     /// wrong address fails immediately. A refusal by the server (a login, a name) always fails immediately.
+    ///
+    /// It applies to the first connection only. A running node reconnects for as long as it lives, at intervals of at most 2 s.
     pub fn wait_for_server(mut self, span: Duration) -> Self {
         self.wait_for_server = span;
         self
     }
 
     /// Sets the party that creates streams and consumers. Default [`StreamSetup::Create`].
+    ///
+    /// Choose [`StreamSetup::Existing`] where services must not be able to read each other's messages.
     pub fn stream_setup(mut self, setup: StreamSetup) -> Self {
         self.stream_setup = setup;
         self
@@ -202,6 +275,12 @@ impl NatsBuilder {
     ///
     /// # Errors
     /// [`BridgeError::Unreachable`] or [`BridgeError::Refused`].
+    ///
+    /// The server must have JetStream, at least version 2.9, and a `max_payload` of 544 KiB or more (the default is 1 MiB). The
+    /// first connection is closed when the check is done.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection. Nothing was created at the server.
     pub async fn connect(self) -> Result<NatsBridge, BridgeError> {
         NatsBridge::open(self).await
     }

@@ -35,6 +35,7 @@ const DENIAL_CAPACITY: usize = 64;
 /// The state of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LinkState {
+    /// The client is connected and logged in.
     pub(super) up: bool,
     /// The number of times the connection has been made.
     pub(super) epoch: u64,
@@ -117,6 +118,7 @@ impl Connection {
         let _ = self.link.wait_for(|link| link.up).await;
     }
 
+    /// Returns a transient error that names the server.
     pub(super) fn unreachable(&self, reason: impl Into<String>) -> BridgeError {
         BridgeError::Unreachable { broker: self.broker.to_string(), reason: reason.into() }
     }
@@ -138,6 +140,10 @@ pub(super) fn client_name(namespace: &Namespace, service: &Name) -> String {
     format!("{namespace}_{service}")
 }
 
+/// Returns the options of the client for a login, with the certificates.
+///
+/// # Errors
+/// [`BridgeError::Refused`] if the login cannot be used: invalid credentials, or a file that cannot be read.
 fn connect_options(config: &NatsBuilder, login: &Login, broker: &str) -> Result<ConnectOptions, BridgeError> {
     let unusable = |reason: String| BridgeError::Refused { broker: broker.to_owned(), reason };
     let mut options = match login {
@@ -190,6 +196,7 @@ fn reconnect_delay(attempts: usize, random: u64) -> Duration {
     half + Duration::from_nanos(random % u64::try_from(half.as_nanos()).unwrap_or(u64::MAX).max(1))
 }
 
+/// Records an event of the client in the state of the link or as a denial, and logs it.
 fn handle_event(
     event: &Event,
     broker: &str,
@@ -238,6 +245,7 @@ fn excerpt(text: &str) -> String {
     text.chars().take(300).flat_map(char::escape_debug).collect()
 }
 
+/// Converts an error of the client. A wrong login or certificate is permanent; anything else may pass, so the caller may retry.
 fn connect_error(broker: &str, error: &async_nats::ConnectError) -> BridgeError {
     let mut reason = error.to_string();
     let mut source = std::error::Error::source(error).and_then(std::error::Error::source);

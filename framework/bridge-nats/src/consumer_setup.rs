@@ -23,6 +23,7 @@ pub(super) struct ConsumerState {
 }
 
 impl ConsumerState {
+    /// Reads the state from a response of the API. Missing numbers count as 0.
     pub(super) fn read(info: &Value) -> Self {
         let number = |path: &str| info.pointer(path).and_then(Value::as_u64).unwrap_or(0);
         Self {
@@ -52,6 +53,9 @@ pub(super) enum SourceState {
 
 impl JetStream {
     /// Ensures that a stream and its consumer exist with the right settings.
+    ///
+    /// Missing ones are created if [`StreamSetup`] permits it. A consumer that has left messages behind is recreated. The cost is
+    /// two or three requests, and a second request after a pause if messages seem to be left behind.
     pub(super) async fn ensure_source(&self, source: &StreamSource) -> Result<SourceState, BridgeError> {
         if let Feed::Shard(shard) = &source.feed {
             return self.ensure_shard(source, shard).await;
@@ -103,6 +107,7 @@ impl JetStream {
         self.ensure_source(source).await
     }
 
+    /// Deletes the consumer of a source, if it exists. Its unacknowledged messages stay in the stream.
     async fn delete_consumer(&self, source: &StreamSource) -> Result<(), BridgeError> {
         self.delete_consumer_at(&source.consumer.path).await
     }

@@ -19,6 +19,10 @@ const MAX_COPIED_HEADER_BYTES: usize = 16 * 1024;
 const MAX_COPIED_OVERSIZE_BYTES: usize = 64 * 1024;
 
 /// Decodes all envelopes in a message of a stream: a single one, or the events of a pack.
+///
+/// # Errors
+/// [`BridgeError::Malformed`] and others with a reason for people. The message is refused as a whole, also a pack with one
+/// invalid event: its events are read from the owner's log.
 pub(super) fn envelopes(
     namespace: &Namespace,
     source: &StreamSource,
@@ -47,6 +51,7 @@ pub(super) fn envelopes(
     }
 }
 
+/// Reads the headers and payload of a message as one envelope.
 fn envelope(message: &Message) -> Result<Envelope, BridgeError> {
     Packet::read_envelope(headers::from_nats(message.headers.as_ref()), message.payload.clone())
 }
@@ -67,6 +72,7 @@ pub(super) fn notification(namespace: &Namespace, message: &Message) -> Result<N
     Ok(notification)
 }
 
+/// Returns the error for a message on a subject that is not meant for it.
 fn unexpected_subject() -> BridgeError {
     BridgeError::Malformed { reason: "the subject does not fit the content of the message".to_owned() }
 }
@@ -99,7 +105,9 @@ pub(super) fn refused_copy(message: &Message, error: &BridgeError) -> (HeaderMap
 pub(super) struct StoredMessage {
     /// The sequence in the stream.
     pub(super) number: u64,
+    /// The headers as text; a repeated name occurs repeatedly.
     pub(super) headers: Vec<(String, String)>,
+    /// The payload after base64 decoding.
     pub(super) payload: Bytes,
 }
 

@@ -22,6 +22,7 @@ pub(super) fn to_nats(packet: &Packet) -> Result<HeaderMap, BridgeError> {
     Ok(map)
 }
 
+/// Returns the error for a header that NATS cannot carry.
 fn unusable(error: &dyn std::fmt::Display) -> BridgeError {
     BridgeError::Malformed { reason: format!("invalid header: {error}") }
 }

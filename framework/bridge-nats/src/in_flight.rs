@@ -56,8 +56,11 @@ impl ReceivedMessage {
 }
 
 /// A message to write: an acknowledgement, a response or a pull.
+///
+/// It is written by the consumer loop itself and not by the publisher: an acknowledgement must not wait for commands.
 pub(super) struct OutboundMessage {
     pub(super) subject: Subject,
+    /// The subject to which the server or another node responds; for a pull, the inbox of the consumer.
     pub(super) reply: Option<Subject>,
     pub(super) headers: HeaderMap,
     pub(super) payload: Bytes,
@@ -70,6 +73,8 @@ impl OutboundMessage {
         Self::acknowledgement(ack_subject, payload)
     }
 
+    /// Creates a message on the acknowledgement subject of a received one. The payload selects the meaning, such as `+ACK` or
+    /// `-NAK`.
     pub(super) fn acknowledgement(subject: Subject, payload: impl Into<Bytes>) -> Self {
         Self { subject, reply: None, headers: HeaderMap::new(), payload: payload.into() }
     }
@@ -77,6 +82,7 @@ impl OutboundMessage {
 
 /// The destination and the form of a response.
 pub(super) struct RequestContext {
+    /// The inbox of the requester, for one response.
     pub(super) reply: Subject,
     /// The response is a page of messages.
     pub(super) is_page: bool,
@@ -86,6 +92,7 @@ pub(super) struct RequestContext {
 
 /// The result of a task of the consumer loop.
 pub(super) enum Completed {
+    /// The node has handled an envelope of the message with this number.
     Handled(u64, AckOutcome),
     /// No handler exists here; with the message and the reason.
     Unhandled(u64, Box<Message>, String),
@@ -102,8 +109,11 @@ pub(super) enum Completed {
 /// The state of the consumer loop.
 #[derive(Default)]
 pub(super) struct InFlightMessages {
+    /// Futures of the node and of the server whose results the loop applies. Their number is bounded by the counters below.
     pub(super) tasks: FuturesUnordered<BoxFuture<'static, Completed>>,
+    /// Received messages that are not acknowledged, by number.
     pub(super) messages: BTreeMap<u64, ReceivedMessage>,
+    /// The number of the last received message. It is kept after a panic, so that a number is never used twice.
     pub(super) next_number: u64,
     /// The number of messages that the node handles, over all consumers.
     pub(super) handling: usize,
@@ -111,6 +121,7 @@ pub(super) struct InFlightMessages {
     pub(super) pages: usize,
     /// The number of requests that are being answered. Counted separately: waiting requests must not block messages.
     pub(super) requests: usize,
+    /// Acknowledgements, responses and pulls to write. Not written while the link is down.
     pub(super) outgoing: VecDeque<OutboundMessage>,
     /// The number of checks to complete before the node is notified of the reconnection.
     pub(super) pending_checks: usize,

@@ -43,7 +43,9 @@ pub(super) struct DesiredConfig {
     pub(super) label: String,
     /// The last part of the API's subjects: `stream`, or `stream.consumer`.
     pub(super) path: String,
+    /// The settings as the API has them. Each must have this value unless it is adjustable.
     pub(super) settings: Value,
+    /// The settings that must be missing, false, empty or unlimited.
     pub(super) must_be_unset: &'static [&'static str],
     /// The settings that may differ: a difference is logged and the stream or consumer is used unchanged.
     pub(super) adjustable: &'static [&'static str],
@@ -81,9 +83,12 @@ pub(super) enum ApiFailure {
 /// The JetStream API over one connection.
 #[derive(Clone)]
 pub(super) struct JetStream {
+    /// It sends requests and receives their responses.
     client: Client,
     broker: Arc<str>,
+    /// The subjects that the server denies. A denied request gets no response, so it is ended by the denial.
     denials: broadcast::Sender<String>,
+    /// Permission to create missing streams and consumers.
     pub(super) setup: StreamSetup,
     /// The logged differences of adjustable settings, by path.
     adjusted: Arc<Mutex<BTreeMap<String, Vec<AdjustedSetting>>>>,
@@ -118,6 +123,11 @@ impl JetStream {
         }
     }
 
+    /// Returns the description of a stream or consumer, created if it was missing and permitted.
+    ///
+    /// # Errors
+    /// [`BridgeError::Mismatch`] names the first setting that changes the meaning. [`BridgeError::Refused`] if the server, its
+    /// permissions or [`StreamSetup::Existing`] forbid the creation.
     pub(super) async fn ensure(&self, kind: &str, wanted: &DesiredConfig, body: &Value) -> Result<Value, BridgeError> {
         let path = &wanted.path;
         let found = match self.request_with_retry(&format!("{kind}.INFO.{path}"), &Value::Null).await {
@@ -166,6 +176,7 @@ impl JetStream {
         }
     }
 
+    /// Returns the error for something missing that this node may not create.
     fn not_set_up(&self, label: &str) -> BridgeError {
         let reason =
             format!("{label} does not exist and this node creates nothing: run the setup (`NatsBuilder::set_up`)");
@@ -199,6 +210,7 @@ impl JetStream {
         }
     }
 
+    /// Converts a failure that the caller cannot handle itself.
     pub(super) fn bridge_error(&self, failure: ApiFailure) -> BridgeError {
         match failure {
             ApiFailure::Missing => self.refused("it does not exist".to_owned()),
@@ -239,6 +251,7 @@ impl JetStream {
         }
     }
 
+    /// Makes one request to the API, without a retry.
     async fn api_request(&self, path: &str, body: &Value) -> Result<Value, ApiFailure> {
         let payload = if body.is_null() { String::new() } else { body.to_string() };
         self.request(&format!("$JS.API.{path}"), payload.into(), None).await
@@ -318,6 +331,7 @@ pub(super) enum PublishOutcome {
     Conflict,
 }
 
+/// Reads creation time and last sequence from the description of a stream.
 pub(super) fn read_incarnation(info: &Value) -> Incarnation {
     Incarnation {
         created: info.get("created").and_then(Value::as_str).unwrap_or_default().to_owned(),

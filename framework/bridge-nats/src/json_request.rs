@@ -31,9 +31,11 @@ const RESPONSE_OVERHEAD: usize = 128;
 /// The requested event names; an empty list requests all events.
 pub(super) type Names = Vec<Name>;
 
+/// The payload of a request: `{"after": 41, "names": ["Lent"]}`.
 #[derive(Deserialize)]
 struct EventsQuery {
     after: u64,
+    /// The events of interest. Missing means all of them.
     #[serde(default)]
     names: Vec<String>,
 }
@@ -48,6 +50,7 @@ pub(super) fn request(namespace: &Namespace, message: &Message) -> Option<Result
     })
 }
 
+/// Parses and checks a request for events.
 fn events_request(namespace: &Namespace, message: &Message) -> Result<(Request, Names), BridgeError> {
     let Some(Address::EventsRequest(shard)) = namespace.parse(&message.subject) else {
         return Err(malformed("the subject does not accept requests for events"));
@@ -61,6 +64,7 @@ fn events_request(namespace: &Namespace, message: &Message) -> Result<(Request, 
     Ok((Request::Events { shard, after: query.after, limit: LIMIT }, names.collect::<Result<_, _>>()?))
 }
 
+/// Returns the error that the client receives with its response.
 fn malformed(reason: impl Into<String>) -> BridgeError {
     BridgeError::Malformed { reason: reason.into() }
 }

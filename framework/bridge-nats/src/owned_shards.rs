@@ -37,10 +37,13 @@ const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The part of a session that prepares shards for the consumer loop.
 pub(super) struct Ownership {
+    /// Without a bound: each caller waits for its change, so there are at most as many as shards.
     changes: mpsc::UnboundedSender<OwnershipChange>,
+    /// The description of the node; it lists the shards that may be owned.
     card: NodeCard,
     /// The prefix of the subjects that receive pulled messages.
     inbox: String,
+    /// The index of the next consumer. An index is not used again, so a late message of an earlier owner finds no consumer.
     next_index: AtomicUsize,
 }
 
@@ -61,6 +64,7 @@ pub(super) struct OwnedShards {
     pub(super) changes: mpsc::UnboundedReceiver<OwnershipChange>,
     /// The epoch and the consumer of each shard.
     owned: BTreeMap<ShardId, (Epoch, usize)>,
+    /// The service shares its shards. Without leases, no change ever arrives.
     has_leases: bool,
 }
 
@@ -152,6 +156,7 @@ impl Session {
 }
 
 impl ConsumerLoop {
+    /// Applies a change. A change may arrive after a later one of the same shard, so each checks the current owner first.
     pub(super) async fn change_ownership(&mut self, in_flight: &mut InFlightMessages, change: OwnershipChange) {
         match change {
             OwnershipChange::Serve { shard, epoch, index, subscribers, done } => {
@@ -231,6 +236,7 @@ impl ConsumerLoop {
         in_flight.touched.remove(&index);
     }
 
+    /// Accepts an event of a live subscription, unless it is of this node's own shards or too many wait.
     pub(super) fn receive_live_event(&mut self, in_flight: &mut InFlightMessages, index: usize, message: Message) {
         let Some(consumer) = self.consumers.get_mut(&index) else { return };
         // The shards of this node have their subscribers here: they receive its events without the broker.

@@ -42,22 +42,28 @@ pub(super) enum ReplyError {
     ConnectionLost,
 }
 
+/// A message from its registration to its reply.
 pub(super) struct PendingReply {
     /// The subject, known once the message is written.
     pub(super) subject: Option<Subject>,
+    /// The kind of reply. Only acknowledgements count in the window.
     pub(super) kind: ReplyKind,
     /// The size in bytes, known once the message is written. Only the first message of a pack counts in the window.
     pub(super) written_bytes: Option<usize>,
     /// The other messages of the same pack, which share the acknowledgement.
     pub(super) packed_with: Vec<u64>,
+    /// Completes the sender's future.
     pub(super) reply: oneshot::Sender<Result<Reply, ReplyError>>,
 }
 
 /// The messages without a reply, by number.
 #[derive(Default)]
 pub(super) struct PendingReplies {
+    /// All registered messages, written or not.
     pub(super) entries: HashMap<u64, PendingReply, foldhash::fast::FixedState>,
+    /// The number of written messages that wait for an acknowledgement; a pack counts as one.
     unacknowledged: usize,
+    /// The payload bytes of these messages.
     bytes: usize,
 }
 
@@ -84,6 +90,7 @@ impl PendingReplies {
         true
     }
 
+    /// Removes a message and returns its capacity to the window. The caller completes it.
     pub(super) fn remove(&mut self, number: u64) -> Option<PendingReply> {
         let entry = self.entries.remove(&number)?;
         if let Some(bytes) = entry.written_bytes.filter(|_| entry.kind == ReplyKind::Acknowledgement) {

@@ -30,6 +30,15 @@ use whizbang_wire::subject::Namespace;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// The text form is a variable of the nats-server configuration, ready to be included. It is the same for the same cards, so it
+/// can be kept under version control and compared.
+///
+/// | function | identity | isolates services |
+/// |---|---|---|
+/// | [`runtime`](Self::runtime) | a node with [`StreamSetup::Existing`](super::StreamSetup::Existing) | yes |
+/// | [`setup`](Self::setup) | the job that creates streams once per deployment | no, so it is a login of its own |
+/// | [`for_card`](Self::for_card) | a node that creates its own streams | no |
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NatsPermissions {
@@ -156,6 +165,7 @@ impl NatsPermissions {
         Self::of(identity, publish, subscribe)
     }
 
+    /// Sorts the subjects, so that the text is the same for the same services.
     fn of(identity: String, mut publish: Vec<String>, mut subscribe: Vec<String>) -> Self {
         for list in [&mut publish, &mut subscribe] {
             list.sort_unstable();
@@ -165,6 +175,7 @@ impl NatsPermissions {
     }
 }
 
+/// Returns the subject of the request that reads the state of a stream.
 fn stream_info(stream: &str) -> String {
     format!("$JS.API.STREAM.INFO.{stream}")
 }

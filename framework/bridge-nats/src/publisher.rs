@@ -42,6 +42,7 @@ const MAX_PACK_BYTES: usize = 32 * 1024;
 
 /// A message in the queue.
 enum OutgoingMessage {
+    /// A command, reply, request, response or notification, encoded by its sender's thread.
     Ready(EncodedMessage),
     /// An event. It is encoded when it is written, alone or packed with the events behind it in the queue.
     Event(Box<Envelope>, u64),
@@ -59,12 +60,15 @@ impl OutgoingMessage {
 
 /// An encoded message.
 struct EncodedMessage {
+    /// The complete subject, with the namespace.
     subject: Subject,
     headers: HeaderMap,
     payload: Bytes,
+    /// The number in the subject of its reply. `None` if no reply is expected.
     number: Option<u64>,
 }
 
+/// The queues of messages to write, and the messages that wait for a reply. Shared by all threads of the node.
 pub(super) struct PublisherLoop {
     /// Messages for streams.
     messages: Queue<OutgoingMessage>,
@@ -74,9 +78,11 @@ pub(super) struct PublisherLoop {
     queued_bytes: AtomicUsize,
     pending: Mutex<PendingReplies>,
     next_number: AtomicU64,
+    /// No further messages are accepted. Never reset.
     closing: AtomicBool,
     /// Fires when a stream of this node's own events does not exist: it was deleted.
     pub(super) stream_missing: Notify,
+    /// The connection: while it is down, messages are refused, and the senders retry.
     link: watch::Receiver<LinkState>,
     broker: Arc<str>,
     namespace: Namespace,
@@ -123,6 +129,7 @@ impl PublisherLoop {
         self.enqueue(&self.messages, OutgoingMessage::Event(Box::new(event), reply.number)).map(|()| reply)
     }
 
+    /// Reserves a number for a message before it is queued, so that its reply cannot arrive before it is registered.
     fn register(self: &Arc<Self>, kind: ReplyKind) -> Result<ReplyFuture, BridgeError> {
         self.check_open()?;
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
@@ -132,6 +139,11 @@ impl PublisherLoop {
         Ok(ReplyFuture { publisher: Arc::clone(self), number, reply })
     }
 
+    /// Adds a message to a queue.
+    ///
+    /// # Errors
+    /// [`BridgeError::Busy`] if the queue is full in count or bytes, [`BridgeError::Closed`] after the end. The message is
+    /// dropped.
     fn enqueue(&self, queue: &Queue<OutgoingMessage>, message: OutgoingMessage) -> Result<(), BridgeError> {
         let bytes = message.bytes();
         let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -173,6 +185,7 @@ impl PublisherLoop {
         &self.broker
     }
 
+    /// Returns an error if a message queued now could not be sent.
     fn check_open(&self) -> Result<(), BridgeError> {
         if self.closing.load(Ordering::Acquire) {
             return Err(BridgeError::Closed);
@@ -214,6 +227,8 @@ impl PublisherLoop {
         drop(pending);
     }
 
+    /// Returns whether the loop may end: no message is accepted, queued or unacknowledged. Responses of other nodes are not
+    /// waited for.
     fn is_done(&self) -> bool {
         self.closing.load(Ordering::Acquire)
             && self.messages.is_empty()
@@ -263,6 +278,8 @@ impl PublisherLoop {
         self.urgent.close();
     }
 
+    /// Writes queued messages until the window of unacknowledged ones is full, the queues are empty, or the link changes. Urgent
+    /// ones come first: they are small, and the window does not apply to them.
     async fn write(&self, client: &Client, link: &mut watch::Receiver<LinkState>) {
         loop {
             let message = match self.dequeue(&self.urgent, |_| true) {
@@ -334,6 +351,7 @@ impl PublisherLoop {
             .ok()
     }
 
+    /// Encodes one event under its name, or several under the subject of their shard.
     fn encode(&self, events: &[Envelope], number: u64, max_payload: usize) -> Result<EncodedMessage, BridgeError> {
         let (address, packet) = match events {
             [event] => (Address::for_event(event), Packet::from_envelope(event)?),
@@ -396,6 +414,7 @@ impl PublisherLoop {
         }
     }
 
+    /// Matches a reply with its message by the number at the end of the subject. A reply that arrives too late is dropped.
     fn receive_reply(&self, message: Message) {
         let Some(number) = message.subject.rsplit('.').next().and_then(|token| token.parse().ok()) else { return };
         let kind = self.pending.lock().entries.get(&number).map(|entry| entry.kind);
@@ -417,6 +436,7 @@ fn can_share_pack(first: &Envelope, next: &Envelope) -> bool {
     is_compact && first.origin.as_ref().zip(next.origin.as_ref()).is_some_and(|(one, other)| of_one_shard(one, other))
 }
 
+/// Hands a message to the client, which sends it in the background.
 async fn write_message(client: &Client, inbox: &str, message: EncodedMessage) -> Result<(), BridgeError> {
     let EncodedMessage { subject, headers, payload, number } = message;
     let published = match number {

@@ -31,8 +31,11 @@ const MAX_BACKOFF: Duration = Duration::from_secs(5);
 pub(super) const DELETION_GRACE: Duration = Duration::from_secs(1);
 
 /// The availability of a stream and its consumer.
+///
+/// A missing stream or consumer leads from `Open` to `Missing`. Each check passes through `Checking`. `Live` never changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ConsumerStatus {
+    /// Both exist, and messages are pulled.
     Open,
     /// The stream and the consumer are being checked.
     Checking,
@@ -42,6 +45,10 @@ pub(super) enum ConsumerStatus {
     Live,
 }
 
+/// The state of one consumer: of a stream shared by the nodes of a service, of a leased shard, or of a live subscription.
+///
+/// Three limits apply: messages at the server for outstanding pulls, received messages that wait for capacity, and messages that
+/// the node handles. The first two are bounded by the size of pulls, the third by [`MAX_HANDLING`].
 pub(super) struct PullConsumer {
     pub(super) source: Arc<StreamSource>,
     /// The subject that receives messages.
@@ -60,6 +67,7 @@ pub(super) struct PullConsumer {
     pulls: VecDeque<(usize, Instant)>,
     /// No pull is made before this time.
     paused_until: Option<Instant>,
+    /// The pause after the next rejected pull or failed check. Reset by a message and by a successful check.
     backoff: Duration,
     /// The number of envelopes of this consumer that the node handles. Each consumer has a window of its own, so one with messages
     /// that wait for a slow job or behind a gap leaves capacity to the others.
@@ -239,6 +247,8 @@ impl PullConsumer {
         }
     }
 
+    /// Records that the server has no such stream or consumer. It is checked after [`DELETION_GRACE`], and pulls pause until
+    /// then.
     fn mark_missing(&mut self, now: Instant) {
         self.pulls.clear();
         if self.status == ConsumerStatus::Open {

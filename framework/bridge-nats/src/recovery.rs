@@ -75,6 +75,7 @@ impl ConsumerLoop {
         }
     }
 
+    /// Starts the check of the streams that this node only writes to. Missing ones are created if the configuration permits it.
     pub(super) fn check_write_only(&self, in_flight: &mut InFlightMessages) {
         in_flight.check_write_only_at = None;
         in_flight.pending_checks += 1;
@@ -90,6 +91,7 @@ impl ConsumerLoop {
         in_flight.tasks.push(checking.boxed());
     }
 
+    /// Starts the check of a stream and its consumer, unless one is running or there is none to check.
     pub(super) fn check_consumer(&mut self, in_flight: &mut InFlightMessages, index: usize) {
         let Some(consumer) = self.consumers.get_mut(&index) else { return };
         if matches!(consumer.status, ConsumerStatus::Checking | ConsumerStatus::Live) {
@@ -102,6 +104,7 @@ impl ConsumerLoop {
         in_flight.tasks.push(checking.boxed());
     }
 
+    /// Applies the result of a check. The node is notified of a reconnection when the last running check has completed.
     pub(super) fn check_completed(
         &mut self,
         in_flight: &mut InFlightMessages,

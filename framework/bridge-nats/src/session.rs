@@ -28,27 +28,43 @@ pub(super) const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The parts of an attached bridge that sending needs.
 #[derive(Clone)]
 pub(super) struct Session {
+    /// The client library's handle; it reconnects by itself.
     pub(super) client: Client,
+    /// The queue of messages to write, filled from any thread.
     pub(super) publisher: Arc<PublisherLoop>,
+    /// The owner of the loops, which `detach` stops in order.
     pub(super) actor: Addr<NatsActor>,
+    /// Ends the loops at once, without finishing messages in flight.
     pub(super) abandoned: Arc<Notify>,
+    /// Marks the end of the connection as intended, so that it is not logged as a loss.
     pub(super) ending: Arc<Ending>,
+    /// The state of the connection; a changed epoch means a reconnection.
     pub(super) link: watch::Receiver<LinkState>,
     pub(super) report: Arc<Report>,
     pub(super) jetstream: JetStream,
+    /// The claims on the domains of this node. `None` if it owns none, or if its store has no identity.
     pub(super) claims: Option<Arc<Claims>>,
+    /// Starts and ends the receipt of leased shards.
     pub(super) ownership: Arc<Ownership>,
 }
 
 /// The condition that the loops report.
 #[derive(Debug, Default)]
 pub(super) struct Report {
+    /// Open issues by key. Each loop resolves those that it has raised.
     pub(super) issues: Issues,
+    /// The number of messages moved to the refused stream since the start.
     pub(super) refused: AtomicU64,
+    /// The number of consumers that had stalled and were created again since the start.
     pub(super) recreated_consumers: AtomicU64,
 }
 
 impl Session {
+    /// Queues a message and returns the future of its reply. The message is written in the order of the calls.
+    ///
+    /// # Errors
+    /// [`BridgeError::Oversize`] for a message above the server's `max_payload`. [`BridgeError::Unreachable`] without a
+    /// connection, [`BridgeError::Busy`] while the queue is full. In each case nothing was sent.
     pub(super) fn publish(
         &self,
         packet: Packet,
@@ -59,11 +75,17 @@ impl Session {
         self.publisher.publish(subject, headers::to_nats(&packet)?, packet.payload, reply)
     }
 
+    /// Checks a message against the limit of the connected server, which may differ from the one at the start.
     fn check_size(&self, packet: &Packet) -> Result<(), BridgeError> {
         let (bytes, limit) = (packet.size(), self.client.max_payload());
         if bytes > limit { Err(BridgeError::Oversize { bytes, limit }) } else { Ok(()) }
     }
 
+    /// Waits until a stream has stored the message, at most [`ACK_TIMEOUT`].
+    ///
+    /// # Errors
+    /// After [`BridgeError::NoResponse`] the message may be stored. After the others it is not. The caller sends it again with
+    /// the same id, and the receiver drops the duplicate.
     pub(super) async fn wait_for_acknowledgement(self, reply: ReplyFuture, domain: String) -> Result<(), BridgeError> {
         match reply.within(ACK_TIMEOUT).await? {
             Some(Reply::Acknowledgement(Ok(())) | Reply::Response(_)) => Ok(()),

@@ -26,15 +26,18 @@ pub(super) struct ShardConsumer {
     service: Name,
     /// The part of the name that is the same for all owners.
     prefix: String,
+    /// The epoch in which its owner has the shard. The store increases it with each owner.
     pub(super) epoch: Epoch,
 }
 
 impl ShardConsumer {
+    /// Returns the name for an owner of a shard.
     pub(super) fn new(service: &Name, shard: &ShardId, epoch: Epoch) -> Self {
         let prefix = format!("{}{}-e", domain_prefix(service, &shard.domain), shard.shard);
         Self { service: service.clone(), prefix, epoch }
     }
 
+    /// Returns the complete name, with the epoch.
     pub(super) fn name(&self) -> String {
         self.name_of(self.epoch)
     }
@@ -44,6 +47,7 @@ impl ShardConsumer {
         &self.prefix
     }
 
+    /// Returns the name for the owner of another epoch.
     fn name_of(&self, epoch: Epoch) -> String {
         format!("{}{epoch}", self.prefix)
     }
@@ -66,6 +70,10 @@ fn domain_prefix(service: &Name, domain: &Name) -> String {
 impl JetStream {
     /// Deletes the consumers of earlier owners of a shard and creates the consumer of this one. The state of the stream is not
     /// read, because that would delay the first message.
+    ///
+    /// # Errors
+    /// [`BridgeError::Refused`] if earlier owners create their consumers again in each of [`MAX_ATTEMPTS`] attempts. The shard is
+    /// not received, and the node tries again.
     pub(super) async fn take_shard(
         &self,
         source: &StreamSource,
@@ -96,6 +104,7 @@ impl JetStream {
         Err(self.bridge_error(ApiFailure::Overlap))
     }
 
+    /// Requests the creation. An existing consumer with the same settings is a success, so a repeated request does no harm.
     async fn create_shard_consumer(&self, source: &StreamSource) -> Result<Value, ApiFailure> {
         let body = json!({ "stream_name": source.stream, "config": source.consumer.settings });
         // The filter is part of the subject, so that permissions can restrict it.

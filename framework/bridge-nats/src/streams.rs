@@ -71,13 +71,19 @@ pub(super) enum Feed {
 
 /// A stream that this node reads.
 pub(super) struct StreamSource {
+    /// The way in which its messages reach this node.
     pub(super) feed: Feed,
+    /// The kind of its messages. Others are refused.
     pub(super) content: StreamContent,
+    /// The domain in its subjects: the destination of commands, or the source of events.
     pub(super) domain: Name,
+    /// The number of shards of the domain. A message for a shard above it is refused.
     pub(super) shards: u16,
+    /// The name of the stream at the server.
     pub(super) stream: String,
     /// The stream, if this service creates it. The streams of other services' events are created by their owners.
     pub(super) owned: Option<DesiredConfig>,
+    /// The consumer by which this node reads. Not created for a live subscription.
     pub(super) consumer: DesiredConfig,
 }
 
@@ -158,12 +164,14 @@ pub(super) fn receives_messages(card: &NodeCard) -> bool {
     !card.owns.is_empty() || !card.subscribes.is_empty()
 }
 
+/// Returns the stream of commands and replies for a domain.
 fn direct_stream(config: &NatsBuilder, domain: &Name) -> DesiredConfig {
     let subjects = config.namespace.direct_filter(domain);
     // Messages are removed once acknowledged. A full stream rejects new ones, and the sender's outbox waits.
     stream(config, config.namespace.direct_stream(domain), &subjects, "workqueue", "new", 0)
 }
 
+/// Returns the stream of the events of a domain. It drops the oldest ones when it is full or they are too old.
 fn event_stream(config: &NatsBuilder, domain: &Name) -> DesiredConfig {
     let subjects = config.namespace.event_filter(domain);
     let age = u64::try_from(config.event_age.as_nanos()).unwrap_or(u64::MAX);
@@ -195,6 +203,7 @@ pub(super) fn claims_stream(config: &NatsBuilder) -> DesiredConfig {
     wanted
 }
 
+/// Returns the settings that all streams have. `max_age` is in nanoseconds, 0 for no limit.
 fn stream(
     config: &NatsBuilder,
     name: String,
@@ -226,6 +235,7 @@ fn stream(
     }
 }
 
+/// Returns the settings of a durable pull consumer, named after its service.
 fn consumer(config: &NatsBuilder, stream: &str, service: &Name) -> DesiredConfig {
     let settings = json!({
         "durable_name": service.as_str(),

@@ -44,6 +44,7 @@ pub fn unflatten(input: &[u8]) -> Packet {
     Packet { headers, payload: Bytes::copy_from_slice(rest) }
 }
 
+/// Splits bytes at the first line break.
 fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = bytes.iter().position(|byte| *byte == b'\n')?;
     let (line, behind) = bytes.split_at(end);

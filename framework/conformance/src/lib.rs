@@ -1,5 +1,8 @@
 //! The suites that stores, bridges and brokers of the `whizbang` framework must pass.
 //!
+//! An implementation that passes its suite keeps the promises of the framework; docs/guarantees.md lists them. The suites use
+//! public traits only, so an implementation lives in any crate, without the runtime.
+//!
 //! A store's test calls [`store::run`], a bridge's test [`bridge::run`]. Applications use them through
 //! `whizbang::testing`.
 

@@ -52,8 +52,11 @@ pub struct Given {
 /// Memory grows with the number of streams, timers, dead letters, and ids not yet forgotten.
 #[derive(Debug)]
 pub struct ShardLog {
+    /// The derived data. It never contains payloads of events.
     index: Index,
+    /// Names that records repeat, so that each is in memory once.
     names: Names,
+    /// The hasher of the index; a checkpoint is read with the same one.
     hasher: StreamHasher,
 }
 

@@ -33,10 +33,12 @@ pub struct Located {
 /// The number of turns of a stream for which memory is reserved at once. For more turns it grows as records are read.
 const MAX_RESERVED_TURNS: usize = 4096;
 
+/// A hash collision or a damaged link.
 const OTHER_STREAM: Malformed = Malformed("a stream's link leads to another stream");
 const NO_TURN: Malformed = Malformed("a link leads to a record that is not a turn");
 const NUMBERS: Malformed = Malformed("the numbers or versions of a stream's turns have a gap");
 
+/// Reads a record that must be a turn.
 fn turn<'a>(log: &impl Log, bytes: &'a Bytes, location: Location) -> Result<TurnRecord<'a>, StoreError> {
     match Record::read(bytes, location) {
         Ok((_, _, Record::Turn(turn))) => Ok(turn),
@@ -56,6 +58,7 @@ fn usable(head: Head, snapshot: Option<Located>) -> Option<Located> {
     snapshot.filter(|located| located.snapshot.turn <= head.number)
 }
 
+/// Returns whether the snapshot is of this turn.
 fn is_at(snapshot: Option<&Located>, location: Location, number: u64) -> bool {
     snapshot.is_some_and(|located| {
         located.snapshot.turn == number && (located.location == location || located.location == 0)

@@ -20,6 +20,7 @@ use whizbang_log::record::decode::Decoder;
 use whizbang_log::record::{Malformed, Names, encode};
 
 const PREFIX: &str = "index-";
+/// The name of a checkpoint until it is complete.
 const UNFINISHED: &str = "index.new";
 const MAGIC: [u8; 8] = *b"whizidx\x01";
 
@@ -35,10 +36,12 @@ pub(super) struct Checkpoint {
     pub(super) shards: Vec<RecoveredShard>,
 }
 
+/// Returns the name of a checkpoint.
 fn name(number: u64) -> String {
     format!("{PREFIX}{number:010}")
 }
 
+/// Returns the numbers of the existing checkpoints.
 fn numbers(disk: &dyn Disk) -> io::Result<Vec<u64>> {
     let mut numbers: Vec<u64> =
         disk.names()?.iter().filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok()).collect();
@@ -68,6 +71,7 @@ pub(super) fn newest(disk: &Arc<dyn Disk>, hasher: &StreamHasher) -> Result<Chec
     Ok(Checkpoint { number: newest, ..Checkpoint::default() })
 }
 
+/// Parses a checkpoint. A damaged one is skipped, and more of the log is read.
 fn read(bytes: &[u8], hasher: &StreamHasher) -> Result<Checkpoint, Malformed> {
     let (content, sum) = bytes.split_last_chunk::<4>().ok_or(Malformed("unexpected end of the file"))?;
     if crc32fast::hash(content) != u32::from_le_bytes(*sum) {
@@ -111,12 +115,14 @@ fn probe(hasher: &StreamHasher) -> Stream {
     hasher.stream("probe", "the quick brown fox jumps over the lazy dog")
 }
 
+/// Writes both halves of a stream.
 fn encode_stream(into: &mut Vec<u8>, stream: Stream) {
     let (first, second) = stream.halves();
     into.extend_from_slice(&first.to_le_bytes());
     into.extend_from_slice(&second.to_le_bytes());
 }
 
+/// Reads both halves of a stream.
 fn decode_stream(decoder: &mut Decoder<'_>) -> Result<Stream, Malformed> {
     Ok(Stream::from_halves(u64::from_le_bytes(decoder.array()?), u64::from_le_bytes(decoder.array()?)))
 }
@@ -173,11 +179,13 @@ pub(super) struct CheckpointWriter {
 }
 
 impl CheckpointWriter {
+    /// Creates the file of a new checkpoint.
     pub(super) fn begin(disk: &Arc<dyn Disk>) -> io::Result<Self> {
         let file = disk.create(UNFINISHED)?;
         Ok(Self { disk: Arc::clone(disk), file, sum: crc32fast::Hasher::new(), offset: 0 })
     }
 
+    /// Adds a piece, and to the checksum of the whole.
     pub(super) fn write(&mut self, piece: &[u8]) -> io::Result<()> {
         self.sum.update(piece);
         self.file.write_at(piece, self.offset)?;

@@ -10,8 +10,10 @@
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EmbeddedConfig {
+    /// The size of the first segment; later ones grow to `segment_bytes`.
     pub(super) first_segment_bytes: u64,
     pub(super) segment_bytes: u64,
+    /// The growth of the log after which a checkpoint is written.
     pub(super) checkpoint_bytes: u64,
 }
 

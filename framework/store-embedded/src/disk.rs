@@ -41,6 +41,8 @@ pub trait Disk: Send + Sync + 'static {
     fn remove(&self, name: &str) -> io::Result<()>;
 
     /// Makes creations, renames and removals durable.
+    ///
+    /// It returns after the directory is on the disk, not only in the cache of the system.
     fn sync(&self) -> io::Result<()>;
 
     /// Returns the path of a file for messages; the path of the folder for the empty name.
@@ -63,8 +65,12 @@ pub trait DiskFile: Send + Sync {
 }
 
 /// A folder of the operating system.
+///
+/// Three locks are held at once: the main lock, the probe lock and the folder itself. An owner of an older version has only the
+/// first.
 #[derive(Debug)]
 pub(super) struct Folder {
+    /// The folder as it was given.
     path: PathBuf,
     /// Locked as long as they are open.
     locks: Mutex<Option<[File; 3]>>,
@@ -105,6 +111,7 @@ impl Folder {
         }
     }
 
+    /// Opens a lock file; `None` if it does not exist.
     fn open_lock(&self, name: &str) -> io::Result<Option<File>> {
         match File::open(self.path(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -137,6 +144,7 @@ impl Folder {
         File::open(above)?.sync_all()
     }
 
+    /// Files are readable and writable for this user only.
     fn options() -> OpenOptions {
         let mut options = OpenOptions::new();
         options.read(true).write(true).mode(0o600);
@@ -206,6 +214,7 @@ impl Disk for Folder {
 /// The number of attempts to take a lock, 5 ms apart. A probe holds the lock only briefly, so two seconds suffice for
 /// an opener.
 const PROBE_TRIES: u32 = 400;
+/// The pause between two attempts.
 const PROBE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Tries to take a lock that others may hold briefly. Returns whether it was taken.
@@ -238,6 +247,7 @@ fn lock_folder(folder: &File) -> io::Result<bool> {
     }
 }
 
+/// An open file. Reads and writes name their offset, so threads share it.
 struct OsFile(File);
 
 impl DiskFile for OsFile {

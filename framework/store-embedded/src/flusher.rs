@@ -38,6 +38,7 @@ const CHECKPOINT_GROWTH: u64 = 4;
 /// The number of ids held in memory, at 30 to 60 bytes each, before they are written to a file.
 const IDS_IN_MEMORY: u64 = 256 * 1024;
 
+/// The thread that writes caches. None of its failures affects a commit.
 pub(super) struct Flusher {
     queue: Mutex<Queue>,
     wake: Condvar,
@@ -55,8 +56,11 @@ pub(super) struct Flusher {
 
 #[derive(Default)]
 struct Queue {
+    /// In the order of the requests.
     jobs: VecDeque<Job>,
+    /// The number of snapshots among them, which is limited.
     snapshots: usize,
+    /// A checkpoint is requested.
     checkpoint: bool,
     /// Write the ids in memory to a run.
     ids: bool,
@@ -84,7 +88,9 @@ impl Drop for ReservedBytes {
 }
 
 enum Job {
+    /// Write the snapshot that waits in a shard.
     Snapshot(Arc<Shard>, Stream),
+    /// Save a view, and report the result: projections wait for it.
     View(Name, Epoch, View, oneshot::Sender<Result<(), StoreError>>),
 }
 
@@ -284,6 +290,7 @@ impl Flusher {
         views::save(&store.disk, projection, view)
     }
 
+    /// Writes a snapshot whose turn is committed. One that has been replaced by a newer one is skipped.
     fn write_snapshot(&self, store: &Inner, shard: &Arc<Shard>, stream: Stream) {
         let mut work = self.state.lock();
         // Without the shard's lock, which its actors need.

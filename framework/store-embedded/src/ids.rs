@@ -50,15 +50,20 @@ const BLOCKS_AT_ONCE: usize = 64;
 /// An id and the location of its turn.
 pub(super) type Entry = (IdHash, Location);
 
+/// A file with sorted ids. It never changes.
 struct Run {
+    /// The number in its name.
     number: u64,
+    /// The number of ids in it.
     count: u64,
+    /// The time of its newest turn. The file is removed when that has expired.
     newest: Timestamp,
     /// The first half of the first hash in each block.
     fences: Vec<u64>,
     file: Arc<dyn DiskFile>,
 }
 
+/// The current files, and what they cover.
 #[derive(Default)]
 struct State {
     /// Oldest first.
@@ -72,14 +77,18 @@ struct State {
 
 /// All runs of a store.
 pub(super) struct IdRuns {
+    /// The folder of the store.
     disk: Arc<dyn Disk>,
+    /// Replaced when files are written or merged. Readers continue with the files that they have.
     state: RwLock<State>,
 }
 
+/// Returns the name of a file.
 fn name(number: u64) -> String {
     format!("{PREFIX}{number:010}")
 }
 
+/// Returns the number in the name of a file.
 fn number_of(name: &str) -> Option<u64> {
     name.strip_prefix(PREFIX)?.parse().ok()
 }
@@ -117,6 +126,7 @@ impl IdRuns {
         self.state.read().from
     }
 
+    /// Returns the numbers of the current files.
     fn numbers(&self) -> Vec<u64> {
         self.disk.names().unwrap_or_default().iter().filter_map(|name| number_of(name)).collect()
     }
@@ -195,6 +205,7 @@ impl IdRuns {
         Ok(true)
     }
 
+    /// Writes a file with the ids that `next` returns in order. A partial file is removed after an error.
     fn write_run(
         &self,
         through: Location,
@@ -290,6 +301,7 @@ impl IdRuns {
     }
 }
 
+/// Opens the files that the list names.
 fn read_list(disk: &Arc<dyn Disk>) -> io::Result<State> {
     let bytes = read_all(&**disk, LIST)?;
     let (from, through, numbers) = parse_list(&bytes).map_err(|Malformed(reason)| io::Error::other(reason))?;
@@ -301,6 +313,7 @@ fn read_list(disk: &Arc<dyn Disk>) -> io::Result<State> {
     Ok(state)
 }
 
+/// Parses the list of files with the range of the log that they cover.
 fn parse_list(bytes: &[u8]) -> Result<(Location, Location, Vec<u64>), Malformed> {
     let (content, sum) = bytes.split_last_chunk::<4>().ok_or(Malformed("unexpected end of the file"))?;
     if crc32fast::hash(content) != u32::from_le_bytes(*sum) {
@@ -316,10 +329,12 @@ fn parse_list(bytes: &[u8]) -> Result<(Location, Location, Vec<u64>), Malformed>
     Ok((from, through, numbers))
 }
 
+/// Returns the error for a damaged file. The lookup then reads the stream in the log, which has all ids.
 fn damaged(number: u64) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", name(number)))
 }
 
+/// Reads a number from a block.
 fn number_at(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..)?.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes))
 }
@@ -331,6 +346,7 @@ fn checked(bytes: &[u8]) -> Option<&[u8]> {
 }
 
 impl Run {
+    /// Opens a file and checks its header.
     fn open(disk: &Arc<dyn Disk>, number: u64) -> io::Result<Self> {
         let file = disk.open(&name(number))?;
         let mut head = [0; HEAD_BYTES];
@@ -352,6 +368,7 @@ impl Run {
         Ok(Self { number, count, newest: Timestamp::from_millis(newest), fences, file })
     }
 
+    /// Finds an id by a search of blocks: one or two reads.
     fn find(&self, id: IdHash) -> io::Result<Option<Location>> {
         // Hashes with the same first half may be on both sides of a fence.
         let end = self.fences.partition_point(|fence| *fence <= id.0);

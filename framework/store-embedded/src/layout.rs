@@ -11,6 +11,7 @@ use whizbang_core::store::StoreError;
 pub(super) const FORMAT: u32 = 1;
 
 const NAME: &str = "whizbang";
+/// The beginning of the first line, for people who look at the folder.
 const TITLE: &str = "whizbang store";
 
 /// Reads the seed of the store, or initializes the folder with `seed`.
@@ -55,6 +56,7 @@ pub(super) fn digest_key(seed: u64) -> u128 {
     mixed(0x6469_6765_7374_2031) << 64 | mixed(0x6469_6765_7374_2032)
 }
 
+/// Checks title and version, and returns the seed.
 fn parse(disk: &Arc<dyn Disk>, bytes: &[u8]) -> Result<u64, StoreError> {
     let text = std::str::from_utf8(bytes).map_err(|_| damaged(disk, "not UTF-8"))?;
     let mut lines = text.lines();
@@ -78,6 +80,7 @@ fn parse(disk: &Arc<dyn Disk>, bytes: &[u8]) -> Result<u64, StoreError> {
     }
 }
 
+/// Returns the error for a file that is not one of this store.
 fn damaged(disk: &Arc<dyn Disk>, reason: &str) -> StoreError {
     StoreError::Corrupt { file: disk.path(NAME), offset: 0, reason: reason.to_owned() }
 }

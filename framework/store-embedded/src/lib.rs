@@ -86,21 +86,47 @@ use whizbang_log::record::Location;
 /// let store = EmbeddedStore::open("data")?;
 /// # Ok::<(), whizbang::store::StoreError>(())
 /// ```
+///
+/// # Files
+///
+/// | file | contents | if it is lost |
+/// |---|---|---|
+/// | `whizbang` | the format and the secret seed | the store cannot be opened |
+/// | `log-0000000001`, … | the log, in segments that are filled with zeros in advance | a gap is an error; without the last ones their turns are lost |
+/// | `identity` | the identity of the store | a new one is made, and peers see another store |
+/// | `catalog` | the types that the store has hosted | the next start compares with nothing and writes a new one |
+/// | `index-…`, `snapshots-…`, `ids` and `ids-…` | the index, states of actors, older ids | caches: read from the log again |
+/// | `view-…` | the views of projections | projections begin at their first event |
+///
+/// The folder is created with access for this user only.
+///
+/// # Errors while it runs
+///
+/// A full disk rejects appends with [`StoreError::Full`] before anything is written, and the store continues as soon as there is
+/// space. After a failed write or flush the state of the disk is unknown: all further appends are rejected until the store is
+/// opened again.
 pub struct EmbeddedStore {
     inner: Arc<Inner>,
+    /// `None` after the end, and in a store that a test steps.
     threads: Mutex<Option<Threads>>,
 }
 
+/// They end in the order in which [`shut_down`](EmbeddedStore::shut_down) joins them: each may need the later ones.
 struct Threads {
+    /// Writes and flushes batches.
     writer: JoinHandle<()>,
+    /// Creates the next segment before it is needed.
     preallocator: JoinHandle<()>,
+    /// Writes checkpoints, snapshots and views.
     flusher: JoinHandle<()>,
+    /// Reads long histories, which would block the threads of actors.
     reader: JoinHandle<()>,
 }
 
 /// The threads that do the work behind the appends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ExecutionMode {
+    /// Each on a thread of its own.
     Threads,
     /// The calling thread, for tests with a deterministic schedule.
     Caller,
@@ -118,6 +144,9 @@ impl EmbeddedStore {
     /// [`StoreError::InUse`] if another process has it open, [`StoreError::Newer`] if a newer version wrote it,
     /// [`StoreError::Corrupt`] if it is damaged, [`StoreError::Full`], [`StoreError::Io`]. On an error nothing was
     /// changed, except that the unfinished end of the log may have been removed.
+    ///
+    /// Opening takes a time that grows with the log since the last checkpoint, at most 64 MiB by default. Call it before the node
+    /// starts, or on a thread that may block.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, StoreError> {
         Self::open_with(folder, &EmbeddedConfig::default())
     }
@@ -160,6 +189,7 @@ impl EmbeddedStore {
         self.inner.flusher.checkpoint(&self.inner);
     }
 
+    /// Locks the folder and starts the store. After an error the folder is unlocked.
     fn start(
         disk: Arc<dyn Disk>,
         config: &EmbeddedConfig,
@@ -178,6 +208,7 @@ impl EmbeddedStore {
         started
     }
 
+    /// Reads the end of the log, the caches, and starts the threads.
     fn start_locked(
         disk: &Arc<dyn Disk>,
         config: &EmbeddedConfig,
@@ -241,6 +272,7 @@ impl EmbeddedStore {
         Ok(Self { inner, threads: Mutex::new(threads) })
     }
 
+    /// Raises the epoch of a shard and waits until that is durable: earlier owners are rejected from then on.
     async fn claim_shard(
         &self,
         id: &ShardId,
@@ -255,6 +287,7 @@ impl EmbeddedStore {
         Ok(ShardHandle { writer: Box::new(writer), reader: Arc::new(reader) })
     }
 
+    /// Waits for another thread. It has ended without an answer if the store is closed.
     async fn wait_for<T>(
         &self,
         receiver: tokio::sync::oneshot::Receiver<Result<T, StoreError>>,
@@ -286,6 +319,7 @@ impl EmbeddedStore {
         self.inner.disk.unlock();
     }
 
+    /// Writes the caches that make the next opening fast.
     fn flush_caches(&self) {
         self.inner.enqueue_all_snapshots();
         if self.inner.flusher.should_checkpoint(&self.inner) {

@@ -74,6 +74,7 @@ impl Log for LogReader<'_> {
     }
 }
 
+/// Copies a record into the memory of its page, so that many small records need one allocation.
 fn copy(pack: &mut Option<BytesMut>, record: &[u8]) -> Bytes {
     let Some(pack) = pack else { return Bytes::copy_from_slice(record) };
     if pack.capacity() < record.len() {
@@ -112,9 +113,11 @@ impl ReadState {
 }
 
 enum Lookup<'a> {
+    /// The record is in memory.
     Record(&'a [u8]),
     /// The window does not hold the whole frame, which has at least this many bytes.
     Short(usize),
+    /// The bytes are not a record.
     Damaged,
 }
 
@@ -128,6 +131,7 @@ struct ReadWindow {
 }
 
 impl ReadWindow {
+    /// Looks for a record in the bytes in memory.
     fn lookup(&self, segment: &Segment, location: Location) -> Lookup<'_> {
         let at = location.checked_sub(self.start).and_then(|at| usize::try_from(at).ok());
         let Some(bytes) = at.and_then(|at| self.bytes.get(at..)) else { return Lookup::Short(FRAME_BYTES) };
@@ -138,6 +142,7 @@ impl ReadWindow {
         open_frame(bytes, segment.salt, location).map_or(Lookup::Damaged, Lookup::Record)
     }
 
+    /// Reads bytes around a record. Neighbors are likely to be read next.
     fn fill(&mut self, open: &OpenSegment, location: Location, need: usize) -> io::Result<()> {
         let segment = &open.segment;
         // Links lead backwards. If the last one was short, the bytes before this record will probably be needed next.

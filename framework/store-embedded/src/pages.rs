@@ -49,6 +49,7 @@ impl StreamPages for Pages {
 }
 
 impl EmbeddedReader {
+    /// Reads a page of events on the calling thread.
     pub(super) fn events_now(&self, after: u64, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
         let (to, from) = self.with_state(|state| {
             let to = after.saturating_add(limit as u64).min(state.index.position());
@@ -63,6 +64,7 @@ impl EmbeddedReader {
         events
     }
 
+    /// Reads a page of entries for a destination on the calling thread.
     pub(super) fn outbox_now(&self, to: &ShardId, after: u64, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
         let found = self.with_state(|state| {
             let destination = state.index.destination(to)?;

@@ -17,6 +17,7 @@ use whizbang_core::telemetry::error_chain;
 /// The minimum time between two attempts after a failure.
 const PAUSE: Duration = Duration::from_millis(250);
 
+/// The thread that has the next segment ready. While it fails, appends that need the segment are rejected as `Full`.
 pub(super) struct Preallocator {
     write_buffer: Arc<WriteBuffer>,
     segments: Arc<Segments>,

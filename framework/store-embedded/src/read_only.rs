@@ -36,6 +36,7 @@ pub struct ReadOnlyStore {
     folder: Arc<dyn Disk>,
     shards: HashMap<ShardId, Arc<Shard>>,
     log: Arc<ReadOnlyLog>,
+    /// A process has the store open, so the end of the log may still move.
     in_use: bool,
 }
 
@@ -182,6 +183,7 @@ impl LogSource for ReadOnlyLog {
 /// A folder that rejects writes.
 struct ReadOnlyFolder(Folder);
 
+/// Returns the error for a change. The reader never makes one.
 fn refused<T>() -> io::Result<T> {
     Err(io::Error::from(io::ErrorKind::ReadOnlyFilesystem))
 }

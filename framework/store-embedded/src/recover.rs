@@ -27,13 +27,18 @@ const RECORDS_PER_RUN: u64 = 512 * 1024;
 
 /// The content of an opened log, and the place where it continues.
 pub(super) struct Recovered {
+    /// The shards in the order of their numbers in the log.
     pub(super) shards: Vec<RecoveredShard>,
+    /// The number of shards of each domain.
     pub(super) domains: HashMap<Name, u16>,
+    /// The segment in which the log continues.
     pub(super) segment: Arc<Segment>,
+    /// The offset at which it continues.
     pub(super) offset: u64,
     /// The number of the last batch.
     pub(super) batch: u64,
     pub(super) last: Option<BatchLocation>,
+    /// The segment after it, if a crash has left one.
     pub(super) spare: NextSegment,
     /// The bytes of log after the newest checkpoint.
     pub(super) since_checkpoint: u64,
@@ -226,6 +231,7 @@ impl<'a> LogReplay<'a> {
         self.apply(location, bytes).map_err(|Malformed(reason)| self.segments.damaged(location, reason))
     }
 
+    /// Applies one record to the index of its shard.
     fn apply(&mut self, location: Location, bytes: &[u8]) -> Result<(), Malformed> {
         let (tag, epoch, record) = Record::read(bytes, location)?;
         let tag = usize::try_from(tag).map_err(|_| Malformed("unknown shard"))?;
@@ -243,6 +249,7 @@ impl<'a> LogReplay<'a> {
         shard.index.apply(&record, location, &mut self.names)
     }
 
+    /// Applies the record of an opening: a new epoch, or a new shard.
     fn apply_opened(&mut self, tag: usize, epoch: Epoch, id: &ShardId, shards: u16) -> Result<(), Malformed> {
         if *self.domains.entry(id.domain.clone()).or_insert(shards) != shards || id.shard >= shards {
             return Err(Malformed("conflicting number of shards for its domain"));

@@ -14,6 +14,7 @@ use super::segment::{BatchLocation, FIRST_OFFSET, Segment, Segments};
 use whizbang_core::store::StoreError;
 use whizbang_log::record::Location;
 
+/// The bytes of a segment that are in memory at once.
 const WINDOW_BYTES: usize = 1024 * 1024;
 
 /// The end of a log.
@@ -160,8 +161,13 @@ pub(super) fn find_later_write(segments: &Segments, place: BatchLocation) -> Res
 }
 
 enum ScannedBatch {
-    Batch { length: usize, records: Vec<(Location, Range<usize>)> },
+    Batch {
+        length: usize,
+        records: Vec<(Location, Range<usize>)>,
+    },
+    /// The log ended here in order.
     Mark,
+    /// Zeros or an incomplete batch.
     Nothing,
 }
 
@@ -190,6 +196,7 @@ impl SegmentWindow {
         Ok(self.bytes.get(from..from + length).unwrap_or_default())
     }
 
+    /// Reads the bytes around an offset, unless they are in memory.
     fn fill(&mut self, offset: u64, length: usize) -> io::Result<()> {
         let length = length.min(usize::try_from(self.segment.size.saturating_sub(offset)).unwrap_or(usize::MAX));
         self.bytes.resize(length, 0);
@@ -199,6 +206,7 @@ impl SegmentWindow {
         Ok(())
     }
 
+    /// Reads the header of a batch; `None` if there is none.
     fn head(&mut self, offset: u64) -> Result<Option<BatchHead>, StoreError> {
         let (salt, location) = (self.segment.salt, self.segment.start + offset);
         Ok(BatchHead::read(self.get(offset, BATCH_BYTES)?, salt, location))

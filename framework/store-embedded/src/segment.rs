@@ -23,16 +23,21 @@ const OPEN_FILES: usize = 32;
 /// The number of zeros flushed at once. Flushing all of them together would delay the flushes of the log behind them.
 const FLUSH_CHUNK_BYTES: u64 = 2 * 1024 * 1024;
 
+/// The size of a segment's header.
 const HEAD_BYTES: usize = 52;
 const MAGIC: [u8; 8] = *b"whizlog\x01";
 const PREFIX: &str = "log-";
+/// The name of a segment until all its zeros are flushed.
 const UNFINISHED: &str = "log.new";
 
 /// The place in the log where a batch begins, and the number it must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BatchLocation {
+    /// The number of the segment.
     pub(super) segment: u64,
+    /// The offset in its file.
     pub(super) offset: u64,
+    /// The number of the batch. Batches are numbered through all segments.
     pub(super) batch: u64,
 }
 
@@ -59,6 +64,7 @@ impl Segment {
         self.start + self.size
     }
 
+    /// Returns the name of its file.
     pub(super) fn name(&self) -> String {
         name(self.number)
     }
@@ -75,6 +81,7 @@ impl Segment {
         head
     }
 
+    /// Parses a header; `None` if it is damaged.
     fn read(head: &[u8]) -> Option<Self> {
         let (content, rest) = head.split_at_checked(40)?;
         let (magic, content_rest) = content.split_first_chunk::<8>()?;
@@ -96,8 +103,11 @@ pub(super) fn name(number: u64) -> String {
 
 /// All segments, and the open files of recently used ones.
 pub(super) struct Segments {
+    /// The folder.
     disk: Arc<dyn Disk>,
+    /// In the order of their numbers. One location range follows the other.
     all: RwLock<Vec<Arc<Segment>>>,
+    /// At most [`OPEN_FILES`], the one opened first at the front.
     open: Mutex<VecDeque<(u64, Arc<dyn DiskFile>)>>,
 }
 
@@ -139,6 +149,7 @@ impl Segments {
         Ok(segments)
     }
 
+    /// Reads and checks the header of a segment.
     fn read_segment(&self, number: u64) -> Result<Segment, StoreError> {
         let file = self.disk.open(&name(number)).map_err(failure("opening a segment"))?;
         let mut head = [0; HEAD_BYTES];
@@ -177,6 +188,7 @@ impl Segments {
         }
     }
 
+    /// Creates a segment under another name, and renames it when it is durable.
     fn make(&self, segment: &Segment) -> io::Result<()> {
         static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
         let file = self.disk.create(UNFINISHED)?;
@@ -246,6 +258,7 @@ impl Segments {
     }
 }
 
+/// Returns the error for a damaged segment, with file and offset.
 fn damaged(disk: &Arc<dyn Disk>, number: u64, offset: u64, reason: &str) -> StoreError {
     StoreError::Corrupt { file: disk.path(&name(number)), offset, reason: reason.to_owned() }
 }

@@ -24,9 +24,12 @@ const PREFIX: &str = "snapshots-";
 /// The location of a snapshot in the files and the last turn it includes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SnapshotLocation {
+    /// The number of the file.
     pub(super) file: u64,
+    /// Its place in the file.
     pub(super) offset: u64,
     pub(super) length: u64,
+    /// The turn whose state it is.
     pub(super) turn: u64,
 }
 
@@ -35,13 +38,16 @@ pub(super) struct SnapshotLocation {
 pub(super) struct NamedSnapshot {
     /// The shard's number in the log.
     pub(super) tag: u32,
+    /// The actor type of the stream.
     pub(super) actor: String,
     pub(super) key: String,
     pub(super) located: Located,
 }
 
+/// Snapshots of all shards, in a few files that are only added to. Space is regained by copying what is still used.
 pub(super) struct Snapshots {
     disk: Arc<dyn Disk>,
+    /// Salts the checksums, so that a file of another store is not accepted.
     seed: u64,
     state: Mutex<SnapshotFiles>,
 }
@@ -53,6 +59,7 @@ struct SnapshotFiles {
     offset: u64,
 }
 
+/// Returns the name of a file.
 fn name(number: u64) -> String {
     format!("{PREFIX}{number:010}")
 }
@@ -125,6 +132,7 @@ impl Snapshots {
         fits.then_some(named.located)
     }
 
+    /// Reads a snapshot with the names of its stream. `None` if it is damaged: the state is rebuilt from events.
     fn read_named(&self, stored: SnapshotLocation) -> Option<NamedSnapshot> {
         let file = self.state.lock().files.get(&stored.file).cloned()?;
         let mut frame = vec![0; usize::try_from(stored.length).ok()?];
@@ -176,6 +184,7 @@ impl Snapshots {
 }
 
 impl SnapshotFiles {
+    /// Begins a new file.
     fn begin(&mut self, disk: &dyn Disk) -> io::Result<()> {
         let number = self.current + 1;
         let file = disk.create(&name(number))?;
@@ -222,6 +231,7 @@ fn scan(
     }
 }
 
+/// Writes a snapshot with the names of its stream.
 fn encode_named(into: &mut Vec<u8>, named: &NamedSnapshot) {
     let Located { location, snapshot } = &named.located;
     encode::number(into, u64::from(named.tag));

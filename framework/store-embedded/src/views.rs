@@ -13,6 +13,7 @@ use whizbang_log::record::{Malformed, Names, encode};
 
 const MAGIC: [u8; 8] = *b"whizview";
 
+/// Returns the name of a view's file.
 fn file(projection: &Name) -> String {
     format!("view-{projection}")
 }
@@ -56,6 +57,7 @@ pub(super) fn load(disk: &Arc<dyn Disk>, projection: &Name) -> Result<Option<Vie
     }
 }
 
+/// Parses a view, whose checksum must match.
 fn parse(bytes: &Bytes) -> Result<View, Malformed> {
     let decoder = &mut Decoder(bytes);
     if decoder.array()? != MAGIC {

@@ -21,12 +21,15 @@ use whizbang_core::telemetry::error_chain;
 /// A flush that takes longer is too slow to run on an actor's thread.
 const SLOW_FLUSH: Duration = Duration::from_micros(500);
 
+/// The state of the writer. Its lock is the permission to write.
 pub(super) struct LogWriter {
     write_buffer: Arc<WriteBuffer>,
     segments: Arc<Segments>,
+    /// It counts the growth of the log, which makes checkpoints due.
     flusher: Arc<Flusher>,
     /// The number of the last written batch.
     batch: u64,
+    /// The file of the segment that was written last.
     file: Option<(u64, Arc<dyn DiskFile>)>,
     /// The end of the last batch, if there is no mark yet.
     unmarked: Option<(Arc<Segment>, u64)>,
@@ -109,6 +112,7 @@ impl LogWriter {
         Ok(())
     }
 
+    /// Writes an empty batch, which tells the next opening that the log ends here in order.
     fn write_mark(&mut self, flush: bool) -> io::Result<()> {
         if let Some((segment, offset)) = self.unmarked.take() {
             let mut mark = [0; BATCH_BYTES];
@@ -124,6 +128,7 @@ impl LogWriter {
         Ok(())
     }
 
+    /// Returns the file of a segment, opened once.
     fn file(&mut self, segment: &Segment) -> io::Result<Arc<dyn DiskFile>> {
         match &self.file {
             Some((number, file)) if *number == segment.number => Ok(Arc::clone(file)),

@@ -38,6 +38,7 @@ pub(crate) enum Socket {
 }
 
 impl Socket {
+    /// Makes reads and writes return at once. The client library never sees a blocking call.
     pub(crate) fn set_nonblocking(&self) -> io::Result<()> {
         match self {
             Self::Tcp(socket) => socket.set_nonblocking(true),
@@ -45,6 +46,7 @@ impl Socket {
         }
     }
 
+    /// Returns the descriptor for poll(2).
     fn descriptor(&self) -> BorrowedFd<'_> {
         match self {
             Self::Tcp(socket) => socket.as_fd(),
@@ -77,6 +79,7 @@ impl Socket {
 /// The permission for the next system calls of a stream.
 #[derive(Debug, Default)]
 struct Permit {
+    /// The next read may wait for the socket. A read takes the permission away.
     may_read: AtomicBool,
     /// The longest wait for the socket, in microseconds.
     wait: AtomicU64,
@@ -101,6 +104,7 @@ pub(crate) struct BlockingStream {
     permit: Arc<Permit>,
 }
 
+/// Converts a call that would block into a pending poll. The driver polls again, so no waker is needed.
 fn polled<T>(done: io::Result<T>) -> Poll<io::Result<T>> {
     match done {
         Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Poll::Pending,
@@ -145,6 +149,7 @@ type TlsStream = <MakeRustlsConnect as MakeTlsConnect<BlockingStream>>::Stream;
 
 /// A connection that is driven by its user.
 pub(crate) struct Driver {
+    /// Sends requests. Their futures make progress only while the driver is driven.
     pub(crate) client: Arc<Client>,
     /// None once it has ended: dropping it fails every request that waits for an answer.
     connection: Option<Connection<BlockingStream, TlsStream>>,
@@ -231,6 +236,7 @@ impl Driver {
         self.connection.is_none() || self.client.is_closed()
     }
 
+    /// Sends what is queued and handles what has arrived, until nothing is left to do. An error ends the connection.
     fn pump(&mut self, context: &mut Context<'_>) {
         while let Some(connection) = &mut self.connection {
             match connection.poll_message(context) {

@@ -18,6 +18,7 @@ use crate::sql::{Sql, is_schema};
 use crate::store::{PostgresStore, Secrets};
 use crate::views;
 
+/// The operation that errors of this module name.
 const CONNECTING: &str = "connecting to PostgreSQL";
 
 /// The schema of the tables.
@@ -32,6 +33,23 @@ pub(crate) const SCHEMA: &str = "whizbang";
 /// PostgresStore::builder("postgres://bank@db.example.com/bank").schema("bank").connect().await
 /// # }
 /// # let _ = Migrations::default();
+/// ```
+///
+/// Every node of a service uses the same schema, and the same choice between [`exclusive`](Self::exclusive) and leases.
+///
+/// A service that shares its database with others, reads its password from a file, and whose tables an administrator has created:
+/// ```no_run
+/// use whizbang_store_postgres::{Migrations, PostgresStore};
+///
+/// # async fn connect() -> Result<PostgresStore, whizbang_core::store::StoreError> {
+/// PostgresStore::builder("postgres://orders@db-1.example.com,db-2.example.com/shop")
+///     .schema("orders")
+///     .password_file("/run/secrets/orders-db")
+///     .certificate_authority("/etc/ssl/company-ca.pem")
+///     .migrations(Migrations::Expect)
+///     .connect()
+///     .await
+/// # }
 /// ```
 #[derive(Clone)]
 pub struct PostgresBuilder {
@@ -78,6 +96,8 @@ impl PostgresBuilder {
 
     /// The schema of the tables; `whizbang` by default. Services that share a database need one each. Up to 63 lower-case
     /// letters, digits and underscores.
+    ///
+    /// Two services must not use the same one: it has one catalog of types and one identity.
     pub fn schema(mut self, schema: &str) -> Self {
         schema.clone_into(&mut self.schema);
         self
@@ -94,12 +114,18 @@ impl PostgresBuilder {
 
     /// The number of connections that commit, each with a thread; 2 by default, at least 1. The threads of a node are spread
     /// over them. More than 2 gain little: a commit gathers the turns of all keys.
+    ///
+    /// A node thereby has `writers`, plus [`readers`](Self::readers), plus 2 connections for leases. Multiply by the number of
+    /// nodes, and compare with `max_connections` of the server.
     pub fn writers(mut self, writers: usize) -> Self {
         self.writers = writers.max(1);
         self
     }
 
     /// The number of connections that read; 4 by default, at least 1. While a shard is opened one more is used.
+    ///
+    /// They serve activations of actors, missing events for subscribers, queries of dead letters, and views of projections. A
+    /// slow statement delays only the requests behind it on the same connection.
     pub fn readers(mut self, readers: usize) -> Self {
         self.readers = readers.max(1);
         self
@@ -107,6 +133,9 @@ impl PostgresBuilder {
 
     /// The most bytes of turns that wait for a commit on one writing connection; 64 MiB by default. While the server is gone
     /// turns wait; beyond the limit they are rejected with [`StoreError::Full`].
+    ///
+    /// A rejected turn has had no effect, and its message is retried. The memory is at most [`writers`](Self::writers) times as
+    /// much. A single turn always fits.
     pub fn waiting_bytes(mut self, bytes: usize) -> Self {
         self.waiting_bytes = bytes;
         self
@@ -115,18 +144,25 @@ impl PostgresBuilder {
     /// The least number of turns of a shard between two checkpoints of its index; 20,000 by default. A shard with more streams
     /// than that has as many turns between two checkpoints as it has streams. Opening a shard reads its checkpoint and the
     /// turns after it.
+    ///
+    /// A smaller number makes openings faster and costs more writes: a checkpoint has about 25 bytes for each stream of the
+    /// shard.
     pub fn checkpoint_turns(mut self, turns: u64) -> Self {
         self.checkpoint_turns = turns.max(1);
         self
     }
 
     /// The durability that is demanded of the server; [`Durability::Required`] by default.
+    ///
+    /// It is checked for each connection, so that a server that was restarted with other settings is rejected as well.
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
         self
     }
 
     /// The handling of missing or older tables; [`Migrations::Apply`] by default.
+    ///
+    /// All nodes may start at once: one of them changes the tables, and the others wait for it.
     pub fn migrations(mut self, migrations: Migrations) -> Self {
         self.migrations = migrations;
         self
@@ -134,6 +170,9 @@ impl PostgresBuilder {
 
     /// A file with the password. It is read for each connection, so that the password can be changed without a restart. By
     /// default the password is that of the URL, or of the environment variable `PGPASSWORD`.
+    ///
+    /// Line breaks at its end are not part of the password. If the file is missing, `connect` fails. A running node
+    /// tries again and shows it in its health.
     pub fn password_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.password = Password::File(path.into());
         self
@@ -141,6 +180,9 @@ impl PostgresBuilder {
 
     /// A file with the certificates of the authorities that servers are verified with, in PEM form. By default those of the
     /// system.
+    ///
+    /// The file is read once, when the store is connected. To replace an authority, put both certificates into the file and
+    /// restart the nodes.
     pub fn certificate_authority(mut self, path: impl Into<PathBuf>) -> Self {
         self.authority = Some(path.into());
         self

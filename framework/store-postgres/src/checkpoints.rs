@@ -252,10 +252,10 @@ fn decode(bytes: &[u8], seed: u64, through: u64) -> Result<Loaded, Damage> {
     }
     let mut state = State::new(ShardLog::restore(decoder.0, seed)?);
     for (to, sequence, location) in outbox {
-        state.waits(to, sequence, location);
+        state.restore_outbox(to, sequence, location);
     }
     if through > 0 {
-        state.found(through - 1);
+        state.note_record(through - 1);
     }
     Ok(Loaded { state, through, last_turn })
 }

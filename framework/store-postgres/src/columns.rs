@@ -18,13 +18,17 @@ const LAST_MILLIS: u64 = 253_402_300_799_999;
 /// The values of one column, one for each row, as the elements of an array.
 #[derive(Debug)]
 pub(crate) struct Column {
+    /// The type of one value.
     element: Type,
+    /// The type of the parameter.
     array: Type,
     count: i32,
+    /// The elements, each with its length, as PostgreSQL reads them.
     bytes: Vec<u8>,
 }
 
 impl Column {
+    /// Creates a column whose elements and array have these types.
     pub(crate) fn new(element: Type, array: Type) -> Self {
         Self { element, array, count: 0, bytes: Vec::new() }
     }
@@ -62,6 +66,7 @@ impl Column {
         self.array.clone()
     }
 
+    /// Adds a value with its length.
     fn push(&mut self, value: &[u8]) {
         self.count += 1;
         // A value is at most a turn's record, far below 2 GiB.
@@ -94,6 +99,7 @@ impl Column {
         self.push(value.as_bytes());
     }
 
+    /// Adds a time with a precision of milliseconds.
     pub(crate) fn push_time(&mut self, time: Timestamp) {
         let micros = time.as_millis().min(LAST_MILLIS) as i64 * 1000 - EPOCH_MICROS;
         self.push(&micros.to_be_bytes());

@@ -63,17 +63,25 @@ pub enum Durability {
 /// The settings of a server that are checked.
 #[derive(Debug)]
 pub(crate) struct Settings {
+    /// New transactions are read-only: `default_transaction_read_only`, or a standby.
     read_only: bool,
+    /// The server waits for its disk. Without it a crash of the operating system loses commits.
     fsync: bool,
+    /// The server can repair pages that a crash has left half written.
     full_page_writes: bool,
+    /// The setting with this name: `off` acknowledges a commit before it is on the disk.
     synchronous_commit: String,
+    /// The synchronous standbys; empty without any.
     standbys: String,
+    /// The version as a number: 150004 is 15.4.
     version: i32,
     encoding: String,
+    /// The server follows another one and cannot be written to.
     standby: bool,
 }
 
 impl Settings {
+    /// Reads the columns of [`SETTINGS`], in their order.
     fn read(row: &Row) -> Self {
         let is_on = |column: usize| row.get::<_, &str>(column) == "on";
         Self {
@@ -88,6 +96,8 @@ impl Settings {
         }
     }
 
+    /// Returns the first reason not to use the server. A standby is worth another attempt, because it may be promoted; the other
+    /// reasons are permanent.
     fn check(&self, durability: Durability) -> Result<(), Failure> {
         let rejected = |text: String| Err(Failure::new(text));
         if self.version < OLDEST {
@@ -178,7 +188,9 @@ impl Endpoint {
 
 /// Opens connections to the servers of one URL.
 pub(crate) struct Connector {
+    /// The settings of the URL. Login, TLS and password are completed for each connection.
     config: Config,
+    /// The servers in the order of the URL, at least one.
     endpoints: Vec<Endpoint>,
     tls: MakeRustlsConnect,
     password: Password,
@@ -220,6 +232,7 @@ impl Connector {
         format!("PostgreSQL {}/{}", hosts.join(","), self.config.get_dbname().unwrap_or_default())
     }
 
+    /// Returns the settings for one server, with the current password.
     fn config(&self, endpoint: &Endpoint) -> Result<Config, Failure> {
         let mut config = self.config.clone();
         config.ssl_mode(mode(&self.config, endpoint));
@@ -239,6 +252,7 @@ impl Connector {
         Ok(config)
     }
 
+    /// Returns the name that the server's certificate must have.
     fn name<'a>(&self, endpoint: &'a Endpoint) -> &'a str {
         match endpoint {
             Endpoint::Tcp { host, .. } => host,
@@ -246,6 +260,7 @@ impl Connector {
         }
     }
 
+    /// Returns the time limit for a connection to one address. Login and TLS may take as long again.
     fn timeout(&self) -> Duration {
         self.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT)
     }
@@ -263,6 +278,7 @@ impl Connector {
         last.map(Err)
     }
 
+    /// Connects, logs in and checks the server, on the calling thread. None if `give_up` returns `true`.
     fn log_in_blocking(&self, endpoint: &Endpoint, give_up: impl Fn() -> bool) -> Option<Result<Driver, Failure>> {
         let opened = self.open_blocking(endpoint).and_then(|socket| Ok((socket, self.config(endpoint)?)));
         let (socket, config) = match opened {
@@ -293,6 +309,7 @@ impl Connector {
         Some(checked.map(|_| driver).map_err(|failure| failure.at(endpoint)))
     }
 
+    /// Opens a socket to the first address of a server that accepts it.
     fn open_blocking(&self, endpoint: &Endpoint) -> Result<Socket, Failure> {
         let failed = |error: std::io::Error| doing(error, endpoint).with_connection();
         let socket = match endpoint {
@@ -361,6 +378,7 @@ impl Connector {
     }
 }
 
+/// Reads and checks the settings of a server.
 async fn settings(client: &Client, durability: Durability) -> Result<Settings, Failure> {
     let rows = client.query_typed(SETTINGS, &[]).await?;
     let row = rows.first().ok_or_else(|| Failure::new("the server has no settings"))?;
@@ -369,6 +387,7 @@ async fn settings(client: &Client, durability: Durability) -> Result<Settings, F
     Ok(settings)
 }
 
+/// Sets what reveals a lost connection soon, and sends each request at once.
 fn tune(socket: SockRef<'_>) -> std::io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 5).with_retries(3);
@@ -388,6 +407,7 @@ fn mode(config: &Config, endpoint: &Endpoint) -> SslMode {
     }
 }
 
+/// Returns the servers of the URL. A host may have its address in `hostaddr`, which then is not looked up.
 fn endpoints(config: &Config) -> Vec<Endpoint> {
     let ports = config.get_ports();
     // One port may stand for all hosts.

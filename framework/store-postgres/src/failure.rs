@@ -11,8 +11,11 @@ use whizbang_core::store::StoreError;
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{text}")]
 pub(crate) struct Failure {
+    /// The text for people, with the servers that it is about.
     text: String,
+    /// The code of the server's answer; none if there was no answer.
     code: Option<SqlState>,
+    /// The connection failed, so that the outcome of a statement is unknown.
     closed: bool,
 }
 
@@ -32,6 +35,7 @@ pub(crate) enum Fate {
 }
 
 impl Failure {
+    /// Returns a permanent failure: repeating it would not help.
     pub(crate) fn new(text: impl Into<String>) -> Self {
         Self { text: text.into(), code: None, closed: false }
     }
@@ -53,6 +57,7 @@ impl Failure {
         self
     }
 
+    /// Returns the fate of the statement. A code that is not listed is permanent, so that no statement is repeated for ever.
     pub(crate) fn fate(&self) -> Fate {
         let Some(code) = &self.code else { return if self.closed { Fate::Unknown } else { Fate::Never } };
         if [SqlState::DISK_FULL].contains(code) {

@@ -49,14 +49,17 @@ impl LeaseTable {
         Self { pool, sql }
     }
 
+    /// Returns the reason for failing requests, while there is one.
     pub(crate) fn issue(&self) -> Option<StoreError> {
         self.pool.issue()
     }
 
+    /// Closes the connections. Leases then end by their time.
     pub(crate) fn stop(&self) {
         self.pool.stop();
     }
 
+    /// Extends the lease of a member and reads the members and owners of its service. Both are idempotent.
     async fn renew(&self, member: &Member, ttl: Duration) -> Result<Leases, StoreError> {
         let (id, service) = (Id(member.id.as_u128()), member.service.as_str());
         // PostgreSQL's `text` has no NUL.
@@ -94,6 +97,7 @@ impl LeaseTable {
         Ok(leases)
     }
 
+    /// Reads the owner of a shard from a row.
     fn shard(&self, row: &Row, domain: &str) -> Result<ShardLease, StoreError> {
         let shard = shard(domain, row.get(4)).map_err(|reason| StoreError::Corrupt {
             file: self.sql.table("shards").into(),
@@ -114,6 +118,7 @@ impl LeaseTable {
         Ok(open::taken(&self.ask(TAKING, &self.sql.take, member, id).await?))
     }
 
+    /// Runs a statement about one shard and one member.
     async fn ask(&self, doing: &str, sql: &str, member: MemberId, id: &ShardId) -> Result<Vec<Row>, StoreError> {
         let (domain, number, member) = (id.domain.as_str(), i32::from(id.shard), Id(member.as_u128()));
         let parameters: &crate::pool::Parameters<'_> =
@@ -121,6 +126,7 @@ impl LeaseTable {
         self.pool.query_on(TAKEOVERS, doing, sql, parameters).await
     }
 
+    /// Gives a shard up, if the member still has it under this epoch. It is free at once.
     async fn release(&self, member: MemberId, id: &ShardId, epoch: Epoch) -> Result<(), StoreError> {
         let (domain, number, member) = (id.domain.as_str(), i32::from(id.shard), Id(member.as_u128()));
         let epoch = epoch as i64;
@@ -129,6 +135,8 @@ impl LeaseTable {
         self.pool.query_on(TAKEOVERS, RELEASING, &self.sql.release, parameters).await.map(|_| ())
     }
 
+    /// Gives up all shards of a member and forgets the member. Single statements, so an interruption leaves shards that the lease
+    /// frees.
     async fn leave(&self, member: MemberId) -> Result<(), StoreError> {
         let id = Id(member.as_u128());
         let owned = self.pool.query_on(TAKEOVERS, RELEASING, &self.sql.owned, &[(&id, Type::UUID)]).await?;
@@ -141,6 +149,7 @@ impl LeaseTable {
     }
 }
 
+/// Reads a member from a row.
 fn found(row: &Row, service: &Name) -> Member {
     let id = row.get::<_, Option<Id>>(0).map_or(0, |id| id.0);
     let label = row.get::<_, Option<&str>>(1).unwrap_or_default();
@@ -152,6 +161,7 @@ fn found(row: &Row, service: &Name) -> Member {
 /// The shards that a member refuses, and those that it yields, as they are stored.
 type Limits = (Vec<(String, u16)>, Vec<(String, u16)>);
 
+/// Returns the limits of a member as JSON; none if it has no limits.
 fn limits_of(member: &Member) -> Option<String> {
     let shards = |shards: &BTreeSet<ShardId>| shards.iter().map(|id| (id.domain.to_string(), id.shard)).collect();
     let limits: Limits = (shards(&member.refuses), shards(&member.yields));
@@ -170,6 +180,7 @@ fn limits_in(stored: &str) -> (BTreeSet<ShardId>, BTreeSet<ShardId>) {
     (shards(refuses), shards(yields))
 }
 
+/// Reads the name of a shard.
 fn shard(domain: &str, number: i32) -> Result<ShardId, String> {
     let domain = Name::new(domain).map_err(|error| error.to_string())?;
     let number = u16::try_from(number).map_err(|error| error.to_string())?;
@@ -180,6 +191,7 @@ fn shard(domain: &str, number: i32) -> Result<ShardId, String> {
 pub(crate) struct PostgresLeases(pub(crate) Weak<Shared>);
 
 impl PostgresLeases {
+    /// Returns the store, unless it was dropped.
     fn store(&self) -> Result<Arc<Shared>, StoreError> {
         self.0.upgrade().ok_or(StoreError::Closed)
     }

@@ -5,7 +5,7 @@
 //! the turns of many keys are committed by one statement. The events can be read with plain SQL from the view
 //! `whizbang.events`. docs/postgres.md describes the tables, the permissions, and what happens in a failure.
 //!
-//! Begin reading with `queue.rs` and `writer.rs`.
+//! Begin reading with `queue.rs` and `writer/mod.rs`.
 
 // docs.rs marks the items that need a feature.
 #![cfg_attr(docsrs, feature(doc_cfg))]

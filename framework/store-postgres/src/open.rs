@@ -90,22 +90,22 @@ pub(crate) async fn rebuild(
         let location = row.get::<_, i64>(0).unsigned_abs();
         if location >= from {
             state.log.apply(location, row.get(1)).map_err(|reason| damaged(location, reason))?;
-            state.found(location);
+            state.note_record(location);
         }
     }
     let through: HashMap<ShardId, u64> =
         state.log.destinations().into_iter().map(|(to, through, _)| (to, through)).collect();
-    through.iter().for_each(|(to, through)| state.sent(to, *through));
+    through.iter().for_each(|(to, through)| state.confirm_outbox(to, *through));
     let before = from.saturating_sub(1) as i64;
     let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
         [(&row, Type::INT4), (&before, Type::INT8)];
     pool.each(OPENING, &sql.log, &parameters, |row| {
         let (location, record) = (row.get::<_, i64>(0).unsigned_abs(), row.get::<_, &[u8]>(1));
         let applied = state.log.apply(location, record).and_then(|()| {
-            state.sends(location, record, |to, sequence| through.get(to).is_none_or(|through| sequence > *through))
+            state.add_outbox(location, record, |to, sequence| through.get(to).is_none_or(|through| sequence > *through))
         });
         applied.map_err(|reason| damaged(location, reason))?;
-        state.found(location);
+        state.note_record(location);
         last_turn = location;
         Ok(())
     })

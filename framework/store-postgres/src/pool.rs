@@ -34,6 +34,7 @@ const PROBE: Duration = Duration::from_millis(500);
 
 /// A task for the thread of the connections.
 enum Wanted {
+    /// Open a connection, and send it with the settings of its server.
     Connection(oneshot::Sender<Opened>),
     /// Find out when the server can be reached again.
     Probe,
@@ -42,6 +43,7 @@ enum Wanted {
 /// Why requests fail, while they do.
 #[derive(Default)]
 struct Issue {
+    /// Read without the lock, by each request that succeeds.
     is_set: AtomicBool,
     error: parking_lot::Mutex<Option<StoreError>>,
 }
@@ -53,6 +55,7 @@ impl Issue {
         !self.is_set.swap(true, Ordering::AcqRel)
     }
 
+    /// Forgets the reason. Nearly free while there is none.
     fn clear(&self) {
         if self.is_set.swap(false, Ordering::AcqRel) {
             *self.error.lock() = None;
@@ -62,11 +65,15 @@ impl Issue {
 
 /// The connections for reading.
 pub(crate) struct Pool {
+    /// The shared connections, opened when they are first needed. The lock is held while one is opened, so that a lost one is
+    /// opened once.
     slots: Vec<Mutex<Option<Arc<Client>>>>,
+    /// The number of the next request; requests use the connections in turn.
     next: AtomicUsize,
     /// To the thread that opens and drives the connections, until it is stopped.
     openings: parking_lot::Mutex<Option<mpsc::Sender<Wanted>>>,
     issue: Arc<Issue>,
+    /// Drives all connections. It ends when the pool is stopped.
     thread: parking_lot::Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -115,6 +122,7 @@ impl Pool {
         }
     }
 
+    /// Requests a connection from the thread and waits for it.
     async fn connect(&self) -> Opened {
         let closed = || Failure::new("the store is closed");
         let openings = self.openings.lock().clone().ok_or_else(closed)?;
@@ -143,6 +151,7 @@ impl Pool {
         if self.issue.is_set.load(Ordering::Acquire) { self.issue.error.lock().clone() } else { None }
     }
 
+    /// Returns the error of a request and makes it an issue of the store, unless it is one already.
     fn failed(&self, failure: &Failure, doing: &str) -> StoreError {
         let error = failure.store(doing);
         let openings = self.openings.lock().clone();
@@ -158,10 +167,12 @@ impl Pool {
         error
     }
 
+    /// Returns the connection for the next request.
     fn client_number(&self) -> usize {
         self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len()
     }
 
+    /// Returns a shared connection, opened again if it was lost.
     async fn client(&self, number: usize) -> Result<Arc<Client>, Failure> {
         let Some(slot) = self.slots.get(number) else { return Err(Failure::new("there is no connection")) };
         let mut slot = slot.lock().await;
@@ -175,6 +186,9 @@ impl Pool {
 
     /// Runs a statement that may be run twice without harm, and returns its rows. After a lost connection it is run again on
     /// another one.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] with the server's text, without values of the statement. The statement may have been run.
     pub(crate) async fn query(
         &self,
         doing: &str,
@@ -213,6 +227,7 @@ impl Pool {
         }
     }
 
+    /// Drops the connections that are lost. The next requests open new ones.
     async fn forget_closed(&self) {
         for slot in &self.slots {
             let mut slot = slot.lock().await;
@@ -224,6 +239,8 @@ impl Pool {
 
     /// Runs a statement on a connection of its own and hands over its rows one by one, so that any number of them needs little
     /// memory.
+    ///
+    /// It is not run again after a lost connection: the caller has already handled some rows.
     pub(crate) async fn each(
         &self,
         doing: &str,
@@ -294,6 +311,7 @@ pub(crate) fn payloads(row: &Row, column: usize) -> Vec<Bytes> {
     row.get::<_, Vec<Payload<'_>>>(column).into_iter().map(|payload| Bytes::copy_from_slice(payload.0)).collect()
 }
 
+/// A `bytea` that is borrowed from its row.
 struct Payload<'a>(&'a [u8]);
 
 impl<'a> FromSql<'a> for Payload<'a> {

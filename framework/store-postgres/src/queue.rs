@@ -24,12 +24,15 @@ const GROUP_BYTES: usize = 4 * 1024 * 1024;
 /// The rows of one shard in a group.
 #[derive(Debug)]
 pub(crate) struct Part {
+    /// The shard in the opening that appended the rows.
     pub(crate) shard: Arc<Shard>,
     /// The last location in the group.
     pub(crate) last: u64,
     /// The last location of a turn, if there is any.
     pub(crate) last_turn: Option<u64>,
+    /// The listener that is notified of the outcome.
     pub(crate) tickets: Arc<Tickets>,
+    /// The last ticket of the rows.
     pub(crate) ticket: Ticket,
 }
 
@@ -40,12 +43,16 @@ pub(crate) struct Group {
     /// The shards with rows in the group: ids and epochs.
     shards: Column,
     epochs: Column,
+    /// The columns of the table `turns`, in the order of the statement.
     turns: [Column; 12],
+    /// The columns of the table `event_data`.
     events: [Column; 7],
+    /// The columns of the table `progress`.
     progress: [Column; 5],
     pub(crate) parts: Vec<Part>,
     /// The parts by the row of their shards, with the epoch: an append must not search all shards of the group.
     by_shard: HashMap<i32, (Epoch, usize)>,
+    /// Turns and progress. Events are not counted.
     rows: usize,
     bytes: usize,
     progress_rows: usize,
@@ -119,6 +126,7 @@ impl Group {
         self.by_shard.get(&row).is_some_and(|(other, _)| *other != epoch)
     }
 
+    /// Returns the part of a shard, added if the group has none.
     fn part(&mut self, shard: &Arc<Shard>, tickets: &Arc<Tickets>) -> &mut Part {
         let next = self.parts.len();
         let (_, number) = *self.by_shard.entry(shard.row).or_insert((shard.epoch, next));
@@ -132,6 +140,7 @@ impl Group {
         &mut self.parts[number]
     }
 
+    /// Adds the row of a turn and the rows of its events. `position` is that of the last event before it.
     fn push_turn(&mut self, shard: i32, location: u64, position: u64, turn: &Turn<'_>, record: &[u8]) {
         let [shards, locations, actors, keys, numbers, versions, positions, events, times, ids, correlations, records] =
             &mut self.turns;
@@ -161,6 +170,7 @@ impl Group {
         }
     }
 
+    /// Adds a row of progress. Several of one source are reduced to the last one by the statement.
     fn push_progress(&mut self, shard: i32, location: u64, progress: &Progress<'_>, record: &[u8]) {
         let (source, through) = progress.text();
         let [shards, sources, locations, throughs, records] = &mut self.progress;
@@ -205,12 +215,15 @@ impl Progress<'_> {
 pub(crate) enum Row<'a> {
     /// A turn, and the position of the shard's last event before it.
     Turn(&'a Turn<'a>, u64),
+    /// A watermark, or the confirmation of a destination.
     Progress(Progress<'a>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
+    /// Appends are accepted.
     Open,
+    /// Appends are rejected for good; what is there is still written.
     Closed,
 }
 
@@ -218,7 +231,9 @@ enum State {
 #[derive(Debug)]
 pub(crate) struct Queue {
     state: State,
+    /// The group that rows are added to.
     open: Group,
+    /// Groups before it, oldest first, that are not being written yet.
     full: VecDeque<Group>,
     /// The bytes in all groups, the one that is being written included.
     bytes: usize,
@@ -227,6 +242,7 @@ pub(crate) struct Queue {
     /// The number of the last append, and of the last that was written.
     appended: u64,
     written: u64,
+    /// Callers that wait until the append with a number is written.
     waiters: Vec<(u64, oneshot::Sender<Result<(), StoreError>>)>,
     /// True while the writing thread waits for work.
     pub(crate) idle: bool,
@@ -305,6 +321,7 @@ impl Queue {
         ticket
     }
 
+    /// Returns whether no group waits. One may be on its way to the server.
     pub(crate) fn is_empty(&self) -> bool {
         self.open.rows == 0 && self.full.is_empty()
     }
@@ -346,6 +363,7 @@ impl Queue {
         self.state = State::Closed;
     }
 
+    /// Returns whether appends are rejected for good.
     pub(crate) fn is_closed(&self) -> bool {
         self.state == State::Closed
     }

@@ -30,16 +30,19 @@ const PAGE_TURNS: i64 = 256;
 const LOADING: &str = "loading a stream from PostgreSQL";
 const READING: &str = "reading the log from PostgreSQL";
 
+/// A handle on one shard. It answers from what is committed, also while later turns wait for their commit.
 pub(crate) struct Reader {
     pool: Arc<Pool>,
     sql: Arc<Sql>,
     shard: Arc<Shard>,
 }
 
+/// Converts a count or location for a parameter. None is beyond `i64`.
 fn number(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
+/// Reads a turn and the payloads of its events, in three columns from `location` on.
 fn turn_row(row: &Row, location: usize) -> TurnRow {
     let at = row.get::<_, i64>(location).unsigned_abs();
     TurnRow::new(at, bytes(row, location + 1), payloads(row, location + 2))
@@ -50,11 +53,13 @@ impl Reader {
         Self { pool, sql, shard }
     }
 
+    /// Returns the error for a row that contradicts the index. The file in it is the table.
     fn damaged(&self, location: u64, reason: Damage) -> StoreError {
         let file = PathBuf::from(format!("{}, shard {}", self.sql.table("turns"), self.shard.id));
         StoreError::Corrupt { file, offset: location, reason: reason.to_owned() }
     }
 
+    /// Runs a statement on any connection of the pool.
     async fn query(&self, doing: &str, sql: &str, parameters: &Parameters<'_>) -> Result<Vec<Row>, StoreError> {
         self.pool.query(doing, sql, parameters).await
     }
@@ -67,6 +72,7 @@ impl Reader {
         })
     }
 
+    /// Decodes the turns of a stream and checks that none is missing between them.
     fn turns(&self, rows: &[Row], actor: &str, key: &str, floor: u64) -> Result<Vec<StoredTurn>, StoreError> {
         let mut turns = Vec::with_capacity(rows.len());
         for (row, expected) in rows.iter().zip(floor + 1..) {
@@ -108,6 +114,7 @@ impl Reader {
         Ok(turns)
     }
 
+    /// Loads the state of a stream in one request. A snapshot that waits to be written is newer than the one in the table.
     async fn load_now(&self, actor: &Name, key: &str) -> Result<StreamState, StoreError> {
         let Some((last, fresh)) = self.head(actor, key) else { return Ok(StreamState::default()) };
         if let Some(snapshot) = fresh {
@@ -138,6 +145,7 @@ impl Reader {
         Ok(StreamState { snapshot, turns })
     }
 
+    /// Begins to read a stream page by page, for histories that should not be in memory as a whole.
     async fn pages_now(&self, actor: &Name, key: &str, use_snapshot: bool) -> Result<Pages, StoreError> {
         let found = self.head(actor, key);
         let (last, fresh) = found.unwrap_or_default();
@@ -161,6 +169,7 @@ impl Reader {
         Ok(pages)
     }
 
+    /// Finds the turn that handled a message. The index has candidates by a part of the id; the rows decide.
     async fn find_now(&self, actor: &Name, key: &str, id: MessageId) -> Result<Option<StoredTurn>, StoreError> {
         let locations = self.shard.look(|state| state.log.turns_of(actor, key, id));
         if locations.is_empty() {
@@ -189,6 +198,7 @@ impl Reader {
         }
     }
 
+    /// Reads events above a position. A gap is damage, because the positions of a shard have none.
     async fn events_now(&self, after: u64, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
         let last = after.saturating_add(limit as u64).min(self.shard.look(|state| state.log.position()));
         if last <= after {
@@ -207,6 +217,7 @@ impl Reader {
         if is_whole { Ok(events) } else { Err(self.damaged(0, "the positions of the shard have a gap")) }
     }
 
+    /// Reads the outbox entries for a destination above a sequence.
     async fn outbox_now(&self, to: &ShardId, after: u64, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
         let found = self.shard.look(|state| {
             let (last, _) = state.log.destination(to, 0)?;
@@ -224,6 +235,7 @@ impl Reader {
         if is_whole { Ok(entries) } else { Err(self.damaged(from, "the sequences for a destination have a gap")) }
     }
 
+    /// Reads the entries for a destination in the records at some locations.
     async fn entries_at(&self, to: &ShardId, locations: &[u64]) -> Result<Vec<OutboxEntry>, StoreError> {
         let mut entries = Vec::new();
         for row in self.at(&self.sql.records, locations).await? {
@@ -233,6 +245,7 @@ impl Reader {
         Ok(entries)
     }
 
+    /// Decodes the entries of one record, and the location of the record before it.
     fn entries(&self, to: &ShardId, location: u64, record: &Bytes) -> Result<OutboxRecords, StoreError> {
         let read = OutboxRecords::read(location, record, &self.shard.id, to);
         read.map_err(|reason| self.damaged(location, reason))
@@ -253,6 +266,7 @@ impl Reader {
         Ok(found.into_iter().rev().flatten().collect())
     }
 
+    /// Reads dead letters in the order of their ids, behind `after`.
     async fn dead_letters_now(&self, after: Option<MessageId>, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
         let places = self.shard.look(|state| state.log.dead_letters(after, limit));
         if places.is_empty() {
@@ -271,6 +285,7 @@ impl Reader {
         Ok(letters)
     }
 
+    /// Lists the streams of a shard: each has a turn with the number 1. Costs the number of streams.
     async fn streams_now(&self) -> Result<Vec<(Name, String)>, StoreError> {
         let before = number(self.shard.committed());
         let parameters: &Parameters<'_> = &[(&self.shard.row, Type::INT4), (&before, Type::INT8)];

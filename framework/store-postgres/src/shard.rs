@@ -52,6 +52,7 @@ impl std::fmt::Debug for Shard {
 /// The phase of a shard's ownership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// The owner may append.
     Open,
     /// It is about to be opened again in this process.
     HandedOver,
@@ -61,7 +62,10 @@ enum Phase {
     Failed,
 }
 
+/// The part of a shard that appends change, under one lock.
 pub(crate) struct State {
+    /// The index: heads of streams, positions, watermarks, timers, dead letters and ids. It contains appended turns that are not
+    /// committed yet, but answers from the committed ones.
     pub(crate) log: ShardLog,
     phase: Phase,
     /// The location of the next record.
@@ -70,6 +74,7 @@ pub(crate) struct State {
     outbox: HashMap<ShardId, VecDeque<(u64, u64)>>,
     /// Snapshots that are not in the table yet.
     fresh: HashMap<(Name, String), Snapshot>,
+    /// The bytes of the waiting snapshots.
     fresh_bytes: usize,
     /// Ids of turns before this time may be forgotten.
     pub(crate) forgotten: Timestamp,
@@ -91,15 +96,15 @@ impl State {
         }
     }
 
-    /// Notes what a destination has committed.
-    pub(crate) fn sent(&mut self, to: &ShardId, through: u64) {
+    /// Drops the entries that a destination has committed.
+    pub(crate) fn confirm_outbox(&mut self, to: &ShardId, through: u64) {
         if let Some(entries) = self.outbox.get_mut(to) {
             while entries.pop_front_if(|(sequence, _)| *sequence <= through).is_some() {}
         }
     }
 
     /// Notes the outbox entries of a record. `is_open` returns whether an entry still waits for its destination.
-    pub(crate) fn sends(
+    pub(crate) fn add_outbox(
         &mut self,
         location: u64,
         record: &[u8],
@@ -118,13 +123,13 @@ impl State {
         &self.outbox
     }
 
-    /// Notes an entry of a checkpoint, in the order of the sequences.
-    pub(crate) fn waits(&mut self, to: ShardId, sequence: u64, location: u64) {
+    /// Adds an entry from a checkpoint. They come in the order of their sequences.
+    pub(crate) fn restore_outbox(&mut self, to: ShardId, sequence: u64, location: u64) {
         self.outbox.entry(to).or_default().push_back((sequence, location));
     }
 
-    /// The record at `location` is there.
-    pub(crate) fn found(&mut self, location: u64) {
+    /// Records that `location` is used: the next record comes behind it.
+    pub(crate) fn note_record(&mut self, location: u64) {
         self.next = self.next.max(location + 1);
     }
 
@@ -167,6 +172,7 @@ impl State {
 }
 
 impl Shard {
+    /// Creates an open shard. The records in its state are committed.
     pub(crate) fn new(id: ShardId, row: i32, epoch: Epoch, state: State) -> Self {
         let (committed, last_turn) = (AtomicU64::new(state.next), AtomicU64::new(0));
         let (checkpoint, due, saves) = (AtomicU64::new(0), AtomicU64::new(u64::MAX), AtomicBool::new(false));
@@ -198,10 +204,12 @@ impl Shard {
         self.committed_turn.load(Ordering::Acquire)
     }
 
+    /// Records the location of a committed turn. A lower one changes nothing.
     pub(crate) fn set_last_turn(&self, location: u64) {
         self.committed_turn.fetch_max(location, Ordering::AcqRel);
     }
 
+    /// Records that a checkpoint has everything before this location.
     pub(crate) fn set_checkpoint(&self, through: u64) {
         self.checkpoint.fetch_max(through, Ordering::AcqRel);
     }
@@ -261,6 +269,7 @@ impl Shard {
         self.state.lock().phase == Phase::Open
     }
 
+    /// Returns the reason for which nothing is appended, if there is one.
     fn accept(&self, state: &State) -> Result<(), StoreError> {
         match state.phase {
             Phase::Open => Ok(()),
@@ -271,6 +280,8 @@ impl Shard {
 }
 
 /// The one writer of a shard.
+///
+/// It belongs to the thread that opened the shard: its listener has the tickets.
 pub(crate) struct Appender {
     shard: Arc<Shard>,
     tickets: Arc<Tickets>,
@@ -281,6 +292,11 @@ impl Appender {
         Self { shard, tickets }
     }
 
+    /// Adds a turn to the index and to the queue, in this order and under both locks, so that locations and tickets rise
+    /// together.
+    ///
+    /// # Errors
+    /// Nothing was changed then. The caller reads the stream again after [`StoreError::OutOfTurn`].
     fn append_turn(&self, turn: &Turn<'_>, wake: bool) -> Result<(Appended, u64), StoreError> {
         let bytes = turn_bound(turn);
         if bytes > MAX_TURN_BYTES {
@@ -308,7 +324,7 @@ impl Appender {
         state.next += 1;
         if !turn.outbox.is_empty() {
             // The record was encoded by this program, so it decodes.
-            let noted = state.sends(location, &record, |_, _| true);
+            let noted = state.add_outbox(location, &record, |_, _| true);
             debug_assert_eq!(noted, Ok(()));
         }
         let before = position - turn.events.len() as u64;
@@ -320,6 +336,7 @@ impl Appender {
         Ok((Appended { ticket, position, committed: false, stream }, location))
     }
 
+    /// Adds a watermark, or the confirmation of a destination.
     fn append_progress(&self, progress: Progress<'_>) -> Result<Appended, StoreError> {
         let shard = &self.shard;
         let writer = &self.tickets.writer;
@@ -335,7 +352,7 @@ impl Appender {
         let position = match progress {
             Progress::Received(watermark) => state.log.append_advance(watermark, tag, epoch, location, &mut record),
             Progress::Sent(to, through) => {
-                state.sent(to, through);
+                state.confirm_outbox(to, through);
                 state.log.append_sent(to, through, tag, epoch, location, &mut record)
             }
         };

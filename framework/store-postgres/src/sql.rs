@@ -36,8 +36,10 @@ const COMMIT_PROGRESS: &str = r#", put_progress AS (
     WHERE p.through <= excluded.through
 )"#;
 
+/// The end of both forms of the commit: the shards that it was made for.
 const COMMITTED: &str = " SELECT id FROM owned";
 
+/// Saves snapshots for the shards whose epoch still is the writer's. An older one never replaces a newer one.
 const SNAPSHOTS: &str = r#"WITH owned AS MATERIALIZED (
     SELECT s.id FROM unnest($1, $2) AS w (id, epoch) JOIN {schema}.shards s ON s.id = w.id AND s.epoch = w.epoch
     ORDER BY s.id FOR NO KEY UPDATE OF s
@@ -51,6 +53,7 @@ WHERE p.turn <= excluded.turn"#;
 
 /// Waits for every statement that still holds the rows of these shards.
 const LOCK: &str = "SELECT s.id FROM {schema}.shards s WHERE s.id = ANY ($1) ORDER BY s.id FOR NO KEY UPDATE OF s";
+/// Reads the epoch of shards and the location of their last turn.
 const STATE: &str = r#"SELECT s.id, s.epoch,
     (SELECT COALESCE(max(t.location), 0) FROM {schema}.turns t WHERE t.shard = s.id) AS location
 FROM {schema}.shards s WHERE s.id = ANY ($1)"#;
@@ -59,10 +62,12 @@ FROM {schema}.shards s WHERE s.id = ANY ($1)"#;
 const WRITTEN: &str = r#"SELECT t.shard, t.location, t.record FROM unnest($1, $2) AS w (shard, location)
 JOIN {schema}.turns t ON t.shard = w.shard AND t.location = w.location"#;
 
+/// Adds a domain with its number of shards, or returns the number that it has.
 const DOMAIN: &str = r#"WITH put AS (
     INSERT INTO {schema}.domains VALUES ($1, $2) ON CONFLICT (name) DO NOTHING RETURNING shards
 )
 SELECT shards FROM put UNION ALL SELECT shards FROM {schema}.domains WHERE name = $1 LIMIT 1"#;
+/// Adds a shard, unless it is there.
 const SHARD: &str =
     "INSERT INTO {schema}.shards (domain, number) VALUES ($1, $2) ON CONFLICT (domain, number) DO NOTHING";
 
@@ -110,11 +115,13 @@ const LEASES: &str = r#"SELECT m.id AS member, m.label, m.draining, NULL AS doma
 FROM {schema}.members m WHERE m.service = $1 AND m.expires_at > clock_timestamp()
 UNION ALL
 SELECT s.owner, NULL, NULL, s.domain, s.number, s.epoch, NULL FROM {schema}.shards s WHERE s.service = $1"#;
+/// Frees a shard that a member has under an epoch. A later owner keeps it.
 const RELEASE: &str =
     "UPDATE {schema}.shards SET owner = NULL WHERE domain = $1 AND number = $2 AND owner = $3 AND epoch = $4";
 const OWNED: &str = "SELECT domain, number, epoch FROM {schema}.shards WHERE owner = $1 ORDER BY id";
 const LEAVE: &str = "DELETE FROM {schema}.members WHERE id = $1";
 
+/// Finds the row of a shard, for reading without opening it.
 const FIND: &str = "SELECT id FROM {schema}.shards WHERE domain = $1 AND number = $2";
 
 /// Replaces the checkpoint of a shard and adds the ids since then, if the writer still owns the shard. Forgets expired ids.
@@ -133,7 +140,9 @@ const LOAD_CHECKPOINT: &str =
 const LOAD_IDS: &str = "SELECT bytes FROM {schema}.handled_ids WHERE shard = $1 ORDER BY through";
 const HAS_TURN: &str = "SELECT 1 FROM {schema}.turns WHERE shard = $1 AND location = $2";
 
+/// Reads the watermarks and confirmations of a shard.
 const PROGRESS: &str = "SELECT location, record FROM {schema}.progress WHERE shard = $1 ORDER BY location";
+/// Reads the turns of a shard above a location, without payloads: the index needs none.
 const LOG: &str = "SELECT location, record FROM {schema}.turns WHERE shard = $1 AND location > $2 ORDER BY location";
 
 /// The turns of a stream after `$4` up to `$5`.
@@ -168,6 +177,7 @@ const AT: &str = r#"SELECT t.location, t.record, ARRAY(
     WHERE e.shard = t.shard AND e.position > t.position AND e.position <= t.position + t.events ORDER BY e.position
 )
 FROM {schema}.turns t WHERE t.shard = $1 AND t.location = ANY ($2) ORDER BY t.location"#;
+/// Reads the records at some locations, without payloads.
 const RECORDS: &str =
     "SELECT location, record FROM {schema}.turns WHERE shard = $1 AND location = ANY ($2) ORDER BY location";
 
@@ -181,12 +191,15 @@ WHERE t.shard = $1 AND t.location = ANY (ARRAY(
     SELECT DISTINCT e.location FROM {schema}.event_data e WHERE e.shard = $1 AND e.position > $2 AND e.position <= $3
 ))
 ORDER BY t.location"#;
+/// Finds the first turn of each stream of a shard.
 const STREAMS: &str = "SELECT location, record FROM {schema}.turns WHERE shard = $1 AND number = 1 AND location < $2";
 
 const VIEW: &str =
     "SELECT schema, checkpoint::text, bytes FROM {schema}.views WHERE projection = $1 AND schema IS NOT NULL";
+/// Raises the epoch of a view, which rejects the saves of earlier owners.
 const CLAIM_VIEW: &str = r#"INSERT INTO {schema}.views AS v (projection, epoch) VALUES ($1, 1)
 ON CONFLICT (projection) DO UPDATE SET epoch = v.epoch + 1 RETURNING epoch"#;
+/// Saves a view under an epoch. Returns no row if a later owner has claimed it.
 const SAVE_VIEW: &str = r#"UPDATE {schema}.views SET schema = $3, checkpoint = $4::text::jsonb, bytes = $5
 WHERE projection = $1 AND epoch = $2 RETURNING epoch"#;
 const VIEW_EPOCH: &str = "SELECT epoch FROM {schema}.views WHERE projection = $1";

@@ -40,7 +40,9 @@ const CLOSING: Duration = Duration::from_secs(10);
 /// The secrets of a store, so that callers cannot make digests or hashes collide.
 #[derive(Clone, Copy)]
 pub(crate) struct Secrets {
+    /// The key of the digests that detect a repeated id with another payload.
     pub(crate) digest_key: u128,
+    /// The seed of the hashes of streams and ids in memory.
     pub(crate) seed: u64,
 }
 
@@ -70,7 +72,9 @@ pub(crate) struct Shared {
     sql: Arc<Sql>,
     pool: Arc<Pool>,
     writers: Vec<Arc<Writer>>,
+    /// The threads of the writers, which end with the store.
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// The newest opening of each shard in this process.
     shards: Mutex<HashMap<ShardId, Arc<Shard>>>,
     /// One lock for each shard that was ever opened: openings of one shard come one after the other.
     openings: Mutex<HashMap<ShardId, Arc<tokio::sync::Mutex<()>>>>,
@@ -83,6 +87,7 @@ pub(crate) struct Shared {
     secrets: Secrets,
     identity: StoreIdentity,
     durability: &'static str,
+    /// Damage found since the start, at most 16 errors.
     damages: Mutex<Vec<StoreError>>,
 }
 
@@ -174,6 +179,7 @@ impl PostgresStore {
 }
 
 impl Shared {
+    /// Returns the tickets of a listener. A new listener gets the next writer in turn.
     fn tickets(&self, listener: &Arc<dyn CommitListener>) -> Result<Arc<Tickets>, StoreError> {
         let mut listeners = self.listeners.lock();
         if let Some(known) = listeners.known.iter().find(|known| known.is_of(listener)) {
@@ -297,6 +303,7 @@ impl Shared {
         Ok((catalog.map_err(|error| self.damaged_meta("catalog", &error))?, stored))
     }
 
+    /// Returns the error for a value of the store that is not valid JSON.
     fn damaged_meta(&self, name: &str, error: &serde_json::Error) -> StoreError {
         let file = format!("{}, `{name}`", self.sql.table("meta")).into();
         StoreError::Corrupt { file, offset: 0, reason: error.to_string() }

@@ -15,8 +15,11 @@ use crate::writer::Writer;
 /// Kept while the listener may open a shard again. It remembers the highest ticket reported to it: tickets that started
 /// again from 1 would count as committed when they are issued.
 pub(crate) struct Tickets {
+    /// The thread that appended; it is notified from the writer's thread or, inside an append, from its own.
     pub(crate) listener: Arc<dyn CommitListener>,
+    /// The writer of all shards that were opened with this listener.
     pub(crate) writer: Arc<Writer>,
+    /// The last ticket. The first one is 1.
     given: AtomicU64,
 }
 

@@ -14,6 +14,7 @@ use crate::sql::Sql;
 const READING: &str = "reading a view from PostgreSQL";
 const SAVING: &str = "saving a view to PostgreSQL";
 
+/// Loads the view of a projection with its checkpoint. None before the first save.
 pub(crate) async fn load(pool: &Pool, sql: &Sql, projection: &Name) -> Result<Option<View>, StoreError> {
     let rows = pool.query(READING, &sql.view, &[(&projection.as_str(), Type::TEXT)]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
@@ -32,11 +33,16 @@ pub(crate) async fn load(pool: &Pool, sql: &Sql, projection: &Name) -> Result<Op
     Ok(Some(View { schema, checkpoint: checkpoint.collect::<Result<_, _>>()?, bytes: bytes(row, 2) }))
 }
 
+/// Takes the view from any earlier owner, whose saves are rejected from now on.
 pub(crate) async fn claim(pool: &Pool, sql: &Sql, projection: &Name) -> Result<Epoch, StoreError> {
     let rows = pool.query(SAVING, &sql.claim_view, &[(&projection.as_str(), Type::TEXT)]).await?;
     Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
 }
 
+/// Saves a view with its checkpoint in one statement.
+///
+/// # Errors
+/// [`StoreError::ViewTaken`] if a later owner has claimed the view. The stored view is unchanged.
 pub(crate) async fn save(
     pool: &Pool,
     sql: &Sql,

@@ -1,7 +1,12 @@
 //! Test support for services, stores and bridges. Feature `testing`.
 //!
-//! [`Scenario`] tests one actor, [`Sim`] a cluster with injected faults. [`store`], [`bridge`] and [`broker`] are conformance suites for
-//! implementations of the store and bridge traits. Nothing here runs in a production build.
+//! | test | covers |
+//! |---|---|
+//! | [`Scenario`] | one actor, in an order of messages that the test chooses |
+//! | [`Sim`] | a cluster of services, with the faults that the test chooses |
+//! | [`Flow`] | the same with commands and faults from a seed; a failing case is shrunk and can be replayed |
+//!
+//! [`store`], [`bridge`] and [`broker`] are conformance suites for implementations of the store and bridge traits. Nothing here runs in a production build.
 
 // docs.rs marks the items that need a feature.
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -115,18 +115,22 @@ impl Address {
     }
 }
 
+/// Returns the number of shards of an owned domain.
 fn shards_of(domain: &Name, owns: &[(Name, u16)]) -> Option<u16> {
     owns.iter().find(|(owned, _)| owned == domain).map(|(_, shards)| *shards)
 }
 
+/// Returns an error that names the field that contradicts the subject.
 fn check(agrees: bool, what: &str) -> Result<(), BridgeError> {
     if agrees { Ok(()) } else { Err(subject_mismatch(what)) }
 }
 
+/// Returns the error for a message on a subject of another kind.
 fn unexpected_subject() -> BridgeError {
     BridgeError::Malformed { reason: "the subject does not fit the content of the message".to_owned() }
 }
 
+/// Returns the error for a field that contradicts the subject.
 fn subject_mismatch(what: &str) -> BridgeError {
     BridgeError::Malformed { reason: format!("the {what} contradicts the subject of the message") }
 }

@@ -24,12 +24,14 @@ const MIN_ENVELOPE_BYTES: usize = 48;
 pub(crate) struct Writer(BytesMut);
 
 impl Writer {
+    /// Begins a frame with its version.
     pub(crate) fn new() -> Self {
         let mut bytes = BytesMut::with_capacity(64);
         bytes.put_u8(VERSION);
         Self(bytes)
     }
 
+    /// Returns the bytes of the frame.
     pub(crate) fn finish(self) -> Bytes {
         self.0.freeze()
     }
@@ -42,6 +44,7 @@ impl Writer {
         self.0.put_u8(byte);
     }
 
+    /// Writes a number in groups of seven bits, the lowest first. Small numbers take one byte.
     pub(crate) fn number(&mut self, mut number: u64) {
         while number >= 0x80 {
             self.0.put_u8((number & 0x7F) as u8 | 0x80);
@@ -50,6 +53,7 @@ impl Writer {
         self.0.put_u8(number as u8);
     }
 
+    /// Writes bytes with their count in front.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         self.number(bytes.len() as u64);
         self.0.put_slice(bytes);
@@ -59,15 +63,18 @@ impl Writer {
         self.bytes(text.as_bytes());
     }
 
+    /// Writes an id as 16 bytes, the highest first.
     pub(crate) fn id(&mut self, id: MessageId) {
         self.0.put_u128(id.as_u128());
     }
 
+    /// Writes the domain and the number of a shard.
     pub(crate) fn shard(&mut self, shard: &ShardId) {
         self.text(&shard.domain);
         self.number(u64::from(shard.shard));
     }
 
+    /// Writes 0 for a missing value, otherwise 1 and the value.
     pub(crate) fn option<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T)) {
         self.byte(u8::from(value.is_some()));
         if let Some(value) = value {
@@ -75,6 +82,7 @@ impl Writer {
         }
     }
 
+    /// Writes all fields of an envelope in a fixed order. A new field can only be a header: older readers ignore unknown ones.
     pub(crate) fn envelope(&mut self, envelope: &Envelope) {
         self.id(envelope.id);
         self.byte(envelope.kind.id());
@@ -133,7 +141,9 @@ impl Writer {
 
 /// Reads the fields of a frame. Payloads are slices of the frame and are not copied.
 pub(crate) struct Reader {
+    /// The received frame.
     bytes: Bytes,
+    /// The number of bytes that are read.
     position: usize,
     /// The first names of the frame. Envelopes of a list repeat their names, and a clone is cheaper than a validation.
     names: Vec<Name>,
@@ -143,6 +153,10 @@ pub(crate) struct Reader {
 const NAME_CACHE_SIZE: usize = 8;
 
 impl Reader {
+    /// Begins to read a frame.
+    ///
+    /// # Errors
+    /// [`BridgeError::Malformed`] for a frame of another version.
     pub(crate) fn new(bytes: Bytes) -> Result<Self, BridgeError> {
         let mut reader = Self { bytes, position: 0, names: Vec::new() };
         match reader.byte()? {
@@ -161,6 +175,7 @@ impl Reader {
         self.bytes.len().saturating_sub(self.position)
     }
 
+    /// Returns the next bytes, which share the memory of the frame.
     fn read_slice(&mut self, count: usize) -> Result<Bytes, BridgeError> {
         if count > self.remaining() {
             return Err(malformed("frame is truncated"));
@@ -176,6 +191,7 @@ impl Reader {
         Ok(byte)
     }
 
+    /// Reads a number of at most 64 bits.
     pub(crate) fn number(&mut self) -> Result<u64, BridgeError> {
         let mut number = 0u64;
         for shift in (0..64).step_by(7) {
@@ -193,6 +209,7 @@ impl Reader {
         Err(malformed("number in the frame exceeds 64 bits"))
     }
 
+    /// Reads a number that must fit into a smaller type.
     fn narrow_number<T: TryFrom<u64>>(&mut self) -> Result<T, BridgeError> {
         T::try_from(self.number()?).map_err(|_| malformed("number in the frame is out of range"))
     }
@@ -223,6 +240,7 @@ impl Reader {
         text.map(str::to_owned).map_err(|_| malformed("text in the frame is not UTF-8"))
     }
 
+    /// Reads a valid name.
     pub(crate) fn name(&mut self) -> Result<Name, BridgeError> {
         let span = self.span()?;
         let bytes = self.bytes.get(span).unwrap_or_default();
@@ -247,6 +265,7 @@ impl Reader {
         Ok(ShardId::new(self.name()?, self.narrow_number()?))
     }
 
+    /// Reads a value that may be missing. A byte other than 0 and 1 is an error.
     pub(crate) fn option<T>(
         &mut self,
         read: impl FnOnce(&mut Self) -> Result<T, BridgeError>,
@@ -258,6 +277,7 @@ impl Reader {
         }
     }
 
+    /// Reads a byte that stands for one of a few values.
     fn code<T>(&mut self, what: &str, decode: impl FnOnce(u8) -> Option<T>) -> Result<T, BridgeError> {
         let number = self.byte()?;
         decode(number).ok_or_else(|| malformed(format!("unknown {what} {number} in the frame")))

@@ -15,25 +15,45 @@ use whizbang_core::message::{
 };
 use whizbang_core::telemetry::passes;
 
+/// The version of CloudEvents, `1.0`. Another major version is refused.
 const SPECVERSION: &str = "ce-specversion";
+/// The id of the message. Duplicates of clients are recognized by it.
 const ID: &str = "ce-id";
+/// The domain and the name of the message: `bank.Deposit`.
 const TYPE: &str = "ce-type";
+/// The sending shard and actor: `/shop/3/Order`, or [`NO_ACTOR`].
 const SOURCE: &str = "ce-source";
+/// The time at which the message was created, in RFC 3339.
 const TIME: &str = "ce-time";
+/// The key, percent-encoded: of the destination for a command, of the stream for an event.
 const SUBJECT: &str = "ce-subject";
+/// The shard within which the message is ordered: of an event's log, otherwise of the destination. `bank/3`.
 const PARTITION_KEY: &str = "ce-partitionkey";
+/// The position of an event, or the sequence of a command or reply between two shards.
 const SEQUENCE: &str = "ce-sequence";
+/// The codec of the payload.
 const CONTENT_TYPE: &str = "ce-datacontenttype";
+/// The kind of message: a command, an event, a reply.
 const KIND: &str = "ce-kind";
+/// The domain of `ce-type` again, so that subscribers can filter by it.
 const DOMAIN: &str = "ce-domain";
+/// The version of the message type. Missing means 1.
 const SCHEMA_VERSION: &str = "ce-schemaversion";
+/// The id of the message that began the conversation. Missing means the message itself.
 const CORRELATION: &str = "ce-correlationid";
+/// The id of the message whose handling sent this one.
 const CAUSATION: &str = "ce-causationid";
+/// The actor type of the destination, where the name of the message does not determine it.
 const ACTOR: &str = "ce-actor";
+/// The key of the sending actor, percent-encoded. An event has it in `ce-subject`.
 const ORIGIN_KEY: &str = "ce-originkey";
+/// The version of an event in the stream of its key.
 const STREAM_VERSION: &str = "ce-streamversion";
+/// The time after which a command is not begun. Only its distance from `ce-time` counts, because clocks differ.
 const DEADLINE: &str = "ce-deadline";
+/// The result that is recorded for the sending actor: `reply` or `rejection`. Missing means none.
 const WANTS: &str = "ce-wants";
+/// The trace that the message belongs to, as W3C Trace Context defines it.
 const TRACEPARENT: &str = "traceparent";
 /// The store that holds the log of the sender.
 pub(super) const STORE: &str = "whizbang-store";
@@ -41,6 +61,7 @@ pub(super) const STORE: &str = "whizbang-store";
 /// The `ce-source` of a message that no actor sent.
 const NO_ACTOR: &str = "/";
 
+/// Encodes an envelope. Headers that have their default value are left out.
 pub(super) fn write(envelope: &Envelope) -> Result<Packet, BridgeError> {
     check(envelope)?;
     passes!("bridge", envelope.name, envelope.id, envelope.correlation);
@@ -109,6 +130,7 @@ pub(super) fn write(envelope: &Envelope) -> Result<Packet, BridgeError> {
     Ok(Packet { headers: headers.0, payload: envelope.payload.clone() })
 }
 
+/// The headers of a packet, in the order in which they are written.
 struct Headers(Vec<(Cow<'static, str>, String)>);
 
 impl Headers {
@@ -166,6 +188,7 @@ fn is_broker_command(name: &str) -> bool {
     name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"))
 }
 
+/// Returns true for a W3C `traceparent` of version 00.
 fn is_traceparent(text: &str) -> bool {
     text.len() == 55
         && text.bytes().enumerate().all(|(index, byte)| match index {
@@ -206,32 +229,39 @@ const NAMES: [&str; 22] = [
     STORE,
 ];
 
+/// Returns the index of a known header.
 fn slot(name: &str) -> Option<usize> {
     NAMES.iter().position(|known| *known == name)
 }
 
+/// Returns true for a header that has a meaning here, so that a sender cannot set it as an extra header.
 fn is_known(name: &str) -> bool {
     slot(name).is_some()
 }
 
 impl<'a> KnownHeaders<'a> {
+    /// Returns the value of a known header.
     fn get(&self, name: &'static str) -> Option<&'a str> {
         slot(name).and_then(|index| self.slots.get(index).copied().flatten())
     }
 
+    /// Returns the value of a header that every message has.
     fn require(&self, name: &'static str) -> Result<&'a str, BridgeError> {
         self.get(name).ok_or_else(|| malformed(format!("header `{name}` is missing")))
     }
 
+    /// Parses a header. `None` if it is missing; an error if it is invalid.
     fn read<T>(&self, name: &'static str, read: impl FnOnce(&'a str) -> Option<T>) -> Result<Option<T>, BridgeError> {
         self.get(name).map(|value| read(value).ok_or_else(|| invalid_header(name, value))).transpose()
     }
 }
 
+/// Returns the error for a header, with an excerpt of its value.
 fn invalid_header(name: &str, value: &str) -> BridgeError {
     malformed(format!("invalid header `{name}`: `{}`", excerpt(value)))
 }
 
+/// Decodes an envelope. A header that occurs twice is an error, because two readers might choose different ones.
 pub(super) fn read<'a>(
     headers: impl IntoIterator<Item = (&'a str, &'a str)>,
     payload: Bytes,

@@ -7,6 +7,7 @@ use whizbang_core::clock::Timestamp;
 /// The last instant with a four-digit year: 9999-12-31T23:59:59.999Z.
 pub(super) const MAX: Timestamp = Timestamp::from_millis(253_402_300_799_999);
 
+/// Milliseconds in a day.
 const DAY: u64 = 86_400_000;
 
 /// Formats an instant. A later one than [`MAX`] is written as `MAX`.
@@ -50,6 +51,7 @@ pub(super) fn read(text: &str) -> Option<Timestamp> {
     Some(Timestamp::from_millis(u64::try_from(total).unwrap_or(0)))
 }
 
+/// The characters that are not read yet.
 struct Cursor<'a>(&'a [u8]);
 
 impl Cursor<'_> {
@@ -63,6 +65,7 @@ impl Cursor<'_> {
         self.next().filter(|byte| allowed.contains(byte))
     }
 
+    /// Reads a number with exactly this many digits.
     fn number(&mut self, digits: u32) -> Option<u32> {
         (0..digits).try_fold(0, |sum, _| {
             let byte = self.next().filter(u8::is_ascii_digit)?;
@@ -99,6 +102,7 @@ fn is_leap_year(year: u32) -> bool {
     year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
 }
 
+/// Returns the number of days of a month; `None` for a month that does not exist.
 fn days_in(year: u32, month: u32) -> Option<u32> {
     match month {
         1 | 3 | 5 | 7 | 8 | 10 | 12 => Some(31),

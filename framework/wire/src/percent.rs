@@ -5,8 +5,10 @@
 
 use std::borrow::Cow;
 
+/// Escapes are written in upper case and read in either.
 const HEX: &[u8; 16] = b"0123456789ABCDEF";
 
+/// Returns true for a byte that is written as it is.
 fn is_plain(byte: u8) -> bool {
     matches!(byte, 0x21..=0x7E) && byte != b'"' && byte != b'%'
 }

@@ -9,6 +9,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 /// A bounded queue with one reader.
+///
+/// Items beyond the bound are kept as well, and their senders wait: a message is never lost between its sender and the reader.
 pub struct Queue<T> {
     state: Mutex<QueueState<T>>,
     filled: Notify,
@@ -22,6 +24,7 @@ impl<T> std::fmt::Debug for Queue<T> {
 }
 
 struct QueueState<T> {
+    /// The items, and for those beyond the bound the sender that waits.
     items: VecDeque<(T, Option<oneshot::Sender<()>>)>,
     closed: bool,
 }
@@ -37,6 +40,7 @@ pub(crate) enum PushOutcome {
 }
 
 impl<T> Queue<T> {
+    /// Creates an empty queue for `capacity` items, at least one.
     pub fn new(capacity: usize) -> Self {
         Self {
             state: Mutex::new(QueueState { items: VecDeque::new(), closed: false }),
@@ -76,6 +80,7 @@ impl<T> Queue<T> {
         Ok(())
     }
 
+    /// Removes the first item.
     pub(crate) fn pop(&self) -> Option<T> {
         self.pop_if(|_| true)
     }

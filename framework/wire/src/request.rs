@@ -20,6 +20,7 @@ const RESPONSE: &str = "whizbang-answer";
 /// The header with the last sequence that the destination of an outbox has committed.
 const COMMITTED: &str = "whizbang-committed";
 
+/// Returns the packet of a frame. Its one header has the kind of content.
 pub(super) fn framed(kind: &'static str, frame: Writer) -> Packet {
     Packet { headers: vec![(Cow::Borrowed(FRAME), kind.to_owned())], payload: frame.finish() }
 }
@@ -281,6 +282,7 @@ impl Packet {
     }
 }
 
+/// Returns the code of an error in a response and its text.
 fn error_parts(error: &RequestError) -> (&'static str, Bytes) {
     let (code, text) = error.code_and_text();
     (code, Bytes::copy_from_slice(text.as_bytes()))

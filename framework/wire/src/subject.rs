@@ -76,6 +76,19 @@ pub enum NamespaceError {
 }
 
 /// The content of a subject: sender, receiver and kind of message.
+///
+/// | subject after the namespace | address |
+/// |---|---|
+/// | `cmd.DOMAIN.SHARD.FROM.SHARD`, `cmd.DOMAIN.SHARD.outside` | [`Direct`](Self::Direct) |
+/// | `evt.DOMAIN.SHARD.NAME` | [`Event`](Self::Event) |
+/// | `evt.DOMAIN.SHARD` | [`Events`](Self::Events) |
+/// | `ask.DOMAIN.cmd.SHARD`, `ask.DOMAIN.cmd.any` | [`CommandRequest`](Self::CommandRequest) |
+/// | `qry.DOMAIN.NAME` | [`QueryRequest`](Self::QueryRequest) |
+/// | `ask.DOMAIN.evt.SHARD` | [`EventsRequest`](Self::EventsRequest) |
+/// | `ask.FROM.out.SHARD.TO.SHARD` | [`OutboxRequest`](Self::OutboxRequest) |
+/// | `ask.TO.mark.SHARD.FROM.SHARD` | [`WatermarkRequest`](Self::WatermarkRequest) |
+/// | `done.FROM.SHARD.TO.SHARD` | [`Committed`](Self::Committed) |
+/// | `head.DOMAIN.SHARD` | [`Head`](Self::Head) |
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     /// A command or a reply for a shard, from a shard or from an external caller.

@@ -52,8 +52,11 @@ const UNREACHED_POSITION: u64 = 1 << 40;
 
 /// A hostile client. Clients with the same seed and targets publish the same messages.
 pub struct Hostile {
+    /// The source of all choices, from the seed.
     random: IdSource,
+    /// The domains that are attacked.
     targets: Vec<Target>,
+    /// The number of packets so far.
     written: u64,
 }
 
@@ -184,11 +187,13 @@ impl Hostile {
         Some(Forgery { kind, address, packet })
     }
 
+    /// Returns one of the attacked domains.
     fn pick_target(&self) -> Option<Target> {
         let at = usize::try_from(self.random.below((self.targets.len() as u64).max(1))).ok()?;
         self.targets.get(at).cloned()
     }
 
+    /// Returns one of its shards.
     fn shard(&self, target: &Target) -> ShardId {
         let shard = self.random.below(u64::from(target.shards.max(1)));
         ShardId::new(target.domain.clone(), u16::try_from(shard).unwrap_or(0))
@@ -208,6 +213,7 @@ impl Hostile {
         }
     }
 
+    /// Returns up to `most` random bytes.
     fn noise(&self, most: u64) -> Bytes {
         let length = self.random.below(most);
         (0..length).map(|_| self.random.next_u64().to_le_bytes()[0]).collect::<Vec<u8>>().into()
@@ -278,6 +284,7 @@ impl Hostile {
         }
     }
 
+    /// Returns a command in the name of another service's actor.
     fn forged_command(
         &self,
         target: &Target,
@@ -297,6 +304,7 @@ impl Hostile {
         Envelope { origin: Some(origin), ..self.external_command(target, to) }
     }
 
+    /// Returns an event that its owner has never recorded.
     fn forged_event(&self, target: &Target, shard: &ShardId, position: u64) -> Envelope {
         let version = position;
         let key = "forged".to_owned();
@@ -314,10 +322,12 @@ impl Hostile {
     }
 }
 
+/// Returns the address of an event of the domain.
 fn event_address(target: &Target, shard: &ShardId) -> Address {
     Address::Event { shard: shard.clone(), name: target.event.clone() }
 }
 
+/// Encodes an envelope; `None` if it cannot be encoded.
 fn packet(envelope: &Envelope) -> Option<Packet> {
     Packet::from_envelope(envelope).ok()
 }

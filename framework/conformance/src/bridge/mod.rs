@@ -72,6 +72,16 @@ pub const SHARDS: u16 = 4;
 /// whizbang::bridge_suite!(Loopback::default());
 /// # fn main() {}
 /// ```
+///
+/// The suite needs two things of a broker that no bridge offers: to break connections, and to write what no node would write. A
+/// fixture does both through the broker's own client.
+///
+/// | a case calls | to check that |
+/// |---|---|
+/// | [`interrupt`](Self::interrupt) | the bridge reconnects, notifies the node, and loses nothing that was accepted |
+/// | [`inject`](Self::inject) | an invalid message is refused, kept for an operator, and blocks no other |
+/// | [`forge`](Self::forge) | messages of a hostile client change nothing at other nodes |
+/// | [`refused`](Self::refused) | refused packets are counted |
 pub trait Fixture {
     /// Returns a bridge for one more node, not attached.
     fn bridge(&self) -> BoxFuture<'_, Arc<dyn Bridge>>;
@@ -90,6 +100,9 @@ pub trait Fixture {
 }
 
 /// Runs one case on its own current-thread runtime and `LocalSet`, as an arbiter has.
+///
+/// # Panics
+/// If the case fails.
 pub fn run(case: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     tokio::task::LocalSet::new().block_on(&runtime, case);

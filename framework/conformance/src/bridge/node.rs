@@ -42,12 +42,17 @@ pub type OutcomeHandler = dyn Fn(&Envelope, &Received) -> AckOutcome + Send + Sy
 
 /// The [`Inbound`] of a test node.
 pub struct TestInbound {
+    /// Everything that arrived, in its order.
     received: Mutex<Received>,
+    /// Notified with each arrival.
     changed: Notify,
+    /// The number of messages that the node accepts at once.
     capacity: usize,
     /// Messages complete while it is true.
     open: watch::Sender<bool>,
+    /// Answers requests.
     responder: Box<Responder>,
+    /// Decides the outcome of messages and events.
     handler: Box<OutcomeHandler>,
     this: std::sync::Weak<TestInbound>,
 }
@@ -106,6 +111,7 @@ impl TestInbound {
         })
     }
 
+    /// Records an arrival and notifies the waiting case.
     fn record<T>(&self, write: impl FnOnce(&mut Received) -> T) -> T {
         let result = write(&mut self.received.lock());
         self.changed.notify_waiters();

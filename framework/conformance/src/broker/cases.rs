@@ -33,6 +33,7 @@ async fn set_up(broker: &impl Broker, settings: StreamSettings, ack_wait: Durati
     }
 }
 
+/// Publishes a message whose payload is a number.
 async fn publish(broker: &impl Broker, id: Option<&str>, number: u64) -> PublishAck {
     broker.publish("s", id, number.to_string().as_bytes()).await.expect("is stored")
 }
@@ -52,6 +53,7 @@ async fn pull(broker: &impl Broker, count: usize) -> Vec<ReceivedMessage> {
     messages
 }
 
+/// Pulls one message, which must be there.
 async fn pull_one(broker: &impl Broker) -> ReceivedMessage {
     pull(broker, 1).await.remove(0)
 }
@@ -62,10 +64,12 @@ async fn expect_no_message(broker: &impl Broker) {
     assert_eq!(messages, []);
 }
 
+/// Returns the state of the suite's stream.
 async fn state(broker: &impl Broker) -> StreamState {
     broker.state("s").await.expect("the stream exists")
 }
 
+/// Returns sequence and number of deliveries of each message.
 fn deliveries(messages: &[ReceivedMessage]) -> Vec<(u64, u32)> {
     messages.iter().map(|message| (message.sequence, message.deliveries)).collect()
 }

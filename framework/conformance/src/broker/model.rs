@@ -15,7 +15,9 @@ use super::{
 /// All streams of a server. `T` is the payload of a message.
 #[derive(Debug)]
 pub struct Model<T> {
+    /// The streams by name.
     streams: BTreeMap<String, Stream<T>>,
+    /// The number of streams ever created, which distinguishes a recreated one.
     created: u64,
 }
 
@@ -24,10 +26,13 @@ struct Stream<T> {
     settings: StreamSettings,
     /// The number of the stream among all streams that were ever created.
     incarnation: u64,
+    /// The stored messages by sequence.
     messages: BTreeMap<u64, T>,
+    /// The last sequence. It continues after deletions.
     last: u64,
     /// The ids in the window: the sequence of their message, and the time until which they are known.
     ids: BTreeMap<String, (u64, Instant)>,
+    /// The consumers by name.
     consumers: BTreeMap<String, Consumer<T>>,
 }
 
@@ -48,6 +53,7 @@ struct Consumer<T> {
 
 #[derive(Debug)]
 struct PendingDelivery {
+    /// The number of deliveries so far.
     deliveries: u32,
     /// The time of the redelivery.
     due: Instant,
@@ -363,6 +369,7 @@ impl<T> std::fmt::Debug for Consumer<T> {
 }
 
 impl<T> Consumer<T> {
+    /// Returns whether the consumer receives a message.
     fn takes(&self, payload: &T) -> bool {
         self.filter.as_ref().is_none_or(|filter| filter(payload))
     }

@@ -9,13 +9,17 @@ use whizbang_core::store::{CommitListener, Epoch, StoreError, Ticket};
 /// A listener that records reports and lets tests wait for them.
 #[derive(Debug, Default)]
 pub struct RecordingListener {
+    /// The reports so far.
     recorded: Mutex<Recorded>,
+    /// Notified with each report.
     changed: Notify,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Recorded {
+    /// Tickets in the order of the reports. They must not decrease.
     reports: Vec<Ticket>,
+    /// The first failure.
     error: Option<StoreError>,
     /// The errors of single shards, with the last ticket reported before.
     fenced: Vec<(StoreError, Ticket)>,

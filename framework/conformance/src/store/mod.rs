@@ -52,18 +52,34 @@ const CASE_TIMEOUT: Duration = Duration::from_secs(120);
 /// whizbang::store_suite!(Memory(MemoryStore::new()));
 /// # fn main() {}
 /// ```
+///
+/// A fixture is created for each case, so cases run at the same time. Use a folder or a schema of its own for each, and keep it
+/// in the fixture, so that it is removed with it.
+///
+/// A case that fails names the guarantee in its function name. Read its source: each is a dozen lines that use the trait as the
+/// runtime does.
 pub trait Fixture {
     /// Opens the store. If it is called again after the last store was closed and dropped, it opens the same data.
+    ///
+    /// Cases about restarts call it twice. A store in memory therefore returns a clone of the same store.
     fn store(&self) -> BoxFuture<'_, Arc<dyn Store>>;
 }
 
 /// A store under test that several nodes share.
+///
+/// It is needed for stores whose [`leases`](whizbang_core::store::Store::leases) are not `None`. The two instances may be in one
+/// process, but must not share anything except the data.
 pub trait SharedFixture: Fixture {
     /// Opens the store as another node does: a second instance over the same data, beside the first.
     fn second(&self) -> BoxFuture<'_, Arc<dyn Store>>;
 }
 
 /// Runs a case to completion on the calling thread, with a current-thread runtime and a `LocalSet`.
+///
+/// A store may call its listener from other threads: the case waits for it, at most 120 s.
+///
+/// # Panics
+/// If the case fails or does not end.
 pub fn run<T>(case: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let case = async { tokio::time::timeout(CASE_TIMEOUT, case).await.expect("the case goes on for ever") };

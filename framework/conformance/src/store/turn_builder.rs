@@ -19,30 +19,40 @@ use whizbang_core::store::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct TurnBuilder {
+    /// The actor type of the stream.
     pub(super) actor: Name,
     pub(super) key: String,
+    /// The number of the turn in its stream, from 1.
     pub(super) number: u64,
+    /// The version of the stream before the turn.
     pub(super) version: u64,
     pub(super) id: MessageId,
     pub(super) reply: Vec<u8>,
     headers: Vec<(String, String)>,
+    /// Names and payloads.
     events: Vec<(&'static str, Vec<u8>)>,
+    /// Destinations and messages.
     outbox: Vec<(ShardId, Envelope)>,
     timers: Vec<TimerDraft>,
     notes: Vec<Note>,
+    /// The way in which the handled message is marked.
     mark: MarkDraft,
 }
 
 #[derive(Clone, Debug)]
 enum MarkDraft {
     None,
+    /// A message from outside, with the digest of its content.
     Outside(u64),
+    /// A message of a source, with its sequence and the watermark.
     From(Source, u64, u64),
+    /// A fired timer.
     Timer(&'static str),
 }
 
 #[derive(Clone, Debug)]
 enum TimerDraft {
+    /// Its name and due time in milliseconds.
     Set(&'static str, u64),
     Clear(&'static str),
 }
@@ -240,6 +250,7 @@ impl TurnBuilder {
     }
 }
 
+/// Returns an event as the trait has it.
 fn event<'a>(name: &'a str, payload: &'a [u8]) -> EventWrite<'a> {
     EventWrite { name, version: 3, codec: Codec::Json, payload }
 }

@@ -96,6 +96,7 @@ impl Index {
         self.add_change(Change::Through { destination, through }, at)
     }
 
+    /// Makes a change that belongs to no stream, now or with its commit.
     fn add_change(&mut self, change: Change, at: AppendContext) -> AppendNumbers {
         if at.committed {
             self.mark_committed(at.location);
@@ -134,6 +135,7 @@ impl Index {
         Ok((Some(before), number))
     }
 
+    /// Counts events, and keeps the location of every 256th position.
     pub(super) fn record_events(&mut self, count: u64, location: Location) {
         if count > 0 {
             self.position += count;
@@ -149,11 +151,13 @@ impl Index {
         self.committed = Committed { through: location + 1, position: self.position, events: self.events };
     }
 
+    /// Notes an append that is not committed.
     fn push_pending(&mut self, location: Location, stream: Option<Stream>, before: Option<Head>, changes: Vec<Change>) {
         let (position, events) = (self.position, self.events);
         self.pending.push_back(Pending { location, stream, before, position, events, changes });
     }
 
+    /// Returns the number of a source, added if it is new.
     pub(super) fn source(&mut self, source: &Source) -> usize {
         if let Some(number) = self.sources.get(source) {
             return *number;
@@ -164,6 +168,7 @@ impl Index {
         number
     }
 
+    /// Calls `each` with the changes of a turn, in the order in which they apply. Most turns have none.
     fn for_each_change(&mut self, turn: &Turn<'_>, mut each: impl FnMut(&mut Self, Change)) {
         match &turn.mark {
             Mark::None | Mark::Outside { .. } => {}

@@ -29,6 +29,7 @@ impl Index {
         Ok(())
     }
 
+    /// Applies the record of a turn, as when it was appended and committed. Numbers that do not follow are damage.
     fn apply_turn(&mut self, turn: &TurnRecord<'_>, location: Location, names: &mut Names) -> Result<(), Malformed> {
         let (stream, known) = self.find_head(turn.actor, turn.key);
         if turn.position != self.position {

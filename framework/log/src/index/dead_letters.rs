@@ -10,6 +10,7 @@ use whizbang_core::message::MessageId;
 /// Keyed by message and stream: two actors of one shard may both fail on the same event.
 #[derive(Debug, Default)]
 pub(super) struct DeadLetterIndex {
+    /// In the order of the ids, in which operators page through them.
     entries: BTreeMap<(MessageId, Stream), LetterLocation>,
     /// The number of dead letters that need an operator.
     dead: u64,
@@ -31,7 +32,9 @@ struct DeadLetterSave {
 /// The location of a dead letter, and whether it is only deferred and needs no operator.
 #[derive(Clone, Copy, Debug)]
 struct LetterLocation {
+    /// The record of the turn that gave the message up.
     location: Location,
+    /// It waits behind a parked message and is handled without an operator.
     deferred: bool,
 }
 
@@ -45,10 +48,12 @@ impl LetterLocation {
     }
 }
 
+/// The first and the last stream, for ranges over all streams of one id.
 const FIRST: Stream = Stream(0, 0);
 const LAST: Stream = Stream(u64::MAX, u64::MAX);
 
 impl DeadLetterIndex {
+    /// Adds a dead letter. A message that fails again after a redrive replaces its earlier entry.
     pub(super) fn add(&mut self, id: MessageId, stream: Stream, location: Location, deferred: bool) {
         self.resolve(id, stream);
         self.preserve((id, stream), None);
@@ -56,6 +61,7 @@ impl DeadLetterIndex {
         self.dead += u64::from(!deferred);
     }
 
+    /// Removes a dead letter, if it is there.
     pub(super) fn resolve(&mut self, id: MessageId, stream: Stream) {
         if let Some(place) = self.entries.remove(&(id, stream)) {
             self.dead -= u64::from(!place.deferred);
@@ -78,6 +84,7 @@ impl DeadLetterIndex {
         self.add(id, stream, place & !DEFERRED, place & DEFERRED != 0);
     }
 
+    /// Returns the number of dead letters that need an operator.
     pub(super) fn count(&self) -> u64 {
         self.dead
     }
@@ -119,6 +126,7 @@ impl DeadLetterIndex {
         next
     }
 
+    /// Gives a save up.
     pub(super) fn abort_saving(&mut self) {
         self.saving = None;
     }

@@ -14,6 +14,7 @@ use whizbang_core::clock::Timestamp;
 /// The newest turn of each id that was handled in a span of time.
 #[derive(Debug, Default)]
 pub struct Generation {
+    /// The location of the last turn with each id.
     turns: HashMap<IdHash, Location, foldhash::fast::FixedState>,
     /// The times of the oldest and the newest turn.
     oldest: Timestamp,
@@ -21,6 +22,7 @@ pub struct Generation {
 }
 
 impl Generation {
+    /// Adds an id. A later turn with the same id replaces the location.
     fn add(&mut self, id: IdHash, location: Location, time: Timestamp) {
         self.oldest = if self.turns.is_empty() { time } else { self.oldest.min(time) };
         self.newest = self.newest.max(time);
@@ -41,6 +43,7 @@ impl Generation {
 /// The ids of one shard that are held in memory.
 #[derive(Debug, Default)]
 pub struct Ids {
+    /// The generation that new ids are added to.
     current: Generation,
     /// Oldest first.
     frozen: Vec<Arc<Generation>>,

@@ -20,6 +20,7 @@ pub(super) struct LatestVersions {
 }
 
 impl LatestVersions {
+    /// Returns the number of streams.
     pub(super) fn len(&self) -> usize {
         self.list.len()
     }
@@ -31,10 +32,12 @@ impl LatestVersions {
         by_stream.reserve(more, |number| hash_of(list, *number));
     }
 
+    /// Returns all streams with their newest turns, in the order in which they were added.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Stream, Head)> {
         self.list.iter().copied()
     }
 
+    /// Returns the newest turn of a stream.
     pub(super) fn get(&self, stream: Stream) -> Option<Head> {
         self.number(stream).and_then(|number| self.list.get(number as usize)).map(|(_, head)| *head)
     }
@@ -44,10 +47,12 @@ impl LatestVersions {
         self.by_stream.find(stream.0, |number| self.at(*number).is_some_and(|(of, _)| of == stream)).copied()
     }
 
+    /// Returns the stream with a number, and its newest turn.
     pub(super) fn at(&self, number: Number) -> Option<(Stream, Head)> {
         self.list.get(number as usize).copied()
     }
 
+    /// Replaces the newest turn of a stream.
     pub(super) fn set(&mut self, number: Number, head: Head) {
         if let Some((_, slot)) = self.list.get_mut(number as usize) {
             *slot = head;
@@ -77,6 +82,7 @@ impl LatestVersions {
     }
 }
 
+/// Returns the hash by which a stream is found. The stream is a hash itself.
 fn hash_of(list: &[(Stream, Head)], number: Number) -> u64 {
     list.get(number as usize).map_or(0, |(stream, _)| stream.0)
 }

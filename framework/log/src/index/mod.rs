@@ -36,6 +36,8 @@ use whizbang_core::store::{Source, Timer, TimerCursor, TimerPage, Watermark};
 /// One in this many positions has its location in the index. Other positions are reached from there along the links.
 const POSITIONS_PER_ANCHOR: u64 = 256;
 /// The number of readers of events at different places, each of which continues where its last page has ended.
+///
+/// With more readers the oldest traversal is forgotten, and its reader begins at an anchor again.
 const EVENT_READERS: usize = 8;
 
 /// The newest turn of a stream.
@@ -55,20 +57,33 @@ pub struct OutOfTurn {
 }
 
 /// The index of one shard.
+///
+/// Two states are kept at once: writers use the appended one, readers the committed one. An append that is not committed puts its
+/// changes into [`Pending`]; [`commit`](Self::commit) applies them. So a crash or a failed commit never shows in an answer.
+///
+/// A stream costs about 40 bytes here, and 256 events cost 8.
 #[derive(Debug)]
 pub struct Index {
+    /// Turns actors and keys into streams.
     hasher: StreamHasher,
+    /// The newest turn of each stream, committed or not.
     heads: LatestVersions,
     /// The position of the last appended event and the location of its record.
     position: u64,
     events: Location,
     /// The locations of the records with the positions 1, 1 + 256, 1 + 512 …
     anchors: Vec<Location>,
+    /// The last traversals of the events.
     walks: Walks,
+    /// Sequences and records by destination.
     outbox: Outbox,
+    /// The number of each source in `watermarks`.
     sources: HashMap<Source, usize, foldhash::fast::FixedState>,
+    /// The committed watermarks.
     watermarks: Vec<Watermark>,
+    /// The timers that committed turns have set.
     timers: Timers,
+    /// The dead letters of committed turns that are not resolved.
     dead_letters: DeadLetterIndex,
     /// The ids of messages from outside.
     pub ids: Ids,
@@ -76,7 +91,9 @@ pub struct Index {
     ids_from: Location,
     /// Set while the index is being saved.
     saving: Option<save::IndexSave>,
+    /// The end of what readers see.
     committed: Committed,
+    /// The appends behind it, oldest first. Empty in a store that commits at once.
     pending: VecDeque<Pending>,
     /// Reused between appends to avoid an allocation.
     sent: Vec<Sent>,
@@ -87,7 +104,9 @@ pub struct Index {
 struct Committed {
     /// Every record before this location is committed.
     through: Location,
+    /// The position of the last committed event.
     position: u64,
+    /// The location of its record.
     events: Location,
 }
 
@@ -105,18 +124,17 @@ struct Pending {
 /// A change that only some turns make.
 #[derive(Debug)]
 enum Change {
-    Watermark {
-        source: usize,
-        through: u64,
-    },
-    Through {
-        destination: usize,
-        through: u64,
-    },
+    /// The watermark of a source has risen.
+    Watermark { source: usize, through: u64 },
+    /// A destination has committed more.
+    Through { destination: usize, through: u64 },
+    /// A timer was set. It replaces the one with the same stream and name.
     TimerSet(Box<Timer>),
+    /// A timer was cleared, or has fired.
     TimerCleared(Box<str>),
     /// A dead letter, and whether it is only deferred.
     DeadLetter(MessageId, bool),
+    /// A dead letter was redriven or discarded.
     Resolved(MessageId),
 }
 
@@ -159,6 +177,7 @@ impl Index {
         }
     }
 
+    /// Makes one change visible to readers.
     fn apply_change(&mut self, stream: Option<Stream>, location: Location, change: Change) {
         match (change, stream) {
             (Change::Watermark { source, through }, _) => {
@@ -211,6 +230,7 @@ impl Index {
         self.ids_from = location;
     }
 
+    /// Adds the id of a message from outside, unless it is stored elsewhere.
     fn add_id(&mut self, stream: Stream, id: MessageId, location: Location, time: Timestamp) {
         if location >= self.ids_from {
             let id = self.hasher.id(stream, id);

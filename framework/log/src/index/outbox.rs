@@ -15,18 +15,23 @@ const SEQUENCES_PER_ANCHOR: u64 = 256;
 /// The relay and the destination itself read the entries for it.
 const OUTBOX_READERS: usize = 2;
 
+/// The destinations of a shard. None is ever removed: its sequence must continue.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
+    /// The number of each destination.
     by_id: HashMap<ShardId, usize, foldhash::fast::FixedState>,
+    /// The destinations in the order in which they were first sent to.
     destinations: Vec<Destination>,
 }
 
 /// The outbox state of one destination.
 #[derive(Debug)]
 pub struct Destination {
+    /// The receiving shard.
     pub(super) id: ShardId,
     /// The last sequence assigned and the location of its record.
     pub(super) assigned: u64,
+    /// Records of one destination are linked: each leads to the one before it.
     pub(super) tail: Location,
     /// The sequence up to which the destination has committed.
     pub(super) confirm_through: u64,
@@ -37,6 +42,7 @@ pub struct Destination {
     appended: VecDeque<(Location, u64)>,
     /// The locations of the records with the sequences 1, 1 + 256, 1 + 512 …
     pub(super) anchors: Vec<Location>,
+    /// The last traversals of the entries.
     walks: Walks,
 }
 
@@ -82,12 +88,14 @@ impl Destination {
         Sent { sequence: self.assigned, before }
     }
 
+    /// Keeps the location of every 256th sequence.
     fn add_anchor(&mut self, location: Location) {
         if self.anchors.len() as u64 * SEQUENCES_PER_ANCHOR < self.assigned {
             self.anchors.push(location);
         }
     }
 
+    /// Moves the committed end forward. Costs the appends since the last call.
     fn commit_through(&mut self, through: Location) {
         while let Some((location, last)) = self.appended.pop_front_if(|(location, _)| *location < through) {
             self.last = last;
@@ -139,12 +147,14 @@ impl Outbox {
         }
     }
 
+    /// Keeps a traversal of the entries for a destination.
     pub(super) fn keep_walk(&mut self, to: &ShardId, walk: Walk) {
         if let Some(destination) = self.by_id.get(to).and_then(|number| self.destinations.get_mut(*number)) {
             destination.walks.keep(walk);
         }
     }
 
+    /// Returns a destination, if anything was ever sent to it.
     pub(super) fn destination(&self, to: &ShardId) -> Option<&Destination> {
         self.by_id.get(to).and_then(|number| self.destinations.get(*number))
     }
@@ -181,6 +191,7 @@ impl Outbox {
         Ok(())
     }
 
+    /// Returns for each destination the confirmed and the last committed sequence.
     pub(super) fn heads(&self) -> Vec<(ShardId, u64, u64)> {
         let known = self.destinations.iter().filter(|to| to.last > 0 || to.confirm_through > 0);
         known.map(|to| (to.id.clone(), to.confirm_through, to.last)).collect()

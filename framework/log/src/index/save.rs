@@ -26,6 +26,7 @@ pub(crate) const ENTRIES_AT_ONCE: usize = 4096;
 /// former value of an entry is preserved when the entry changes before it was saved.
 #[derive(Debug)]
 pub(super) struct IndexSave {
+    /// The part that is being saved.
     stage: Stage,
     /// The next entry of the stage.
     next: usize,
@@ -37,21 +38,30 @@ pub(super) struct IndexSave {
     anchors: usize,
     /// The anchor before the next one.
     last_anchor: Location,
+    /// The destinations as they were at the beginning.
     destinations: Vec<SavedDestination>,
+    /// The watermarks as they were at the beginning.
     watermarks: Vec<Watermark>,
+    /// The number of timers at the beginning.
     timers: usize,
+    /// The number of dead letters at the beginning.
     letters: usize,
 }
 
 /// The parts of an index, in the order in which they are saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    /// The newest turn of each stream.
     Heads,
+    /// The locations of every 256th event.
     Anchors,
     /// The destination with this number, and its anchors.
     Outbox(usize),
+    /// Watermarks and destinations are small and saved at once.
     Watermarks,
+    /// The timers, in slices.
     Timers,
+    /// The dead letters, in slices.
     DeadLetters,
 }
 
@@ -64,6 +74,7 @@ impl IndexSave {
         }
     }
 
+    /// Begins with the next part.
     fn go_to(&mut self, stage: Stage) {
         (self.stage, self.next, self.last_anchor) = (stage, 0, 0);
     }
@@ -122,6 +133,7 @@ impl Index {
         self.dead_letters.abort_saving();
     }
 
+    /// Encodes one slice of the current part. Returns whether the part is complete.
     fn save_stage(&mut self, saving: &mut IndexSave, into: &mut Vec<u8>) -> bool {
         match saving.stage {
             Stage::Heads => {
@@ -236,15 +248,18 @@ impl Index {
     }
 }
 
+/// Writes both halves of a stream.
 fn encode_stream(into: &mut Vec<u8>, stream: Stream) {
     into.extend_from_slice(&stream.0.to_le_bytes());
     into.extend_from_slice(&stream.1.to_le_bytes());
 }
 
+/// Reads both halves of a stream.
 fn decode_stream(decoder: &mut Decoder<'_>) -> Result<Stream, Malformed> {
     Ok(Stream(u64::from_le_bytes(decoder.array()?), u64::from_le_bytes(decoder.array()?)))
 }
 
+/// Writes domain and number of a shard.
 fn encode_shard(into: &mut Vec<u8>, shard: &ShardId) {
     encode::text(into, &shard.domain);
     encode::number(into, u64::from(shard.shard));
@@ -262,6 +277,7 @@ fn encode_anchors(into: &mut Vec<u8>, marks: &[u64], count: usize, next: &mut us
     end == count
 }
 
+/// Writes a watermark with its source.
 fn encode_watermark(into: &mut Vec<u8>, Watermark { source, through }: &Watermark) {
     encode_shard(into, &source.shard);
     encode::text(
@@ -274,6 +290,7 @@ fn encode_watermark(into: &mut Vec<u8>, Watermark { source, through }: &Watermar
     encode::number(into, *through);
 }
 
+/// Reads a list of locations, which are written as differences.
 pub(super) fn decode_anchors(decoder: &mut Decoder<'_>) -> Result<Vec<u64>, Malformed> {
     let count = decoder.count()?;
     let mut marks = Vec::with_capacity(count);
@@ -285,6 +302,7 @@ pub(super) fn decode_anchors(decoder: &mut Decoder<'_>) -> Result<Vec<u64>, Malf
     Ok(marks)
 }
 
+/// Writes a timer with all that its turn needs.
 fn encode_timer(into: &mut Vec<u8>, stream: Stream, timer: &Timer) {
     encode_stream(into, stream);
     encode::text(into, &timer.actor);
@@ -298,6 +316,7 @@ fn encode_timer(into: &mut Vec<u8>, stream: Stream, timer: &Timer) {
     encode::id(into, timer.correlation);
 }
 
+/// Reads a timer.
 fn decode_timer(decoder: &mut Decoder<'_>, names: &mut Names) -> Result<(Stream, Timer), Malformed> {
     let stream = decode_stream(decoder)?;
     let timer = Timer {

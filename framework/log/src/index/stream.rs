@@ -41,6 +41,7 @@ pub struct StreamHasher {
 }
 
 impl StreamHasher {
+    /// Creates a hasher from the secret seed of a store.
     pub fn new(seed: u64) -> Self {
         Self {
             fast: foldhash::fast::FixedState::with_seed(seed),
@@ -48,6 +49,9 @@ impl StreamHasher {
         }
     }
 
+    /// Returns the stream of an actor and a key.
+    ///
+    /// Both halves are hashes with seeds of the store: a caller that chooses keys cannot make two streams equal.
     pub fn stream(&self, actor: &str, key: &str) -> Stream {
         fn feed<H: Hasher>(mut hasher: H, actor: &str, key: &str) -> u64 {
             // The length first, so that no other pair of names produces the same bytes.

@@ -12,10 +12,14 @@ use whizbang_core::clock::Timestamp;
 use whizbang_core::message::Name;
 use whizbang_core::store::{Timer, TimerCursor, TimerPage};
 
+/// Each timer is in both maps: by due time for the node, by stream and name for the turn that replaces or clears it.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
+    /// In the order in which they fire.
     by_actor: BTreeMap<Name, BTreeMap<TimerCursor, (Stream, Timer)>>,
+    /// The place of each timer in `by_actor`.
     by_name: HashMap<(Stream, Box<str>), (Name, TimerCursor), FixedState>,
+    /// The number of timers ever set. It orders timers that are due at the same time.
     settings: u64,
     /// Set while a checkpoint is being saved.
     saving: Option<TimerSave>,
@@ -35,6 +39,7 @@ struct TimerSave {
 }
 
 impl Timers {
+    /// Sets a timer, in place of one with the same stream and name.
     pub(super) fn set(&mut self, stream: Stream, timer: Timer) {
         self.settings += 1;
         let place = TimerCursor { due: timer.due, number: self.settings };
@@ -49,12 +54,14 @@ impl Timers {
         }
     }
 
+    /// Clears a timer, if it is set.
     pub(super) fn clear(&mut self, stream: Stream, name: &str) {
         if let Some((actor, old)) = self.by_name.remove(&(stream, name.into())) {
             self.remove(&actor, old);
         }
     }
 
+    /// Removes a timer from its place. One that a running save has not visited is kept for it.
     fn remove(&mut self, actor: &Name, place: TimerCursor) {
         let Some(timers) = self.by_actor.get_mut(actor) else { return };
         let removed = timers.remove(&place);
@@ -69,6 +76,7 @@ impl Timers {
         }
     }
 
+    /// Returns the number of timers.
     pub(super) fn len(&self) -> usize {
         self.by_name.len()
     }
@@ -116,6 +124,7 @@ impl Timers {
         next
     }
 
+    /// Gives a save up. The next one begins anew.
     pub(super) fn abort_saving(&mut self) {
         self.saving = None;
     }
@@ -125,6 +134,7 @@ impl Timers {
         self.saving.is_none()
     }
 
+    /// Returns up to `limit` due timers of all types, earliest first. Costs at most `limit` for each type.
     pub(super) fn due(&self, now: Timestamp, limit: usize) -> Vec<Timer> {
         let end = TimerCursor { due: now, number: u64::MAX };
         let mut due: Vec<_> = self.by_actor.values().flat_map(|timers| timers.range(..=end).take(limit)).collect();
@@ -132,10 +142,12 @@ impl Timers {
         due.into_iter().take(limit).map(|(_, (_, timer))| timer.clone()).collect()
     }
 
+    /// Returns the time of the earliest timer. Costs the number of types.
     pub(super) fn next(&self) -> Option<Timestamp> {
         self.by_actor.values().filter_map(|timers| timers.first_key_value()).map(|(place, _)| place.due).min()
     }
 
+    /// Returns up to `limit` due timers of one type behind a place, and the time of the next one.
     pub(super) fn of(&self, actor: &Name, after: TimerCursor, now: Timestamp, limit: usize) -> TimerPage {
         let mut page = TimerPage::default();
         let Some(timers) = self.by_actor.get(actor) else { return page };
@@ -149,6 +161,7 @@ impl Timers {
         page
     }
 
+    /// Returns the number of timers of each type.
     pub(super) fn counts(&self) -> Vec<(Name, usize)> {
         self.by_actor.iter().map(|(actor, timers)| (actor.clone(), timers.len())).collect()
     }

@@ -8,17 +8,23 @@ use whizbang_core::store::StoreError;
 
 /// The first chunk is small, because a node has many shards; later chunks grow with the shard.
 const FIRST_CHUNK_BYTES: usize = 4 * 1024;
+/// Chunks do not grow further. A larger record gets a chunk of its own size.
 const LARGEST_CHUNK_BYTES: usize = 1024 * 1024;
+/// The size in front of each record.
 const LENGTH_BYTES: usize = 4;
 
+/// A location is the number of bytes before the record, plus 1: 0 means no record.
 #[derive(Debug, Default)]
 pub(super) struct Arena {
+    /// Oldest first. Records are only added to the last one.
     chunks: Vec<Chunk>,
 }
 
 #[derive(Debug)]
 struct Chunk {
+    /// The location of its first record.
     start: Location,
+    /// Allocated once with its final capacity, so that records never move.
     bytes: Vec<u8>,
 }
 
@@ -77,6 +83,7 @@ impl Arena {
         records
     }
 
+    /// Returns the record at a location.
     fn get(&self, location: Location) -> Option<&[u8]> {
         let nth = self.chunks.partition_point(|chunk| chunk.start <= location).checked_sub(1)?;
         let chunk = self.chunks.get(nth)?;

@@ -39,6 +39,15 @@ const IDS_SPAN_MS: u64 = 24 * 3600 * 1000;
 /// let store = MemoryStore::new();
 /// assert!(store.durability().contains("memory"));
 /// ```
+///
+/// # Uses
+///
+/// - Tests and examples: no folder, no server, and the same behavior in every run.
+/// - The same store in two runs of a node: start the second one with a clone. A clone of a [new](Self::new) store takes every
+///   shard over.
+/// - Faults: [`faulty`](Self::faulty) delays, loses and rejects commits.
+///
+/// Everything is lost with the last clone. Memory grows with each turn, because nothing is ever removed.
 #[derive(Default)]
 pub struct MemoryStore {
     shared: Arc<Shared>,
@@ -64,11 +73,17 @@ struct Handle {
 struct Shared {
     /// Present in a store that several nodes share.
     leases: Option<Arc<LeaseTable>>,
+    /// The shards that were ever opened.
     shards: Mutex<HashMap<ShardId, Arc<MemoryShard>>>,
+    /// The number of shards of each domain, which cannot change.
     domains: Mutex<HashMap<Name, u16>>,
+    /// The listeners that may open shards.
     listeners: Mutex<Vec<Arc<RegisteredListener>>>,
+    /// The views of projections, with the epoch of the last claim.
     views: Mutex<HashMap<Name, (Epoch, Option<View>)>>,
+    /// The types that a node has hosted.
     catalog: Mutex<Option<Vec<CatalogEntry>>>,
+    /// Created on first use.
     identity: Mutex<Option<StoreIdentity>>,
     held_commits: commit_control::HeldCommits,
 }
@@ -131,6 +146,7 @@ impl MemoryStore {
         Self { shared: Arc::clone(&self.shared), handle: Arc::clone(&self.handle) }
     }
 
+    /// Opens a shard for a new owner.
     fn open_now(
         &self,
         id: &ShardId,
@@ -159,6 +175,7 @@ impl MemoryStore {
         identity.get_or_insert_with(made).clone()
     }
 
+    /// Returns the tickets of a listener, the same for each of its shards.
     fn register_listener(&self, listener: Arc<dyn CommitListener>) -> Arc<RegisteredListener> {
         let mut listeners = self.shared.listeners.lock();
         let same =

@@ -29,10 +29,13 @@ use whizbang_core::user_code::{Label, Panicked};
 /// The dispatcher of one actor type on one thread.
 pub struct Dispatcher {
     pub(crate) context: Rc<ThreadContext>,
+    /// The handlers of the actor type.
     pub(crate) handlers: Rc<HandlerTable>,
     pub(crate) domain: Name,
     pub(crate) actor: Name,
+    /// The live actors by key. Not borrowed while user code runs.
     pub(super) registry: RefCell<ActorRegistry<RegistryEntry>>,
+    /// The buffers of the last turn, for the next one.
     spare_effects: RefCell<Option<Box<dyn AnyEffects>>>,
     /// The shards that are open on this thread, with their deferred messages.
     pub(super) backlogs: Backlogs,
@@ -48,6 +51,7 @@ pub struct Dispatcher {
 
 /// A live actor. Dropping the last address stops the mailbox and with it the actor.
 pub(super) struct RegistryEntry {
+    /// The only permanent address of the mailbox.
     addr: Addr<Mailbox>,
     pub(super) live: Weak<LiveActor>,
 }
@@ -57,12 +61,10 @@ const PROBES: usize = 16;
 
 /// The result of a lookup by key.
 enum Lookup<'a> {
+    /// An actor that receives messages.
     Live(&'a RegistryEntry, Rc<LiveActor>),
     /// No entry, or the entry of an actor that has ended.
-    Absent {
-        key: Rc<str>,
-        died: bool,
-    },
+    Absent { key: Rc<str>, died: bool },
     /// An invalid key of this many bytes.
     Invalid(usize),
 }
@@ -106,7 +108,9 @@ impl Drop for Permit {
 }
 
 pub(super) enum AdmitError {
+    /// A limit is reached: of the thread, of the key, or in bytes.
     Busy,
+    /// The node stops.
     Stopped,
     /// An invalid key of this many bytes.
     InvalidKey(usize),
@@ -122,7 +126,9 @@ pub(super) enum AdmitError {
     reason = "it is moved into the mailbox or given back, and a box would cost an allocation"
 )]
 pub(super) enum Unadmitted {
+    /// A message as the wire and the log have it.
     Envelope(Delivery),
+    /// A command of a caller on this thread.
     Typed(EncodedCommand),
 }
 
@@ -150,6 +156,7 @@ impl Unadmitted {
         }
     }
 
+    /// Adds the permit.
     fn with(self, permit: Permit) -> MailboxMessage {
         match self {
             Self::Envelope(delivery) => MailboxMessage::Envelope(Delivered { delivery, permit }),
@@ -213,6 +220,7 @@ impl Dispatcher {
         kept.unwrap_or_else(|| (self.handlers.facts.effects)(Rc::clone(&self.handlers), self.context.monotonic.clone()))
     }
 
+    /// Keeps the buffers of a turn for the next one.
     pub(crate) fn put_effects(&self, effects: Box<dyn AnyEffects>) {
         *self.spare_effects.borrow_mut() = Some(effects);
     }

@@ -31,8 +31,10 @@ use whizbang_core::user_code::{Label, user_code};
 /// A command inside one thread, with its sender: the operations that depend on the command's type. The path that calls
 /// them is compiled once.
 pub(super) trait TypedCommand {
+    /// Returns the constants of the command's type.
     fn facts(&self) -> MessageFacts;
 
+    /// Returns the key. User code.
     fn key(&self) -> Key<'_>;
 
     /// Appends the command's bytes to `into` and replaces the command with the value decoded from them. User code.
@@ -97,7 +99,9 @@ pub(super) enum InlineOutcome {
 
 /// A turn that is appended and not yet committed.
 pub(super) struct PendingCommit {
+    /// The ticket whose commit the sender waits for.
     pub(super) ticket: Ticket,
+    /// The id under which the sender may ask again.
     id: MessageId,
 }
 
@@ -158,6 +162,7 @@ impl ActorInstance {
         })
     }
 
+    /// Runs the turn and stores its reply. Called with panics caught: a panic outside of user code leaves the outcome unknown.
     fn turn_of_command(
         &mut self,
         command: &mut dyn TypedCommand,
@@ -238,6 +243,7 @@ impl ActorInstance {
         self.handle(Delivered { delivery: delivery_of(envelope, command), permit }, ctx);
     }
 
+    /// Returns the envelope that the command would have had on the wire, for a retry or a dead letter.
     fn envelope_of(
         &self,
         command: MessageFacts,
@@ -307,6 +313,7 @@ struct WaitingSender {
 }
 
 impl WaitingSender {
+    /// Passes the outcome to the sender.
     fn complete(mut self, outcome: Outcome) {
         if let Some(command) = self.command.take() {
             command.complete_with(self.id, outcome);

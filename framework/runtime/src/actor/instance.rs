@@ -34,10 +34,14 @@ use whizbang_core::user_code::Panicked;
 /// The live actor of one key. While it loads, waits for a commit or looks up an id it [holds](Self::hold) its mailbox, so the
 /// order of its messages never changes.
 pub(crate) struct ActorInstance<U: ?Sized = dyn UserSlot> {
+    /// The dispatcher of its type on this thread.
     pub(crate) dispatcher: Rc<Dispatcher>,
+    /// The shard of its key, in the opening in which the actor was activated.
     pub(crate) shard: Rc<OwnedShard>,
     pub(crate) key: Rc<str>,
+    /// The state of the framework: counters, deduplication, timers, compensation, parked messages.
     pub(crate) state: KeyState,
+    /// The generation of the shard at the activation. In a later one the actor handles nothing.
     pub(crate) generation: u64,
     /// The hint of the shard's writer for this stream.
     pub(super) stream: StreamHint,
@@ -62,7 +66,9 @@ pub(crate) struct ActorInstance<U: ?Sized = dyn UserSlot> {
 /// number.
 #[derive(Default)]
 pub(crate) struct BackOffQueue {
+    /// The back-off is not over.
     is_active: bool,
+    /// In the order of their arrival.
     queue: VecDeque<Delivered>,
 }
 

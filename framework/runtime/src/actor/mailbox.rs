@@ -37,6 +37,7 @@ pub(crate) struct LiveActor<U: ?Sized = dyn UserSlot> {
     pub(super) last_use: Cell<u64>,
     /// The shard of its key.
     pub(super) shard: Rc<OwnedShard>,
+    /// Borrowed while it handles a message.
     pub(super) actor: RefCell<ActorInstance<U>>,
 }
 
@@ -75,6 +76,7 @@ impl Drop for Mailbox {
 pub(crate) type Ctx = Context<Mailbox>;
 
 impl Mailbox {
+    /// Borrows the actor for one message.
     pub(super) fn actor(&self) -> RefMut<'_, ActorInstance> {
         self.0.actor.borrow_mut()
     }
@@ -114,6 +116,7 @@ pub(crate) struct Delivered {
 pub(super) struct TypedDelivery {
     /// The value decoded from `payload`.
     pub(super) command: Box<dyn TypedCommand>,
+    /// The encoded command, for its digest and for a dead letter.
     pub(super) payload: Vec<u8>,
     pub(super) meta: Option<Box<CommandMeta>>,
     pub(super) label: Label,

@@ -24,6 +24,7 @@ pub(super) struct PendingCommits {
     pub(super) fences: RefCell<Vec<StoreError>>,
 }
 
+/// A callback, and the append that it waits for.
 pub(super) struct PendingCommit {
     pub(super) ticket: Ticket,
     pub(super) shard: Rc<OwnedShard>,
@@ -37,6 +38,7 @@ impl PendingCommits {
 }
 
 impl PendingCommit {
+    /// Calls the callback, and returns the shard, which may be drained now.
     pub(super) fn complete(self, result: Result<(), StoreError>) -> Rc<OwnedShard> {
         self.shard.pending_commits.set(self.shard.pending_commits.get() - 1);
         (self.release)(result);
@@ -47,11 +49,15 @@ impl PendingCommit {
 /// Receives commit notifications on the store's thread and wakes the actors' thread.
 #[derive(Default)]
 pub struct CommitNotifier {
+    /// The last ticket that the store has reported.
     pub(super) committed_through: AtomicU64,
     /// The number of fences reported so far. Read with each commit, and only if it has changed the list is.
     pub(super) fences: AtomicUsize,
+    /// Shards that belong to a newer owner, since this thread has looked.
     pub(super) fenced: Mutex<Vec<StoreError>>,
+    /// The error after which no earlier append will be committed.
     pub(super) failed: Mutex<Option<StoreError>>,
+    /// Wakes the task that calls the callbacks.
     pub(super) changed: Notify,
 }
 

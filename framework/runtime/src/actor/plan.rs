@@ -123,10 +123,12 @@ impl<A: Stateful> std::fmt::Debug for Plan<A> {
 }
 
 impl<A: Stateful> Plan<A> {
+    /// Begins with an empty table.
     pub(super) fn new(wiring: HandlerTable) -> Self {
         Self { table: wiring, actor: PhantomData }
     }
 
+    /// Adds a handled command, with its route for callers of this thread.
     pub(crate) fn add_command<M: Command>(&mut self, decide: Decide, route: AddRoute) {
         self.table.add_command(MessageFacts::of::<M>(), MessageCard::of_command::<M>(), decide, route);
     }
@@ -136,23 +138,28 @@ impl<A: Stateful> Plan<A> {
         &mut self.table
     }
 
+    /// Adds an event that changes the state.
     pub(crate) fn add_apply<M: Message>(&mut self, apply: ApplyStored) {
         self.table.add_apply(MessageFacts::of::<M>(), MessageCard::of::<M>(), apply);
     }
 
+    /// Adds an event of any domain, with the function that selects the key.
     pub(crate) fn add_react<M: Message>(&mut self, key_of: KeyOf, decide: Decide) {
         self.table.add_react(MessageFacts::of::<M>(), MessageCard::of::<M>(), key_of, decide);
     }
 
+    /// Adds a command whose reply the actor handles.
     pub(crate) fn add_reply<M: Command>(&mut self, decide: Decide) {
         let (facts, card) = (MessageFacts::of::<M>(), MessageCard::of_command::<M>());
         self.table.add_reply(facts, card, TypeId::of::<M>(), decide);
     }
 
+    /// Adds a query that the state answers.
     pub(super) fn add_answer<Q: Query>(&mut self, answer: AnswerFromState) {
         self.table.add_answer(MessageFacts::of::<Q>(), MessageCard::of_query::<Q>(), answer);
     }
 
+    /// Adds a timer.
     pub(crate) fn add_timer<M: Message>(&mut self, decide: Decide) {
         self.table.add_timer(MessageFacts::of::<M>(), MessageCard::of::<M>(), decide);
     }

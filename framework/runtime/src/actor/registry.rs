@@ -13,6 +13,7 @@ use hashbrown::HashTable;
 /// Keys up to this length are compared without access to their own allocation.
 const PREFIX_LEN: usize = 24;
 
+/// A hash table of slot numbers, and the slots in a list.
 pub(super) struct ActorRegistry<T> {
     slots: Vec<Slot<T>>,
     index: HashTable<u32>,
@@ -22,6 +23,7 @@ pub(super) struct ActorRegistry<T> {
 }
 
 struct Slot<T> {
+    /// The beginning of the key, padded with zeros.
     prefix: [u8; PREFIX_LEN],
     key: Rc<str>,
     value: T,

@@ -33,6 +33,7 @@ pub(crate) struct KeyState {
     pub(crate) turns: u64,
     /// The turn at which the next snapshot is due.
     pub(super) snapshot_due: u64,
+    /// The messages that were handled.
     pub(crate) dedup: DedupState,
     pub(crate) rare: LazyRareState,
 }
@@ -43,6 +44,7 @@ pub(crate) struct RareState {
     /// The turn that set each timer, by name.
     pub(crate) timers: BTreeMap<String, u64>,
     pub(crate) compensation: Compensation,
+    /// The saga has ended.
     pub(crate) ended: bool,
     /// The message whose delivery has failed, and how often.
     pub(crate) failed_attempts: Option<(MessageId, u32)>,

@@ -57,6 +57,7 @@ pub struct ThreadSettings {
 
 /// One thread's part of a node. It is shared by everything on that thread and never leaves it.
 pub struct ThreadContext {
+    /// Ids and the wall clock of the node.
     pub(crate) ids: IdSource,
     /// The clock by which timers are due.
     pub(crate) monotonic: MonotonicTime,
@@ -81,6 +82,7 @@ pub struct ThreadContext {
     pub(crate) sweeps: Cell<u64>,
     /// The number of uses of all actors so far; the clock of the LRU order.
     pub(super) uses: Cell<u64>,
+    /// The thread handles nothing further.
     pub(crate) stopped: Cell<bool>,
     /// Set when draining begins; new messages are refused.
     pub(crate) draining: Cell<bool>,
@@ -94,6 +96,7 @@ pub struct ThreadContext {
     pub(crate) relay: Rc<Notify>,
     /// Notified when a timer was set.
     pub(crate) timers: Rc<Notify>,
+    /// The turns in flight, queued or waiting for their commit.
     pub(crate) in_flight: Cell<usize>,
     /// The number of panics since the shards were last reopened; see `report_panic`.
     pub(crate) panics: Cell<u32>,
@@ -105,7 +108,9 @@ pub struct ThreadContext {
     pub(super) inline_running: Cell<bool>,
     /// Set from a failed append until the next commit.
     store_failing: Cell<bool>,
+    /// The callbacks that wait for commits.
     pub(super) pending_commits: PendingCommits,
+    /// The buffer into which inline commands are encoded.
     pub(crate) scratch: RefCell<Vec<u8>>,
     /// The node's transport for the queries of jobs; unset without a node.
     pub(crate) remote: OnceCell<(NodeId, Arc<dyn Remote>)>,
@@ -371,6 +376,7 @@ pub struct InFlightGuard {
 }
 
 impl InFlightGuard {
+    /// Counts one more for the shard; the caller has counted it for the thread.
     fn new(context: &Rc<ThreadContext>, shard: &Rc<OwnedShard>, is_job: bool) -> Self {
         shard.in_flight.set(shard.in_flight.get() + 1);
         Self { context: Rc::clone(context), shard: Rc::clone(shard), is_job, held: None }

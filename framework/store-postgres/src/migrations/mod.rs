@@ -17,6 +17,7 @@ const MIGRATIONS: [&str; 4] =
 /// The newest version this program knows.
 pub(crate) const KNOWN: i32 = MIGRATIONS.len() as i32;
 
+/// A lock for the transaction, named after the schema: services in other schemas do not wait.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('whizbang {schema}', 0))";
 const PREPARE: &str = "CREATE SCHEMA IF NOT EXISTS {schema};
 CREATE TABLE IF NOT EXISTS {schema}.migrations (
@@ -25,6 +26,7 @@ CREATE TABLE IF NOT EXISTS {schema}.migrations (
 );";
 const APPLIED: &str = "INSERT INTO {schema}.migrations (version) VALUES ({version});";
 const IS_PREPARED: &str = "SELECT to_regclass('{schema}.migrations') IS NOT NULL";
+/// Reads the version; 0 before the first migration.
 const VERSION: &str = "SELECT COALESCE(max(version), 0) FROM {schema}.migrations";
 
 /// The handling of a database that lacks the tables, or has older ones.
@@ -49,10 +51,12 @@ pub(crate) fn script(sql: &Sql, from: i32) -> String {
     script
 }
 
+/// Returns the statement that records a migration.
 fn applied(sql: &Sql, version: i32) -> String {
     sql.text(APPLIED).replace("{version}", &version.to_string())
 }
 
+/// Returns the version of the tables; 0 if there are none.
 async fn version(client: &Client, sql: &Sql) -> Result<i32, tokio_postgres::Error> {
     let is_prepared = client.query_typed(&sql.text(IS_PREPARED), &[]).await?;
     if !is_prepared.first().is_some_and(|row| row.get(0)) {

@@ -19,16 +19,19 @@ pub(super) type Commit = Pin<Box<dyn Future<Output = Result<Vec<i32>, Failure>> 
 
 /// The connection, and the group that is being written.
 pub(super) struct Line {
+    /// The connection; none before the first one and after a loss.
     pub(super) driver: Option<Driver>,
     /// The statements without and with progress, if the session keeps them.
     pub(super) statements: Option<[Statement; 2]>,
     /// False once a connection pooler has changed the session: it does not keep prepared statements.
     pub(super) prepares: bool,
+    /// The group whose answer is awaited, and the time at which it was sent.
     pub(super) current: Option<(Arc<Group>, Commit, Instant)>,
     /// A group with its answer: shards were rejected. The thread of an actor leaves what follows to the writer's thread.
     pub(super) rejected: Option<(Arc<Group>, Vec<i32>)>,
     /// A group of which it is not known whether it is committed.
     pub(super) doubt: Option<Arc<Group>>,
+    /// Failures in a row, for the pause before the next attempt.
     pub(super) failures: u32,
 }
 

@@ -16,11 +16,14 @@ use crate::sql::Sql;
 /// The epoch and the last turn's location of some shards, and the epochs that wrote the last turns of a group.
 #[derive(Default)]
 pub(super) struct States {
+    /// Epoch and last location by the row of the shard.
     shards: HashMap<i32, (Epoch, u64)>,
+    /// The epoch that wrote the turn at a location of a shard.
     written: HashMap<(i32, u64), Epoch>,
 }
 
 impl States {
+    /// Returns the epoch of a shard in the database.
     pub(super) fn epoch(&self, shard: &Shard) -> Option<Epoch> {
         self.shards.get(&shard.row).map(|(epoch, _)| *epoch)
     }
@@ -39,6 +42,7 @@ impl States {
     }
 }
 
+/// Reads a column that counts something.
 fn number(row: &Row, column: usize) -> u64 {
     row.get::<_, i64>(column).unsigned_abs()
 }

@@ -1,4 +1,7 @@
 //! The expectations on a step.
+//!
+//! Each one panics with the steps so far, the expectation and the effect. They may be called in any order; events and commands
+//! are expected in the order in which the handler produced them.
 
 use std::time::Duration;
 
@@ -11,6 +14,11 @@ use whizbang_runtime::saga::OnTimer;
 
 impl<A: Stateful, C: Command> Scenario<A, C> {
     /// Expects this reply to the command.
+    ///
+    /// Replies are compared by their encoded bytes, so they need no `PartialEq`.
+    ///
+    /// # Panics
+    /// If the reply differs, if the command was rejected, or if it was not handled.
     #[track_caller]
     pub fn replies(mut self, reply: C::Reply) -> Self {
         let mut wanted = Vec::new();
@@ -34,6 +42,11 @@ impl<A: Stateful, C: Command> Scenario<A, C> {
     }
 
     /// Expects a rejection of the command with this code.
+    ///
+    /// Text and fields of the rejection are not compared: the code is the stable part.
+    ///
+    /// # Panics
+    /// If the command was rejected with another code, was accepted, or was not handled.
     #[track_caller]
     pub fn rejects(mut self, code: &str) -> Self {
         let step = self.run.handled_step();
@@ -50,6 +63,9 @@ impl<A: Stateful, C: Command> Scenario<A, C> {
 
 impl<A: Stateful, C> Scenario<A, C> {
     /// Expects this event as the next one. From the first call on, every recorded event must be expected.
+    ///
+    /// # Panics
+    /// If the next recorded event differs, or if there is none.
     #[track_caller]
     pub fn records<E: Event>(mut self, event: E) -> Self {
         let run = &mut self.run;
@@ -70,6 +86,9 @@ impl<A: Stateful, C> Scenario<A, C> {
     }
 
     /// Expects no event.
+    ///
+    /// # Panics
+    /// If the step has recorded an event.
     #[track_caller]
     pub fn records_nothing(mut self) -> Self {
         let step = self.run.handled_step();
@@ -79,6 +98,11 @@ impl<A: Stateful, C> Scenario<A, C> {
     }
 
     /// Expects this command as the next one. From the first call on, every sent command must be expected.
+    ///
+    /// The destination domain, the key and the bytes are compared.
+    ///
+    /// # Panics
+    /// If the next sent command differs, or if there is none.
     #[track_caller]
     pub fn sends<D: Command>(mut self, command: D) -> Self {
         let found = self.run.next_sent(&command);
@@ -110,6 +134,9 @@ impl<A: Stateful, C> Scenario<A, C> {
     }
 
     /// Expects no command.
+    ///
+    /// # Panics
+    /// If the step has sent a command.
     #[track_caller]
     pub fn sends_nothing(mut self) -> Self {
         let step = self.run.handled_step();
@@ -119,6 +146,9 @@ impl<A: Stateful, C> Scenario<A, C> {
     }
 
     /// Expects the step to set the timer `T` to fire after this time.
+    ///
+    /// # Panics
+    /// If the step sets no such timer, or with another delay.
     #[track_caller]
     pub fn sets_timer<T: Document>(mut self, after: Duration) -> Self
     where
@@ -139,6 +169,9 @@ impl<A: Stateful, C> Scenario<A, C> {
     }
 
     /// Expects the step to clear the timer `T`.
+    ///
+    /// # Panics
+    /// If the step does not clear the timer.
     #[track_caller]
     pub fn clears_timer<T: Document>(mut self) -> Self
     where
@@ -159,6 +192,9 @@ impl<A: Stateful, C> Scenario<A, C> {
     }
 
     /// Expects the saga to end without compensation in this step.
+    ///
+    /// # Panics
+    /// If the saga continues or compensates.
     #[track_caller]
     pub fn ends_completed(mut self) -> Self {
         let step = self.run.handled_step();
@@ -170,6 +206,9 @@ impl<A: Stateful, C> Scenario<A, C> {
     }
 
     /// Expects the saga to begin its compensation.
+    ///
+    /// # Panics
+    /// If the saga completes or continues.
     #[track_caller]
     pub fn compensates(mut self) -> Self {
         if self.run.handled_step().begins_compensation {
@@ -179,6 +218,9 @@ impl<A: Stateful, C> Scenario<A, C> {
     }
 
     /// Expects the end of the saga after its compensation: in this step, or with the reply to its last compensating command.
+    ///
+    /// # Panics
+    /// If a step of the compensation is still open, or if the saga completed.
     #[track_caller]
     pub fn ends_compensated(mut self) -> Self {
         let ended = self.run.handled_step().ended;
@@ -201,6 +243,11 @@ impl<A: Stateful, C> Scenario<A, C> {
     }
 
     /// Expects the turn to fail with an error that contains this text: a panic, or a message that cannot be decoded or encoded.
+    ///
+    /// In a node such a message is retried and then becomes a dead letter; here it fails at once.
+    ///
+    /// # Panics
+    /// If the turn succeeded, or if the error does not contain the text.
     #[track_caller]
     pub fn fails(mut self, text: &str) -> Self {
         let failure = self.run.last().failure();
@@ -227,6 +274,7 @@ impl<A: Stateful> Run<A> {
         }
     }
 
+    /// Compares a sent command with the expected one.
     #[track_caller]
     fn compare_sent<D: Command>(&mut self, found: &Envelope, command: &D) {
         let mut wanted = Vec::new();
@@ -244,6 +292,7 @@ impl<A: Stateful> Run<A> {
         }
     }
 
+    /// Checks that the step sets a timer with this delay.
     #[track_caller]
     fn expect_timer(&mut self, timer: &str, after: Duration) {
         let step = self.handled_step();
@@ -257,6 +306,7 @@ impl<A: Stateful> Run<A> {
         }
     }
 
+    /// Checks that the step clears a timer.
     #[track_caller]
     fn expect_cleared(&mut self, timer: &str) {
         let step = self.handled_step();
@@ -266,6 +316,7 @@ impl<A: Stateful> Run<A> {
         }
     }
 
+    /// Fails the test with the steps so far and a difference.
     #[track_caller]
     fn fail(&self, difference: &str) -> ! {
         fail(&self.harness.report(), difference)

@@ -37,10 +37,13 @@ const BEGIN: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
 /// One actor with its runtime, clock and shard.
 pub(super) struct Harness<A: Stateful> {
+    /// The tasks of the actor run here, while a step is performed.
     tasks: LocalSet,
     runtime: tokio::runtime::Runtime,
+    /// The clock of the actor. It stands still between steps.
     clock: Clock,
     manual_clock: ManualClock,
+    /// Ids from a fixed seed, so that reports are the same in each run.
     ids: IdSource,
     actor: Name,
     domain: Name,
@@ -52,10 +55,12 @@ pub(super) struct Harness<A: Stateful> {
     sequences: BTreeMap<Source, u64>,
     /// The sent commands without a reply.
     unreplied: Vec<Envelope>,
+    /// The steps so far, for the report of a failure.
     steps: Vec<String>,
     type_of_actor: PhantomData<fn() -> A>,
 }
 
+/// The actor's shard and dispatcher. Opened once the key, and with it the shard, is known.
 struct OpenedActor {
     key: String,
     shard: Rc<OwnedShard>,
@@ -120,6 +125,7 @@ impl<A: Stateful> Harness<A> {
         }
     }
 
+    /// Opens the shard of a key on an empty store. No message is ever retried: a failure is an outcome of the step.
     fn open(&self, key: &str) -> OpenedActor {
         let shards = A::Domain::SHARDS;
         let id = ShardId::new(self.domain.clone(), shard_of(key, shards));
@@ -160,6 +166,7 @@ impl<A: Stateful> Harness<A> {
         self.opened.as_ref().expect("it was opened above")
     }
 
+    /// Reads the committed turns of the actor.
     fn turns(&self) -> Vec<StoredTurn> {
         let Some(opened) = &self.opened else { return Vec::new() };
         let reader = opened.shard.reader();

@@ -41,7 +41,75 @@ pub struct NoCommand;
 /// step is expected, the step must record exactly the expected events; the same holds for sent commands.
 ///
 /// A scenario has a small runtime of its own: use it in plain `#[test]` functions, not in async ones.
+///
+/// # Sagas
+///
+/// The replies to the commands of a saga are given by [`on_reply`](Self::on_reply), and its timers fire when the scenario says
+/// so:
+/// ```
+/// use std::time::Duration;
+/// use whizbang::prelude::*;
+/// use whizbang::testing::Scenario;
+///
+/// #[derive(Domain)]
+/// struct Shop;
+/// #[derive(Command, Serialize, Deserialize)]
+/// #[command(domain = Shop)]
+/// struct PlaceOrder(#[key] String);
+/// #[derive(Command, Serialize, Deserialize)]
+/// #[command(domain = Shop)]
+/// struct Charge(#[key] String);
+/// #[derive(Command, Serialize, Deserialize)]
+/// #[command(domain = Shop)]
+/// struct Refund(#[key] String);
+/// #[derive(Event, Serialize, Deserialize)]
+/// #[event(domain = Shop)]
+/// struct OrderPlaced(String);
+/// #[derive(Document, Serialize, Deserialize)]
+/// #[document(domain = Shop)]
+/// struct Overdue;
+///
+/// #[derive(Saga, Default)]
+/// #[saga(domain = Shop, handles(PlaceOrder), records(OrderPlaced), replies(Charge), timers(Overdue))]
+/// struct Order;
+///
+/// impl Handle<PlaceOrder> for Order {
+///     fn handle(&self, PlaceOrder(order): PlaceOrder, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+///         effects.send(Charge(order.clone())).compensate_with(Refund(order.clone()));
+///         effects.set_timer(&Overdue, Duration::from_secs(60));
+///         effects.record(OrderPlaced(order));
+///         Ok(())
+///     }
+/// }
+///
+/// impl OnReply<Charge> for Order {
+///     fn on_reply(&self, reply: Result<(), Rejection>, effects: &mut Effects<Self>) {
+///         match reply {
+///             Ok(()) => effects.complete(),
+///             Err(_) => drop(effects.compensate()),
+///         }
+///     }
+/// }
+///
+/// impl OnTimer<Overdue> for Order {
+///     fn on_timer(&self, _overdue: Overdue, effects: &mut Effects<Self>) {
+///         effects.compensate();
+///     }
+/// }
+///
+/// let placed = || {
+///     Scenario::<Order>::new()
+///         .when(PlaceOrder("o1".into()))
+///         .records(OrderPlaced("o1".into()))
+///         .sends(Charge("o1".into()))
+///         .sets_timer::<Overdue>(Duration::from_secs(60))
+/// };
+/// placed().on_reply::<Charge>(Ok(())).ends_completed();
+/// // The timer fires while the charge is still open: its outcome decides whether there is something to undo.
+/// placed().fire_timer::<Overdue>().compensates().on_reply::<Charge>(Ok(())).sends(Refund("o1".into()));
+/// ```
 pub struct Scenario<A: Stateful, C = NoCommand> {
+    /// The actor and its last step.
     run: Run<A>,
     command: PhantomData<fn(C)>,
 }
@@ -73,6 +141,9 @@ impl<A: Stateful> Default for Scenario<A> {
 
 impl<A: Stateful, C> Scenario<A, C> {
     /// Sets the actor's key. Needed only if no command or event determines it first.
+    ///
+    /// # Panics
+    /// If another key is determined already: one scenario is about one actor.
     #[track_caller]
     pub fn key(mut self, key: &str) -> Self {
         self.run.harness.set_key(key);
@@ -80,6 +151,11 @@ impl<A: Stateful, C> Scenario<A, C> {
     }
 
     /// Adds events that the actor has recorded before. Call it once per event type; the order is kept.
+    ///
+    /// Each event becomes a turn of its own in the log, in the version that the event type writes now.
+    ///
+    /// # Panics
+    /// If the last step had effects that were not expected, or if an event cannot be encoded.
     #[track_caller]
     pub fn given<E: Event>(mut self, events: impl IntoIterator<Item = E>) -> Self
     where
@@ -93,6 +169,12 @@ impl<A: Stateful, C> Scenario<A, C> {
     }
 
     /// Sends a command to the actor.
+    ///
+    /// The command passes through deduplication, [`Handle`](whizbang_runtime::Handle) and a commit, as in a node. It has a new
+    /// id, so the same command twice is two commands.
+    ///
+    /// # Panics
+    /// If the last step had effects that were not expected, or if the command has another key than the scenario.
     #[track_caller]
     pub fn when<D: Command>(mut self, command: D) -> Scenario<A, D>
     where
@@ -104,6 +186,9 @@ impl<A: Stateful, C> Scenario<A, C> {
     }
 
     /// Delivers an event that the actor with the same key recorded.
+    ///
+    /// # Panics
+    /// As [`on_from`](Self::on_from).
     #[track_caller]
     pub fn on<E: Event>(self, event: E) -> Self
     where
@@ -113,6 +198,12 @@ impl<A: Stateful, C> Scenario<A, C> {
     }
 
     /// Delivers an event that the actor with the key `from` recorded.
+    ///
+    /// [`React::key`](whizbang_runtime::React::key) selects the actor. Without it the key is `from`, or the key of the scenario
+    /// if `from` is empty.
+    ///
+    /// # Panics
+    /// If the last step had effects that were not expected, or if the event is for another actor.
     #[track_caller]
     pub fn on_from<E: Event>(mut self, from: &str, event: E) -> Self
     where
@@ -124,6 +215,9 @@ impl<A: Stateful, C> Scenario<A, C> {
     }
 
     /// Delivers the reply to the last command of this type that the actor has sent and that has no reply yet.
+    ///
+    /// # Panics
+    /// If the actor has sent no such command, or each of them has a reply.
     #[track_caller]
     pub fn on_reply<D: Command>(mut self, reply: Result<D::Reply, Rejection>) -> Self {
         self.run.assert_no_unexpected();
@@ -138,6 +232,9 @@ impl<A: Stateful, C> Scenario<A, C> {
     }
 
     /// Fires the timer `T` at its due time; the time advances to it.
+    ///
+    /// # Panics
+    /// If the timer is not set.
     #[track_caller]
     pub fn fire_timer<T: Document>(mut self) -> Self
     where
@@ -150,6 +247,9 @@ impl<A: Stateful, C> Scenario<A, C> {
 
     /// Fires the timer `T` of this [name](whizbang_runtime::Effects::set_named_timer), as
     /// [`fire_timer`](Self::fire_timer).
+    ///
+    /// # Panics
+    /// If no timer of this name is set.
     #[track_caller]
     pub fn fire_named_timer<T: Document>(mut self, name: &str) -> Self
     where
@@ -161,6 +261,8 @@ impl<A: Stateful, C> Scenario<A, C> {
     }
 
     /// Reads the state, rebuilt from the stored events.
+    ///
+    /// It is for assertions about data that no event, command or reply shows. The turn is committed at this point.
     #[track_caller]
     pub fn state(mut self, look: impl FnOnce(&A)) -> Self {
         look(&self.run.harness.state());

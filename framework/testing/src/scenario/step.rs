@@ -7,6 +7,7 @@ use whizbang_runtime::router::{DelayedMessage, Outcome};
 
 /// The effects of one turn.
 pub(super) struct Step {
+    /// The outcome that a caller or the sender would learn.
     pub(super) outcome: Outcome,
     /// The stored turn; `None` if the message was not handled.
     pub(super) turn: Option<StoredTurn>,
@@ -16,12 +17,15 @@ pub(super) struct Step {
     pub(super) set: Vec<(String, Timestamp)>,
     /// The time of the turn.
     pub(super) time: Timestamp,
+    /// The rejection of the command; `None` if it was accepted.
     pub(super) rejection: Option<Rejection>,
     /// The saga begins its compensation in this turn.
     pub(super) begins_compensation: bool,
+    /// The saga has ended with this turn.
     pub(super) ended: bool,
     /// The number of compared events; `None` if events are not compared.
     pub(super) compared_events: Option<usize>,
+    /// The number of compared commands; `None` if commands are not compared.
     pub(super) compared_sent: Option<usize>,
 }
 

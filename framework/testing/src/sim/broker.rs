@@ -36,8 +36,10 @@ pub(super) const DEDUP_WINDOW: Duration = Duration::from_secs(120);
 
 /// A packet in a stream, with the index of the sending service and the shard in its subject.
 pub(super) struct StoredPacket {
+    /// The service that has published it.
     pub(super) from: usize,
     pub(super) to: Option<ShardId>,
+    /// The packet as the wire has it.
     pub(super) packet: Packet,
 }
 

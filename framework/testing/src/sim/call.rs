@@ -40,8 +40,10 @@ pub struct Call<'a, C> {
     command: C,
     id: Option<MessageId>,
     key: Option<String>,
+    /// The time limit of one attempt.
     deadline: Option<Duration>,
     retrying: bool,
+    /// The party that retries inside an attempt.
     mode: AttemptMode,
 }
 
@@ -62,6 +64,8 @@ impl<C> std::fmt::Debug for Call<'_, C> {
 
 impl<C: Command> Call<'_, C> {
     /// Sets the id, as [`SendCommand::id`](whizbang_runtime::client::SendCommand::id) does.
+    ///
+    /// Calls with the same id and the same command are one command.
     pub fn id(mut self, id: MessageId) -> Self {
         self.id = Some(id);
         self
@@ -74,12 +78,18 @@ impl<C: Command> Call<'_, C> {
     }
 
     /// Sets the time to wait for the reply. Default: 30 s, or 2 s per attempt with [`retrying`](Self::retrying).
+    ///
+    /// When it passes, the outcome is unknown: the command may be handled later. A [`retrying`](Self::retrying) call then repeats
+    /// it.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
     /// Retries with the same id until the outcome is known.
+    ///
+    /// Transient errors, such as a node that is down, are not returned then. A dead letter is returned, unless a fault has
+    /// scheduled an operator that will redrive it.
     pub fn retrying(mut self) -> Self {
         self.retrying = true;
         self

@@ -21,9 +21,11 @@ use whizbang_runtime::client::SendError;
 #[derive(Clone)]
 pub(super) struct EncodedCommand {
     pub(super) id: MessageId,
+    /// The destination.
     pub(super) domain: &'static str,
     pub(super) name: &'static str,
     pub(super) key: String,
+    /// The payload, encoded once: each attempt sends the same bytes.
     pub(super) bytes: Bytes,
     version: u32,
     codec: Codec,
@@ -87,6 +89,7 @@ impl EncodedCommand {
 #[derive(Clone)]
 pub(super) struct AckedCommand {
     pub(super) encoded: EncodedCommand,
+    /// The encoded reply. Every other reply to the id must have the same bytes.
     pub(super) reply: Bytes,
     pub(super) at: Instant,
 }
@@ -97,6 +100,7 @@ pub(super) struct Post {
     pub(super) encoded: EncodedCommand,
     /// The moment of the first attempt.
     pub(super) started: Instant,
+    /// An attempt has succeeded: the command must be handled, whatever happens later.
     pub(super) accepted: bool,
 }
 
@@ -115,6 +119,7 @@ pub(super) enum ClientFault {
 
 struct ArmedFault {
     client_fault: ClientFault,
+    /// The number of commands that it still applies to.
     left: u8,
     count: Count,
 }
@@ -122,6 +127,7 @@ struct ArmedFault {
 /// The attempts with one id.
 #[derive(Default)]
 struct Attempts {
+    /// The number of attempts that have not returned.
     open: u32,
     /// True if one of them may have had an effect.
     may_have_happened: bool,

@@ -14,8 +14,10 @@ use whizbang_runtime::router::PlannedCommand;
 
 /// A step that may have been completed and is not compensated.
 struct Step {
+    /// The id of the command that the compensation undoes.
     command: MessageId,
     name: String,
+    /// The command that undoes it.
     compensation: PlannedCommand,
 }
 
@@ -23,6 +25,7 @@ struct Step {
 struct PendingCompensation {
     command: MessageId,
     name: String,
+    /// The command that this one undoes.
     step: MessageId,
 }
 
@@ -34,7 +37,9 @@ struct Checker<R, S> {
     replies: BTreeSet<MessageId>,
     /// The open steps in the order in which they were sent.
     steps: Vec<Step>,
+    /// The compensating command without a reply. The next one is sent after it.
     pending: Option<PendingCompensation>,
+    /// The saga compensates.
     compensating: bool,
 }
 

@@ -45,9 +45,11 @@ impl WaitTimes {
 /// The messages of one run.
 #[derive(Default)]
 pub(super) struct Delays {
+    /// The time at which each message was sent.
     sent: BTreeMap<MessageId, Instant>,
     /// Messages of actors that are not handled: the time, the domain, the key and the name.
     open: BTreeMap<MessageId, (Instant, Name, String, Name)>,
+    /// The time at which each event was committed.
     event_times: BTreeMap<(ShardId, u64), Instant>,
     /// Handled events, by domain and actor.
     handled_events: BTreeSet<(Name, Name, ShardId, u64)>,
@@ -55,6 +57,7 @@ pub(super) struct Delays {
     stuck: BTreeSet<(Name, Name, String)>,
     /// Disturbances, from start to end.
     disturbed: Vec<(Instant, Option<Instant>)>,
+    /// The result so far.
     waits: WaitTimes,
 }
 
@@ -69,6 +72,7 @@ impl Delays {
         self.disturbed.len() - 1
     }
 
+    /// Ends a disturbance. Messages count again after [`DISTURBANCE_GRACE`].
     pub(super) fn end_disturbance(&mut self, number: usize) {
         if let Some((_, end)) = self.disturbed.get_mut(number) {
             *end = Some(instant());
@@ -135,6 +139,7 @@ impl Delays {
         Some(self.overdue_text(&format!("event {position} of {shard}"), domain, key, now - sent))
     }
 
+    /// Returns the text of a violation: a message waits too long, beside the keys that are stuck.
     fn overdue_text(&self, what: &str, domain: &Name, key: &str, waits: Duration) -> String {
         format!(
             "delay: {what} for `{key}` of {domain} was not handled within {waits:?} without a disturbance; at \
@@ -148,6 +153,7 @@ impl Delays {
         keys.collect::<Vec<_>>().join(", ")
     }
 
+    /// Records the turn that handles a message. Returns a violation if the message has waited too long.
     fn record_handled(&mut self, shard: &ShardId, turn: &OwnedTurn, now: Instant) -> Option<String> {
         if !matches!(turn.mark, MarkedAs::Not) {
             self.open.remove(&turn.id);
@@ -188,6 +194,7 @@ impl Delays {
         ))
     }
 
+    /// Returns whether the cluster was disturbed at any time between two moments.
     fn is_disturbed(&self, from: Instant, to: Instant) -> bool {
         let overlaps = |(begin, end): &(Instant, Option<Instant>)| {
             *begin <= to && end.is_none_or(|end| end + DISTURBANCE_GRACE >= from)

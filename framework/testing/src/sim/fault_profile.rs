@@ -30,6 +30,7 @@ pub struct FaultProfile {
     pub read_delay: u16,
 }
 
+/// The numbers are chosen by the test. A [`Flow`](super::Flow) draws them: a quarter of its cases has none.
 impl FaultProfile {
     /// Returns whether the profile delays messages for long: lost messages are sent again with growing delays.
     pub(super) fn disturbs(self) -> bool {

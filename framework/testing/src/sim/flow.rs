@@ -48,15 +48,23 @@ type StepsRule<T> = Rc<dyn Fn(&World, &[T]) -> Result<(), String>>;
 /// });
 /// flow.allow_missed_faults().check(0..4);
 /// ```
+///
+/// # Cost
+///
+/// A case runs in virtual time, so it takes as long as its turns and not as long as its timers. An ordinary test affords some
+/// dozens of seeds. Set `WHIZBANG_SIM_SEEDS=10000` for a long run, for example before a release.
 #[must_use = "a `Flow` does nothing until `check` is called"]
 pub struct Flow<T, F> {
     name: &'static str,
+    /// Describes the cluster, for each run anew.
     sim: Rc<dyn Fn(Sim) -> Sim>,
+    /// Draws a step.
     step: BoxedStrategy<T>,
     perform: Rc<F>,
     always: Vec<StepsRule<T>>,
     eventually: Vec<StepsRule<T>>,
     at_end: Vec<StepsRule<T>>,
+    /// Limits of the cases: steps, faults, clock jumps.
     bounds: CaseBounds,
     allow_missed_faults: bool,
     /// The services that host a worker, and those that host an aggregate or a saga. Computed once.
@@ -134,6 +142,8 @@ where
 
     /// Sets the maximum number of faults in a case. Default: 6. A restart with a wrong clock may be added, and in a cluster with
     /// workers a third as many faults of jobs.
+    ///
+    /// With 0 the cluster runs without single faults. The fault profile is drawn nevertheless.
     pub fn max_faults(mut self, most: usize) -> Self {
         self.bounds.faults = most;
         self
@@ -146,6 +156,8 @@ where
     }
 
     /// Sets the number of steps in a case. Default: the range given to [`new`](Self::new).
+    ///
+    /// Longer cases find more and are shrunk more slowly.
     pub fn steps(mut self, steps: Range<usize>) -> Self {
         self.bounds.steps = steps;
         self
@@ -188,6 +200,8 @@ where
     }
 
     /// Neither reads nor writes a regressions file: for flows that contain a bug on purpose.
+    ///
+    /// A failing case is still shrunk and printed.
     pub fn no_regressions(mut self) -> Self {
         self.regressions = Regressions::disabled();
         self
@@ -262,6 +276,7 @@ where
         coverage
     }
 
+    /// Replays a case and fails the test if it still fails.
     #[track_caller]
     fn replay_or_panic(&self, seed: u64, path: &str) -> Run {
         self.replay(seed, path).unwrap_or_else(|report_text| panic!("{report_text}"))
@@ -302,6 +317,7 @@ where
         outcome.map_err(|violation| self.report(&FailingCase { seed, path: path.to_owned(), runs: 1, plan, violation }))
     }
 
+    /// Returns the generator of cases. The same seed gives the same case.
     fn generator(&self) -> CaseGenerator<T> {
         let (workers, keyed) = self.hosted.get_or_init(|| {
             let sim = (self.sim)(Sim::new(0));
@@ -348,6 +364,7 @@ where
         compare(seed, &CaseOutcome::of(outcome), &CaseOutcome::of(&again))
     }
 
+    /// Runs one case.
     fn run_plan(&self, seed: u64, plan: &Plan<T>) -> Result<Run, RuleViolation> {
         let mut sim = (self.sim)(Sim::new(seed)).fault_profile(plan.fault_profile).allow_missed_faults();
         if plan.reload_actors {
@@ -378,6 +395,7 @@ where
         })
     }
 
+    /// Returns the text of a failed test.
     fn report(&self, found: &FailingCase<T>) -> String {
         let FailingCase { seed, path, runs, plan, violation } = found;
         let name = self.name;

@@ -29,6 +29,7 @@ impl World {
         service.store.readers()
     }
 
+    /// Reads the streams of actor types of a domain, sorted by key. Costs the number of turns.
     fn streams_of(&self, domain: &str, is_named: impl Fn(&Name) -> bool) -> Vec<(String, Vec<StoredTurn>)> {
         let mut streams = Vec::new();
         for service in self.services() {
@@ -49,6 +50,8 @@ impl World {
     ///
     /// # Panics
     /// If stored events cannot be applied.
+    ///
+    /// The states are rebuilt from the log, also in a cluster whose nodes are down. The cost grows with all turns of the type.
     pub fn states<A: Stateful>(&self) -> Vec<(String, A)> {
         // Streams are stored under the first name of the actor type.
         let is_named = |stored: &Name| stored.as_str() == A::NAME || A::FORMERLY.contains(&stored.as_str());
@@ -60,6 +63,8 @@ impl World {
     ///
     /// # Panics
     /// If stored events cannot be applied.
+    ///
+    /// It costs as much as [`states`](Self::states).
     pub fn state<A: Stateful>(&self, key: &str) -> A {
         self.states::<A>().into_iter().find(|(known, _)| known == key).map_or_else(A::initial, |(_, state)| state)
     }
@@ -68,6 +73,8 @@ impl World {
     ///
     /// # Panics
     /// If a stored event cannot be decoded.
+    ///
+    /// Older versions are upcast, and events under a former name are included.
     pub fn events<E: Event>(&self) -> Vec<(String, E)> {
         let readers = self.services().iter().flat_map(|service| self.shards_of(service));
         let readers = readers.filter(|(shard, _)| shard.domain.as_str() == E::Domain::NAME);

@@ -125,6 +125,13 @@ const SCENARIO_LIMIT: Duration = Duration::from_secs(3600);
 ///     });
 /// assert!(run.is_ok());
 /// ```
+///
+/// # Checks of every run
+///
+/// Besides the rules of the test, each run checks the framework: one decision for each command, every event applied once by each
+/// subscriber, no gap in streams and positions, one owner of each shard, compensation in reverse order, and no key that delays
+/// another one. A violation names the promise of docs/guarantees.md, such as `I7`. A state that differs from the fold of its
+/// events is `state`, a timer that did not fire is `timers`, and a task of a node that has ended is `task`.
 #[must_use = "a `Sim` does nothing until `run` is called"]
 #[derive(Clone)]
 pub struct Sim {
@@ -136,6 +143,7 @@ pub struct Sim {
     nodes: usize,
     fault_profile: FaultProfile,
     faults: Vec<(Duration, Fault)>,
+    /// Rules after each commit.
     always: Vec<Rule>,
     eventually: Vec<Rule>,
     at_end: Vec<Rule>,
@@ -158,7 +166,9 @@ impl std::fmt::Debug for Sim {
 /// The kind of store that services use.
 #[derive(Clone, Copy)]
 enum StoreKind {
+    /// The committed data survives crashes; nothing is read from disk.
     InMemory,
+    /// The embedded store on a simulated disk.
     #[cfg(feature = "embedded")]
     OnDisk,
 }
@@ -168,6 +178,7 @@ impl StoreKind {
         not(feature = "embedded"),
         expect(unused_variables, reason = "only a simulated disk draws random numbers")
     )]
+    /// Creates the store of a service.
     fn backend(self, rng: &IdSource) -> Backend {
         match self {
             Self::InMemory => Backend::memory(),
@@ -179,6 +190,8 @@ impl StoreKind {
 
 impl Sim {
     /// Creates a cluster without services and without faults. All random choices follow from `seed`.
+    ///
+    /// The same seed gives the same run as long as the description, the framework and the Rust version are the same.
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
@@ -281,18 +294,25 @@ impl Sim {
     }
 
     /// Adds a rule that must hold after every commit.
+    ///
+    /// It is called often, so it should read little. It sees committed data only. Return the reason of the violation with the
+    /// values that help to understand it.
     pub fn always(mut self, rule: impl Fn(&World) -> Result<(), String> + 'static) -> Self {
         self.always.push(Rc::new(rule));
         self
     }
 
     /// Adds a rule that must hold at least once, after a commit or at the end.
+    ///
+    /// It is for states that pass: a saga that was seen compensating, a view that contained an order.
     pub fn eventually(mut self, rule: impl Fn(&World) -> Result<(), String> + 'static) -> Self {
         self.eventually.push(Rc::new(rule));
         self
     }
 
     /// Adds a rule that must hold at the end: faults have stopped, no work is in flight, and all timers have fired.
+    ///
+    /// The rules run in the order of the calls, after the framework has checked the data. The first violation ends the run.
     pub fn at_end(mut self, rule: impl Fn(&World) -> Result<(), String> + 'static) -> Self {
         self.at_end.push(Rc::new(rule));
         self

@@ -62,7 +62,9 @@ const FAULT_FREE_SEED: u64 = 11;
 
 /// The strategies from which cases are drawn.
 pub(super) struct CaseGenerator<T> {
+    /// Draws everything but the steps.
     pub(super) frame: BoxedStrategy<Frame>,
+    /// Draws one step.
     pub(super) step: BoxedStrategy<T>,
 }
 

@@ -60,6 +60,8 @@ pub enum SentOutcome {
 
 impl World {
     /// Returns the virtual time since the start of the cluster.
+    ///
+    /// It is the time of the simulation, not of the test: an hour passes in milliseconds.
     pub fn now(&self) -> Duration {
         self.step_log().started_at().elapsed()
     }
@@ -107,6 +109,8 @@ impl World {
 
     /// Returns the commands of a type sent so far, in order. Commands of actors count once their turn is committed; commands of
     /// clients count once, regardless of retries.
+    ///
+    /// Commands that cannot be decoded as `C` are left out: those of an older version without an upcaster.
     pub fn sent<C: Command>(&self) -> Vec<SentCommand<C>> {
         let step_log = self.step_log();
         let decided: BTreeMap<MessageId, SentOutcome> = step_log.outcomes();

@@ -16,9 +16,12 @@ use whizbang_core::message::Name;
 use whizbang_runtime::node::Node;
 use whizbang_runtime::router::{ActorCard, Manifest};
 
+/// Its store and clock outlive its nodes: a restarted node finds both.
 pub(super) struct Service {
     pub(super) name: String,
+    /// The store that all nodes of the service share.
     pub(super) store: SimStore,
+    /// The wall clock of its nodes, which faults set wrong.
     pub(super) clock: Clock,
     pub(super) jumps: ClockJumps,
     /// One place for each node.
@@ -38,8 +41,11 @@ pub(super) struct Service {
 /// The place of one node of a service.
 #[derive(Default)]
 pub(super) struct Seat {
+    /// The running node; `None` while it is down.
     pub(super) node: RefCell<Option<Node>>,
+    /// The number of starts so far.
     pub(super) starts: Cell<u64>,
+    /// A node is being started.
     pub(super) starting: Cell<bool>,
     /// The node is being stopped.
     pub(super) stopping: Cell<bool>,
@@ -52,6 +58,7 @@ pub(super) struct Seat {
 }
 
 impl Seat {
+    /// Returns whether a node runs here.
     pub(super) fn is_running(&self) -> bool {
         self.node.borrow().is_some()
     }
@@ -72,6 +79,7 @@ impl Seat {
 /// A node whose service was taken over by another node.
 pub(super) struct Zombie {
     pub(super) node: Node,
+    /// Its connection to the broker, which is interrupted.
     pub(super) link: Arc<SimLink>,
     pub(super) store_handle: Option<SimStore>,
 }
@@ -94,6 +102,7 @@ impl Service {
         }
     }
 
+    /// Returns whether the nodes share the store by leases.
     pub(super) fn has_several_nodes(&self) -> bool {
         self.seats.len() > 1
     }

@@ -46,33 +46,46 @@ impl std::fmt::Debug for World {
     }
 }
 
+/// The parts of a cluster. One thread runs all of them, so cells suffice.
 pub(super) struct Inner {
+    /// The description of the cluster.
     pub(super) sim: Sim,
+    /// The names of the services, for traces.
     pub(super) names: Vec<String>,
+    /// The steps of the run as text.
     pub(super) trace: Trace,
+    /// The committed turns, for checks and reports.
     pub(super) step_log: StepLog,
+    /// The simulated broker, with the links of all nodes.
     pub(super) broker: Broker,
     pub(super) fault_counts: FaultCounts,
+    /// The number of killed nodes.
     pub(super) crashes: Cell<u64>,
     pub(super) services: Vec<Service>,
+    /// The node of the clients. It hosts nothing.
     pub(super) client: RefCell<Option<Node>>,
     pub(super) ids: RefCell<IdSource>,
     pub(super) clients: Clients,
+    /// The first violation. Later ones are consequences.
     pub(super) violation: RefCell<Option<Violation>>,
+    /// A rule is running: its reads must not start the rules again.
     pub(super) checking: Cell<bool>,
     /// The `eventually` rules that have not held yet, with the latest reason.
     pub(super) pending_eventually: RefCell<Vec<(usize, String)>>,
+    /// No further fault is injected: the run waits until it is idle.
     pub(super) faults_stopped: Cell<bool>,
     /// The disturbance caused by the fault profile.
     pub(super) profile_disturbance: Cell<Option<usize>>,
     /// The injected faults, with the number of hits.
     pub(super) injected: RefCell<Vec<(InjectedFault, Count)>>,
+    /// Faults and other background tasks, which end with the cluster.
     pub(super) tasks: RefCell<Vec<Task>>,
     /// Notified after each commit.
     pub(super) committed: Notify,
 }
 
 impl World {
+    /// Creates the cluster. Its nodes are not started.
     pub(super) fn new(sim: Sim) -> Self {
         // Thread-local state of an earlier cluster must not leak into this one.
         Failpoints::clear();
@@ -169,6 +182,7 @@ impl World {
         &self.0.services
     }
 
+    /// Applies a fault profile to the broker and to all stores.
     pub(super) fn set_fault_profile(&self, profile: FaultProfile) {
         self.0.broker.set_fault_profile(profile);
         for service in &self.0.services {
@@ -177,16 +191,22 @@ impl World {
     }
 
     /// Lets virtual time pass.
+    ///
+    /// Other tasks continue in between: faults, timers, retries.
     pub async fn sleep(&self, span: Duration) {
         tokio::time::sleep(span).await;
     }
 
     /// Returns a random number in `0..bound` that follows from the seed.
+    ///
+    /// Each call draws another one. In scenarios, not in rules: a rule that draws changes the run.
     pub fn below(&self, bound: u64) -> u64 {
         self.0.ids.borrow().below(bound)
     }
 
     /// Adds a line to the trace.
+    ///
+    /// It is printed between the steps of the run, which helps to read a long trace.
     pub fn note(&self, text: &str) {
         self.0.trace.add(format_args!("{text}"));
     }

@@ -37,9 +37,13 @@ const MAX_RESPONSE_BYTES: usize = 2 * MAX_PAYLOAD_BYTES;
 /// A one-way message in the queue of a node.
 #[derive(Clone)]
 pub(super) struct QueuedMessage {
+    /// The method of the node that receives it.
     pub(super) kind: MessageKind,
+    /// The encoded message.
     pub(super) packet: Packet,
+    /// The delay that a test has set; zero otherwise.
     pub(super) delay: Duration,
+    /// The number of deliveries so far, for the delay of the next one.
     pub(super) deliveries: u32,
     /// The place of a message for a leased shard in the queue of the shard.
     pub(super) ticket: Option<ShardTicket>,
@@ -47,8 +51,11 @@ pub(super) struct QueuedMessage {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MessageKind {
+    /// A command or reply: delivered again until the node accepts it.
     Direct,
+    /// An event: the node may reject it, and reads the log instead.
     Event,
+    /// A note that may be lost.
     Notification,
 }
 
@@ -56,20 +63,28 @@ pub(super) enum MessageKind {
 pub(super) struct QueuedRequest {
     pub(super) packet: Packet,
     pub(super) delay: Duration,
+    /// Completes the request. Dropped without a response, it fails the request.
     pub(super) response: oneshot::Sender<Packet>,
 }
 
+/// An attached node. Its loop handles messages and requests until it is detached or dropped.
 pub(super) struct Member {
     pub(super) id: u64,
+    /// The description by which messages are routed.
     pub(super) card: NodeCard,
+    /// Messages and events, in the order of their senders' calls.
     pub(super) messages: Queue<QueuedMessage>,
+    /// Requests, which do not wait for messages.
     pub(super) requests: Queue<QueuedRequest>,
     /// An event was not queued because the node lags behind: it must check for gaps.
     pub(super) lagging: AtomicBool,
     /// The node is disconnected from the hub.
     pub(super) disconnected: AtomicBool,
+    /// The node finishes what it has begun and receives nothing else.
     pub(super) detaching: AtomicBool,
+    /// Notified when the loop has ended.
     pub(super) stopped: Notify,
+    /// The receiver in the node.
     pub(super) inbound: Arc<dyn Inbound>,
 }
 
@@ -130,6 +145,7 @@ impl Drop for MemberGuard {
 }
 
 enum Completed {
+    /// The node has handled a message.
     Message(QueuedMessage, AckOutcome),
     Request,
 }
@@ -181,6 +197,7 @@ async fn sleep_until(wake: Option<Instant>) {
     }
 }
 
+/// Applies an outcome: an accepted message is dropped, another one is delivered again after a delay or refused.
 fn complete(hub: &Hub, member: &Member, completed: Completed, delayed: &mut DelayQueue) {
     if let Completed::Message(QueuedMessage { ticket: Some(ticket), .. }, outcome) = &completed {
         match outcome {
@@ -263,6 +280,7 @@ fn deliver_one(hub: &Arc<Hub>, member: &Arc<Member>, message: QueuedMessage) -> 
     }
 }
 
+/// Returns the future of the response to a request.
 fn handle_request(hub: &Arc<Hub>, member: &Arc<Member>, queued: QueuedRequest) -> BoxFuture<'static, Completed> {
     let request = queued.packet.request().map(|request| member.resolve_shard(request));
     let (hub, member) = (Arc::clone(hub), Arc::clone(member));
@@ -293,7 +311,9 @@ fn handle_request(hub: &Arc<Hub>, member: &Arc<Member>, queued: QueuedRequest) -
 /// Messages that wait until they are due; messages due at the same time keep their order.
 #[derive(Default)]
 struct DelayQueue {
+    /// The message that is due first is at the top.
     heap: BinaryHeap<Reverse<DelayedMessage>>,
+    /// The number of the last insertion, so that messages due at the same time keep their order.
     count: u64,
 }
 

@@ -49,6 +49,24 @@ const BROKER_NAME: &str = "the loopback hub";
 /// let (orders, payments) = (hub.bridge(), hub.bridge());
 /// # let _ = (orders, payments);
 /// ```
+///
+/// Each message is encoded and decoded as for a broker, so a program that works here works over a broker too. What the hub does
+/// not have is persistence: a command that its destination has not received is sent again from the log of its sender.
+///
+/// Two services in one process:
+/// ```
+/// # use whizbang::doc_fixtures::*;
+/// use whizbang::bridge::loopback::LoopbackHub;
+/// use whizbang::prelude::*;
+///
+/// # whizbang::derive::block_on(async {
+/// let hub = LoopbackHub::new();
+/// let bank = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().bridge(hub.bridge()).start().await?;
+/// let teller = Client::connect("teller", hub.bridge()).await?;
+/// assert_eq!(teller.send(Deposit { account: "ada".into(), cents: 500 }).await?, 500);
+/// bank.stop().await?;
+/// # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
+/// ```
 #[derive(Clone, Default)]
 pub struct LoopbackHub(Arc<Hub>);
 
@@ -63,7 +81,9 @@ pub type DeliveryPolicy = dyn FnMut() -> Vec<Duration> + Send;
 
 #[derive(Default)]
 struct Hub {
+    /// Replaced as a whole when a node joins or leaves, so a sender holds no lock while it delivers.
     routes: RwLock<Arc<Routes>>,
+    /// The number of the last node, and the attached ones.
     members: Mutex<(u64, Vec<Arc<Member>>)>,
     /// The packets and their total size in bytes.
     refused: Mutex<(VecDeque<RefusedPacket>, usize)>,
@@ -105,6 +125,7 @@ impl LoopbackHub {
 }
 
 impl Hub {
+    /// Returns the current routes.
     fn routes(&self) -> Arc<Routes> {
         Arc::clone(&self.routes.read())
     }
@@ -126,6 +147,7 @@ impl Hub {
         self.owner(&command.domain, shard.map_or(0, |shard| shard.shard))
     }
 
+    /// Attaches a node and routes messages to it.
     fn add(&self, card: NodeCard, inbound: Arc<dyn Inbound>) -> Arc<Member> {
         let mut members = self.members.lock();
         members.0 += 1;
@@ -175,6 +197,7 @@ impl Hub {
         }
     }
 
+    /// Detaches a node. Later messages for it are refused, and their senders keep them.
     fn remove(&self, leaver: &Member) {
         self.shards.disown_all(leaver);
         let mut members = self.members.lock();
@@ -182,6 +205,7 @@ impl Hub {
         *self.routes.write() = Arc::new(Routes::new(&members.1));
     }
 
+    /// Keeps a packet that could not be handled, for tests and programs that print it.
     fn refuse(&self, member: &Member, packet: Packet, error: BridgeError) {
         tracing::warn!(service = %member.card.service, error = %error_chain(&error), "refused a packet");
         let (refused, bytes) = &mut *self.refused.lock();
@@ -256,6 +280,7 @@ impl Hub {
     }
 }
 
+/// Waits until a message is within the bound of its receiver.
 async fn wait_for_space(member: Arc<Member>, accepted: oneshot::Receiver<()>) -> Result<(), BridgeError> {
     // A subscriber that is gone does not slow the publisher down either.
     if tokio::time::timeout(SLOW_SUBSCRIBER_TIMEOUT, accepted).await.is_err() {
@@ -266,10 +291,12 @@ async fn wait_for_space(member: Arc<Member>, accepted: oneshot::Receiver<()>) ->
     Ok(())
 }
 
+/// Returns the error for a domain without an attached owner. It is transient: the owner may join.
 fn no_owner(domain: &Name) -> BridgeError {
     BridgeError::NoOwner { domain: domain.to_string() }
 }
 
+/// Returns the error of a node that a test has cut off.
 fn disconnected() -> BridgeError {
     BridgeError::Unreachable { broker: BROKER_NAME.to_owned(), reason: "this node is disconnected".to_owned() }
 }
@@ -287,6 +314,7 @@ impl std::fmt::Debug for LoopbackBridge {
 }
 
 impl LoopbackBridge {
+    /// Returns this node, unless it is not attached or was cut off.
     fn member(&self) -> Result<Arc<Member>, BridgeError> {
         let member = self.member.read().clone().ok_or(BridgeError::Closed)?;
         if member.is_disconnected() { Err(disconnected()) } else { Ok(member) }

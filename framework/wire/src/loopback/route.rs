@@ -11,8 +11,11 @@ type Group = Vec<Arc<Member>>;
 
 #[derive(Default)]
 pub(super) struct Routes {
+    /// The owner of each domain.
     owners: BTreeMap<Name, Group>,
+    /// The subscribing services of each domain.
     subscribers: BTreeMap<Name, BTreeMap<Name, Group>>,
+    /// The nodes that answer a query, by domain and name.
     query_handlers: BTreeMap<(Name, Name), Group>,
 }
 

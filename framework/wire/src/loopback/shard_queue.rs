@@ -21,6 +21,7 @@ use whizbang_core::store::Epoch;
 /// A message in the queue of a shard, as it was delivered to an owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ShardTicket {
+    /// The shard whose owner received the message.
     shard: ShardId,
     number: u64,
     epoch: Epoch,
@@ -37,6 +38,7 @@ struct ShardQueue {
     owner: Option<Arc<Member>>,
     /// The messages that are not acknowledged, by number.
     messages: BTreeMap<u64, Packet>,
+    /// The number of the last message.
     last: u64,
 }
 
