@@ -340,29 +340,60 @@ fn page_requests_are_bounded() {
     }
 }
 
-/// A consumer that has messages and delivers none is recreated. A paused consumer looks the same; only the pinned release can pause.
+/// A consumer that has messages and delivers none is recreated. Other clients cause the stall: one pauses the consumer, which
+/// only the pinned release can, and one holds as many messages as may be unacknowledged.
 #[test]
 fn stalled_consumer_is_recreated() {
     run(async {
-        let server = NatsServer::start(Release::Pinned);
-        let node = bank(&server, NodeBehavior::default()).await;
-        let admin = operator(&server).await;
-        let until = time_in_an_hour();
-        let paused = admin
-            .client()
-            .request(
-                "$JS.API.CONSUMER.PAUSE.whizbang_commands_bank.bank",
-                format!("{{\"pause_until\":\"{until}\"}}").into(),
-            )
-            .await
-            .expect("an answer");
-        assert!(String::from_utf8_lossy(&paused.payload).contains("\"paused\":true"), "{paused:?}");
-        node.bridge.send(command(&shard("shop", 0), &shard("bank", 1), 1)).await.expect("sends");
-        until_health(&node, "a recreated consumer", |health| health.recreated_consumers == 1).await;
-        node.wait_until("the command", |received| received.direct.len() == 1).await;
-        until_health(&node, "no issue", |health| health.issues.is_empty()).await;
-        node.stop().await;
+        tokio::join!(
+            paused_consumer_is_recreated(Release::Pinned),
+            held_consumer_is_recreated(Release::Pinned),
+            held_consumer_is_recreated(Release::Distribution),
+        );
     });
+}
+
+async fn paused_consumer_is_recreated(release: Release) {
+    let server = NatsServer::start(release);
+    let node = bank(&server, NodeBehavior::default()).await;
+    let body = format!("{{\"pause_until\":\"{}\"}}", time_in_an_hour());
+    let admin = operator(&server).await;
+    let paused = admin.client().request("$JS.API.CONSUMER.PAUSE.whizbang_commands_bank.bank", body.into()).await;
+    let paused = paused.expect("an answer");
+    assert!(String::from_utf8_lossy(&paused.payload).contains("\"paused\":true"), "{paused:?}");
+    consumer_is_recreated(node).await;
+}
+
+async fn held_consumer_is_recreated(release: Release) {
+    let server = NatsServer::start(release);
+    // The consumer exists, and no node pulls while another client takes the message.
+    bank(&server, NodeBehavior::default()).await.stop().await;
+    hold_all_messages(&operator(&server).await).await;
+    consumer_is_recreated(bank(&server, NodeBehavior::default()).await).await;
+}
+
+async fn consumer_is_recreated(node: TestNode) {
+    node.bridge.send(command(&shard("shop", 0), &shard("bank", 1), 1)).await.expect("sends");
+    until_health(&node, "a recreated consumer", |health| health.recreated_consumers == 1).await;
+    node.wait_until("the command", |received| received.direct.len() == 1).await;
+    until_health(&node, "no issue", |health| health.issues.is_empty()).await;
+    node.stop().await;
+}
+
+/// Holds one message for an hour and sets the limit of unacknowledged messages to one.
+async fn hold_all_messages(admin: &jetstream::Context) {
+    let stream = admin.get_stream("whizbang_commands_bank").await.expect("a stream");
+    let settings = consumer::pull::Config {
+        durable_name: Some("bank".to_owned()),
+        ack_policy: consumer::AckPolicy::Explicit,
+        ack_wait: std::time::Duration::from_secs(3_600),
+        max_ack_pending: 1,
+        ..consumer::pull::Config::default()
+    };
+    let consumer = stream.create_consumer(settings).await.expect("changes the consumer");
+    admin.publish("whizbang.cmd.bank.1.outside", "held".into()).await.expect("sends").await.expect("is kept");
+    let taken = consumer.batch().max_messages(1).expires(std::time::Duration::from_secs(10)).messages().await;
+    taken.expect("messages").next().await.expect("the message").expect("a message");
 }
 
 /// Returns a time in RFC 3339 about an hour in the future.
