@@ -88,6 +88,9 @@ impl Gateway {
     }
 
     /// Sets the longest time that a request takes, retries included. Default: 10 s.
+    ///
+    /// The time of a request with `Prefer: wait` is the shorter of the two. When it has passed, the response is 504 if
+    /// the command may have been handled, and 503 if not.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.settings.deadline = deadline;
@@ -114,6 +117,9 @@ impl Gateway {
     }
 
     /// Adds a command as a POST.
+    ///
+    /// A parameter of the path, such as `{account}`, is the field of that name. The body may repeat it with the same
+    /// value; with another value the response is 400. A command without a reply is answered with 204.
     #[must_use]
     pub fn command<C>(self, path: &str) -> Self
     where
@@ -124,6 +130,23 @@ impl Gateway {
     }
 
     /// Adds a command with another method: PUT, PATCH or DELETE.
+    ///
+    /// The method changes nothing else: a PUT is handled once only with an `Idempotency-Key`, like a POST.
+    /// [`router`](Self::router) refuses methods that do not fit a command, such as GET.
+    ///
+    /// ```
+    /// # use whizbang::doc_fixtures::*;
+    /// use axum::http::Method;
+    /// use whizbang_http::Gateway;
+    ///
+    /// # whizbang::derive::block_on(async {
+    /// # let node = bank().await;
+    /// let routes = Gateway::new(node.client()).command_by::<Deposit>(Method::PUT, "/accounts/{account}/deposits").router();
+    /// assert!(routes.is_ok());
+    /// let routes = Gateway::new(node.client()).command_by::<Deposit>(Method::GET, "/accounts/{account}/deposits").router();
+    /// assert!(routes.is_err());
+    /// # });
+    /// ```
     #[must_use]
     pub fn command_by<C>(mut self, method: Method, path: &str) -> Self
     where
@@ -142,6 +165,9 @@ impl Gateway {
     }
 
     /// Adds a query as a GET.
+    ///
+    /// A list is given by a parameter that occurs several times. A parameter that is no field of the query is refused
+    /// with 400, so that a misspelled one is noticed. If the reply is an `Option`, `None` is a 404.
     #[must_use]
     pub fn query<Q>(mut self, path: &str) -> Self
     where
@@ -158,6 +184,9 @@ impl Gateway {
     }
 
     /// Serves the OpenAPI 3.1 description of the routes at a path, with this title and version.
+    ///
+    /// The version is the one of the description, chosen by you. The text is made once, in [`router`](Self::router), so
+    /// a request costs nothing. The path itself is not described.
     #[must_use]
     pub fn openapi(mut self, path: &str, title: &str, version: &str) -> Self {
         self.description = Some((path.to_owned(), title.to_owned(), version.to_owned()));
@@ -165,6 +194,9 @@ impl Gateway {
     }
 
     /// Returns the OpenAPI 3.1 description of the routes.
+    ///
+    /// For programs that write the description to a file: a test that compares it with the published one, or a build
+    /// step. It contains the schemas of the messages as far as their types are known.
     pub fn describe(&self, title: &str, version: &str) -> Value {
         openapi::describe(title, version, self.routes.iter().map(|(card, _)| card))
     }

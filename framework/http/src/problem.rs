@@ -19,6 +19,9 @@ pub struct Problem {
 
 impl Problem {
     /// Creates a problem. The code is for programs, such as `orders.unknown`; the detail is for people.
+    ///
+    /// Use it in layers around the gateway, such as authentication, so that all errors of a service have one
+    /// form. With status 503 or 504 the response has `Retry-After: 1`.
     pub fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
         Self { status, code: code.to_owned(), detail: detail.into(), data: None }
     }
@@ -29,6 +32,11 @@ impl Problem {
     }
 
     /// Returns the stable name of the error.
+    ///
+    /// Codes of the gateway begin with `gateway.`: `gateway.invalid-request`, `gateway.invalid-key`,
+    /// `gateway.invalid-header`, `gateway.empty-idempotency-key`, `gateway.idempotency-key-reused`,
+    /// `gateway.not-found`, `gateway.unknown-outcome`, `gateway.unavailable` and `gateway.failed`. All others are codes
+    /// of rejections, or your own.
     pub fn code(&self) -> &str {
         &self.code
     }

@@ -105,6 +105,8 @@ impl ReadOnlyStore {
     }
 
     /// Returns whether a process had the store open while it was read.
+    ///
+    /// If not, everything that the process had written durably is included; if so, the last commits may be missing.
     pub fn was_in_use(&self) -> bool {
         self.in_use
     }

@@ -111,6 +111,9 @@ impl<A: Stateful, C> Scenario<A, C> {
     }
 
     /// Expects this command as the next one, to be sent [later](whizbang_runtime::actor::Sent::after) by this time.
+    ///
+    /// # Panics
+    /// If the next sent command differs, is sent at once or at another time, or if there is none.
     #[track_caller]
     pub fn sends_after<D: Command>(mut self, after: Duration, command: D) -> Self {
         let found = self.run.next_sent(&command);
@@ -159,6 +162,9 @@ impl<A: Stateful, C> Scenario<A, C> {
     }
 
     /// Expects the step to set the timer `T` of this [name](whizbang_runtime::Effects::set_named_timer).
+    ///
+    /// # Panics
+    /// If the step sets no such timer, or with another delay.
     #[track_caller]
     pub fn sets_named_timer<T: Document>(mut self, name: &str, after: Duration) -> Self
     where
@@ -182,6 +188,9 @@ impl<A: Stateful, C> Scenario<A, C> {
     }
 
     /// Expects the step to clear the timer `T` of this name.
+    ///
+    /// # Panics
+    /// If the step does not clear the timer.
     #[track_caller]
     pub fn clears_named_timer<T: Document>(mut self, name: &str) -> Self
     where
@@ -231,6 +240,9 @@ impl<A: Stateful, C> Scenario<A, C> {
     }
 
     /// Expects the saga to continue: it neither ends nor begins its compensation.
+    ///
+    /// # Panics
+    /// If the saga ends or begins its compensation.
     #[track_caller]
     pub fn continues(mut self) -> Self {
         let step = self.run.handled_step();

@@ -36,9 +36,10 @@ pub struct NoCommand;
 ///     .records(Deposited { cents: 50 });
 /// ```
 ///
-/// Each step ([`when`](Scenario::when), [`on`](Self::on), [`on_reply`](Self::on_reply), [`fire_timer`](Self::fire_timer)) is one turn;
-/// the expectations after it are about that turn. Events are compared by their bytes, so they need no `PartialEq`. Once an event of a
-/// step is expected, the step must record exactly the expected events; the same holds for sent commands.
+/// Each step ([`when`](Scenario::when), [`on`](Self::on), [`on_reply`](Self::on_reply),
+/// [`fire_timer`](Self::fire_timer)) is one turn; the expectations after it are about that turn. Events are compared by
+/// their bytes, so they need no `PartialEq`. Once an event of a step is expected, the step must record exactly the
+/// expected events; the same holds for sent commands.
 ///
 /// A scenario has a small runtime of its own: use it in plain `#[test]` functions, not in async ones.
 ///
@@ -128,6 +129,9 @@ struct Run<A: Stateful> {
 
 impl<A: Stateful> Scenario<A> {
     /// Returns a scenario of an actor without stored events.
+    ///
+    /// The time of a new scenario stands still until [`after`](Self::after) or [`fire_timer`](Self::fire_timer)
+    /// advances it.
     pub fn new() -> Self {
         Self { run: Run { harness: Harness::new(), step: None }, command: PhantomData }
     }
@@ -226,6 +230,8 @@ impl<A: Stateful, C> Scenario<A, C> {
     }
 
     /// Advances the time. It fires no timer: see [`fire_timer`](Self::fire_timer).
+    ///
+    /// Handlers see the new time from the next step on. A timer that has become due stays set.
     pub fn after(mut self, span: Duration) -> Self {
         self.run.harness.advance(span);
         self

@@ -72,6 +72,8 @@ impl<C: Command> Call<'_, C> {
     }
 
     /// Sets an idempotency key, as [`SendCommand::idempotency_key`](whizbang_runtime::client::SendCommand::idempotency_key) does.
+    ///
+    /// It replaces the id: calls to one target with one key are one command.
     pub fn idempotency_key(mut self, key: &str) -> Self {
         self.key = Some(key.to_owned());
         self
@@ -97,6 +99,8 @@ impl<C: Command> Call<'_, C> {
 
     /// Leaves the retries to the client, as services do, instead of making one attempt. Its final error must be true for all of
     /// them.
+    ///
+    /// A retry of the client has the same id, so a command is handled once all the same. Use it to test how a service handles the errors that remain.
     pub fn client_retries(mut self) -> Self {
         self.mode = AttemptMode::ClientRetries;
         self
@@ -164,6 +168,8 @@ impl<C> std::fmt::Debug for Post<'_, C> {
 
 impl<C: Command> Post<'_, C> {
     /// Sets the id, as [`PostCommand::id`](whizbang_runtime::client::PostCommand::id) does.
+    ///
+    /// Use it to post a command again after an error: the two are handled once.
     pub fn id(self, id: MessageId) -> Self {
         Self(self.0.id(id))
     }
@@ -174,6 +180,8 @@ impl<C: Command> Post<'_, C> {
     }
 
     /// Retries with the same id until the command is accepted.
+    ///
+    /// Acceptance is not handling: a command that was accepted may be rejected or become a dead letter later.
     pub fn retrying(self) -> Self {
         Self(self.0.retrying())
     }
@@ -253,9 +261,8 @@ impl World {
         Call { world: self, command, id: None, key: None, deadline: None, retrying: false, mode: AttemptMode::Once }
     }
 
-    /// Sends a command without waiting for a reply. Await it until it is accepted. An accepted command must be handled once,
-    /// become a
-    /// dead letter, or be rejected with a reason, unless a fault makes the broker lose it.
+    /// Sends a command without waiting for a reply. Await it until it is accepted. An accepted command must be handled once, become
+    /// a dead letter, or be rejected with a reason, unless a fault makes the broker lose it.
     ///
     /// # Errors
     /// The errors of [`Client::post`](whizbang_runtime::Client::post).
@@ -264,6 +271,8 @@ impl World {
     }
 
     /// Returns a new message id, created with the clients' clock.
+    ///
+    /// It is never one that another call has received, and follows from the seed.
     pub fn new_id(&self) -> MessageId {
         self.0.ids.borrow().message_id()
     }

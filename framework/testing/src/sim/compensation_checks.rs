@@ -1,9 +1,8 @@
 //! Rules for sagas that compensate: all completed steps are compensated, only those, in reverse order, each once.
 //!
 //! Called by the [store checks](super::store_checks) with the stored turns of each stream. Steps and the decision to compensate
-//! come
-//! from the notes of the saga. Whether a step was completed comes from the reply that its owner committed, and whether the saga
-//! knew that comes from the replies that it had handled. The saga's own conclusions are not trusted.
+//! come from the notes of the saga. Whether a step was completed comes from the reply that its owner committed, and whether the
+//! saga knew that comes from the replies that it had handled. The saga's own conclusions are not trusted.
 
 use std::collections::BTreeSet;
 

@@ -111,6 +111,8 @@ impl Coverage {
     }
 
     /// Adds the coverage of other runs.
+    ///
+    /// Counts are added. Both may be of different clusters; the result then has the actors of both.
     pub fn merge(&mut self, other: &Self) {
         self.runs += other.runs;
         self.crashes += other.crashes;
@@ -137,6 +139,8 @@ impl Coverage {
     }
 
     /// Returns the events caused by faults, with the number of occurrences.
+    ///
+    /// An event that never occurred has no entry. [`unseen_fault_events`](Self::unseen_fault_events) lists those.
     pub fn fault_events(&self) -> &BTreeMap<FaultEvent, u64> {
         &self.fault_events
     }
@@ -148,12 +152,14 @@ impl Coverage {
     }
 
     /// Returns the waiting times of messages in undisturbed runs.
+    ///
+    /// In virtual time. Messages during a fault and in the 60 s after it are not measured, because lost messages are
+    /// sent again with growing delays.
     pub fn wait_times(&self) -> WaitTimes {
         self.wait_times
     }
 
-    /// Describes the kinds of faults that were injected at least `tries` times and never hit. With `any_work`, a hit at any
-    /// common
+    /// Describes the kinds of faults that were injected at least `tries` times and never hit. With `any_work`, a hit at any common
     /// crash point counts for all: a cluster without messages between services has no publications or deliveries.
     pub(super) fn missed_faults(&self, tries: u64, any_work: bool) -> Vec<String> {
         let mut kinds: BTreeMap<&str, FaultCount> = BTreeMap::new();
@@ -186,6 +192,10 @@ impl Coverage {
     }
 
     /// Returns all possible paths that no run has taken, one per line.
+    ///
+    /// A path is one kind of message to one actor type. For a saga, the phases are paths of their own: open,
+    /// compensating and ended. Print the list to see which scenarios the steps of a flow do not reach. Not every path
+    /// has to be reachable: assert the important ones with [`of`](Self::of).
     pub fn unreached(&self) -> Vec<String> {
         let actors = self.actors.values();
         actors
@@ -237,6 +247,18 @@ impl ActorCoverage {
     }
 
     /// Returns the path of a command, accepted or rejected.
+    ///
+    /// Restrict it to one phase of a saga with [`while_open`](CoveragePath::while_open) and its siblings.
+    ///
+    /// ```
+    /// # use whizbang::doc_fixtures::*;
+    /// use whizbang::testing::Sim;
+    ///
+    /// let run = Sim::new(7).service("bank", |node| node.aggregate::<Account>()).run(async |world| {
+    ///     world.send(Deposit { account: "ada".into(), cents: 500 }).await.unwrap();
+    /// });
+    /// run.unwrap().coverage.of::<Account>().command::<Deposit>().at_least(1);
+    /// ```
     pub fn command<C: Command>(&self) -> CoveragePath<'_> {
         let name = full_name::<C>();
         let label = name.clone();
@@ -244,6 +266,9 @@ impl ActorCoverage {
     }
 
     /// Returns the path of a command that is rejected.
+    ///
+    /// Every rejection of the command counts, whatever its code. [`command`](Self::command) counts the accepted ones
+    /// too.
     pub fn rejects<C: Command>(&self) -> CoveragePath<'_> {
         let name = full_name::<C>();
         let label = format!("rejecting {name}");
@@ -251,6 +276,9 @@ impl ActorCoverage {
     }
 
     /// Returns the path of an event that the actor handles.
+    ///
+    /// The event may be recorded by an actor of this service or of another one. A redelivery that is recognized as a
+    /// duplicate does not count.
     pub fn event<E: Event>(&self) -> CoveragePath<'_> {
         let name = full_name::<E>();
         let label = name.clone();
@@ -258,6 +286,8 @@ impl ActorCoverage {
     }
 
     /// Returns the path of the reply to a command that the actor sends, without rejections.
+    ///
+    /// [`rejection`](Self::rejection) counts the replies that are rejections, so the two together are all replies.
     pub fn reply<C: Command>(&self) -> CoveragePath<'_> {
         let name = full_name::<C>();
         let label = format!("reply to {name}");
@@ -265,6 +295,9 @@ impl ActorCoverage {
     }
 
     /// Returns the path of the rejection of a command that the actor sends.
+    ///
+    /// For a saga this is the path that begins a compensation, or an alternative. It is easily missed by a scenario in
+    /// which everything succeeds.
     pub fn rejection<C: Command>(&self) -> CoveragePath<'_> {
         let name = full_name::<C>();
         let label = format!("rejection of {name}");
@@ -272,6 +305,9 @@ impl ActorCoverage {
     }
 
     /// Returns the path of a timer of the actor.
+    ///
+    /// Named timers of the same type count together. A timer that was cleared, or set again before it fired, does not
+    /// count.
     pub fn timer<T: Message>(&self) -> CoveragePath<'_> {
         let name = stored_timer(&self.domain, T::Domain::NAME, T::NAME).into_owned();
         let label = format!("timer {name}");
@@ -279,11 +315,15 @@ impl ActorCoverage {
     }
 
     /// Returns the number of sagas that completed without compensation.
+    ///
+    /// A saga that never ended counts neither here nor in [`compensated`](Self::compensated).
     pub fn completed(&self) -> u64 {
         self.ends.get(&End::Completed).copied().unwrap_or(0)
     }
 
     /// Returns the number of sagas that ended after compensation.
+    ///
+    /// A saga whose compensation has begun but not ended is not counted.
     pub fn compensated(&self) -> u64 {
         self.ends.get(&End::Compensated).copied().unwrap_or(0)
     }
@@ -387,12 +427,16 @@ impl std::fmt::Debug for CoveragePath<'_> {
 
 impl CoveragePath<'_> {
     /// Restricts the path to open sagas.
+    ///
+    /// Aggregates and workers are always open.
     pub fn while_open(mut self) -> Self {
         self.phase = Some(Phase::Open);
         self
     }
 
     /// Restricts the path to compensating sagas.
+    ///
+    /// A message in this state is easily forgotten in the code of a saga: a late reply, an event, a second command.
     pub fn while_compensating(mut self) -> Self {
         self.phase = Some(Phase::Compensating);
         self
@@ -405,6 +449,8 @@ impl CoveragePath<'_> {
     }
 
     /// Returns how often the path was taken.
+    ///
+    /// Counts committed turns: an attempt that was lost in a crash and repeated counts once.
     pub fn count(&self) -> u64 {
         self.actor.count(&self.matches_cause, self.phase)
     }

@@ -43,6 +43,11 @@ impl ActorCoverage {
     }
 
     /// Returns the states and transitions as a Mermaid state diagram.
+    ///
+    /// States are named after the last recorded event, and `[*]` is the beginning and the end. A label is the message,
+    /// and after `/` the commands and timers that it has caused. Transitions that change nothing are left out.
+    ///
+    /// GitHub and many editors draw the text in a code block with the language `mermaid`.
     pub fn mermaid(&self) -> String {
         let mut text = "stateDiagram-v2\n".to_owned();
         for ((from, to), labels) in self.transitions() {
@@ -65,6 +70,8 @@ impl ActorCoverage {
     }
 
     /// Returns the states and transitions as a Graphviz graph.
+    ///
+    /// The content is the one of [`mermaid`](Self::mermaid). Draw it with `dot -Tsvg`.
     pub fn dot(&self) -> String {
         let mut text = format!("digraph \"{}\" {{\n    node [shape=box, style=rounded];\n", self.card.name);
         let id = |name: &str, ends: bool| match (name, ends) {
@@ -93,6 +100,8 @@ fn mermaid_id(name: &str) -> String {
 
 impl Coverage {
     /// Returns the messages between actors as a Mermaid flow chart. Commands are solid arrows, events dashed ones.
+    ///
+    /// Only messages that a run has sent are drawn. Commands to services outside the cluster are left out.
     pub fn mermaid(&self) -> String {
         let mut text = "flowchart LR\n".to_owned();
         let id = |domain: &str, name: &str| format!("{domain}_{name}").replace('-', "_");

@@ -102,8 +102,7 @@ pub enum Fault {
         duration: Duration,
     },
     /// Kills a node of the service and restarts it at once on a machine with a wrong wall clock. Timers that were set before are
-    /// due
-    /// by that clock, so a timer may fire long before its time.
+    /// due by that clock, so a timer may fire long before its time.
     Reboot {
         /// The service.
         service: usize,
@@ -295,8 +294,7 @@ pub enum Fault {
         /// The duration.
         duration: Duration,
     },
-    /// Sends the next commands of clients twice with the same id, at once or within 3 s. They must be handled once and get the
-    /// same
+    /// Sends the next commands of clients twice with the same id, at once or within 3 s. They must be handled once and get the same
     /// reply.
     DuplicateCommands {
         /// The number of commands.
@@ -386,8 +384,7 @@ impl Fault {
     }
 
     /// Returns whether the fault may delay all messages. A fault of user code may only delay the key or job that it hits, and a
-    /// fault
-    /// of a client only its command.
+    /// fault of a client only its command.
     pub(super) fn disturbs(&self) -> bool {
         let targets_code = matches!(self, Self::Panic { .. } | Self::FailJobs { .. } | Self::HangJobs { .. });
         let targets_key = matches!(self, Self::Poison { .. } | Self::BlockKey { .. } | Self::SecondNode { .. });

@@ -83,8 +83,7 @@ where
     T: Clone + fmt::Debug + 'static,
     F: AsyncFn(&World, T) + 'static,
 {
-    /// Creates a flow. `sim` describes the cluster, `step` draws one step, `steps` is the number of steps in a case, and
-    /// `perform`
+    /// Creates a flow. `sim` describes the cluster, `step` draws one step, `steps` is the number of steps in a case, and `perform`
     /// executes a step.
     ///
     /// `name` is part of the command that replays a case and of the entries in the regressions file. That file is
@@ -123,18 +122,27 @@ where
     }
 
     /// Adds a rule that must hold after every commit. It receives all steps of the case: a simple model of the business.
+    ///
+    /// As [`Sim::always`](super::Sim::always): return the reason of the violation. The rule is called after every
+    /// commit and in every attempt of shrinking, so it should read little.
     pub fn always(mut self, rule: impl Fn(&World, &[T]) -> Result<(), String> + 'static) -> Self {
         self.always.push(Rc::new(rule));
         self
     }
 
     /// Adds a rule that must hold at least once, after a commit or at the end.
+    ///
+    /// It must hold in every case by itself, not only in one of them. For what only some cases reach, assert the
+    /// [`Coverage`] that [`check`](Self::check) returns.
     pub fn eventually(mut self, rule: impl Fn(&World, &[T]) -> Result<(), String> + 'static) -> Self {
         self.eventually.push(Rc::new(rule));
         self
     }
 
     /// Adds a rule that must hold at the end, when no work is in flight.
+    ///
+    /// Most rules belong here: all faults have stopped then, all messages have arrived, and every timer has fired.
+    /// Compare the replies to clients with the stored data.
     pub fn at_end(mut self, rule: impl Fn(&World, &[T]) -> Result<(), String> + 'static) -> Self {
         self.at_end.push(Rc::new(rule));
         self
@@ -150,6 +158,8 @@ where
     }
 
     /// Allows kinds of faults that never hit anything. Default: they fail the flow, see [`check`](Self::check).
+    ///
+    /// For a flow with few cases, or with steps that seldom reach the target of a fault.
     pub fn allow_missed_faults(mut self) -> Self {
         self.allow_missed_faults = true;
         self
@@ -179,8 +189,7 @@ where
     }
 
     /// Sets a strategy for faults and their moments, counted from the start. Default: any [`Fault`] within 5 s. Services are
-    /// numbered in the order in which they were added. [`max_clock_jump`](Self::max_clock_jump) and
-    /// [`no_panics`](Self::no_panics)
+    /// numbered in the order in which they were added. [`max_clock_jump`](Self::max_clock_jump) and [`no_panics`](Self::no_panics)
     /// do not apply to these faults.
     pub fn faults_from(mut self, fault: impl Strategy<Value = (Duration, Fault)> + 'static) -> Self {
         self.bounds.custom_faults = Some(fault.boxed());
@@ -188,12 +197,17 @@ where
     }
 
     /// Draws no panics in handlers. Required for nodes that dead-letter a message before its third delivery.
+    ///
+    /// All other faults are drawn as before.
     pub fn no_panics(mut self) -> Self {
         self.bounds.panics = false;
         self
     }
 
     /// Sets the file of regressions. Default: beside the file that calls [`new`](Self::new).
+    ///
+    /// The folder must exist. The file is created with the first failing case. Commit it, so that the case runs
+    /// everywhere.
     pub fn regressions(mut self, file: impl AsRef<Path>) -> Self {
         self.regressions = Regressions::at(file.as_ref());
         self
@@ -219,8 +233,7 @@ where
     /// [`faults_from`](Self::faults_from), each kind must hit once.
     ///
     /// # Panics
-    /// If a case fails: the text contains the shortest failing case, its trace, and a command that replays it. If the report
-    /// cannot
+    /// If a case fails: the text contains the shortest failing case, its trace, and a command that replays it. If the report cannot
     /// be written. If a variable is invalid.
     #[track_caller]
     pub fn check(&self, seeds: Range<u64>) -> Coverage {
@@ -283,6 +296,9 @@ where
     }
 
     /// Returns the first failing case of these seeds, shrunk. For tests of flows that contain a bug.
+    ///
+    /// Returns `None` if all cases hold. The environment variables of [`check`](Self::check) and the regressions file
+    /// have no effect.
     pub fn first_failure(&self, seeds: Range<u64>) -> Option<FailingCase<T>> {
         seeds.into_iter().find_map(|seed| self.run_and_shrink(seed).err()).map(|found| *found)
     }

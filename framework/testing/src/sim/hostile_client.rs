@@ -1,7 +1,6 @@
 //! A hostile client: writes forged packets into the streams of the simulated broker, and sends forged notifications and requests.
 //!
-//! Called by the [fault scheduler](super::fault_scheduler) and by the bridge suite. The simulated broker rejects nothing, as a
-//! real
+//! Called by the [fault scheduler](super::fault_scheduler) and by the bridge suite. The simulated broker rejects nothing, as a real
 //! broker would; the nodes must.
 
 use std::sync::Arc;

@@ -89,8 +89,7 @@ impl World {
     }
 
     /// Returns the saved view of a projection. It is the initial view if none was saved. Views are saved within seconds of a
-    /// change,
-    /// and at the end of a run.
+    /// change, and at the end of a run.
     ///
     /// # Panics
     /// If the view cannot be decoded.
@@ -103,6 +102,8 @@ impl World {
     }
 
     /// Returns the unresolved dead letters of all services.
+    ///
+    /// A dead letter that was redriven or discarded is resolved and not returned. They are in the order of the services.
     pub fn dead_letters(&self) -> Vec<DeadLetter> {
         let readers = self.services().iter().flat_map(|service| self.shards_of(service));
         readers

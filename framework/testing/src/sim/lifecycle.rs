@@ -246,6 +246,9 @@ impl World {
     }
 
     /// Restarts the service's nodes that were killed.
+    ///
+    /// Nodes that run, and those that are just stopping, are left alone. Completes when the nodes have started: they
+    /// have read their stores and joined the bridge.
     pub async fn restart(&self, service: usize) {
         let seats = self.0.services.get(service).map_or(0, |service| service.seats.len());
         for seat in 0..seats {

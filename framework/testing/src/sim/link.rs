@@ -1,7 +1,6 @@
 //! The link between one simulated node and the broker: sends, requests and notifications.
 //!
-//! Called by nodes as their [`Bridge`]; [consumers](super::consumer) call the node. All packets pass through the wire encoding.
-//! The
+//! Called by nodes as their [`Bridge`]; [consumers](super::consumer) call the node. All packets pass through the wire encoding. The
 //! link behaves like the bridge to NATS and has no more information about the broker than that one.
 
 use std::collections::BTreeMap;

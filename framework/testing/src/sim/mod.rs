@@ -1,7 +1,6 @@
 //! Simulation of a whole cluster from one seed: services, stores, a broker and clients on one thread, in virtual time.
 //!
-//! Called by users' tests. Starts real nodes with the user's own builder code. Only the clock, ids, store and bridge are
-//! simulated.
+//! Called by users' tests. Starts real nodes with the user's own builder code. Only the clock, ids, store and bridge are simulated.
 //! The same description and seed produce the same run, byte for byte. Every run also checks the invariants of the framework.
 
 #![expect(clippy::expect_used, reason = "these calls do no I/O; a failure ends the test")]
@@ -212,6 +211,9 @@ impl Sim {
     }
 
     /// Adds a service. `build` adds its actor types. Store, bridge, clock and seed are already set.
+    ///
+    /// `build` is called for every start of a node, also after a crash, so state that
+    /// outlives a crash, such as the fake of an external service, is created outside and cloned into it.
     pub fn service(mut self, name: &str, build: impl Fn(NodeBuilder) -> NodeBuilder + 'static) -> Self {
         self.services.push((name.to_owned(), Rc::new(build)));
         self
@@ -250,8 +252,7 @@ impl Sim {
     }
 
     /// Stores committed data in the [store on disk](whizbang_store_embedded::EmbeddedStore), on a simulated disk. Default: in
-    /// memory,
-    /// which is faster.
+    /// memory, which is faster.
     ///
     /// In two of three crashes the power fails: flushed data survives, and an arbitrary subset of the other sectors. In the third
     /// only the node is killed: its writes survive, and may be lost in a later crash. Files are small, so that segment ends are
@@ -268,8 +269,7 @@ impl Sim {
         self
     }
 
-    /// Returns a source of random numbers for the fake of an external service. Its numbers follow from the seed and `name`. Call
-    /// it
+    /// Returns a source of random numbers for the fake of an external service. Its numbers follow from the seed and `name`. Call it
     /// in the function that describes the cluster, once per run, and pass it to the worker that calls the fake.
     ///
     /// ```
@@ -285,8 +285,7 @@ impl Sim {
         Random::new(self.seed, name)
     }
 
-    /// Injects a fault at a moment of virtual time. The run fails with the rule `fault` if the fault has no target at that
-    /// moment,
+    /// Injects a fault at a moment of virtual time. The run fails with the rule `fault` if the fault has no target at that moment,
     /// unless [`allow_missed_faults`](Self::allow_missed_faults) is set.
     pub fn fault(mut self, at: Duration, fault: Fault) -> Self {
         self.faults.push((at, fault));
@@ -319,6 +318,9 @@ impl Sim {
     }
 
     /// Allows dead letters at the end of the run. Default: each one is a violation.
+    ///
+    /// Allow them only where the flow causes them on purpose, and state in a rule at the end which ones are expected:
+    /// see [`World::dead_letters`].
     pub fn allow_dead_letters(mut self) -> Self {
         self.allow_dead_letters = true;
         self
@@ -331,13 +333,14 @@ impl Sim {
     }
 
     /// Allows sagas that have not ended. Default: each one is a violation.
+    ///
+    /// For sagas that wait for a command that the scenario does not send.
     pub fn allow_open_sagas(mut self) -> Self {
         self.allow_open_sagas = true;
         self
     }
 
-    /// Passivates actors after each of their turns, so that nearly every turn starts from a state rebuilt from the log. State
-    /// kept
+    /// Passivates actors after each of their turns, so that nearly every turn starts from a state rebuilt from the log. State kept
     /// outside events is lost at once. Default: actors stay in memory for 4 s. A [`Flow`] does this for a quarter of its seeds.
     pub fn reload_actors(mut self) -> Self {
         self.reload_actors = true;
@@ -370,8 +373,7 @@ impl Sim {
     }
 
     /// Runs the cluster: starts the nodes, runs `scenario`, stops the faults, waits until no work is in flight, lets all timers
-    /// fire,
-    /// and checks all rules.
+    /// fire, and checks all rules.
     ///
     /// # Errors
     /// [`RuleViolation`] contains the violated rule and the steps that led to it.
@@ -455,8 +457,7 @@ pub struct RuleViolation {
     /// The seed.
     pub seed: u64,
     /// The name of the violated rule. `at the end 2` is the second rule added with [`Sim::at_end`]; rules of the framework have
-    /// names
-    /// such as `I7`, `timers` or `state`.
+    /// names such as `I7`, `timers` or `state`.
     pub rule: String,
     /// The details of the violation.
     pub reason: String,

@@ -100,8 +100,7 @@ impl World {
     }
 
     /// Reports a violation if another service hosts one of these domains. A domain has one owner; two would both reply, each from
-    /// its
-    /// own log.
+    /// its own log.
     pub(super) fn is_hosted_twice(&self, at: usize, domains: &[String]) -> bool {
         let services = &self.0.services;
         let Some(second) = services.get(at) else { return false };

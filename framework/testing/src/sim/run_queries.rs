@@ -67,17 +67,23 @@ impl World {
     }
 
     /// Returns the fault profile of this run. It ends when the faults stop.
+    ///
+    /// A rule may read it to expect more of a run in which, for example, no packet is lost.
     pub fn fault_profile(&self) -> FaultProfile {
         self.0.sim.fault_profile
     }
 
     /// Returns the faults injected so far, in order, with the number of hits.
+    ///
+    /// Faults that were injected through [`World::inject`] are included, faults of the profile are not.
     pub fn faults(&self) -> Vec<InjectedFault> {
         let injected = self.0.injected.borrow();
         injected.iter().map(|(fault, count)| InjectedFault { times: count.get(), ..fault.clone() }).collect()
     }
 
     /// Returns the events caused by faults so far, with the number of occurrences.
+    ///
+    /// Those caused by the fault profile are included. An event that has not occurred has no entry.
     pub fn fault_events(&self) -> BTreeMap<FaultEvent, u64> {
         let mut events = self.0.fault_counts.counts();
         let mut add = |event, times| {

@@ -8,8 +8,7 @@ use whizbang_log::memory::MemoryStore;
 use whizbang_runtime::node::{Node, StartError};
 
 impl World {
-    /// Starts a second node of a service on an empty store. If the service owns a domain, the broker must refuse the node.
-    /// Returns
+    /// Starts a second node of a service on an empty store. If the service owns a domain, the broker must refuse the node. Returns
     /// whether it did.
     pub(super) async fn start_second_node(&self, at: usize) -> bool {
         let Some(service) = self.0.services.get(at) else { return false };

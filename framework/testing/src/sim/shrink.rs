@@ -1,8 +1,8 @@
 //! Shrinking of a failing case.
 //!
 //! Called by [`Flow`](super::Flow). First removes steps, faults and parts of the fault profile, then simplifies values, then
-//! removes
-//! items again, and finally removes gaps in time. A smaller case counts if it violates the same rule, whatever the reason says.
+//! removes items again, and finally removes gaps in time. A smaller case counts if it violates the same rule, whatever the reason
+//! says.
 
 use std::fmt;
 

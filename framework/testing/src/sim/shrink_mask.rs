@@ -1,7 +1,6 @@
 //! The mask of a shrunk case: the part of a drawn case that is kept.
 //!
-//! Used by [shrinking](super::shrink) and printed in the replay command. Steps, faults and parts of the fault profile are
-//! removed,
+//! Used by [shrinking](super::shrink) and printed in the replay command. Steps, faults and parts of the fault profile are removed,
 //! and the others stay as drawn, at their moments, so that each attempt differs in one thing only. (Value trees of collections
 //! would move everything behind a removed element.) The values of a step shrink by themselves, recorded as moves.
 

@@ -25,8 +25,7 @@ impl Violation {
     }
 }
 
-/// Converts a reason of the framework. The rule is the text before the first colon, such as `I7` or `timers`. Without one the
-/// rule
+/// Converts a reason of the framework. The rule is the text before the first colon, such as `I7` or `timers`. Without one the rule
 /// is the reason without the parts that differ between runs.
 impl From<String> for Violation {
     fn from(reason: String) -> Self {

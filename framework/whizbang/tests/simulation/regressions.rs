@@ -80,8 +80,7 @@ fn replay_command_reproduces_the_failure_report() {
     let line = told.lines().find(|line| line.trim().starts_with("WHIZBANG_SIM=")).expect(&told).trim().to_owned();
     assert!(line.ends_with(&format!(" cargo test --test simulation {name}")), "{line}");
     // Runs the command in a shell. The real Cargo would build first and wait for other builds, so another `cargo` comes first in
-    // the
-    // path: it accepts the same arguments and runs the program that is already built.
+    // the path: it accepts the same arguments and runs the program that is already built.
     let folder = tempfile::tempdir().unwrap();
     let cargo = folder.path().join("cargo");
     let script = format!(
