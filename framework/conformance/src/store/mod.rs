@@ -62,6 +62,8 @@ pub trait Fixture {
     /// Opens the store. If it is called again after the last store was closed and dropped, it opens the same data.
     ///
     /// Cases about restarts call it twice. A store in memory therefore returns a clone of the same store.
+    ///
+    /// The store must be able to run beside those of other cases.
     fn store(&self) -> BoxFuture<'_, Arc<dyn Store>>;
 }
 

@@ -29,11 +29,17 @@ impl std::fmt::Debug for Owner {
 
 impl Owner {
     /// Takes ownership of a shard.
+    ///
+    /// # Panics
+    /// If the store refuses the shard.
     pub async fn take(store: &Arc<dyn Store>, shard: &ShardId) -> Self {
         Self::take_with(store, shard, Arc::default()).await
     }
 
     /// Takes ownership of a shard, with a listener that other owners may share.
+    ///
+    /// # Panics
+    /// If the store refuses the shard.
     pub async fn take_with(store: &Arc<dyn Store>, shard: &ShardId, ears: Arc<RecordingListener>) -> Self {
         let listener = Arc::clone(&ears) as Arc<_>;
         let handle = store.open(shard, SHARDS, listener).await.expect("the shard opens");
@@ -41,6 +47,9 @@ impl Owner {
     }
 
     /// Takes ownership of a shard under the lease of a member. Returns `None` if the store refuses it.
+    ///
+    /// # Panics
+    /// If the store has no leases, or fails.
     pub async fn lease(store: &Arc<dyn Store>, member: MemberId, shard: &ShardId) -> Option<Self> {
         Self::lease_with(store, member, shard, Arc::default()).await
     }
@@ -87,6 +96,9 @@ impl Owner {
     }
 
     /// Appends a turn and waits for the commit.
+    ///
+    /// # Panics
+    /// If the store refuses the turn or fails.
     pub async fn commit(&mut self, draft: &TurnBuilder) -> Appended {
         let appended = self.append(draft).expect("the turn is appended");
         self.settled(appended).await;
@@ -94,18 +106,31 @@ impl Owner {
     }
 
     /// Records a watermark and waits for the commit.
+    ///
+    /// # Panics
+    /// If the store fails.
     pub async fn advance(&mut self, watermark: &Watermark) {
         let appended = self.writer.advance(watermark).expect("the watermark is appended");
         self.settled(appended).await;
     }
 
     /// Records the progress of a destination and waits for the commit.
+    ///
+    /// Entries of the outbox up to the sequence `through` may be removed then.
+    ///
+    /// # Panics
+    /// If the store fails.
     pub async fn sent(&mut self, to: &ShardId, through: u64) {
         let appended = self.writer.sent(to, through).expect("it is appended");
         self.settled(appended).await;
     }
 
     /// Waits for the commit of an append.
+    ///
+    /// Returns at once if the append was returned as committed: there is no report then.
+    ///
+    /// # Panics
+    /// If the store fails before the commit.
     pub async fn settled(&self, appended: Appended) {
         if !appended.committed {
             self.ears.until(appended.ticket).await.expect("the append is committed");
@@ -113,6 +138,11 @@ impl Owner {
     }
 
     /// Commits `turns` turns of one event each, alternating between the streams `keys`, and waits for the last.
+    ///
+    /// Turn `n` of all handles message `n`, and its event has `n` as its payload. The streams must be empty before.
+    ///
+    /// # Panics
+    /// If the store refuses a turn or fails.
     pub async fn fill(&mut self, actor: &str, keys: &[&str], turns: u64) {
         let mut last = None;
         for turn in 0..turns {
@@ -127,16 +157,26 @@ impl Owner {
     }
 
     /// Loads a stream.
+    ///
+    /// # Panics
+    /// If the store fails.
     pub async fn load(&self, actor: &str, key: &str) -> StreamState {
         self.reader.load(&name(actor), key).await.expect("the stream is loaded")
     }
 
     /// Reads a page of events.
+    ///
+    /// Returns at most `limit` events, after the position `after` of the shard.
+    ///
+    /// # Panics
+    /// If the store fails.
     pub async fn events(&self, after: u64, limit: usize) -> Vec<StoredEvent> {
         self.reader.events(after, limit).await.expect("the events are read")
     }
 
     /// Saves a snapshot.
+    ///
+    /// `turn` is the last turn in it. Snapshots are not reported: a store may lose one in a crash.
     pub fn snapshot(&mut self, actor: &str, key: &str, turn: u64, bytes: &'static [u8]) {
         let snapshot = Snapshot { turn, version: turn, schema: 7, bytes: bytes.into() };
         self.writer.save_snapshot(&name(actor), key, snapshot);

@@ -112,6 +112,11 @@ pub(super) fn dead_letter_note(actor: &str, key: &str, number: u64) -> Note {
 
 impl TurnBuilder {
     /// Creates a turn of `actor` and `key` that handles the message `number`.
+    ///
+    /// It is turn 1 of its stream, without events, messages or mark, and with an empty reply.
+    ///
+    /// # Panics
+    /// If `actor` is not a valid name.
     pub fn new(actor: &str, key: &str, number: u64) -> Self {
         Self {
             actor: name(actor),
@@ -140,12 +145,16 @@ impl TurnBuilder {
     }
 
     /// Sets the turn's number in its stream and the stream's version before it.
+    ///
+    /// Turns are numbered from 1. The version is the number of events before the turn, so the first turn has version 0.
     pub fn at(mut self, number: u64, version: u64) -> Self {
         (self.number, self.version) = (number, version);
         self
     }
 
     /// Records an event.
+    ///
+    /// Its schema version is 3 and its codec JSON, to notice a store that does not keep them.
     pub fn event(mut self, name: &'static str, payload: impl Into<Vec<u8>>) -> Self {
         self.events.push((name, payload.into()));
         self
@@ -164,6 +173,8 @@ impl TurnBuilder {
     }
 
     /// Sends the command `number`.
+    ///
+    /// The content of the command follows from `number` and the shard, so that a test can compare it.
     pub fn send(mut self, to: &ShardId, number: u64) -> Self {
         self.outbox.push((to.clone(), command(to, number)));
         self
@@ -194,30 +205,42 @@ impl TurnBuilder {
     }
 
     /// Makes the message `number` a dead letter of the actor.
+    ///
+    /// Its reason is a number of failed attempts, 5, and its error is a text that contains `number`.
     pub fn dead(self, number: u64) -> Self {
         let letter = dead_letter_note(self.actor.as_str(), &self.key, number);
         self.note(letter)
     }
 
     /// Marks the turn as the handling of a message from outside.
+    ///
+    /// The store must find such a turn by the id of its message. The digest distinguishes another command with the same
+    /// id.
     pub fn outside(mut self, digest: u64) -> Self {
         self.mark = MarkDraft::Outside(digest);
         self
     }
 
     /// Marks the turn as the handling of a message from a source.
+    ///
+    /// `sequence` is the number of the message at its source. All messages up to `floor` are handled: it becomes the
+    /// watermark of the source.
     pub fn from(mut self, source: &Source, sequence: u64, floor: u64) -> Self {
         self.mark = MarkDraft::From(source.clone(), sequence, floor);
         self
     }
 
     /// Marks the turn as the handling of a fired timer.
+    ///
+    /// The store removes the timer, unless the turn sets it again.
     pub fn rang(mut self, name: &'static str) -> Self {
         self.mark = MarkDraft::Timer(name);
         self
     }
 
     /// Passes the turn to `write`.
+    ///
+    /// May be called several times; each call passes the same turn.
     pub fn write<T>(&self, write: impl FnOnce(&Turn<'_>) -> T) -> T {
         let events: Vec<_> = self.events.iter().map(|(name, payload)| event(name, payload)).collect();
         let outbox: Vec<_> = self.outbox.iter().map(|(to, envelope)| OutboxWrite { to, envelope }).collect();

@@ -15,6 +15,8 @@ use whizbang_core::message::{Envelope, MAX_PAYLOAD_BYTES};
 use whizbang_wire::Packet;
 
 /// After an interruption the node is notified, and messages flow again.
+///
+/// The node then repeats the messages that may have been lost in between.
 pub async fn node_is_notified_of_a_reconnection(fixture: &dyn Fixture) {
     let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
     let shop = TestNode::start(
@@ -41,6 +43,8 @@ pub async fn node_is_notified_of_a_reconnection(fixture: &dyn Fixture) {
 }
 
 /// A payload one byte too large is refused with its sizes; the maximum payload arrives, in each kind of message.
+///
+/// A message that is dropped without an error would be sent again and again.
 pub async fn oversize_is_refused_and_maximum_size_arrives(fixture: &dyn Fixture) {
     let responder = |request: Request| -> BoxFuture<'static, Response> {
         let Request::Command(envelope) = request else { return Box::pin(async { Response::watermark(0) }) };
@@ -84,6 +88,9 @@ pub async fn oversize_is_refused_and_maximum_size_arrives(fixture: &dyn Fixture)
 }
 
 /// Invalid messages do not reach the node, do not stop the messages after them, and are not redelivered.
+///
+/// Any client of the broker can write such a message, and one that is redelivered forever would use up the capacity of
+/// its owner.
 pub async fn invalid_message_is_refused_and_blocks_nothing(fixture: &dyn Fixture) {
     let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
     let to = shard("bank", 0);

@@ -12,6 +12,8 @@ use whizbang_core::bridge::{AckOutcome, Bridge, BridgeError, Notification, Reque
 use whizbang_core::message::{Envelope, Kind};
 
 /// Detaching loses nothing: messages accepted by `send` and `publish` are delivered.
+///
+/// A node that stops detaches last. Its relay has noted these messages as sent.
 pub async fn message_sent_before_detaching_arrives(fixture: &dyn Fixture) {
     let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
     let shop = TestNode::start(
@@ -36,6 +38,8 @@ pub async fn message_sent_before_detaching_arrives(fixture: &dyn Fixture) {
 }
 
 /// A bridge sends nothing before it is attached and after it is detached, and is attached only once.
+///
+/// An error is returned, so that a caller does not wait for an answer that cannot arrive.
 pub async fn unattached_bridge_refuses_every_call(fixture: &dyn Fixture) {
     let bridge = fixture.bridge().await;
     let (bank, notification) = (shard("bank", 0), Notification::Head { shard: shard("bank", 0), position: 1 });
@@ -55,6 +59,8 @@ pub async fn unattached_bridge_refuses_every_call(fixture: &dyn Fixture) {
 }
 
 /// A thousand messages are in flight each way at once.
+///
+/// Limits of the client library for open acknowledgements or requests show here.
 pub async fn thousand_messages_in_flight_arrive(fixture: &dyn Fixture) {
     let responder = |request: Request| -> BoxFuture<'static, Response> {
         let Request::Command(envelope) = request else { return Box::pin(async { Response::watermark(0) }) };
@@ -86,6 +92,8 @@ pub async fn thousand_messages_in_flight_arrive(fixture: &dyn Fixture) {
 }
 
 /// Without faults, messages of one shard to another arrive in the order of the calls, awaited or not.
+///
+/// Nodes tolerate another order, by waiting for the missing message, but slowly.
 pub async fn order_per_destination_is_preserved(fixture: &dyn Fixture) {
     let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
     let shop = TestNode::start(
@@ -136,6 +144,8 @@ pub async fn order_per_destination_is_preserved(fixture: &dyn Fixture) {
 }
 
 /// A slow node slows its senders down: it never handles more messages than its capacity.
+///
+/// Otherwise the memory of a slow node would grow with the speed of its senders.
 pub async fn node_receives_no_more_than_its_capacity(fixture: &dyn Fixture) {
     let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
     let behavior = NodeBehavior { capacity: 8, open: false, ..NodeBehavior::default() };
@@ -159,6 +169,8 @@ pub async fn node_receives_no_more_than_its_capacity(fixture: &dyn Fixture) {
 }
 
 /// A node that requests a retry gets the message again, and not in a tight loop.
+///
+/// A node requests a retry of a message that it cannot handle at the moment.
 pub async fn retried_message_is_redelivered(fixture: &dyn Fixture) {
     let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
     let handler = |envelope: &Envelope, received: &Received| {

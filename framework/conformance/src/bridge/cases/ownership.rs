@@ -69,6 +69,8 @@ async fn send(bank: &TestNode, to: &ShardId, numbers: std::ops::RangeInclusive<u
 }
 
 /// Commands, requests and notifications for a shard reach its owner and no other node of the service.
+///
+/// A message that reaches another node would have to be passed on, or would fail.
 pub async fn owner_alone_receives_a_leased_shard(fixture: &dyn Fixture) {
     let bank = TestNode::start(fixture, bank()).await;
     let [one, two] = [
@@ -126,6 +128,9 @@ pub async fn owner_alone_receives_a_leased_shard(fixture: &dyn Fixture) {
 }
 
 /// While no node owns a shard, its commands wait and its requests fail at once, as one that the caller repeats.
+///
+/// A command is not lost during a failover. A request has a caller that waits, and repeating it is faster than waiting
+/// for a lease.
 pub async fn message_waits_for_the_next_owner(fixture: &dyn Fixture) {
     let bank = TestNode::start(fixture, bank()).await;
     let one = TestNode::start_with(fixture, shop(), echoing()).await;
@@ -155,6 +160,8 @@ pub async fn message_waits_for_the_next_owner(fixture: &dyn Fixture) {
 }
 
 /// Messages that the earlier owner has acknowledged are not redelivered to the next one.
+///
+/// A redelivery would be recognized as a duplicate, but a failover is the time at which the next owner has most to do.
 pub async fn moved_shard_redelivers_nothing_acknowledged(fixture: &dyn Fixture) {
     let bank = TestNode::start(fixture, bank()).await;
     let [one, two] = [TestNode::start(fixture, shop()).await, TestNode::start(fixture, shop()).await];
@@ -228,6 +235,8 @@ async fn move_under_load(fixture: &dyn Fixture, are_handed_over: bool) -> u64 {
 
 /// The messages that an earlier owner has received and not acknowledged are delivered to the next owner at once, whether the
 /// earlier one has disowned the shard or does not respond any longer.
+///
+/// Otherwise they would arrive only when the broker's time for an acknowledgement has passed.
 pub async fn unacknowledged_messages_follow_the_shard(fixture: &dyn Fixture) {
     let bank = TestNode::start(fixture, bank()).await;
     let busy = || NodeBehavior { capacity: 8, open: false, ..NodeBehavior::default() };
@@ -256,6 +265,8 @@ pub async fn unacknowledged_messages_follow_the_shard(fixture: &dyn Fixture) {
 }
 
 /// Acknowledgements, `disown` and `own` of an earlier owner that arrive after a later owner has taken the shard.
+///
+/// They arrive after a pause of the process, which may last longer than a lease.
 pub async fn late_calls_of_an_earlier_owner_change_nothing(fixture: &dyn Fixture) {
     let bank = TestNode::start(fixture, bank()).await;
     let closed = || NodeBehavior { open: false, ..NodeBehavior::default() };
@@ -325,6 +336,8 @@ pub async fn every_node_with_leased_shards_receives_events(fixture: &dyn Fixture
 }
 
 /// A claim admits every node with leased shards on the same store, and no other node. A node that leaves does not release it.
+///
+/// A claim keeps two services with different stores from owning one domain.
 pub async fn nodes_with_one_store_share_its_claim(fixture: &dyn Fixture) {
     let one = TestNode::start(fixture, shop().store(start(1, 1))).await;
     let two = TestNode::start(fixture, shop().store(start(1, 2))).await;

@@ -83,6 +83,8 @@ pub async fn every_kind_of_request_gets_a_response(fixture: &dyn Fixture) {
 }
 
 /// A response that exceeds the broker's limit is truncated; the caller requests the rest.
+///
+/// Pages of events may be larger than the broker's limit for one message.
 pub async fn long_response_is_truncated_and_continued(fixture: &dyn Fixture) {
     let responder = |request: Request| -> BoxFuture<'static, Response> {
         let Request::Events { shard, after, .. } = request else { return Box::pin(async { Response::watermark(0) }) };
@@ -110,6 +112,8 @@ pub async fn long_response_is_truncated_and_continued(fixture: &dyn Fixture) {
 }
 
 /// The domain has no owner: the sender gets the error immediately and not at its deadline.
+///
+/// It is usually a wrong name or a service that is not deployed yet, and should not look like a slow one.
 pub async fn unowned_domain_is_reported_immediately(fixture: &dyn Fixture) {
     let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
     let start = monotonic();
@@ -131,6 +135,8 @@ pub async fn unowned_domain_is_reported_immediately(fixture: &dyn Fixture) {
 }
 
 /// The owner exists and does not respond.
+///
+/// The outcome is unknown then: the owner may have handled the command.
 pub async fn silent_owner_is_reported_at_the_deadline(fixture: &dyn Fixture) {
     let behavior =
         NodeBehavior { responder: Box::new(|_| Box::pin(std::future::pending())), ..NodeBehavior::default() };

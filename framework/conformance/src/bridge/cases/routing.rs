@@ -28,6 +28,8 @@ pub async fn command_reaches_its_owner_only(fixture: &dyn Fixture) {
 }
 
 /// All fields of an envelope arrive, with any text in keys and headers.
+///
+/// The id decides about duplicates, and the origin about the reply, so no field may be lost or altered.
 pub async fn command_arrives_unchanged(fixture: &dyn Fixture) {
     let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
     let mut sent = Vec::new();
@@ -113,6 +115,8 @@ pub async fn event_reaches_every_subscribing_service(fixture: &dyn Fixture) {
 }
 
 /// Services start in any order. A late subscriber gets earlier events from the log, so this case repeats the event.
+///
+/// No order of deployments is required.
 pub async fn subscriber_may_start_before_its_source(fixture: &dyn Fixture) {
     let shop = TestNode::start(fixture, service("shop").subscribing(named("bank"), SHARDS, [named("Happened")])).await;
     let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
@@ -131,6 +135,8 @@ pub async fn subscriber_may_start_before_its_source(fixture: &dyn Fixture) {
 }
 
 /// One of two nodes of a service receives a message, never both.
+///
+/// A message at both nodes would be handled twice, or refused by one of them.
 pub async fn nodes_of_one_service_share_messages(fixture: &dyn Fixture) {
     let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
     let [one, two] = [
@@ -204,6 +210,8 @@ pub async fn notification_reaches_the_concerned_nodes(fixture: &dyn Fixture) {
 }
 
 /// Names with all allowed characters, of maximum length, and names that would collide if they were concatenated.
+///
+/// A bridge that joins the names of service, domain and shard into one address needs a separator that no name contains.
 pub async fn similar_names_do_not_collide(fixture: &dyn Fixture) {
     const LONG: &str = "aaaaaaaaaabbbbbbbbbbccccccccccddddddddddeeeeeeeeeeffffffffff_-09";
     let domains = ["a", "a_b", "a-b", "A", "b", "_", "-", "0", "events", "outside", LONG];

@@ -15,6 +15,9 @@ fn entry(name: &str, version: u32, shape: &str) -> CatalogEntry {
 }
 
 /// A store has no catalog until one is saved, and then returns the last saved one.
+///
+/// The catalog lists the versions and shapes of all types that the store contains. At its start a node compares them
+/// with its own types, and refuses to start if it could misread stored data.
 pub async fn catalog_is_replaced_as_a_whole(fixture: &impl Fixture) {
     let store = fixture.store().await;
     assert_eq!(store.catalog().await.unwrap(), None);
@@ -30,6 +33,8 @@ pub async fn catalog_is_replaced_as_a_whole(fixture: &impl Fixture) {
 }
 
 /// A catalog that was replaced in between is not overwritten.
+///
+/// Two nodes with different types may start at the same time. The second one gets the new catalog and compares again.
 pub async fn changed_catalog_is_not_replaced(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let (first, second) = (vec![entry("Paid", 1, "")], vec![entry("Refunded", 1, "")]);
@@ -47,6 +52,8 @@ pub async fn changed_catalog_is_not_replaced(fixture: &impl Fixture) {
 }
 
 /// A reopened store returns the saved catalog, whether it was closed or not.
+///
+/// Without it, a node whose types have changed incompatibly would notice only when it reads the first such turn.
 pub async fn catalog_survives_a_restart(fixture: &impl Fixture) {
     let saved = vec![entry("Paid", 1, "\"u64\""), entry("Refunded", 3, "")];
     let store = fixture.store().await;

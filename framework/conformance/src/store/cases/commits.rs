@@ -7,6 +7,9 @@ use super::super::{Fixture, Owner, RecordingListener, SHARDS, TurnBuilder};
 use whizbang_core::store::StoreError;
 
 /// Reported tickets increase, and the last report includes the last append.
+///
+/// Replies and messages leave a node when the report of their turn arrives. If a report came too early, a crash would
+/// undo a turn whose reply was already sent; if the last one never came, callers would wait until their deadline.
 pub async fn commits_are_reported_in_order(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -29,6 +32,9 @@ pub async fn commits_are_reported_in_order(fixture: &impl Fixture) {
 }
 
 /// Turns appended alone are mixed with turns that are not.
+///
+/// A node appends a turn alone when nothing else is waiting. A store may then make it durable at once and return it as
+/// committed, which saves the report. It must not claim so for a turn that a crash can still take back.
 pub async fn lone_turn_is_durable_if_reported_committed(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let bank = shard("bank", 0);
@@ -55,6 +61,8 @@ pub async fn lone_turn_is_durable_if_reported_committed(fixture: &impl Fixture) 
 }
 
 /// So that one number describes the progress of all shards of a listener.
+///
+/// A node waits for the commits of many shards with one listener and one queue of replies, ordered by ticket.
 pub async fn shards_with_one_listener_share_ticket_sequence(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let ears = Arc::new(RecordingListener::default());
@@ -82,6 +90,8 @@ pub async fn shards_with_one_listener_share_ticket_sequence(fixture: &impl Fixtu
 
 /// A listener remembers the highest ticket that was reported to it. An append whose ticket is not above it would count as
 /// durable before it is.
+///
+/// It happens when all shards move to another node and come back.
 pub async fn tickets_of_a_listener_rise_after_its_shards_closed(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let ears = Arc::new(RecordingListener::default());
@@ -102,6 +112,9 @@ pub async fn tickets_of_a_listener_rise_after_its_shards_closed(fixture: &impl F
 }
 
 /// A reported append is visible to every reader, and readers never see half a turn.
+///
+/// Queries, subscribers that catch up and the repair of the outbox read a shard while it is written. Half a turn would
+/// be an event without its message, or a message without its event.
 pub async fn reported_commits_are_readable(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let shop = shard("shop", 0);
@@ -128,6 +141,8 @@ pub async fn reported_commits_are_readable(fixture: &impl Fixture) {
 }
 
 /// Owners on different threads, each with its own shard, and readers on another thread.
+///
+/// A node has a thread per group of shards, and each of them uses the store without a lock around it.
 pub async fn shards_on_many_threads_are_independent(fixture: &impl Fixture) {
     const TURNS: u64 = 2_000;
     let store = fixture.store().await;
@@ -176,6 +191,9 @@ pub async fn shards_on_many_threads_are_independent(fixture: &impl Fixture) {
 }
 
 /// A closed store rejects appends, and earlier appends are committed.
+///
+/// A node closes its store as its last step. An append that was accepted before the closing has a caller that may have
+/// its reply.
 pub async fn closed_store_refuses_appends(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let bank = shard("bank", 0);

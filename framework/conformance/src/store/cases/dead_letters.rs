@@ -10,6 +10,9 @@ async fn listed(owner: &Owner) -> Vec<(u128, String)> {
 }
 
 /// A dead letter is listed as it was written, until a turn of its actor resolves it.
+///
+/// An operator reads the list, redrives or discards each entry, and relies on both the error and the original message.
+/// A resolved one that stays listed would be redriven twice.
 pub async fn dead_letter_is_listed_until_resolved(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -27,6 +30,8 @@ pub async fn dead_letter_is_listed_until_resolved(fixture: &impl Fixture) {
 }
 
 /// A page begins after an id and is not longer than requested.
+///
+/// A list of many dead letters is read page by page, while others are added and resolved.
 pub async fn dead_letters_are_read_in_pages_by_id(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -50,6 +55,8 @@ pub async fn dead_letters_are_read_in_pages_by_id(fixture: &impl Fixture) {
 }
 
 /// One event may fail at two actors; each resolves its own dead letter.
+///
+/// Otherwise the redrive at one subscriber would hide the failure at the other.
 pub async fn message_may_be_dead_letter_of_two_actors(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;

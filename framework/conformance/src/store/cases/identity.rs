@@ -14,6 +14,9 @@ async fn identity(store: &Arc<dyn Store>) -> StoreIdentity {
 }
 
 /// An identity that was replaced in between is not overwritten, and the last one is found after a restart.
+///
+/// The identity tells a replaced or restored store from a restarted node. A start that overwrote another one would let
+/// two runs have one number.
 pub async fn changed_identity_is_not_replaced(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let new = identity(&store).await;
@@ -31,12 +34,16 @@ pub async fn changed_identity_is_not_replaced(fixture: &impl Fixture) {
 }
 
 /// Starts at the same time are all recorded, with different numbers.
+///
+/// Nodes of a service may start together after an update of the whole service.
 pub async fn starts_at_the_same_time_are_all_recorded(fixture: &impl Fixture) {
     let store = fixture.store().await;
     race(&store, &store).await;
 }
 
 /// Starts at the same time on two instances of the store are all recorded, with different numbers.
+///
+/// The comparison with the previous identity must therefore be made by the shared data, not by an instance.
 pub async fn starts_on_two_instances_are_all_recorded(fixture: &impl SharedFixture) {
     let (one, other) = (fixture.store().await, fixture.second().await);
     race(&one, &other).await;

@@ -29,6 +29,9 @@ async fn fill(owner: &mut Owner) {
 }
 
 /// The turn of each id is found, in its own stream and with its reply.
+///
+/// A client that repeats a command gets the reply of the first handling. If the turn is not found, the command is
+/// handled twice.
 pub async fn turn_is_found_by_the_id_of_its_message(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 1)).await;
@@ -47,6 +50,9 @@ pub async fn turn_is_found_by_the_id_of_its_message(fixture: &impl Fixture) {
 }
 
 /// A turn that did not finish a message from outside is not found; of two that did, the last one is found.
+///
+/// A message that was handled, became a dead letter and was redriven has several turns. The last one has the reply that
+/// counts.
 pub async fn last_marked_turn_is_found(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 1)).await;
@@ -61,6 +67,8 @@ pub async fn last_marked_turn_is_found(fixture: &impl Fixture) {
 }
 
 /// Ids are found after a restart, including those of turns written since.
+///
+/// Clients retry most of all when a node has just failed, so this is the most frequent moment of a lookup.
 pub async fn ids_are_found_after_a_restart(fixture: &impl Fixture) {
     let bank = shard("bank", 1);
     let store = fixture.store().await;
@@ -86,6 +94,9 @@ pub async fn ids_are_found_after_a_restart(fixture: &impl Fixture) {
 }
 
 /// Ids of turns that are still retained are found after `forget_ids`.
+///
+/// `forget_ids` is permission to forget older ids, to bound the memory; forgetting a retained one would handle its
+/// command twice.
 pub async fn retained_ids_are_not_forgotten(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 1)).await;

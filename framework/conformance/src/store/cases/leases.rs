@@ -75,6 +75,8 @@ fn assert_fenced<T: std::fmt::Debug>(outcome: Result<T, StoreError>, old: &Owner
 }
 
 /// A renewal returns the live members in the order of their ids, and the owner and epoch of every shard that was opened.
+///
+/// Each node computes from this list which shards it should own. All must see the same order.
 pub async fn renewal_returns_members_and_owners(fixture: &impl SharedFixture) {
     let (one, other) = (fixture.store().await, fixture.second().await);
     let alone = renew(&one, ADA, LONG).await;
@@ -94,6 +96,8 @@ pub async fn renewal_returns_members_and_owners(fixture: &impl SharedFixture) {
 }
 
 /// A member that renews its lease is listed and keeps its shards, however often its lease would have expired.
+///
+/// Otherwise the shards of a healthy node would move for no reason, and their actors would be read again.
 pub async fn renewal_keeps_a_member_alive(fixture: &impl SharedFixture) {
     let (one, other) = two(fixture).await;
     let bank = shard("bank", 0);
@@ -108,6 +112,8 @@ pub async fn renewal_keeps_a_member_alive(fixture: &impl SharedFixture) {
 }
 
 /// A lease that is not renewed expires; its owner is then listed without being a member.
+///
+/// The clocks of nodes may differ by more than a lease, so no node decides for another one.
 pub async fn expired_lease_ends_by_the_clock_of_the_store(fixture: &impl SharedFixture) {
     let (one, other) = two(fixture).await;
     let bank = shard("bank", 0);
@@ -120,6 +126,8 @@ pub async fn expired_lease_ends_by_the_clock_of_the_store(fixture: &impl SharedF
 }
 
 /// A member whose lease had expired is renewed. It keeps the shards that were not taken, with their epochs.
+///
+/// A node whose connection was interrupted continues with these shards, without reading their actors again.
 pub async fn expired_member_is_renewed_with_what_it_still_owns(fixture: &impl SharedFixture) {
     let (one, other) = two(fixture).await;
     let (kept, lost) = (shard("bank", 0), shard("bank", 1));
@@ -142,6 +150,8 @@ pub async fn expired_member_is_renewed_with_what_it_still_owns(fixture: &impl Sh
 }
 
 /// A shard of a live member is refused to every other member, and nothing changes.
+///
+/// Two nodes may disagree for a moment about the assignment of shards.
 pub async fn live_owner_keeps_its_shard(fixture: &impl SharedFixture) {
     let (one, other) = two(fixture).await;
     let bank = shard("bank", 0);
@@ -155,6 +165,8 @@ pub async fn live_owner_keeps_its_shard(fixture: &impl SharedFixture) {
 
 /// The next owner finds every commit of the expired one. A later commit of that one is rejected, at once or when it is
 /// flushed, and nothing of it is visible.
+///
+/// This is the guarantee on which failover rests: one history per actor, and nothing that was acknowledged is lost.
 pub async fn expired_owner_is_replaced_and_fenced(fixture: &impl SharedFixture) {
     let (one, other) = two(fixture).await;
     let bank = shard("bank", 0);
@@ -179,6 +191,9 @@ pub async fn expired_owner_is_replaced_and_fenced(fixture: &impl SharedFixture) 
 }
 
 /// Of two shards that are written together, only the one that was taken is fenced; the other continues.
+///
+/// Stores write several shards in one batch or transaction. A store that fails the whole batch would stop a node that
+/// has lost one shard of many.
 pub async fn fenced_shard_does_not_stop_the_others(fixture: &impl SharedFixture) {
     let (one, other) = two(fixture).await;
     let ears = Arc::new(RecordingListener::default());
@@ -223,6 +238,8 @@ pub async fn fenced_shard_does_not_stop_the_others(fixture: &impl SharedFixture)
 }
 
 /// Nothing that an owner stores beside turns survives its loss of the shard.
+///
+/// A late snapshot could describe turns that the next owner never had.
 pub async fn fenced_owner_leaves_snapshots_and_watermarks_alone(fixture: &impl SharedFixture) {
     let (one, other) = two(fixture).await;
     let (bank, shop) = (shard("bank", 0), shard("shop", 0));
@@ -252,6 +269,8 @@ pub async fn fenced_owner_leaves_snapshots_and_watermarks_alone(fixture: &impl S
 }
 
 /// A released shard has no owner. Another member takes it at once, with a later epoch.
+///
+/// A handover between live nodes takes one round trip, and not the time of a lease.
 pub async fn released_shard_is_free(fixture: &impl SharedFixture) {
     let (one, other) = two(fixture).await;
     let bank = shard("bank", 0);
@@ -270,6 +289,8 @@ pub async fn released_shard_is_free(fixture: &impl SharedFixture) {
 }
 
 /// A release by a member that does not own the shard, or no longer at that epoch, does nothing.
+///
+/// A release may arrive late, after the shard was assigned again, even to the same member.
 pub async fn stale_release_does_nothing(fixture: &impl SharedFixture) {
     let (one, other) = two(fixture).await;
     let bank = shard("bank", 0);
@@ -286,6 +307,8 @@ pub async fn stale_release_does_nothing(fixture: &impl SharedFixture) {
 }
 
 /// A member that leaves is no longer listed, and its shards are free.
+///
+/// A node that stops in an orderly way leaves no shard without an owner until its lease would have expired.
 pub async fn member_that_leaves_releases_everything(fixture: &impl SharedFixture) {
     let (one, other) = two(fixture).await;
     let (bank, shop) = (shard("bank", 0), shard("shop", 1));
@@ -303,6 +326,8 @@ pub async fn member_that_leaves_releases_everything(fixture: &impl SharedFixture
 }
 
 /// A member opens a shard that it owns again, for example after a failed commit. Its earlier writer is fenced.
+///
+/// The new writer has a later epoch, so appends of the earlier writer that are still queued cannot mix with its own.
 pub async fn member_reopens_its_shard(fixture: &impl SharedFixture) {
     let (one, _other) = two(fixture).await;
     let bank = shard("bank", 0);
@@ -317,6 +342,8 @@ pub async fn member_reopens_its_shard(fixture: &impl SharedFixture) {
 }
 
 /// A member that never renewed a lease, or whose lease has expired, opens nothing, not even its own shards.
+///
+/// A node that believes in a lease that has expired must learn of it before it handles a message.
 pub async fn member_without_a_lease_opens_nothing(fixture: &impl SharedFixture) {
     let (one, other) = two(fixture).await;
     let (bank, free) = (shard("bank", 0), shard("bank", 1));
@@ -332,6 +359,8 @@ pub async fn member_without_a_lease_opens_nothing(fixture: &impl SharedFixture) 
 }
 
 /// Of two members that open a free shard at the same time, exactly one gets it.
+///
+/// All nodes notice an expired owner at about the same time, so this race is the rule and not the exception.
 pub async fn one_of_two_simultaneous_openings_wins(fixture: &impl SharedFixture) {
     let (one, other) = two(fixture).await;
     for number in 0..SHARDS {
@@ -351,6 +380,8 @@ pub async fn one_of_two_simultaneous_openings_wins(fixture: &impl SharedFixture)
 }
 
 /// Members and shards of another service in the same store are not listed.
+///
+/// Services may share a database, and shards are assigned to the members of one service only.
 pub async fn members_of_other_services_are_not_listed(fixture: &impl SharedFixture) {
     let (one, other) = (fixture.store().await, fixture.second().await);
     renew(&one, ADA, LONG).await;
@@ -379,6 +410,8 @@ pub async fn limits_of_members_are_listed(fixture: &impl SharedFixture) {
 }
 
 /// An opening with another number of shards is refused as without leases, and no owner changes.
+///
+/// A node with a wrong configuration must not take anything from the nodes that run.
 pub async fn wrong_number_of_shards_changes_no_owner(fixture: &impl SharedFixture) {
     let (one, other) = two(fixture).await;
     let held = owner(&one, ADA, &shard("bank", 0)).await;

@@ -5,6 +5,8 @@ use super::super::{Fixture, Owner, TurnBuilder};
 use whizbang_core::message::Origin;
 
 /// Sequences are 1, 2, 3 … for each destination, in the order of the log.
+///
+/// The destination recognizes lost and repeated messages by these numbers. It would wait at a gap.
 pub async fn outbox_entries_are_numbered_for_each_destination(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let (shop, mail) = (shard("shop", 0), shard("mail", 3));
@@ -25,6 +27,8 @@ pub async fn outbox_entries_are_numbered_for_each_destination(fixture: &impl Fix
 }
 
 /// The progress of a destination is recorded and never decreases; later entries stay.
+///
+/// An entry that is removed too early cannot be sent again after a crash of the destination: the message is lost.
 pub async fn outbox_entry_is_kept_until_destination_commits(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let shop = shard("shop", 0);
@@ -48,6 +52,8 @@ pub async fn outbox_entry_is_kept_until_destination_commits(fixture: &impl Fixtu
 }
 
 /// Pages are correct at every start, whatever else was sent in between.
+///
+/// After an outage a destination may have to catch up thousands of messages, page by page.
 pub async fn every_page_of_a_long_outbox_is_correct(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let (shop, mail) = (shard("shop", 0), shard("mail", 1));
@@ -76,6 +82,8 @@ pub async fn every_page_of_a_long_outbox_is_correct(fixture: &impl Fixture) {
 }
 
 /// An envelope is returned as it was sent, with its origin.
+///
+/// The destination sends its reply to the origin.
 pub async fn outbox_entry_has_its_origin(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let (bank, shop) = (shard("bank", 2), shard("shop", 0));

@@ -8,6 +8,9 @@ use whizbang_core::clock::Timestamp;
 use whizbang_core::store::{Note, Source, SourceKind, StoreError, Watermark};
 
 /// An owner that has lost a shard commits nothing more in it.
+///
+/// An owner may be paused for minutes and continue without noticing that another one has taken over. Two owners that
+/// both commit would split the history of an actor.
 pub async fn older_owner_is_fenced(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let bank = shard("bank", 0);
@@ -39,6 +42,9 @@ pub async fn older_owner_is_fenced(fixture: &impl Fixture) {
 }
 
 /// An append of an owner just before it lost the shard is either visible to the next owner or lost.
+///
+/// An append must not become visible after the next owner has read the stream, because the next owner continues the
+/// numbers that it has read.
 pub async fn newer_owner_finds_appends_of_the_older_one(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let bank = shard("bank", 0);
@@ -53,6 +59,8 @@ pub async fn newer_owner_finds_appends_of_the_older_one(fixture: &impl Fixture) 
 }
 
 /// Reading a shard takes it from no owner.
+///
+/// Queries of the log, inspection and subscribers that catch up must not take a shard from the node that runs it.
 pub async fn shard_is_read_without_ownership(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let bank = shard("bank", 0);
@@ -73,6 +81,9 @@ pub async fn shard_is_read_without_ownership(fixture: &impl Fixture) {
 }
 
 /// The first opening fixes the number of shards of a domain; there are none beyond.
+///
+/// A key is assigned to a shard by its hash and this number. With another number, a key would be looked for in a shard
+/// that does not have its stream.
 pub async fn number_of_shards_is_fixed(fixture: &impl Fixture) {
     let store = fixture.store().await;
     drop(Owner::take(&store, &shard("bank", 0)).await);
@@ -88,6 +99,9 @@ pub async fn number_of_shards_is_fixed(fixture: &impl Fixture) {
 }
 
 /// A reopened store returns everything that was committed.
+///
+/// Compared are the history of a stream, the events, the outbox, the watermarks, the timers, the dead letters and the
+/// list of streams. The new opening has a later epoch.
 pub async fn everything_is_found_after_a_restart(fixture: &impl Fixture) {
     let (bank, shop) = (shard("bank", 0), shard("shop", 3));
     let source = Source { shard: shop.clone(), kind: SourceKind::Events { subscriber: name("Saga") } };
@@ -129,6 +143,9 @@ pub async fn everything_is_found_after_a_restart(fixture: &impl Fixture) {
 }
 
 /// Numbers continue without a gap, restart after restart.
+///
+/// Subscribers and destinations remember the last number that they have handled. A number that is given twice would be
+/// taken for a duplicate and skipped.
 pub async fn restarted_store_continues_numbering(fixture: &impl Fixture) {
     let (bank, shop) = (shard("bank", 0), shard("shop", 0));
     let mut epoch = 0;

@@ -16,6 +16,8 @@ fn due(owner: &Owner, now: u64, limit: usize) -> Vec<(String, String, u64)> {
 }
 
 /// Due timers are returned earliest first, up to now and up to the limit.
+///
+/// One that is returned too early would fire early; one that is left out would never fire.
 pub async fn timer_is_due_at_its_time(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -49,6 +51,8 @@ pub async fn timer_set_again_replaces_the_first(fixture: &impl Fixture) {
 }
 
 /// Firing removes a timer; the same turn may set it again.
+///
+/// A timer that stays would fire again after a restart.
 pub async fn fired_or_cleared_timer_is_removed(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -62,6 +66,8 @@ pub async fn fired_or_cleared_timer_is_removed(fixture: &impl Fixture) {
 }
 
 /// The name of a timer is unique only within one actor.
+///
+/// All actors of a saga type use the same names of timers.
 pub async fn timers_of_different_actors_are_separate(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;

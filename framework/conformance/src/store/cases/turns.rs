@@ -66,6 +66,8 @@ pub async fn turn_is_read_as_it_was_written(fixture: &impl Fixture) {
 }
 
 /// A turn may have no effect except its mark.
+///
+/// A subscriber may do nothing with an event. The mark alone records that the message was handled.
 pub async fn turn_with_only_a_mark_is_stored(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -79,6 +81,8 @@ pub async fn turn_with_only_a_mark_is_stored(fixture: &impl Fixture) {
 }
 
 /// A payload of [`MAX_PAYLOAD_BYTES`] is stored completely, also several in one turn.
+///
+/// Limits of a database or of a buffer show only here.
 pub async fn largest_payload_is_stored(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -92,6 +96,8 @@ pub async fn largest_payload_is_stored(fixture: &impl Fixture) {
 }
 
 /// A turn larger than [`MAX_TURN_BYTES`] is rejected, with both sizes.
+///
+/// Nothing of the turn is stored.
 pub async fn oversized_turn_is_refused(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -104,6 +110,8 @@ pub async fn oversized_turn_is_refused(fixture: &impl Fixture) {
 }
 
 /// A turn that does not follow the last turn of its stream is rejected.
+///
+/// It is the last barrier against two writers of one stream.
 pub async fn turn_with_wrong_number_is_refused(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -122,6 +130,9 @@ pub async fn turn_with_wrong_number_is_refused(fixture: &impl Fixture) {
 }
 
 /// After a rejection, numbers continue as if the append had not been tried.
+///
+/// The next message of the same actor is handled right after a refusal, with the numbers that the refused turn would
+/// have had.
 pub async fn refused_turn_leaves_no_trace(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let shop = shard("shop", 2);
@@ -147,6 +158,8 @@ pub async fn refused_turn_leaves_no_trace(fixture: &impl Fixture) {
 }
 
 /// An event of any stream gets the next position of the shard.
+///
+/// Subscribers notice a lost event by its missing position, so a gap would look like a loss.
 pub async fn positions_are_contiguous_over_all_streams_of_a_shard(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;

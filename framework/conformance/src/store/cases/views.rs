@@ -15,6 +15,9 @@ fn view(number: u64) -> View {
 }
 
 /// A view is the last saved one, with its checkpoint.
+///
+/// View and checkpoint are replaced together: with a newer checkpoint the view would miss events, with an older one it
+/// would apply events twice.
 pub async fn view_is_replaced_with_its_checkpoint(fixture: &impl Fixture) {
     let store = fixture.store().await;
     assert_eq!(store.view(&name("balances")).await.unwrap(), None);
@@ -46,6 +49,8 @@ pub async fn views_are_found_after_a_restart(fixture: &impl Fixture) {
 }
 
 /// An owner that has lost a view can no longer save it.
+///
+/// Otherwise a node that was paused could replace a newer view by an older one.
 pub async fn older_owner_of_a_view_is_fenced(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let balances = name("balances");

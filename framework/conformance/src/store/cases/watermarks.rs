@@ -9,6 +9,8 @@ fn direct() -> Source {
 }
 
 /// A watermark is recorded with a turn or without one.
+///
+/// Up to its watermark, messages of a source are known as handled and can be removed by the sender.
 pub async fn watermark_rises_with_and_without_turns(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -23,6 +25,8 @@ pub async fn watermark_rises_with_and_without_turns(fixture: &impl Fixture) {
 }
 
 /// Turns of different keys may be committed in another order than their messages arrived.
+///
+/// A watermark that decreases would let handled messages be handled again.
 pub async fn watermark_never_decreases(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -33,6 +37,8 @@ pub async fn watermark_never_decreases(fixture: &impl Fixture) {
 }
 
 /// The direct messages of a shard and each subscriber to its events have separate watermarks.
+///
+/// Otherwise a subscriber that is ahead would let another one skip events.
 pub async fn sources_and_subscribers_have_separate_watermarks(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
