@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use super::fault_counts::FaultCount;
 use super::step_log::{Cause, CommittedTurn, End, Phase};
 use super::{CrashPoint, Fault, FaultEvent, InjectedFault, WaitTimes};
 use whizbang_core::message::{Command, Domain, Event, Message};
@@ -25,23 +26,6 @@ pub struct Coverage {
     faults: BTreeMap<String, FaultCount>,
     wait_times: WaitTimes,
     pub(super) actors: BTreeMap<(String, String), ActorCoverage>,
-}
-
-/// The number of injected faults of one kind, and the number of their hits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct FaultCount {
-    /// The number of faults that were drawn, described, or injected by the scenario.
-    pub requested: u64,
-    /// The number of hits. A fault such as `Panic` may hit several times.
-    pub fired: u64,
-}
-
-impl FaultCount {
-    fn add(&mut self, requested: u64, fired: u64) {
-        self.requested += requested;
-        self.fired += fired;
-    }
 }
 
 /// The coverage of one aggregate, saga or worker.
@@ -139,8 +123,6 @@ impl Coverage {
     }
 
     /// Returns the events caused by faults, with the number of occurrences.
-    ///
-    /// An event that never occurred has no entry. [`unseen_fault_events`](Self::unseen_fault_events) lists those.
     pub fn fault_events(&self) -> &BTreeMap<FaultEvent, u64> {
         &self.fault_events
     }
@@ -266,9 +248,6 @@ impl ActorCoverage {
     }
 
     /// Returns the path of a command that is rejected.
-    ///
-    /// Every rejection of the command counts, whatever its code. [`command`](Self::command) counts the accepted ones
-    /// too.
     pub fn rejects<C: Command>(&self) -> CoveragePath<'_> {
         let name = full_name::<C>();
         let label = format!("rejecting {name}");
@@ -286,8 +265,6 @@ impl ActorCoverage {
     }
 
     /// Returns the path of the reply to a command that the actor sends, without rejections.
-    ///
-    /// [`rejection`](Self::rejection) counts the replies that are rejections, so the two together are all replies.
     pub fn reply<C: Command>(&self) -> CoveragePath<'_> {
         let name = full_name::<C>();
         let label = format!("reply to {name}");
@@ -315,15 +292,11 @@ impl ActorCoverage {
     }
 
     /// Returns the number of sagas that completed without compensation.
-    ///
-    /// A saga that never ended counts neither here nor in [`compensated`](Self::compensated).
     pub fn completed(&self) -> u64 {
         self.ends.get(&End::Completed).copied().unwrap_or(0)
     }
 
     /// Returns the number of sagas that ended after compensation.
-    ///
-    /// A saga whose compensation has begun but not ended is not counted.
     pub fn compensated(&self) -> u64 {
         self.ends.get(&End::Compensated).copied().unwrap_or(0)
     }
@@ -435,8 +408,6 @@ impl CoveragePath<'_> {
     }
 
     /// Restricts the path to compensating sagas.
-    ///
-    /// A message in this state is easily forgotten in the code of a saga: a late reply, an event, a second command.
     pub fn while_compensating(mut self) -> Self {
         self.phase = Some(Phase::Compensating);
         self

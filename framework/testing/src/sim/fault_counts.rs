@@ -182,3 +182,20 @@ impl FaultCounts {
         self.0.lock().clone()
     }
 }
+
+/// The number of injected faults of one kind, and the number of their hits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FaultCount {
+    /// The number of faults that were drawn, described, or injected by the scenario.
+    pub requested: u64,
+    /// The number of hits. A fault such as `Panic` may hit several times.
+    pub fired: u64,
+}
+
+impl FaultCount {
+    pub(super) fn add(&mut self, requested: u64, fired: u64) {
+        self.requested += requested;
+        self.fired += fired;
+    }
+}

@@ -78,12 +78,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub use call::{Call, Post};
-pub use coverage::{ActorCoverage, Coverage, CoveragePath, FaultCount};
+pub use coverage::{ActorCoverage, Coverage, CoveragePath};
 pub use crash_points::CrashPoint;
 pub use dead_letters::OperatorAction;
 pub use delays::WaitTimes;
 pub use error::SimError;
-pub use fault_counts::FaultEvent;
+pub use fault_counts::{FaultCount, FaultEvent};
 pub use fault_profile::{Fault, FaultProfile, LinkDirection};
 pub use flow::Flow;
 pub use plan::Plan;
