@@ -75,16 +75,23 @@ impl Rejection {
     }
 
     /// Creates a rejection. Codes have the form `domain.reason` and must not change once callers depend on them.
+    ///
+    /// Prefer an enum that derives `Rejection` where callers distinguish reasons or need values: it has a code for each
+    /// variant, and carries fields.
     pub fn new(code: impl Into<Cow<'static, str>>, text: impl Into<Cow<'static, str>>) -> Self {
         Self { code: code.into(), text: text.into(), data: None }
     }
 
     /// Returns the stable code, `domain.reason`.
+    ///
+    /// Compare this, not the text. [`typed`](Self::typed) returns the variant of an enum instead.
     pub fn code(&self) -> &str {
         &self.code
     }
 
     /// Returns the text for people.
+    ///
+    /// It may change with every release of the owner.
     pub fn text(&self) -> &str {
         &self.text
     }

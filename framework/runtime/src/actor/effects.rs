@@ -176,6 +176,8 @@ impl<A: Stateful> Effects<A> {
     }
 
     /// Returns the time of this turn. It does not change during the turn.
+    ///
+    /// Use it instead of the clock of the system, so that tests and simulations determine the time.
     pub fn now(&self) -> Timestamp {
         self.requested.turn.time
     }
@@ -197,6 +199,8 @@ impl<A: Stateful> Effects<A> {
     }
 
     /// Returns the correlation id of the message that this turn handles.
+    ///
+    /// It is the same for everything that one message from outside has caused, in every service.
     pub fn correlation(&self) -> MessageId {
         self.requested.turn.correlation
     }

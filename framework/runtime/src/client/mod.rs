@@ -153,6 +153,9 @@ impl Client {
     }
 
     /// Returns a new message id, for [`SendCommand::id`].
+    ///
+    /// It contains the time of the client's clock (UUID version 7). Store it before sending if the command must be
+    /// repeatable after a crash of the caller.
     pub fn new_id(&self) -> MessageId {
         self.inner.ids.lock().message_id()
     }

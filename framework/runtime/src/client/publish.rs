@@ -79,6 +79,9 @@ impl PublishEvent {
     }
 
     /// Sets how long to wait for the commit, all attempts together. Default 30 s.
+    ///
+    /// When it passes, the event may have been recorded or not. Publish it again with the same [id](Self::id) to be
+    /// sure: it is recorded once.
     pub fn deadline(self, deadline: Duration) -> Self {
         self.changed(|unsent| unsent.deadline = deadline)
     }

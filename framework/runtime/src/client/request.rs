@@ -164,6 +164,9 @@ impl<C: Command> SendCommand<C> {
     }
 
     /// Continues a W3C trace context.
+    ///
+    /// It has the form `00-<trace>-<span>-<flags>` of the header of that name. Everything that the command causes
+    /// continues it, in every service.
     pub fn traceparent(self, traceparent: &str) -> Self {
         self.changed(|unsent| unsent.meta().traceparent = Some(traceparent.into()))
     }

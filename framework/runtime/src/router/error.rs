@@ -174,6 +174,9 @@ pub enum SendError {
 
 impl SendError {
     /// Returns whether the command may have been handled although there is no reply.
+    ///
+    /// If the error is also [transient](Self::is_transient), send the command again with the same id or idempotency key
+    /// to learn its outcome: it is handled once.
     pub fn may_have_happened(&self) -> bool {
         matches!(
             self,

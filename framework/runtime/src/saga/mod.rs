@@ -177,6 +177,8 @@ impl<A: Stateful> Effects<A> {
     }
 
     /// Clears a timer: it does not fire after this turn is committed. No effect if it is not set.
+    ///
+    /// Timers of the type that have a name stay set: see [`clear_named_timer`](Self::clear_named_timer).
     pub fn clear_timer<T: Document>(&mut self)
     where
         A: OnTimer<T>,
@@ -185,6 +187,8 @@ impl<A: Stateful> Effects<A> {
     }
 
     /// Clears a timer that was set [with a name](Self::set_named_timer). No effect if it is not set.
+    ///
+    /// Timers of the same type with other names, and the one without a name, stay set.
     pub fn clear_named_timer<T: Document>(&mut self, name: &str)
     where
         A: OnTimer<T>,
@@ -232,6 +236,9 @@ impl<A: Saga> Effects<A> {
 
 impl<A: Saga> Sent<'_, A> {
     /// Registers the command that undoes this one if the saga [compensates](Effects::compensate).
+    ///
+    /// It is sent only if this command was done, not if it was rejected. Write its handler so that it cannot reject: a
+    /// rejection needs an operator, see [`Effects::compensate`].
     pub fn compensate_with<C: Command>(self, undo: C) -> Self {
         self.plan_compensation(undo)
     }

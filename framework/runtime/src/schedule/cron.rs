@@ -133,18 +133,24 @@ impl Cron {
     }
 
     /// Sets the handling of missed occurrences.
+    ///
+    /// An occurrence is missed if no node of the domain runs until a minute after it. Default: [`Missed::Once`].
     pub fn missed(mut self, missed: Missed) -> Self {
         self.missed = missed;
         self
     }
 
     /// Sets the handling of occurrences while an earlier one is at work.
+    ///
+    /// Default: [`Overlap::Allow`].
     pub fn overlap(mut self, overlap: Overlap) -> Self {
         self.overlap = overlap;
         self
     }
 
     /// Returns the next occurrence after a time; `None` if there is none.
+    ///
+    /// The occurrence is later than `time`, never at it. Use it to show or to test a schedule; no node is needed.
     pub fn next_after(&self, time: Timestamp) -> Option<Timestamp> {
         let next = self.parsed().ok()?.find_next_occurrence(&zoned(time.as_millis(), self.tz().ok()?), false);
         next.ok().and_then(|next| millis(&next)).map(Timestamp::from_millis)

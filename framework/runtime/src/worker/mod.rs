@@ -267,11 +267,16 @@ pub enum WorkError {
 
 impl WorkError {
     /// Creates a transient failure: the job is retried after a wait. A [`Rejection`] stays one.
+    ///
+    /// Waits and the number of attempts are those of [`Retry`](crate::Retry), see
+    /// [`NodeBuilder::retry`](crate::NodeBuilder::retry). After the last attempt the message becomes a dead letter.
     pub fn retry(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::of(error.into(), Self::Retry)
     }
 
     /// Creates a permanent failure: the message becomes a dead letter. A [`Rejection`] stays one.
+    ///
+    /// No further attempt is made: an operator has to correct the cause and redrive the message, or discard it.
     pub fn permanent(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::of(error.into(), Self::Fail)
     }

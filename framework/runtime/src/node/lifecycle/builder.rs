@@ -133,12 +133,18 @@ impl NodeBuilder {
     }
 
     /// Hosts a projection: its view follows the events it subscribes to, of any domain, and answers queries.
+    ///
+    /// The view is kept in memory, saved in the store from time to time, and rebuilt from the events if its schema has
+    /// changed.
     pub fn projection<P: Projection>(mut self) -> Self {
         self.views.push(Arc::new(ProjectionType::<P>::new()));
         self
     }
 
     /// Hosts a worker: it performs commands of its domain, which the node's service owns, and reacts to events.
+    ///
+    /// Jobs run concurrently, beside the actors, so a worker may wait for external services. The value is shared by all
+    /// jobs and by all threads of the node.
     pub fn worker<W: Worker>(mut self, worker: W) -> Self {
         self.types.push(Arc::new(HostedWorker::new(worker)));
         self.scheduled::<W::Domain>()
@@ -162,6 +168,8 @@ impl NodeBuilder {
     }
 
     /// Connects the node to other services. Default: no bridge.
+    ///
+    /// Without a bridge the node reaches only the domains that it hosts itself.
     pub fn bridge(mut self, bridge: impl Bridge) -> Self {
         self.bridge = Some(Arc::new(bridge));
         self
@@ -187,6 +195,9 @@ impl NodeBuilder {
     }
 
     /// Sets the whole configuration. Default: [`NodeConfig::default`].
+    ///
+    /// Call it first: [`threads`](Self::threads), [`retry`](Self::retry) and [`replaces_store`](Self::replaces_store)
+    /// change single settings of it.
     pub fn config(mut self, config: NodeConfig) -> Self {
         self.config = config;
         self
@@ -200,6 +211,8 @@ impl NodeBuilder {
     }
 
     /// Sets how failed deliveries are retried.
+    ///
+    /// Default: the one of [`NodeConfig::retry`].
     pub fn retry(mut self, retry: Retry) -> Self {
         self.config.retry = retry;
         self
@@ -221,9 +234,11 @@ impl NodeBuilder {
     /// use whizbang::prelude::*;
     ///
     /// # whizbang::derive::block_on(async {
-    /// let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().propagate_headers(["tenant",
-    /// "user"]); let node = node.start().await?; let deposit = Deposit { account: "ada".into(), cents: 500 };
-    /// node.client().send(deposit).header("tenant", "acme").await?; node.stop().await
+    /// let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().propagate_headers(["tenant", "user"]);
+    /// let node = node.start().await?;
+    /// let deposit = Deposit { account: "ada".into(), cents: 500 };
+    /// node.client().send(deposit).header("tenant", "acme").await?;
+    /// node.stop().await
     /// # }).unwrap();
     /// ```
     ///
@@ -257,12 +272,16 @@ impl NodeBuilder {
     }
 
     /// Sets the wall clock. Default: the operating system's clock.
+    ///
+    /// A clock that is set by hand makes tests of deadlines and schedules fast, see [`Clock::manual`].
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
     /// Derives all ids and random numbers from a seed, for simulations. Default: the system's randomness.
+    ///
+    /// Never use it in production: two nodes with one seed create the same ids.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self

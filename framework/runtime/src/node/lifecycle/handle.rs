@@ -88,6 +88,8 @@ impl NodeHandle {
     }
 
     /// Waits until the node has been stopped or dropped.
+    ///
+    /// Returns at once if it has ended. Cancel safe.
     pub async fn ended(&self) {
         let mut ended = self.ended.clone();
         // No value is ever sent: the channel closes with its sender, which the node owns.

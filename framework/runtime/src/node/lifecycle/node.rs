@@ -63,6 +63,8 @@ pub struct Node {
 
 impl Node {
     /// Returns a client that reaches this node's domains directly and all others through the bridge.
+    ///
+    /// It can be cloned and used on any thread, also after the end of the node, when every call fails.
     pub fn client(&self) -> Client {
         self.client.clone()
     }
