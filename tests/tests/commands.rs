@@ -36,11 +36,10 @@ fn new_project_is_set_up_as_written() {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     succeeds(&cargo, "new bank", folder.path());
     let project = folder.path().join("bank");
-    let adds = ["README.md", "docs/getting-started/hello.md", "docs/getting-started/http.md"]
-        .iter()
-        .flat_map(|page| shown(page, "cargo add "))
-        .collect::<Vec<_>>();
-    assert!(adds.len() >= 6, "{adds:?}");
+    let steps = ["hello", "http", "nats"].map(|step| format!("docs/getting-started/{step}.md"));
+    let pages = std::iter::once("README.md").chain(steps.iter().map(String::as_str));
+    let adds = pages.flat_map(|page| shown(page, "cargo add ")).collect::<Vec<_>>();
+    assert!(adds.len() >= 7, "{adds:?}");
     for add in adds {
         let path = format!("whizbang --path {}", root().join("framework/whizbang").display());
         let add =
