@@ -26,6 +26,39 @@ impl Fixture for Memory {
 
 whizbang::store_suite!(Memory::default());
 
+/// A store whose commits take time.
+mod delayed {
+    use super::*;
+    use whizbang::testing::store::cases;
+
+    struct Delayed(MemoryStore);
+
+    impl Delayed {
+        fn new() -> Self {
+            let (store, control) = MemoryStore::faulty();
+            control.hold();
+            tokio::task::spawn_local(async move {
+                loop {
+                    tokio::task::yield_now().await;
+                    control.commit(1);
+                }
+            });
+            Self(store)
+        }
+    }
+
+    impl Fixture for Delayed {
+        fn store(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+            ready(Arc::new(self.0.clone()) as Arc<dyn Store>).boxed()
+        }
+    }
+
+    #[test]
+    fn pending_append_is_found_or_refused() {
+        run(async { cases::pending_append_is_found_or_refused(&Delayed::new()).await });
+    }
+}
+
 mod shared {
     use super::*;
 

@@ -100,6 +100,7 @@ macro_rules! lease_suite {
             expired_member_is_renewed_with_what_it_still_owns
             live_owner_keeps_its_shard
             expired_owner_is_replaced_and_fenced
+            pending_append_of_expired_owner_is_found_or_refused
             fenced_shard_does_not_stop_the_others
             fenced_owner_leaves_snapshots_and_watermarks_alone
             released_shard_is_free
@@ -198,7 +199,7 @@ macro_rules! store_suite {
         case!(dead_letters_are_read_in_pages_by_id);
         case!(message_may_be_dead_letter_of_two_actors);
         case!(older_owner_is_fenced);
-        case!(newer_owner_finds_appends_of_the_older_one);
+        case!(pending_append_is_found_or_refused);
         case!(number_of_shards_is_fixed);
         case!(shard_is_read_without_ownership);
         case!(everything_is_found_after_a_restart);

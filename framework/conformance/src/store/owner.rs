@@ -1,5 +1,6 @@
 //! An owner of a shard, as used by a node.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::turn_builder::{TurnBuilder, name};
@@ -154,6 +155,36 @@ impl Owner {
         if let Some(last) = last {
             self.settled(last).await;
         }
+    }
+
+    /// Appends turns of one deposit each to the account of ada, without waiting for a commit.
+    pub(super) fn append_deposits(&mut self, numbers: RangeInclusive<u64>) -> Vec<Appended> {
+        let deposit = |number| {
+            TurnBuilder::new("Account", "ada", number).at(number, number - 1).event("Deposited", number.to_string())
+        };
+        numbers.map(|number| self.append(&deposit(number)).expect("the turn is appended")).collect()
+    }
+
+    /// Checks that `young`, which has just opened the shard of this owner, finds the appends that are committed in the end and
+    /// no others. The `pending` appends are the last ones of this owner, and all turns of the shard are of the account of ada.
+    pub(super) async fn check_takeover(&self, pending: &[Appended], young: &mut Self) {
+        let found = young.load("Account", "ada").await.turns.len() as u64;
+        let mut committed = pending.first().map_or(0, |first| first.position - 1);
+        for appended in pending {
+            let outcome = match appended.committed {
+                true => Ok(()),
+                false => self.ears.until_settled(&self.shard, self.writer.epoch(), appended.ticket).await,
+            };
+            match outcome {
+                Ok(()) => committed += 1,
+                Err(StoreError::Fenced { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(found, committed, "the new owner has found another log than the one that was committed");
+        let kept = young.load("Account", "ada").await.turns.len() as u64;
+        assert_eq!((kept, young.reader.position()), (committed, committed));
+        young.append_deposits(committed + 1..=committed + 1);
     }
 
     /// Loads a stream.

@@ -48,6 +48,9 @@ pub trait Store: Send + Sync + 'static {
     /// Takes ownership of a shard and recovers it. Raises the shard's epoch, so that an earlier owner can no longer
     /// commit.
     ///
+    /// From then on the log changes only by appends of the new owner. A pending append of an earlier owner is in the log, or is
+    /// refused with [`StoreError::Fenced`].
+    ///
     /// `shards` is the domain's number of shards; the first opening fixes it. `listener` is notified of commits. All
     /// shards opened with the same listener share one monotonically increasing ticket sequence.
     ///

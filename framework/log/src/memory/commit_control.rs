@@ -84,7 +84,7 @@ impl HeldCommits {
     }
 
     /// Loses the uncommitted appends of a shard's earlier owners, whose listeners are notified. Called before the owner
-    /// under the epoch `current` appends.
+    /// under the epoch `current` reads or appends.
     pub(super) fn fence(&self, shard: &ShardId, current: Epoch) {
         let reporting = self.reporting.lock();
         let mut lost = Vec::new();

@@ -111,7 +111,7 @@ impl MemoryLeases {
     ) -> Result<Option<ShardHandle>, StoreError> {
         let mut state = self.table.state.lock();
         let Some(service) = state.admits(member, shard, self.table.time.now()) else { return Ok(None) };
-        let handle = self.store.open_now(shard, shards, listener)?;
+        let handle = self.store.claim_shard(shard, shards, listener)?;
         let epoch = handle.writer.epoch();
         state.shards.insert(shard.clone(), Owned { service, owner: Some(member), epoch });
         drop(state);

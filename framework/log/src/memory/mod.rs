@@ -153,6 +153,19 @@ impl MemoryStore {
         shards: u16,
         listener: Arc<dyn CommitListener>,
     ) -> Result<ShardHandle, StoreError> {
+        let handle = self.claim_shard(id, shards, listener)?;
+        // Before the new owner reads: what it finds must not change by a commit of an earlier owner.
+        self.shared.held_commits.fence(id, handle.writer.epoch());
+        Ok(handle)
+    }
+
+    /// Takes a shard. The caller loses the uncommitted appends of its earlier owners before anything is read.
+    fn claim_shard(
+        &self,
+        id: &ShardId,
+        shards: u16,
+        listener: Arc<dyn CommitListener>,
+    ) -> Result<ShardHandle, StoreError> {
         let found = *self.shared.domains.lock().entry(id.domain.clone()).or_insert(shards);
         if found != shards || id.shard >= shards {
             return Err(StoreError::Shards { domain: id.domain.to_string(), found, wanted: shards });

@@ -106,7 +106,13 @@ impl CommitListener for Incarnation {
         }
         if let StoreError::Fenced { shard, mine, .. } = &error {
             // Never committed: the tickets of later appends to other shards must not cover them.
+            let before = pending_appends.pending.len();
             pending_appends.pending.retain(|pending| pending.shard != *shard || pending.epoch > *mine);
+            if pending_appends.pending.len() < before
+                && let Some(shared) = self.shared.upgrade()
+            {
+                shared.report_fenced(&error);
+            }
         }
         drop(pending_appends);
         self.report(Report::Failed(error));

@@ -308,6 +308,12 @@ impl Shared {
         }
     }
 
+    /// Counts an append that was refused because a newer owner has the shard.
+    pub(super) fn report_fenced(&self, error: &StoreError) {
+        self.fault_counts.one(FaultEvent::ZombieFenced);
+        self.trace.add(format_args!("an old node of {} is fenced: {error}", self.service));
+    }
+
     /// Records a committed append in the trace and in the step log.
     pub(super) fn record_committed(&self, pending: &PendingAppend, position: u64) {
         self.ownership.committed(&pending.shard, pending.epoch);

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use super::crash_points::CrashPoint;
-use super::fault_counts::FaultEvent;
 use super::incarnation::Incarnation;
 use super::owned_turn::OwnedTurn;
 use super::pending_appends::PendingAppend;
@@ -33,8 +32,7 @@ impl SimWriter {
         self.shared.ownership.appended(&self.id, self.inner.epoch());
         let appended = append(self.inner.as_mut()).inspect_err(|error| {
             if matches!(error, StoreError::Fenced { .. }) {
-                self.shared.fault_counts.one(FaultEvent::ZombieFenced);
-                self.shared.trace.add(format_args!("an old node of {} is fenced: {error}", self.shared.service));
+                self.shared.report_fenced(error);
             }
         })?;
         if turn.is_some() {

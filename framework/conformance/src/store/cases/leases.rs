@@ -190,6 +190,20 @@ pub async fn expired_owner_is_replaced_and_fenced(fixture: &impl SharedFixture) 
     assert_eq!(read.events(0, 10).await.unwrap(), young.reader.events(0, 10).await.unwrap());
 }
 
+/// The log that the next owner finds does not change by appends that were pending: they are in that log, or they are refused.
+///
+/// The earlier owner may be slow and not dead, so its appends can reach the store at any moment of the takeover.
+pub async fn pending_append_of_expired_owner_is_found_or_refused(fixture: &impl SharedFixture) {
+    let (one, other) = two(fixture).await;
+    let bank = shard("bank", 0);
+    let mut old = owner(&one, ADA, &bank).await;
+    old.fill("Account", &["ada"], 3).await;
+    expire(&one, ADA, (&other, BOB)).await;
+    let pending = old.append_deposits(4..=6);
+    let mut young = owner(&other, BOB, &bank).await;
+    old.check_takeover(&pending, &mut young).await;
+}
+
 /// Of two shards that are written together, only the one that was taken is fenced; the other continues.
 ///
 /// Stores write several shards in one batch or transaction. A store that fails the whole batch would stop a node that

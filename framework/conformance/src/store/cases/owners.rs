@@ -41,21 +41,19 @@ pub async fn older_owner_is_fenced(fixture: &impl Fixture) {
     other.commit(&TurnBuilder::new("Account", "bob", 1).event("Deposited", "1")).await;
 }
 
-/// An append of an owner just before it lost the shard is either visible to the next owner or lost.
+/// The log that a new owner finds does not change by appends of the earlier one: an append that was pending is in that log,
+/// or it is refused.
 ///
 /// An append must not become visible after the next owner has read the stream, because the next owner continues the
 /// numbers that it has read.
-pub async fn newer_owner_finds_appends_of_the_older_one(fixture: &impl Fixture) {
+pub async fn pending_append_is_found_or_refused(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let bank = shard("bank", 0);
     let mut old = Owner::take(&store, &bank).await;
     old.fill("Account", &["ada"], 3).await;
-    let last = old.append(&TurnBuilder::new("Account", "ada", 4).at(4, 3).event("Deposited", "4")).unwrap();
+    let pending = old.append_deposits(4..=6);
     let mut young = Owner::take(&store, &bank).await;
-    old.settled(last).await;
-    let turns = young.load("Account", "ada").await.turns.len() as u64;
-    assert_eq!((turns, young.reader.position()), (4, 4));
-    young.commit(&TurnBuilder::new("Account", "ada", 5).at(5, 4).event("Deposited", "5")).await;
+    old.check_takeover(&pending, &mut young).await;
 }
 
 /// Reading a shard takes it from no owner.
