@@ -102,6 +102,39 @@ async fn idempotency_key_counts_for_one_target() {
     assert_ne!(of("ada"), of("bob"));
 }
 
+#[derive(Command, Clone, Debug, Serialize, Deserialize)]
+#[command(domain = Vault, reply = u64)]
+struct Visit {
+    #[key]
+    account: String,
+}
+
+#[derive(Aggregate, Default)]
+#[aggregate(domain = Vault, handles(Visit))]
+struct Visitors {}
+
+impl Handle<Visit> for Visitors {
+    fn handle(&self, _: Visit, _: &mut Effects<Self>) -> Result<u64, Rejection> {
+        Ok(1)
+    }
+}
+
+/// Two actor types of a domain may have equal keys. Neither knows what the other one has handled.
+#[whizbang::test]
+async fn idempotency_key_counts_for_one_actor_type() {
+    let builder = Node::builder("vault", MemoryStore::new()).threads(0);
+    let node = builder.aggregate::<Account>().aggregate::<Visitors>().start().await.unwrap();
+    let client = node.client();
+    for _ in 0..2 {
+        assert_eq!(client.send(add("ada", 5)).idempotency_key("order-1").await.unwrap(), 5);
+        assert_eq!(client.send(Visit { account: "ada".to_owned() }).idempotency_key("order-1").await.unwrap(), 1);
+    }
+    // Two messages of one actor type share the key.
+    let long = client.send(Long { account: "ada".to_owned() }).idempotency_key("order-1").await;
+    assert!(matches!(long, Err(SendError::Conflict)), "{long:?}");
+    assert_eq!(node.metrics().duplicates, 2);
+}
+
 /// The broker does not identify callers: an idempotency key belongs to the first that uses it for a target. A caller
 /// that shares the domain with others starts its keys with an unguessable prefix.
 #[whizbang::test]

@@ -120,8 +120,8 @@ impl<C: Command> SendCommand<C> {
 
     /// Sets the id of the command. Sent again to the same key with the same id, it is handled once and answered with
     /// the first reply. The same id and key with another message is [`SendError::Conflict`]; name, schema version,
-    /// codec and payload are compared. An id counts for one key of one domain; with another key it is another
-    /// command.
+    /// codec and payload are compared. An id counts for one key of the actor type that handles the command; with
+    /// another key, or for another type of the domain, it is another command.
     ///
     /// Ids are remembered for `remember`, by default 7 days. An id that contains its time (UUID version 7) is refused
     /// as [`SendError::Expired`] when it is older, handled or not, and as [`SendError::IdInFuture`] when it is more
@@ -130,8 +130,8 @@ impl<C: Command> SendCommand<C> {
         self.changed(|unsent| unsent.meta().id = Some(id))
     }
 
-    /// Sets an idempotency key, which counts for one target. Sent again to the same [key](Command::key) of the same
-    /// domain, the command is handled once and answered with the first reply; with another message it is
+    /// Sets an idempotency key, which counts for one target: a [key](Command::key) of the actor type that handles the
+    /// command. Sent again there, the command is handled once and answered with the first reply; another message is
     /// [`SendError::Conflict`]. With another target it is another command and is handled, so a caller that corrects
     /// the target of a command must not rely on the idempotency key.
     ///
