@@ -215,3 +215,33 @@ async fn reply_to_earlier_run_is_ignored() {
         assert_eq!(taken(&node, "b").await, 1, "the second run continues");
     }
 }
+
+/// Returns the nanoseconds for which this thread has run on a CPU. Other work of the machine does not count.
+fn cpu_time() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    stat.split(' ').next().unwrap().parse().unwrap()
+}
+
+/// With a cost that grows with the number of open steps, eight times as many steps would cost 64 times as much.
+#[whizbang::test]
+async fn cost_of_a_saga_grows_linearly_with_its_steps() {
+    let mut costs = Vec::new();
+    for steps in [150, 1_200] {
+        let shelves: Vec<String> = (0..steps).map(|step| format!("shelf-{step}")).collect();
+        let shelves: Vec<&str> = shelves.iter().map(String::as_str).collect();
+        let mut cheapest = u64::MAX;
+        for _ in 0..2 {
+            let node = start(&MemoryStore::new()).await;
+            let before = cpu_time();
+            place(&node, "o", &shelves).await.unwrap();
+            node.wait_idle().await;
+            finish(&node, "o", How::Compensate).await.unwrap();
+            node.wait_idle().await;
+            cheapest = cheapest.min(cpu_time() - before);
+            assert!(has_ended(&node, "o").await);
+            assert_eq!(taken(&node, "shelf-7").await, 0);
+        }
+        costs.push(cheapest);
+    }
+    assert!(costs[1] < 24 * costs[0], "{costs:?} ns for 150 and 1,200 steps");
+}

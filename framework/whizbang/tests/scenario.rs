@@ -117,6 +117,43 @@ fn unexpected_effect_is_a_difference() {
     assert!(text.contains("but it also recorded\n  Deposited"), "{text}");
 }
 
+#[derive(Domain)]
+#[domain(name = "gauges", codec = json)]
+struct Gauges;
+
+#[derive(Command, Debug, Serialize, Deserialize)]
+#[command(domain = Gauges)]
+struct Measure {
+    #[key]
+    gauge: String,
+    volts: u32,
+}
+
+#[derive(Event, Debug, Serialize, Deserialize)]
+#[event(domain = Gauges)]
+struct Measured {
+    ratio: f64,
+}
+
+#[derive(Aggregate, Default)]
+#[aggregate(domain = Gauges, handles(Measure), records(Measured))]
+struct Gauge {}
+
+impl Handle<Measure> for Gauge {
+    fn handle(&self, measure: Measure, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+        effects.record(Measured { ratio: f64::from(measure.volts) / f64::from(measure.volts) });
+        Ok(())
+    }
+}
+
+/// JSON writes NaN as null, which is not a number.
+#[test]
+fn event_that_does_not_read_back_fails_its_turn() {
+    let measure = |volts| Measure { gauge: "g".into(), volts };
+    Scenario::<Gauge>::new().when(measure(5)).records(Measured { ratio: 1.0 });
+    Scenario::<Gauge>::new().when(measure(0)).fails("invalid effects");
+}
+
 #[test]
 fn panic_in_a_handler_is_reported() {
     Scenario::<Account>::new().when(Explode { account: "ada".into() }).fails("boom");

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use serde::Serializer;
 use whizbang::message::Key;
 use whizbang::prelude::*;
+use whizbang::store::StoreError;
 use whizbang::{NodeConfig, Retry, SendError};
 
 #[derive(Domain)]
@@ -337,4 +338,52 @@ async fn panic_in_any_drop_stays_inside_the_node() {
         places += 1;
     }
     assert!(places > 30, "{places} drops");
+}
+
+/// The command and the reply of a turn that the store refuses are dropped by the node. Each drop panics once: no caller panics,
+/// and the key keeps serving.
+#[whizbang::test]
+async fn panic_in_drop_of_a_refused_turn_stays_inside() {
+    let mut places = 0;
+    loop {
+        let (store, faults) = MemoryStore::faulty();
+        let builder = Node::builder("post", store).threads(0).retry(quick());
+        let node = builder.aggregate::<Parcel>().start().await.unwrap();
+        let client = node.client();
+        let pack = || client.send(Pack { parcel: "a".to_owned(), item: Fragile(7) }).no_retry();
+        let (mut answered, mut failed) = (0, 0);
+        for round in 0..6 {
+            if round == 2 {
+                DROPS.set(places + 1);
+            }
+            if round >= 2 {
+                faults.refuse(1, StoreError::Full { at: "memory".to_owned() });
+            }
+            // Inline, and through the mailbox.
+            let sent = if round % 2 == 0 { pack() } else { pack().id(client.new_id()) };
+            match sent.await {
+                Ok(reply) => {
+                    std::mem::forget(reply);
+                    answered += 1;
+                }
+                Err(_) => failed += 1,
+            }
+        }
+        let is_reached = DROPS.replace(0) == 0;
+        assert!(failed >= 4 || is_reached, "{failed} turns were refused");
+        let mut count = 0;
+        while count == 0 {
+            count = pack().await.map_or(0, |reply| reply.0);
+        }
+        assert!(
+            (answered..=answered + failed).contains(&(count - 1)),
+            "place {places}: {count} of {answered}, {failed}"
+        );
+        node.stop().await.unwrap();
+        if !is_reached {
+            break;
+        }
+        places += 1;
+    }
+    assert!(places > 10, "{places} drops");
 }
