@@ -78,6 +78,8 @@ pub struct Counts {
     pub passivations: Count,
     /// Keys that currently cannot be loaded.
     pub unloadable: Count,
+    /// Keys for which the store currently fails again and again.
+    pub stuck_keys: Count,
     /// Messages currently deferred, for their key or for a worker.
     pub deferred: Count,
     /// Gaps detected in received sequences.

@@ -16,6 +16,7 @@ use whizbang::bridge::loopback::{LoopbackBridge, LoopbackHub};
 use whizbang::bridge::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, Response};
 use whizbang::message::Envelope;
 use whizbang::prelude::*;
+use whizbang::store::StoreError;
 
 #[derive(Domain)]
 #[domain(name = "mill", shards = 1)]
@@ -262,6 +263,24 @@ async fn panic_while_a_view_is_saved_is_retried() {
         moved_until(async || names(&node, "save view sums")).await;
         assert_eq!(node.client().query(Sum {}).await.unwrap(), 1);
         moved_until(async || !names(&node, "save view sums")).await;
+        node.stop().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_view_shows_in_health_until_it_is_saved() {
+    paused(async {
+        let probe = Arc::<StoreProbe>::default();
+        let (node, _) = node(&probe).await;
+        *probe.view_error.lock() = Some(StoreError::io("saving", std::io::Error::other("planned")));
+        node.client().send(grind("a")).await.unwrap();
+        let is_named = || node.health().reasons.iter().any(|reason| reason.contains("failed to save view `sums`: "));
+        moved_until(async || is_named()).await;
+        assert!(node.health().ready && node.health().live, "{:?}", node.health());
+        assert_eq!(node.client().query(Sum {}).await.unwrap(), 1);
+        *probe.view_error.lock() = None;
+        moved_until(async || !is_named()).await;
         node.stop().await.unwrap();
     })
     .await;

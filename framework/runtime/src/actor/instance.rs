@@ -23,6 +23,7 @@ use super::handler_table::UserSlot;
 use super::mailbox::{Ctx, Delivered, Mailbox};
 use super::owned_shard::OwnedShard;
 use super::state::KeyState;
+use super::stuck_key::StuckKey;
 use super::timer_name::timer_in;
 use crate::inbox::Admission;
 use crate::router::{Action, DedupKey, Delivery, Outcome};
@@ -49,6 +50,8 @@ pub(crate) struct ActorInstance<U: ?Sized = dyn UserSlot> {
     pub(crate) last_append: Cell<Option<Ticket>>,
     /// The error of the last load. The next message loads again.
     pub(crate) load_error: Option<Box<StoreError>>,
+    /// The failures of the store since its last success.
+    pub(super) stuck: StuckKey,
     /// Messages of other actors that exceed the limit of parked messages. Bounded by the senders' windows.
     #[allow(clippy::box_collection, reason = "few actors have one, and every live actor pays for the field")]
     pub(super) overflow: Option<Box<VecDeque<Delivered>>>,
@@ -84,6 +87,7 @@ impl<U> ActorInstance<U> {
             stream: StreamHint::default(),
             last_append: Cell::new(None),
             load_error: None,
+            stuck: StuckKey::default(),
             overflow: None,
             recorded_attempt: None,
             holds: 0,
@@ -256,9 +260,7 @@ impl ActorInstance {
             return (delivery.completion)(Outcome::Refused(error));
         };
         let kept = backlog.defer_unloadable(&self.key, delivery, permit, &error);
-        if let Err((delivery, permit)) = kept {
-            self.handle_later(Delivered { delivery, permit }, ctx);
-        }
+        self.settle_deferral(kept, ctx);
     }
 
     /// Holds the mailbox for a while, then handles the message: the store rejects appends, so the backlog cannot keep it.
@@ -286,11 +288,32 @@ impl ActorInstance {
         let Delivered { delivery, permit } = delivered;
         let deferred = match self.backlog() {
             Some(backlog) => backlog.defer(&self.key, delivery, permit),
-            None => Err((delivery, permit)),
+            None => Err((delivery, permit, StoreError::Closed)),
         };
-        if let Err((delivery, permit)) = deferred {
-            self.handle_later(Delivered { delivery, permit }, ctx);
+        self.settle_deferral(deferred, ctx);
+    }
+
+    /// Handles a message later that could not be written to the backlog.
+    fn settle_deferral(&mut self, deferred: Result<(), (Delivery, Permit, StoreError)>, ctx: &mut Ctx) {
+        match deferred {
+            Ok(()) => self.stuck.served(),
+            Err((delivery, permit, error)) => {
+                self.count_refusal(&error, "deferred messages");
+                self.handle_later(Delivered { delivery, permit }, ctx);
+            }
         }
+    }
+
+    /// Counts a refused append for this key.
+    pub(super) fn count_refusal(&mut self, error: &StoreError, what: &str) {
+        let Self { dispatcher, shard, key, stuck, .. } = self;
+        let (actor, shard) = (&dispatcher.actor, &shard.id);
+        stuck.refused(
+            &dispatcher.context,
+            error,
+            || format!("{shard}/{actor}/{key}"),
+            || format!("{what} of key `{}` of `{actor}` in {shard}", key.escape_debug()),
+        );
     }
 
     /// Handles a message: answers duplicates, parks messages behind a dead letter, and runs the turns of the others.

@@ -34,6 +34,7 @@ mod snapshots;
 mod state;
 #[cfg(feature = "testing")]
 mod stored;
+mod stuck_key;
 mod thread;
 mod timer_name;
 mod timer_requests;
@@ -67,6 +68,7 @@ pub(crate) use requested::{AnyEffects, Outgoing, TimerSlot, propagate};
 pub use snapshots::Snapshots;
 #[cfg(feature = "testing")]
 pub use stored::{begins_compensation, compensation_change, finishes_compensation, restarts, user_state};
+pub(crate) use stuck_key::StuckKey;
 pub use thread::{InFlightGuard, ThreadContext, ThreadSettings};
 pub use timer_name::stored as stored_timer;
 pub use timer_name::{TIMER_NAME, named as named_timer, own_name as own_timer_name, parts as timer_parts, timer_name};

@@ -2,12 +2,13 @@
 
 use whizbang_core::telemetry::Issues;
 
-/// Open issues by name. Blocking issues make the node unready; notes and unloadable keys do not.
+/// Open issues by name. Blocking issues make the node unready; notes and keys do not.
 #[derive(Debug, Default)]
 pub struct HealthIssues {
     issues: Issues,
     notes: Issues,
     keys: Issues,
+    stuck: Issues,
 }
 
 impl HealthIssues {
@@ -41,6 +42,16 @@ impl HealthIssues {
         self.keys.close(key);
     }
 
+    /// Lists a key for which the store fails again and again. All other keys are served, so the node stays ready.
+    pub(crate) fn add_stuck_key(&self, key: &str, why: String) {
+        self.stuck.open(key, || why);
+    }
+
+    /// Unlists a key that the store serves again.
+    pub(crate) fn serves(&self, key: &str) {
+        self.stuck.close(key);
+    }
+
     /// Returns the reasons for which the node is not ready.
     pub(crate) fn reasons(&self) -> Vec<String> {
         self.issues.texts()
@@ -54,5 +65,10 @@ impl HealthIssues {
     /// Returns the keys that cannot be loaded, at most the first hundred.
     pub(crate) fn keys(&self) -> Vec<String> {
         self.keys.texts()
+    }
+
+    /// Returns the keys for which the store fails, at most the first hundred.
+    pub(crate) fn stuck_keys(&self) -> Vec<String> {
+        self.stuck.texts()
     }
 }

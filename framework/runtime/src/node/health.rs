@@ -15,8 +15,8 @@ pub struct Health {
     /// Readiness: the node accepts messages.
     pub ready: bool,
     /// Reasons for not being live or ready, followed by notes for operators that leave the node ready: keys that
-    /// cannot be loaded, and the number of dead letters with one example. Bounded; an entry disappears once it is
-    /// resolved.
+    /// cannot be loaded or for which the store fails, and the number of dead letters with one example. Bounded; an
+    /// entry disappears once it is resolved.
     pub reasons: Vec<String>,
 }
 
@@ -59,6 +59,8 @@ pub struct Metrics {
     pub passivations: u64,
     /// Keys that currently cannot be loaded.
     pub unloadable_keys: u64,
+    /// Keys for which the store currently fails again and again: it refuses their turns, or cannot read their messages.
+    pub stuck_keys: u64,
     /// Messages that currently wait, recorded in the shard that received them: for a key in back-off, for a key that
     /// cannot be loaded, or for a worker.
     pub deferred: u64,

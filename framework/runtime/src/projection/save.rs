@@ -14,7 +14,7 @@ use whizbang_core::clock::instant;
 use whizbang_core::message::CodecError;
 use whizbang_core::store::{StoreError, View};
 use whizbang_core::telemetry::TARGET;
-use whizbang_core::telemetry::error_chain;
+use whizbang_core::telemetry::{error_chain, shortened};
 use whizbang_core::user_code::{Panicked, caught, user_code};
 
 /// Average number of bytes written per event: a view of `n` times this size is saved after `n` events.
@@ -111,8 +111,17 @@ impl<P: Projection> ViewActor<P> {
         ctx.spawn(saving.into_actor(self).map(move |saved, this, ctx| {
             this.saving = false;
             this.save_duration = begun.elapsed();
-            if saved.is_ok() {
-                this.context.code.task_recovered(&format!("save view {}", this.context.name));
+            let issue = format!("saving view {}", this.context.name);
+            match &saved {
+                Ok(()) => this.context.code.task_recovered(&format!("save view {}", this.context.name)),
+                Err(StoreError::ViewTaken { .. }) => {}
+                Err(error) => {
+                    let why = format!("failed to save view `{}`: {}", this.context.name, error_chain(error));
+                    this.context.issues.note(&issue, shortened(why));
+                }
+            }
+            if matches!(saved, Ok(()) | Err(StoreError::ViewTaken { .. })) {
+                this.context.issues.clear_note(&issue);
             }
             if let Err(error @ StoreError::ViewTaken { .. }) = saved {
                 return match this.context.is_shared {

@@ -160,7 +160,13 @@ impl<W: Worker> WorkerDispatcher<W> {
             notes: entry.notes,
         };
         let appended = log.shard.writer.borrow_mut().append(&turn);
-        let appended = appended.inspect_err(|error| self.context.report_append_error(error))?;
+        let appended = appended.inspect_err(|error| {
+            self.context.report_append_error(error);
+            let (worker, shard) = (&self.actor, &log.shard.id);
+            let subject = || format!("the records of jobs of `{worker}` in {shard}");
+            log.refused.borrow_mut().refused(&self.context, error, || format!("{shard}/{worker}/{}", log.key), subject);
+        })?;
+        log.refused.borrow_mut().served();
         ledger.turns += 1;
         match &turn.mark {
             Mark::Outside { digest } => ledger.seen.id(envelope.id, time, *digest, entry.reply, W::Domain::CODEC),

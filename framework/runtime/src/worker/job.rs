@@ -87,6 +87,9 @@ impl<W: Worker> WorkerDispatcher<W> {
                         target: TARGET, worker = %self.actor, error = %error_chain(&error),
                         "failed to read a worker's stream: retrying",
                     );
+                    let subject = || format!("the records of jobs of `{}` in {}", self.actor, shard.id);
+                    let name = || format!("{}/{}/{} read", shard.id, self.actor, log.key);
+                    log.unread.borrow_mut().unreadable(&self.context, &error, name, subject);
                     let wait = self.context.settings.retry.all.wait(3, &self.context.ids).max(MIN_WAIT);
                     Rc::clone(&self.context).sleep_unless_closing(Rc::clone(shard), wait).await;
                     if self.context.is_closing(shard) {
@@ -120,6 +123,8 @@ impl<W: Worker> WorkerDispatcher<W> {
                 ledger: OnceCell::new(),
                 running: RefCell::default(),
                 last: Cell::new(None),
+                refused: RefCell::default(),
+                unread: RefCell::default(),
             })
         });
         Rc::clone(log)
@@ -136,7 +141,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             }
             Ok(RefCell::new(Ledger::rebuild(&stored, reader.watermarks())))
         };
-        log.ledger.get_or_try_init(load).await
+        log.ledger.get_or_try_init(load).await.inspect(|_| log.unread.borrow_mut().served())
     }
 
     /// Admits a new message, which is in progress from now on.

@@ -8,7 +8,7 @@ use foldhash::fast::FixedState;
 use tokio::sync::OnceCell;
 
 use super::ledger::Ledger;
-use crate::actor::OwnedShard;
+use crate::actor::{OwnedShard, StuckKey};
 use whizbang_core::message::MessageId;
 use whizbang_core::store::Ticket;
 
@@ -27,4 +27,8 @@ pub(super) struct JobLog {
     pub(super) running: RefCell<HashMap<MessageId, (JobNumber, u64), FixedState>>,
     /// Last append that may not be durable yet.
     pub(super) last: Cell<Option<Ticket>>,
+    /// Appends that the store has refused since the last accepted one.
+    pub(super) refused: RefCell<StuckKey>,
+    /// Failed reads.
+    pub(super) unread: RefCell<StuckKey>,
 }

@@ -1,4 +1,4 @@
-//! A store that counts reads of its timers, streams and events, and that panics or pauses on request.
+//! A store that counts reads of its timers, streams and events, and that panics, fails or pauses on request.
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
 use std::sync::Arc;
@@ -21,6 +21,12 @@ use whizbang::store::{
 pub struct StoreProbe {
     /// The method whose next calls panic, and the number of calls.
     panics: Mutex<Option<(String, usize)>>,
+    /// The actor type whose appends are refused, the key if it is only one, and the error.
+    refusals: Mutex<Option<(String, Option<String>, StoreError)>>,
+    /// The actor type and key of which the next load lacks the last turn.
+    lacking: Mutex<Option<(String, String)>>,
+    /// The error with which saves of views fail, if they do.
+    pub view_error: Mutex<Option<StoreError>>,
     /// The number of pages of timers read.
     pub pages: AtomicUsize,
     /// The number of timers in them.
@@ -56,6 +62,42 @@ impl StoreProbe {
     /// Returns whether all planned panics have happened.
     pub fn has_panicked(&self) -> bool {
         self.panics.lock().is_none()
+    }
+
+    /// Refuses all appends of an actor type, or of one key of it, until [`accept`](Self::accept) is called.
+    pub fn refuse(&self, actor: &str, key: Option<&str>, error: StoreError) {
+        *self.refusals.lock() = Some((actor.to_owned(), key.map(str::to_owned), error));
+    }
+
+    /// Accepts all appends again.
+    pub fn accept(&self) {
+        *self.refusals.lock() = None;
+    }
+
+    /// Hides the last turn of a stream from its next load.
+    pub fn hide_last_turn(&self, actor: &str, key: &str) {
+        *self.lacking.lock() = Some((actor.to_owned(), key.to_owned()));
+    }
+
+    /// Returns whether the hidden turn was looked for.
+    pub fn has_hidden(&self) -> bool {
+        self.lacking.lock().is_none()
+    }
+
+    fn hides(&self, actor: &Name, key: &str) -> bool {
+        self.lacking.lock().take_if(|(of, hidden)| &**actor == of.as_str() && hidden == key).is_some()
+    }
+
+    fn append(&self, turn: &Turn<'_>) -> Result<(), StoreError> {
+        self.called(&format!("append {}", turn.actor));
+        match &*self.refusals.lock() {
+            Some((actor, key, error))
+                if &**turn.actor == actor.as_str() && key.as_ref().is_none_or(|key| turn.key == key) =>
+            {
+                Err(error.clone())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn read(&self, turns: usize) {
@@ -113,6 +155,9 @@ impl Store for InstrumentedStore {
         view: View,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         self.1.called("save_view");
+        if let Some(error) = self.1.view_error.lock().clone() {
+            return async { Err(error) }.boxed();
+        }
         self.0.save_view(projection, epoch, view)
     }
     fn catalog(&self) -> BoxFuture<'_, Result<Option<Vec<CatalogEntry>>, StoreError>> {
@@ -143,11 +188,11 @@ impl ShardWriter for Writer {
         self.0.commits_at_once()
     }
     fn append(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
-        self.1.called(&format!("append {}", turn.actor));
+        self.1.append(turn)?;
         self.0.append(turn)
     }
     fn append_alone(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
-        self.1.called(&format!("append {}", turn.actor));
+        self.1.append(turn)?;
         self.0.append_alone(turn)
     }
     fn advance(&mut self, watermark: &Watermark) -> Result<Appended, StoreError> {
@@ -170,8 +215,16 @@ impl ShardReader for Reader {
     fn load<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<StreamState, StoreError>> {
         self.1.called(&format!("load {actor}"));
         let probe = Arc::clone(&self.1);
-        let loaded = self.0.load(actor, key);
-        async move { loaded.await.inspect(|state| probe.read(state.turns.len())) }.boxed()
+        let (loaded, hides) = (self.0.load(actor, key), self.1.hides(actor, key));
+        async move {
+            let mut state = loaded.await?;
+            if hides {
+                state.turns.pop();
+            }
+            probe.read(state.turns.len());
+            Ok(state)
+        }
+        .boxed()
     }
     fn history<'a>(&'a self, actor: &'a Name, key: &'a str) -> BoxFuture<'a, Result<Vec<StoredTurn>, StoreError>> {
         let probe = Arc::clone(&self.1);

@@ -29,8 +29,6 @@ pub(crate) use open::Backlogs;
 use queues::{BacklogState, Deferred, HeadState, Queue};
 use whizbang_core::message::{Codec, Coded as _, Envelope, Kind, MessageId, Name, Rejection};
 use whizbang_core::store::{Appended, Mark, Note, OutboxWrite, StoreError, Ticket};
-use whizbang_core::telemetry::TARGET;
-use whizbang_core::telemetry::error_chain;
 
 /// The reserved actor type under whose name a shard stores its deferred messages. No hosted type may have it.
 pub const DEFERRED: &str = "whizbang-deferred";
@@ -130,16 +128,16 @@ impl Backlog {
     /// Defers a message that must wait behind others or for the end of a back-off. `permit` is held until that is committed.
     ///
     /// # Errors
-    /// The message unchanged, if it cannot be written now.
+    /// The message unchanged and the reason, if it cannot be written now.
     #[allow(clippy::result_large_err, reason = "the message goes back to its caller, which keeps it on its stack")]
     pub(crate) fn defer<P: 'static>(
         self: &Rc<Self>,
         key: &Rc<str>,
         delivery: Delivery,
         permit: P,
-    ) -> Result<(), (Delivery, P)> {
+    ) -> Result<(), (Delivery, P, StoreError)> {
         let DedupKey::Sequence { source, sequence, tracker } = &delivery.dedup_key else {
-            return Err((delivery, permit));
+            return Err((delivery, permit, StoreError::Closed));
         };
         if self.state.borrow().queues.get(key).is_some_and(|queue| queue.has_sequence(source, *sequence)) {
             tracker.mark_known(*sequence);
@@ -152,8 +150,9 @@ impl Backlog {
             });
             return Ok(());
         }
-        let Ok(appended) = self.write_message(key, &delivery) else {
-            return Err((delivery, permit));
+        let appended = match self.write_message(key, &delivery) {
+            Ok(appended) => appended,
+            Err(error) => return Err((delivery, permit, error)),
         };
         let Delivery { action, envelope, dedup_key, completion } = delivery;
         self.push((key, envelope.id), &dedup_key, &appended, Some(Box::new((action, envelope))));
@@ -267,14 +266,14 @@ impl Backlog {
                 return;
             }
             match message {
-                Ok(Some((action, envelope))) => (this.deliver)(this.delivery(&key, action, envelope, dedup_key)),
+                Ok(Some((action, envelope))) => {
+                    this.message_read(&key);
+                    (this.deliver)(this.delivery(&key, action, envelope, dedup_key));
+                }
                 // Released before; only the queue did not know.
                 Ok(None) => this.skip_released(&key, id),
                 Err(error) => {
-                    tracing::warn!(
-                        target: TARGET, actor = %this.actor, %key, error = %error_chain(&error),
-                        "failed to read a deferred message; retrying",
-                    );
+                    this.failed_to_read(&key, &error);
                     this.retry_after(&key, SLOW_RETRY, false);
                 }
             }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use foldhash::fast::FixedState;
 use tokio::time::Instant;
 
+use super::super::stuck_key::StuckKey;
 use crate::router::Action;
 use whizbang_core::message::{Envelope, MessageId};
 use whizbang_core::store::{Source, StreamHint, Ticket};
@@ -39,6 +40,8 @@ pub(super) struct Queue {
     pub(super) head: HeadState,
     /// The number of failed attempts to load the key for the first message.
     pub(super) failures: u32,
+    /// The failed reads of the first message.
+    pub(super) unread: StuckKey,
 }
 
 /// The progress of the first message of a key.

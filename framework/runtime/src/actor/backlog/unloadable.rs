@@ -19,7 +19,7 @@ impl Backlog {
     /// last attempt it is parked and listed among the dead letters.
     ///
     /// # Errors
-    /// The message unchanged, if it cannot be written now.
+    /// The message unchanged and the reason, if it cannot be written now.
     #[allow(clippy::result_large_err, reason = "the message goes back to its caller, which keeps it on its stack")]
     pub(crate) fn defer_unloadable<P: 'static>(
         self: &Rc<Self>,
@@ -27,7 +27,7 @@ impl Backlog {
         delivery: Delivery,
         permit: P,
         error: &StoreError,
-    ) -> Result<(), (Delivery, P)> {
+    ) -> Result<(), (Delivery, P, StoreError)> {
         let fresh = matches!(&delivery.dedup_key, DedupKey::Sequence { tracker, .. } if !tracker.is_deferred());
         let failures = self.state.borrow().queues.get(key).map_or(0, |queue| queue.failures) + 1;
         let retry = self.context.settings.retry.all;
@@ -37,7 +37,10 @@ impl Backlog {
             self.dead_letter(key, action, &delivery.envelope, DeadLetterReason::Unloadable, Some(error))
         });
         if fresh {
-            let Ok(appended) = self.write_message(key, &delivery) else { return Err((delivery, permit)) };
+            let appended = match self.write_message(key, &delivery) {
+                Ok(appended) => appended,
+                Err(error) => return Err((delivery, permit, error)),
+            };
             let Delivery { action, envelope, dedup_key, completion } = delivery;
             self.push((key, envelope.id), &dedup_key, &appended, Some(Box::new((action, envelope))));
             self.context.after_commit(&self.shard, appended, move |committed| {
@@ -101,6 +104,28 @@ impl Backlog {
                 error_chain(error),
             ))
         });
+    }
+
+    /// Reports that the first message of a key could not be read.
+    pub(super) fn failed_to_read(&self, key: &Rc<str>, error: &StoreError) {
+        tracing::warn!(
+            target: TARGET, actor = %self.actor, %key, error = %error_chain(error),
+            "failed to read a deferred message; retrying",
+        );
+        if let Some(queue) = self.state.borrow_mut().queues.get_mut(key) {
+            let subject = || {
+                let (key, shard) = (key.escape_debug(), &self.shard.id);
+                format!("the next message of key `{key}` of `{}` in {shard}", self.actor)
+            };
+            queue.unread.unreadable(&self.context, error, || format!("{} unread", self.issue_name(key)), subject);
+        }
+    }
+
+    /// Resolves the failed reads of the first message of a key.
+    pub(super) fn message_read(&self, key: &str) {
+        if let Some(queue) = self.state.borrow_mut().queues.get_mut(key) {
+            queue.unread.served();
+        }
     }
 
     /// Returns whether a key failed to load so recently that only a caller or an operator makes it retry.

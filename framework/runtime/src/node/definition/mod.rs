@@ -255,6 +255,13 @@ impl NodeDefinition {
         if all > listed {
             reasons.push(format!("{all} keys cannot be loaded, {listed} of them are listed"));
         }
+        let stuck = self.issues.stuck_keys();
+        let all: u64 = self.user_code.iter().map(|code| code.counts.stuck_keys.get()).sum();
+        let listed = stuck.len() as u64;
+        reasons.extend(stuck);
+        if all > listed {
+            reasons.push(format!("the store fails for {all} keys, {listed} of them are listed"));
+        }
         // One bad key does not stop the others, so the node stays ready.
         reasons.extend(self.dead_letters());
         Health { live, ready, reasons }
@@ -317,6 +324,7 @@ impl NodeDefinition {
             activations: sum(|counts| counts.activations.get()),
             passivations: sum(|counts| counts.passivations.get()),
             unloadable_keys: sum(|counts| counts.unloadable.get()),
+            stuck_keys: sum(|counts| counts.stuck_keys.get()),
             deferred: sum(|counts| counts.deferred.get()),
             gaps: sum(|counts| counts.gaps.get()),
             events_dropped: sum(|counts| counts.events_dropped.get())
