@@ -31,6 +31,7 @@ pages! {
     UpgradeWithoutDowntime = "docs/how-to/upgrade-without-downtime.md",
     PublishEvents = "docs/how-to/publish-events.md",
     PassHeaders = "docs/how-to/pass-headers.md",
+    AddLayers = "docs/how-to/add-layers.md",
     ScheduleMessages = "docs/how-to/schedule-messages.md",
     ExportMetrics = "docs/how-to/export-metrics.md",
     Running = "docs/running.md",

@@ -5,6 +5,8 @@
 //! # Features
 //!
 //! - `schedules`: cron schedules
+//! - `rate-limits`: the layer `RateLimit`
+//! - `validation`: the layer `Validate`
 //! - `testing`: the seams of the simulated cluster
 
 // docs.rs marks the items that need a feature.
@@ -30,6 +32,7 @@ pub mod client;
 pub mod derive;
 #[doc(hidden)]
 pub mod inbox;
+pub mod layer;
 pub mod node;
 pub mod projection;
 mod relay;

@@ -68,6 +68,8 @@
 //! - `nats` (default): `NatsBridge`, nodes in different processes
 //! - `http`: `http::Gateway`, HTTP routes for commands and queries
 //! - `schedules`: cron schedules, `Client::schedule`
+//! - `rate-limits`: the layer `layer::RateLimit`
+//! - `validation`: the layer `layer::Validate`
 //! - `testing`: scenarios and the simulated cluster for tests of services, and the suites that stores and bridges must pass
 //!
 //! Without any of them, the in-memory store and the in-process bridge are available.
@@ -95,7 +97,7 @@ pub use whizbang_core::{clock, message};
 pub use whizbang_runtime::derive;
 #[cfg(feature = "schedules")]
 pub use whizbang_runtime::schedule;
-pub use whizbang_runtime::{aggregate, client, node, projection, saga, worker};
+pub use whizbang_runtime::{aggregate, client, layer, node, projection, saga, worker};
 #[cfg(feature = "testing")]
 pub use whizbang_testing as testing;
 #[cfg(feature = "testing")]

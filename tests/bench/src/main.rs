@@ -24,6 +24,7 @@ const ROWS: &[Row] = &[
     ("memory_per_idle_key", memory::idle_key),
     ("turn_1_key", turn::one_key),
     ("turn_10k_keys", turn::ten_thousand_keys),
+    ("turn_3_layers", turn::layered),
     ("turn_256_in_flight", turn::in_flight),
     ("durable_alone", durable::alone),
     ("durable_together", durable::together),

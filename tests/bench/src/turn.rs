@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use whizbang::derive::block_on;
+use whizbang::layer::Layer;
 use whizbang::{Client, MemoryStore, Node};
 
 use crate::account::{Account, deposit};
@@ -68,6 +69,39 @@ async fn ours(client: &Client, names: &[String]) -> f64 {
         }
     }
     nanos_each(begun.elapsed(), REQUESTS)
+}
+
+struct Empty;
+
+impl Layer for Empty {}
+
+/// Measures turns inside three empty layers, against the same turns without them.
+pub(crate) fn layered() {
+    block_on(async {
+        let task = tokio::task::spawn_local(async {
+            let names = vec!["account-1".to_owned()];
+            let mut pairs = Vec::new();
+            for _ in 0..=REPETITIONS {
+                let mut measured = [0.0; 2];
+                for (layers, nanos) in [0, 3].into_iter().zip(&mut measured) {
+                    let mut builder = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().threads(0);
+                    for _ in 0..layers {
+                        builder = builder.layer(Empty);
+                    }
+                    let node = builder.start().await.expect("it starts");
+                    let client = node.client();
+                    client.send(deposit("account-1")).await.expect("it is handled");
+                    *nanos = ours(&client, &names).await;
+                    node.stop().await.expect("it stops");
+                }
+                let [bare, layered] = measured;
+                pairs.push((layered, bare));
+            }
+            // The first pair is a warm-up.
+            report("turn_3_layers", "ns", "the same turn without layers", pairs.get(1..).unwrap_or_default());
+        });
+        task.await.expect("it ends");
+    });
 }
 
 /// Measures 256 requests in flight from this thread to actors on another.

@@ -184,6 +184,7 @@ mod tests {
             shapes: Arc::default(),
             suspect_permits: Arc::new(tokio::sync::Semaphore::new(1)),
             propagated: Arc::default(),
+            layers: Arc::default(),
             digest_key: 0,
         };
         ThreadContext::new(IdSource::seeded(Clock::system(), 1), settings, Arc::default())

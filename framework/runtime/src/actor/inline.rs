@@ -21,6 +21,7 @@ use super::mailbox::{Ctx, Delivered, TypedDelivery};
 use super::requested::{AnyEffects, RequestedEffects, TurnFacts};
 use super::thread::{ACTOR_TASK, ThreadContext};
 use super::turn::{DedupMark, TurnError};
+use crate::layer::{Call, Refusal};
 use crate::router::{Action, CommandMeta, DedupKey, Delivery, Outcome, SendError};
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{CodecError, Digest, Envelope, Key, Kind, MessageFacts, MessageId, Name, Rejection};
@@ -180,19 +181,48 @@ impl ActorInstance {
             time: now,
             key: Rc::clone(&self.key),
         };
-        let MessageFacts { name, version, codec, .. } = command.facts();
+        let MessageFacts { domain, name, version, codec, .. } = command.facts();
         let _span = tracing::debug_span!(target: TARGET, "turn", room = "actor", message = name, %id, correlation = %facts.correlation).entered();
         let digest = Digest::new(context.settings.digest_key, name, version, codec, payload);
         let mark = DedupMark::MessageId { digest: digest.value() };
         let (code, dispatcher) = (&context.user_code, Rc::clone(&self.dispatcher));
+        let layers = dispatcher.layers();
+        let headers = if layers.is_some() { facts.headers.clone() } else { Vec::new() };
+        let (handler, key) = (dispatcher.handlers.facts.name, Rc::clone(&self.key));
+        let call = Call {
+            handler,
+            domain,
+            name,
+            kind: Kind::Command,
+            key: &key,
+            id,
+            version,
+            codec,
+            payload,
+            headers: &headers,
+            time: now,
+        };
         let turned = self.run_turn(facts, &mark, Vec::new(), false, |state, user, effects| {
             code.relabel(label);
-            command.handle(user.get()?, effects)?;
+            let passed = layers.map_or(Ok(()), |layers| layers.before(&call));
+            match passed {
+                Ok(()) => command.handle(user.get()?, effects)?,
+                Err(Refusal::Reject(rejection)) => {
+                    command.clear();
+                    command.reject(rejection);
+                    command.store_reply(effects.requested());
+                    return Ok(());
+                }
+                Err(Refusal::Busy { after }) => return Err(TurnError::Busy(after)),
+            }
             let requested = effects.requested();
             if !command.is_rejected() && dispatcher.is_too_late(state, None, requested) {
                 command.reject(Rejection::saga_ended());
             }
             command.store_reply(requested);
+            if let Some(layers) = layers {
+                dispatcher.observe(layers, &call, requested);
+            }
             Ok(())
         });
         match turned {

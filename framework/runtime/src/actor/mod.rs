@@ -18,6 +18,7 @@ mod failpoints;
 mod handler_table;
 mod inline;
 mod instance;
+mod layered;
 mod mailbox;
 mod owned_shard;
 mod parked;
@@ -55,6 +56,7 @@ pub use effects::{CompensationScope, Effects, Sent};
 #[cfg(feature = "testing")]
 pub use failpoints::{Count, Failpoint, Failpoints};
 pub use handler_table::{HandlerTable, typed, typed_state};
+pub(crate) use layered::PUBLISHER;
 pub(crate) use mailbox::LocalMessage;
 pub use owned_shard::OwnedShard;
 pub use pending_commits::CommitNotifier;

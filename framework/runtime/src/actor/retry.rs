@@ -31,9 +31,13 @@ impl TurnError {
 
     pub(super) fn reason(&self) -> DeadLetterReason {
         match self {
-            Self::Panic(_) | Self::Effects(_) | Self::Store(_) | Self::Lost(_) | Self::Crashed(_) => {
-                DeadLetterReason::Attempts
-            }
+            Self::Panic(_)
+            | Self::Effects(_)
+            | Self::Store(_)
+            | Self::Lost(_)
+            | Self::Crashed(_)
+            | Self::Refused(_)
+            | Self::Busy(_) => DeadLetterReason::Attempts,
             Self::Undecodable(_) => DeadLetterReason::Undecodable,
             Self::Unhandled => DeadLetterReason::Unhandled,
             Self::Compensation(_) => DeadLetterReason::Compensation,
@@ -45,6 +49,7 @@ impl TurnError {
         match self {
             Self::Store(error) => Outcome::Refused(error),
             Self::Lost(error) => Outcome::Unknown(error),
+            Self::Busy(_) => Outcome::Busy,
             failure => Outcome::DeadLetter(failure.text()),
         }
     }
@@ -56,6 +61,8 @@ impl TurnError {
             Self::Effects(text) => format!("invalid effects: {text}"),
             Self::Unhandled => "no handler for this message".to_owned(),
             Self::Compensation(text) => text.clone(),
+            Self::Refused(rejection) => format!("rejected by a layer: {rejection}"),
+            Self::Busy(_) => "refused for now by a layer".to_owned(),
             Self::Crashed(attempts) => format!("the process ended during each of its last {attempts} deliveries"),
             Self::Store(error) | Self::Lost(error) => error_chain(error).to_string(),
         }
@@ -167,7 +174,16 @@ impl ActorInstance {
     /// Handles a failed turn: retries the message, or ends it.
     pub(crate) fn handle_failure(&mut self, delivery: Delivery, permit: Permit, failure: TurnError, ctx: &mut Ctx) {
         let outside = matches!(delivery.dedup_key, DedupKey::MessageId);
+        self.dispatcher.observe_failure(&delivery.action, &delivery.envelope, &self.key, &failure);
         match failure {
+            TurnError::Busy(_) if outside => {
+                self.dispatcher.context.counts.busy.one();
+                self.recover(ctx, move |_, _| complete(delivery, permit, Outcome::Busy));
+            }
+            // It is no attempt. The messages of its key that follow wait with it, in order.
+            TurnError::Busy(after) => {
+                self.recover(ctx, move |this, ctx| this.retry_after(Delivered { delivery, permit }, after, ctx));
+            }
             // An external caller is waiting for the answer; nothing was done.
             TurnError::Unhandled if outside => {
                 self.recover(ctx, move |_, _| complete(delivery, permit, Outcome::Unhandled));

@@ -31,7 +31,7 @@ pub(crate) fn action_of(envelope: &Envelope) -> Action {
 }
 
 impl Dispatcher {
-    /// Runs the user's decision on a message.
+    /// Runs the user's decision on a message, inside the layers.
     pub(crate) fn decide(
         &self,
         state: &KeyState,
@@ -46,6 +46,24 @@ impl Dispatcher {
         let code = &self.context.user_code;
         code.relabel(code.label(self.handlers.facts.name, &envelope.name));
         // A saga that has ended or compensates records the message as handled and does nothing.
+        let ignores = state.rare.ended || state.rare.compensation.is_compensating();
+        let decide = |effects: &mut dyn AnyEffects| self.decide_on(state, user, action, envelope, effects, redriven);
+        match (self.layers(), action) {
+            (Some(layers), Action::Handle) => self.decide_in_layers(layers, envelope, effects, decide),
+            (Some(layers), Action::React) if !ignores => self.decide_in_layers(layers, envelope, effects, decide),
+            _ => decide(effects),
+        }
+    }
+
+    fn decide_on(
+        &self,
+        state: &KeyState,
+        user: &dyn UserSlot,
+        action: &Action,
+        envelope: &Envelope,
+        effects: &mut dyn AnyEffects,
+        redriven: bool,
+    ) -> Result<(), TurnError> {
         let ignores = state.rare.ended || state.rare.compensation.is_compensating();
         if let (Action::Handle | Action::React, Some(error)) = (action, self.context.settings.shapes.refusal(envelope))
         {
@@ -104,7 +122,7 @@ impl Dispatcher {
     }
 
     /// Sends the reply to the actor that sent the command, if it expects one.
-    fn send_reply(&self, envelope: &Envelope, effects: &mut RequestedEffects) {
+    pub(super) fn send_reply(&self, envelope: &Envelope, effects: &mut RequestedEffects) {
         let (time, codec) = (effects.turn.time, self.handlers.facts.codec);
         if let Some((to, envelope)) = envelope.reply(&self.domain, effects.rejected, time, codec, &effects.reply) {
             let envelope = Envelope { headers: effects.headers.clone(), ..envelope };

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::owned_shard::OwnedShard;
 use super::pending_commits::{CommitNotifier, PendingCommits};
 use crate::inbox::{HealthIssues, IdleNotifier, QueuedBytes, QueuedKind};
+use crate::layer::Layers;
 use crate::router::{DedupKey, Delivery, NodeId, Outcome, PeerShapes, Remote};
 use whizbang_core::clock::{MonotonicTime, Timestamp};
 use whizbang_core::message::{Digest, Envelope, IdSource, Kind, MessageId, ShardId};
@@ -51,6 +52,8 @@ pub struct ThreadSettings {
     pub suspect_permits: Arc<Semaphore>,
     /// The names of the headers that are passed on from a handled message to everything that it causes.
     pub propagated: Arc<[String]>,
+    /// The layers around the handlers.
+    pub layers: Arc<Layers>,
     /// The key of the store's message digests.
     pub digest_key: u128,
 }

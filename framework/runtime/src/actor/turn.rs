@@ -11,6 +11,7 @@
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -21,7 +22,7 @@ use super::requested::{AnyEffects, EventSlot, Outgoing, RequestedEffects, TimerS
 use super::state::KeyState;
 use super::thread::APPEND_TASK;
 use crate::router::SequenceTracker;
-use whizbang_core::message::{Codec, CodecError};
+use whizbang_core::message::{Codec, CodecError, Rejection};
 use whizbang_core::store::{Appended, EventWrite, Mark, Note, OutboxWrite, Source, StoreError, TimerWrite, Turn};
 use whizbang_core::telemetry::passes;
 use whizbang_core::user_code::{Panicked, user_code};
@@ -57,6 +58,10 @@ pub(crate) enum TurnError {
     Unhandled,
     /// A compensating command was rejected.
     Compensation(String),
+    /// A layer has rejected a message that has no reply.
+    Refused(Rejection),
+    /// A layer has refused the message for this time.
+    Busy(Duration),
     /// The process ended during each of this many deliveries.
     Crashed(u32),
     /// The store rejected the append.

@@ -7,7 +7,7 @@
 
 use std::marker::PhantomData;
 
-use crate::actor::{HandlerTable, Role, Snapshots, Stateful, typed};
+use crate::actor::{HandlerTable, PUBLISHER, Role, Snapshots, Stateful, typed};
 use whizbang_core::message::{Domain, Event};
 
 /// The publisher of a domain.
@@ -15,7 +15,7 @@ pub(crate) struct Publisher<D>(PhantomData<fn() -> D>);
 
 impl<D: Domain> Stateful for Publisher<D> {
     type Domain = D;
-    const NAME: &'static str = "whizbang-publisher";
+    const NAME: &'static str = PUBLISHER;
     const ROLE: Role = Role::Aggregate;
     const SNAPSHOTS: Snapshots = Snapshots::Never;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+use super::layered::{LayeredRequest, send_in_layers};
 use super::retry::{Attempts, Effect, RetryMode, send_until_answered};
 use super::{Client, DEADLINE};
 use crate::router::{DelayedMessage, Remote, SCHEDULE, SendError, cancellation};
@@ -31,7 +32,7 @@ impl Due {
 
 /// Hands a message to the scheduler of its domain. The returned future is done when it is stored there.
 pub(super) fn schedule(
-    client: Client,
+    mut client: Client,
     envelope: &Envelope,
     shards: u16,
     due: Due,
@@ -43,7 +44,16 @@ pub(super) fn schedule(
             // A repeated request with another time is another command: it moves the message.
             let id = envelope.id.derive(&format!("{SCHEDULE}/{}", due.as_millis()), 0);
             let deadline = envelope.deadline;
-            ask(client, Envelope { id, deadline, ..scheduled }, attempts)
+            let scheduled = Envelope { id, deadline, ..scheduled };
+            match client.layers.take() {
+                None => ask(client, scheduled, attempts),
+                // They see the message itself, and not the one that delays it.
+                Some(layers) => {
+                    let request = LayeredRequest::new(envelope, &attempts);
+                    let sent = |client| ask::<()>(client, scheduled, attempts);
+                    Box::pin(send_in_layers(client, layers, request, sent))
+                }
+            }
         }
         Err(error) => Box::pin(std::future::ready(Err(SendError::Encode(error)))),
     }
@@ -94,10 +104,12 @@ impl Reply for bool {}
 
 /// Sends a command to a scheduler and reads its reply.
 pub(super) fn ask<R: Reply>(
-    client: Client,
+    mut client: Client,
     envelope: Envelope,
     attempts: Attempts,
 ) -> BoxFuture<'static, Result<R, SendError>> {
+    // A message of the framework passes no layers.
+    client.layers = None;
     let codec = envelope.codec;
     let send = |remote: &dyn Remote, envelope, wait| remote.send(envelope, wait);
     let answer = send_until_answered(client, envelope, attempts, send);

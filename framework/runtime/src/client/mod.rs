@@ -5,6 +5,7 @@
 
 mod delay;
 mod encode;
+mod layered;
 mod post;
 mod publish;
 mod query;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::layer::{Layer, Layers};
 use crate::router::{NodeId, Remote};
 use whizbang_core::clock::Clock;
 use whizbang_core::message::{Command, Event, Fingerprint, IdSource, MessageFacts, MessageId, Query, encode_verified};
@@ -53,6 +55,8 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
+    /// The layers around its requests.
+    layers: Option<Arc<Layers>>,
 }
 
 struct Inner {
@@ -65,7 +69,7 @@ struct Inner {
 impl Client {
     pub(crate) fn new(node: NodeId, remote: Arc<dyn Remote>, ids: IdSource) -> Self {
         let clock = ids.clock().clone();
-        Self { inner: Arc::new(Inner { node, remote, ids: Mutex::new(ids), clock }) }
+        Self { inner: Arc::new(Inner { node, remote, ids: Mutex::new(ids), clock }), layers: None }
     }
 
     /// Sends a command to the owner of its domain. Await the returned future for the reply.
@@ -133,6 +137,43 @@ impl Client {
     /// waits behind a dead letter, and [`SendError::Refused`] or [`SendError::NoOwner`] if its state cannot be loaded.
     pub fn query<Q: Query>(&self, query: Q) -> SendQuery<Q> {
         SendQuery::new(self.clone(), query)
+    }
+
+    /// Returns a client with a [layer](Layer) around its requests ([`send`](Self::send), [`post`](Self::post),
+    /// [`publish`](Self::publish) and [`query`](Self::query)), inside the layers that this client has. This client is unchanged.
+    ///
+    /// Layers see encoded messages, so a command to an actor of this process is encoded and decoded, and never runs inline.
+    ///
+    /// ```
+    /// # use whizbang::doc_fixtures::*;
+    /// # whizbang::derive::block_on(async {
+    /// # let node = bank().await;
+    /// use whizbang::layer::{Call, Layer, Refusal};
+    /// use whizbang::prelude::*;
+    ///
+    /// /// Lets no request pass without a tenant.
+    /// struct Tenant;
+    ///
+    /// impl Layer for Tenant {
+    ///     fn before(&self, call: &Call<'_>) -> Result<(), Refusal> {
+    ///         match call.header("tenant") {
+    ///             Some(_) => Ok(()),
+    ///             None => Err(Rejection::new("tenants.missing", "the request names no tenant").into()),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let client = node.client().layer(Tenant);
+    /// let deposit = |cents| Deposit { account: "ada".into(), cents };
+    /// assert!(client.send(deposit(500)).await.unwrap_err().rejection().is_some());
+    /// assert_eq!(client.send(deposit(20)).header("tenant", "acme").await?, 20);
+    /// # Ok::<_, whizbang::Error>(()) }).unwrap();
+    /// ```
+    #[must_use]
+    pub fn layer(&self, layer: impl Layer) -> Self {
+        let mut layers = self.layers.as_deref().cloned().unwrap_or_default();
+        layers.add(Arc::new(layer));
+        Self { inner: Arc::clone(&self.inner), layers: Some(Arc::new(layers)) }
     }
 
     /// Returns the transport for messages that leave this client's thread.

@@ -186,7 +186,10 @@ impl<C: Command> Unsent<C> {
             return (PendingReply::failed(*refused), sender);
         }
         let limit = sender.limit(&mut meta);
-        if let Some(routes) = LocalRoutes::here(sender.client.inner.node)
+        // Layers see encoded messages, so their clients send bytes everywhere.
+        let is_layered = sender.client.layers.is_some();
+        if !is_layered
+            && let Some(routes) = LocalRoutes::here(sender.client.inner.node)
             && let Some(endpoint) = routes.endpoint::<C>()
             && routes.is_open(C::Domain::NAME, C::Domain::SHARDS, || command.key())
         {
@@ -198,7 +201,7 @@ impl<C: Command> Unsent<C> {
             return (reply, sender);
         }
         let remote = &sender.client.inner.remote;
-        if let Some(thread) = remote.thread_of(C::Domain::NAME, C::NAME, command.key().as_str()) {
+        if !is_layered && let Some(thread) = remote.thread_of(C::Domain::NAME, C::NAME, command.key().as_str()) {
             let bytes = if remote.is_crowded(thread) { encoded_len(&command) } else { 0 };
             let (reply, receiver) = oneshot::channel();
             let submit = move |routes: Option<&LocalRoutes>| match routes {

@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::{Instant, Sleep};
 
 use super::Client;
+use super::layered::{LayeredRequest, ReadRejection, send_in_layers};
 use crate::router::{Remote, SendError};
 use whizbang_core::clock::instant;
 use whizbang_core::message::{Envelope, MessageId};
@@ -68,6 +69,15 @@ impl Attempts {
         let now = instant();
         let until = now.checked_add(deadline).unwrap_or_else(|| now + Duration::from_secs(3_155_760_000));
         Self { mode, effect, deadline, until, count: 0, unanswered: 0, is_uncertain: false }
+    }
+
+    pub(super) fn mode(&self) -> RetryMode {
+        self.mode
+    }
+
+    /// Returns whether the request has no effect.
+    pub(super) fn is_query(&self) -> bool {
+        self.effect == Effect::None
     }
 
     /// Returns the time until the deadline.
@@ -162,7 +172,23 @@ pub(super) type SendOnce<R> = fn(&dyn Remote, Envelope, Duration) -> BoxFuture<'
 
 /// Sends an encoded request until it has a reply or a final error. Not generic over the message, so that it is
 /// compiled once for each kind of reply: bytes, or the acceptance of a posted command.
-pub(super) async fn send_until_answered<R: Send + 'static>(
+pub(super) async fn send_until_answered<R: ReadRejection>(
+    mut client: Client,
+    envelope: Envelope,
+    attempts: Attempts,
+    send: SendOnce<R>,
+) -> Result<R, SendError> {
+    match client.layers.take() {
+        None => repeat_until_answered(client, envelope, attempts, send).await,
+        Some(layers) => {
+            let request = LayeredRequest::new(&envelope, &attempts);
+            let sent = |client| repeat_until_answered(client, envelope, attempts, send);
+            send_in_layers(client, layers, request, sent).await
+        }
+    }
+}
+
+async fn repeat_until_answered<R: Send + 'static>(
     client: Client,
     envelope: Envelope,
     mut attempts: Attempts,

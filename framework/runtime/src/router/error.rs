@@ -14,11 +14,12 @@ use whizbang_core::store::StoreError;
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// The domain rejected the command. Final: the same command id always gets the same rejection.
+    /// The domain rejected the command, or a [layer](crate::layer::Layer) of this client did, and then nothing was sent. Final: the
+    /// domain answers the same command id always with the same rejection.
     #[error("rejected: {0}")]
     Rejected(Rejection),
-    /// The owner has reached its bound of turns in flight, in every attempt until the deadline. Nothing was done: send
-    /// again after a while.
+    /// The owner has reached its bound of turns in flight, or a [layer](crate::layer::Layer) is busy, in every attempt until the
+    /// deadline. Nothing was done: send again after a while.
     #[error("domain `{domain}` is busy")]
     Busy {
         /// The domain.
@@ -109,7 +110,7 @@ pub enum SendError {
         /// The error of the last delivery.
         reason: String,
     },
-    /// The command failed and nothing was done: its handler panicked in every attempt, or requested effects that
+    /// The command failed and nothing was done: its handler or a layer panicked in every attempt, or it requested effects that
     /// cannot be written (an event or reply above 512 KiB, a command to an empty key). No other caller is affected.
     /// Sent again with the same id, it is tried again and most likely fails again: fix the command or its handler.
     #[error("the command failed: {reason}")]

@@ -14,6 +14,7 @@ use super::deferred::{DEFER_AFTER, no_reply};
 use super::dispatcher::WorkerDispatcher;
 use super::failure::Failure;
 use super::job_log::{JobLog, JobNumber};
+use super::layered::JobLayers;
 use super::ledger::Ledger;
 use super::outbox::JobOutbox;
 use super::plan::{Done, JobFailure};
@@ -21,9 +22,7 @@ use super::{Job, Worker, stream_of};
 use crate::actor::{MIN_WAIT, OwnedShard, duplicate_outcome};
 use crate::inbox::Admission;
 use crate::router::{DedupKey, Outcome};
-#[cfg(feature = "testing")]
-use whizbang_core::message::Domain;
-use whizbang_core::message::{Codec, Digest, Envelope, Kind, MessageId, ShardId};
+use whizbang_core::message::{Codec, Digest, Domain, Envelope, Kind, MessageId, ShardId};
 use whizbang_core::spawn::{FIRST_RESTART, LONGEST_RESTART};
 use whizbang_core::store::{DeadLetter, Note, StoreError, StreamState};
 use whizbang_core::telemetry::TARGET;
@@ -386,10 +385,21 @@ impl<W: Worker> WorkerDispatcher<W> {
             let attempt = super::Attempt::begin(W::Domain::NAME, W::NAME, envelope, delivery);
             (attempt.clone(), attempt)
         };
+        let layers = &*self.context.settings.layers;
+        let layered = (!layers.is_empty()).then(|| JobLayers {
+            layers,
+            handler: W::NAME,
+            codec: <W::Domain as Domain>::CODEC,
+            clock: self.context.ids.clock().clone(),
+        });
+        let in_layers = layered.as_ref();
         let running = async move {
             #[cfg(feature = "testing")]
             crate::actor::Failpoints::hit(W::Domain::NAME, &message);
-            let done = run(worker, message, job).await;
+            let done = match in_layers {
+                Some(layered) => layered.run(message, async |message| run(worker, message, job).await).await,
+                None => run(worker, message, job).await,
+            };
             #[cfg(feature = "testing")]
             let done = watched.returned(done).await;
             done
@@ -397,13 +407,19 @@ impl<W: Worker> WorkerDispatcher<W> {
         let limit = self.context.settings.job_limit;
         let code = &self.context.user_code;
         let label = code.label(W::NAME, &envelope.name);
+        let ended_early = |text: String| {
+            if let Some(layered) = in_layers {
+                let _ = code.call(label, || layered.failed(envelope, &text));
+            }
+            Failure::Retry(text)
+        };
         let ended = match tokio::time::timeout(limit, code.run(label, running)).await {
             Ok(Ok(Ok(done))) => Ok(done),
             Ok(Ok(Err(JobFailure::Undecodable(error)))) => Err(Failure::Undecodable(error.to_string())),
             Ok(Ok(Err(JobFailure::Retry(text)))) => Err(Failure::Retry(text)),
             Ok(Ok(Err(JobFailure::Fail(text)))) => Err(Failure::Fail(text)),
-            Ok(Err(panicked)) => Err(Failure::Retry(format!("the job {panicked}"))),
-            Err(_) => Err(Failure::Retry(format!("the job took longer than {limit:?}"))),
+            Ok(Err(panicked)) => Err(ended_early(format!("the job {panicked}"))),
+            Err(_) => Err(ended_early(format!("the job took longer than {limit:?}"))),
         };
         // Closed however the attempt has ended: a clone of the job in a detached task sends nothing more.
         let ended = match (ended, outbox.close()) {

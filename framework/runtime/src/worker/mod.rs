@@ -16,6 +16,7 @@ mod dispatcher;
 mod failure;
 mod job;
 mod job_log;
+mod layered;
 mod ledger;
 mod outbox;
 mod plan;

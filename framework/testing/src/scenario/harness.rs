@@ -141,6 +141,7 @@ impl<A: Stateful> Harness<A> {
             shapes: Arc::default(),
             suspect_permits: Arc::new(tokio::sync::Semaphore::new(1)),
             propagated: Arc::default(),
+            layers: Arc::default(),
             digest_key: 0,
         };
         let context = ThreadContext::new(self.ids.fork(), settings, Arc::default());

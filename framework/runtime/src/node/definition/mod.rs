@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::inbox::HealthIssues;
+use crate::layer::Layers;
 use crate::node::catalog::hosted::HostedType;
 use crate::node::catalog::newer_types::NewerTypes;
 use crate::node::config::NodeConfig;
@@ -59,6 +60,8 @@ pub(in crate::node) struct NodeDefinition {
     pub(in crate::node) retries: Retries,
     /// The names of the headers that are passed on from a handled message to everything that it causes.
     pub(in crate::node) propagated: Arc<[String]>,
+    /// The layers around the handlers.
+    pub(in crate::node) layers: Arc<Layers>,
     pub(in crate::node) store: Arc<dyn Store>,
     pub(in crate::node) bridge: Option<Arc<dyn Bridge>>,
     pub(in crate::node) actors: Vec<ActorDefinition>,

@@ -45,6 +45,7 @@ impl ThreadRuntime {
             shapes: Arc::clone(&definition.shapes),
             suspect_permits: Arc::clone(&definition.suspect_permits),
             propagated: Arc::clone(&definition.propagated),
+            layers: Arc::clone(&definition.layers),
             digest_key: definition.store.digest_key(),
         };
         let context = ThreadContext::new(ids, settings, definition.code(index));

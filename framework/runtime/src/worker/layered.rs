@@ -1,0 +1,76 @@
+//! The layers around a job.
+//!
+//! Called by the path of a [job](super::job), in each attempt. Calls the [layers](crate::layer), which are user code.
+
+use super::plan::{Done, JobFailure};
+use crate::actor::MIN_WAIT;
+use crate::layer::{Call, CallOutcome, Layers, Refusal};
+use whizbang_core::clock::Clock;
+use whizbang_core::message::{Codec, Coded as _, Envelope, Kind, Rejection, rejection_in};
+
+/// The layers of a worker's jobs.
+pub(super) struct JobLayers<'a> {
+    pub(super) layers: &'a Layers,
+    /// The name of the worker.
+    pub(super) handler: &'static str,
+    /// The codec of the worker's replies.
+    pub(super) codec: Codec,
+    pub(super) clock: Clock,
+}
+
+impl JobLayers<'_> {
+    fn call<'a>(&'a self, envelope: &'a Envelope) -> Call<'a> {
+        Call { handler: self.handler, ..Call::of(envelope, &envelope.key, self.clock.now()) }
+    }
+
+    /// Runs a job inside the layers. A layer that refuses the message for now is asked again after its wait, within the time limit
+    /// of the job.
+    pub(super) async fn run(
+        &self,
+        envelope: Envelope,
+        job: impl AsyncFnOnce(Envelope) -> Result<Done, JobFailure>,
+    ) -> Result<Done, JobFailure> {
+        loop {
+            match self.layers.before_async(&self.call(&envelope)).await {
+                Ok(()) => break,
+                Err(Refusal::Busy { after }) => tokio::time::sleep(after.max(MIN_WAIT)).await,
+                Err(Refusal::Reject(rejection)) if envelope.kind == Kind::Command => {
+                    return rejected(rejection, self.codec);
+                }
+                Err(Refusal::Reject(rejection)) => {
+                    return Err(JobFailure::Fail(format!("rejected by a layer: {rejection}")));
+                }
+            }
+        }
+        let done = job(envelope.clone()).await;
+        let (call, rejection) = (self.call(&envelope), self.rejection(&done));
+        self.layers.after(
+            &call,
+            match (&done, &rejection) {
+                (_, Some(rejection)) => CallOutcome::Rejected(rejection),
+                (Ok(_), None) => CallOutcome::Done,
+                (Err(JobFailure::Retry(text) | JobFailure::Fail(text)), None) => CallOutcome::Failed(text),
+                (Err(JobFailure::Undecodable(_)), None) => CallOutcome::Failed("failed to decode message"),
+            },
+        );
+        done
+    }
+
+    /// Reports an attempt that a panic or the time limit has ended. User code.
+    pub(super) fn failed(&self, envelope: &Envelope, text: &str) {
+        self.layers.after(&self.call(envelope), CallOutcome::Failed(text));
+    }
+
+    fn rejection(&self, done: &Result<Done, JobFailure>) -> Option<Rejection> {
+        let done = done.as_ref().ok().filter(|done| done.rejected)?;
+        rejection_in(self.codec, &done.reply).ok().flatten()
+    }
+}
+
+fn rejected(rejection: Rejection, codec: Codec) -> Result<Done, JobFailure> {
+    let mut reply = Vec::new();
+    match <()>::write_reply(&Err(rejection), codec, &mut reply) {
+        Ok(()) => Ok(Done { reply, rejected: true, sent: Vec::new() }),
+        Err(error) => Err(JobFailure::Fail(format!("failed to encode reply: {error}"))),
+    }
+}
