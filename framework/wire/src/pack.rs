@@ -12,6 +12,9 @@ use whizbang_core::message::Envelope;
 
 impl Packet {
     /// Encodes events of one store into one packet, in their order.
+    ///
+    /// All must be of one store, which the packet names once. The caller limits the size, see
+    /// [`packed_size`](Self::packed_size).
     pub fn from_events(events: &[Envelope]) -> Self {
         let mut frame = Writer::new();
         frame.envelopes(events, usize::MAX);
@@ -20,6 +23,9 @@ impl Packet {
     }
 
     /// Returns the maximum size in bytes of an event in a pack.
+    ///
+    /// It is an upper bound, computed without encoding. A sender adds them up to fill a packet to the limit of the
+    /// broker.
     pub fn packed_size(event: &Envelope) -> usize {
         let origin = event.origin.as_ref().map_or(0, |origin| origin.key.len());
         let headers: usize = event.headers.iter().map(|(name, value)| name.len() + value.len() + 8).sum();

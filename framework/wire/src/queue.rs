@@ -69,6 +69,8 @@ impl<T> Queue<T> {
     }
 
     /// Appends an item if that is within the bound; otherwise returns the item.
+    ///
+    /// Returns it also if the reader is gone.
     pub fn try_push(&self, item: T) -> Result<(), T> {
         let mut state = self.state.lock();
         if state.closed || state.items.len() >= self.capacity {
@@ -86,6 +88,8 @@ impl<T> Queue<T> {
     }
 
     /// Removes the first item if `wanted` returns true for it.
+    ///
+    /// The item that thereby comes within the bound is accepted, which lets its sender continue.
     pub fn pop_if(&self, wanted: impl FnOnce(&T) -> bool) -> Option<T> {
         let mut state = self.state.lock();
         state.items.front().filter(|(first, _)| wanted(first))?;
@@ -109,6 +113,8 @@ impl<T> Queue<T> {
     }
 
     /// Returns the number of queued items.
+    ///
+    /// Items beyond the bound count too.
     pub fn len(&self) -> usize {
         self.state.lock().items.len()
     }
@@ -124,11 +130,16 @@ impl<T> Queue<T> {
     }
 
     /// Waits until an item was pushed since the previous wait.
+    ///
+    /// Also returns after [`wake`](Self::wake) and [`close`](Self::close), so check for items and for the end
+    /// afterwards. Cancel safe.
     pub async fn filled(&self) {
         self.filled.notified().await;
     }
 
     /// Wakes the reader.
+    ///
+    /// For a reader that waits for something besides items.
     pub fn wake(&self) {
         self.filled.notify_one();
     }

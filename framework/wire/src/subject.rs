@@ -150,6 +150,9 @@ pub enum Address {
 
 impl Address {
     /// Returns the address of a command or a reply; `None` if its shard is unknown.
+    ///
+    /// The sender is part of the address, so that a broker can permit each service its own senders only. A command of
+    /// an external caller has no sender.
     pub fn for_message(envelope: &Envelope) -> Option<Self> {
         let from = envelope.origin.as_ref().map(|origin| origin.shard.clone());
         envelope.to.clone().map(|to| Self::Direct { to, from })
@@ -162,6 +165,9 @@ impl Address {
     }
 
     /// Returns the address of a request.
+    ///
+    /// Requests go to the domain that has the data: events and outbox entries to the sending domain, watermarks to the
+    /// receiving one.
     pub fn for_request(request: &Request) -> Self {
         match request {
             Request::Command(envelope) => Self::CommandRequest {
@@ -194,6 +200,15 @@ impl Address {
 
 impl Namespace {
     /// Returns the subject of an address.
+    ///
+    /// ```
+    /// use whizbang_core::message::{Name, ShardId};
+    /// use whizbang_wire::subject::{Address, Namespace};
+    ///
+    /// let head = Address::Head(ShardId::new(Name::new("bank")?, 3));
+    /// assert_eq!(Namespace::default().subject(&head), "whizbang.head.bank.3");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn subject(&self, address: &Address) -> String {
         let ns = &self.0;
         match address {
@@ -221,6 +236,8 @@ impl Namespace {
     }
 
     /// Parses a subject; `None` if it is not one of this namespace.
+    ///
+    /// Each address has one subject: a number with leading zeros or a sign is not accepted.
     pub fn parse(&self, subject: &str) -> Option<Address> {
         let rest = subject.strip_prefix(self.as_str())?.strip_prefix('.')?;
         let tokens: Vec<&str> = rest.split('.').take(7).collect();
@@ -256,7 +273,7 @@ impl Namespace {
         })
     }
 
-    /// Returns the filter for all commands and replies to a domain.
+    /// Returns the filter for all commands and replies to a domain, such as `whizbang.cmd.bank.>`.
     pub fn direct_filter(&self, domain: &Name) -> String {
         format!("{self}.cmd.{domain}.>")
     }
@@ -269,58 +286,61 @@ impl Namespace {
         }
     }
 
-    /// Returns the filter for all events of a domain.
+    /// Returns the filter for all events of a domain, such as `whizbang.evt.bank.>`. It includes packets with several events.
     pub fn event_filter(&self, domain: &Name) -> String {
         format!("{self}.evt.{domain}.>")
     }
 
-    /// Returns the subject of a query.
+    /// Returns the subject of a query, such as `whizbang.qry.bank.balance-of`. Queries have a prefix of their own, because any
+    /// service may answer them with a view.
     pub fn query_subject(&self, domain: &Name, name: &Name) -> String {
         self.subject(&Address::QueryRequest { domain: domain.clone(), name: name.clone() })
     }
 
-    /// Returns the filter for all requests to the owner of a domain.
+    /// Returns the filter for all requests to the owner of a domain, such as `whizbang.ask.bank.>`. Queries are not included.
     pub fn request_filter(&self, domain: &Name) -> String {
         format!("{self}.ask.{domain}.>")
     }
 
-    /// Returns the filter for all commands and replies to a shard.
+    /// Returns the filter for all commands and replies to a shard, such as `whizbang.cmd.bank.3.>`.
     pub fn shard_filter(&self, shard: &ShardId) -> String {
         format!("{self}.cmd.{}.{}.>", shard.domain, shard.shard)
     }
 
-    /// Returns the pattern of the filters for each shard of a domain.
+    /// Returns the pattern of the filters for each shard of a domain, such as `whizbang.cmd.bank.*.>`.
     pub fn shards_filter(&self, domain: &Name) -> String {
         format!("{self}.cmd.{domain}.*.>")
     }
 
     /// Returns the filters for all requests to the owner of a shard, except those of callers that do not know the shard.
+    ///
+    /// A caller that does not know the shard asks any node of the service, see [`Address::CommandRequest`].
     pub fn shard_request_filters(&self, shard: &ShardId) -> [String; 2] {
         let ShardId { domain, shard } = shard;
         [format!("{self}.ask.{domain}.*.{shard}"), format!("{self}.ask.{domain}.*.{shard}.>")]
     }
 
-    /// Returns the filter for all watermark notifications to a shard.
+    /// Returns the filter for all watermark notifications to a shard, such as `whizbang.done.bank.3.>`.
     pub fn shard_committed_filter(&self, shard: &ShardId) -> String {
         format!("{self}.done.{}.{}.>", shard.domain, shard.shard)
     }
 
-    /// Returns the filter for all watermark notifications to the shards of a domain.
+    /// Returns the filter for all watermark notifications to the shards of a domain, such as `whizbang.done.bank.>`.
     pub fn committed_filter(&self, domain: &Name) -> String {
         format!("{self}.done.{domain}.>")
     }
 
-    /// Returns the filter for all head notifications of the shards of a domain.
+    /// Returns the filter for all head notifications of the shards of a domain, such as `whizbang.head.bank.*`.
     pub fn head_filter(&self, domain: &Name) -> String {
         format!("{self}.head.{domain}.*")
     }
 
-    /// Returns the name of the stream of commands and replies for a domain.
+    /// Returns the name of the stream of commands and replies for a domain, such as `whizbang_commands_bank`.
     pub fn direct_stream(&self, domain: &Name) -> String {
         format!("{self}_commands_{domain}")
     }
 
-    /// Returns the name of the stream of events of a domain.
+    /// Returns the name of the stream of events of a domain, such as `whizbang_events_bank`.
     pub fn event_stream(&self, domain: &Name) -> String {
         format!("{self}_events_{domain}")
     }
@@ -335,12 +355,12 @@ impl Namespace {
         format!("{self}.claim.*")
     }
 
-    /// Returns the subject of the claim on a domain.
+    /// Returns the subject of the claim on a domain, such as `whizbang.claim.bank`.
     pub fn claim_subject(&self, domain: &Name) -> String {
         format!("{self}.claim.{domain}")
     }
 
-    /// Returns the name of the stream of messages that a service refused.
+    /// Returns the name of the stream of messages that a service refused, such as `whizbang_refused_shop`.
     pub fn refused_stream(&self, service: &Name) -> String {
         format!("{self}_refused_{service}")
     }
