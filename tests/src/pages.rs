@@ -27,6 +27,7 @@ pages! {
     ConceptShards = "docs/concepts/shards.md",
     RepeatRequests = "docs/how-to/repeat-requests.md",
     CallExternalServices = "docs/how-to/call-external-services.md",
+    LimitWorkers = "docs/how-to/limit-workers.md",
     RunSeveralNodes = "docs/how-to/run-several-nodes.md",
     UpgradeWithoutDowntime = "docs/how-to/upgrade-without-downtime.md",
     PublishEvents = "docs/how-to/publish-events.md",

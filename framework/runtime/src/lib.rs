@@ -52,4 +52,6 @@ pub use projection::{Answer, Project, Projection};
 pub use saga::{OnTimer, Saga};
 pub use whizbang_core::message::{Command, Document, Domain, Event, Message, Query, Rejection};
 pub use whizbang_core::retry::Retry;
-pub use worker::{Job, OnEvent, OnJobReply, Perform, WorkError, Worker};
+pub use worker::{
+    CircuitBreaker, Job, JobError, OnEvent, OnJobReply, Perform, RetryDecision, WorkError, Worker, WorkerOptions,
+};

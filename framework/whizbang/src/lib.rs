@@ -160,4 +160,6 @@ pub use store::postgres::PostgresStore;
 pub use whizbang_core::retry::Retry;
 pub use whizbang_core::telemetry::{ErrorChain, error_chain};
 pub use whizbang_runtime::actor::{CompensationScope, Effects, EventContext, Role, Sent, Stateful};
-pub use worker::{Job, OnEvent, OnJobReply, Perform, WorkError, Worker};
+pub use worker::{
+    CircuitBreaker, Job, JobError, OnEvent, OnJobReply, Perform, RetryDecision, WorkError, Worker, WorkerOptions,
+};

@@ -15,8 +15,8 @@ pub struct Health {
     /// Readiness: the node accepts messages.
     pub ready: bool,
     /// Reasons for not being live or ready, followed by notes for operators that leave the node ready: keys that
-    /// cannot be loaded or for which the store fails, and the number of dead letters with one example. Bounded; an
-    /// entry disappears once it is resolved.
+    /// cannot be loaded or for which the store fails, paused workers, and the number of dead letters with one example.
+    /// Bounded; an entry disappears once it is resolved.
     pub reasons: Vec<String>,
 }
 
@@ -92,6 +92,10 @@ pub struct Metrics {
     pub lease_failures: u64,
     /// Types of commands that currently wait for a node with a newer program.
     pub newer_commands: u64,
+    /// Workers that are currently paused by their [circuit breaker](crate::WorkerOptions::circuit_breaker).
+    pub open_circuits: u64,
+    /// Pauses of workers by their circuit breakers.
+    pub circuits_opened: u64,
     /// Singletons that currently run on this node.
     pub singletons: u64,
 }

@@ -86,7 +86,7 @@ impl Attempt {
         self.0.borrow_mut().effect = Some(instant());
         let (domain, id) = (self.0.borrow().domain, self.0.borrow().message.id);
         match Failpoints::after_effect(domain, id) {
-            Some(Failpoint::Fail) => Err(JobFailure::Retry("a simulated failure".to_owned())),
+            Some(Failpoint::Fail) => Err(JobFailure::Retry("a simulated failure".into())),
             Some(Failpoint::Hang) => std::future::pending().await,
             Some(Failpoint::Kill(killer)) => {
                 killer.notify_one();

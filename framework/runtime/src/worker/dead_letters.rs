@@ -11,7 +11,7 @@ use super::dispatcher::WorkerDispatcher;
 use super::job_log::{JobLog, JobNumber};
 use super::ledger::Ledger;
 use crate::actor::OwnedShard;
-use crate::router::Outcome;
+use crate::router::{DedupKey, Outcome};
 use whizbang_core::message::{Codec, Coded as _, Domain as _, Envelope, Kind, MessageId, Rejection};
 use whizbang_core::store::{DeadLetter, DeadLetterReason, Note, StoreError};
 use whizbang_core::telemetry::TARGET;
@@ -76,10 +76,17 @@ impl<W: Worker> WorkerDispatcher<W> {
         dead_letter: &DeadLetter,
     ) -> Outcome {
         let envelope = &dead_letter.envelope;
+        let place = self.enter_line(&log.shard, envelope, &DedupKey::Internal).await;
+        if let Some(place) = &place
+            && !self.holds_line(place, &log.shard).await
+        {
+            return Outcome::Stopped;
+        }
         let done = {
             let Ok(_slot) = self.slots.acquire().await else { return Outcome::Stopped };
+            let Some(admitted) = self.admit_job(&log.shard).await else { return Outcome::Stopped };
             self.begin(number);
-            self.run_once(&log.shard.id, envelope, dead_letter.attempts + 1).await
+            self.run_once(&log.shard.id, envelope, dead_letter.attempts + 1, admitted).await
         };
         match done {
             Ok(done) => match self.finish(log, ledger, envelope, End::Resolved, &done).await {

@@ -23,7 +23,7 @@ use super::failure::Failure;
 use super::job_log::{JobLog, JobNumber};
 use super::ledger::Ledger;
 use super::plan::Done;
-use crate::actor::{MIN_WAIT, OwnedShard};
+use crate::actor::OwnedShard;
 use crate::router::{DedupKey, Outcome};
 use whizbang_core::clock::instant;
 use whizbang_core::message::{Codec, Envelope, MessageId};
@@ -43,10 +43,13 @@ impl<W: Worker> WorkerDispatcher<W> {
         matches!(arrival, DedupKey::Sequence { .. }) && !self.pending.is_full()
     }
 
-    /// Returns whether a message must be deferred until a slot is free.
+    /// Returns whether a message must be deferred until a slot is free and the limits of the worker allow a job.
     pub(super) fn must_wait(&self, arrival: &DedupKey) -> bool {
         let direct = matches!(arrival, DedupKey::Sequence { source, .. } if source.kind == SourceKind::Direct);
-        direct && self.slots.available_permits() == 0 && self.can_defer(arrival)
+        // Behind an event that holds the line of its key, commands of actors would wait unrecorded.
+        let direct = direct || self.lines.is_some();
+        let is_full = || self.slots.available_permits() == 0 || self.limits.would_wait();
+        direct && is_full() && self.can_defer(arrival)
     }
 
     /// Records an unfinished job, after that many failed attempts. Returns whether its message is settled by that.
@@ -77,6 +80,11 @@ impl<W: Worker> WorkerDispatcher<W> {
     /// Schedules a deferred job to start after `wait`, when a slot is free.
     pub(super) fn begin_later(self: &Rc<Self>, shard: &Rc<OwnedShard>, id: MessageId, wait: Duration) {
         self.pending.push(shard, id, instant() + wait);
+        self.begin_queued();
+    }
+
+    /// Starts the task that begins queued jobs, unless it runs.
+    pub(super) fn begin_queued(self: &Rc<Self>) {
         self.pending.task.borrow_mut().get_or_insert_with(|| {
             let (me, pending, slots) = (Rc::downgrade(self), Rc::clone(&self.pending), Arc::clone(&self.slots));
             let begin = move || {
@@ -136,7 +144,11 @@ impl<W: Worker> WorkerDispatcher<W> {
         loop {
             match self.ledger(&log).await {
                 Ok(ledger) => {
-                    let waiting: Vec<_> = ledger.borrow().waiting.iter().copied().collect();
+                    let waiting: Vec<_> = ledger.borrow().waiting.iter().collect();
+                    if let Some(lines) = &self.lines {
+                        self.restore_lines(lines, &shard, waiting).await;
+                        return;
+                    }
                     let running = |id: &MessageId| log.running.borrow().contains_key(id);
                     waiting.into_iter().filter(|id| !running(id)).for_each(|id| {
                         self.begin_later(&shard, id, Duration::ZERO);
@@ -150,6 +162,7 @@ impl<W: Worker> WorkerDispatcher<W> {
                     );
                     Rc::clone(&self.context).sleep_unless_closing(Rc::clone(&shard), REREAD_AFTER).await;
                     if self.context.is_closing(&shard) {
+                        self.lines.iter().for_each(|lines| lines.set_restored(shard.id.shard));
                         return;
                     }
                 }
@@ -171,16 +184,26 @@ impl<W: Worker> WorkerDispatcher<W> {
             return Ok(());
         }
         let envelope = Envelope { key: dead_letter.key, ..dead_letter.envelope };
+        if self.lines.as_ref().is_some_and(|lines| !lines.claim(&envelope.key, shard, id)) {
+            return Ok(());
+        }
         log.running.borrow_mut().insert(id, (number, self.context.digest(&envelope).value()));
         let mut failed = ledger.borrow().failing.get(&id).copied().unwrap_or(0);
         // As with a job that is not deferred: an attempt that may crash the process is recorded before it begins.
+        let is_suspect = self.context.predates_start(&envelope);
+        if is_suspect && failed >= self.retries.of(&envelope).crashes() {
+            self.failed_deferred(&log, ledger, &envelope, &Failure::ended(failed), failed).await;
+            self.close(&log, id, number);
+            return Ok(());
+        }
+        // Before the record: a job that waits uses up no attempt. Before the permit of suspects: a paused worker must not
+        // hold up those of others.
+        let Some(admitted) = self.admit_job(shard).await else {
+            self.close(&log, id, number);
+            return Ok(());
+        };
         let mut alone = None;
-        if self.context.predates_start(&envelope) {
-            if failed >= self.context.settings.retry.of(&envelope).crashes() {
-                self.failed_deferred(&log, ledger, &envelope, &Failure::ended(failed), failed).await;
-                self.close(&log, id, number);
-                return Ok(());
-            }
+        if is_suspect {
             if failed > 0 {
                 alone = self.context.suspect_permits.acquire().await.ok();
             }
@@ -191,7 +214,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             }
         }
         self.begin(number);
-        let done = self.run_once(&shard.id, &envelope, failed + 1).await;
+        let done = self.run_once(&shard.id, &envelope, failed + 1, admitted).await;
         drop(alone);
         drop(slot);
         match done {
@@ -214,8 +237,9 @@ impl<W: Worker> WorkerDispatcher<W> {
         done: &Done,
         attempts: u32,
     ) {
-        if let Err(failure) = self.finish(log, ledger, envelope, End::Resolved, done).await {
-            self.failed_deferred(log, ledger, envelope, &failure, attempts).await;
+        match self.finish(log, ledger, envelope, End::Resolved, done).await {
+            Ok(_) => self.leave_line(envelope),
+            Err(failure) => self.failed_deferred(log, ledger, envelope, &failure, attempts).await,
         }
     }
 
@@ -228,8 +252,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         failure: &Failure,
         failed: u32,
     ) {
-        let retry = self.context.settings.retry.of(envelope);
-        let again = failure.is_transient() && failed < retry.attempts.max(1);
+        let again = failure.is_transient() && failed < self.retries.of(envelope).attempts.max(1);
         let note = if again {
             tracing::warn!(
                 target: TARGET, worker = %self.actor, message = %envelope.name, id = %envelope.id, attempt = failed,
@@ -245,12 +268,19 @@ impl<W: Worker> WorkerDispatcher<W> {
         let entry = JobEntry { envelope, end, reply: &[], rejected: false, notes: &notes, sent: &[] };
         let noted = self.commit(log, ledger, &entry, no_reply()).await;
         if again && matches!(noted, Outcome::Done(..)) {
-            self.begin_later(&log.shard, envelope.id, retry.wait(failed, &self.context.ids).max(MIN_WAIT));
+            self.begin_later(&log.shard, envelope.id, self.wait(envelope, failure, failed));
+        }
+        if !again {
+            self.leave_line(envelope);
         }
     }
 
     /// Returns the message of a deferred job; `None` if it is no longer deferred.
-    async fn deferred_job(&self, shard: &OwnedShard, id: MessageId) -> Result<Option<DeadLetter>, StoreError> {
+    pub(super) async fn deferred_job(
+        &self,
+        shard: &OwnedShard,
+        id: MessageId,
+    ) -> Result<Option<DeadLetter>, StoreError> {
         let before = id.as_u128().checked_sub(1).map(MessageId::from_u128);
         let dead_letters = shard.reader().dead_letters(before, 1).await?;
         Ok(dead_letters.into_iter().find(|dead_letter| {

@@ -24,6 +24,8 @@ type Due = BTreeMap<(Instant, u64), (Rc<OwnedShard>, MessageId)>;
 pub(super) struct DeferredJobs {
     due: RefCell<Due>,
     next: Cell<u64>,
+    /// Recorded jobs that wait for others of their key, and are not in the queue.
+    behind: Cell<usize>,
     wake: Notify,
     pub(super) task: RefCell<Option<Task>>,
     counts: Arc<Counts>,
@@ -32,7 +34,7 @@ pub(super) struct DeferredJobs {
 impl DeferredJobs {
     pub(super) fn new(counts: Arc<Counts>) -> Rc<Self> {
         let (due, next, wake, task) = (RefCell::default(), Cell::default(), Notify::new(), RefCell::default());
-        Rc::new(Self { due, next, wake, task, counts })
+        Rc::new(Self { due, next, behind: Cell::new(0), wake, task, counts })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -40,7 +42,14 @@ impl DeferredJobs {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.due.borrow().len() >= MAX_DEFERRED
+        self.due.borrow().len() + self.behind.get() >= MAX_DEFERRED
+    }
+
+    /// Counts recorded jobs that begin and that end to wait for others of their key.
+    pub(super) fn count(&self, begin: usize, end: usize) {
+        self.behind.set((self.behind.get() + begin).saturating_sub(end));
+        let deferred = &self.counts.deferred;
+        deferred.set((deferred.get() + begin as u64).saturating_sub(end as u64));
     }
 
     pub(super) fn clear(&self) {

@@ -4,19 +4,24 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use foldhash::fast::FixedState;
 use tokio::sync::Semaphore;
 
 use super::deferred_queue::DeferredJobs;
+use super::exclusive::Lines;
+use super::failure::Failure;
 use super::job_log::{JobLog, JobNumber};
+use super::limits::{Admitted, WorkerLimits};
 use super::outbox::JobSender;
 use super::{Worker, WorkerPlan};
-use crate::actor::{InFlightGuard, OwnedShard, ThreadContext};
+use crate::actor::{InFlightGuard, MIN_WAIT, OwnedShard, ThreadContext};
 use crate::client::Client;
 use crate::inbox::QueuedKind;
 use crate::router::{Action, ActorEndpoint, Completion, DedupKey, Delivery, Outcome, Remote, Unconnected};
 use whizbang_core::message::{Domain, Envelope, Key, Name, Shard, ShardId, shard_of};
+use whizbang_core::retry::Retries;
 use whizbang_core::spawn::Task;
 use whizbang_core::store::StoreError;
 use whizbang_core::user_code::caught;
@@ -29,14 +34,19 @@ pub(crate) struct WorkerDispatcher<W: Worker> {
     pub(super) context: Rc<ThreadContext>,
     pub(super) plan: WorkerPlan<W>,
     pub(super) worker: Arc<W>,
+    pub(super) limits: Arc<WorkerLimits>,
+    /// Retry policies: that of the worker or of the node, and those of message types.
+    pub(super) retries: Retries,
     pub(super) domain: Name,
     pub(super) actor: Name,
     /// Shards by number; `None` for those that are not open on this thread.
     shards: Box<[RefCell<Option<Rc<OwnedShard>>>]>,
-    /// One permit for each job that may run at once.
+    /// One permit for each job that may run at once: on this thread, or on the node if the worker has its own limit.
     pub(super) slots: Arc<Semaphore>,
     /// Deferred jobs.
     pub(super) pending: Rc<DeferredJobs>,
+    /// Lines of the keys, if the worker is exclusive by key.
+    pub(super) lines: Option<Rc<Lines>>,
     /// Sender of what the jobs send.
     pub(super) sender: Arc<JobSender>,
     /// Logs by stream key.
@@ -62,12 +72,16 @@ impl<W: Worker> WorkerDispatcher<W> {
     pub(crate) fn new(
         context: Rc<ThreadContext>,
         worker: Arc<W>,
+        limits: Arc<WorkerLimits>,
         domain: Name,
         actor: Name,
         shards: Shard,
     ) -> Rc<Self> {
-        let slots = Arc::new(Semaphore::new(context.settings.jobs));
+        let slots = limits.slots.clone().unwrap_or_else(|| Arc::new(Semaphore::new(context.settings.jobs)));
+        let retries = &context.settings.retry;
+        let retries = retries.clone().with_all(limits.options.retry.unwrap_or(retries.all));
         let pending = DeferredJobs::new(Arc::clone(&context.counts));
+        let lines = limits.options.is_exclusive.then(|| Lines::new(&pending));
         let plan = WorkerPlan::of();
         let (node, remote) =
             context.remote.get().cloned().unwrap_or_else(|| (0, Arc::new(Unconnected) as Arc<dyn Remote>));
@@ -84,11 +98,14 @@ impl<W: Worker> WorkerDispatcher<W> {
             plan,
             sender,
             worker,
+            limits,
+            retries,
             domain,
             actor,
             shards: (0..shards).map(|_| RefCell::default()).collect(),
             slots,
             pending,
+            lines,
             logs: RefCell::default(),
             jobs: RefCell::default(),
             posts: Rc::default(),
@@ -133,6 +150,24 @@ impl<W: Worker> WorkerDispatcher<W> {
                 settle(outcome.clone());
             }
         }
+    }
+
+    /// Waits until the limits of the worker let a job begin; `None` if the shard closes first.
+    pub(super) async fn admit_job(&self, shard: &Rc<OwnedShard>) -> Option<Admitted> {
+        if !self.limits.delays_jobs() {
+            return Some(Admitted::default());
+        }
+        tokio::select! {
+            biased;
+            admitted = self.limits.admit() => Some(admitted),
+            () = Rc::clone(&self.context).sleep_unless_closing(Rc::clone(shard), Duration::MAX) => None,
+        }
+    }
+
+    /// Returns the wait before the next attempt of a job that has failed this often.
+    pub(super) fn wait(&self, envelope: &Envelope, failure: &Failure, failed: u32) -> Duration {
+        let wait = failure.wait().unwrap_or_else(|| self.retries.of(envelope).wait(failed, &self.context.ids));
+        wait.max(MIN_WAIT)
     }
 
     /// Records that user code begins.
@@ -242,7 +277,8 @@ impl<W: Worker> ActorEndpoint for Rc<WorkerDispatcher<W>> {
     /// Posts wait in their stream until few are left here: a broker limits how many messages a node may have
     /// unfinished, and those of other actors need room.
     fn deliver_post(&self, mut delivery: Delivery) {
-        if self.posts.get() >= self.context.settings.jobs.saturating_add(MAX_WAITING_POSTS) {
+        let jobs = self.limits.options.jobs.unwrap_or(self.context.settings.jobs);
+        if self.posts.get() >= jobs.saturating_add(MAX_WAITING_POSTS) {
             self.context.counts.busy.one();
             return (delivery.completion)(Outcome::Busy);
         }
@@ -281,6 +317,8 @@ impl<W: Worker> ActorEndpoint for Rc<WorkerDispatcher<W>> {
         let jobs: Vec<_> = self.jobs.borrow_mut().extract_if(|_, job| is_of(&job.shard)).map(|(_, job)| job).collect();
         self.logs.borrow_mut().retain(|_, log| !is_of(&log.shard));
         self.pending.remove(&closed);
+        // Before the jobs end: the lines of this shard are not passed on.
+        self.lines.iter().for_each(|lines| lines.remove(&closed));
         self.end_jobs(jobs);
     }
 
@@ -299,6 +337,7 @@ impl<W: Worker> ActorEndpoint for Rc<WorkerDispatcher<W>> {
         let jobs = std::mem::take(&mut *self.jobs.borrow_mut());
         self.logs.borrow_mut().clear();
         self.pending.clear();
+        self.lines.iter().for_each(|lines| lines.clear());
         self.end_jobs(jobs.into_values());
     }
 }

@@ -2,13 +2,17 @@
 //!
 //! Made by the path of a [job](super::job), which retries it or makes a dead letter of its message.
 
+use std::time::Duration;
+
+use super::options::RetryDecision;
 use whizbang_core::store::DeadLetterReason;
 
 /// Reason why a job is not done.
 pub(super) enum Failure {
     Undecodable(String),
     Unhandled,
-    Retry(String),
+    /// Another attempt may succeed, after the default wait or this one.
+    Retry(String, Option<Duration>),
     Fail(String),
 }
 
@@ -18,14 +22,31 @@ impl Failure {
         Self::Fail(format!("the process ended during each of its last {deliveries} deliveries"))
     }
 
+    /// Creates the failure of an attempt that would be retried, as a rule of the worker has decided.
+    pub(super) fn decided(decision: RetryDecision, text: String) -> Self {
+        match decision {
+            RetryDecision::Default => Self::Retry(text, None),
+            RetryDecision::After(wait) => Self::Retry(text, Some(wait)),
+            RetryDecision::GiveUp => Self::Fail(text),
+        }
+    }
+
+    /// Returns the wait that a rule of the worker asks for.
+    pub(super) fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Retry(_, wait) => *wait,
+            Self::Undecodable(_) | Self::Unhandled | Self::Fail(_) => None,
+        }
+    }
+
     /// Returns whether another delivery may succeed.
     pub(super) fn is_transient(&self) -> bool {
-        matches!(self, Self::Retry(_))
+        matches!(self, Self::Retry(..))
     }
 
     pub(super) fn text(&self) -> &str {
         match self {
-            Self::Undecodable(text) | Self::Retry(text) | Self::Fail(text) => text,
+            Self::Undecodable(text) | Self::Retry(text, _) | Self::Fail(text) => text,
             Self::Unhandled => "no handler for this message",
         }
     }
@@ -34,7 +55,7 @@ impl Failure {
         match self {
             Self::Undecodable(_) => DeadLetterReason::Undecodable,
             Self::Unhandled => DeadLetterReason::Unhandled,
-            Self::Retry(_) | Self::Fail(_) => DeadLetterReason::Attempts,
+            Self::Retry(..) | Self::Fail(_) => DeadLetterReason::Attempts,
         }
     }
 }

@@ -3,26 +3,23 @@
 use std::cell::{Cell, RefCell};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, SemaphorePermit};
 
 use super::commit::{End, JobEntry};
 use super::deferred::{DEFER_AFTER, no_reply};
 use super::dispatcher::WorkerDispatcher;
 use super::failure::Failure;
 use super::job_log::{JobLog, JobNumber};
-use super::layered::JobLayers;
 use super::ledger::Ledger;
-use super::outbox::JobOutbox;
-use super::plan::{Done, JobFailure};
-use super::{Job, Worker, stream_of};
+use super::line::InLine;
+use super::{Worker, stream_of};
 use crate::actor::{MIN_WAIT, OwnedShard, duplicate_outcome};
 use crate::inbox::Admission;
 use crate::router::{DedupKey, Outcome};
-use whizbang_core::message::{Codec, Digest, Domain, Envelope, Kind, MessageId, ShardId};
+use whizbang_core::message::{Codec, Digest, Envelope, Kind, MessageId};
 use whizbang_core::spawn::{FIRST_RESTART, LONGEST_RESTART};
 use whizbang_core::store::{DeadLetter, Note, StoreError, StreamState};
 use whizbang_core::telemetry::TARGET;
@@ -231,23 +228,39 @@ impl<W: Worker> WorkerDispatcher<W> {
         envelope: &Envelope,
         arrival: &DedupKey,
     ) -> Outcome {
-        let retry = self.context.settings.retry.of(envelope);
+        let retry = self.retries.of(envelope);
         let mut failed = ledger.borrow().failing.get(&envelope.id).copied().unwrap_or(0);
         // A fresh job needs no record before it begins. One that may have crashed the process has each attempt
         // recorded first, and a recorded, unfinished one runs alone, so that no job is blamed for the crash of
         // another.
         let mut caution = self.context.envelope_may_have_begun(envelope, arrival);
+        let place = self.enter_line(&log.shard, envelope, arrival).await;
         loop {
+            if let Some(place) = &place {
+                match self.wait_in_line(place, log, ledger, envelope, arrival, failed).await {
+                    InLine::Holds => {}
+                    InLine::Recorded => return no_reply(),
+                    InLine::Closing => return log.shard.unfinished_outcome(failed > 0),
+                }
+            }
             if self.must_wait(arrival) && self.defer(log, ledger, envelope, arrival, failed).await {
+                if let Some(place) = &place {
+                    place.recorded(envelope.id);
+                }
                 self.begin_later(&log.shard, envelope.id, Duration::ZERO);
                 return no_reply();
             }
             if caution && failed >= retry.crashes() {
                 return self.dead_letter(log, ledger, envelope, arrival, &Failure::ended(failed), failed).await;
             }
-            let alone = if caution && failed > 0 { self.context.suspect_permits.acquire().await.ok() } else { None };
+            let runs_alone = caution && failed > 0;
+            let delays = self.limits.delays_jobs();
+            let alone = self.alone(runs_alone && !delays).await;
             let (done, kept) = {
                 let Ok(_slot) = self.slots.acquire().await else { return Outcome::Stopped };
+                let admitted = self.admit_job(&log.shard).await;
+                // A paused worker must not hold up the suspects of others.
+                let _alone = self.alone(runs_alone && delays).await;
                 if self.context.is_closing(&log.shard) {
                     // It stays in its source and is run after the restart. The caller must not be told that nothing
                     // was done if an attempt was made.
@@ -266,7 +279,7 @@ impl<W: Worker> WorkerDispatcher<W> {
                     caution = false;
                 }
                 self.begin(number);
-                let mut job = pin!(self.run_once(&log.shard.id, envelope, failed + 1));
+                let mut job = pin!(self.run_once(&log.shard.id, envelope, failed + 1, admitted.unwrap_or_default()));
                 match tokio::time::timeout(DEFER_AFTER, &mut job).await {
                     Ok(done) => (done, false),
                     Err(_) if self.can_defer(arrival) => {
@@ -274,6 +287,9 @@ impl<W: Worker> WorkerDispatcher<W> {
                         let keep = async {
                             let kept = self.defer(log, ledger, envelope, arrival, failed).await;
                             if kept {
+                                if let Some(place) = &place {
+                                    place.recorded(envelope.id);
+                                }
                                 self.settle_early(number, &no_reply());
                             }
                             kept
@@ -316,8 +332,11 @@ impl<W: Worker> WorkerDispatcher<W> {
                 return self.dead_letter(log, ledger, envelope, arrival, &failure, failed).await;
             }
             self.context.counts.retries.one();
-            let wait = retry.wait(failed, &self.context.ids).max(MIN_WAIT);
+            let wait = self.wait(envelope, &failure, failed);
             if self.can_defer(arrival) && self.defer(log, ledger, envelope, arrival, failed).await {
+                if let Some(place) = &place {
+                    place.recorded(envelope.id);
+                }
                 self.begin_later(&log.shard, envelope.id, wait);
                 return no_reply();
             }
@@ -328,6 +347,11 @@ impl<W: Worker> WorkerDispatcher<W> {
             }
             Rc::clone(&self.context).sleep_unless_closing(Rc::clone(&log.shard), wait).await;
         }
+    }
+
+    /// Waits until no other suspect of a crash runs, if it has to.
+    async fn alone(&self, runs_alone: bool) -> Option<SemaphorePermit<'_>> {
+        if runs_alone { self.context.suspect_permits.acquire().await.ok() } else { None }
     }
 
     /// Records that this many deliveries of a message have begun, and waits until that is durable.
@@ -345,92 +369,6 @@ impl<W: Worker> WorkerDispatcher<W> {
             ledger.borrow_mut().failing.insert(envelope.id, attempt);
         }
         noted
-    }
-
-    /// Calls user code once.
-    pub(super) async fn run_once(&self, shard: &ShardId, envelope: &Envelope, delivery: u32) -> Result<Done, Failure> {
-        let list = match envelope.kind {
-            Kind::Event => &self.plan.on,
-            Kind::Reply => &self.plan.replied,
-            Kind::Command | Kind::Query | Kind::Document => &self.plan.performs,
-        };
-        let run = match list.get(&(&*envelope.domain, &*envelope.name)) {
-            Some(run) => run,
-            // An older program listed the command; the present one does not need the reply.
-            None if envelope.kind == Kind::Reply => return Ok(Done::NOTHING),
-            None => return Err(Failure::Unhandled),
-        };
-        if let Some(error) = self.context.settings.shapes.refusal(envelope) {
-            return Err(Failure::Undecodable(error.to_string()));
-        }
-        tracing::debug!(
-            target: TARGET, room = "worker", worker = %self.actor, message = %envelope.name, id = %envelope.id,
-            correlation = %envelope.correlation, delivery, "job started",
-        );
-        let now = self.context.ids.clock().now();
-        let outbox = Arc::new(JobOutbox::new(&self.sender, envelope, shard, &self.actor, now));
-        let job = Job {
-            idempotency_key: envelope.id,
-            delivery,
-            key: envelope.key.clone(),
-            correlation: envelope.correlation,
-            headers: envelope.headers.clone(),
-            traceparent: envelope.traceparent.clone(),
-            replied_command: envelope.causation.filter(|_| envelope.kind == Kind::Reply),
-            outbox: Arc::clone(&outbox),
-        };
-        let (worker, message) = (Arc::clone(&self.worker), envelope.clone());
-        #[cfg(feature = "testing")]
-        let (attempt, watched) = {
-            let attempt = super::Attempt::begin(W::Domain::NAME, W::NAME, envelope, delivery);
-            (attempt.clone(), attempt)
-        };
-        let layers = &*self.context.settings.layers;
-        let layered = (!layers.is_empty()).then(|| JobLayers {
-            layers,
-            handler: W::NAME,
-            codec: <W::Domain as Domain>::CODEC,
-            clock: self.context.ids.clock().clone(),
-        });
-        let in_layers = layered.as_ref();
-        let running = async move {
-            #[cfg(feature = "testing")]
-            crate::actor::Failpoints::hit(W::Domain::NAME, &message);
-            let done = match in_layers {
-                Some(layered) => layered.run(message, async |message| run(worker, message, job).await).await,
-                None => run(worker, message, job).await,
-            };
-            #[cfg(feature = "testing")]
-            let done = watched.returned(done).await;
-            done
-        };
-        let limit = self.context.settings.job_limit;
-        let code = &self.context.user_code;
-        let label = code.label(W::NAME, &envelope.name);
-        let ended_early = |text: String| {
-            if let Some(layered) = in_layers {
-                let _ = code.call(label, || layered.failed(envelope, &text));
-            }
-            Failure::Retry(text)
-        };
-        let ended = match tokio::time::timeout(limit, code.run(label, running)).await {
-            Ok(Ok(Ok(done))) => Ok(done),
-            Ok(Ok(Err(JobFailure::Undecodable(error)))) => Err(Failure::Undecodable(error.to_string())),
-            Ok(Ok(Err(JobFailure::Retry(text)))) => Err(Failure::Retry(text)),
-            Ok(Ok(Err(JobFailure::Fail(text)))) => Err(Failure::Fail(text)),
-            Ok(Err(panicked)) => Err(ended_early(format!("the job {panicked}"))),
-            Err(_) => Err(ended_early(format!("the job took longer than {limit:?}"))),
-        };
-        // Closed however the attempt has ended: a clone of the job in a detached task sends nothing more.
-        let ended = match (ended, outbox.close()) {
-            (Ok(done), _) if done.rejected => Ok(done),
-            (Ok(done), Ok(sent)) => Ok(Done { sent, ..done }),
-            (Ok(_), Err(error)) => Err(Failure::Fail(error.to_string())),
-            (Err(failure), _) => Err(failure),
-        };
-        #[cfg(feature = "testing")]
-        attempt.ended(&ended);
-        ended
     }
 
     /// Dead-letters a message after its last delivery. Other jobs continue, because jobs have no order.

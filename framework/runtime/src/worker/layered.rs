@@ -2,7 +2,7 @@
 //!
 //! Called by the path of a [job](super::job), in each attempt. Calls the [layers](crate::layer), which are user code.
 
-use super::plan::{Done, JobFailure};
+use super::plan::{Done, JobFailure, text_of};
 use crate::actor::MIN_WAIT;
 use crate::layer::{Call, CallOutcome, Layers, Refusal};
 use whizbang_core::clock::Clock;
@@ -44,13 +44,18 @@ impl JobLayers<'_> {
         }
         let done = job(envelope.clone()).await;
         let (call, rejection) = (self.call(&envelope), self.rejection(&done));
+        let failed = match &done {
+            Ok(_) => None,
+            Err(JobFailure::Retry(error)) => Some(text_of(&**error)),
+            Err(JobFailure::Fail(text)) => Some(text.clone()),
+            Err(JobFailure::Undecodable(_)) => Some("failed to decode message".to_owned()),
+        };
         self.layers.after(
             &call,
-            match (&done, &rejection) {
+            match (&failed, &rejection) {
                 (_, Some(rejection)) => CallOutcome::Rejected(rejection),
-                (Ok(_), None) => CallOutcome::Done,
-                (Err(JobFailure::Retry(text) | JobFailure::Fail(text)), None) => CallOutcome::Failed(text),
-                (Err(JobFailure::Undecodable(_)), None) => CallOutcome::Failed("failed to decode message"),
+                (None, None) => CallOutcome::Done,
+                (Some(text), None) => CallOutcome::Failed(text),
             },
         );
         done

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::waiting::Waiting;
 use crate::inbox::{DedupStateOf, SavedDedupState};
 use whizbang_core::message::{CodecError, Coded, MessageId, Name, ShardId};
 use whizbang_core::store::{DeadLetterReason, Note, Snapshot, Source, SourceKind, StoredTurn, StreamState, Watermark};
@@ -31,7 +32,7 @@ pub(super) struct Ledger {
     /// Number of failed deliveries of a message.
     pub(super) failing: BTreeMap<MessageId, u32>,
     /// Messages with a deferred job.
-    pub(super) waiting: BTreeSet<MessageId>,
+    pub(super) waiting: Waiting,
 }
 
 /// Snapshot of schema 1; schema 2 appends the ids of deferred messages.
@@ -133,7 +134,7 @@ impl Ledger {
             seen: self.seen.save(),
             failing: self.failing.iter().map(|(id, count)| (*id, *count)).collect(),
         };
-        let saved: (SavedLedger, Vec<MessageId>) = (saved, self.waiting.iter().copied().collect());
+        let saved: (SavedLedger, Vec<MessageId>) = (saved, self.waiting.iter().collect());
         Ok(Snapshot { turn: self.turns, version: 0, schema: SCHEMA, bytes: Bytes::from(Coded::save(&saved)?) })
     }
 
@@ -192,7 +193,8 @@ mod tests {
         ledger.place(&source(), 9, 4);
         ledger.seen.id(id, time, digest.value(), b"yes", Codec::Json);
         ledger.failing.insert(MessageId::from_u128(6), 2);
-        ledger.waiting.insert(MessageId::from_u128(7));
+        // In the order of the records, which is not that of the ids.
+        [9, 7, 8, 9].into_iter().for_each(|id| ledger.waiting.insert(MessageId::from_u128(id)));
         let snapshot = ledger.save().unwrap();
         assert!(Ledger::accepts(&snapshot));
         let stored = StreamState { snapshot: Some(snapshot), turns: Vec::new() };
@@ -201,6 +203,7 @@ mod tests {
         assert!(again.has(&source(), 4) && !again.has(&source(), 5) && again.has(&source(), 9));
         assert!(matches!(again.seen.admit_id(id, &digest, time), Admission::Duplicate(..)));
         assert_eq!(again.failing.get(&MessageId::from_u128(6)), Some(&2));
-        assert!(again.waiting.contains(&MessageId::from_u128(7)));
+        let waiting: Vec<_> = again.waiting.iter().map(MessageId::as_u128).collect();
+        assert_eq!(waiting, [9, 7, 8]);
     }
 }

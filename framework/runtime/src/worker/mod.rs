@@ -3,28 +3,39 @@
 //! Called by the router with commands, events and replies; calls user code, then the [store](whizbang_core::store). The
 //! mark that a job is done, its reply and the messages that it sends are committed together, after the job. So an
 //! external effect happens at least once, each time with the same idempotency key, and everything else once. Jobs have
-//! no order. Start reading at `job.rs`, the path of one job; `deferred.rs` has jobs that wait, `commit.rs` what is
+//! no order, unless the worker is exclusive by key. Start reading at `job.rs`, the path of one job; `deferred.rs` has jobs that wait, `commit.rs` what is
 //! recorded about them, `outbox.rs` what they send.
 
 #[cfg(feature = "testing")]
 mod attempts;
+mod circuit;
 mod commit;
 mod dead_letters;
 mod deferred;
 mod deferred_queue;
 mod dispatcher;
+mod exclusive;
 mod failure;
 mod job;
 mod job_log;
 mod layered;
 mod ledger;
+mod limits;
+mod line;
+mod options;
 mod outbox;
 mod plan;
+mod rate;
+mod run;
+mod waiting;
 
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub use attempts::{Attempt, AttemptEnd, JobAttempt};
+pub use circuit::CircuitBreaker;
 pub(crate) use dispatcher::WorkerDispatcher;
+pub(crate) use limits::WorkerLimits;
+pub use options::{JobError, RetryDecision, WorkerOptions};
 pub use outbox::SentByJob;
 pub use plan::WorkerPlan;
 
@@ -44,6 +55,7 @@ use whizbang_core::message::{Command, Domain, Event, MessageId, Query, Rejection
 /// Each thread of the node runs up to [`jobs`](crate::NodeConfig::jobs) messages at once, in no order. A job that
 /// fails with [`WorkError::Retry`], or panics, is retried as the node's [`Retry`](whizbang_core::retry::Retry) says, and then
 /// becomes a dead letter; other jobs do not wait for it. A job in progress when its process ends is run again.
+/// [`WorkerOptions`] set the retries and limits of one worker.
 ///
 /// ```
 /// use whizbang::prelude::*;

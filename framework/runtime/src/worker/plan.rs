@@ -37,15 +37,14 @@ pub(crate) enum JobFailure {
     /// The message cannot be decoded; nothing was done.
     Undecodable(CodecError),
     /// Another attempt may succeed.
-    Retry(String),
+    Retry(Box<dyn Error + Send + Sync>),
     /// Permanent failure.
     Fail(String),
 }
 
-impl JobFailure {
-    fn of(error: Box<dyn Error + Send + Sync>, make: fn(String) -> Self) -> Self {
-        make(shortened(error_chain(&*error).to_string()))
-    }
+/// Returns the text of an error with its causes, as logs and dead letters contain it.
+pub(super) fn text_of(error: &(dyn Error + 'static)) -> String {
+    shortened(error_chain(error).to_string())
 }
 
 /// List filled by [`Worker::wire`].
@@ -142,8 +141,8 @@ fn reply<W: Worker, R: Coded + 'static>(result: Result<R, WorkError>) -> Result<
     let reply = match result {
         Ok(reply) => Ok(reply),
         Err(WorkError::Rejected(rejection)) => Err(rejection),
-        Err(WorkError::Retry(error)) => return Err(JobFailure::of(error, JobFailure::Retry)),
-        Err(WorkError::Fail(error)) => return Err(JobFailure::of(error, JobFailure::Fail)),
+        Err(WorkError::Retry(error)) => return Err(JobFailure::Retry(error)),
+        Err(WorkError::Fail(error)) => return Err(JobFailure::Fail(text_of(&*error))),
     };
     let rejected = reply.is_err();
     let mut bytes = Vec::new();

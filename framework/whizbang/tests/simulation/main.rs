@@ -9,6 +9,7 @@ mod broker;
 mod clients;
 mod coverage;
 mod delayed_messages;
+mod exclusive_jobs;
 mod invariants;
 mod job_outbox;
 mod jobs;
@@ -23,6 +24,7 @@ mod singletons;
 mod stuck_keys;
 mod trips;
 mod versions;
+mod worker_limits;
 mod wrong_flows;
 mod zombies;
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::actor::{Dispatcher, HandlerTable, Plan, Stateful, ThreadContext};
 use crate::aggregate::{Publisher, publish};
 use crate::router::{ActorCard, ActorEndpoint, LocalRoutes};
-use crate::worker::{Worker, WorkerDispatcher, WorkerPlan};
+use crate::worker::{Worker, WorkerDispatcher, WorkerLimits, WorkerOptions, WorkerPlan};
 use whizbang_core::message::{Codec, Domain, Envelope, Event, Name, Shard};
 use whizbang_core::user_code::user_code;
 
@@ -21,6 +21,14 @@ pub(in crate::node) trait HostedType: Send + Sync {
     /// The names that the domain has retired.
     fn retired(&self) -> &'static [&'static str];
     fn card(&self) -> ActorCard;
+    /// Returns an option that is out of its range, with the range.
+    fn invalid_option(&self) -> Option<(&'static str, &'static str)> {
+        None
+    }
+    /// Returns a note for health if the type has paused its work, and how often it has.
+    fn pauses(&self) -> (Option<String>, u64) {
+        (None, 0)
+    }
     /// Returns whether the type has its own event subscriptions because it may be slow.
     fn is_isolated(&self) -> bool {
         false
@@ -130,11 +138,14 @@ impl HostedType for Hosted {
 }
 
 /// One hosted worker, before its threads exist. All threads share the worker value.
-pub(in crate::node) struct HostedWorker<W>(Arc<W>);
+pub(in crate::node) struct HostedWorker<W> {
+    worker: Arc<W>,
+    limits: Arc<WorkerLimits>,
+}
 
-impl<W> HostedWorker<W> {
-    pub(in crate::node) fn new(worker: W) -> Self {
-        Self(Arc::new(worker))
+impl<W: Worker> HostedWorker<W> {
+    pub(in crate::node) fn new(worker: W, options: WorkerOptions) -> Self {
+        Self { worker: Arc::new(worker), limits: WorkerLimits::new(W::Domain::NAME, W::NAME, options) }
     }
 }
 
@@ -155,6 +166,14 @@ impl<W: Worker> HostedType for HostedWorker<W> {
         WorkerPlan::<W>::of().card
     }
 
+    fn invalid_option(&self) -> Option<(&'static str, &'static str)> {
+        self.limits.invalid_option()
+    }
+
+    fn pauses(&self) -> (Option<String>, u64) {
+        self.limits.pauses()
+    }
+
     fn is_isolated(&self) -> bool {
         true
     }
@@ -168,7 +187,8 @@ impl<W: Worker> HostedType for HostedWorker<W> {
         _events: &Arc<HashSet<String>>,
         _routes: &mut LocalRoutes,
     ) -> Rc<dyn ActorEndpoint> {
-        Rc::new(WorkerDispatcher::new(Rc::clone(context), Arc::clone(&self.0), domain, actor, shards))
+        let (worker, limits) = (Arc::clone(&self.worker), Arc::clone(&self.limits));
+        Rc::new(WorkerDispatcher::new(Rc::clone(context), worker, limits, domain, actor, shards))
     }
 }
 

@@ -265,6 +265,7 @@ impl NodeDefinition {
         if all > listed {
             reasons.push(format!("the store fails for {all} keys, {listed} of them are listed"));
         }
+        reasons.extend(self.actors.iter().filter_map(|actor| actor.hosted.pauses().0));
         // One bad key does not stop the others, so the node stays ready.
         reasons.extend(self.dead_letters());
         Health { live, ready, reasons }
@@ -344,6 +345,8 @@ impl NodeDefinition {
             shards_lost: owned(|counts| &counts.lost),
             lease_failures: owned(|counts| &counts.renewals_failed),
             newer_commands: self.newer.waiting(),
+            open_circuits: self.actors.iter().filter(|actor| actor.hosted.pauses().0.is_some()).count() as u64,
+            circuits_opened: self.actors.iter().map(|actor| actor.hosted.pauses().1).sum(),
             singletons: self.singletons.iter().filter(|singleton| singleton.is_running()).count() as u64,
         }
     }

@@ -13,7 +13,7 @@ use crate::client::Client;
 use crate::layer::{Layer, Layers};
 use crate::node::catalog;
 use crate::node::catalog::described::{handled, manifest, subscribes};
-use crate::node::catalog::hosted::{Hosted, HostedType, HostedWorker, Unrouted};
+use crate::node::catalog::hosted::{Hosted, HostedType, Unrouted};
 use crate::node::catalog::newer_types::NewerTypes;
 use crate::node::config::default_label;
 use crate::node::config::{ConfigError, NodeConfig};
@@ -34,7 +34,6 @@ use crate::node::transport::remote_client::RemoteClient;
 use crate::projection::{Projection, ProjectionType, ViewType};
 use crate::router::{OpenShards, PeerShapes};
 use crate::saga::Saga;
-use crate::worker::Worker;
 use whizbang_core::bridge::{Bridge, NodeCard};
 use whizbang_core::clock::Clock;
 use whizbang_core::message::{Domain, Event, IdSource, Message, Name, ReplacedStore, set_header};
@@ -66,7 +65,7 @@ pub struct NodeBuilder {
     bridge: Option<Arc<dyn Bridge>>,
     config: NodeConfig,
     retries: Retries,
-    types: Vec<Arc<dyn HostedType>>,
+    pub(super) types: Vec<Arc<dyn HostedType>>,
     publishers: BTreeMap<&'static str, Hosted>,
     /// The schedulers of the domains.
     schedulers: OwnActors,
@@ -144,17 +143,8 @@ impl NodeBuilder {
         self
     }
 
-    /// Hosts a worker: it performs commands of its domain, which the node's service owns, and reacts to events.
-    ///
-    /// Jobs run concurrently, beside the actors, so a worker may wait for external services. The value is shared by all
-    /// jobs and by all threads of the node.
-    pub fn worker<W: Worker>(mut self, worker: W) -> Self {
-        self.types.push(Arc::new(HostedWorker::new(worker)));
-        self.scheduled::<W::Domain>()
-    }
-
     /// Hosts the scheduler of a domain.
-    fn scheduled<D: Domain>(mut self) -> Self {
+    pub(super) fn scheduled<D: Domain>(mut self) -> Self {
         self.schedulers.add::<D>();
         self
     }
@@ -189,12 +179,6 @@ impl NodeBuilder {
     pub fn owned(&self) -> Vec<String> {
         let published = self.publishers.keys().map(|domain| (*domain).to_owned());
         self.types.iter().map(|hosted| hosted.domain().0.to_owned()).chain(published).collect()
-    }
-
-    /// Returns whether the node hosts a worker.
-    #[doc(hidden)]
-    pub fn has_worker(&self) -> bool {
-        self.types.iter().any(|hosted| hosted.card().role == "worker")
     }
 
     /// Sets the whole configuration. Default: [`NodeConfig::default`].
@@ -312,6 +296,7 @@ impl NodeBuilder {
     pub async fn start(mut self) -> Result<Node, StartError> {
         static NODES: AtomicU64 = AtomicU64::new(1);
         self.config.check()?;
+        self.check_options()?;
         if self.label.as_ref().is_some_and(|label| label.len() > 256) {
             return Err(ConfigError::Range { key: "label", range: "at most 256 bytes" }.into());
         }

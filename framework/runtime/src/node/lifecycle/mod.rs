@@ -13,3 +13,4 @@ pub(in crate::node) mod shard_host;
 mod singleton;
 pub(in crate::node) mod thread_runtime;
 pub(in crate::node) mod thread_start;
+mod worker;

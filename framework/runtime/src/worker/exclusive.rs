@@ -1,0 +1,262 @@
+//! Jobs of one key, one after the other: the line of each key of a worker that is exclusive by key.
+//!
+//! Used by the path of a [job](super::job) on one thread. A message enters the line of its key when it is admitted, and
+//! one message at a time holds the line. A message of an actor or log that waits is recorded like any other deferred
+//! job, but only once those before it are: so the order of the records is the order of arrival, and a restart keeps it.
+//! Messages of callers are not recorded; they wait in memory, among the recorded ones. Each step costs the same however
+//! long the line is; only a task that is dropped is searched for.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::rc::Rc;
+
+use foldhash::fast::FixedState;
+use tokio::sync::Notify;
+
+use super::deferred_queue::DeferredJobs;
+use crate::actor::OwnedShard;
+use whizbang_core::clock::instant;
+use whizbang_core::message::{MessageId, Shard};
+
+/// One message in a line.
+#[derive(Clone)]
+enum Entry {
+    /// Its task waits in memory.
+    Task { number: u64, wake: Rc<Notify>, is_recordable: bool },
+    /// Its job is recorded, and begins when it holds the line.
+    Recorded(MessageId),
+}
+
+/// Line of one key. Empty lines are dropped.
+struct Line {
+    shard: Rc<OwnedShard>,
+    holder: Entry,
+    /// Waiting messages that are recorded, or that never will be.
+    settled: VecDeque<Entry>,
+    /// Waiting messages that must be recorded, in order.
+    unrecorded: VecDeque<Entry>,
+}
+
+impl Line {
+    /// Returns whether the first unrecorded message may be recorded: nothing before it is unrecorded.
+    fn may_record(&self) -> bool {
+        !matches!(self.holder, Entry::Task { is_recordable: true, .. })
+    }
+
+    /// Wakes the first unrecorded message if it may be recorded.
+    fn wake_unrecorded(&self) {
+        if self.may_record()
+            && let Some(Entry::Task { wake, .. }) = self.unrecorded.front()
+        {
+            wake.notify_one();
+        }
+    }
+}
+
+/// Next step of a waiting message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It holds the line: its job may begin.
+    Begin,
+    /// It may be recorded.
+    Record,
+    /// Neither, until it is woken.
+    Wait,
+}
+
+/// The lines of a worker on one thread.
+pub(super) struct Lines {
+    lines: RefCell<HashMap<String, Line, FixedState>>,
+    next: Cell<u64>,
+    pending: Rc<DeferredJobs>,
+    /// Shards whose recorded jobs have entered their lines. Until then no other message may.
+    restored: RefCell<HashSet<Shard, FixedState>>,
+    has_restored: Notify,
+}
+
+impl Lines {
+    pub(super) fn new(pending: &Rc<DeferredJobs>) -> Rc<Self> {
+        let (lines, next, restored) = (RefCell::default(), Cell::new(1), RefCell::default());
+        Rc::new(Self { lines, next, pending: Rc::clone(pending), restored, has_restored: Notify::new() })
+    }
+
+    /// Waits until the recorded jobs of a shard have entered their lines.
+    pub(super) async fn restored(&self, shard: Shard) {
+        loop {
+            let restored = self.has_restored.notified();
+            if self.restored.borrow().contains(&shard) {
+                return;
+            }
+            restored.await;
+        }
+    }
+
+    /// Records that the recorded jobs of a shard have entered their lines.
+    pub(super) fn set_restored(&self, shard: Shard) {
+        self.restored.borrow_mut().insert(shard);
+        self.has_restored.notify_waiters();
+    }
+
+    /// Adds a message that its task holds in memory.
+    pub(super) fn enter(self: &Rc<Self>, key: &str, shard: &Rc<OwnedShard>, is_recordable: bool) -> Place {
+        let number = self.next.replace(self.next.get() + 1);
+        let wake = Rc::new(Notify::new());
+        let entry = Entry::Task { number, wake: Rc::clone(&wake), is_recordable };
+        self.add(key, shard, entry, is_recordable);
+        Place { lines: Rc::clone(self), key: key.to_owned(), number, wake, is_left: Cell::new(false) }
+    }
+
+    /// Lets a recorded job begin: returns true if it holds the line of its key now; otherwise it is in the line.
+    pub(super) fn claim(&self, key: &str, shard: &Rc<OwnedShard>, id: MessageId) -> bool {
+        let is_it = |entry: &Entry| matches!(entry, Entry::Recorded(known) if *known == id);
+        let known = self
+            .lines
+            .borrow()
+            .get(key)
+            .map(|line| if is_it(&line.holder) { (true, true) } else { (false, line.settled.iter().any(is_it)) });
+        if let Some((is_holder, true)) = known {
+            return is_holder;
+        }
+        self.add(key, shard, Entry::Recorded(id), false);
+        known.is_none()
+    }
+
+    fn add(&self, key: &str, shard: &Rc<OwnedShard>, entry: Entry, is_recordable: bool) {
+        let mut lines = self.lines.borrow_mut();
+        match lines.get_mut(key) {
+            Some(line) if is_recordable => {
+                line.unrecorded.push_back(entry);
+                line.wake_unrecorded();
+            }
+            Some(line) => {
+                self.pending.count(usize::from(matches!(entry, Entry::Recorded(_))), 0);
+                line.settled.push_back(entry);
+            }
+            None => {
+                let (settled, unrecorded) = (VecDeque::new(), VecDeque::new());
+                lines.insert(key.to_owned(), Line { shard: Rc::clone(shard), holder: entry, settled, unrecorded });
+            }
+        }
+    }
+
+    /// Ends the place of a recorded job that is done or a dead letter.
+    pub(super) fn leave(&self, key: &str, id: MessageId) {
+        let is_holder = |line: &Line| matches!(line.holder, Entry::Recorded(holder) if holder == id);
+        if self.lines.borrow().get(key).is_some_and(is_holder) {
+            self.pass_on(key);
+        }
+    }
+
+    /// Passes a line to its next message: a recorded job is queued, a task is woken.
+    fn pass_on(&self, key: &str) {
+        let mut lines = self.lines.borrow_mut();
+        let Some(line) = lines.get_mut(key) else { return };
+        match line.settled.pop_front().or_else(|| line.unrecorded.pop_front()) {
+            None => drop(lines.remove(key)),
+            Some(entry) => {
+                match &entry {
+                    Entry::Recorded(id) => {
+                        self.pending.count(0, 1);
+                        self.pending.push(&line.shard, *id, instant());
+                    }
+                    Entry::Task { wake, .. } => wake.notify_one(),
+                }
+                line.holder = entry;
+                line.wake_unrecorded();
+            }
+        }
+    }
+
+    /// Drops the lines of a shard that is closed. Its next owner reads them from the log.
+    pub(super) fn remove(&self, shard: &Rc<OwnedShard>) {
+        self.restored.borrow_mut().remove(&shard.id.shard);
+        self.drop_lines(|line| Rc::ptr_eq(&line.shard, shard));
+    }
+
+    /// Drops all lines.
+    pub(super) fn clear(&self) {
+        self.restored.borrow_mut().clear();
+        self.drop_lines(|_| true);
+    }
+
+    fn drop_lines(&self, is_gone: impl Fn(&Line) -> bool) {
+        let gone: Vec<_> = self.lines.borrow_mut().extract_if(|_, line| is_gone(line)).collect();
+        let recorded = |line: &Line| line.settled.iter().filter(|entry| matches!(entry, Entry::Recorded(_))).count();
+        self.pending.count(0, gone.iter().map(|(_, line)| recorded(line)).sum());
+    }
+}
+
+/// Place of a message in the line of its key. Dropped, it passes the line on.
+pub(super) struct Place {
+    lines: Rc<Lines>,
+    key: String,
+    number: u64,
+    wake: Rc<Notify>,
+    is_left: Cell<bool>,
+}
+
+impl Place {
+    fn is_it(&self, entry: &Entry) -> bool {
+        matches!(entry, Entry::Task { number, .. } if *number == self.number)
+    }
+
+    /// Returns what the message may do now.
+    pub(super) fn turn(&self) -> Turn {
+        let lines = self.lines.lines.borrow();
+        match lines.get(&self.key) {
+            Some(line) if self.is_it(&line.holder) => Turn::Begin,
+            Some(line) if line.may_record() && line.unrecorded.front().is_some_and(|first| self.is_it(first)) => {
+                Turn::Record
+            }
+            Some(_) => Turn::Wait,
+            // The shard was closed; the task ends.
+            None => Turn::Wait,
+        }
+    }
+
+    /// Waits until the [turn](Self::turn) may have changed.
+    pub(super) async fn changed(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Leaves the place to the recorded job. Returns whether the job holds the line, so that its caller begins it.
+    pub(super) fn recorded(&self, id: MessageId) -> bool {
+        self.is_left.set(true);
+        let mut lines = self.lines.lines.borrow_mut();
+        let Some(line) = lines.get_mut(&self.key) else { return false };
+        let is_holder = self.is_it(&line.holder);
+        if is_holder {
+            line.holder = Entry::Recorded(id);
+        } else {
+            if line.unrecorded.front().is_some_and(|first| self.is_it(first)) {
+                line.unrecorded.pop_front();
+            }
+            line.settled.push_back(Entry::Recorded(id));
+            self.lines.pending.count(1, 0);
+        }
+        line.wake_unrecorded();
+        is_holder
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.is_left.get() {
+            return;
+        }
+        let is_holder = {
+            let mut lines = self.lines.lines.borrow_mut();
+            let Some(line) = lines.get_mut(&self.key) else { return };
+            let is_holder = self.is_it(&line.holder);
+            if !is_holder {
+                line.settled.retain(|entry| !self.is_it(entry));
+                line.unrecorded.retain(|entry| !self.is_it(entry));
+                line.wake_unrecorded();
+            }
+            is_holder
+        };
+        if is_holder {
+            self.lines.pass_on(&self.key);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! One attempt of a job: the call of user code, with its limits.
+//!
+//! Called by the path of a [job](super::job), which decides what follows from the result.
+
+use std::sync::Arc;
+
+use super::circuit::Counted;
+use super::dispatcher::WorkerDispatcher;
+use super::failure::Failure;
+use super::layered::JobLayers;
+use super::limits::Admitted;
+use super::options::{JobError, RetryDecision};
+use super::outbox::JobOutbox;
+use super::plan::{Done, JobFailure, text_of};
+use super::rate::Start;
+use super::{Job, Worker};
+use whizbang_core::message::{Domain, Envelope, Kind, ShardId};
+use whizbang_core::telemetry::TARGET;
+use whizbang_core::user_code::Label;
+
+impl<W: Worker> WorkerDispatcher<W> {
+    /// Calls user code once, and counts the result for the circuit of the worker.
+    pub(super) async fn run_once(
+        &self,
+        shard: &ShardId,
+        envelope: &Envelope,
+        delivery: u32,
+        admitted: Admitted,
+    ) -> Result<Done, Failure> {
+        let list = match envelope.kind {
+            Kind::Event => &self.plan.on,
+            Kind::Reply => &self.plan.replied,
+            Kind::Command | Kind::Query | Kind::Document => &self.plan.performs,
+        };
+        let run = match list.get(&(&*envelope.domain, &*envelope.name)) {
+            Some(run) => run,
+            // An older program listed the command; the present one does not need the reply.
+            None if envelope.kind == Kind::Reply => return Ok(Done::NOTHING),
+            None => return Err(Failure::Unhandled),
+        };
+        if let Some(error) = self.context.settings.shapes.refusal(envelope) {
+            return Err(Failure::Undecodable(error.to_string()));
+        }
+        tracing::debug!(
+            target: TARGET, room = "worker", worker = %self.actor, message = %envelope.name, id = %envelope.id,
+            correlation = %envelope.correlation, delivery, "job started",
+        );
+        let now = self.context.ids.clock().now();
+        let outbox = Arc::new(JobOutbox::new(&self.sender, envelope, shard, &self.actor, now));
+        let job = Job {
+            idempotency_key: envelope.id,
+            delivery,
+            key: envelope.key.clone(),
+            correlation: envelope.correlation,
+            headers: envelope.headers.clone(),
+            traceparent: envelope.traceparent.clone(),
+            replied_command: envelope.causation.filter(|_| envelope.kind == Kind::Reply),
+            outbox: Arc::clone(&outbox),
+        };
+        let (worker, limits, message) = (Arc::clone(&self.worker), Arc::clone(&self.limits), envelope.clone());
+        #[cfg(feature = "testing")]
+        let (attempt, watched) = {
+            let attempt = super::Attempt::begin(W::Domain::NAME, W::NAME, envelope, delivery);
+            (attempt.clone(), attempt)
+        };
+        let layers = &*self.context.settings.layers;
+        let layered = (!layers.is_empty()).then(|| JobLayers {
+            layers,
+            handler: W::NAME,
+            codec: <W::Domain as Domain>::CODEC,
+            clock: self.context.ids.clock().clone(),
+        });
+        let in_layers = layered.as_ref();
+        let running = async move {
+            #[cfg(feature = "testing")]
+            crate::actor::Failpoints::hit(W::Domain::NAME, &message);
+            let done = match in_layers {
+                Some(layered) => layered.run(message, async |message| run(worker, message, job).await).await,
+                None => run(worker, message, job).await,
+            };
+            #[cfg(feature = "testing")]
+            let done = watched.returned(done).await;
+            done.map_err(|failure| match failure {
+                JobFailure::Undecodable(error) => Failure::Undecodable(error.to_string()),
+                JobFailure::Retry(error) => {
+                    Failure::decided(limits.options.decide(&*error, delivery), text_of(&*error))
+                }
+                JobFailure::Fail(text) => Failure::Fail(text),
+            })
+        };
+        let limit = self.limits.options.job_limit.unwrap_or(self.context.settings.job_limit);
+        let code = &self.context.user_code;
+        let label = code.label(W::NAME, &envelope.name);
+        let ended_early = |error: JobError| {
+            if let Some(layered) = in_layers {
+                let _ = code.call(label, || layered.failed(envelope, &error.to_string()));
+            }
+            self.unreported(label, &error, delivery)
+        };
+        let Admitted { pass, start } = admitted;
+        start.into_iter().for_each(Start::begin);
+        let ended = match tokio::time::timeout(limit, code.run(label, running)).await {
+            Ok(Ok(ended)) => ended,
+            Ok(Err(panicked)) => Err(ended_early(JobError::Panicked { text: panicked.text().to_owned() })),
+            Err(_) => Err(ended_early(JobError::TimedOut { limit })),
+        };
+        // Closed however the attempt has ended: a clone of the job in a detached task sends nothing more.
+        let ended = match (ended, outbox.close()) {
+            (Ok(done), _) if done.rejected => Ok(done),
+            (Ok(done), Ok(sent)) => Ok(Done { sent, ..done }),
+            (Ok(_), Err(error)) => Err(Failure::Fail(error.to_string())),
+            (Err(failure), _) => Err(failure),
+        };
+        #[cfg(feature = "testing")]
+        attempt.ended(&ended);
+        if let Some(pass) = pass {
+            pass.ended(match &ended {
+                Ok(_) => Counted::Success,
+                Err(Failure::Retry(text, _)) => Counted::Failure(text),
+                Err(Failure::Undecodable(_) | Failure::Unhandled | Failure::Fail(_)) => Counted::Neither,
+            });
+        }
+        ended
+    }
+
+    /// Returns the failure of an attempt that its worker did not report.
+    fn unreported(&self, label: Label, error: &JobError, attempt: u32) -> Failure {
+        let options = &self.limits.options;
+        let decision = if options.has_rules() {
+            // A rule that panics decides nothing.
+            self.context.user_code.call(label, || options.decide(error, attempt)).unwrap_or_default()
+        } else {
+            RetryDecision::Default
+        };
+        Failure::decided(decision, error.to_string())
+    }
+}
