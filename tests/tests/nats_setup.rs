@@ -55,21 +55,51 @@ fn conflicting_stream_is_reported_and_left_unchanged() {
     }
 }
 
+/// With such a setting, a header of any message could remove other messages of the stream, or set their end.
+#[test]
+fn stream_that_headers_can_change_is_refused() {
+    for (release, setting) in [
+        (Release::Distribution, "allow_rollup_hdrs"),
+        (Release::Pinned, "allow_rollup_hdrs"),
+        (Release::Pinned, "allow_msg_ttl"),
+    ] {
+        run(async {
+            let server = NatsServer::start(release);
+            let card = service("bank").owning(named("bank"), SHARDS);
+            attach(&server, card).await.expect("attaches").stop().await;
+            let client = async_nats::connect(server.url()).await.expect("connects");
+            let api = async |request: &str, body: String| {
+                let subject = format!("$JS.API.STREAM.{request}.whizbang_commands_bank");
+                let answer = client.request(subject, body.into()).await.expect("an answer");
+                serde_json::from_slice::<serde_json::Value>(&answer.payload).expect("JSON")
+            };
+            let mut config = api("INFO", String::new()).await["config"].take();
+            config[setting] = true.into();
+            let answer = api("UPDATE", config.to_string()).await;
+            assert!(answer["error"].is_null(), "{answer}");
+            let found = difference(&server).await;
+            assert_eq!((found.1.as_str(), found.2.as_str(), found.3.as_str()), (setting, "true", "nothing"));
+        });
+    }
+}
+
 #[test]
 fn foreign_stream_on_the_subjects_is_reported() {
-    run(async {
-        let server = NatsServer::start(Release::Pinned);
-        let greedy = stream::Config {
-            name: "audit".to_owned(),
-            subjects: vec!["whizbang.>".to_owned()],
-            ..stream::Config::default()
-        };
-        operator(&server).await.create_stream(greedy).await.expect("creates");
-        match attach(&server, service("bank").owning(named("bank"), SHARDS)).await.map(|_| ()) {
-            Err(BridgeError::Refused { reason, .. }) => assert!(reason.contains("overlap"), "{reason}"),
-            other => panic!("{other:?}"),
-        }
-    });
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let greedy = stream::Config {
+                name: "audit".to_owned(),
+                subjects: vec!["whizbang.>".to_owned()],
+                ..stream::Config::default()
+            };
+            operator(&server).await.create_stream(greedy).await.expect("creates");
+            match attach(&server, service("bank").owning(named("bank"), SHARDS)).await.map(|_| ()) {
+                Err(BridgeError::Refused { reason, .. }) => assert!(reason.contains("overlap"), "{reason}"),
+                other => panic!("{other:?}"),
+            }
+        });
+    }
 }
 
 #[test]

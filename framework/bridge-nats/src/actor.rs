@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture, WrapFuture};
 use async_nats::{Client, Subscriber};
+use futures_util::stream::SelectAll;
 use tokio::sync::{Notify, broadcast, oneshot};
 
 use super::claims::{ClaimWatch, Claims};
@@ -40,8 +41,8 @@ pub(super) struct NatsActor {
 
 /// The inputs of the loops.
 pub(super) struct Loops {
-    /// The inbox for acknowledgements and responses.
-    pub(super) replies: Subscriber,
+    /// The inboxes for acknowledgements and responses.
+    pub(super) replies: SelectAll<Subscriber>,
     /// The loop that receives.
     pub(super) consumer: ConsumerLoop,
     /// The subjects that the server has denied this user. They fail the messages that wait for a reply.

@@ -96,6 +96,20 @@ fn parse_claim(domain: &Name, payload: &[u8]) -> Result<Claim, BridgeError> {
     Claim::parse(payload).map_err(named)
 }
 
+/// Reads the last message on the subject of a claim. `None` if it is not a claim: a service can direct a response of JetStream there,
+/// which replaces the claim. A claim that this version cannot read is an error.
+fn read_claim(domain: &Name, payload: &[u8]) -> Result<Option<Claim>, BridgeError> {
+    let error = match parse_claim(domain, payload) {
+        Ok(claim) => return Ok(Some(claim)),
+        Err(error) => error,
+    };
+    if serde_json::from_slice::<serde_json::Value>(payload).is_ok_and(|message| message.get("store").is_some()) {
+        return Err(error);
+    }
+    tracing::warn!(%domain, "another program has replaced the claim on a domain with a message that is not a claim");
+    Ok(None)
+}
+
 impl Claims {
     /// Returns the claims of a node. `None` if its store has no identity or it owns no domain.
     pub(super) fn new(
@@ -130,7 +144,7 @@ impl Claims {
     pub(super) async fn check(&self) -> Result<(), BridgeError> {
         self.jetstream.ensure_stream(&self.stream).await?;
         for domain in self.domains() {
-            if let Some((_, found)) = self.read(domain).await? {
+            if let (_, Some(found)) = self.read(domain).await? {
                 found.admits(&self.card, &self.store, domain)?;
             }
         }
@@ -158,17 +172,14 @@ impl Claims {
         let mut replaces = false;
         let mut failed = self.contended(domain);
         for _ in 0..MAX_ATTEMPTS {
-            let last = match self.read(domain).await? {
-                Some((number, found)) => {
-                    found.admits(&self.card, &self.store, domain)?;
-                    if found.is_shared_with(&self.card, &self.store) {
-                        return Ok(replaces);
-                    }
-                    replaces |= found.store != self.store.store;
-                    number
+            let (last, found) = self.read(domain).await?;
+            if let Some(found) = found {
+                found.admits(&self.card, &self.store, domain)?;
+                if found.is_shared_with(&self.card, &self.store) {
+                    return Ok(replaces);
                 }
-                None => 0,
-            };
+                replaces |= found.store != self.store.store;
+            }
             match self.write(domain, last, false).await {
                 Ok(true) => return Ok(replaces),
                 // Another node was quicker, or this node's own write succeeded without a response. The next read tells.
@@ -249,15 +260,15 @@ impl Claims {
         if self.card.has_leased_shards {
             // The nodes of the service hold it together: reading suffices, and writing would make them conflict.
             match self.read(domain).await? {
-                Some((_, found)) if found.is_shared_with(&self.card, &self.store) => return Ok(RenewalOutcome::Held),
-                Some((_, found)) if found.store != self.store.store || found.service != self.card.service.as_str() => {
+                (_, Some(found)) if found.is_shared_with(&self.card, &self.store) => return Ok(RenewalOutcome::Held),
+                (_, Some(found)) if found.store != self.store.store || found.service != self.card.service.as_str() => {
                     return Ok(RenewalOutcome::Lost(Some(found)));
                 }
                 // An exclusive node of the same store: the leases fence it, and it ends when it finds this claim.
-                Some((number, _)) => last = number,
-                None => {
+                (number, Some(_)) => last = number,
+                (number, None) => {
                     self.jetstream.ensure_stream(&self.stream).await?;
-                    last = 0;
+                    last = number;
                 }
             }
         }
@@ -274,7 +285,7 @@ impl Claims {
             // The last claim is not the one this node wrote last. Either a rival wrote it, or this node did without receiving the
             // result, or the server has lost its newest messages or all of them.
             match self.read(domain).await? {
-                Some((number, found))
+                (number, Some(found))
                     if found.store == self.store.store && found.service == self.card.service.as_str() =>
                 {
                     let is_mine = found.is_of(&self.store) || self.store.earlier.contains(&found.run);
@@ -285,10 +296,10 @@ impl Claims {
                     }
                     last = number;
                 }
-                Some((_, found)) => return Ok(RenewalOutcome::Lost(Some(found))),
-                None => {
+                (_, Some(found)) => return Ok(RenewalOutcome::Lost(Some(found))),
+                (number, None) => {
                     self.jetstream.ensure_stream(&self.stream).await?;
-                    last = 0;
+                    last = number;
                 }
             }
         }
@@ -323,19 +334,21 @@ impl Claims {
     async fn release_one(&self, domain: &Name, last: u64) -> Result<(), BridgeError> {
         if !self.write(domain, last, true).await? {
             // A renewal may have been in flight. A rival's claim is left as it is.
-            let found = self.read(domain).await?.filter(|(_, claim)| claim.is_of(&self.store));
-            if let Some((number, _)) = found {
+            let (number, found) = self.read(domain).await?;
+            if found.is_some_and(|claim| claim.is_of(&self.store)) {
                 self.write(domain, number, true).await?;
             }
         }
         Ok(())
     }
 
-    /// Returns the last claim on a domain with its stream sequence; `None` if there is none.
-    async fn read(&self, domain: &Name) -> Result<Option<(u64, Claim)>, BridgeError> {
+    /// Returns the sequence of the last message on the subject of a claim, 0 if there is none, and the claim in it.
+    async fn read(&self, domain: &Name) -> Result<(u64, Option<Claim>), BridgeError> {
         let subject = self.namespace.claim_subject(domain);
-        let Some(stored) = self.jetstream.last_message(&self.stream.path, &subject).await? else { return Ok(None) };
-        Ok(Some((stored.number, parse_claim(domain, &stored.payload)?)))
+        let Some(stored) = self.jetstream.last_message(&self.stream.path, &subject).await? else {
+            return Ok((0, None));
+        };
+        Ok((stored.number, read_claim(domain, &stored.payload)?))
     }
 
     /// Replaces the claim with the sequence `last`. Returns false if that was no longer the last one.

@@ -74,6 +74,14 @@ pub(super) fn warnings(info: &ServerInfo) -> Vec<String> {
             info.version
         ));
     }
+    // Observed: 2.9.10, 2.10.26, 2.11.0 and 2.11.11 do, 2.12.0 and later do not.
+    if info.auth_required && parse_version(&info.version) < (2, 12, 0) {
+        warnings.push(format!(
+            "nats-server {} executes the acknowledgements of JetStream as requests, so every user can delete messages of \
+             others whatever its permissions are: use 2.12 or later if services do not trust each other",
+            info.version
+        ));
+    }
     warnings
 }
 
@@ -98,6 +106,10 @@ mod tests {
             [("2.9.10", 1), ("2.11.15", 1), ("2.11.16", 0), ("2.12.8", 0), ("2.13.9", 1), ("2.15.1", 0)]
         {
             assert_eq!(warnings(&info(version)).len(), count, "{version}");
+        }
+        for (version, count) in [("2.9.10", 2), ("2.11.16", 1), ("2.12.0", 1), ("2.12.8", 0)] {
+            let guarded = ServerInfo { auth_required: true, ..info(version) };
+            assert_eq!(warnings(&guarded).len(), count, "{version} with logins");
         }
     }
 }

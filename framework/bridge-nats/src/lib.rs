@@ -30,6 +30,7 @@ pub mod decode;
 mod durability;
 mod headers;
 mod in_flight;
+mod inboxes;
 mod jetstream;
 mod json_request;
 mod owned_shards;
@@ -69,6 +70,7 @@ use self::claims::{ClaimWatch, Claims};
 use self::connection::{Connection, client_name, round_trip};
 use self::consumer::ConsumerLoop;
 use self::consumer_setup::SourceState;
+use self::inboxes::Inboxes;
 use self::jetstream::JetStream;
 use self::owned_shards::ownership;
 use self::publisher::{PublisherLoop, Reply, ReplyKind};
@@ -206,7 +208,11 @@ impl NatsBridge {
             jetstream.ensure_stream(wanted).await?;
         }
         let inbox = client.new_inbox();
-        let replies = subscribe(&client, format!("{inbox}.r.*"), None).await?;
+        let inboxes = Inboxes::new(&inbox, &config.namespace, &card.service);
+        let mut replies = SelectAll::new();
+        for subject in inboxes.subscriptions() {
+            replies.push(subscribe(&client, subject, None).await?);
+        }
         if card.has_leased_shards {
             // A version of the service without leases has left it behind, and a work queue has one consumer per message.
             for (domain, _) in &card.owns {
@@ -260,7 +266,7 @@ impl NatsBridge {
             }
         }
         let publisher = Arc::new(PublisherLoop::new(
-            format!("{inbox}.r"),
+            inboxes,
             config.namespace.clone(),
             connection.link.clone(),
             Arc::clone(&connection.broker),

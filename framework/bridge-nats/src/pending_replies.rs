@@ -78,16 +78,16 @@ impl PendingReplies {
         self.unacknowledged == 0
     }
 
-    /// Records that a message is being written. Returns `false` if its sender no longer waits.
-    pub(super) fn mark_written(&mut self, number: u64, subject: &Subject, bytes: usize) -> bool {
-        let Some(entry) = self.entries.get_mut(&number) else { return false };
+    /// Records that a message is being written, and returns the kind of its reply. `None` if its sender no longer waits.
+    pub(super) fn mark_written(&mut self, number: u64, subject: &Subject, bytes: usize) -> Option<ReplyKind> {
+        let entry = self.entries.get_mut(&number)?;
         entry.written_bytes = Some(bytes);
         entry.subject = Some(subject.clone());
         if entry.kind == ReplyKind::Acknowledgement {
             self.unacknowledged += 1;
             self.bytes += bytes;
         }
-        true
+        Some(entry.kind)
     }
 
     /// Removes a message and returns its capacity to the window. The caller completes it.
@@ -117,12 +117,12 @@ mod tests {
                 let kind = ReplyKind::Acknowledgement;
                 let entry = PendingReply { subject: None, kind, written_bytes: None, packed_with: Vec::new(), reply };
                 pending.entries.insert(written, entry);
-                assert!(pending.mark_written(written, &Subject::from("a"), bytes));
+                assert_eq!(pending.mark_written(written, &Subject::from("a"), bytes), Some(kind));
                 written += 1;
             }
             assert_eq!(written, most as u64);
             assert!(pending.remove(0).is_some() && pending.has_capacity());
-            assert!(!pending.mark_written(0, &Subject::from("a"), bytes));
+            assert_eq!(pending.mark_written(0, &Subject::from("a"), bytes), None);
             (1..written).for_each(|number| drop(pending.remove(number)));
             assert!(pending.all_acknowledged() && pending.bytes == 0);
         }

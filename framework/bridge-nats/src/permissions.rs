@@ -7,6 +7,7 @@
 use std::fmt::Write;
 
 use super::connection::client_name;
+use super::inboxes::response_inbox;
 use super::streams::receives_messages;
 use whizbang_core::bridge::NodeCard;
 use whizbang_core::message::Name;
@@ -62,7 +63,12 @@ impl NatsPermissions {
         let ns = namespace;
         let inbox = format!("_INBOX_{}.>", client_name(ns, &card.service));
         let mut publish = vec![inbox.clone()];
-        let mut subscribe = vec![inbox];
+        let mut subscribe = vec![inbox, format!("{}.>", response_inbox(ns, card.service.as_str()))];
+        if !card.owns.is_empty() || !card.answers.is_empty() {
+            // Responses. The option `allow_responses` of the server would let this service publish to every subject: it may send a
+            // request to itself, and the requester chooses the subject of the response.
+            publish.push(format!("{}.>", response_inbox(ns, "*")));
+        }
         // Commands and queries of external callers are open to all: the owner of the domain authorizes them.
         publish.push(format!("{ns}.cmd.*.*.outside"));
         publish.push(format!("{ns}.ask.*.cmd.*"));
@@ -227,13 +233,11 @@ impl std::fmt::Display for NatsPermissions {
             })
         };
         let (service, publish, subscribe) = (&self.identity, list(&self.publish), list(&self.subscribe));
-        // A response goes to the inbox of its request, once and for a limited time.
         write!(
             f,
             "# The permissions of `{service}`. Include this file inside `authorization` (or an account) and refer to it:\n\
              #   users: [ {{ user: {service}, password: …, permissions: $WHIZBANG_{service} }} ]\n\
-             WHIZBANG_{service}: {{\n  publish: {{\n    allow: [\n{publish}    ]\n  }}\n  subscribe: {{\n    allow: [\n{subscribe}    ]\n  }}\n  \
-             allow_responses: {{ max: 1, expires: \"10m\" }}\n}}\n"
+             WHIZBANG_{service}: {{\n  publish: {{\n    allow: [\n{publish}    ]\n  }}\n  subscribe: {{\n    allow: [\n{subscribe}    ]\n  }}\n}}\n"
         )
     }
 }

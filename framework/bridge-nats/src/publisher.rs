@@ -16,13 +16,14 @@ use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, Message, Subject, Subscriber};
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::{FutureExt, StreamExt, stream::SelectAll};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::acknowledgement;
 use super::connection::LinkState;
 use super::headers;
+use super::inboxes::Inboxes;
 use super::pending_replies::{PendingReplies, PendingReply};
 pub(super) use super::pending_replies::{Reply, ReplyError, ReplyKind};
 use whizbang_core::bridge::BridgeError;
@@ -86,12 +87,16 @@ pub(super) struct PublisherLoop {
     link: watch::Receiver<LinkState>,
     broker: Arc<str>,
     namespace: Namespace,
-    /// Replies arrive at this subject plus a message number.
-    inbox: String,
+    inboxes: Inboxes,
 }
 
 impl PublisherLoop {
-    pub(super) fn new(inbox: String, namespace: Namespace, link: watch::Receiver<LinkState>, broker: Arc<str>) -> Self {
+    pub(super) fn new(
+        inboxes: Inboxes,
+        namespace: Namespace,
+        link: watch::Receiver<LinkState>,
+        broker: Arc<str>,
+    ) -> Self {
         Self {
             messages: Queue::new(MAX_QUEUED),
             urgent: Queue::new(MAX_QUEUED),
@@ -103,7 +108,7 @@ impl PublisherLoop {
             link,
             broker,
             namespace,
-            inbox,
+            inboxes,
         }
     }
 
@@ -248,7 +253,7 @@ impl PublisherLoop {
     }
 
     /// Writes messages until [`close`](Self::close) was called and every message is completed, or the client is gone.
-    pub(super) async fn run(&self, client: &Client, inbox: &mut Subscriber) {
+    pub(super) async fn run(&self, client: &Client, inbox: &mut SelectAll<Subscriber>) {
         let mut link = self.link.clone();
         while !self.is_done() {
             tokio::select! {
@@ -298,15 +303,16 @@ impl PublisherLoop {
                 },
             };
             let number = encoded.number;
-            if let Some(number) = number
-                && !self.pending.lock().mark_written(number, &encoded.subject, encoded.payload.len())
-            {
-                // Its sender gave up before it was written.
-                continue;
+            let mut reply = None;
+            if let Some(number) = number {
+                let bytes = encoded.payload.len();
+                // Its sender may have given up before it was written.
+                let Some(kind) = self.pending.lock().mark_written(number, &encoded.subject, bytes) else { continue };
+                reply = Some(self.inboxes.reply_subject(number, kind));
             }
             let written = tokio::select! {
                 biased;
-                written = write_message(client, &self.inbox, encoded) => written,
+                written = write_message(client, reply, encoded) => written,
                 // While the client reconnects and its queue is full, the write blocks; the lost connection ends it.
                 _ = link.wait_for(|link| !link.up) => Err(self.connection_lost()),
             };
@@ -414,15 +420,16 @@ impl PublisherLoop {
         }
     }
 
-    /// Matches a reply with its message by the number at the end of the subject. A reply that arrives too late is dropped.
+    /// Matches a reply with its message by the number in the subject. Drops it if it arrives too late or with another token.
     fn receive_reply(&self, message: Message) {
-        let Some(number) = message.subject.rsplit('.').next().and_then(|token| token.parse().ok()) else { return };
-        let kind = self.pending.lock().entries.get(&number).map(|entry| entry.kind);
+        let Some((number, kind)) = self.inboxes.message_of(&message.subject) else { return };
+        if self.pending.lock().entries.get(&number).is_none_or(|entry| entry.kind != kind) {
+            return;
+        }
         let reply = match kind {
-            None => return,
-            Some(ReplyKind::Response) => Reply::Response(message),
+            ReplyKind::Response => Reply::Response(message),
             // Parsed once, although the acknowledgement of a pack is for many events.
-            Some(ReplyKind::Acknowledgement) => Reply::Acknowledgement(acknowledgement::parse(&message)),
+            ReplyKind::Acknowledgement => Reply::Acknowledgement(acknowledgement::parse(&message)),
         };
         self.resolve(number, Ok(reply));
     }
@@ -437,13 +444,10 @@ fn can_share_pack(first: &Envelope, next: &Envelope) -> bool {
 }
 
 /// Hands a message to the client, which sends it in the background.
-async fn write_message(client: &Client, inbox: &str, message: EncodedMessage) -> Result<(), BridgeError> {
-    let EncodedMessage { subject, headers, payload, number } = message;
-    let published = match number {
-        Some(number) => {
-            let reply = Subject::from(format!("{inbox}.{number}"));
-            client.publish_with_reply_and_headers(subject, reply, headers, payload).await
-        }
+async fn write_message(client: &Client, reply: Option<Subject>, message: EncodedMessage) -> Result<(), BridgeError> {
+    let EncodedMessage { subject, headers, payload, .. } = message;
+    let published = match reply {
+        Some(reply) => client.publish_with_reply_and_headers(subject, reply, headers, payload).await,
         None => client.publish_with_headers(subject, headers, payload).await,
     };
     published.map_err(|error| BridgeError::Broker { doing: "publish".to_owned(), source: Arc::new(error) })

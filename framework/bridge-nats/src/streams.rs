@@ -26,7 +26,19 @@ const STREAM_ADJUSTABLE: &[&str] = &["max_bytes", "max_age", "num_replicas"];
 const CONSUMER_ADJUSTABLE: &[&str] = &["ack_wait", "max_ack_pending"];
 
 /// The stream settings that would keep, drop or change messages in an unexpected way.
-const STREAM_UNSET: &[&str] = &["sealed", "mirror", "sources", "max_msg_size", "subject_transform", "republish"];
+const STREAM_UNSET: &[&str] = &[
+    "sealed",
+    "mirror",
+    "sources",
+    "max_msg_size",
+    "subject_transform",
+    "republish",
+    // With these, a header of any message removes or changes others, or stores one in the name of another sender.
+    "allow_rollup_hdrs",
+    "allow_msg_schedules",
+    "allow_msg_counter",
+    "allow_msg_ttl",
+];
 /// The consumer settings that would skip messages, slow them down, or remove the consumer.
 const CONSUMER_UNSET: &[&str] = &[
     "filter_subject",

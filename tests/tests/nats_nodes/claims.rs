@@ -10,7 +10,7 @@ use whizbang::prelude::*;
 use whizbang::store::Store;
 use whizbang::testing::bridge::run;
 use whizbang::{NodeBuilder, NodeEnd, StartError};
-use whizbang_tests::nats::{NatsServer, Release};
+use whizbang_tests::nats::NatsServer;
 
 use crate::bank::{Account, Transfer, deposit, outcome, transfer};
 use crate::{BOTH, until};
@@ -90,23 +90,66 @@ fn node_that_loses_its_claim_stops_serving() {
 
 #[test]
 fn claim_survives_the_loss_of_its_stream() {
-    run(async {
-        let mut server = NatsServer::start(Release::Distribution);
-        let node = bank(&server, "bank", MemoryStore::new()).await.start().await.expect("starts");
-        let operator = jetstream::new(async_nats::connect(server.url()).await.expect("connects"));
-        operator.delete_stream("whizbang_claims").await.expect("deletes");
-        let is_claimed = async || {
-            let Ok(stream) = operator.get_stream("whizbang_claims").await else { return false };
-            stream.get_last_raw_message_by_subject("whizbang.claim.bank").await.is_ok()
-        };
-        until("it is claimed again", is_claimed).await;
-        refused(bank(&server, "bank", MemoryStore::new()).await).await;
-        server.restart();
-        until("ready", async || node.health().ready).await;
-        refused(bank(&server, "bank", MemoryStore::new()).await).await;
-        assert!(node.health().live, "{:?}", node.health());
-        node.stop().await.expect("stops");
-    });
+    for release in BOTH {
+        run(async {
+            let mut server = NatsServer::start(release);
+            let node = bank(&server, "bank", MemoryStore::new()).await.start().await.expect("starts");
+            let operator = jetstream::new(async_nats::connect(server.url()).await.expect("connects"));
+            operator.delete_stream("whizbang_claims").await.expect("deletes");
+            let is_claimed = async || {
+                let Ok(stream) = operator.get_stream("whizbang_claims").await else { return false };
+                stream.get_last_raw_message_by_subject("whizbang.claim.bank").await.is_ok()
+            };
+            until("it is claimed again", is_claimed).await;
+            refused(bank(&server, "bank", MemoryStore::new()).await).await;
+            server.restart();
+            until("ready", async || node.health().ready).await;
+            refused(bank(&server, "bank", MemoryStore::new()).await).await;
+            assert!(node.health().live, "{:?}", node.health());
+            node.stop().await.expect("stops");
+        });
+    }
+}
+
+/// A service can direct the response of JetStream to one of its requests to the subject of a claim. That neither ends the owner nor
+/// prevents its next start.
+#[test]
+fn message_that_is_no_claim_is_replaced_by_the_owner() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let store = MemoryStore::new();
+            let node = bank(&server, "bank", store.clone()).await.start().await.expect("starts");
+            let operator = jetstream::new(async_nats::connect(server.url()).await.expect("connects"));
+            let claims = operator.get_stream("whizbang_claims").await.expect("a stream");
+            let last = async || {
+                let last = claims.get_last_raw_message_by_subject("whizbang.claim.bank").await.expect("a message");
+                (last.sequence, String::from_utf8(last.payload.to_vec()).expect("text"))
+            };
+            let replace = async || {
+                let acknowledgement = r#"{"stream":"whizbang_events_evil","seq":3}"#;
+                let sent = operator.publish("whizbang.claim.bank", acknowledgement.into()).await.expect("sends");
+                sent.await.expect("is kept").sequence
+            };
+            let (_, claim) = last().await;
+            let replaced = replace().await;
+            until("its claim", async || {
+                let (sequence, message) = last().await;
+                sequence > replaced && message == claim
+            })
+            .await;
+            refused(bank(&server, "bank", MemoryStore::new()).await).await;
+            assert!(node.health().ready, "{:?}", node.health());
+            // The same while the owner is down.
+            drop(node);
+            let replaced = replace().await;
+            let node = bank(&server, "bank", store.clone()).await.start().await.expect("starts again");
+            assert!(last().await.0 > replaced);
+            refused(bank(&server, "bank", MemoryStore::new()).await).await;
+            assert!(node.health().ready, "{:?}", node.health());
+            node.stop().await.expect("stops");
+        });
+    }
 }
 
 /// The claims are lost while no node of the service runs, and its folder too: the senders know the committed sequences.

@@ -1,12 +1,17 @@
 //! Tests of the publisher's queue, without a server.
 
 use super::*;
+use whizbang_core::message::Name;
+
+fn publisher(link: watch::Receiver<LinkState>) -> Arc<PublisherLoop> {
+    let inboxes = Inboxes::new("inbox", &Namespace::default(), &Name::new("bank").unwrap());
+    Arc::new(PublisherLoop::new(inboxes, Namespace::default(), link, "broker".into()))
+}
 
 #[test]
 fn rejected_message_is_not_kept() {
     let (_link, link) = watch::channel(LinkState { up: true, epoch: 1, ..LinkState::default() });
-    let publisher = PublisherLoop::new("inbox".to_owned(), Namespace::default(), link, "broker".into());
-    let publisher = Arc::new(publisher);
+    let publisher = publisher(link);
     let publish = || publisher.publish("a".to_owned(), HeaderMap::new(), Bytes::new(), ReplyKind::Acknowledgement);
     let waiting: Vec<_> = (0..MAX_QUEUED).map(|_| publish().map_err(|error| error.to_string()).unwrap()).collect();
     for _ in 0..10 {
@@ -21,10 +26,10 @@ fn rejected_message_is_not_kept() {
 #[test]
 fn restart_fails_everything_that_waits() {
     let (_link, link) = watch::channel(LinkState { up: true, epoch: 1, ..LinkState::default() });
-    let publisher = Arc::new(PublisherLoop::new("inbox".to_owned(), Namespace::default(), link, "broker".into()));
+    let publisher = publisher(link);
     let publish = |kind| publisher.publish("a".to_owned(), HeaderMap::new(), Bytes::new(), kind).ok().unwrap();
     let written = publish(ReplyKind::Acknowledgement);
-    assert!(publisher.pending.lock().mark_written(written.number, &Subject::from("a"), 7));
+    assert!(publisher.pending.lock().mark_written(written.number, &Subject::from("a"), 7).is_some());
     let waiting = [written, publish(ReplyKind::Acknowledgement), publish(ReplyKind::Response)];
     publisher.restart();
     for reply in waiting {
@@ -39,7 +44,7 @@ fn restart_fails_everything_that_waits() {
 #[test]
 fn queued_messages_are_bounded_in_bytes() {
     let (_link, link) = watch::channel(LinkState { up: true, epoch: 1, ..LinkState::default() });
-    let publisher = Arc::new(PublisherLoop::new("inbox".to_owned(), Namespace::default(), link, "broker".into()));
+    let publisher = publisher(link);
     let large = Bytes::from(vec![0; MAX_QUEUED_BYTES / 4]);
     let publish = || publisher.publish("a".to_owned(), HeaderMap::new(), large.clone(), ReplyKind::Acknowledgement);
     let waiting: Vec<_> = (0..4).map(|_| publish().map_err(|error| error.to_string()).unwrap()).collect();

@@ -1,0 +1,227 @@
+//! Responses to requests: a service may write them to the inboxes of callers, and only to those that it was asked from.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_nats::{Client, ConnectOptions, Event, ServerError};
+use futures_util::StreamExt;
+use tokio::sync::watch;
+use whizbang::bridge::nats::{NatsBridge, NatsBuilder, NatsPermissions, StreamSetup};
+use whizbang::bridge::subject::Namespace;
+use whizbang::bridge::{Bridge, NodeCard, Request, Response};
+use whizbang::testing::bridge::cases::sample::{event, external_command, shard};
+use whizbang::testing::bridge::node::{NodeBehavior, TestNode, named, service};
+use whizbang::testing::bridge::{SHARDS, run};
+use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
+
+const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
+const OWN_INBOX: &str = "_INBOX_whizbang_evil.own";
+
+fn bank() -> NodeCard {
+    service("bank").owning(named("bank"), SHARDS)
+}
+
+fn shop() -> NodeCard {
+    service("e-shop").owning(named("shop"), SHARDS).subscribing(named("bank"), SHARDS, [named("Happened")])
+}
+
+/// Starts a server with a user for each service, which has its runtime permissions, and with all streams.
+async fn guarded(release: Release) -> NatsServer {
+    let cards = [bank(), shop(), service("evil").owning(named("evil"), SHARDS)];
+    let namespace = Namespace::default();
+    let runtime = cards.iter().map(|card| NatsPermissions::runtime(card, &namespace));
+    let (mut blocks, mut users) = (String::new(), "  { user: operator, password: operator }\n".to_owned());
+    for permissions in runtime.chain([NatsPermissions::setup(&cards, &namespace)]) {
+        blocks += &permissions.to_string();
+        let name = &permissions.identity;
+        users += &format!("  {{ user: \"{name}\", password: \"secret of {name}\", permissions: $WHIZBANG_{name} }}\n");
+    }
+    let server = NatsServer::start_with(release, NatsConfig::authorization(&format!("{blocks}users: [\n{users}]")));
+    login(&server, "setup").set_up(&cards).await.expect("sets up");
+    server
+}
+
+fn login(server: &NatsServer, identity: &str) -> NatsBuilder {
+    NatsBridge::builder(&server.url()).user(identity, format!("secret of {identity}"))
+}
+
+/// Starts a node that responds to a command with its payload, once it is permitted.
+async fn start(server: &NatsServer, card: NodeCard, permitted: watch::Receiver<bool>) -> TestNode {
+    let responder = move |asked: Request| -> futures_util::future::BoxFuture<'static, Response> {
+        let mut permitted = permitted.clone();
+        Box::pin(async move {
+            permitted.wait_for(|permitted| *permitted).await.expect("the test is running");
+            match asked {
+                Request::Command(envelope) => Response::Reply(envelope.payload),
+                _ => Response::watermark(0),
+            }
+        })
+    };
+    let builder = login(server, card.service.as_str()).stream_setup(StreamSetup::Existing);
+    let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
+    let behavior = NodeBehavior { responder: Box::new(responder), ..NodeBehavior::default() };
+    TestNode::attach(bridge, card, behavior).await.expect("attaches")
+}
+
+/// Connects with the login of `evil`. Returns the client and the number of its permission violations.
+async fn hostile(server: &NatsServer) -> (Client, Arc<AtomicUsize>) {
+    let denied = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&denied);
+    let options = ConnectOptions::with_user_and_password("evil".into(), "secret of evil".into())
+        .custom_inbox_prefix("_INBOX_whizbang_evil")
+        .event_callback(move |event| {
+            let is_denial = matches!(event, Event::ServerError(ServerError::Other(ref text)) if text.to_lowercase().contains("permissions violation"));
+            counter.fetch_add(usize::from(is_denial), Ordering::Relaxed);
+            async {}
+        });
+    (options.connect(server.url()).await.expect("connects"), denied)
+}
+
+/// A service that sends requests to itself chooses their reply subjects. Being asked does not permit to publish there.
+#[test]
+fn request_to_oneself_permits_no_publish() {
+    for release in BOTH {
+        run(async {
+            let server = guarded(release).await;
+            let (_permit, permitted) = watch::channel(true);
+            let bank_node = start(&server, bank(), permitted.clone()).await;
+            let shop_node = start(&server, shop(), permitted).await;
+            let (client, denied) = hostile(&server).await;
+            let mut expected = 0;
+            for own in ["whizbang.ask.evil.cmd.0", "whizbang.done.evil.0.evil.0", OWN_INBOX] {
+                let mut asked = client.subscribe(own).await.expect("subscribes");
+                for target in [
+                    "whizbang.evt.bank.0.Happened",
+                    "whizbang.cmd.shop.0.bank.0",
+                    "whizbang.claim.bank",
+                    "whizbang.done.shop.0.bank.0",
+                    "whizbang.head.bank.0",
+                    "whizbang.refused.bank",
+                    "_INBOX_whizbang_bank.x.r.1",
+                    "_INBOX.other",
+                    "$JS.API.STREAM.DELETE.whizbang_events_bank",
+                ] {
+                    client.publish_with_reply(own, target, "{}".into()).await.expect("writes");
+                    let request = asked.next().await.expect("its own request");
+                    let target = request.reply.expect("the reply subject");
+                    client.publish(target.clone(), "forged".into()).await.expect("writes");
+                    expected += 1;
+                    let all = async {
+                        while denied.load(Ordering::Relaxed) < expected {
+                            client.flush().await.expect("flushes");
+                            tokio::task::yield_now().await;
+                        }
+                    };
+                    assert!(
+                        tokio::time::timeout(Duration::from_secs(10), all).await.is_ok(),
+                        "{target} was not denied"
+                    );
+                }
+            }
+            // The bank and its stream are as before: its own event is the only one.
+            bank_node.bridge.publish(event(&shard("bank", 0), 1)).await.expect("publishes");
+            shop_node.wait_until("the bank's event", |got| got.events.len() == 1).await;
+            for node in [bank_node, shop_node] {
+                assert_eq!(node.bridge.health().refused, 0);
+                node.inspect(|got| assert!(got.direct.is_empty() && got.notifications.is_empty()));
+                node.stop().await;
+            }
+        });
+    }
+}
+
+/// Waits until the server has processed everything that the client has written.
+async fn round_trip(client: &Client) {
+    let mut own = client.subscribe(OWN_INBOX).await.expect("subscribes");
+    client.publish(OWN_INBOX, "".into()).await.expect("writes");
+    own.next().await.expect("its own message");
+}
+
+async fn forge_response(client: &Client, reply_subject: String) {
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("whizbang-answer", "reply");
+    client.publish_with_headers(reply_subject, headers, "forged".into()).await.expect("writes");
+}
+
+/// A service that is asked knows the reply subject of that request. It may publish to all inboxes for responses, but it cannot
+/// compute the reply subject of another request.
+#[test]
+fn reply_subject_reveals_no_other_reply_subject() {
+    for release in BOTH {
+        run(async {
+            let server = guarded(release).await;
+            let (permit, permitted) = watch::channel(false);
+            let (bank, shop) =
+                (start(&server, bank(), permitted.clone()).await, start(&server, shop(), permitted).await);
+            let (client, denied) = hostile(&server).await;
+            let mut asked = client.subscribe("whizbang.ask.evil.>").await.expect("subscribes");
+            round_trip(&client).await;
+            let ask = |command| shop.bridge.request(Request::Command(command), Duration::from_secs(20));
+            let hostile_responder = async {
+                let request = asked.next().await.expect("a request");
+                let reply = request.reply.expect("a reply subject").to_string();
+                forge_response(&client, reply.clone()).await;
+                reply
+            };
+            let (answer, known) = tokio::join!(ask(external_command(&shard("evil", 0), 1)), hostile_responder);
+            assert_eq!(answer.expect("an answer"), Response::Reply("forged".into()), "this request was for it");
+            assert!(!known.starts_with("_INBOX_whizbang_e-shop"), "{known} reveals the private inbox");
+            // The shop asks the bank, which does not respond yet. Each number is tried with the known token.
+            let (rest, token) = known.rsplit_once('.').expect("a token");
+            let (prefix, number) = rest.rsplit_once('.').expect("a number");
+            let first: u64 = number.parse().expect("a number");
+            let command = external_command(&shard("bank", 1), 2);
+            let reply = Response::Reply(command.payload.clone());
+            let guessing = async {
+                bank.wait_until("the request", |received| received.requests.len() == 1).await;
+                for number in first..first + 1_000 {
+                    for guess in [format!("{number}.{token}"), format!("{number}.{number:016x}"), format!("{number}")] {
+                        forge_response(&client, format!("{prefix}.{guess}")).await;
+                    }
+                }
+                round_trip(&client).await;
+                permit.send_replace(true);
+            };
+            let (answer, ()) = tokio::join!(ask(command), guessing);
+            assert_eq!(answer.expect("an answer"), reply);
+            assert_eq!(denied.load(Ordering::Relaxed), 0, "the server permits all these responses");
+            bank.stop().await;
+            shop.stop().await;
+        });
+    }
+}
+
+/// JetStream acknowledges a message at its reply subject, which the sender chooses. Older servers execute that acknowledgement as a
+/// request, if the subject is one of their API: the permissions of the sender are not checked for it.
+#[test]
+fn acknowledgement_is_a_request_only_on_older_servers() {
+    for release in BOTH {
+        run(async {
+            let server = guarded(release).await;
+            let operator = async_nats::ConnectOptions::with_user_and_password("operator".into(), "operator".into());
+            let operator = operator.connect(server.url()).await.expect("connects");
+            let context = async_nats::jetstream::new(operator);
+            for _ in 0..3 {
+                let sent = context.publish("whizbang.cmd.bank.0.outside", "{}".into()).await.expect("sends");
+                sent.await.expect("is kept");
+            }
+            let (hostile, _) = hostile(&server).await;
+            for api in ["STREAM.MSG.DELETE", "STREAM.PURGE", "STREAM.DELETE", "STREAM.UPDATE", "CONSUMER.CREATE"] {
+                for _ in 0..5 {
+                    let target = format!("$JS.API.{api}.whizbang_commands_bank");
+                    let publish = hostile.publish_with_reply("whizbang.evt.evil.0.Happened", target, "{}".into());
+                    publish.await.expect("writes");
+                }
+            }
+            // The acknowledgement of a later message follows those of the earlier ones.
+            hostile.request("whizbang.evt.evil.0.Happened", "{}".into()).await.expect("an acknowledgement");
+            let mut stream = context.get_stream("whizbang_commands_bank").await.expect("a stream");
+            let messages = stream.info().await.expect("its state").state.messages;
+            match release {
+                Release::Distribution => assert_eq!(messages, 0, "nats-server 2.9 executes them"),
+                Release::Pinned => assert_eq!(messages, 3),
+            }
+        });
+    }
+}
