@@ -36,7 +36,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// | `Idempotency-Key: KEY` | the command is handled once, and a repetition gets the first reply; see [`scope_keys_by`](Self::scope_keys_by) |
 /// | `Prefer: wait=5` | waits at most 5 seconds for the reply, and never longer than the gateway's [`deadline`](Self::deadline) |
 /// | `Prefer: respond-async` | responds 202 with a receipt, `{"id": …}`, once the command is accepted for later handling |
-/// | `traceparent: …` | the trace that the command continues; ignored with `respond-async` |
+/// | `traceparent: …` | the trace that the command continues |
 ///
 /// | response | meaning |
 /// |---|---|
@@ -270,10 +270,14 @@ impl Settings {
                 passed.push((name.as_str(), value));
             }
         }
+        let trace = headers.get("traceparent").and_then(|trace| trace.to_str().ok());
         if preferences.respond_async {
             let mut post = self.client.post(command).id(id).deadline(preferences.wait);
             for (name, value) in passed {
                 post = post.header(name, value);
+            }
+            if let Some(trace) = trace {
+                post = post.traceparent(trace);
             }
             post.await?;
             let applied = [("preference-applied", "respond-async")];
@@ -283,7 +287,7 @@ impl Settings {
         for (name, value) in passed {
             send = send.header(name, value);
         }
-        if let Some(trace) = headers.get("traceparent").and_then(|trace| trace.to_str().ok()) {
+        if let Some(trace) = trace {
             send = send.traceparent(trace);
         }
         let reply = written(&send.await?)?;

@@ -101,7 +101,7 @@ impl Handle<Lend> for Book {
         if self.is_out {
             return Err(Rejection::new("library.lent", "another reader has it"));
         }
-        let tenant = effects.header("x-tenant").unwrap_or_default().to_owned();
+        let tenant = effects.header("x-tenant").or(effects.traceparent()).unwrap_or_default().to_owned();
         effects.record(Lent { days: lend.days, tenant });
         Ok(self.lent + 1)
     }
@@ -265,6 +265,22 @@ async fn receipt_names_the_posted_command() {
     // The command itself returns the result, under the same key.
     let result = call(&routes, "POST", "/books/emma/loans", &headers[1..], PAPER).await;
     assert_eq!((result.status, result.body), (200, json!(1)));
+    node.stop().await.expect("stops");
+}
+
+#[tokio::test]
+async fn every_request_continues_its_trace() {
+    let node = node().await;
+    let routes = gateway(&node).router().expect("routes");
+    let trace = ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    for (book, prefer, status) in [("emma", "wait=3", 200), ("ulysses", "respond-async", 202)] {
+        let path = format!("/books/{book}/loans");
+        let reply = call(&routes, "POST", &path, &[trace, ("prefer", prefer)], PAPER).await;
+        assert_eq!(reply.status, status, "{book}: {}", reply.body);
+        node.wait_idle().await;
+        let found = call(&routes, "GET", &format!("/books?book={book}"), &[], "").await;
+        assert_eq!(found.body, json!([format!("{book} {}", trace.1)]));
+    }
     node.stop().await.expect("stops");
 }
 

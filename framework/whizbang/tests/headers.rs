@@ -4,6 +4,7 @@
 mod eventually;
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use eventually::eventually;
 use whizbang::bridge::loopback::LoopbackHub;
@@ -241,6 +242,30 @@ async fn undeclared_headers_are_readable_and_not_passed_on() {
     let all = [("job", "only=charge"), ("note", ""), ("place", "tenant=acme"), ("react", "by=card"), ("reply", "")];
     assert_eq!(seen(), all.map(|(place, text)| (place, text.to_owned())));
     assert_eq!(node.client().query(Events).await.unwrap(), ["charged by=card", "paid ", "placed "]);
+}
+
+#[whizbang::test]
+async fn every_request_of_a_client_continues_a_trace() {
+    let node = Node::builder("shop", MemoryStore::new()).threads(0).saga::<Order>();
+    let node = node.worker(Charger(SEEN.with(Seen::clone))).publishes::<Charged>().start().await.unwrap();
+    let client = node.client();
+    let traced = async |handlers: &[&str]| {
+        node.wait_idle().await;
+        let seen = SEEN.with(|seen| std::mem::take(&mut *seen.0.lock().unwrap()));
+        let of_handlers: Vec<_> = seen.iter().filter(|(place, _)| handlers.contains(place)).collect();
+        assert_eq!(of_handlers.len(), handlers.len(), "{seen:?}");
+        assert!(of_handlers.iter().all(|(_, text)| text.ends_with(" traced")), "{seen:?}");
+    };
+    client.send(place("o1", "")).traceparent(TRACE).await.unwrap();
+    traced(&["place", "job", "reply", "note", "react"]).await;
+    client.post(place("o2", "")).traceparent(TRACE).await.unwrap();
+    traced(&["place", "job", "reply", "note", "react"]).await;
+    client.publish("o1", Charged {}).traceparent(TRACE).await.unwrap();
+    traced(&["react"]).await;
+    let note = || Note { order: "o1".to_owned() };
+    client.post(note()).after(Duration::from_millis(1)).traceparent(TRACE).await.unwrap();
+    eventually(async || !seen().is_empty()).await;
+    traced(&["note"]).await;
 }
 
 #[whizbang::test]

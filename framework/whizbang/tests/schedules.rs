@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use whizbang::clock::{Clock, Timestamp};
+use whizbang::message::{Codec, MessageId, Name, ShardId, shard_of};
 use whizbang::prelude::*;
+use whizbang::store::{CommitListener, Mark, Store, StoreError, StreamHint, Ticket, TimerWrite, Turn};
 use whizbang::{Cron, Missed, Overlap};
 
 #[derive(Domain)]
@@ -157,8 +159,13 @@ async fn schedule_is_listed_replaced_and_removed() {
         client.schedule("other", hourly(), report("b")).await.unwrap();
         let daily = Cron::new("0 3 * * *").unwrap();
         client.schedule("hourly", daily.clone(), report("c")).await.unwrap();
-        let listed: Vec<_> =
-            node.schedules().unwrap().into_iter().map(|all| (all.name, all.cron, all.key, all.next)).collect();
+        let listed: Vec<_> = node
+            .schedules()
+            .unwrap()
+            .into_iter()
+            .flatten()
+            .map(|all| (all.name, all.cron, all.key, all.next))
+            .collect();
         let expected = [
             ("hourly".to_owned(), daily, "c".to_owned(), at("2026-01-01T03:00:00Z")),
             ("other".to_owned(), hourly(), "b".to_owned(), at("2026-01-01T01:00:00Z")),
@@ -174,6 +181,71 @@ async fn schedule_is_listed_replaced_and_removed() {
         client.schedule("other", hourly(), report("b")).await.unwrap();
         pass(60).await;
         assert_eq!(read(&node, "b").await.len(), 1);
+    })
+    .await;
+}
+
+/// Sets the timer of a delayed message or schedule with a content that cannot be decoded.
+async fn set_unreadable(store: &MemoryStore, (actor, timer, key): (&str, &str, &str), due: Timestamp) {
+    struct Silent;
+    impl CommitListener for Silent {
+        fn committed(&self, _through: Ticket) {}
+        fn failed(&self, _error: StoreError) {}
+    }
+    let shard = ShardId::new(Name::new("desk").unwrap(), shard_of(key, Desk::SHARDS));
+    let mut shard = store.open(&shard, Desk::SHARDS, Arc::new(Silent)).await.unwrap();
+    let id = MessageId::from_u128(1);
+    let turn = Turn {
+        actor: &Name::new(actor).unwrap(),
+        key,
+        stream: StreamHint::default(),
+        number: 1,
+        version: 0,
+        time: due,
+        id,
+        correlation: id,
+        traceparent: None,
+        headers: &[],
+        mark: Mark::None,
+        reply: &[],
+        reply_codec: Codec::Json,
+        events: &[],
+        outbox: &[],
+        timers: &[TimerWrite::Set { name: timer, due, version: 1, codec: Codec::Bincode, payload: &[255; 3] }],
+        notes: &[],
+    };
+    shard.writer.append(&turn).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_that_cannot_be_read_are_listed() {
+    run(async {
+        let (store, due) = (MemoryStore::new(), at("2026-01-01T02:00:00Z"));
+        let (id, no_id) = (MessageId::from_u128(7).to_string(), "no id");
+        for entry in [
+            ("whizbang-scheduler", "whizbang-due", id.as_str()),
+            ("whizbang-scheduler", "whizbang-due", no_id),
+            ("whizbang-schedules", "whizbang-occurs", "damaged"),
+        ] {
+            set_unreadable(&store, entry, due).await;
+        }
+        let node = start(&store, "2026-01-01T00:30:00Z").await;
+        node.client().schedule("hourly", hourly(), report("a")).await.unwrap();
+        node.client().post(report("b")).after(Duration::from_secs(60)).await.unwrap();
+        let schedules = node.schedules().unwrap();
+        assert_eq!(schedules[0].as_ref().unwrap().name, "hourly");
+        let damaged = schedules[1].as_ref().unwrap_err();
+        assert_eq!((damaged.domain.as_str(), &*damaged.key, damaged.due), ("desk", "damaged", due));
+        assert_eq!(schedules.len(), 2);
+        let (read, failed): (Vec<_>, Vec<_>) = node.delayed_messages(10).unwrap().into_iter().partition(Result::is_ok);
+        assert_eq!(read.len(), 1);
+        let mut failed: Vec<_> = failed.into_iter().map(|failed| failed.unwrap_err().key).collect();
+        failed.sort();
+        assert_eq!(failed, [id.as_str(), no_id]);
+        pass(180).await;
+        let letters = node.dead_letters().await.unwrap();
+        assert_eq!(letters.len(), 2, "each message is reported when it is due: {letters:?}");
+        assert_eq!(node.delayed_messages(10).unwrap(), []);
     })
     .await;
 }

@@ -116,6 +116,11 @@ impl<C: Command> PostCommand<C> {
         self.changed(|unsent| unsent.correlation(correlation))
     }
 
+    /// As [`SendCommand::traceparent`]. A command that is [sent later](Self::after) continues the trace, too.
+    pub fn traceparent(self, traceparent: &str) -> Self {
+        self.changed(|unsent| unsent.traceparent(traceparent))
+    }
+
     /// Sets how long the command is sent again after transient errors. Default 30 s. The command itself has no
     /// deadline.
     pub fn deadline(self, deadline: Duration) -> Self {

@@ -127,6 +127,11 @@ impl PublishEvent {
     pub fn correlation(self, correlation: MessageId) -> Self {
         self.changed(|unsent| unsent.meta.correlation = Some(correlation))
     }
+
+    /// Continues a W3C trace context, as [`SendCommand::traceparent`](super::SendCommand::traceparent).
+    pub fn traceparent(self, traceparent: &str) -> Self {
+        self.changed(|unsent| unsent.meta.traceparent = Some(traceparent.into()))
+    }
 }
 
 impl Unsent {

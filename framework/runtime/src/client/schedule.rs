@@ -36,7 +36,7 @@ impl Client {
     /// let monthly = Cron::new("0 6 1 * *").unwrap().zone("Europe/Berlin").unwrap().overlap(Overlap::Skip);
     /// let interest = Deposit { account: "ada".into(), cents: 5 };
     /// node.client().schedule("interest of ada", monthly, interest).await?;
-    /// assert_eq!(node.schedules()?[0].name, "interest of ada");
+    /// assert_eq!(node.schedules()?.remove(0).unwrap().name, "interest of ada");
     /// assert!(node.client().unschedule::<Bank>("interest of ada").await?);
     /// node.stop().await
     /// # }).unwrap();

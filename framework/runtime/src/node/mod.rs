@@ -26,6 +26,6 @@ pub use health::{Health, Metrics};
 pub use lifecycle::builder::NodeBuilder;
 pub use lifecycle::handle::NodeHandle;
 pub use lifecycle::node::Node;
-pub use operations::waiting::WaitingMessage;
+pub use operations::waiting::{UnreadableTimer, WaitingMessage};
 pub use ownership::cluster::{Cluster, ClusterMember, ClusterShard, ShardMove};
 pub use singleton::Singleton;

@@ -36,22 +36,40 @@ pub struct WaitingMessage {
     pub due: Timestamp,
 }
 
+/// A delayed message or a schedule with a content that this version cannot read: it is damaged, or a newer version has
+/// written it. A delayed message becomes a dead letter when it is due. A schedule is sent from its events, which hold the
+/// same content.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("failed to read `{key}`, which waits in `{domain}`: {reason}")]
+#[non_exhaustive]
+pub struct UnreadableTimer {
+    /// The domain in whose log it waits.
+    pub domain: Name,
+    /// The id of the delayed message, or the name of the schedule.
+    pub key: String,
+    /// The time at which it is due.
+    pub due: Timestamp,
+    /// The error of its content.
+    pub reason: String,
+}
+
 impl Node {
     /// Returns the delayed messages that wait in the shards of this node, at most `limit` of each shard: those that are due
-    /// next. Costs their number.
+    /// next. An entry that cannot be read is an error in the list. Costs their number.
     ///
     /// # Errors
     /// None now; reserved for stores whose index is not in memory.
-    pub fn delayed_messages(&self, limit: usize) -> Result<Vec<WaitingMessage>, Error> {
+    pub fn delayed_messages(&self, limit: usize) -> Result<Vec<Result<WaitingMessage, UnreadableTimer>>, Error> {
         Ok(delayed(&self.definition, limit))
     }
 
-    /// Returns the schedules in the shards of this node. Costs their number.
+    /// Returns the schedules in the shards of this node. An entry that cannot be read is an error in the list, behind the
+    /// others. Costs their number.
     ///
     /// # Errors
     /// None now; reserved for stores whose index is not in memory.
     #[cfg(feature = "schedules")]
-    pub fn schedules(&self) -> Result<Vec<ActiveSchedule>, Error> {
+    pub fn schedules(&self) -> Result<Vec<Result<ActiveSchedule, UnreadableTimer>>, Error> {
         Ok(schedules(&self.definition))
     }
 }
@@ -61,7 +79,7 @@ impl NodeHandle {
     ///
     /// # Errors
     /// [`SendError::Stopped`] in [`Error::Send`] if the node has ended.
-    pub fn delayed_messages(&self, limit: usize) -> Result<Vec<WaitingMessage>, Error> {
+    pub fn delayed_messages(&self, limit: usize) -> Result<Vec<Result<WaitingMessage, UnreadableTimer>>, Error> {
         Ok(delayed(&*self.definition().ok_or(SendError::Stopped)?, limit))
     }
 
@@ -70,32 +88,42 @@ impl NodeHandle {
     /// # Errors
     /// [`SendError::Stopped`] in [`Error::Send`] if the node has ended.
     #[cfg(feature = "schedules")]
-    pub fn schedules(&self) -> Result<Vec<ActiveSchedule>, Error> {
+    pub fn schedules(&self) -> Result<Vec<Result<ActiveSchedule, UnreadableTimer>>, Error> {
         Ok(schedules(&*self.definition().ok_or(SendError::Stopped)?))
     }
 }
 
-fn delayed(definition: &NodeDefinition, limit: usize) -> Vec<WaitingMessage> {
+fn delayed(definition: &NodeDefinition, limit: usize) -> Vec<Result<WaitingMessage, UnreadableTimer>> {
     let mut found = Vec::new();
     each_timer(definition, SCHEDULER, limit, |domain, timer| {
-        let message = DelayedMessage::read(timer.codec, &timer.payload).ok().zip(MessageId::parse(&timer.key));
-        found.extend(message.map(|(message, id)| {
-            let due = timer.due;
-            let (planned, ..) = message.into_parts();
-            WaitingMessage { domain: domain.clone(), id, to: planned.domain, name: planned.name, key: planned.key, due }
-        }));
+        found.push(waiting_message(domain, &timer).map_err(|reason| unreadable(domain, timer, reason)));
     });
     found
 }
 
+fn waiting_message(domain: &Name, timer: &Timer) -> Result<WaitingMessage, String> {
+    let id = MessageId::parse(&timer.key).ok_or("the key is not a message id")?;
+    let message = DelayedMessage::read(timer.codec, &timer.payload).map_err(|error| error.to_string())?;
+    let (planned, ..) = message.into_parts();
+    let (to, name, key) = (planned.domain, planned.name, planned.key);
+    Ok(WaitingMessage { domain: domain.clone(), id, to, name, key, due: timer.due })
+}
+
+fn unreadable(domain: &Name, timer: Timer, reason: String) -> UnreadableTimer {
+    UnreadableTimer { domain: domain.clone(), key: timer.key, due: timer.due, reason }
+}
+
 #[cfg(feature = "schedules")]
-fn schedules(definition: &NodeDefinition) -> Vec<ActiveSchedule> {
-    let mut found = Vec::new();
+fn schedules(definition: &NodeDefinition) -> Vec<Result<ActiveSchedule, UnreadableTimer>> {
+    let (mut found, mut failed) = (Vec::new(), Vec::new());
     each_timer(definition, SCHEDULES, usize::MAX, |domain, timer| {
-        found.extend(ActiveSchedule::read(domain.as_str(), timer.key, &timer.payload).ok());
+        match ActiveSchedule::read(domain.as_str(), timer.key.clone(), &timer.payload) {
+            Ok(schedule) => found.push(schedule),
+            Err(error) => failed.push(unreadable(domain, timer, error.to_string())),
+        }
     });
     found.sort_by(|a, b| (&a.domain, &a.name).cmp(&(&b.domain, &b.name)));
-    found
+    found.into_iter().map(Ok).chain(failed.into_iter().map(Err)).collect()
 }
 
 /// Calls `found` for the next timers of an actor type in each shard.
