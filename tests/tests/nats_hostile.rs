@@ -282,43 +282,47 @@ fn pack_that_contradicts_its_subject_is_refused_whole() {
 
 #[test]
 fn unanswered_requests_block_no_messages() {
-    run(async {
-        let server = NatsServer::start(Release::Distribution);
-        let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
-        let answers = Arc::new(tokio::sync::Semaphore::new(0));
-        let held = Arc::clone(&answers);
-        let responder = move |_: Request| -> futures_util::future::BoxFuture<'static, Response> {
-            let held = Arc::clone(&held);
-            Box::pin(async move {
-                let _never = held.acquire().await;
-                Response::Refused(RequestError::NotHere)
-            })
-        };
-        let behavior = NodeBehavior { responder: Box::new(responder), ..NodeBehavior::default() };
-        let node =
-            TestNode::attach(bridge, service("bank").owning(named("bank"), SHARDS), behavior).await.expect("attaches");
-        let stranger = async_nats::connect(server.url()).await.expect("connects");
-        let inbox = stranger.new_inbox();
-        let mut told = stranger.subscribe(inbox.clone()).await.expect("subscribes");
-        let packet = Packet::from_envelope(&external_command(&shard("bank", 1), 1)).expect("can be written");
-        for _ in 0..5000 {
-            let (to, inbox) = ("whizbang.ask.bank.cmd.1", inbox.clone());
-            let asked = stranger.publish_with_reply_and_headers(to, inbox, headers(&packet), packet.payload.clone());
-            asked.await.expect("asks");
-        }
-        // Once one more request is refused as busy, the node handles its maximum.
-        let busy =
-            tokio::time::timeout(Duration::from_secs(20), told.next()).await.expect("in time").expect("an answer");
-        let header = busy.headers.as_ref().and_then(|map| map.get("whizbang-answer")).map(ToString::to_string);
-        assert_eq!(header.as_deref(), Some("busy"));
-        let context = jetstream::new(stranger.clone());
-        let subject = "whizbang.cmd.bank.1.outside";
-        let published = context.publish_with_headers(subject, headers(&packet), packet.payload.clone()).await;
-        published.expect("writes").await.expect("is acknowledged");
-        node.wait_until("the command sent after them", |received| received.direct.len() == 1).await;
-        answers.close();
-        node.stop().await;
-    });
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.expect("connects"));
+            let answers = Arc::new(tokio::sync::Semaphore::new(0));
+            let held = Arc::clone(&answers);
+            let responder = move |_: Request| -> futures_util::future::BoxFuture<'static, Response> {
+                let held = Arc::clone(&held);
+                Box::pin(async move {
+                    let _never = held.acquire().await;
+                    Response::Refused(RequestError::NotHere)
+                })
+            };
+            let behavior = NodeBehavior { responder: Box::new(responder), ..NodeBehavior::default() };
+            let node = TestNode::attach(bridge, service("bank").owning(named("bank"), SHARDS), behavior)
+                .await
+                .expect("attaches");
+            let stranger = async_nats::connect(server.url()).await.expect("connects");
+            let inbox = stranger.new_inbox();
+            let mut told = stranger.subscribe(inbox.clone()).await.expect("subscribes");
+            let packet = Packet::from_envelope(&external_command(&shard("bank", 1), 1)).expect("can be written");
+            for _ in 0..5000 {
+                let (to, inbox) = ("whizbang.ask.bank.cmd.1", inbox.clone());
+                let asked =
+                    stranger.publish_with_reply_and_headers(to, inbox, headers(&packet), packet.payload.clone());
+                asked.await.expect("asks");
+            }
+            // Once one more request is refused as busy, the node handles its maximum.
+            let busy =
+                tokio::time::timeout(Duration::from_secs(20), told.next()).await.expect("in time").expect("an answer");
+            let header = busy.headers.as_ref().and_then(|map| map.get("whizbang-answer")).map(ToString::to_string);
+            assert_eq!(header.as_deref(), Some("busy"));
+            let context = jetstream::new(stranger.clone());
+            let subject = "whizbang.cmd.bank.1.outside";
+            let published = context.publish_with_headers(subject, headers(&packet), packet.payload.clone()).await;
+            published.expect("writes").await.expect("is acknowledged");
+            node.wait_until("the command sent after them", |received| received.direct.len() == 1).await;
+            answers.close();
+            node.stop().await;
+        });
+    }
 }
 
 #[test]

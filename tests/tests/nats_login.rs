@@ -51,16 +51,17 @@ fn right_password_connects_and_wrong_one_is_refused() {
 
 #[test]
 fn password_in_the_address_works_and_is_never_shown() {
-    run(async {
-        let server =
-            NatsServer::start_with(Release::Pinned, NatsConfig::authorization("user: ada\npassword: lovelace"));
-        let address = |password: &str| format!("nats://ada:{password}@127.0.0.1:{}", server.port());
-        works(NatsBridge::builder(&address("lovelace"))).await;
-        let builder = NatsBridge::builder(&address("hunter2"));
-        assert!(!format!("{builder:?}").contains("hunter2"));
-        let error = builder.connect().await.map(|_| ()).expect_err("is refused");
-        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
-    });
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start_with(release, NatsConfig::authorization("user: ada\npassword: lovelace"));
+            let address = |password: &str| format!("nats://ada:{password}@127.0.0.1:{}", server.port());
+            works(NatsBridge::builder(&address("lovelace"))).await;
+            let builder = NatsBridge::builder(&address("hunter2"));
+            assert!(!format!("{builder:?}").contains("hunter2"));
+            let error = builder.connect().await.map(|_| ()).expect_err("is refused");
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+        });
+    }
 }
 
 #[test]
@@ -131,13 +132,16 @@ fn client_certificate_is_presented() {
 
 #[test]
 fn server_without_tls_is_refused_when_tls_is_required() {
-    run(async {
-        let server = NatsServer::start(Release::Pinned);
-        let start = tokio::time::Instant::now();
-        let error = NatsBridge::builder(&server.url()).require_tls().connect().await.map(|_| ()).expect_err("fails");
-        assert!(matches!(error, BridgeError::Refused { .. } | BridgeError::Unreachable { .. }), "{error:?}");
-        assert!(start.elapsed() < Duration::from_secs(10));
-    });
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let start = tokio::time::Instant::now();
+            let error =
+                NatsBridge::builder(&server.url()).require_tls().connect().await.map(|_| ()).expect_err("fails");
+            assert!(matches!(error, BridgeError::Refused { .. } | BridgeError::Unreachable { .. }), "{error:?}");
+            assert!(start.elapsed() < Duration::from_secs(10));
+        });
+    }
 }
 
 #[test]

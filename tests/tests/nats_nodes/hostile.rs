@@ -10,7 +10,7 @@ use whizbang::message::{MessageId, shard_of};
 use whizbang::prelude::*;
 use whizbang::testing::bridge::run;
 use whizbang_tests::checker::ShardLog;
-use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
+use whizbang_tests::nats::{NatsConfig, NatsServer};
 
 use crate::bank::{Account, Bank, Transfer, Transfers, deposit};
 use crate::services::bridge;
@@ -171,33 +171,36 @@ fn invalid_messages_are_refused_and_valid_ones_are_handled() {
 
 #[test]
 fn invalid_request_gets_the_reason_in_the_response() {
-    run(async {
-        let server = NatsServer::start(Release::Pinned);
-        let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().bridge(bridge(&server.url()).await);
-        let node = node.start().await.expect("starts");
-        let stranger = async_nats::connect(server.url()).await.expect("connects");
-        let ask = async |forgery: Forgery| {
-            let asked = stranger.request_with_headers(
-                "whizbang.ask.bank.cmd.any",
-                forgery.headers(),
-                forgery.payload.clone().into(),
-            );
-            let answer = asked.await.expect("an answer");
-            answer.headers.expect("headers").get("whizbang-answer").expect("a kind of response").to_string()
-        };
-        assert_eq!(ask(good(1)).await, "reply");
-        assert_eq!(ask(good(1)).await, "reply");
-        assert_eq!(ask(good(1).carrying(b"\x03ada\x02")).await, "conflict");
-        assert_eq!(ask(good(2).with("ce-type", "bank.Nonsense")).await, "unhandled");
-        assert_eq!(ask(good(3).with("ce-type", "elsewhere.Deposit")).await, "undecodable");
-        assert_eq!(ask(good(4).carrying(b"\xff")).await, "undecodable");
-        assert_eq!(ask(good(5).without("ce-id")).await, "undecodable");
-        assert_eq!(ask(good(6).with("ce-schemaversion", "99")).await, "undecodable");
-        assert_eq!(ask(good(7).with("ce-deadline", "2001-01-01T00:00:00Z")).await, "late");
-        assert_eq!(ask(good(8)).await, "reply");
-        assert_eq!(node.client().send(deposit("ada", 0)).await.expect("is handled"), 2);
-        node.stop().await.expect("stops");
-    });
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let node =
+                Node::builder("bank", MemoryStore::new()).aggregate::<Account>().bridge(bridge(&server.url()).await);
+            let node = node.start().await.expect("starts");
+            let stranger = async_nats::connect(server.url()).await.expect("connects");
+            let ask = async |forgery: Forgery| {
+                let asked = stranger.request_with_headers(
+                    "whizbang.ask.bank.cmd.any",
+                    forgery.headers(),
+                    forgery.payload.clone().into(),
+                );
+                let answer = asked.await.expect("an answer");
+                answer.headers.expect("headers").get("whizbang-answer").expect("a kind of response").to_string()
+            };
+            assert_eq!(ask(good(1)).await, "reply");
+            assert_eq!(ask(good(1)).await, "reply");
+            assert_eq!(ask(good(1).carrying(b"\x03ada\x02")).await, "conflict");
+            assert_eq!(ask(good(2).with("ce-type", "bank.Nonsense")).await, "unhandled");
+            assert_eq!(ask(good(3).with("ce-type", "elsewhere.Deposit")).await, "undecodable");
+            assert_eq!(ask(good(4).carrying(b"\xff")).await, "undecodable");
+            assert_eq!(ask(good(5).without("ce-id")).await, "undecodable");
+            assert_eq!(ask(good(6).with("ce-schemaversion", "99")).await, "undecodable");
+            assert_eq!(ask(good(7).with("ce-deadline", "2001-01-01T00:00:00Z")).await, "late");
+            assert_eq!(ask(good(8)).await, "reply");
+            assert_eq!(node.client().send(deposit("ada", 0)).await.expect("is handled"), 2);
+            node.stop().await.expect("stops");
+        });
+    }
 }
 
 /// Without permissions a client can publish in a service's name. Contradictory messages are refused, and messages ahead of their

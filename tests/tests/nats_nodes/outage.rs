@@ -1,5 +1,6 @@
 //! A service that is down, or whose consumer delivers nothing, while another service sends commands to it.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
@@ -7,8 +8,8 @@ use async_nats::jetstream::{self, Context};
 use futures_util::{FutureExt, StreamExt};
 use whizbang::prelude::*;
 use whizbang::testing::bridge::run;
-use whizbang_tests::brief_or_long;
 use whizbang_tests::nats::NatsServer;
+use whizbang_tests::{brief_or_long, poll_interval};
 
 use crate::bank::{Account, Transfer, deposit, outcome, transfer};
 use crate::{BOTH, services, until};
@@ -43,9 +44,15 @@ async fn messages(context: &Context) -> u64 {
     stream.info().await.expect("its state").state.messages
 }
 
-async fn begin(node: &Node, count: usize) {
+/// Returns the number of messages that a stream has ever had.
+async fn ever_sent(context: &Context, stream: &str) -> u64 {
+    let mut stream = context.get_stream(stream).await.expect("a stream");
+    stream.info().await.expect("its state").state.last_sequence
+}
+
+async fn begin(node: &Node, transfers: Range<usize>) {
     let client = node.client();
-    for number in 0..count {
+    for number in transfers {
         client.send(transfer(&format!("t{number}"), "ada", &format!("b{number}"), 5)).await.expect("begins here");
     }
 }
@@ -71,7 +78,7 @@ fn commands_to_a_service_that_is_down_are_sent_once() {
             let context = operator(&server).await;
             let mut questions = context.client().subscribe("whizbang.ask.bank.mark.>").await.expect("subscribes");
             let node = transfers(&server).await;
-            begin(&node, 1_000).await;
+            begin(&node, 0..1_000).await;
             until("all commands", async || messages(&context).await >= 1_000).await;
             // Four requests of each shard take seven seconds, ten of them a minute. A resending relay would send everything again.
             let rounds = brief_or_long(4, 10);
@@ -121,7 +128,7 @@ fn stuck_consumer_stops_no_flow() {
             let mut taken = taken.expect("messages");
             taken.next().await.expect("the bait").expect("a message");
             let (bank, node) = (accounts(&server, &store).await, transfers(&server).await);
-            begin(&node, 300).await;
+            begin(&node, 0..300).await;
             all_done(&node, 300).await;
             assert_eq!(bank.client().send(deposit("ada", 0)).await.expect("is handled"), 8_500);
             assert_eq!(bank.metrics().recreated_consumers, 0, "the consumer delivered nothing during the test");
@@ -154,6 +161,48 @@ fn full_stream_is_reported_to_the_caller() {
             assert!(text.contains("maximum bytes exceeded"), "{text}");
             assert!(error.is_transient() && !error.may_have_happened(), "{error:?}");
             teller.disconnect().await;
+        });
+    }
+}
+
+/// Messages that wait for the server, or were on their way when it was killed, are sent a few times at most, however long it is
+/// away.
+#[test]
+fn outage_causes_few_copies_of_each_message() {
+    for release in BOTH {
+        run(async {
+            let mut server = NatsServer::start(release);
+            let store = rich_bank(&server).await;
+            let (bank, node) = (accounts(&server, &store).await, transfers(&server).await);
+            let streams = [STREAM, "whizbang_commands_transfers"];
+            begin(&node, 0..300).await;
+            server.kill();
+            let (begun, lasts) = (tokio::time::Instant::now(), Duration::from_secs(brief_or_long(1, 60)));
+            begin(&node, 300..600).await;
+            let is_reported = |node: &Node| node.health().reasons.iter().any(|reason| reason.contains("no connection"));
+            while begun.elapsed() < lasts || !is_reported(&node) || !is_reported(&bank) {
+                assert!(begun.elapsed() < lasts + Duration::from_secs(60), "{:?}", node.health());
+                poll_interval().await;
+            }
+            server.restart();
+            let outage = begun.elapsed();
+            all_done(&node, 600).await;
+            assert_eq!(bank.client().send(deposit("ada", 0)).await.expect("is handled"), 7_000);
+            until("good health", async || !is_reported(&node) && !is_reported(&bank)).await;
+            let context = operator(&server).await;
+            for stream in streams {
+                until("an empty stream", async || {
+                    let mut stream = context.get_stream(stream).await.expect("a stream");
+                    stream.info().await.expect("its state").state.messages == 0
+                })
+                .await;
+                // A withdrawal and a deposit for each transfer, or their replies.
+                let sent = ever_sent(&context, stream).await;
+                println!("{release:?}: {sent} messages in {stream} for 1,200, after {outage:?} without the server");
+                assert!(sent <= 2 * 1_200, "{sent} messages in {stream}");
+            }
+            node.stop().await.expect("stops");
+            bank.stop().await.expect("stops");
         });
     }
 }

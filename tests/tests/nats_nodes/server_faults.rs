@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use whizbang::testing::bridge::run;
-use whizbang_tests::nats::NatsServer;
+use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
 
 use crate::bank::{deposit, outcome, transfer};
 use crate::log_capture::Log;
@@ -60,6 +60,35 @@ fn long_server_pause_has_no_effect() {
             verdict.assert_clean();
         });
     }
+}
+
+/// A server that is shut down in order stops JetStream first, and its connections last.
+#[test]
+fn server_in_lame_duck_mode_causes_delays_only() {
+    run(async {
+        tokio::join!(lame_duck(Release::Distribution), lame_duck(Release::Pinned));
+    });
+}
+
+async fn lame_duck(release: Release) {
+    // The shortest duration that the server accepts.
+    let more = "lame_duck_duration: \"30s\"\nlame_duck_grace_period: \"3s\"\n".to_owned();
+    let mut server = NatsServer::start_with(release, NatsConfig { more, ..NatsConfig::default() });
+    let services = Services::start(&server).await;
+    let stopping = async {
+        services.callers.until("a part of the commands", |callers| callers.answered.get() >= 300).await;
+        let pid = server.pid().to_string();
+        let signal = std::process::Command::new("kill").args(["-s", "USR2", &pid]).status().expect("runs kill");
+        assert!(signal.success(), "{signal}");
+        // Its state is that of a process whose end has not been waited for.
+        let state = || std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a state");
+        until("the end of the server", async || state().contains(") Z ")).await;
+        server.restart();
+    };
+    services.call(FEW, stopping).await;
+    let verdict = services.verdict().await;
+    println!("{release:?}: {verdict}");
+    verdict.assert_clean();
 }
 
 #[test]

@@ -36,15 +36,20 @@ pub(crate) fn command_256() {
 }
 
 fn commands(bench: &str, in_flight: usize, each: usize, unit: &str, figure: fn(&Measured) -> f64) {
+    let pairs = command_pairs(in_flight, each, 1 + REPETITIONS);
+    let pairs: Vec<_> = pairs.iter().skip(1).map(|(ours, raw)| (figure(ours), figure(raw))).collect();
+    report(bench, unit, "raw JetStream publish, pull, core reply, ack", &pairs);
+}
+
+/// Measures commands in alternation with their anchor.
+fn command_pairs(in_flight: usize, each: usize, repetitions: usize) -> Vec<(Measured, Measured)> {
     let server = NatsServer::start(RELEASE);
-    let pairs: Vec<_> = (0..=REPETITIONS)
-        .map(|_| {
-            let raw = raw::commands(&server.url(), in_flight, each);
-            let ours = ours::commands(&server.url(), in_flight, each);
-            (figure(&ours), figure(&raw))
-        })
-        .collect();
-    report(bench, unit, "raw JetStream publish, pull, core reply, ack", pairs.get(1..).unwrap_or_default());
+    let url = server.url();
+    let pair = |_| {
+        let raw = raw::commands(&url, in_flight, each);
+        (ours::commands(&url, in_flight, each), raw)
+    };
+    (0..repetitions).map(pair).collect()
 }
 
 pub(crate) fn events_1() {
@@ -60,14 +65,18 @@ pub(crate) fn events_16() {
 }
 
 fn events(bench: &str, subscribers: usize, count: usize) {
-    let server = NatsServer::start(RELEASE);
-    let pairs: Vec<_> = (0..=REPETITIONS)
-        .map(|_| {
-            let raw = raw::events(&server.url(), subscribers, count);
-            (ours::events(&server.url(), subscribers, count), raw)
-        })
-        .collect();
+    let pairs = event_pairs(subscribers, count, 1 + REPETITIONS);
     report(bench, "deliveries/s", "raw pull consumers with a set of ids", pairs.get(1..).unwrap_or_default());
+}
+
+/// Measures events in alternation with their anchor.
+fn event_pairs(subscribers: usize, count: usize, repetitions: usize) -> Vec<(f64, f64)> {
+    let server = NatsServer::start(RELEASE);
+    let pair = |_| {
+        let raw = raw::events(&server.url(), subscribers, count);
+        (ours::events(&server.url(), subscribers, count), raw)
+    };
+    (0..repetitions).map(pair).collect()
 }
 
 /// Runs `each` requests in each of `tasks` tasks.
@@ -126,4 +135,22 @@ fn thread<F: Future<Output = ()> + 'static>(
     let thread = std::thread::spawn(move || block_on(run(url, ready, ended)));
     is_ready.recv().expect("it starts");
     Running { end, thread }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rows run with few messages, twice on one server as in a measurement.
+    #[test]
+    fn rows_complete_with_few_messages() {
+        for (in_flight, each) in [(1, 20), (16, 5)] {
+            for (ours, raw) in command_pairs(in_flight, each, 2) {
+                assert!(ours.rate > 0.0 && ours.p50_us > 0.0 && raw.rate > 0.0 && raw.p50_us > 0.0);
+            }
+        }
+        for (ours, raw) in event_pairs(2, 300, 2) {
+            assert!(ours > 0.0 && raw > 0.0, "{ours} {raw}");
+        }
+    }
 }
