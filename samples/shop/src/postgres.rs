@@ -1,8 +1,11 @@
-//! A PostgreSQL server of the shop's own, on a free port. Its data stays, so that a later run continues.
+//! A PostgreSQL server of the shop's own. Its data stays, so that a later run continues.
+//!
+//! The server listens on a Unix socket and not on a port: a free port may be taken by another program before the server binds it.
 
+use std::fmt::Write;
 use std::fs;
 use std::io;
-use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,6 +17,8 @@ use crate::processes::{Process, find, program_folders};
 
 /// The user of the package, as whom the server runs if this program runs as root; and the superuser of the database.
 const NAME: &str = "postgres";
+/// The number in the name of the socket.
+const PORT: &str = "5432";
 /// The time limit for the start. Recovery after a kill is included.
 const TIMEOUT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -26,15 +31,19 @@ pub(crate) struct Postgres {
 
 impl Postgres {
     /// Starts a server with its files in the data folder. As root, whose folders the server's user cannot read, they are in the
-    /// folder for temporary files, under the shop's namespace.
+    /// folder for temporary files, under the shop's namespace. The socket is there in both cases: the path of a socket has at
+    /// most 107 bytes on Linux, and a data folder may have a longer one.
     pub(crate) async fn start(data: &Path, namespace: &str) -> io::Result<Self> {
         let programs = programs()?;
         let is_root = fs::metadata("/proc/self")?.uid() == 0;
+        let sockets = std::env::temp_dir().join(format!("{namespace}-postgres"));
         let folder = match is_root {
-            true => std::env::temp_dir().join(format!("{namespace}-postgres")),
+            true => sockets.clone(),
             false => std::path::absolute(data)?.join("postgres"),
         };
-        fs::create_dir_all(&folder)?;
+        for folder in [&sockets, &folder] {
+            fs::create_dir_all(folder)?;
+        }
         if is_root {
             let (user, group) = server_user()?;
             chown(&folder, Some(user), Some(group))?;
@@ -43,34 +52,25 @@ impl Postgres {
         if !cluster.join("PG_VERSION").is_file() {
             create(&programs, &cluster, is_root)?;
         }
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port().to_string();
-        let (cluster, folder) = (cluster.display().to_string(), folder.display().to_string());
+        let url = url(&sockets);
+        let (cluster, sockets) = (cluster.display().to_string(), sockets.display().to_string());
         let server = programs.join("postgres").display().to_string();
         // A change of the user cancels an earlier request for a signal at the parent's death, so it is repeated.
         let mut words = vec!["--pdeathsig", "KILL"];
         words.extend(AS_SERVER_USER.iter().filter(|_| is_root));
-        words.extend([
-            "--",
-            &*server,
-            "-D",
-            &cluster,
-            "-p",
-            &port,
-            "-k",
-            &folder,
-            "-h",
-            "127.0.0.1",
-            "-c",
-            "max_connections=300",
-        ]);
+        words.extend(["--", &*server, "-D", &cluster, "-p", PORT, "-k", &sockets, "-h", ""]);
+        words.extend(["-c", "max_connections=300", "-c", "unix_socket_permissions=0700"]);
         let words: Vec<String> = words.into_iter().map(str::to_owned).collect();
         let setpriv = find("setpriv", &program_folders()).ok_or_else(|| io::Error::other("setpriv not found"))?;
         let mut process = Process::start("PostgreSQL", &setpriv, &words)?;
         let begun = Instant::now();
-        while !is_ready(&programs, &port)? {
+        while !is_ready(&programs, &sockets)? {
             if begun.elapsed() > TIMEOUT {
                 process.kill();
-                return Err(io::Error::other(format!("PostgreSQL does not start; its files are in {folder}")));
+                return Err(io::Error::other(format!(
+                    "PostgreSQL does not start; its files are in {}",
+                    folder.display()
+                )));
             }
             if !process.is_running() {
                 // The server of a killed shop uses the files until its last process has ended.
@@ -78,8 +78,20 @@ impl Postgres {
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
-        Ok(Self { process, url: format!("postgres://{NAME}@127.0.0.1:{port}/{NAME}") })
+        Ok(Self { process, url })
     }
+}
+
+/// Returns the address of the server whose socket is in this folder. The folder is the host, with special characters escaped.
+fn url(sockets: &Path) -> String {
+    let mut host = String::new();
+    for byte in sockets.as_os_str().as_bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' => host.push(char::from(*byte)),
+            _ => drop(write!(host, "%{byte:02X}")),
+        }
+    }
+    format!("postgres://{NAME}@{host}:{PORT}/{NAME}")
 }
 
 /// The arguments of setpriv that change from root to the user of the package.
@@ -129,7 +141,18 @@ fn create(programs: &Path, cluster: &Path, is_root: bool) -> io::Result<()> {
     Err(io::Error::other(format!("initdb failed: {}", String::from_utf8_lossy(&output.stderr).trim())))
 }
 
-fn is_ready(programs: &Path, port: &str) -> io::Result<bool> {
+fn is_ready(programs: &Path, sockets: &str) -> io::Result<bool> {
     let mut command = Command::new(programs.join("pg_isready"));
-    Ok(command.args(["-q", "-h", "127.0.0.1", "-p", port]).stdin(Stdio::null()).status()?.success())
+    Ok(command.args(["-q", "-h", sockets, "-p", PORT]).stdin(Stdio::null()).status()?.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn url_escapes_the_folder_of_the_socket() {
+        let folder = Path::new("/tmp/a shop@home/shop0f-postgres");
+        assert_eq!(url(folder), "postgres://postgres@%2Ftmp%2Fa%20shop%40home%2Fshop0f-postgres:5432/postgres");
+    }
 }
