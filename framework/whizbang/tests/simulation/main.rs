@@ -15,6 +15,7 @@ mod job_outbox;
 mod jobs;
 mod keyed_queries;
 mod keys;
+mod layers;
 mod nodes;
 mod poisoned_events;
 mod regressions;
