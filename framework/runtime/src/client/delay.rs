@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::layered::{LayeredRequest, send_in_layers};
+use super::layered::send_in_layers;
 use super::retry::{Attempts, Effect, RetryMode, send_until_answered};
 use super::{Client, DEADLINE};
 use crate::router::{DelayedMessage, Remote, SCHEDULE, SendError, cancellation};
@@ -49,7 +49,7 @@ pub(super) fn schedule(
                 None => ask(client, scheduled, attempts),
                 // They see the message itself, and not the one that delays it.
                 Some(layers) => {
-                    let request = LayeredRequest::new(envelope, &attempts);
+                    let request = attempts.layered(envelope);
                     let sent = |client| ask::<()>(client, scheduled, attempts);
                     Box::pin(send_in_layers(client, layers, request, sent))
                 }

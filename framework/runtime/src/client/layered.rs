@@ -10,7 +10,6 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Client;
-use super::retry::{Attempts, RetryMode};
 use crate::layer::{Call, CallOutcome, Layers, Refusal};
 use crate::router::SendError;
 use whizbang_core::message::{Codec, Envelope, Kind, Rejection, rejection_in};
@@ -26,7 +25,8 @@ pub(super) struct LayeredRequest {
     /// A query of a key travels like a command.
     kind: Kind,
     deadline: Duration,
-    mode: RetryMode,
+    /// False if a busy layer ends the request.
+    is_repeated: bool,
 }
 
 /// The reply to a request, in which a rejection may be encoded.
@@ -48,9 +48,8 @@ impl ReadRejection for () {
 }
 
 impl LayeredRequest {
-    pub(super) fn new(envelope: &Envelope, attempts: &Attempts) -> Self {
-        let kind = if attempts.is_query() { Kind::Query } else { envelope.kind };
-        Self { envelope: envelope.clone(), kind, deadline: attempts.remaining(), mode: attempts.mode() }
+    pub(super) fn new(envelope: Envelope, kind: Kind, deadline: Duration, is_repeated: bool) -> Self {
+        Self { envelope, kind, deadline, is_repeated }
     }
 
     fn call(&self, client: &Client) -> Call<'_> {
@@ -66,7 +65,7 @@ impl LayeredRequest {
                 match caught(layers.before_async(&call)).await {
                     Ok(Ok(())) => return Ok(()),
                     Ok(Err(Refusal::Reject(rejection))) => return Err(SendError::Rejected(rejection)),
-                    Ok(Err(Refusal::Busy { after })) if self.mode == RetryMode::UntilDeadline => {
+                    Ok(Err(Refusal::Busy { after })) if self.is_repeated => {
                         tokio::time::sleep(after.max(MIN_WAIT)).await;
                     }
                     Ok(Err(Refusal::Busy { .. })) => return Err(busy()),

@@ -14,7 +14,7 @@ use super::Client;
 use super::layered::{LayeredRequest, ReadRejection, send_in_layers};
 use crate::router::{Remote, SendError};
 use whizbang_core::clock::instant;
-use whizbang_core::message::{Envelope, MessageId};
+use whizbang_core::message::{Envelope, Kind, MessageId};
 use whizbang_core::retry::Retry;
 use whizbang_core::telemetry::{TARGET, error_chain};
 
@@ -71,13 +71,11 @@ impl Attempts {
         Self { mode, effect, deadline, until, count: 0, unanswered: 0, is_uncertain: false }
     }
 
-    pub(super) fn mode(&self) -> RetryMode {
-        self.mode
-    }
-
-    /// Returns whether the request has no effect.
-    pub(super) fn is_query(&self) -> bool {
-        self.effect == Effect::None
+    /// Returns a request as layers see it.
+    pub(super) fn layered(&self, envelope: &Envelope) -> LayeredRequest {
+        // A query of a key travels like a command.
+        let kind = if self.effect == Effect::None { Kind::Query } else { envelope.kind };
+        LayeredRequest::new(envelope.clone(), kind, self.remaining(), self.mode == RetryMode::UntilDeadline)
     }
 
     /// Returns the time until the deadline.
@@ -181,7 +179,7 @@ pub(super) async fn send_until_answered<R: ReadRejection>(
     match client.layers.take() {
         None => repeat_until_answered(client, envelope, attempts, send).await,
         Some(layers) => {
-            let request = LayeredRequest::new(&envelope, &attempts);
+            let request = attempts.layered(&envelope);
             let sent = |client| repeat_until_answered(client, envelope, attempts, send);
             send_in_layers(client, layers, request, sent).await
         }

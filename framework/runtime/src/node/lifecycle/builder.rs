@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::aggregate::Aggregate;
 use crate::client::Client;
-use crate::layer::{Layer, Layers};
+use crate::layer::Layers;
 use crate::node::catalog;
 use crate::node::catalog::described::{handled, manifest, subscribes};
 use crate::node::catalog::hosted::{Hosted, HostedType, Unrouted};
@@ -73,7 +73,7 @@ pub struct NodeBuilder {
     pub(super) singletons: Vec<DeclaredSingleton>,
     retired: BTreeSet<String>,
     propagated: BTreeSet<String>,
-    layers: Layers,
+    pub(super) layers: Layers,
     clock: Clock,
     seed: Option<u64>,
     label: Option<String>,
@@ -233,20 +233,6 @@ impl NodeBuilder {
     pub fn propagate_headers<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         let names = names.into_iter().map(Into::into);
         self.propagated.extend(names.filter(|name| name != "traceparent"));
-        self
-    }
-
-    /// Places a [layer](Layer) around each handler of a command or an event on this node, inside the layers placed before. Default:
-    /// none.
-    pub fn layer(mut self, layer: impl Layer) -> Self {
-        self.layers.add(Arc::new(layer));
-        self
-    }
-
-    /// Places a [layer](Layer) around the handlers of one message type (a command, an event) on this node, inside the layers of
-    /// the [node](Self::layer).
-    pub fn layer_of<M: Message>(mut self, layer: impl Layer) -> Self {
-        self.layers.add_of::<M>(&(Arc::new(layer) as Arc<dyn Layer>));
         self
     }
 

@@ -6,6 +6,7 @@ pub(in crate::node) mod attach;
 pub(in crate::node) mod builder;
 pub(in crate::node) mod connect;
 pub(in crate::node) mod handle;
+mod layers;
 pub(in crate::node) mod node;
 mod own_actors;
 pub(in crate::node) mod ownership;
