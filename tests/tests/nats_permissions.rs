@@ -1,10 +1,8 @@
 //! Services with the permissions generated from their cards: they work, and everything else is denied.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_nats::{Event, ServerError};
 use whizbang::bridge::nats::{NatsBridge, NatsBuilder, NatsPermissions, StreamSetup};
 use whizbang::bridge::subject::Namespace;
 use whizbang::bridge::wire::Packet;
@@ -13,7 +11,7 @@ use whizbang::message::{Envelope, Fingerprint, Kind};
 use whizbang::testing::bridge::cases::sample::{command, effects, event, external_command, shard};
 use whizbang::testing::bridge::node::{NodeBehavior, TestNode, named, service};
 use whizbang::testing::bridge::{SHARDS, run};
-use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
+use whizbang_tests::nats::{NatsConfig, NatsServer, Release, Violations};
 
 fn bank() -> NodeCard {
     service("bank").owning(named("bank"), SHARDS).answering(named("bank"), named("Total"))
@@ -132,30 +130,14 @@ fn every_foreign_publish_and_subscribe_is_denied() {
             let server = guarded(release).await;
             let (bank_node, shop_node) = (start(&server, bank()).await, start(&server, shop()).await);
             bank_node.bridge.publish(event(&shard("bank", 0), 1)).await.expect("publishes");
-            let denied = Arc::new(AtomicUsize::new(0));
-            let counter = Arc::clone(&denied);
-            let hostile = async_nats::ConnectOptions::with_user_and_password("e-shop".into(), "secret of e-shop".into())
-                .custom_inbox_prefix("_INBOX_whizbang_e-shop")
-                .event_callback(move |event| {
-                    if matches!(event, Event::ServerError(ServerError::Other(ref text)) if text.to_lowercase().contains("permissions violation")) {
-                        counter.fetch_add(1, Ordering::Relaxed);
-                    }
-                    async {}
-                })
-                .connect(server.url())
-                .await
-                .expect("connects");
-            let mut expected = 0;
-            let mut check = async |what: String| {
-                expected += 1;
-                let start = tokio::time::Instant::now();
-                while denied.load(Ordering::Relaxed) < expected {
-                    assert!(start.elapsed() < Duration::from_secs(10), "{what} was not denied");
-                    hostile.flush().await.expect("flushes");
-                    tokio::task::yield_now().await;
-                }
-                assert_eq!(denied.load(Ordering::Relaxed), expected, "after {what}");
-            };
+            let (callback, mut violations) = Violations::watch();
+            let hostile =
+                async_nats::ConnectOptions::with_user_and_password("e-shop".into(), "secret of e-shop".into())
+                    .custom_inbox_prefix("_INBOX_whizbang_e-shop")
+                    .event_callback(callback)
+                    .connect(server.url())
+                    .await
+                    .expect("connects");
             for subject in [
                 // Events, heads and commands from the bank, and from no owned domain.
                 "whizbang.evt.bank.0.Happened",
@@ -209,7 +191,7 @@ fn every_foreign_publish_and_subscribe_is_denied() {
                 "other.evt.bank.0.Happened",
             ] {
                 hostile.publish(subject, "x".into()).await.expect("writes");
-                check(format!("publishing to {subject}")).await;
+                violations.expect(&hostile, &format!("publishing to {subject}")).await;
             }
             let mut subscriptions = Vec::new();
             for subject in [
@@ -232,11 +214,12 @@ fn every_foreign_publish_and_subscribe_is_denied() {
                 "$SYS.>",
             ] {
                 subscriptions.push(hostile.subscribe(subject).await.expect("writes"));
-                check(format!("subscribing to {subject}")).await;
+                violations.expect(&hostile, &format!("subscribing to {subject}")).await;
             }
             bank_node.inspect(|r| assert!(r.direct.is_empty() && r.notifications.is_empty() && r.requests.is_empty()));
             shop_node.inspect(|got| assert!(got.direct.is_empty() && got.notifications.is_empty()));
-            println!("{release:?}: {expected} foreign publishes and subscribes denied");
+            let denied = violations.assert_no_more();
+            println!("{release:?}: {denied} foreign publishes and subscribes denied");
             bank_node.stop().await;
             shop_node.stop().await;
         });

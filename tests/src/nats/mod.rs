@@ -10,6 +10,7 @@ mod fixture;
 mod identity;
 mod jetstream;
 mod untrusted_client;
+mod violations;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ pub use fixture::{ARRIVAL_TIMEOUT, NatsFixture};
 pub use identity::{Operator, user_key};
 pub use jetstream::JetStreamBroker;
 pub use untrusted_client::UntrustedClient;
+pub use violations::Violations;
 
 use crate::{ReservedPort, eventually};
 

@@ -2,12 +2,10 @@
 //! another.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event, ServerError};
-use tokio::sync::mpsc;
+use async_nats::{Client, ConnectOptions};
 use whizbang::testing::bridge::run;
-use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
+use whizbang_tests::nats::{NatsConfig, NatsServer, Release, Violations};
 
 use crate::recount::Recount;
 use crate::shop::{SERVICES, Shop, assert_balanced};
@@ -50,24 +48,12 @@ fn password(data: &Path, identity: &str) -> String {
     std::fs::read_to_string(file).unwrap()
 }
 
-/// Connects with the login of a service. Returns the client and its permission violations, as the server words them.
-async fn hostile(
-    shop: &Shop,
-    server: &NatsServer,
-    ns: &str,
-    service: &str,
-) -> (Client, mpsc::UnboundedReceiver<String>) {
-    let (denied, violations) = mpsc::unbounded_channel();
+/// Connects with the login of a service. Returns the client and its permission violations.
+async fn hostile(shop: &Shop, server: &NatsServer, ns: &str, service: &str) -> (Client, Violations) {
+    let (callback, violations) = Violations::watch();
     let options = ConnectOptions::with_user_and_password(service.to_owned(), password(&shop.data(), service))
         .custom_inbox_prefix(format!("_INBOX_{ns}_{service}"))
-        .event_callback(move |event| {
-            if let Event::ServerError(ServerError::Other(text)) = event
-                && text.to_lowercase().contains("permissions violation")
-            {
-                denied.send(text).ok();
-            }
-            async {}
-        });
+        .event_callback(callback);
     (options.connect(server.url()).await.expect("connects"), violations)
 }
 
@@ -81,11 +67,6 @@ fn login_of_a_service_is_good_for_nothing_of_another() {
         let ns = ns.trim();
         run(async {
             let (client, mut violations) = hostile(&shop, &server, ns, "shipping").await;
-            let mut check = async |operation: String| {
-                client.flush().await.expect("flushes");
-                let violation = tokio::time::timeout(Duration::from_secs(10), violations.recv()).await;
-                assert!(matches!(violation, Ok(Some(_))), "{operation} was not denied");
-            };
             let api = [
                 "STREAM.CREATE.NS_events_shipping",
                 "STREAM.CREATE.stolen",
@@ -100,12 +81,12 @@ fn login_of_a_service_is_good_for_nothing_of_another() {
             let own = ["evt.inventory.0.Reserved", "cmd.payments.0.orders.0", "claim.inventory", "head.orders.0"];
             for subject in api.into_iter().chain(own.map(|subject| format!("{ns}.{subject}"))) {
                 client.publish(subject.clone(), "{}".into()).await.expect("writes");
-                check(format!("publishing to {subject}")).await;
+                violations.expect(&client, &format!("publishing to {subject}")).await;
             }
             let mut kept = Vec::new();
             for subject in ["evt.inventory.>", "cmd.>", "ask.payments.>", ">"] {
                 kept.push(client.subscribe(format!("{ns}.{subject}")).await.expect("writes"));
-                check(format!("subscribing to {subject}")).await;
+                violations.expect(&client, &format!("subscribing to {subject}")).await;
             }
         });
         assert_balanced(&shop.report(&["--orders", "30", "--nats", &server.url()], 0), 30);
