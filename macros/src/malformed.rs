@@ -33,7 +33,10 @@ const ITEMS: &[(&str, Expand)] = &[
         "#[saga(domain = Bank, reacts(a::A, crate::B), replies(R), timers(T), snapshot)] enum Plan { Open, Done(u8) }",
         |input| actor::expand(actor::Role::Saga, input),
     ),
-    ("#[projection(projects(A, B), answers(Q), name = \"p\", schema = 4)] struct View { a: u8 }", projection::expand),
+    (
+        "#[projection(projects(A, B), answers(Q), name = \"p\", schema = 4, reset = \"DELETE FROM p\")] struct View { a: u8 }",
+        projection::expand,
+    ),
     ("#[worker(domain = Bank, performs(A), on(B, C), name = \"w\")] struct Teller;", worker::expand),
     (
         "#[rejection(domain = Bank)] enum No { #[rejection(text = \"{a} {{\", code = \"x\")] A { a: u8, r#in: B }, \

@@ -19,6 +19,7 @@ const KEYS: &[Known] = &[
     Known { name: "name", form: Form::Name, write: "name = \"balances\"" },
     Known { name: "schema", form: Form::Number { least: 1, most: u32::MAX }, write: "schema = 1" },
     Known { name: "formerly", form: Form::Names, write: "formerly = \"balances\"" },
+    Known { name: "reset", form: Form::Text, write: "reset = \"DELETE FROM balances\"" },
 ];
 
 /// The lists, the kind of message in each, and the function that checks and lists an entry.
@@ -46,6 +47,9 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
     let item = Item::of(input);
     held::reject_in_state(&item, "projection", &mut mistakes);
     symmetry::reject(&item, Target::State { word: "projection" }, &mut mistakes);
+    let reset = given.text("reset").map(|reset| {
+        quote!(const RESET: ::core::option::Option<&'static ::core::primitive::str> = ::core::option::Option::Some(#reset);)
+    });
     let schema = given.number("schema").map_or(1, |(schema, _)| schema);
     let correct = mistakes.is_empty();
     let ((wire, aliases), required) = match correct {
@@ -84,6 +88,7 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
                 const NAME: &'static ::core::primitive::str = #name;
                 const SCHEMA: ::core::primitive::u32 = #schema;
                 #formerly
+                #reset
                 #shape_of
                 #initial
                 fn wire(__plan: &mut ::whizbang::derive::ProjectionPlan<Self>) {

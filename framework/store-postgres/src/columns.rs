@@ -101,9 +101,13 @@ impl Column {
 
     /// Adds a time with a precision of milliseconds.
     pub(crate) fn push_time(&mut self, time: Timestamp) {
-        let micros = time.as_millis().min(LAST_MILLIS) as i64 * 1000 - EPOCH_MICROS;
-        self.push(&micros.to_be_bytes());
+        self.push(&time_micros(time).to_be_bytes());
     }
+}
+
+/// A time as PostgreSQL counts it: in microseconds since the year 2000.
+pub(crate) fn time_micros(time: Timestamp) -> i64 {
+    time.as_millis().min(LAST_MILLIS) as i64 * 1000 - EPOCH_MICROS
 }
 
 impl ToSql for Column {

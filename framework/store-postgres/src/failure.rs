@@ -79,6 +79,21 @@ impl Failure {
         }
     }
 
+    /// Returns whether a statement has violated a constraint.
+    pub(crate) fn is_constraint(&self) -> bool {
+        self.code.as_ref().is_some_and(|code| code.code().starts_with("23"))
+    }
+
+    /// The text for a statement of a user. The messages about values that cannot be converted contain them.
+    pub(crate) fn without_values(&self) -> String {
+        match &self.code {
+            Some(code) if code.code().starts_with("22") => {
+                format!("ERROR {}: a value was rejected; the log of the server has the message", code.code())
+            }
+            _ => self.text.clone(),
+        }
+    }
+
     /// As an error of the store.
     pub(crate) fn store(&self, doing: &str) -> StoreError {
         match self.fate() {

@@ -36,6 +36,7 @@ mod reader;
 mod shard;
 mod snapshots;
 mod sql;
+mod statements;
 mod store;
 mod tickets;
 mod tls;

@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{Name, ShardId, StoreIdentity};
 use whizbang_core::store::{
-    CatalogEntry, CommitListener, Epoch, MemberId, ShardHandle, ShardLeases, ShardReader, Store, StoreError, View,
+    CatalogEntry, CommitListener, Epoch, MemberId, ShardHandle, ShardLeases, ShardReader, Statement, Store, StoreError,
+    View,
 };
 use whizbang_core::telemetry::error_chain;
 
@@ -27,6 +28,7 @@ use crate::pool::Pool;
 use crate::reader::Reader;
 use crate::shard::{Appender, Shard};
 use crate::sql::Sql;
+use crate::statements::Session;
 use crate::tickets::Tickets;
 use crate::writer::Writer;
 use crate::{migrations, open, views};
@@ -71,6 +73,8 @@ pub(crate) struct Shared {
     connector: Arc<Connector>,
     sql: Arc<Sql>,
     pool: Arc<Pool>,
+    /// Runs the statements of users.
+    session: Session,
     writers: Vec<Arc<Writer>>,
     /// The threads of the writers, which end with the store.
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -154,6 +158,7 @@ impl PostgresStore {
             connector,
             sql,
             pool,
+            session: Session::default(),
             threads: Mutex::default(),
             shards: Mutex::default(),
             openings: Mutex::default(),
@@ -369,6 +374,27 @@ impl Store for PostgresStore {
         view: View,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         async move { views::save(&self.0.pool, &self.0.sql, projection, epoch, &view).await }.boxed()
+    }
+
+    fn runs_statements(&self) -> bool {
+        true
+    }
+
+    fn save_view_with<'a>(
+        &'a self,
+        projection: &'a Name,
+        epoch: Epoch,
+        view: View,
+        statements: &'a [Statement],
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        if statements.is_empty() {
+            return self.save_view(projection, epoch, view);
+        }
+        async move {
+            let (pool, sql) = (&self.0.pool, &self.0.sql);
+            self.0.session.save(pool, sql, (projection, epoch), &view, statements).await
+        }
+        .boxed()
     }
 
     fn catalog(&self) -> BoxFuture<'_, Result<Option<Vec<CatalogEntry>>, StoreError>> {

@@ -3,7 +3,7 @@
 //! Called by the [store](crate::store).
 
 use bytes::Bytes;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 use whizbang_core::message::{Name, ShardId};
 use whizbang_core::store::{Epoch, StoreError, View};
 
@@ -12,7 +12,7 @@ use crate::pool::{Parameters, Pool, bytes};
 use crate::sql::Sql;
 
 const READING: &str = "reading a view from PostgreSQL";
-const SAVING: &str = "saving a view to PostgreSQL";
+pub(crate) const SAVING: &str = "saving a view to PostgreSQL";
 
 /// Loads the view of a projection with its checkpoint. None before the first save.
 pub(crate) async fn load(pool: &Pool, sql: &Sql, projection: &Name) -> Result<Option<View>, StoreError> {
@@ -50,30 +50,48 @@ pub(crate) async fn save(
     epoch: Epoch,
     view: &View,
 ) -> Result<(), StoreError> {
-    let checkpoint: Vec<(&str, u16, u64)> =
-        view.checkpoint.iter().map(|(shard, position)| (shard.domain.as_str(), shard.shard, *position)).collect();
-    let checkpoint =
-        serde_json::to_string(&checkpoint).map_err(|error| Failure::new(error.to_string()).store(SAVING))?;
-    let (name, mine, schema, bytes) = (projection.as_str(), epoch as i64, i64::from(view.schema), &view.bytes[..]);
-    let rows = pool
-        .query(
-            SAVING,
-            &sql.save_view,
-            &[
-                (&name, Type::TEXT),
-                (&mine, Type::INT8),
-                (&schema, Type::INT8),
-                (&checkpoint, Type::TEXT),
-                (&bytes, Type::BYTEA),
-            ],
-        )
-        .await?;
-    if !rows.is_empty() {
-        return Ok(());
+    let row = ViewRow::new(projection, epoch, view)?;
+    let saved = pool.query(SAVING, &sql.save_view, &row.parameters()).await?;
+    if saved.is_empty() { Err(taken(pool, sql, projection, epoch).await?) } else { Ok(()) }
+}
+
+/// A view as the values of its row.
+pub(crate) struct ViewRow<'a> {
+    projection: &'a str,
+    epoch: i64,
+    schema: i64,
+    /// In JSON.
+    checkpoint: String,
+    bytes: &'a [u8],
+}
+
+impl<'a> ViewRow<'a> {
+    pub(crate) fn new(projection: &'a Name, epoch: Epoch, view: &'a View) -> Result<Self, StoreError> {
+        let checkpoint: Vec<(&str, u16, u64)> =
+            view.checkpoint.iter().map(|(shard, position)| (shard.domain.as_str(), shard.shard, *position)).collect();
+        let checkpoint =
+            serde_json::to_string(&checkpoint).map_err(|error| Failure::new(error.to_string()).store(SAVING))?;
+        let (epoch, schema) = (epoch as i64, i64::from(view.schema));
+        Ok(Self { projection: projection.as_str(), epoch, schema, checkpoint, bytes: &view.bytes })
     }
-    let current = pool.query(SAVING, &sql.view_epoch, &[(&name, Type::TEXT)]).await?;
+
+    /// The parameters of the statement that saves a view.
+    pub(crate) fn parameters(&self) -> [(&(dyn ToSql + Sync), Type); 5] {
+        [
+            (&self.projection, Type::TEXT),
+            (&self.epoch, Type::INT8),
+            (&self.schema, Type::INT8),
+            (&self.checkpoint, Type::TEXT),
+            (&self.bytes, Type::BYTEA),
+        ]
+    }
+}
+
+/// The error of a view that has another epoch.
+pub(crate) async fn taken(pool: &Pool, sql: &Sql, projection: &Name, mine: Epoch) -> Result<StoreError, StoreError> {
+    let current = pool.query(SAVING, &sql.view_epoch, &[(&projection.as_str(), Type::TEXT)]).await?;
     let current = current.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs());
-    Err(StoreError::ViewTaken { projection: projection.to_string(), mine: epoch, current })
+    Ok(StoreError::ViewTaken { projection: projection.to_string(), mine, current })
 }
 
 /// A value that the store keeps about itself.

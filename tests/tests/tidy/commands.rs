@@ -8,7 +8,7 @@ use crate::source::{File, Finding, assert_none, file, repository};
 const HERE: &str = "tests/tests/commands.rs";
 
 /// The command lines of the `sh` blocks, each with the test that runs it. `…` at the end stands for any arguments.
-const TESTED: [(&str, &str); 20] = [
+const TESTED: [(&str, &str); 22] = [
     ("cargo new bank", HERE),
     ("cd bank", HERE),
     ("cargo add …", HERE),
@@ -16,6 +16,8 @@ const TESTED: [(&str, &str); 20] = [
     ("cargo run --release -p shop -- …", HERE),
     ("cargo run -p hello", "tests/tests/samples.rs"),
     ("cargo run -p bank", "tests/tests/samples.rs"),
+    ("cargo run -p order-table -- …", "tests/tests/samples.rs"),
+    ("psql …", "tests/tests/samples.rs"),
     ("cargo run -p two-services", "tests/tests/samples.rs"),
     ("cargo run -p two-services -- …", "tests/tests/nats_sample.rs"),
     ("cargo run -p gateway", "tests/tests/http_sample.rs"),

@@ -107,6 +107,20 @@ pub enum StoreError {
         /// The requested number of shards.
         wanted: u16,
     },
+    /// A statement of a user failed, for example by a constraint. The transaction was rolled back and nothing of it is stored.
+    /// Correct the statement, the tables or the data.
+    #[error("statement {number} failed: {reason}")]
+    Statement {
+        /// The number of the statement in its list, from 0.
+        number: usize,
+        /// The code and the message of the database. Values of rows are left out.
+        reason: String,
+        /// The same list may succeed later: a lock was not available, or a conflict with another transaction.
+        is_transient: bool,
+    },
+    /// The store runs no statements of users. Nothing was stored; use a store that does, such as PostgreSQL.
+    #[error("the store runs no statements: use PostgreSQL")]
+    NoStatements,
     /// The store is closed, or was stopped by an earlier error. Nothing was stored; restart the node.
     #[error("the store is closed")]
     Closed,
@@ -123,6 +137,6 @@ impl StoreError {
 
     /// Returns whether the same call may succeed later, for example once space is freed.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Full { .. } | Self::Io { .. })
+        matches!(self, Self::Full { .. } | Self::Io { .. } | Self::Statement { is_transient: true, .. })
     }
 }

@@ -7,11 +7,17 @@
 mod catalog;
 mod error;
 mod leases;
+mod pages;
+mod statement;
 mod turn;
 
 pub use catalog::CatalogEntry;
 pub use error::StoreError;
 pub use leases::{Leases, Member, MemberId, ShardLease, ShardLeases};
+#[doc(hidden)]
+pub use pages::OnePage;
+pub use pages::StreamPages;
+pub use statement::{MAX_STATEMENT_BYTES, SqlValue, Statement};
 pub use turn::{
     DeadLetter, DeadLetterReason, EventWrite, MAX_TURN_BYTES, Mark, Note, OutboxEntry, OutboxWrite, SentMessage,
     Snapshot, Source, SourceKind, StoredEvent, StoredTurn, StreamState, Timer, TimerCursor, TimerPage, TimerWrite,
@@ -88,6 +94,34 @@ pub trait Store: Send + Sync + 'static {
     /// nothing was replaced.
     fn save_view<'a>(&'a self, projection: &'a Name, epoch: Epoch, view: View)
     -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Returns whether the store runs [statements](Statement) in its transactions. The default is false; a node that hosts a
+    /// projection with statements does not start on such a store.
+    fn runs_statements(&self) -> bool {
+        false
+    }
+
+    /// Replaces a view as [`save_view`](Self::save_view) does, and runs `statements` in order, in the same transaction: either
+    /// all of it is committed or nothing. The epoch is compared before the first statement, and the view stays locked until
+    /// the commit. The default runs no statement: it fails unless there are none.
+    ///
+    /// # Errors
+    /// [`StoreError::NoStatements`], [`StoreError::Statement`], and those of [`save_view`](Self::save_view). After any other
+    /// error than [`Statement`](StoreError::Statement) and [`ViewTaken`](StoreError::ViewTaken) it is unknown whether the
+    /// transaction was committed: [claim](Self::claim_view) the view again, which ends a transaction that is under way, and
+    /// read it.
+    fn save_view_with<'a>(
+        &'a self,
+        projection: &'a Name,
+        epoch: Epoch,
+        view: View,
+        statements: &'a [Statement],
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        match statements {
+            [] => self.save_view(projection, epoch, view),
+            _ => Box::pin(std::future::ready(Err(StoreError::NoStatements))),
+        }
+    }
 
     /// Returns the catalog of the types whose bytes are in the store, or `None` if none was ever saved.
     ///
@@ -322,57 +356,6 @@ pub trait ShardWriter: Send {
     /// Stores a snapshot of a stream. Snapshots are a cache and may be lost. A snapshot whose turn is not committed is
     /// ignored when it is read.
     fn save_snapshot(&mut self, actor: &Name, key: &str, snapshot: Snapshot);
-}
-
-/// A stream that is read page by page, from [`ShardReader::pages`].
-///
-/// ```
-/// # use std::sync::Arc;
-/// # use whizbang::message::{Name, ShardId};
-/// # use whizbang::store::{CommitListener, Store, StoreError, Ticket, memory::MemoryStore};
-/// # struct Unheard;
-/// # impl CommitListener for Unheard {
-/// #     fn committed(&self, _: Ticket) {}
-/// #     fn failed(&self, _: StoreError) {}
-/// # }
-/// # whizbang::derive::block_on(async {
-/// let (store, shard) = (MemoryStore::new(), ShardId::new(Name::from_static("bank")?, 0));
-/// let reader = store.open(&shard, 16, Arc::new(Unheard)).await?.reader;
-/// let mut pages = reader.pages(&Name::from_static("Account")?, "ada", true).await?;
-/// let mut turns = 0;
-/// loop {
-///     let page = pages.next().await?;
-///     if page.is_empty() {
-///         break;
-///     }
-///     turns += page.len();
-/// }
-/// assert_eq!(turns, 0, "the account has no history");
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # }).unwrap();
-/// ```
-pub trait StreamPages: Send {
-    /// Returns the newest usable snapshot. The pages hold the turns after it.
-    fn snapshot(&self) -> Option<&Snapshot>;
-
-    /// Returns the next turns, oldest first, or an empty list at the end.
-    fn next(&mut self) -> BoxFuture<'_, Result<Vec<StoredTurn>, StoreError>>;
-}
-
-/// A stream whose turns were all read at once.
-#[doc(hidden)]
-#[derive(Debug)]
-pub struct OnePage(pub StreamState);
-
-impl StreamPages for OnePage {
-    fn snapshot(&self) -> Option<&Snapshot> {
-        self.0.snapshot.as_ref()
-    }
-
-    fn next(&mut self) -> BoxFuture<'_, Result<Vec<StoredTurn>, StoreError>> {
-        let turns = std::mem::take(&mut self.0.turns);
-        Box::pin(std::future::ready(Ok(turns)))
-    }
 }
 
 /// Reads the committed data of a shard. Usable from any thread.

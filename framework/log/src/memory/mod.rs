@@ -22,7 +22,7 @@ use self::shard::{MemoryReader, MemoryShard, MemoryWriter};
 use whizbang_core::clock::{Clock, Timestamp};
 use whizbang_core::message::{Name, ShardId, StoreId, StoreIdentity};
 use whizbang_core::store::{
-    CatalogEntry, CommitListener, Epoch, ShardHandle, ShardLeases, ShardReader, Store, StoreError, View,
+    CatalogEntry, CommitListener, Epoch, ShardHandle, ShardLeases, ShardReader, Statement, Store, StoreError, View,
 };
 
 /// The span of ids that are dropped together, in milliseconds: a day.
@@ -86,7 +86,12 @@ struct Shared {
     /// Created on first use.
     identity: Mutex<Option<StoreIdentity>>,
     held_commits: commit_control::HeldCommits,
+    /// Runs the statements of a save.
+    statements: Option<RunStatements>,
 }
+
+/// Runs the statements of one save, or none of them.
+type RunStatements = Box<dyn Fn(&[Statement]) -> Result<(), StoreError> + Send + Sync>;
 
 /// A listener and the last ticket issued for it.
 ///
@@ -122,6 +127,30 @@ impl MemoryStore {
     /// ```
     pub fn shared(clock: &Clock) -> Self {
         let shared = Shared { leases: Some(Arc::new(LeaseTable::new(clock))), ..Shared::default() };
+        Self { shared: Arc::new(shared), handle: Arc::default() }
+    }
+
+    /// Creates an empty store for tests that runs the [statements](Statement) of projections with `run`. It is called once for
+    /// each save with statements, while the view is locked, and runs all of them, or none and returns an error.
+    ///
+    /// ```
+    /// use whizbang::message::Name;
+    /// use whizbang::store::{Statement, Store, View, memory::MemoryStore};
+    ///
+    /// # whizbang::derive::block_on(async {
+    /// let store = MemoryStore::run_statements_by(|statements| {
+    ///     assert_eq!(statements[0].sql(), "DELETE FROM orders");
+    ///     Ok(())
+    /// });
+    /// let orders = Name::from_static("orders")?;
+    /// let epoch = store.claim_view(&orders).await?;
+    /// let view = View { schema: 1, checkpoint: Vec::new(), bytes: Vec::new().into() };
+    /// store.save_view_with(&orders, epoch, view, &[Statement::new("DELETE FROM orders")]).await?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn run_statements_by(run: impl Fn(&[Statement]) -> Result<(), StoreError> + Send + Sync + 'static) -> Self {
+        let shared = Shared { statements: Some(Box::new(run)), ..Shared::default() };
         Self { shared: Arc::new(shared), handle: Arc::default() }
     }
 
@@ -235,15 +264,36 @@ impl Store for MemoryStore {
         epoch: Epoch,
         view: View,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.save_view_with(projection, epoch, view, &[])
+    }
+
+    fn runs_statements(&self) -> bool {
+        self.shared.statements.is_some()
+    }
+
+    fn save_view_with<'a>(
+        &'a self,
+        projection: &'a Name,
+        epoch: Epoch,
+        view: View,
+        statements: &'a [Statement],
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
         let mut views = self.shared.views.lock();
         let (current, kept) = views.entry(projection.clone()).or_default();
-        let saved = if *current == epoch {
-            *kept = Some(view);
-            Ok(())
-        } else {
-            Err(StoreError::ViewTaken { projection: projection.to_string(), mine: epoch, current: *current })
+        if *current != epoch {
+            let current = *current;
+            return ready(Err(StoreError::ViewTaken { projection: projection.to_string(), mine: epoch, current }))
+                .boxed();
+        }
+        let ran = match &self.shared.statements {
+            _ if statements.is_empty() => Ok(()),
+            Some(run) => run(statements),
+            None => Err(StoreError::NoStatements),
         };
-        ready(saved).boxed()
+        if ran.is_ok() {
+            *kept = Some(view);
+        }
+        ready(ran).boxed()
     }
 
     fn catalog(&self) -> BoxFuture<'_, Result<Option<Vec<CatalogEntry>>, StoreError>> {

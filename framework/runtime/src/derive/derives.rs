@@ -306,6 +306,7 @@ pub use whizbang_macros::Saga;
 /// | `name = "balances"` | its name in the store, unique in its service | 1 to 64 of `A-Z a-z 0-9 _ -` | the type's name, `RevenuePerCity` as `revenue-per-city` |
 /// | `formerly = "balances"` | its former names: data stored under them belongs to it | names, or `formerly("a", "b")` | none |
 /// | `schema = 1` | raise it when the view's fields change; the view is then rebuilt from the first event | from 1 up | 1 |
+/// | `reset = "DELETE FROM balances"` | empties the tables of a projection with [statements](crate::Project::statements) before it is rebuilt | one SQL statement | none |
 ///
 /// ```
 /// use whizbang::prelude::*;

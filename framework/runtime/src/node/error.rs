@@ -63,6 +63,13 @@ pub enum StartError {
         /// The name.
         projection: String,
     },
+    /// A projection returns statements, and the store runs none. Use a store that does, such as PostgreSQL, or remove
+    /// `reset` from the projection.
+    #[error("the projection `{projection}` has statements, which the store does not run: use PostgreSQL")]
+    NoStatements {
+        /// The projection.
+        projection: String,
+    },
     /// Two projections answer the same query. A query has one answer.
     #[error("`{domain}.{query}` is answered by `{one}` and by `{other}`")]
     DoubleAnswer {

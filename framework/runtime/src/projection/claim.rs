@@ -35,7 +35,10 @@ impl<P: Projection> ViewActor<P> {
                 Ok(epoch) if this.saver == Saver::Claiming => {
                     tracing::debug!(target: TARGET, projection = %name, epoch, "this node saves the view");
                     this.saver = Saver::Yes(epoch);
-                    if this.unsaved > 0 {
+                    if P::RESET.is_some() {
+                        // The view in memory is ahead of the tables, and its statements were not kept.
+                        this.reload(ctx);
+                    } else if this.unsaved > 0 {
                         this.save_if_due(ctx);
                     }
                 }

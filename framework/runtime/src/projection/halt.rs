@@ -8,11 +8,13 @@ use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use super::Projection;
 use super::requests::SkipRequest;
 use super::restore::restore;
+use super::saver::Saver;
 use super::skips::{self, SkipError, SkippedEvent};
 use super::source::{Halt, ProjectFailure, ViewSource};
 use super::view::ViewActor;
 use crate::inbox::Done;
-use whizbang_core::message::{Envelope, Name, ShardId};
+use whizbang_core::message::{MessageId, Name, ShardId};
+use whizbang_core::store::StoreError;
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::telemetry::error_chain;
 
@@ -23,7 +25,7 @@ impl<P: Projection> ViewActor<P> {
         &mut self,
         at: usize,
         position: u64,
-        event: &Envelope,
+        (event, id): (&Name, MessageId),
         failure: ProjectFailure,
         done: Done,
         ctx: &mut Context<Self>,
@@ -36,7 +38,7 @@ impl<P: Projection> ViewActor<P> {
         let error = failure.text;
         let shard = &source.shard;
         if is_final {
-            tracing::error!(target: TARGET, projection = %name, message = %event.name, id = %event.id, %shard, position, attempt, error, "projection halted: event failed after the last attempt; skip it or deploy a version that projects it");
+            tracing::error!(target: TARGET, projection = %name, message = %event, %id, %shard, position, attempt, error, "projection halted: event failed after the last attempt; skip it or deploy a version that projects it");
             let reason =
                 format!("projection `{name}` halted at position {position} of {shard}, other shards continue: {error}");
             self.context.issues.note(&issue(name, shard), reason);
@@ -44,11 +46,11 @@ impl<P: Projection> ViewActor<P> {
                 subscription.suspend();
             }
             done();
-            source.halt = Some(Halt { position, is_final, id: event.id, reason: error, dones: Vec::new() });
+            source.halt = Some(Halt { position, is_final, id, reason: error, dones: Vec::new() });
         } else {
             self.context.code.counts.retries.one();
-            tracing::warn!(target: TARGET, projection = %name, message = %event.name, id = %event.id, attempt, error, "failed to project event: retrying");
-            source.halt = Some(Halt { position, is_final, id: event.id, reason: error, dones: vec![done] });
+            tracing::warn!(target: TARGET, projection = %name, message = %event, %id, attempt, error, "failed to project event: retrying");
+            source.halt = Some(Halt { position, is_final, id, reason: error, dones: vec![done] });
             let wait = retry.wait(attempt, &self.context.ids);
             ctx.run_later(wait, move |this, ctx| this.resume(at, position, ctx));
         }
@@ -56,6 +58,16 @@ impl<P: Projection> ViewActor<P> {
 
     /// Resumes a halted source, with the event at which it is halted unless that is skipped.
     fn resume(&mut self, at: usize, position: u64, ctx: &mut Context<Self>) {
+        if P::RESET.is_none() || self.unsaved == 0 {
+            return self.resume_source(at, position, ctx);
+        }
+        // Events before this one, and those of other shards, do not fail with it again. The source stays halted during the
+        // save, so that the checkpoint ends before the event.
+        self.save(ctx);
+        ctx.run_later(Duration::ZERO, move |this, ctx| this.resume_source(at, position, ctx));
+    }
+
+    fn resume_source(&mut self, at: usize, position: u64, ctx: &mut Context<Self>) {
         let Some(source) = self.sources.get_mut(at).filter(|source| source.holds(position)) else { return };
         let Some(halt) = source.halt.take() else { return };
         self.restart_source(at, halt.is_final, ctx);
@@ -122,11 +134,21 @@ impl<P: Projection> ViewActor<P> {
         }
         self.is_catching_up = true;
         let context = Rc::clone(&self.context);
-        let restoring = async move { restore::<P>(&context).await };
+        // A save whose outcome is unknown may still be under way: after the claim it is committed or never will be.
+        let claims = P::RESET.is_some() && self.saver.epoch().is_some();
+        let restoring = async move {
+            let saver = match claims {
+                true => Some(Saver::Yes(context.store.claim_view(&context.name).await?)),
+                false => None,
+            };
+            Ok::<_, StoreError>((saver, restore::<P>(&context).await?))
+        };
         ctx.wait(restoring.into_actor(self).map(move |restored, this, ctx| match restored {
-            Ok(restored) => {
+            Ok((saver, restored)) => {
+                this.saver = saver.unwrap_or(this.saver);
                 this.view = Some(restored.view);
-                this.unsaved = 0;
+                this.batch = Self::first_batch(this.saver, restored.rebuilt.is_some());
+                this.unsaved = usize::from(!this.batch.statements().is_empty());
                 for at in 0..this.sources.len() {
                     let Some(source) = this.sources.get_mut(at) else { continue };
                     source.projected = restored.positions.get(&source.shard).copied().unwrap_or(0);

@@ -8,6 +8,7 @@ mod endpoint;
 mod plan;
 mod view;
 
+mod batch;
 mod claim;
 mod context;
 mod halt;
@@ -17,6 +18,7 @@ mod save;
 mod saver;
 mod skips;
 mod source;
+mod statements;
 mod subscriber;
 
 pub(crate) use context::ViewContext;
@@ -30,7 +32,7 @@ use std::sync::Arc;
 pub use crate::actor::Answer;
 use crate::actor::EventContext;
 use whizbang_core::message::{CodecError, Event, Shape};
-use whizbang_core::store::View;
+use whizbang_core::store::{Statement, View};
 
 /// A view into which events are projected. Derived with `#[derive(Projection)]`, hosted with
 /// [`NodeBuilder::projection`](crate::NodeBuilder::projection).
@@ -93,6 +95,10 @@ pub trait Projection: Sized + Send + 'static {
     /// Schema of the view. Raise it when the struct or the projected data changes: the view is rebuilt from the first
     /// event.
     const SCHEMA: u32 = 1;
+
+    /// The statement that empties the tables of the projection, if it [returns statements](Project::statements).
+    #[doc(hidden)]
+    const RESET: Option<&'static str> = None;
 
     /// Former names: a view saved under one of them belongs to this projection.
     #[doc(hidden)]
@@ -159,4 +165,46 @@ pub trait Project<E: Event>: Projection {
     /// Changes the view by `event`. Called once for each event, in the order of its shard. The view and its
     /// checkpoint are saved atomically, so an event that is projected again after a restart meets a view without it.
     fn project(&mut self, event: &E, about: &EventContext);
+
+    /// Returns statements that write the event to tables of the same database. Called after [`project`](Self::project). The
+    /// default returns none.
+    ///
+    /// The statements of all events since the last save run in order, in the transaction that saves the view and its
+    /// checkpoint, about 50 ms after the first of them. So the tables contain exactly the events up to the checkpoint,
+    /// whatever fails, and a table is never ahead of the log. Statements do not see values of the view in memory; they may
+    /// read and change tables.
+    ///
+    /// The derive names a statement that empties the tables, `#[projection(projects(…), reset = "DELETE FROM …")]`. It runs
+    /// before all others when the view is built from the first event: at the first start, and after a change of `schema`.
+    /// Without `reset` an event with statements halts the projection. The store must
+    /// [run statements](whizbang_core::store::Store::runs_statements), otherwise the node does not start.
+    ///
+    /// A statement that fails, for example by a constraint, is retried like a panic; after the last attempt the projection
+    /// halts at its event, and nothing of the event is in the tables. While a lock or the database is not available the
+    /// projection waits, and health says so.
+    ///
+    /// ```
+    /// use whizbang::doc_fixtures::Deposited;
+    /// use whizbang::prelude::*;
+    /// use whizbang::store::Statement;
+    ///
+    /// /// The table `balances (account text PRIMARY KEY, cents bigint NOT NULL)`.
+    /// #[derive(Projection, Default, Serialize, Deserialize)]
+    /// #[projection(projects(Deposited), reset = "DELETE FROM balances")]
+    /// struct BalanceTable {}
+    ///
+    /// impl Project<Deposited> for BalanceTable {
+    ///     fn project(&mut self, _deposited: &Deposited, _about: &EventContext) {}
+    ///
+    ///     fn statements(&self, deposited: &Deposited, about: &EventContext) -> Vec<Statement> {
+    ///         let sql = "INSERT INTO balances VALUES ($1, $2)
+    ///             ON CONFLICT (account) DO UPDATE SET cents = balances.cents + excluded.cents";
+    ///         vec![Statement::new(sql).bind(&about.key).bind(deposited.cents as i64)]
+    ///     }
+    /// }
+    /// ```
+    fn statements(&self, event: &E, about: &EventContext) -> Vec<Statement> {
+        let _ = (event, about);
+        Vec::new()
+    }
 }

@@ -10,9 +10,11 @@ use super::{Answer, Project, Projection};
 use crate::actor::{EventContext, Unanswered, answer_with, names};
 use crate::router::{ActorCard, MessageCard, StateCard};
 use whizbang_core::message::{CodecError, Domain, Envelope, Event, Message, Query};
+use whizbang_core::store::Statement;
 
-/// Projects an event, and sets the cell when the view is about to change. Fails if the event cannot be decoded.
-type Projecting<P> = fn(&mut P, &Envelope, &Cell<bool>) -> Result<(), CodecError>;
+/// Projects an event, and sets the cell when the view is about to change. Returns its statements. Fails if the event cannot be
+/// decoded.
+type Projecting<P> = fn(&mut P, &Envelope, &Cell<bool>) -> Result<Vec<Statement>, CodecError>;
 /// Answers a query.
 type Answering<P> = fn(&P, &Envelope) -> Result<Bytes, Unanswered>;
 
@@ -37,6 +39,7 @@ impl<P: Projection> ProjectionPlan<P> {
             name: P::NAME.to_owned(),
             role: "projection",
             formerly: P::FORMERLY,
+            needs_statements: P::RESET.is_some(),
             state: Some(StateCard { schema: P::SCHEMA, shape: P::shape }),
             ..ActorCard::default()
         };
@@ -53,10 +56,13 @@ impl<P: Projection> ProjectionPlan<P> {
         self.card.takes.push(MessageCard::of::<E>());
         let project: Projecting<P> = |view, envelope, changes| {
             let about = EventContext::of(envelope);
+            let mut statements = Vec::new();
             <E as Message>::decode_each(envelope.version, envelope.codec, &envelope.payload, &mut |event| {
                 changes.set(true);
                 view.project(&event, &about);
+                statements.append(&mut view.statements(&event, &about));
             })
+            .map(|_| statements)
         };
         self.projects.extend(names::<E>().map(|name| ((<E::Domain as Domain>::NAME, name), project)));
     }

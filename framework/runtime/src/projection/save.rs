@@ -23,6 +23,8 @@ const BYTES_PER_EVENT: usize = 256;
 const MIN_EVENTS: usize = 256;
 /// Longest delay of a save after a change, if saving is fast.
 const SAVE_AFTER: Duration = Duration::from_secs(3);
+/// The same with statements, whose tables are read by others.
+const SAVE_STATEMENTS_AFTER: Duration = Duration::from_millis(50);
 /// Pause after a save, as a multiple of its duration: saving a large view takes at most a twentieth of the time.
 const SAVE_PAUSE: u32 = 20;
 
@@ -31,10 +33,11 @@ impl<P: Projection> ViewActor<P> {
         if self.saver.epoch().is_none() {
             return;
         }
-        if self.unsaved >= MIN_EVENTS.max(self.bytes / BYTES_PER_EVENT) {
+        if self.unsaved >= MIN_EVENTS.max(self.bytes / BYTES_PER_EVENT) || self.batch.is_full() {
             self.save(ctx);
         } else if self.save_timer.is_none() {
-            let wait = SAVE_AFTER.max(self.save_duration * SAVE_PAUSE);
+            let least = if P::RESET.is_some() { SAVE_STATEMENTS_AFTER } else { SAVE_AFTER };
+            let wait = least.max(self.save_duration * SAVE_PAUSE);
             self.save_timer = Some(ctx.run_later(wait, |this, ctx| {
                 this.save_timer = None;
                 this.save(ctx);
@@ -96,25 +99,29 @@ impl<P: Projection> ViewActor<P> {
         self.bytes = bytes.len();
         let checkpoint = self.sources.iter().map(|source| (source.shard.clone(), source.position())).collect();
         let view = View { schema: P::SCHEMA, checkpoint, bytes: Bytes::from(bytes) };
-        let context = Rc::clone(&self.context);
+        let (context, batch) = (Rc::clone(&self.context), std::mem::take(&mut self.batch));
         self.saving = true;
         let saving = async move {
-            match caught(async { context.store.save_view(&context.name, epoch, view).await }).await {
+            let save = async { context.store.save_view_with(&context.name, epoch, view, batch.statements()).await };
+            let saved = match caught(save).await {
                 Ok(saved) => saved,
                 Err(panicked) => {
                     let task = format!("save view {}", context.name);
                     context.code.failed(&task, &format!("{}; saving again", panicked.text()));
                     Err(StoreError::io("saving a view", std::io::Error::other(panicked.to_string())))
                 }
-            }
+            };
+            (saved, batch)
         };
-        ctx.spawn(saving.into_actor(self).map(move |saved, this, ctx| {
+        let saving = saving.into_actor(self).map(move |(saved, batch), this, ctx| {
             this.saving = false;
             this.save_duration = begun.elapsed();
             let issue = format!("saving view {}", this.context.name);
             match &saved {
                 Ok(()) => this.context.code.task_recovered(&format!("save view {}", this.context.name)),
                 Err(StoreError::ViewTaken { .. }) => {}
+                // Its note says what it waits for, or which event halts it.
+                Err(_) if P::RESET.is_some() => {}
                 Err(error) => {
                     let why = format!("failed to save view `{}`: {}", this.context.name, error_chain(error));
                     this.context.issues.note(&issue, shortened(why));
@@ -128,6 +135,12 @@ impl<P: Projection> ViewActor<P> {
                     true => this.stop_saving(&error),
                     false => this.end_taken_over(&error),
                 };
+            }
+            if P::RESET.is_some() {
+                match &saved {
+                    Ok(()) => this.statements_ran(),
+                    Err(error) => return this.statements_failed(error, &batch, ctx),
+                }
             }
             if let Err(error) = saved {
                 tracing::warn!(
@@ -149,7 +162,13 @@ impl<P: Projection> ViewActor<P> {
             if this.unsaved > 0 {
                 this.save_if_due(ctx);
             }
-        }));
+        });
+        if P::RESET.is_some() {
+            // The view must not get ahead of what may have to be done again, nor the batch grow.
+            ctx.wait(saving);
+        } else {
+            ctx.spawn(saving);
+        }
     }
 
     /// Stops the projection: another node has taken over the view.

@@ -9,6 +9,7 @@ use actix::{Actor, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::batch::Batch;
 use super::context::ViewContext;
 use super::requests::{DeliveredEvent, PendingQuery, SaveRequest, SkipRequest};
 use super::restore::Restored;
@@ -26,6 +27,8 @@ use whizbang_core::telemetry::TARGET;
 /// Number of events projected, and the time spent on them, before other tasks of the thread run.
 const BURST: u32 = 64;
 const BURST_TIME: Duration = Duration::from_millis(2);
+/// Reason of a halt at an event with statements that the derive does not expect.
+const NO_RESET: &str = "`statements` returned some, but `#[projection(…)]` has no `reset`";
 /// Interval at which a view that is catching up is checked.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -52,6 +55,8 @@ pub(super) struct ViewActor<P: Projection> {
     pub(super) burst: (u32, Instant),
     /// Number of events projected since the last save.
     pub(super) unsaved: usize,
+    /// Statements since the last save. Empty on a node that does not save the view.
+    pub(super) batch: Batch,
     /// Encoded size at the last save.
     pub(super) bytes: usize,
     pub(super) saving: bool,
@@ -71,6 +76,7 @@ impl<P: Projection> ViewActor<P> {
         skips: Vec<SkippedEvent>,
         heads: &BTreeMap<ShardId, u64>,
     ) -> Self {
+        let batch = Self::first_batch(saver, restored.rebuilt.is_some());
         let rebuilt: Option<BTreeMap<_, _>> = restored.rebuilt.map(|positions| positions.into_iter().collect());
         let target = |shard: &ShardId| {
             let rebuilt = rebuilt.as_ref()?;
@@ -98,7 +104,8 @@ impl<P: Projection> ViewActor<P> {
             is_catching_up: false,
             check_scheduled: false,
             burst: (0, instant()),
-            unsaved: 0,
+            unsaved: usize::from(!batch.statements().is_empty()),
+            batch,
             bytes: restored.bytes,
             saving: false,
             save_timer: None,
@@ -111,6 +118,9 @@ impl<P: Projection> ViewActor<P> {
     pub(super) fn begin(&mut self, ctx: &mut Context<Self>) {
         for at in 0..self.sources.len() {
             self.subscribe(at, ctx);
+        }
+        if self.unsaved > 0 {
+            self.save_if_due(ctx);
         }
         self.catch_up(ctx);
     }
@@ -220,10 +230,14 @@ impl<P: Projection> ViewActor<P> {
             None => project(view, &event, &changes),
         };
         let failure = match code.call(code.label(P::NAME, &event.name), read) {
-            Ok(Ok(())) => {
+            Ok(Ok(statements)) if P::RESET.is_some() || statements.is_empty() => {
                 source.projected = position;
-                self.failures.remove(&(at, position));
                 self.unsaved += 1;
+                if P::RESET.is_none() {
+                    self.failures.remove(&(at, position));
+                } else if self.saver.epoch().is_some() {
+                    self.batch.add(at, position, &event, statements);
+                }
                 self.save_if_due(ctx);
                 done();
                 if self.is_catching_up && self.source_behind().is_none() {
@@ -231,10 +245,11 @@ impl<P: Projection> ViewActor<P> {
                 }
                 return self.rest(ctx);
             }
+            Ok(Ok(_)) => ProjectFailure { text: NO_RESET.to_owned(), is_transient: false },
             Ok(Err(error)) => ProjectFailure { text: format!("failed to decode event: {error}"), is_transient: false },
             Err(panicked) => ProjectFailure { text: format!("`project` {panicked}"), is_transient: true },
         };
-        self.fail(at, position, &event, failure, done, ctx);
+        self.fail(at, position, (&event.name, event.id), failure, done, ctx);
         if changes.get() {
             // The panic may have interrupted a change: the view in memory is no longer used.
             self.reload(ctx);

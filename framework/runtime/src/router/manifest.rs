@@ -56,6 +56,9 @@ pub struct ActorCard {
     /// Former names.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub formerly: &'static [&'static str],
+    /// It needs a store that [runs statements](whizbang_core::store::Store::runs_statements).
+    #[serde(skip)]
+    pub needs_statements: bool,
     /// Its state as kept in snapshots or as a view.
     #[serde(skip)]
     pub state: Option<StateCard>,

@@ -22,7 +22,7 @@ use super::pending_appends::PendingAppend;
 use super::reader::{ReadLatency, SlowReader, UnreadableKeys};
 use super::sim_leases::SimLeases;
 use super::step_log::StepLog;
-use super::store_handle::StoreHandle;
+use super::store_handle::{Reply, Statements, StoreHandle};
 use super::trace::Trace;
 use super::writer::SimWriter;
 use whizbang_core::message::{IdSource, MessageId, Name, ShardId, StoreIdentity};
@@ -72,23 +72,21 @@ impl SimStore {
         crash_points: CrashPoints,
         backend: Backend,
     ) -> Self {
-        let read_latency = ReadLatency::new(rng.fork(), UnreadableKeys::new(step_log.clone(), fault_counts.clone()));
-        let ownership = OwnershipRules::new(service, step_log.clone(), fault_counts.clone());
         let shared = Shared {
             service: service.to_owned(),
+            read_latency: ReadLatency::new(rng.fork(), UnreadableKeys::new(step_log.clone(), fault_counts.clone())),
+            ownership: OwnershipRules::new(service, step_log.clone(), fault_counts.clone()),
             backend,
             uncertain: Mutex::default(),
             state: Mutex::default(),
             rng: Mutex::new(rng),
             max_commit_millis: Mutex::new(0),
-            read_latency,
             trace,
             step_log,
             fault_counts,
             crash_points,
             commit_watcher: Mutex::new(None),
             readers: Mutex::default(),
-            ownership,
         };
         Self(Arc::new(shared), Arc::default())
     }
@@ -414,12 +412,7 @@ impl Shared {
 }
 
 impl Store for SimStore {
-    fn open<'a>(
-        &'a self,
-        id: &'a ShardId,
-        shards: u16,
-        listener: Arc<dyn CommitListener>,
-    ) -> BoxFuture<'a, Result<ShardHandle, StoreError>> {
+    fn open<'a>(&'a self, id: &'a ShardId, shards: u16, listener: Arc<dyn CommitListener>) -> Reply<'a, ShardHandle> {
         Box::pin(async move {
             // Yields, so that a node may be killed between any two shards that it opens.
             tokio::task::yield_now().await;
@@ -434,7 +427,7 @@ impl Store for SimStore {
         Box::pin(self.exchange(async move |backend| backend.read(shard).await))
     }
 
-    fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>> {
+    fn view<'a>(&'a self, projection: &'a Name) -> Reply<'a, Option<View>> {
         Box::pin(self.exchange(async move |backend| backend.view(projection).await))
     }
 
@@ -442,8 +435,17 @@ impl Store for SimStore {
         Box::pin(self.exchange(async move |backend| backend.claim_view(projection).await))
     }
 
-    fn save_view<'a>(&'a self, name: &'a Name, epoch: Epoch, view: View) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn save_view<'a>(&'a self, name: &'a Name, epoch: Epoch, view: View) -> Reply<'a, ()> {
         Box::pin(self.exchange(async move |backend| backend.save_view(name, epoch, view).await))
+    }
+
+    /// Statements are accepted and not run: a simulated cluster has no tables.
+    fn save_view_with<'a>(&'a self, n: &'a Name, epoch: Epoch, view: View, _: Statements<'a>) -> Reply<'a, ()> {
+        self.save_view(n, epoch, view)
+    }
+
+    fn runs_statements(&self) -> bool {
+        true
     }
 
     fn catalog(&self) -> BoxFuture<'_, Result<Option<Catalog>, StoreError>> {

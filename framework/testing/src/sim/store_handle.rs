@@ -3,11 +3,18 @@
 //! Used by the [store](super::store), its [readers](super::reader) and its [leases](super::sim_leases). Requests and replies wait
 //! while their direction is cut, as over TCP; a caller may give up before.
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::LinkDirection;
-use whizbang_core::store::{MemberId, StoreError};
+use whizbang_core::store::{MemberId, Statement, StoreError};
+
+/// The store's reply to a request.
+pub(super) type Reply<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+
+/// The statements of a save.
+pub(super) type Statements<'a> = &'a [Statement];
 
 /// One node's connection to the store.
 #[derive(Default)]

@@ -60,13 +60,16 @@ impl StoredNames {
 /// Compares the node's types with the store's catalog, and updates the catalog.
 ///
 /// # Errors
-/// [`StartError::Shape`], [`StartError::UnknownName`], [`StartError::TwoFormer`], and errors of the store. The
-/// catalog is unchanged in that case.
+/// [`StartError::NoStatements`], [`StartError::Shape`], [`StartError::UnknownName`], [`StartError::TwoFormer`], and errors of
+/// the store. The catalog is unchanged in that case.
 pub(in crate::node) async fn check(
     store: &dyn Store,
     manifest: &Manifest,
     retired: &BTreeSet<String>,
 ) -> Result<StoredNames, StartError> {
+    if let Some(card) = manifest.projections.iter().find(|card| card.needs_statements && !store.runs_statements()) {
+        return Err(StartError::NoStatements { projection: card.name.clone() });
+    }
     loop {
         let stored = store.catalog().await?;
         let catalog = match &stored {

@@ -1,0 +1,257 @@
+//! Saves of views with statements of users, in one transaction.
+//!
+//! Called by the [store](crate::store). The transactions have a connection of their own, so that a slow statement delays neither
+//! commits of turns nor reads. They come one after the other. A transaction that was given up closes its connection, and so is
+//! rolled back by the server.
+
+use std::error::Error;
+
+use bytes::{BufMut as _, BytesMut};
+use futures_util::future::join_all;
+use tokio::sync::Mutex;
+use tokio_postgres::Client;
+use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
+use whizbang_core::message::Name;
+use whizbang_core::store::{Epoch, MAX_STATEMENT_BYTES, SqlValue, Statement, StoreError, View};
+
+use crate::columns::time_micros;
+use crate::failure::{Failure, Fate};
+use crate::pool::Pool;
+use crate::sql::Sql;
+use crate::views::{self, SAVING, ViewRow};
+
+/// A statement waits at most 10 s for a lock that another session holds. Deferrable constraints are checked with each
+/// statement, so that the failing one is known.
+const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '10s'; SET CONSTRAINTS ALL IMMEDIATE";
+
+/// The words with which a statement would end or change the transaction.
+const CONTROL: [&str; 10] =
+    ["ABORT", "BEGIN", "COMMIT", "END", "PREPARE", "RELEASE", "ROLLBACK", "SAVEPOINT", "START", "SET"];
+
+/// So many statements are sent before the first answer is awaited.
+const IN_FLIGHT: usize = 64;
+
+/// The connection of the transactions.
+#[derive(Debug, Default)]
+pub(crate) struct Session(Mutex<Option<std::sync::Arc<Client>>>);
+
+impl Session {
+    /// Replaces a view and runs statements, if the view has this epoch.
+    pub(crate) async fn save(
+        &self,
+        pool: &Pool,
+        sql: &Sql,
+        (projection, epoch): (&Name, Epoch),
+        view: &View,
+        statements: &[Statement],
+    ) -> Result<(), StoreError> {
+        for (number, statement) in statements.iter().enumerate() {
+            check(statement).map_err(|reason| StoreError::Statement { number, reason, is_transient: false })?;
+        }
+        let mut slot = self.0.lock().await;
+        // Taken out: if this future is dropped, or fails, the connection is closed and with it the transaction.
+        let client = match slot.take().filter(|client| !client.is_closed()) {
+            Some(client) => client,
+            None => pool.separate().await.map_err(|failure| failure.store(SAVING))?,
+        };
+        let saved = transaction(&client, sql, (projection, epoch), view, statements).await;
+        let is_over = match &saved {
+            Ok(()) => true,
+            Err(_) => client.batch_execute("ROLLBACK").await.is_ok(),
+        };
+        if is_over {
+            *slot = Some(client);
+        }
+        drop(slot);
+        match saved {
+            Ok(()) => Ok(()),
+            Err(Stopped::Store(error)) => Err(error),
+            Err(Stopped::Taken) => Err(views::taken(pool, sql, projection, epoch).await?),
+        }
+    }
+}
+
+/// Why a transaction was not committed.
+enum Stopped {
+    Store(StoreError),
+    /// The view has a later epoch.
+    Taken,
+}
+
+async fn transaction(
+    client: &Client,
+    sql: &Sql,
+    (projection, epoch): (&Name, Epoch),
+    view: &View,
+    statements: &[Statement],
+) -> Result<(), Stopped> {
+    let failed = |error: tokio_postgres::Error| Stopped::Store(Failure::from(error).store(SAVING));
+    client.batch_execute(BEGIN).await.map_err(failed)?;
+    let row = ViewRow::new(projection, epoch, view).map_err(Stopped::Store)?;
+    // From here to the commit the row of the view is locked: a new owner waits.
+    if client.query_typed(&sql.save_view, &row.parameters()).await.map_err(failed)?.is_empty() {
+        return Err(Stopped::Taken);
+    }
+    let mut number = 0;
+    for some in statements.chunks(IN_FLIGHT) {
+        let mut running = Vec::new();
+        for statement in some {
+            running.push(run(client, statement));
+        }
+        for ran in join_all(running).await {
+            // After the first failure the server rejects all others.
+            ran.map_err(|error| Stopped::Store(statement_error(number, Failure::from(error))))?;
+            number += 1;
+        }
+    }
+    client.batch_execute("COMMIT").await.map_err(failed)
+}
+
+async fn run(client: &Client, statement: &Statement) -> Result<(), tokio_postgres::Error> {
+    let values: Vec<Value<'_>> = statement.values().iter().map(Value).collect();
+    let parameters: Vec<(&(dyn ToSql + Sync), Type)> =
+        values.iter().map(|value| (value as &(dyn ToSql + Sync), value.sql_type())).collect();
+    client.query_typed(statement.sql(), &parameters).await.map(drop)
+}
+
+/// Rejects a statement before anything is sent.
+fn check(statement: &Statement) -> Result<(), String> {
+    let (bytes, limit) = (statement.size(), MAX_STATEMENT_BYTES);
+    if bytes > limit {
+        return Err(format!("{bytes} bytes are too large, at most {limit} are allowed"));
+    }
+    let word = first_word(statement.sql());
+    match CONTROL.into_iter().find(|control| control.eq_ignore_ascii_case(word)) {
+        Some(control) => Err(format!("{control} is not allowed: the store begins and ends the transaction")),
+        None => Ok(()),
+    }
+}
+
+/// The first word of a statement behind comments.
+fn first_word(sql: &str) -> &str {
+    let mut rest = sql.trim_start();
+    loop {
+        let behind = match rest.get(..2) {
+            Some("--") => rest.split_once('\n').map_or("", |(_, behind)| behind),
+            Some("/*") => behind_comment(rest),
+            _ => break,
+        };
+        rest = behind.trim_start();
+    }
+    let end = rest.find(|letter: char| !letter.is_ascii_alphabetic()).unwrap_or(rest.len());
+    rest.get(..end).unwrap_or_default()
+}
+
+/// The text behind a comment in stars, which may contain others.
+fn behind_comment(sql: &str) -> &str {
+    let (mut depth, mut rest) = (0_u32, sql);
+    while let Some(at) = rest.find(['/', '*']) {
+        let (mark, behind) = (rest.get(at..at + 2), rest.get(at + 2..));
+        rest = match (mark, behind) {
+            (Some("/*"), Some(behind)) => {
+                depth += 1;
+                behind
+            }
+            (Some("*/"), Some(behind)) => {
+                depth = depth.saturating_sub(1);
+                if depth == 0 {
+                    return behind;
+                }
+                behind
+            }
+            _ => rest.get(at + 1..).unwrap_or_default(),
+        };
+    }
+    ""
+}
+
+fn statement_error(number: usize, failure: Failure) -> StoreError {
+    match failure.fate() {
+        // The connection is lost, or the server ends: not the fault of the statement.
+        Fate::Unknown | Fate::Full if !failure.is_constraint() => failure.store(SAVING),
+        fate => StoreError::Statement {
+            number,
+            reason: failure.without_values(),
+            is_transient: matches!(fate, Fate::Later),
+        },
+    }
+}
+
+/// A value in the binary form of its type.
+#[derive(Debug)]
+struct Value<'a>(&'a SqlValue);
+
+impl Value<'_> {
+    fn sql_type(&self) -> Type {
+        match self.0 {
+            SqlValue::Bool(_) => Type::BOOL,
+            SqlValue::Integer(_) => Type::INT8,
+            SqlValue::Float(_) => Type::FLOAT8,
+            SqlValue::Text(_) => Type::TEXT,
+            SqlValue::Bytes(_) => Type::BYTEA,
+            SqlValue::Uuid(_) => Type::UUID,
+            SqlValue::Time(_) => Type::TIMESTAMPTZ,
+            SqlValue::Json(_) => Type::JSONB,
+            // The server infers the type of NULL.
+            _ => Type::UNKNOWN,
+        }
+    }
+}
+
+impl ToSql for Value<'_> {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        match self.0 {
+            SqlValue::Null => return Ok(IsNull::Yes),
+            SqlValue::Bool(value) => out.put_u8(u8::from(*value)),
+            SqlValue::Integer(value) => out.put_i64(*value),
+            SqlValue::Float(value) => out.put_f64(*value),
+            SqlValue::Text(text) => out.put_slice(text.as_bytes()),
+            SqlValue::Bytes(bytes) => out.put_slice(bytes),
+            SqlValue::Uuid(value) => out.put_u128(*value),
+            SqlValue::Time(time) => out.put_i64(time_micros(*time)),
+            SqlValue::Json(text) => {
+                // The version of the binary form.
+                out.put_u8(1);
+                out.put_slice(text.as_bytes());
+            }
+            _ => return Err("this version does not know the type of the value".into()),
+        }
+        Ok(IsNull::No)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transaction_control_is_refused_behind_comments() {
+        let refused = [
+            "commit",
+            " ROLLBACK TO a",
+            "-- a\n COMMIT",
+            "/* a /* b */ c */ Begin",
+            "/* a */ /**/ END;",
+            "prepare transaction 'a'",
+            "set constraints all deferred",
+        ];
+        for sql in refused {
+            assert!(check(&Statement::new(sql)).is_err(), "{sql}");
+        }
+        for sql in ["INSERT INTO commit VALUES (1)", "DELETE FROM a -- COMMIT", "/* COMMIT */ UPDATE a SET b = 1", ""] {
+            assert!(check(&Statement::new(sql)).is_ok(), "{sql}");
+        }
+    }
+
+    #[test]
+    fn statement_too_large_is_refused() {
+        let text = "a".repeat(MAX_STATEMENT_BYTES);
+        assert!(check(&Statement::new("SELECT $1").bind(text)).is_err());
+    }
+}
