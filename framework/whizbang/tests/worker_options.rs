@@ -108,7 +108,7 @@ fn by_type(options: WorkerOptions) -> WorkerOptions {
     options.retry_error(|error: &ProviderError, _attempt| match error {
         ProviderError::TooMany { retry_after } => RetryDecision::After(*retry_after),
         ProviderError::Closed => RetryDecision::GiveUp,
-        ProviderError::NoAnswer => RetryDecision::Default,
+        ProviderError::NoAnswer => RetryDecision::Policy,
     })
 }
 

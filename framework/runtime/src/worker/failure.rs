@@ -25,7 +25,7 @@ impl Failure {
     /// Creates the failure of an attempt that would be retried, as a rule of the worker has decided.
     pub(super) fn decided(decision: RetryDecision, text: String) -> Self {
         match decision {
-            RetryDecision::Default => Self::Retry(text, None),
+            RetryDecision::Policy => Self::Retry(text, None),
             RetryDecision::After(wait) => Self::Retry(text, Some(wait)),
             RetryDecision::GiveUp => Self::Fail(text),
         }

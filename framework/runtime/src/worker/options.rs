@@ -18,9 +18,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30 * 24 * 3600);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RetryDecision {
-    /// Retries the job after the wait of its [`Retry`].
+    /// Follows the [`Retry`] of the job: retries it after its wait, or gives up after the last attempt.
     #[default]
-    Default,
+    Policy,
     /// Retries the job after this wait, at most 30 days. The attempt counts: after the last one its message is a dead
     /// letter. The wait ends early if the node is restarted or hands over the shard.
     After(Duration),
@@ -75,9 +75,9 @@ type Rule = Arc<dyn Fn(&(dyn Error + 'static), u32) -> Option<RetryDecision> + S
 ///     .retry_error(|error: &ProviderError, _attempt| match error {
 ///         ProviderError::TooMany { retry_after } => RetryDecision::After(*retry_after),
 ///         ProviderError::Closed => RetryDecision::GiveUp,
-///         ProviderError::NoAnswer => RetryDecision::Default,
+///         ProviderError::NoAnswer => RetryDecision::Policy,
 ///     })
-///     .retry_error(|_: &JobError, attempt| if attempt < 3 { RetryDecision::Default } else { RetryDecision::GiveUp })
+///     .retry_error(|_: &JobError, attempt| if attempt < 3 { RetryDecision::Policy } else { RetryDecision::GiveUp })
 ///     .jobs(4)
 ///     .job_limit(Duration::from_secs(30))
 ///     .rate(50, Duration::from_secs(1))
@@ -188,7 +188,7 @@ impl WorkerOptions {
         let decision = self.rules.iter().find_map(|rule| rule(error, attempt)).unwrap_or_default();
         match decision {
             RetryDecision::After(wait) => RetryDecision::After(wait.min(LONGEST_WAIT)),
-            RetryDecision::Default | RetryDecision::GiveUp => decision,
+            RetryDecision::Policy | RetryDecision::GiveUp => decision,
         }
     }
 

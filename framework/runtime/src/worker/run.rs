@@ -130,7 +130,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             // A rule that panics decides nothing.
             self.context.user_code.call(label, || options.decide(error, attempt)).unwrap_or_default()
         } else {
-            RetryDecision::Default
+            RetryDecision::Policy
         };
         Failure::decided(decision, error.to_string())
     }
