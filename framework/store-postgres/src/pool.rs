@@ -227,6 +227,23 @@ impl Pool {
         }
     }
 
+    /// Runs a statement on a connection of its own and returns its rows: one that may wait for a lock would delay the requests
+    /// behind it on a shared connection.
+    ///
+    /// # Errors
+    /// As [`query`](Self::query). It is not run again.
+    pub(crate) async fn query_alone(
+        &self,
+        doing: &str,
+        sql: &str,
+        parameters: &Parameters<'_>,
+    ) -> Result<Vec<Row>, StoreError> {
+        let asked = async { Ok(self.separate().await?.query_typed(sql, parameters).await?) };
+        let rows = asked.await.map_err(|failure: Failure| self.failed(&failure, doing))?;
+        self.issue.clear();
+        Ok(rows)
+    }
+
     /// Drops the connections that are lost. The next requests open new ones.
     async fn forget_closed(&self) {
         for slot in &self.slots {

@@ -21,12 +21,17 @@ use crate::sql::Sql;
 use crate::views::{self, SAVING, ViewRow};
 
 /// A statement waits at most 10 s for a lock that another session holds. Deferrable constraints are checked with each
-/// statement, so that the failing one is known.
-const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '10s'; SET CONSTRAINTS ALL IMMEDIATE";
+/// statement, so that the failing one is known. The server ends a transaction whose owner sends nothing for 10 s: a process that
+/// was stopped, or a machine that is gone, would keep the lock on the view and on rows of users, and the next owner would wait.
+const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '10s'; SET LOCAL idle_in_transaction_session_timeout = '10s'; \
+    SET CONSTRAINTS ALL IMMEDIATE";
 
-/// The words with which a statement would end or change the transaction.
-const CONTROL: [&str; 10] =
-    ["ABORT", "BEGIN", "COMMIT", "END", "PREPARE", "RELEASE", "ROLLBACK", "SAVEPOINT", "START", "SET"];
+/// The words with which a statement would end or change the transaction, change the session, or wait for data of the client.
+const REFUSED: [&str; 12] =
+    ["ABORT", "BEGIN", "COMMIT", "COPY", "END", "PREPARE", "RELEASE", "RESET", "ROLLBACK", "SAVEPOINT", "SET", "START"];
+
+/// The most values of a statement: the protocol counts them in 16 bits.
+const MAX_VALUES: usize = u16::MAX as usize;
 
 /// So many statements are sent before the first answer is awaited.
 const IN_FLIGHT: usize = 64;
@@ -111,35 +116,50 @@ async fn run(client: &Client, statement: &Statement) -> Result<(), tokio_postgre
     let values: Vec<Value<'_>> = statement.values().iter().map(Value).collect();
     let parameters: Vec<(&(dyn ToSql + Sync), Type)> =
         values.iter().map(|value| (value as &(dyn ToSql + Sync), value.sql_type())).collect();
-    client.query_typed(statement.sql(), &parameters).await.map(drop)
+    // Rows are not kept, and their types are not looked up: that would fail behind the failure of a later statement.
+    client.execute_typed(statement.sql(), &parameters).await.map(drop)
 }
 
-/// Rejects a statement before anything is sent.
+/// Rejects a statement before anything is sent. An error of the client library would look like a lost connection, after which the
+/// save is repeated for ever.
 fn check(statement: &Statement) -> Result<(), String> {
     let (bytes, limit) = (statement.size(), MAX_STATEMENT_BYTES);
     if bytes > limit {
         return Err(format!("{bytes} bytes are too large, at most {limit} are allowed"));
     }
+    let values = statement.values().len();
+    if values > MAX_VALUES {
+        return Err(format!("{values} values are too many, at most {MAX_VALUES} are allowed"));
+    }
+    if statement.sql().contains('\0') {
+        return Err("the text contains U+0000".to_owned());
+    }
     let word = first_word(statement.sql());
-    match CONTROL.into_iter().find(|control| control.eq_ignore_ascii_case(word)) {
-        Some(control) => Err(format!("{control} is not allowed: the store begins and ends the transaction")),
+    match REFUSED.into_iter().find(|refused| refused.eq_ignore_ascii_case(word)) {
+        Some("COPY") => Err("COPY is not allowed: use INSERT".to_owned()),
+        Some(refused) => Err(format!("{refused} is not allowed: the store begins and ends the transaction")),
         None => Ok(()),
     }
 }
 
-/// The first word of a statement behind comments.
+/// The first word of a statement behind comments and empty statements, as the server finds it.
 fn first_word(sql: &str) -> &str {
-    let mut rest = sql.trim_start();
+    let mut rest = trimmed(sql);
     loop {
         let behind = match rest.get(..2) {
-            Some("--") => rest.split_once('\n').map_or("", |(_, behind)| behind),
+            Some("--") => rest.split_once(['\n', '\r']).map_or("", |(_, behind)| behind),
             Some("/*") => behind_comment(rest),
             _ => break,
         };
-        rest = behind.trim_start();
+        rest = trimmed(behind);
     }
     let end = rest.find(|letter: char| !letter.is_ascii_alphabetic()).unwrap_or(rest.len());
     rest.get(..end).unwrap_or_default()
+}
+
+/// A text without the white space and the empty statements at its begin.
+fn trimmed(sql: &str) -> &str {
+    sql.trim_start_matches(|letter: char| letter.is_whitespace() || letter == ';')
 }
 
 /// The text behind a comment in stars, which may contain others.
@@ -240,6 +260,11 @@ mod tests {
             "/* a */ /**/ END;",
             "prepare transaction 'a'",
             "set constraints all deferred",
+            "; COMMIT",
+            "/* a */ ;; -- b\n; ROLLBACK",
+            "-- the server ends a comment here\rCOMMIT",
+            "reset lock_timeout",
+            "COPY a FROM STDIN",
         ];
         for sql in refused {
             assert!(check(&Statement::new(sql)).is_err(), "{sql}");
@@ -250,8 +275,13 @@ mod tests {
     }
 
     #[test]
-    fn statement_too_large_is_refused() {
+    fn statement_that_cannot_be_sent_is_refused() {
         let text = "a".repeat(MAX_STATEMENT_BYTES);
-        assert!(check(&Statement::new("SELECT $1").bind(text)).is_err());
+        let bind = |statement: Statement, _| statement.bind("a");
+        let many = |count| (0..count).fold(Statement::new("SELECT 1"), bind);
+        for refused in [Statement::new("SELECT $1").bind(text), Statement::new("SELECT '\0'"), many(MAX_VALUES + 1)] {
+            assert!(check(&refused).is_err());
+        }
+        assert!(check(&many(MAX_VALUES)).is_ok());
     }
 }

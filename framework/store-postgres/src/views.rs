@@ -33,9 +33,10 @@ pub(crate) async fn load(pool: &Pool, sql: &Sql, projection: &Name) -> Result<Op
     Ok(Some(View { schema, checkpoint: checkpoint.collect::<Result<_, _>>()?, bytes: bytes(row, 2) }))
 }
 
-/// Takes the view from any earlier owner, whose saves are rejected from now on.
+/// Takes the view from any earlier owner, whose saves are rejected from now on. Waits for a transaction of that owner, while
+/// reads go on.
 pub(crate) async fn claim(pool: &Pool, sql: &Sql, projection: &Name) -> Result<Epoch, StoreError> {
-    let rows = pool.query(SAVING, &sql.claim_view, &[(&projection.as_str(), Type::TEXT)]).await?;
+    let rows = pool.query_alone(SAVING, &sql.claim_view, &[(&projection.as_str(), Type::TEXT)]).await?;
     Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
 }
 

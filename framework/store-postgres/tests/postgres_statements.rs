@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::clock::Timestamp;
 use whizbang::message::{Domain as _, Name, ShardId, shard_of};
@@ -173,6 +174,9 @@ async fn failed_statement_leaves_neither_rows_nor_the_view() {
         (Statement::new("SELECT 1 / $1::bigint").bind(0_i64), "22012"),
         (Statement::new("COMMIT"), "COMMIT is not allowed"),
         (Statement::new("/* a */ rollback"), "ROLLBACK is not allowed"),
+        (Statement::new("; COMMIT"), "COMMIT is not allowed"),
+        (Statement::new("-- a\rCOMMIT"), "COMMIT is not allowed"),
+        (Statement::new("COPY balances FROM STDIN"), "COPY is not allowed"),
     ];
     for (failing, code) in failures {
         let statements = [insert("bob", 1), failing, insert("dan", 1)];
@@ -236,6 +240,42 @@ async fn claim_waits_for_a_transaction_under_way() {
     assert!(young > epoch);
     assert_eq!(other.view(&name).await.unwrap(), Some(view(1)), "what was committed before the claim is read after it");
     assert_eq!(server.sql("SELECT count(*) FROM balances"), "1");
+}
+
+/// A process that is stopped in the middle of its transaction holds the lock on its view for a limited time.
+#[whizbang::test]
+async fn owner_that_stops_in_its_transaction_loses_the_view() {
+    let server = server();
+    let (one, other) = (connect(&server).await, connect(&server).await);
+    let name = Name::from_static("balances").unwrap();
+    let epoch = one.claim_view(&name).await.unwrap();
+    let insert = [Statement::new("INSERT INTO balances VALUES ('ada', 1, 1)")];
+    let mut save = one.save_view_with(&name, epoch, view(1), &insert);
+    let is_locked = "SELECT count(*) > 0 FROM pg_locks JOIN pg_class c ON c.oid = relation
+        WHERE relname = 'views' AND mode = 'RowExclusiveLock'";
+    until("a transaction that has the view", async || {
+        assert!((&mut save).now_or_never().is_none(), "the transaction was not observed");
+        server.sql(is_locked) == "t"
+    })
+    .await;
+    // From here on the owner sends nothing. The other one waits, and its reads do not.
+    let mut claim = other.claim_view(&name);
+    until("a claim that waits", async || {
+        assert!((&mut claim).now_or_never().is_none(), "the lock was not held");
+        waiting_sessions(&server) == 1
+    })
+    .await;
+    for _ in 0..8 {
+        assert_eq!(other.view(&name).await.unwrap(), None);
+    }
+    until("a claim that does not wait for ever", async || match (&mut claim).now_or_never() {
+        Some(claimed) => claimed.unwrap() > epoch,
+        None => false,
+    })
+    .await;
+    assert!(save.await.is_err());
+    assert_eq!(other.view(&name).await.unwrap(), None);
+    assert_eq!(server.sql("SELECT count(*) FROM balances"), "0");
 }
 
 #[whizbang::test]
