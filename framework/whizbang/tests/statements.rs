@@ -2,15 +2,18 @@
 
 mod bank;
 mod eventually;
+mod instrumented_store;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bank::*;
 use eventually::eventually;
+use instrumented_store::{InstrumentedStore, StoreProbe};
 use parking_lot::Mutex;
+use tokio::time::{Instant, advance};
 use whizbang::message::{Domain as _, Name, ShardId, shard_of};
 use whizbang::prelude::*;
 use whizbang::store::{SqlValue, Statement, StoreError};
@@ -72,6 +75,35 @@ impl Project<Deposited> for Undeclared {
     }
 }
 
+/// Rows with a view that cannot be encoded at times.
+#[derive(Projection, Default, Serialize, Deserialize)]
+#[projection(name = "rows", projects(Deposited), reset = "reset")]
+struct Unsavable {
+    #[serde(serialize_with = "encoded")]
+    cents: u64,
+}
+
+static IS_SAVABLE: AtomicBool = AtomicBool::new(false);
+static ENCODINGS: AtomicU32 = AtomicU32::new(0);
+
+fn encoded<S: serde::Serializer>(cents: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    ENCODINGS.fetch_add(1, Ordering::Relaxed);
+    match IS_SAVABLE.load(Ordering::Relaxed) {
+        true => cents.serialize(serializer),
+        false => Err(serde::ser::Error::custom("planned")),
+    }
+}
+
+impl Project<Deposited> for Unsavable {
+    fn project(&mut self, deposited: &Deposited, _context: &EventContext) {
+        self.cents += deposited.cents;
+    }
+
+    fn statements(&self, deposited: &Deposited, context: &EventContext) -> Vec<Statement> {
+        add(deposited, context)
+    }
+}
+
 fn add(deposited: &Deposited, context: &EventContext) -> Vec<Statement> {
     vec![Statement::new(ADD).bind(&context.key).bind(i64::try_from(deposited.cents).unwrap())]
 }
@@ -82,6 +114,8 @@ struct Table {
     rows: Mutex<BTreeMap<String, (i64, u32)>>,
     resets: AtomicU32,
     saves: AtomicU32,
+    /// The most statements of a save.
+    largest: AtomicUsize,
     /// So many saves fail without a fault of a statement.
     outages: AtomicU32,
     /// A value that violates a constraint; 0 for none.
@@ -92,6 +126,7 @@ impl Table {
     /// Runs all statements or none, as a transaction does.
     fn run(&self, statements: &[Statement]) -> Result<(), StoreError> {
         self.saves.fetch_add(1, Ordering::Relaxed);
+        self.largest.fetch_max(statements.len(), Ordering::Relaxed);
         if self.outages.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
             return Err(StoreError::io("saving a view", std::io::Error::other("the server is away")));
         }
@@ -258,6 +293,51 @@ async fn save_that_fails_is_repeated_until_it_succeeds() {
 }
 
 #[whizbang::test]
+async fn view_that_cannot_be_saved_gathers_few_statements() {
+    let (store, table) = store();
+    let node = node::<Unsavable>(&store).await;
+    for _ in 0..2000 {
+        node.client().send(deposit("ada", 1)).await.unwrap();
+    }
+    let note = "view of projection `rows` not saved";
+    eventually(async || node.health().reasons.iter().any(|reason| reason.starts_with(note))).await;
+    eventually(async || ENCODINGS.load(Ordering::Relaxed) > 5).await;
+    assert!(node.health().ready && table.saves.load(Ordering::Relaxed) == 0);
+    IS_SAVABLE.store(true, Ordering::Relaxed);
+    eventually(async || table.is("ada", (2000, 2000))).await;
+    let largest = table.largest.load(Ordering::Relaxed);
+    assert!(largest < 300, "{largest} statements were in memory");
+    eventually(async || node.health().reasons.is_empty()).await;
+    node.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_save_delays_the_next_one_by_few_seconds() {
+    tokio::task::LocalSet::new()
+        .run_until(async {
+            let ((memory, table), probe) = (store(), Arc::<StoreProbe>::default());
+            probe.saves.next.store(true, Ordering::Relaxed);
+            let builder = Node::builder("bank", InstrumentedStore(memory, Arc::clone(&probe))).threads(0);
+            let node = builder.aggregate::<Account>().projection::<Rows>().start().await.unwrap();
+            probe.saves.reads.notified().await;
+            // It waits for a lock, for example.
+            advance(Duration::from_secs(9)).await;
+            probe.saves.go.notify_one();
+            for count in 1..3 {
+                node.client().send(deposit("ada", 1)).await.unwrap();
+                let begun = Instant::now();
+                while !table.is("ada", (count.into(), count)) {
+                    assert!(begun.elapsed() < Duration::from_secs(4), "event {count} is not in the table");
+                    advance(Duration::from_millis(10)).await;
+                    tokio::task::yield_now().await;
+                }
+            }
+            node.stop().await.unwrap();
+        })
+        .await;
+}
+
+#[whizbang::test]
 async fn rebuilt_view_empties_its_tables_first() {
     let (store, table) = store();
     let node = node::<Rows>(&store).await;
@@ -291,4 +371,97 @@ async fn undeclared_statements_halt_the_projection() {
     eventually(async || node.health().reasons.iter().any(|reason| reason.contains("has no `reset`"))).await;
     node.stop().await.unwrap();
     assert_eq!(table.saves.load(Ordering::Relaxed), 0);
+}
+
+/// Events of which one amount cannot be read again, as after a change of their type.
+mod unreadable {
+    use super::*;
+
+    const UNREADABLE: u64 = 99;
+
+    /// The version of the program that cannot read it.
+    static IS_NEW_VERSION: AtomicBool = AtomicBool::new(false);
+
+    #[derive(Domain)]
+    #[domain(name = "mint", shards = 1)]
+    struct Mint;
+
+    #[derive(Command, Serialize, Deserialize)]
+    #[command(domain = Mint)]
+    struct Strike {
+        #[key]
+        die: String,
+        cents: u64,
+    }
+
+    #[derive(Event, Serialize, Deserialize)]
+    #[event(domain = Mint)]
+    struct Struck {
+        #[serde(deserialize_with = "decoded")]
+        cents: u64,
+    }
+
+    fn decoded<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        match u64::deserialize(deserializer)? {
+            UNREADABLE if IS_NEW_VERSION.load(Ordering::Relaxed) => Err(serde::de::Error::custom("planned")),
+            cents => Ok(cents),
+        }
+    }
+
+    #[derive(Aggregate, Default)]
+    #[aggregate(domain = Mint, handles(Strike), applies(Struck))]
+    struct Die {}
+
+    impl Handle<Strike> for Die {
+        fn handle(&self, strike: Strike, effects: &mut Effects<Self>) -> Result<(), Rejection> {
+            effects.record(Struck { cents: strike.cents });
+            Ok(())
+        }
+    }
+
+    impl Apply<Struck> for Die {
+        fn apply(&mut self, _struck: &Struck) {}
+    }
+
+    #[derive(Projection, Default, Serialize, Deserialize)]
+    #[projection(projects(Struck), reset = "reset")]
+    struct Coins {}
+
+    impl Project<Struck> for Coins {
+        fn project(&mut self, _struck: &Struck, _context: &EventContext) {}
+
+        fn statements(&self, struck: &Struck, context: &EventContext) -> Vec<Statement> {
+            vec![Statement::new(ADD).bind(&context.key).bind(i64::try_from(struck.cents).unwrap())]
+        }
+    }
+
+    #[whizbang::test]
+    async fn rejected_statement_before_a_halt_is_tried_again() {
+        let (store, table) = store();
+        table.forbidden.store(13, Ordering::Relaxed);
+        let builder = || Node::builder("mint", store.clone()).threads(0).aggregate::<Die>();
+        let node = builder().start().await.unwrap();
+        for (die, cents) in [("a", 13), ("b", UNREADABLE), ("c", 4)] {
+            node.client().send(Strike { die: die.to_owned(), cents }).await.unwrap();
+        }
+        node.stop().await.unwrap();
+        IS_NEW_VERSION.store(true, Ordering::Relaxed);
+        let retry = Retry { attempts: u32::MAX, first: Duration::from_millis(1), longest: Duration::from_millis(4) };
+        let node = builder().projection::<Coins>().retry(retry).start().await.unwrap();
+        let is_halted = || {
+            let place = "projection `coins` halted at position 2 of mint";
+            node.health().reasons.iter().any(|reason| reason.starts_with(place))
+        };
+        eventually(async || is_halted()).await;
+        let before = table.saves.load(Ordering::Relaxed);
+        eventually(async || table.saves.load(Ordering::Relaxed) > before + 3).await;
+        table.forbidden.store(0, Ordering::Relaxed);
+        eventually(async || table.is("a", (13, 1))).await;
+        eventually(async || is_halted()).await;
+        let shard = ShardId::new(Name::from_static("mint").unwrap(), 0);
+        node.skip_event("coins", &shard, 2).await.unwrap();
+        eventually(async || table.is("c", (4, 1))).await;
+        assert!(node.health().reasons.is_empty(), "{:?}", node.health());
+        node.stop().await.unwrap();
+    }
 }

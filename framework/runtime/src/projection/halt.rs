@@ -56,6 +56,19 @@ impl<P: Projection> ViewActor<P> {
         }
     }
 
+    /// Ends the final halt of a source whose events before the halt are projected again. The event at which it was halted
+    /// follows them and fails again.
+    pub(super) fn forget_final_halt(&mut self, at: usize) {
+        let Some(source) = self.sources.get_mut(at) else { return };
+        if source.halt.take_if(|halt| halt.is_final).is_none() {
+            return;
+        }
+        self.context.issues.clear_note(&issue(&self.context.name, &source.shard));
+        if let Some(subscription) = self.context.subscriptions.get(&source.shard) {
+            subscription.reopen();
+        }
+    }
+
     /// Resumes a halted source, with the event at which it is halted unless that is skipped.
     fn resume(&mut self, at: usize, position: u64, ctx: &mut Context<Self>) {
         if P::RESET.is_none() || self.unsaved == 0 {

@@ -25,7 +25,8 @@ const MIN_EVENTS: usize = 256;
 const SAVE_AFTER: Duration = Duration::from_secs(3);
 /// The same with statements, whose tables are read by others.
 const SAVE_STATEMENTS_AFTER: Duration = Duration::from_millis(50);
-/// Pause after a save, as a multiple of its duration: saving a large view takes at most a twentieth of the time.
+/// Pause after a save, as a multiple of its duration: saving a large view takes at most a twentieth of the time. With
+/// statements it is at most [`SAVE_AFTER`], because the duration contains the wait for locks.
 const SAVE_PAUSE: u32 = 20;
 
 impl<P: Projection> ViewActor<P> {
@@ -36,8 +37,11 @@ impl<P: Projection> ViewActor<P> {
         if self.unsaved >= MIN_EVENTS.max(self.bytes / BYTES_PER_EVENT) || self.batch.is_full() {
             self.save(ctx);
         } else if self.save_timer.is_none() {
-            let least = if P::RESET.is_some() { SAVE_STATEMENTS_AFTER } else { SAVE_AFTER };
-            let wait = least.max(self.save_duration * SAVE_PAUSE);
+            let pause = self.save_duration.saturating_mul(SAVE_PAUSE);
+            let wait = match P::RESET {
+                Some(_) => pause.clamp(SAVE_STATEMENTS_AFTER, SAVE_AFTER),
+                None => pause.max(SAVE_AFTER),
+            };
             self.save_timer = Some(ctx.run_later(wait, |this, ctx| {
                 this.save_timer = None;
                 this.save(ctx);
@@ -89,8 +93,8 @@ impl<P: Projection> ViewActor<P> {
     ) {
         let bytes = match bytes {
             Ok(Ok(bytes)) => bytes,
-            Ok(Err(error)) => return self.report_unsavable(&error.to_string()),
-            Err(panicked) => return self.report_unsavable(&panicked.to_string()),
+            Ok(Err(error)) => return self.report_unsavable(&error.to_string(), ctx),
+            Err(panicked) => return self.report_unsavable(&panicked.to_string(), ctx),
         };
         self.context.issues.clear_note(&format!("view {}", self.context.name));
         // Another node may have become the saver during the encoding.
@@ -186,16 +190,22 @@ impl<P: Projection> ViewActor<P> {
         self.notify_saved();
     }
 
-    /// Reports that the view cannot be encoded or decoded. The projection works, and is rebuilt from the first event
-    /// at every start. Logged once; a health note stays until the view is saved.
-    fn report_unsavable(&mut self, error: &str) {
+    /// Reports that the view cannot be encoded. Logged once; a health note stays until the view is saved.
+    ///
+    /// The projection works, and is rebuilt from the first event at every start. One with statements repeats its last events until
+    /// the view can be saved: its statements would gather without a bound.
+    fn report_unsavable(&mut self, error: &str, ctx: &mut Context<Self>) {
         let name = &self.context.name;
-        let reason = format!("view of projection `{name}` not saved, each start rebuilds it: {error}");
+        let effect = if P::RESET.is_some() { "its tables wait" } else { "each start rebuilds it" };
+        let reason = format!("view of projection `{name}` not saved, {effect}: {error}");
         if self.context.issues.note(&format!("view {name}"), reason) {
-            tracing::error!(target: TARGET, projection = %name, error, "view not saved: each start rebuilds it");
+            tracing::error!(target: TARGET, projection = %name, error, "view not saved: {effect}");
         }
         // Not retried before as many events have arrived as after a save.
         self.unsaved = 0;
+        if P::RESET.is_some() && self.drained.is_empty() {
+            return self.reload_later(ctx);
+        }
         self.notify_saved();
     }
 

@@ -60,6 +60,11 @@ impl<P: Projection> ViewActor<P> {
                 "failed to save the view with its statements: retrying",
             );
         }
+        self.reload_later(ctx);
+    }
+
+    /// Reads the view again after a pause.
+    pub(super) fn reload_later(&mut self, ctx: &mut Context<Self>) {
         let pause = self.context.retry.wait(3, &self.context.ids).max(MIN_PAUSE);
         ctx.wait(tokio::time::sleep(pause).into_actor(self).map(|(), this, ctx| this.reload(ctx)));
     }
@@ -67,6 +72,7 @@ impl<P: Projection> ViewActor<P> {
     fn event_failed(&mut self, event: &BatchedEvent, error: &StoreError, ctx: &mut Context<Self>) {
         let (at, position) = (event.source, event.position);
         let failure = ProjectFailure { text: error_chain(error).to_string(), is_transient: true };
+        self.forget_final_halt(at);
         self.fail(at, position, (&event.name, event.id), failure, Box::new(|| ()), ctx);
         self.reload(ctx);
         // The view in memory had the event, which it cannot contain again.

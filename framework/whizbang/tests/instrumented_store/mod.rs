@@ -12,8 +12,8 @@ use whizbang::message::{MessageId, Name, ShardId};
 use whizbang::prelude::*;
 use whizbang::store::{
     Appended, CatalogEntry, CommitListener, DeadLetter, Epoch, OutboxEntry, ShardHandle, ShardReader, ShardWriter,
-    Snapshot, Store, StoreError, StoredEvent, StoredTurn, StreamState, Timer, TimerCursor, TimerPage, Turn, View,
-    Watermark,
+    Snapshot, Statement, Store, StoreError, StoredEvent, StoredTurn, StreamState, Timer, TimerCursor, TimerPage, Turn,
+    View, Watermark,
 };
 
 /// The faults to inject, and counters of the reads.
@@ -39,16 +39,18 @@ pub struct StoreProbe {
     pub events: AtomicUsize,
     /// Pauses the next read of dead letters.
     pub letters: Hold,
+    /// Pauses the next save of a view with statements, before it begins.
+    pub saves: Hold,
 }
 
-/// A pause of one read after its data was read.
+/// A pause of one call: of a read after its data was read.
 #[derive(Default)]
 pub struct Hold {
-    /// True if the next read is paused.
+    /// True if the next call is paused.
     pub next: AtomicBool,
-    /// Notified when a read is paused.
+    /// Notified when a call is paused.
     pub reads: Notify,
-    /// Resumes the paused read.
+    /// Resumes the paused call.
     pub go: Notify,
 }
 
@@ -159,6 +161,28 @@ impl Store for InstrumentedStore {
             return async { Err(error) }.boxed();
         }
         self.0.save_view(projection, epoch, view)
+    }
+    fn runs_statements(&self) -> bool {
+        self.0.runs_statements()
+    }
+    fn save_view_with<'a>(
+        &'a self,
+        projection: &'a Name,
+        epoch: Epoch,
+        view: View,
+        statements: &'a [Statement],
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        if statements.is_empty() {
+            return self.save_view(projection, epoch, view);
+        }
+        async move {
+            if self.1.saves.next.swap(false, Ordering::Relaxed) {
+                self.1.saves.reads.notify_one();
+                self.1.saves.go.notified().await;
+            }
+            self.0.save_view_with(projection, epoch, view, statements).await
+        }
+        .boxed()
     }
     fn catalog(&self) -> BoxFuture<'_, Result<Option<Vec<CatalogEntry>>, StoreError>> {
         self.0.catalog()
