@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use eventually::eventually;
 use whizbang::bridge::loopback::LoopbackHub;
+use whizbang::clock::{Clock, Timestamp};
 use whizbang::layer::{Call, CallOutcome, Layer, Refusal};
 use whizbang::message::Kind;
 use whizbang::prelude::*;
@@ -292,6 +293,35 @@ async fn busy_layer_delays_events_and_returns_commands() {
     let refused = node.client().send(add("a", 1)).await.unwrap_err();
     assert!(matches!(refused, SendError::Busy { .. }), "{refused:?}");
     assert_eq!((count(&node, "a").await, node.metrics().busy), (0, 1));
+    node.stop().await.unwrap();
+}
+
+#[whizbang::test]
+async fn event_refused_after_a_restart_is_no_suspect() {
+    let (store, (clock, hand)) = (MemoryStore::new(), Clock::manual(Timestamp::from_millis(1_800_000_000_000)));
+    let refusals = Arc::new(AtomicU32::new(u32::MAX));
+    let start = async || {
+        let left = Arc::clone(&refusals);
+        let one_less = move || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        let layer = Before(move |_: &Call<'_>| match one_less() {
+            Ok(_) => Err(Refusal::Busy { after: Duration::from_millis(1) }),
+            Err(_) => Ok(()),
+        });
+        let node = Node::builder("shop", store.clone()).threads(0).aggregate::<Cart>().saga::<Watch>();
+        node.clock(clock.clone()).layer_of::<Added>(layer).start().await.unwrap()
+    };
+    let node = start().await;
+    node.client().send(add("a", 1)).await.unwrap();
+    eventually(async || node.metrics().deferred == 1).await;
+    drop(node);
+    // The event is older than the next start, and is refused more often than a message may end the process.
+    hand.advance(Duration::from_secs(1));
+    refusals.store(20, Ordering::Relaxed);
+    let node = start().await;
+    eventually(async || refusals.load(Ordering::Relaxed) == 0 || node.metrics().dead_letters > 0).await;
+    node.wait_idle().await;
+    assert_eq!(node.dead_letters().await.unwrap(), []);
+    assert_eq!(node.client().send(Seen { cart: "a".to_owned() }).await.unwrap(), "1 ");
     node.stop().await.unwrap();
 }
 

@@ -22,12 +22,13 @@ use super::dispatcher::{Dispatcher, Permit};
 use super::handler_table::UserSlot;
 use super::mailbox::{Ctx, Delivered, Mailbox};
 use super::owned_shard::OwnedShard;
+use super::retry::RecordedAttempt;
 use super::state::KeyState;
 use super::stuck_key::StuckKey;
 use super::timer_name::timer_in;
 use crate::inbox::Admission;
 use crate::router::{Action, DedupKey, Delivery, Outcome};
-use whizbang_core::message::{Codec, CodecError, MessageId};
+use whizbang_core::message::{Codec, CodecError};
 use whizbang_core::store::{StoreError, StreamHint, StreamPages, Ticket};
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::user_code::Panicked;
@@ -56,7 +57,7 @@ pub(crate) struct ActorInstance<U: ?Sized = dyn UserSlot> {
     #[allow(clippy::box_collection, reason = "few actors have one, and every live actor pays for the field")]
     pub(super) overflow: Option<Box<VecDeque<Delivered>>>,
     /// The message whose attempt was recorded before it began.
-    pub(super) recorded_attempt: Option<MessageId>,
+    pub(super) recorded_attempt: Option<RecordedAttempt>,
     /// The number of pending [holds](Self::hold).
     pub(super) holds: u32,
     /// The messages that arrived during a back-off and are not written to the backlog.

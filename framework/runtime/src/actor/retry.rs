@@ -18,10 +18,17 @@ use super::requested::TurnFacts;
 use super::timer_name::timer_in;
 use super::turn::{DedupMark, TurnError};
 use crate::router::{Action, DedupKey, Delivery, Outcome};
-use whizbang_core::message::Envelope;
+use whizbang_core::message::{Envelope, MessageId};
 use whizbang_core::store::{Appended, DeadLetterReason, Note, StoreError};
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::telemetry::error_chain;
+
+/// A message whose attempt was recorded before it began.
+pub(super) struct RecordedAttempt {
+    id: MessageId,
+    /// A layer was busy, so the attempt has ended without its handler. Its record holds for the next one.
+    is_refused: bool,
+}
 
 impl TurnError {
     /// Returns whether another delivery may succeed.
@@ -134,7 +141,10 @@ impl ActorInstance {
     /// and did not finish, it is delivered while no other suspect is, so that none is blamed for the crash of another.
     pub(crate) fn attempt_recorded(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
         let id = delivery.envelope.id;
-        let before = self.recorded_attempts(&delivery.envelope);
+        let recorded = self.recorded_attempts(&delivery.envelope);
+        let is_refused = |attempt: &RecordedAttempt| attempt.id == id && attempt.is_refused;
+        let is_recorded = recorded > 0 && self.recorded_attempt.as_ref().is_some_and(is_refused);
+        let before = recorded - u32::from(is_recorded);
         if before >= self.dispatcher.context.settings.retry.of(&delivery.envelope).crashes() {
             let failure = TurnError::Crashed(before);
             return self.end_failed(delivery, permit, failure, before, ctx);
@@ -145,21 +155,23 @@ impl ActorInstance {
             if let Some(error) = this.unavailable() {
                 return this.handle_store_error(delivery, permit, error, ctx);
             }
-            let note = Note::Attempt { message: id, attempt: before + 1 };
-            match this.append_note(&delivery.envelope, DedupMark::None, note) {
-                Ok(_) => {}
-                Err(TurnError::Store(error)) => return this.handle_store_error(delivery, permit, error, ctx),
-                Err(failure) => return complete(delivery, permit, failure.into_outcome()),
+            if !is_recorded {
+                let note = Note::Attempt { message: id, attempt: before + 1 };
+                match this.append_note(&delivery.envelope, DedupMark::None, note) {
+                    Ok(_) => {}
+                    Err(TurnError::Store(error)) => return this.handle_store_error(delivery, permit, error, ctx),
+                    Err(failure) => return complete(delivery, permit, failure.into_outcome()),
+                }
             }
             let recorded = this.all_committed();
             this.hold(ctx, recorded, move |this, recorded, ctx| {
                 if let Err(error) = recorded {
                     return this.handle_store_error(delivery, permit, error, ctx);
                 }
-                this.recorded_attempt = Some(id);
+                this.recorded_attempt = Some(RecordedAttempt { id, is_refused: false });
                 this.attempt(delivery, permit, ctx);
                 // The process has survived it.
-                this.recorded_attempt = None;
+                this.recorded_attempt = this.recorded_attempt.take().filter(|attempt| attempt.is_refused);
                 drop(alone);
             });
         });
@@ -174,6 +186,12 @@ impl ActorInstance {
     /// Handles a failed turn: retries the message, or ends it.
     pub(crate) fn handle_failure(&mut self, delivery: Delivery, permit: Permit, failure: TurnError, ctx: &mut Ctx) {
         let outside = matches!(delivery.dedup_key, DedupKey::MessageId);
+        let id = delivery.envelope.id;
+        let recorded = self.recorded_attempt.as_mut().filter(|attempt| attempt.id == id && !attempt.is_refused);
+        let is_recorded = recorded.is_some();
+        if let (TurnError::Busy(_), Some(attempt)) = (&failure, recorded) {
+            attempt.is_refused = true;
+        }
         self.dispatcher.observe_failure(&delivery.action, &delivery.envelope, &self.key, &failure);
         match failure {
             TurnError::Busy(_) if outside => {
@@ -198,9 +216,8 @@ impl ActorInstance {
             }
             // A turn that is too large will never be smaller.
             failure => {
-                let id = delivery.envelope.id;
                 let before = self.recorded_attempts(&delivery.envelope);
-                let attempt = if self.recorded_attempt == Some(id) { before } else { before + 1 };
+                let attempt = if is_recorded { before } else { before + 1 };
                 let retry = self.dispatcher.context.settings.retry.of(&delivery.envelope);
                 tracing::warn!(
                     target: TARGET, actor = %self.dispatcher.actor, message = %delivery.envelope.name, %id, attempt,

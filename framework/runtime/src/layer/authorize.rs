@@ -7,6 +7,8 @@ type Allows = dyn Fn(&str, &Call<'_>) -> bool + Send + Sync;
 
 /// A layer that lets commands and queries pass by the value of a header. Events pass always: they report what has happened.
 ///
+/// Layers of a node see no queries, so around a node it guards commands only. Check queries where they enter the system.
+///
 /// A message without the header, or with a value that is not allowed, is rejected with the code [`DENIED`](Self::DENIED).
 ///
 /// A header proves nothing by itself: any service that may send a command can set any header. Where callers are not trusted, set it

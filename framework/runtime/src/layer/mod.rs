@@ -124,7 +124,8 @@ pub enum Refusal {
     /// A temporary refusal; nothing is stored. The caller of a command gets [`SendError::Busy`](crate::SendError::Busy): in another
     /// process its client sends the command again until its deadline, in this process the error is returned at once. A message of
     /// an actor, of a job or of a log waits for `after`, with everything of its key that follows it, and passes the layers again.
-    /// So do a job, in its place among the running jobs, and a request of a client until its deadline.
+    /// So do a job, in its place among the running jobs, and a request of a client until its deadline. A job that waits beyond its
+    /// time limit has used up an attempt.
     Busy {
         /// The time after which another attempt may pass.
         after: Duration,

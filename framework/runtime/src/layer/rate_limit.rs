@@ -17,7 +17,8 @@ use whizbang_core::clock::Timestamp;
 /// A layer that lets a number of messages pass in a second, and is [busy](Refusal::Busy) for the others until their time has come.
 ///
 /// One value counts for all threads of its node, or for one client; several nodes have a limit each. It follows the clock of the
-/// node, also in a simulation. A clock that is set back delays nothing.
+/// node, also in a simulation. A clock that is set back by more than a minute delays nothing; one that is set back by less delays
+/// messages by that time.
 ///
 /// ```
 /// use std::num::NonZeroU32;
@@ -87,7 +88,11 @@ impl std::fmt::Debug for RateLimit {
     }
 }
 
-/// The time of the calls, which never runs backwards: the last time of the wall clock, and the sum of its steps forwards.
+/// Longest step back that is not a clock set back. Threads read the clock before they come here, and a request may wait in an
+/// outer layer after that, so calls arrive out of order.
+const OUT_OF_ORDER: Duration = Duration::from_secs(60);
+
+/// The time of the calls, which never runs backwards: the latest time of the wall clock, and the sum of its steps forwards.
 #[derive(Debug, Default)]
 struct CallClock(Mutex<(Timestamp, Duration)>);
 
@@ -96,7 +101,10 @@ impl CallClock {
         let mut state = self.0.lock();
         let (last, now) = &mut *state;
         *now += to.since(*last);
-        *last = to;
+        // If each earlier call set it back, the next one would count the same time again.
+        if to > *last || last.since(to) > OUT_OF_ORDER {
+            *last = to;
+        }
     }
 }
 
@@ -105,5 +113,26 @@ impl Clock for CallClock {
 
     fn now(&self) -> Duration {
         self.0.lock().1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_out_of_order_gain_no_time() {
+        let (clock, start) = (CallClock::default(), Timestamp::from_millis(1_800_000_000_000));
+        clock.advance(start);
+        let begun = clock.now();
+        // Two threads, of which one has read the clock earlier, or was delayed by an outer layer.
+        for _ in 0..100 {
+            clock.advance(start.after(Duration::from_millis(10)));
+            clock.advance(start);
+        }
+        assert_eq!(clock.now() - begun, Duration::from_millis(10));
+        clock.advance(start.before(Duration::from_secs(3600)));
+        clock.advance(start.before(Duration::from_secs(3599)));
+        assert_eq!(clock.now() - begun, Duration::from_millis(1010), "it was set back");
     }
 }
