@@ -235,6 +235,11 @@ impl Circuit {
 }
 
 impl Pass {
+    /// Returns whether the circuit is as it was when the pass was given.
+    pub(super) fn is_current(&self) -> bool {
+        self.circuit.state.lock().changes == self.changes
+    }
+
     /// Counts the result of the attempt.
     pub(super) fn ended(mut self, result: Counted<'_>) {
         self.is_counted = true;

@@ -76,7 +76,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         dead_letter: &DeadLetter,
     ) -> Outcome {
         let envelope = &dead_letter.envelope;
-        let place = self.enter_line(&log.shard, envelope, &DedupKey::Internal).await;
+        let place = self.enter_line(&log.shard, envelope, &DedupKey::Internal, None).await;
         if let Some(place) = &place
             && !self.holds_line(place, &log.shard).await
         {

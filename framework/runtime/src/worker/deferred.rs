@@ -140,13 +140,13 @@ impl<W: Worker> WorkerDispatcher<W> {
 
     /// Schedules the jobs of a shard that were deferred before the last start.
     pub(super) async fn begin_deferred(self: Rc<Self>, shard: Rc<OwnedShard>) {
-        let log = self.shard_log(&shard);
+        let (log, generation) = (self.shard_log(&shard), shard.generation.get());
         loop {
             match self.ledger(&log).await {
                 Ok(ledger) => {
                     let waiting: Vec<_> = ledger.borrow().waiting.iter().collect();
                     if let Some(lines) = &self.lines {
-                        self.restore_lines(lines, &shard, waiting).await;
+                        self.restore_lines(lines, &shard, generation, waiting).await;
                         return;
                     }
                     let running = |id: &MessageId| log.running.borrow().contains_key(id);
@@ -162,7 +162,8 @@ impl<W: Worker> WorkerDispatcher<W> {
                     );
                     Rc::clone(&self.context).sleep_unless_closing(Rc::clone(&shard), REREAD_AFTER).await;
                     if self.context.is_closing(&shard) {
-                        self.lines.iter().for_each(|lines| lines.set_restored(shard.id.shard));
+                        let lines = self.lines.iter().filter(|_| !shard.is_lost());
+                        lines.for_each(|lines| lines.set_restored(shard.id.shard));
                         return;
                     }
                 }

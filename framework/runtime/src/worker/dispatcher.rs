@@ -259,6 +259,9 @@ impl<W: Worker> ActorEndpoint for Rc<WorkerDispatcher<W>> {
         let Delivery { action: work, envelope, dedup_key: arrival, completion: settle } = delivery;
         let Some(shard) = self.shard(&envelope.key) else { return settle(Outcome::Moved) };
         let dispatcher = Rc::clone(self);
+        // Before the first wait of its task: messages that arrive one after the other must enter their lines so.
+        let has_order = matches!(arrival, DedupKey::Sequence { .. });
+        let queued = self.lines.as_ref().filter(|_| has_order).map(|lines| lines.queue(shard.id.shard));
         let mut flight = self.context.track_job(&shard);
         if matches!(arrival, DedupKey::MessageId) {
             flight = flight.holding(QueuedKind::Jobs, envelope.payload.len());
@@ -269,7 +272,7 @@ impl<W: Worker> ActorEndpoint for Rc<WorkerDispatcher<W>> {
                 Action::Discard { message } => {
                     dispatcher.guarded(number, dispatcher.discard(number, &shard, envelope, message)).await;
                 }
-                _ => dispatcher.take(number, shard, envelope, arrival).await,
+                _ => dispatcher.take(number, shard, envelope, arrival, queued).await,
             }
         });
     }

@@ -7,7 +7,7 @@
 //! long the line is; only a task that is dropped is searched for.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 use foldhash::fast::FixedState;
@@ -72,12 +72,26 @@ pub(super) struct Lines {
     /// Shards whose recorded jobs have entered their lines. Until then no other message may.
     restored: RefCell<HashSet<Shard, FixedState>>,
     has_restored: Notify,
+    /// Messages of actors and logs that have arrived and have not entered a line yet, by shard, in order.
+    queues: RefCell<HashMap<Shard, BTreeMap<u64, Rc<Notify>>, FixedState>>,
 }
 
 impl Lines {
     pub(super) fn new(pending: &Rc<DeferredJobs>) -> Rc<Self> {
         let (lines, next, restored) = (RefCell::default(), Cell::new(1), RefCell::default());
-        Rc::new(Self { lines, next, pending: Rc::clone(pending), restored, has_restored: Notify::new() })
+        let (has_restored, queues) = (Notify::new(), RefCell::default());
+        Rc::new(Self { lines, next, pending: Rc::clone(pending), restored, has_restored, queues })
+    }
+
+    fn number(&self) -> u64 {
+        self.next.replace(self.next.get() + 1)
+    }
+
+    /// Queues a message that has arrived for a shard.
+    pub(super) fn queue(self: &Rc<Self>, shard: Shard) -> Queued {
+        let (number, wake) = (self.number(), Rc::new(Notify::new()));
+        self.queues.borrow_mut().entry(shard).or_default().insert(number, Rc::clone(&wake));
+        Queued { lines: Rc::clone(self), shard, number, wake }
     }
 
     /// Waits until the recorded jobs of a shard have entered their lines.
@@ -99,8 +113,7 @@ impl Lines {
 
     /// Adds a message that its task holds in memory.
     pub(super) fn enter(self: &Rc<Self>, key: &str, shard: &Rc<OwnedShard>, is_recordable: bool) -> Place {
-        let number = self.next.replace(self.next.get() + 1);
-        let wake = Rc::new(Notify::new());
+        let (number, wake) = (self.number(), Rc::new(Notify::new()));
         let entry = Entry::Task { number, wake: Rc::clone(&wake), is_recordable };
         self.add(key, shard, entry, is_recordable);
         Place { lines: Rc::clone(self), key: key.to_owned(), number, wake, is_left: Cell::new(false) }
@@ -170,12 +183,14 @@ impl Lines {
     /// Drops the lines of a shard that is closed. Its next owner reads them from the log.
     pub(super) fn remove(&self, shard: &Rc<OwnedShard>) {
         self.restored.borrow_mut().remove(&shard.id.shard);
+        self.queues.borrow_mut().remove(&shard.id.shard);
         self.drop_lines(|line| Rc::ptr_eq(&line.shard, shard));
     }
 
     /// Drops all lines.
     pub(super) fn clear(&self) {
         self.restored.borrow_mut().clear();
+        self.queues.borrow_mut().clear();
         self.drop_lines(|_| true);
     }
 
@@ -183,6 +198,46 @@ impl Lines {
         let gone: Vec<_> = self.lines.borrow_mut().extract_if(|_, line| is_gone(line)).collect();
         let recorded = |line: &Line| line.settled.iter().filter(|entry| matches!(entry, Entry::Recorded(_))).count();
         self.pending.count(0, gone.iter().map(|(_, line)| recorded(line)).sum());
+    }
+}
+
+/// Position of a message among those that have arrived for its shard and have not entered a line. The reads before a line
+/// end in any order, and fail for some and not for others. Dropped, it makes way.
+pub(super) struct Queued {
+    lines: Rc<Lines>,
+    shard: Shard,
+    number: u64,
+    wake: Rc<Notify>,
+}
+
+impl Queued {
+    /// Waits until every message that arrived before it has entered its line or has ended.
+    pub(super) async fn is_first(&self) {
+        let is_behind = || {
+            let queues = self.lines.queues.borrow();
+            let first = queues.get(&self.shard).and_then(|queue| queue.first_key_value());
+            first.is_some_and(|(first, _)| *first < self.number)
+        };
+        while is_behind() {
+            self.wake.notified().await;
+        }
+    }
+
+    /// Makes way for the messages behind it.
+    pub(super) fn leave(&self) {
+        let mut queues = self.lines.queues.borrow_mut();
+        let Some(queue) = queues.get_mut(&self.shard) else { return };
+        if queue.remove(&self.number).is_some()
+            && let Some((_, wake)) = queue.first_key_value()
+        {
+            wake.notify_one();
+        }
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 

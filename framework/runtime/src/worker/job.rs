@@ -11,6 +11,7 @@ use tokio::sync::{OnceCell, SemaphorePermit};
 use super::commit::{End, JobEntry};
 use super::deferred::{DEFER_AFTER, no_reply};
 use super::dispatcher::WorkerDispatcher;
+use super::exclusive::Queued;
 use super::failure::Failure;
 use super::job_log::{JobLog, JobNumber};
 use super::ledger::Ledger;
@@ -37,9 +38,10 @@ impl<W: Worker> WorkerDispatcher<W> {
         shard: Rc<OwnedShard>,
         envelope: Envelope,
         arrival: DedupKey,
+        queued: Option<Queued>,
     ) {
-        let mut wait = FIRST_RESTART;
-        while let Err(panicked) = caught(self.process_once(number, &shard, &envelope, &arrival)).await {
+        let (mut wait, queued) = (FIRST_RESTART, queued.as_ref());
+        while let Err(panicked) = caught(self.process_once(number, &shard, &envelope, &arrival, queued)).await {
             let log = self.log(&shard, &envelope);
             self.close(&log, envelope.id, number);
             let again = matches!(arrival, DedupKey::Sequence { .. });
@@ -68,14 +70,18 @@ impl<W: Worker> WorkerDispatcher<W> {
         shard: &Rc<OwnedShard>,
         envelope: &Envelope,
         arrival: &DedupKey,
+        queued: Option<&Queued>,
     ) {
         let log = self.log(shard, envelope);
         let outcome = loop {
             match self.ledger(&log).await {
                 Ok(ledger) => match self.admit(number, &log, ledger, envelope, arrival).await {
-                    JobAdmission::Yes => break self.perform(number, &log, ledger, envelope, arrival).await,
+                    JobAdmission::Yes => break self.perform(number, &log, ledger, envelope, arrival, queued).await,
                     JobAdmission::Joined => return,
-                    JobAdmission::No(outcome) => break self.after(shard, log.last.get(), outcome).await,
+                    JobAdmission::No(outcome) => {
+                        queued.inspect(|queued| queued.leave());
+                        break self.after(shard, log.last.get(), outcome).await;
+                    }
                 },
                 Err(error) if matches!(arrival, DedupKey::MessageId) => break Outcome::Refused(error),
                 Err(error) => {
@@ -227,6 +233,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         ledger: &RefCell<Ledger>,
         envelope: &Envelope,
         arrival: &DedupKey,
+        queued: Option<&Queued>,
     ) -> Outcome {
         let retry = self.retries.of(envelope);
         let mut failed = ledger.borrow().failing.get(&envelope.id).copied().unwrap_or(0);
@@ -234,7 +241,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         // recorded first, and a recorded, unfinished one runs alone, so that no job is blamed for the crash of
         // another.
         let mut caution = self.context.envelope_may_have_begun(envelope, arrival);
-        let place = self.enter_line(&log.shard, envelope, arrival).await;
+        let place = self.enter_line(&log.shard, envelope, arrival, queued).await;
         loop {
             if let Some(place) = &place {
                 match self.wait_in_line(place, log, ledger, envelope, arrival, failed).await {
@@ -254,13 +261,12 @@ impl<W: Worker> WorkerDispatcher<W> {
                 return self.dead_letter(log, ledger, envelope, arrival, &Failure::ended(failed), failed).await;
             }
             let runs_alone = caution && failed > 0;
-            let delays = self.limits.delays_jobs();
-            let alone = self.alone(runs_alone && !delays).await;
             let (done, kept) = {
                 let Ok(_slot) = self.slots.acquire().await else { return Outcome::Stopped };
                 let admitted = self.admit_job(&log.shard).await;
-                // A paused worker must not hold up the suspects of others.
-                let _alone = self.alone(runs_alone && delays).await;
+                // After the slot, as for a deferred job: in another order each could wait for the other. After the limits: a
+                // paused worker must not hold up the suspects of others.
+                let _alone = self.alone(runs_alone).await;
                 if self.context.is_closing(&log.shard) {
                     // It stays in its source and is run after the restart. The caller must not be told that nothing
                     // was done if an attempt was made.
@@ -299,7 +305,6 @@ impl<W: Worker> WorkerDispatcher<W> {
                     Err(_) => (job.await, false),
                 }
             };
-            drop(alone);
             if kept {
                 match done {
                     Ok(done) => self.done_deferred(log, ledger, envelope, &done, failed + 1).await,

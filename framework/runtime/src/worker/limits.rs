@@ -55,20 +55,55 @@ impl WorkerLimits {
     /// Waits until the circuit is closed and the rate allows one more attempt. Cancelled while it waits, it uses up
     /// nothing.
     pub(super) async fn admit(&self) -> Admitted {
-        // The circuit first: a paused worker uses up none of its rate.
-        let pass = match &self.circuit {
-            Some(circuit) => Some(circuit.admit().await),
-            None => None,
-        };
-        let start = match &self.rate {
-            Some(rate) => Some(rate.admit().await),
-            None => None,
-        };
-        Admitted { pass, start }
+        loop {
+            // The circuit first: a paused worker uses up none of its rate.
+            let pass = match &self.circuit {
+                Some(circuit) => Some(circuit.admit().await),
+                None => None,
+            };
+            let start = match &self.rate {
+                Some(rate) => Some(rate.admit().await),
+                None => None,
+            };
+            // The circuit may have opened while the job waited for its rate. Both permissions are given back then.
+            if pass.as_ref().is_none_or(Pass::is_current) {
+                return Admitted { pass, start };
+            }
+        }
     }
 
     /// Returns the note for health if the worker is paused, and how often it has been.
     pub(crate) fn pauses(&self) -> (Option<String>, u64) {
         self.circuit.as_ref().map_or((None, 0), |circuit| (circuit.note(), circuit.opened()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::worker::CircuitBreaker;
+    use crate::worker::circuit::Counted;
+    use whizbang_core::clock::instant;
+
+    #[tokio::test(start_paused = true)]
+    async fn job_behind_the_rate_waits_for_the_opened_circuit() {
+        let pause = Duration::from_secs(60);
+        let breaker = CircuitBreaker::failures(1).pause(pause);
+        let options = WorkerOptions::new().rate(1, Duration::from_secs(1)).circuit_breaker(breaker);
+        let limits = WorkerLimits::new("payments", "cashier", options);
+        let Admitted { pass, start } = limits.admit().await;
+        start.unwrap().begin();
+        let mut next = pin!(limits.admit());
+        tokio::time::timeout(Duration::ZERO, &mut next).await.expect_err("the rate allows one");
+        let opened = instant();
+        pass.unwrap().ended(Counted::Failure("no answer"));
+        let Admitted { pass, start } = next.await;
+        assert_eq!(opened.elapsed(), pause);
+        start.unwrap().begin();
+        pass.unwrap().ended(Counted::Success);
+        assert!(limits.pauses().0.is_none(), "it was the probe");
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Worker;
 use super::dispatcher::WorkerDispatcher;
-use super::exclusive::{Lines, Place, Turn};
+use super::exclusive::{Lines, Place, Queued, Turn};
 use super::job_log::JobLog;
 use super::ledger::Ledger;
 use crate::actor::OwnedShard;
@@ -28,16 +28,23 @@ pub(super) enum InLine {
 }
 
 impl<W: Worker> WorkerDispatcher<W> {
-    /// Enters the line of the message's key; `None` if the worker is not exclusive.
+    /// Enters the line of the message's key, after the messages that arrived before it; `None` if the worker is not
+    /// exclusive.
     pub(super) async fn enter_line(
         &self,
         shard: &Rc<OwnedShard>,
         envelope: &Envelope,
         arrival: &DedupKey,
+        queued: Option<&Queued>,
     ) -> Option<Place> {
         let lines = self.lines.as_ref()?;
         lines.restored(shard.id.shard).await;
-        Some(lines.enter(&envelope.key, shard, matches!(arrival, DedupKey::Sequence { .. })))
+        if let Some(queued) = queued {
+            queued.is_first().await;
+        }
+        let place = lines.enter(&envelope.key, shard, matches!(arrival, DedupKey::Sequence { .. }));
+        queued.inspect(|queued| queued.leave());
+        Some(place)
     }
 
     /// Waits until a message holds the line of its key, or records it.
@@ -99,8 +106,19 @@ impl<W: Worker> WorkerDispatcher<W> {
     }
 
     /// Adds the recorded jobs of a shard to the lines of their keys, in order. Reads each of them, because the ledger has
-    /// only their ids.
-    pub(super) async fn restore_lines(self: &Rc<Self>, lines: &Rc<Lines>, shard: &Rc<OwnedShard>, ids: Vec<MessageId>) {
+    /// only their ids. Ends if the shard was lost or has lost commits since its generation was read: nothing removes an
+    /// entry that is added after that, and it would hold the line of its key for ever.
+    pub(super) async fn restore_lines(
+        self: &Rc<Self>,
+        lines: &Rc<Lines>,
+        shard: &Rc<OwnedShard>,
+        generation: u64,
+        ids: Vec<MessageId>,
+    ) {
+        let is_stale = || shard.is_lost() || shard.generation.get() != generation;
+        if is_stale() {
+            return;
+        }
         for id in ids {
             let read = loop {
                 match self.deferred_job(shard, id).await {
@@ -111,11 +129,17 @@ impl<W: Worker> WorkerDispatcher<W> {
                     ),
                 }
                 Rc::clone(&self.context).sleep_unless_closing(Rc::clone(shard), FIRST_RESTART).await;
+                if is_stale() {
+                    return;
+                }
                 if self.context.is_closing(shard) {
                     // No job begins any longer; those that wait for the lines end.
                     return lines.set_restored(shard.id.shard);
                 }
             };
+            if is_stale() {
+                return;
+            }
             if let Some(dead_letter) = read
                 && lines.claim(&dead_letter.key, shard, id)
             {

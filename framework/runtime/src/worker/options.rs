@@ -170,7 +170,8 @@ impl WorkerOptions {
     /// Runs the jobs of one key one after the other, across restarts and moves of the shard. Default: at the same time.
     ///
     /// The messages of one actor or log are handled in the order in which they were sent; a job that is retried holds up
-    /// those behind it. A dead letter makes way. Commands of callers take their turn among them. The key is
+    /// those behind it. A dead letter makes way. A node that was killed or has lost the shard may have left an attempt at
+    /// an external service unfinished there. Commands of callers take their turn among them. The key is
     /// [`Job::key`](super::Job::key). Messages that wait are recorded like those of a busy worker, also events, at the cost of a
     /// commit; a start reads each of them once.
     pub fn exclusive_by_key(mut self) -> Self {

@@ -1,6 +1,7 @@
 //! Two nodes over one shared store: their shards move back and forth under load.
 
 mod hanging_broker;
+mod lost_lines;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::node::{Node, NodeBuilder};
 use crate::tests::pots::{Add, Doer, Inspect, POTS, Pot, SHARDS, Seen, TotalAdded, Totals, Watch, pot};
 use whizbang_core::clock::Clock;
 use whizbang_core::message::{Name, ShardId, shard_of};
-use whizbang_core::store::{Epoch, Member, MemberId, ShardLeases, Store as _};
+use whizbang_core::store::{Epoch, Member, MemberId, ShardHandle, ShardLeases, Store as _};
 use whizbang_log::memory::MemoryStore;
 use whizbang_wire::loopback::LoopbackHub;
 
@@ -49,21 +50,33 @@ impl Peer {
     }
 
     async fn open(&self, id: &ShardId) -> bool {
+        self.open_with(id, |handle| handle).await
+    }
+
+    async fn open_with(&self, id: &ShardId, wrap: impl FnOnce(ShardHandle) -> ShardHandle) -> bool {
         let definition = &self.node.definition;
         let thread = definition.thread_of(id.shard);
         let listener = self.node.threads.listener(thread).await.unwrap();
         let Some(handle) = self.leases.open(self.member, id, SHARDS, listener).await.unwrap() else { return false };
         let epoch = handle.writer.epoch();
-        self.node.threads.open_shard(thread, id.clone(), handle).await.unwrap();
+        self.node.threads.open_shard(thread, id.clone(), wrap(handle)).await.unwrap();
         self.epochs.lock().insert(id.clone(), epoch);
         definition.bridge.as_ref().unwrap().own(id, epoch).await.unwrap();
         true
     }
 
     async fn hand_over(&self, id: &ShardId) {
+        self.close(id, Closing::HandOver).await;
+    }
+
+    async fn lose(&self, id: &ShardId) {
+        self.close(id, Closing::Lost).await;
+    }
+
+    async fn close(&self, id: &ShardId, closing: Closing) {
         let definition = &self.node.definition;
         definition.bridge.as_ref().unwrap().disown(id).await;
-        self.node.threads.close_shard(definition.thread_of(id.shard), id.clone(), Closing::HandOver).await;
+        self.node.threads.close_shard(definition.thread_of(id.shard), id.clone(), closing).await;
         let epoch = self.epochs.lock().remove(id).unwrap();
         self.leases.release(self.member, id, epoch).await.unwrap();
     }
