@@ -416,21 +416,27 @@ fn commits_leave_no_dead_rows() {
 }
 
 #[test]
-fn silent_server_is_named() {
+fn silent_server_is_named_until_it_answers() {
     let server = PostgresServer::start();
     run(async {
         let store = connect(&server.url()).await;
+        let silent = |issue: &StoreError| error_chain(issue).to_string().contains("does not answer");
+        let named = || eventually("its name", PATIENCE, || store.issues().iter().any(silent).then_some(()));
+        let is_well = || eventually("the store to be well", PATIENCE, || store.issues().is_empty().then_some(()));
         let (mut owner, _) = take(&store).await;
         fill(&mut owner, 1, 1).await;
         server.pause();
         let last = owner.append_alone(&turn("0", 2)).unwrap();
         assert!(!last.committed);
-        eventually("the cause to be named", PATIENCE, || {
-            store.issues().iter().any(|issue| error_chain(issue).to_string().contains("does not answer")).then_some(())
-        });
+        named();
         server.resume();
         owner.settled(last).await;
-        eventually("the store to be well", PATIENCE, || store.issues().is_empty().then_some(()));
+        is_well();
+        // The store is idle: no commit shows that the server answers again.
+        server.pause();
+        named();
+        server.resume();
+        is_well();
     });
 }
 

@@ -49,12 +49,25 @@ impl Owner {
 
     /// Waits until the node serves half of the shards. Blocks; the nodes have threads of their own.
     fn wait_for_its_share(&self) {
+        let mut last = Shown(String::new());
         eventually("an equal share", LIMIT, || {
             let cluster = self.node.cluster().expect("a shared store");
+            last.0 = format!("{cluster:?}\n{:?}\n{:?}", self.node.health(), self.node.metrics());
             let owned = cluster.shards.iter().filter(|shard| shard.owner == Some(cluster.member)).count();
             let is_even = owned == usize::from(Bank::SHARDS) / 2;
             (cluster.is_serving && is_even && self.node.health().ready).then_some(())
         });
+    }
+}
+
+/// A text that is printed if the test fails while it exists.
+struct Shown(String);
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.0);
+        }
     }
 }
 

@@ -32,7 +32,7 @@ impl Writer {
         let Some((group, mut commit, begun)) = line.current.take() else { return Next::More };
         let answer = match &mut line.driver {
             Some(driver) => driver.drive(commit.as_mut(), || {
-                self.is_silent_since(begun);
+                self.report_silence(begun);
                 give_up()
             }),
             None => Some(Err(Failure::connection("the connection", &Failure::new("it is lost")))),

@@ -289,24 +289,35 @@ impl Writer {
         }
     }
 
-    /// Waits for an answer; none if the store stops. A server that is silent for long is reported.
+    /// Waits for an answer; none if the store stops. A server that is silent for long is reported until it answers.
     fn wait<T>(&self, driver: &mut Driver, future: Pin<&mut (dyn Future<Output = T> + Send)>) -> Option<T> {
         let begun = Instant::now();
-        driver.drive(future, || {
-            self.is_silent_since(begun);
+        let mut reported = false;
+        let answer = driver.drive(future, || {
+            reported |= self.report_silence(begun);
             self.is_stopped()
-        })
+        });
+        // No commit may follow that would resolve the issue. An answer that is an error becomes an issue of its own.
+        if reported && answer.is_some() {
+            *self.issue.lock() = None;
+            tracing::info!(target: crate::TARGET, "PostgreSQL answers again");
+        }
+        answer
     }
 
-    fn is_silent_since(&self, begun: Instant) {
-        if begun.elapsed() > SILENT {
-            let mut issue = self.issue.lock();
-            if issue.is_none() {
-                let failure = Failure::new(format!("{} does not answer", self.connector.at()));
-                tracing::error!(target: crate::TARGET, error = %failure, "commits wait for PostgreSQL");
-                *issue = Some(failure.store(COMMITTING));
-            }
+    /// Makes a server that is silent for long an issue. Returns true if there was none before.
+    fn report_silence(&self, begun: Instant) -> bool {
+        if begun.elapsed() <= SILENT {
+            return false;
         }
+        let mut issue = self.issue.lock();
+        let is_first = issue.is_none();
+        if is_first {
+            let failure = Failure::new(format!("{} does not answer", self.connector.at()));
+            tracing::error!(target: crate::TARGET, error = %failure, "commits wait for PostgreSQL");
+            *issue = Some(failure.store(COMMITTING));
+        }
+        is_first
     }
 
     /// The connection is lost; a group that was being written is in doubt.
