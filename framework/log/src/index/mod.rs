@@ -59,7 +59,7 @@ pub struct OutOfTurn {
 /// The index of one shard.
 ///
 /// Two states are kept at once: writers use the appended one, readers the committed one. An append that is not committed puts its
-/// changes into [`Pending`]; [`commit`](Self::commit) applies them. So a crash or a failed commit never shows in an answer.
+/// changes into `Pending`; [`commit`](Self::commit) applies them. So a crash or a failed commit never shows in an answer.
 ///
 /// A stream costs about 40 bytes here, and 256 events cost 8.
 #[derive(Debug)]

@@ -174,7 +174,7 @@ impl<A: Stateful, C> Scenario<A, C> {
 
     /// Sends a command to the actor.
     ///
-    /// The command passes through deduplication, [`Handle`](whizbang_runtime::Handle) and a commit, as in a node. It has a new
+    /// The command passes through deduplication, [`Handle`] and a commit, as in a node. It has a new
     /// id, so the same command twice is two commands.
     ///
     /// # Panics
@@ -203,7 +203,7 @@ impl<A: Stateful, C> Scenario<A, C> {
 
     /// Delivers an event that the actor with the key `from` recorded.
     ///
-    /// [`React::key`](whizbang_runtime::React::key) selects the actor. Without it the key is `from`, or the key of the scenario
+    /// [`React::key`] selects the actor. Without it the key is `from`, or the key of the scenario
     /// if `from` is empty.
     ///
     /// # Panics
