@@ -3,8 +3,9 @@
 //! Used by the path of a [job](super::job) on one thread. A message enters the line of its key when it is admitted, and
 //! one message at a time holds the line. A message of an actor or log that waits is recorded like any other deferred
 //! job, but only once those before it are: so the order of the records is the order of arrival, and a restart keeps it.
-//! Messages of callers are not recorded; they wait in memory, among the recorded ones. Each step costs the same however
-//! long the line is; only a task that is dropped is searched for.
+//! Messages of callers are not recorded; they wait in memory, among the recorded ones. A step costs the same however
+//! long the line is, with two exceptions: a task that is dropped, and a recorded job that enters while its shard is opened,
+//! are searched for.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};

@@ -167,7 +167,7 @@ impl WorkerOptions {
         self
     }
 
-    /// Runs the jobs of one key one after the other, across restarts and moves of the shard. Default: at the same time.
+    /// Runs the jobs of one key one after the other, across restarts. Default: at the same time.
     ///
     /// The messages of one actor or log are handled in the order in which they were sent; a job that is retried holds up
     /// those behind it. A dead letter makes way. A node that was killed or has lost the shard may have left an attempt at
