@@ -34,6 +34,7 @@ pages! {
     PassHeaders = "docs/how-to/pass-headers.md",
     AddLayers = "docs/how-to/add-layers.md",
     ScheduleMessages = "docs/how-to/schedule-messages.md",
+    ExpireMessages = "docs/how-to/expire-messages.md",
     ExportMetrics = "docs/how-to/export-metrics.md",
     Running = "docs/running.md",
     SchemaChanges = "docs/schema-changes.md",

@@ -3,6 +3,9 @@
 //! Used by every module. Waiting uses tokio's timer, which the simulation pauses; the wall clock is read here. The
 //! wall clock never orders messages, detects duplicates or holds a lease: it is recorded for people.
 
+#[doc(hidden)]
+pub mod rfc3339;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -54,6 +54,8 @@ pub struct Counts {
     pub answers: Count,
     /// Rejections returned.
     pub rejections: Count,
+    /// Commands that were not handled because they had expired.
+    pub expired: Count,
     /// Duplicates dropped.
     pub duplicates: Count,
     /// Failed deliveries that will be retried.

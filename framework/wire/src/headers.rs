@@ -7,8 +7,8 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use super::{BridgeError, Packet, excerpt, instant, malformed, percent};
-use whizbang_core::clock::Timestamp;
+use super::{BridgeError, Packet, excerpt, malformed, percent};
+use whizbang_core::clock::{Timestamp, rfc3339};
 use whizbang_core::message::{
     Codec, Envelope, Fingerprint, Key, Kind, MAX_HEADER_BYTES, MAX_HEADERS, MAX_PAYLOAD_BYTES, MessageId, Name, Origin,
     ReplyMode, SHAPE, ShardId, StoreId, is_header_name, is_header_value,
@@ -69,7 +69,7 @@ pub(super) fn write(envelope: &Envelope) -> Result<Packet, BridgeError> {
     headers.put(SPECVERSION, "1.0");
     headers.put(ID, envelope.id.to_string());
     headers.put(TYPE, format!("{}.{}", envelope.domain, envelope.name));
-    headers.put(TIME, instant::write(envelope.time));
+    headers.put(TIME, rfc3339::write(envelope.time));
     headers.put(CONTENT_TYPE, envelope.codec.media_type());
     headers.put(KIND, envelope.kind.as_str());
     headers.put(DOMAIN, envelope.domain.as_str());
@@ -113,7 +113,7 @@ pub(super) fn write(envelope: &Envelope) -> Result<Packet, BridgeError> {
         headers.put(ACTOR, actor.as_str());
     }
     if let Some(deadline) = envelope.deadline {
-        headers.put(DEADLINE, instant::write(deadline));
+        headers.put(DEADLINE, rfc3339::write(deadline));
     }
     match envelope.wants {
         ReplyMode::Nothing => {}
@@ -331,8 +331,8 @@ pub(super) fn read<'a>(
         origin,
         correlation: known.read(CORRELATION, MessageId::parse)?.unwrap_or(id),
         causation: known.read(CAUSATION, MessageId::parse)?,
-        time: known.read(TIME, instant::read)?.or_else(|| id.time()).unwrap_or(Timestamp::from_millis(0)),
-        deadline: known.read(DEADLINE, instant::read)?,
+        time: known.read(TIME, rfc3339::read)?.or_else(|| id.time()).unwrap_or(Timestamp::from_millis(0)),
+        deadline: known.read(DEADLINE, rfc3339::read)?,
         wants: known.read(WANTS, read_wants)?.unwrap_or_default(),
         traceparent: known.get(TRACEPARENT).filter(|text| is_traceparent(text)).map(str::to_owned),
         headers: unknown,

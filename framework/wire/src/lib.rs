@@ -22,7 +22,6 @@
 mod accept;
 pub(crate) mod frame;
 mod headers;
-mod instant;
 pub mod loopback;
 mod pack;
 pub mod percent;

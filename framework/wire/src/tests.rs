@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{Packet, instant};
+use super::Packet;
 use whizbang_core::bridge::{BridgeError, Notification, Page, Request, RequestError, Response};
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{
@@ -31,7 +31,7 @@ fn key() -> impl Strategy<Value = String> {
 }
 
 fn moment() -> impl Strategy<Value = Timestamp> {
-    (0..=instant::MAX.as_millis()).prop_map(Timestamp::from_millis)
+    (0..=whizbang_core::clock::rfc3339::MAX.as_millis()).prop_map(Timestamp::from_millis)
 }
 
 fn id() -> impl Strategy<Value = MessageId> {

@@ -72,6 +72,11 @@ pub fn set_header(headers: &mut Vec<(String, String)>, name: &str, value: &str) 
     if !is_header_value(value) {
         return Err(HeaderError::Value { name: named() });
     }
+    put_header(headers, name, value)
+}
+
+/// Sets a header with a valid name and value.
+pub(super) fn put_header(headers: &mut Vec<(String, String)>, name: &str, value: &str) -> Result<(), HeaderError> {
     let others = headers.iter().filter(|(known, _)| known != name);
     let bytes: usize = others.map(|(name, value)| name.len() + value.len()).sum();
     if bytes + name.len() + value.len() > MAX_HEADER_BYTES {

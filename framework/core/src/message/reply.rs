@@ -64,6 +64,15 @@ impl Rejection {
     /// recorded. See `Effects::complete`.
     pub const SAGA_ENDED: &'static str = "saga.ended";
 
+    /// The code of the rejection for a command that its receiver reached after its expiry. The command was not handled. See
+    /// `SendCommand::expires_in`.
+    pub const EXPIRED: &'static str = "command.expired";
+
+    #[doc(hidden)]
+    pub fn expired() -> Self {
+        Self::new(Self::EXPIRED, "the command had expired before it was handled")
+    }
+
     #[doc(hidden)]
     pub fn discarded() -> Self {
         Self::new(Self::DISCARDED, "the command was a dead letter and was discarded")

@@ -316,6 +316,15 @@ impl<A: Stateful> Sent<'_, A> {
         self
     }
 
+    /// Limits the time until the command is handled, from this turn; for a command that is sent [later](Self::after), from
+    /// when it is due. A receiver that reaches it after that does not handle it, and rejects it with
+    /// [`Rejection::EXPIRED`](crate::Rejection::EXPIRED): a saga receives the rejection like any other, and compensates.
+    /// Default: no limit. As [`SendCommand::expires_in`](crate::client::SendCommand::expires_in).
+    pub fn expires_in(self, life: Duration) -> Self {
+        self.effects.requested.expire_last(self.command, life);
+        self
+    }
+
     /// Returns the id under which it is sent; every replay gives the same. [`Effects::replied_command`] returns it when
     /// the reply arrives.
     pub fn id(&self) -> MessageId {

@@ -24,7 +24,9 @@ use super::turn::{DedupMark, TurnError};
 use crate::layer::{Call, Refusal};
 use crate::router::{Action, CommandMeta, DedupKey, Delivery, Outcome, SendError};
 use whizbang_core::clock::Timestamp;
-use whizbang_core::message::{CodecError, Digest, Envelope, Key, Kind, MessageFacts, MessageId, Name, Rejection};
+use whizbang_core::message::{
+    CodecError, Digest, Envelope, Key, Kind, MessageFacts, MessageId, Name, Rejection, expiry,
+};
 use whizbang_core::store::{StoreError, Ticket};
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::user_code::{Label, user_code};
@@ -114,9 +116,9 @@ impl PendingCommit {
 }
 
 impl ActorInstance {
-    /// Returns whether a command may run inline: its id is new, and the actor is loaded, in order and not stopped.
+    /// Returns whether a command may run inline: its id is new, it does not expire, and the actor is loaded, in order and not stopped.
     pub(crate) fn may_run_inline(&self, meta: Option<&CommandMeta>) -> bool {
-        meta.is_none_or(|meta| meta.id.is_none())
+        meta.is_none_or(|meta| meta.id.is_none() && expiry(&meta.headers).is_none())
             && self.holds == 0
             && self.back_off.is_none()
             && self.load_error.is_none()

@@ -13,6 +13,7 @@ mod dead_letters;
 mod dispatcher;
 mod effects;
 mod endpoint;
+mod expiry;
 #[cfg(feature = "testing")]
 mod failpoints;
 mod handler_table;

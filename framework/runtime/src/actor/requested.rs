@@ -42,6 +42,8 @@ pub struct RequestedEffects {
     pub(crate) compensation: Vec<CompensationChange>,
     pub(crate) reply: Vec<u8>,
     pub(crate) rejected: bool,
+    /// True if the command had expired.
+    pub(super) expired: bool,
     pub(crate) ended: bool,
     /// True if an ended saga starts again.
     pub(crate) restarts: bool,
@@ -140,6 +142,7 @@ impl RequestedEffects {
             compensation: Vec::new(),
             reply: Vec::new(),
             rejected: false,
+            expired: false,
             ended: false,
             restarts: false,
             error: None,
@@ -155,7 +158,7 @@ impl RequestedEffects {
         self.discard();
         self.turn = turn;
         self.reply.clear();
-        self.rejected = false;
+        (self.rejected, self.expired) = (false, false);
         self.error = None;
         (self.event_context, self.replied_command, self.timer_name) = (None, None, None);
         self.fresh_ids = 0;
@@ -240,7 +243,7 @@ impl RequestedEffects {
         self.outgoing.push(Outgoing { to, envelope: Envelope { id: derived, ..envelope } });
     }
 
-    fn refuse_header(&mut self, error: &HeaderError) {
+    pub(super) fn refuse_header(&mut self, error: &HeaderError) {
         self.error.get_or_insert(CodecError::Encode { reason: error.to_string() });
     }
 

@@ -41,6 +41,9 @@ impl Dispatcher {
         effects: &mut dyn AnyEffects,
         redriven: bool,
     ) -> Result<(), TurnError> {
+        if self.reject_expired(action, envelope, effects.requested()) {
+            return Ok(());
+        }
         #[cfg(feature = "testing")]
         super::Failpoints::hit(self.handlers.facts.domain, envelope);
         let code = &self.context.user_code;

@@ -311,6 +311,9 @@ impl ActorInstance {
         if effects.rejected {
             context.counts.rejections.one();
         }
+        if effects.expired {
+            context.counts.expired.one();
+        }
         if (events > 0 && self.shard.relays_events) || !effects.outgoing.is_empty() {
             let (shard, dirty_context) = (Rc::clone(&self.shard), Rc::clone(&context));
             context.after_commit(&self.shard, appended, move |_| dirty_context.mark_dirty(&shard));

@@ -16,7 +16,7 @@ use whizbang_core::user_code::user_code;
 /// Encodes a command.
 ///
 /// # Errors
-/// [`SendError::Key`] and [`SendError::Encode`].
+/// [`SendError::Key`], [`SendError::Encode`], and [`SendError::Header`].
 pub(super) fn of_command<C: Command>(
     client: &Client,
     command: &C,
@@ -73,13 +73,14 @@ pub(super) fn envelope(
     if let Some(key) = key.as_ref().filter(|key| !key.is_valid()) {
         return Err(SendError::Key { bytes: key.as_str().len() });
     }
-    let meta = *meta.unwrap_or_default();
+    let mut meta = *meta.unwrap_or_default();
     let no_name = |name: &str| {
         SendError::Encode(whizbang_core::message::CodecError::Encode { reason: format!("invalid name `{name}`") })
     };
     let domain = Name::from_static(message.domain).map_err(|_| no_name(message.domain))?;
     let name = Name::from_static(message.name).map_err(|_| no_name(message.name))?;
     let now = client.inner.clock.now();
+    meta.begin_life(now)?;
     let id = meta.id.unwrap_or_else(|| client.new_id());
     passes!("client", message.name, id, meta.correlation.unwrap_or(id));
     Ok(Envelope {

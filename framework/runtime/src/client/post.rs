@@ -127,6 +127,15 @@ impl<C: Command> PostCommand<C> {
         self.changed(|unsent| unsent.deadline(deadline))
     }
 
+    /// As [`SendCommand::expires_in`]. The time of a command that is [sent later](Self::after) begins when it is due. Nothing
+    /// is reported to the sender: [`Metrics::expired`](crate::Metrics::expired) counts the command at its owner.
+    ///
+    /// An owner of a version without expiries handles the command at any time. A command that is sent later is refused there
+    /// with [`SendError::Rejected`].
+    pub fn expires_in(self, life: Duration) -> Self {
+        self.changed(|unsent| unsent.expires_in(life))
+    }
+
     /// As [`SendCommand::no_retry`].
     pub fn no_retry(self) -> Self {
         self.changed(SendCommand::no_retry)

@@ -97,6 +97,12 @@ impl PublishEvent {
         self.changed(|unsent| unsent.due = Some(Due::At(due)))
     }
 
+    /// Limits the time until the event is recorded, as [`SendCommand::expires_in`](super::SendCommand::expires_in). The time of
+    /// an event that is published [later](Self::after) begins when it is due. A recorded event does not expire: it is a fact.
+    pub fn expires_in(self, life: Duration) -> Self {
+        self.changed(|unsent| unsent.meta.expires_in = Some(life))
+    }
+
     /// As [`SendCommand::no_retry`](super::SendCommand::no_retry).
     pub fn no_retry(self) -> Self {
         self.changed(|unsent| unsent.mode = RetryMode::Never)

@@ -99,6 +99,29 @@ impl<C: Command> SendCommand<C> {
         self.changed(|unsent| unsent.sender.deadline = Some(deadline))
     }
 
+    /// Limits the time until the command is handled, from the first attempt. A receiver that reaches it later does not
+    /// handle it: the reply is [`SendError::Rejected`] with [`Rejection::EXPIRED`](crate::Rejection::EXPIRED). Default: no limit.
+    ///
+    /// Unlike the [deadline](Self::deadline), it travels with the command and counts wherever the command waits: in a stream of the
+    /// broker, behind other commands, for a worker. A job that has begun is completed. Between nodes the time counts anew from
+    /// the arrival, unless the receiver's clock is more than 5 minutes past the expiry. The time is the header
+    /// `ce-expirytime` of the command. With 64 other headers it is refused with [`SendError::Header`].
+    ///
+    /// ```
+    /// # use whizbang::doc_fixtures::*;
+    /// # whizbang::derive::block_on(async {
+    /// # let node = bank().await;
+    /// # let client = node.client();
+    /// use std::time::Duration;
+    ///
+    /// let deposit = Deposit { account: "ada".into(), cents: 500 };
+    /// assert_eq!(client.send(deposit).expires_in(Duration::from_secs(60)).await?, 500);
+    /// # Ok::<_, whizbang::Error>(()) }).unwrap();
+    /// ```
+    pub fn expires_in(self, life: Duration) -> Self {
+        self.changed(|unsent| unsent.meta().expires_in = Some(life))
+    }
+
     /// Sends the command once. A transient error is then returned at once, and the wait for a reply takes the whole
     /// deadline.
     ///
@@ -184,6 +207,9 @@ impl<C: Command> Unsent<C> {
         let Self { command, mut meta, refused, sender } = self;
         if let Some(refused) = refused {
             return (PendingReply::failed(*refused), sender);
+        }
+        if let Some(Err(error)) = meta.as_mut().map(|meta| meta.begin_life(sender.client.now())) {
+            return (PendingReply::failed(error), sender);
         }
         let limit = sender.limit(&mut meta);
         // Layers see encoded messages, so their clients send bytes everywhere.

@@ -32,6 +32,8 @@ pub struct Metrics {
     pub answers: u64,
     /// Rejections returned.
     pub rejections: u64,
+    /// Commands that were not handled because they had [expired](crate::client::SendCommand::expires_in).
+    pub expired: u64,
     /// Duplicates dropped.
     pub duplicates: u64,
     /// Failed deliveries that were retried.

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::planned_command::PlannedCommand;
-use whizbang_core::clock::Timestamp;
+use whizbang_core::clock::{Timestamp, rfc3339};
 use whizbang_core::message::{
-    Codec, CodecError, Envelope, Fingerprint, Key, Kind, MessageId, Name, Rejection, SHAPE, ShardId, set_header,
-    shard_of,
+    Codec, CodecError, EXPIRY, Envelope, Fingerprint, Key, Kind, MessageId, Name, Rejection, SHAPE, ShardId,
+    set_expiry, set_header, shard_of,
 };
 
 /// The name of the actor type in the store; reserved.
@@ -61,7 +61,7 @@ impl DelayedMessage {
             due: due.as_millis(),
             message,
             traceparent: envelope.traceparent.clone(),
-            headers: envelope.headers.iter().cloned().chain(shape).collect(),
+            headers: envelope.headers_when_due(due).into_iter().chain(shape).collect(),
         };
         let mut payload = Vec::new();
         codec.encode(&delayed, &mut payload)?;
@@ -125,7 +125,11 @@ impl DelayedMessage {
             return refused("the delayed message has an invalid key");
         }
         let mut headers = Vec::new();
-        let set = |(name, value): &(String, String)| name == SHAPE || set_header(&mut headers, name, value).is_ok();
+        let set = |(name, value): &(String, String)| match name.as_str() {
+            SHAPE => true,
+            EXPIRY => rfc3339::read(value).is_some_and(|expiry| set_expiry(&mut headers, expiry).is_ok()),
+            _ => set_header(&mut headers, name, value).is_ok(),
+        };
         if !self.headers.iter().all(set) {
             return refused("the delayed message has an invalid header");
         }

@@ -1,12 +1,14 @@
 //! Endpoints: the traits through which messages reach actors, on this thread and on others.
 
 use std::any::Any;
+use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::oneshot;
 
 use super::{Delivery, SendError};
-use whizbang_core::message::{Command, Envelope, MessageId, Shard, set_header};
+use whizbang_core::clock::Timestamp;
+use whizbang_core::message::{Command, Envelope, MessageId, Shard, set_expiry, set_header};
 use whizbang_core::store::StoreError;
 
 /// Endpoint of one actor type on one thread.
@@ -77,9 +79,22 @@ pub struct CommandMeta {
     pub traceparent: Option<Box<str>>,
     /// Headers.
     pub headers: Vec<(String, String)>,
+    /// Time from the first attempt to the expiry, until it is among the headers.
+    pub expires_in: Option<Duration>,
 }
 
 impl CommandMeta {
+    /// Begins the time until the expiry.
+    ///
+    /// # Errors
+    /// The message has too many headers. Nothing was sent.
+    pub(crate) fn begin_life(&mut self, now: Timestamp) -> Result<(), SendError> {
+        match self.expires_in.take() {
+            Some(life) => set_expiry(&mut self.headers, now.after(life)).map_err(SendError::Header),
+            None => Ok(()),
+        }
+    }
+
     /// Sets a header; an invalid one refuses the whole message.
     pub(crate) fn set_header(&mut self, name: &str, value: &str, refused: &mut Option<Box<SendError>>) {
         if let Err(error) = set_header(&mut self.headers, name, value) {

@@ -197,15 +197,26 @@ impl<W: Worker> WorkerDispatcher<W> {
             self.close(&log, id, number);
             return Ok(());
         }
+        if self.has_expired(&envelope, failed) {
+            self.expire_deferred(&log, ledger, &envelope).await;
+            self.close(&log, id, number);
+            return Ok(());
+        }
         // Before the record: a job that waits uses up no attempt. Before the permit of suspects: a paused worker must not
         // hold up those of others.
         let Some(admitted) = self.admit_job(shard).await else {
             self.close(&log, id, number);
             return Ok(());
         };
+        // It may have waited long for the limits of the worker.
+        if self.has_expired(&envelope, failed) {
+            self.expire_deferred(&log, ledger, &envelope).await;
+            self.close(&log, id, number);
+            return Ok(());
+        }
         let mut alone = None;
-        if is_suspect {
-            if failed > 0 {
+        if is_suspect || self.records_first(&envelope, failed) {
+            if is_suspect && failed > 0 {
                 alone = self.context.suspect_permits.acquire().await.ok();
             }
             let noted = self.note_attempt(&log, ledger, &envelope, failed + 1).await;

@@ -161,6 +161,14 @@ impl<W: Worker> WorkerDispatcher<W> {
         }
         let mut looked_up = false;
         loop {
+            // Before the running jobs: a deferred job that runs is recorded, and nothing else marks its message here.
+            if let DedupKey::Sequence { source, sequence, tracker: floor } = arrival
+                && ledger.borrow().has(source, *sequence)
+            {
+                floor.mark_known(*sequence);
+                self.context.counts.duplicates.one();
+                return JobAdmission::No(Outcome::Done(Bytes::new(), Codec::Bincode));
+            }
             if let Some((first, known)) = log.running.borrow().get(&id).copied() {
                 self.context.counts.duplicates.one();
                 if known != digest.value() {
@@ -170,13 +178,6 @@ impl<W: Worker> WorkerDispatcher<W> {
                 return JobAdmission::Joined;
             }
             match arrival {
-                DedupKey::Sequence { source, sequence, tracker: floor } => {
-                    if ledger.borrow().has(source, *sequence) {
-                        floor.mark_known(*sequence);
-                        self.context.counts.duplicates.one();
-                        return JobAdmission::No(Outcome::Done(Bytes::new(), Codec::Bincode));
-                    }
-                }
                 DedupKey::MessageId => {
                     let admission = ledger.borrow().seen.admit_id(id, &digest, self.context.dedup_horizon());
                     match admission {
@@ -200,7 +201,8 @@ impl<W: Worker> WorkerDispatcher<W> {
                         Admission::Conflict => return JobAdmission::No(Outcome::Conflict),
                     }
                 }
-                DedupKey::Internal => {}
+                // A sequence is checked above.
+                DedupKey::Sequence { .. } | DedupKey::Internal => {}
             }
             log.running.borrow_mut().insert(id, (number, digest.value()));
             return JobAdmission::Yes;
@@ -250,6 +252,9 @@ impl<W: Worker> WorkerDispatcher<W> {
                     InLine::Closing => return log.shard.unfinished_outcome(failed > 0),
                 }
             }
+            if self.has_expired(envelope, failed) {
+                return self.expire(log, ledger, envelope, arrival).await;
+            }
             if self.must_wait(arrival) && self.defer(log, ledger, envelope, arrival, failed).await {
                 if let Some(place) = &place {
                     place.recorded(envelope.id);
@@ -277,7 +282,11 @@ impl<W: Worker> WorkerDispatcher<W> {
                 if let Some(outcome) = self.context.refuse_new(envelope).filter(|_| first) {
                     return outcome;
                 }
-                if caution {
+                if self.has_expired(envelope, failed) {
+                    return self.expire(log, ledger, envelope, arrival).await;
+                }
+                let is_recorded = caution || self.records_first(envelope, failed);
+                if is_recorded {
                     let noted = self.note_attempt(log, ledger, envelope, failed + 1).await;
                     if !matches!(noted, Outcome::Done(..)) {
                         return noted;
@@ -291,7 +300,9 @@ impl<W: Worker> WorkerDispatcher<W> {
                     Err(_) if self.can_defer(arrival) => {
                         // It runs long: its message is recorded, so that it blocks nothing.
                         let keep = async {
-                            let kept = self.defer(log, ledger, envelope, arrival, failed).await;
+                            // The attempt stays recorded with its message.
+                            let begun = failed + u32::from(is_recorded);
+                            let kept = self.defer(log, ledger, envelope, arrival, begun).await;
                             if kept {
                                 if let Some(place) = &place {
                                     place.recorded(envelope.id);
@@ -377,7 +388,7 @@ impl<W: Worker> WorkerDispatcher<W> {
     }
 
     /// Dead-letters a message after its last delivery. Other jobs continue, because jobs have no order.
-    async fn dead_letter(
+    pub(super) async fn dead_letter(
         &self,
         log: &JobLog,
         ledger: &RefCell<Ledger>,

@@ -15,6 +15,7 @@ mod deferred;
 mod deferred_queue;
 mod dispatcher;
 mod exclusive;
+mod expiry;
 mod failure;
 mod job;
 mod job_log;

@@ -93,6 +93,8 @@ pub struct WorkerOptions {
     pub(super) rate: Option<(u32, Duration)>,
     pub(super) breaker: Option<CircuitBreaker>,
     pub(super) is_exclusive: bool,
+    /// True if expired commands become dead letters.
+    pub(super) keeps_expired: bool,
 }
 
 impl WorkerOptions {
@@ -179,6 +181,16 @@ impl WorkerOptions {
         self
     }
 
+    /// Makes a dead letter of a command that has [expired](crate::client::SendCommand::expires_in) before its job began. Default: it
+    /// is rejected with [`Rejection::EXPIRED`](whizbang_core::message::Rejection::EXPIRED).
+    ///
+    /// An operator who redrives the dead letter runs the job; one who discards it answers the sender. Until then the sender
+    /// has no reply.
+    pub fn dead_letter_expired(mut self) -> Self {
+        self.keeps_expired = true;
+        self
+    }
+
     /// Returns whether a rule may decide about errors.
     pub(super) fn has_rules(&self) -> bool {
         !self.rules.is_empty()
@@ -229,6 +241,7 @@ impl fmt::Debug for WorkerOptions {
             .field("rate", &self.rate)
             .field("breaker", &self.breaker)
             .field("is_exclusive", &self.is_exclusive)
+            .field("keeps_expired", &self.keeps_expired)
             .finish()
     }
 }

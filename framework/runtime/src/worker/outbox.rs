@@ -16,7 +16,8 @@ use crate::router::{DelayedMessage, PeerShapes, Unconnected, cancellation};
 use whizbang_core::clock::{Clock, Timestamp};
 use whizbang_core::message::{
     Codec, CodecError, Command, Domain, Envelope, Event, Fingerprint, HeaderError, IdSource, Key, Kind, MessageFacts,
-    MessageId, Name, Origin, ReplyMode, ShardId, encode_command_verified, encode_verified, set_header, shard_of,
+    MessageId, Name, Origin, ReplyMode, ShardId, encode_command_verified, encode_verified, set_expiry, set_header,
+    shard_of,
 };
 use whizbang_core::store::MAX_TURN_BYTES;
 use whizbang_core::telemetry::TARGET;
@@ -247,6 +248,16 @@ impl JobOutbox {
         }
     }
 
+    /// Limits the time until the message with this id is handled, if it is the last one.
+    fn expire(&self, id: MessageId, life: Duration) {
+        let mut state = self.state.lock();
+        let last = state.sent.last_mut().filter(|sent| sent.envelope.id == id);
+        let expiry = self.facts.time.after(life);
+        if let Some(Err(error)) = last.map(|sent| set_expiry(&mut sent.envelope.headers, expiry)) {
+            state.error.get_or_insert(OutboxError::Header(error));
+        }
+    }
+
     /// Delays the message with this id, if it is the last one.
     fn delay(&self, id: MessageId, due: impl FnOnce(Timestamp) -> Timestamp) {
         let mut state = self.state.lock();
@@ -349,6 +360,15 @@ impl<'a> SentByJob<'a> {
     /// Sends the message at a time of the wall clock, or at once if it has passed, as [`after`](Self::after).
     pub fn at(self, due: Timestamp) -> Self {
         self.outbox.delay(self.id, |_| due);
+        self
+    }
+
+    /// Limits the time until the message is handled, from the beginning of the attempt; for a message that is sent
+    /// [later](Self::after), from when it is due. A receiver that reaches it after that does not handle it, and rejects it
+    /// with [`Rejection::EXPIRED`](whizbang_core::message::Rejection::EXPIRED). An event expires until it is recorded. Default:
+    /// no limit. As [`SendCommand::expires_in`](crate::client::SendCommand::expires_in).
+    pub fn expires_in(self, life: Duration) -> Self {
+        self.outbox.expire(self.id, life);
         self
     }
 

@@ -10,6 +10,7 @@ mod clients;
 mod coverage;
 mod delayed_messages;
 mod exclusive_jobs;
+mod expiry;
 mod invariants;
 mod job_outbox;
 mod jobs;

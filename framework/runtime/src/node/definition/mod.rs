@@ -315,6 +315,7 @@ impl NodeDefinition {
             events: sum(|counts| counts.events.get()),
             answers: sum(|counts| counts.answers.get()),
             rejections: sum(|counts| counts.rejections.get()),
+            expired: sum(|counts| counts.expired.get()),
             duplicates: sum(|counts| counts.duplicates.get()),
             retries: sum(|counts| counts.retries.get()),
             dead_letters: sum(|counts| counts.dead_letters.get()),

@@ -1,17 +1,17 @@
 //! Instants as RFC 3339 text, the time format of CloudEvents.
 //!
-//! Called by the header codec. Written in UTC with milliseconds; read with any offset and any number of fraction digits.
+//! Called by the header codec of `wire` and by [expiries](crate::message::set_expiry). Written in UTC with milliseconds; read with any offset and any number of fraction digits.
 
-use whizbang_core::clock::Timestamp;
+use super::Timestamp;
 
 /// The last instant with a four-digit year: 9999-12-31T23:59:59.999Z.
-pub(super) const MAX: Timestamp = Timestamp::from_millis(253_402_300_799_999);
+pub const MAX: Timestamp = Timestamp::from_millis(253_402_300_799_999);
 
 /// Milliseconds in a day.
 const DAY: u64 = 86_400_000;
 
 /// Formats an instant. A later one than [`MAX`] is written as `MAX`.
-pub(super) fn write(instant: Timestamp) -> String {
+pub fn write(instant: Timestamp) -> String {
     let millis = instant.as_millis().min(MAX.as_millis());
     let (year, month, day) = date(millis / DAY);
     let rest = millis % DAY;
@@ -20,7 +20,7 @@ pub(super) fn write(instant: Timestamp) -> String {
 }
 
 /// Parses an instant; `None` if the text is invalid. An instant before 1970 is read as 1970.
-pub(super) fn read(text: &str) -> Option<Timestamp> {
+pub fn read(text: &str) -> Option<Timestamp> {
     let mut at = Cursor(text.as_bytes());
     let year = at.number(4)?;
     at.one_of(b"-")?;
