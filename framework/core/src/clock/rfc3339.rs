@@ -1,6 +1,7 @@
 //! Instants as RFC 3339 text, the time format of CloudEvents.
 //!
-//! Called by the header codec of `wire` and by [expiries](crate::message::set_expiry). Written in UTC with milliseconds; read with any offset and any number of fraction digits.
+//! Called by the header codec of `wire` and by the expiry of messages. Written in UTC with milliseconds; read with any offset
+//! and any number of fraction digits.
 
 use super::Timestamp;
 
