@@ -208,9 +208,10 @@ impl Pool {
     ) -> Result<Vec<Row>, StoreError> {
         let mut first = true;
         loop {
+            let mut used = None;
             let asked = async {
-                let client = self.client(number).await?;
-                Ok(client.query_typed(sql, parameters).await?)
+                let client = used.insert(self.client(number).await?);
+                Ok::<_, Failure>(client.query_typed(sql, parameters).await?)
             };
             match asked.await {
                 Ok(rows) => {
@@ -218,9 +219,9 @@ impl Pool {
                     return Ok(rows);
                 }
                 // All connections may have been lost at once, so the next one in turn is no better.
-                Err(failure) if Failure::fate(&failure) == Fate::Unknown && first => {
+                Err(failure) if failure.fate() == Fate::Unknown && first => {
                     first = false;
-                    self.forget_closed().await;
+                    self.forget_lost(used.as_ref()).await;
                 }
                 Err(failure) => return Err(self.failed(&failure, doing)),
             }
@@ -244,11 +245,15 @@ impl Pool {
         Ok(rows)
     }
 
-    /// Drops the connections that are lost. The next requests open new ones.
-    async fn forget_closed(&self) {
+    /// Drops the connections that are lost, and the one whose request has failed: the server may have answered with the reason
+    /// for ending the session, and the connection ends a moment later. The next requests open new ones.
+    async fn forget_lost(&self, failed: Option<&Arc<Client>>) {
         for slot in &self.slots {
             let mut slot = slot.lock().await;
-            if slot.as_ref().is_some_and(|client| client.is_closed()) {
+            if slot
+                .as_ref()
+                .is_some_and(|client| client.is_closed() || failed.is_some_and(|failed| Arc::ptr_eq(client, failed)))
+            {
                 *slot = None;
             }
         }

@@ -159,6 +159,23 @@ async fn values_arrive_in_the_types_of_their_columns() {
 }
 
 #[whizbang::test]
+async fn idle_node_has_written_its_tables() {
+    let server = server();
+    let hub = LoopbackHub::new();
+    for round in 1..=5 {
+        // Also right after the start, when the node claims its view.
+        let node = start_member(&server, &hub, "only").await;
+        for cents in [20, 30, 40] {
+            node.client().send(deposit("ada", cents)).await.unwrap();
+            node.wait_idle().await;
+            assert_eq!(server.sql(ACTUAL), server.sql(EXPECTED), "round {round}");
+        }
+        node.stop().await.unwrap();
+    }
+    assert_eq!(server.sql(ACTUAL), "ada|450|15");
+}
+
+#[whizbang::test]
 async fn failed_statement_leaves_neither_rows_nor_the_view() {
     let server = server();
     let store = connect(&server).await;
@@ -250,14 +267,15 @@ async fn owner_that_stops_in_its_transaction_loses_the_view() {
     let name = Name::from_static("balances").unwrap();
     let epoch = one.claim_view(&name).await.unwrap();
     let insert = [Statement::new("INSERT INTO balances VALUES ('ada', 1, 1)")];
+    let mut lock = Session::start(&server);
+    lock.sql("BEGIN; LOCK TABLE balances IN ACCESS EXCLUSIVE MODE");
     let mut save = one.save_view_with(&name, epoch, view(1), &insert);
-    let is_locked = "SELECT count(*) > 0 FROM pg_locks JOIN pg_class c ON c.oid = relation
-        WHERE relname = 'views' AND mode = 'RowExclusiveLock'";
-    until("a transaction that has the view", async || {
-        assert!((&mut save).now_or_never().is_none(), "the transaction was not observed");
-        server.sql(is_locked) == "t"
+    until("a statement that waits", async || {
+        assert!((&mut save).now_or_never().is_none(), "the table was not locked");
+        waiting_sessions(&server) == 1
     })
     .await;
+    lock.sql("COMMIT");
     // From here on the owner sends nothing. The other one waits, and its reads do not.
     let mut claim = other.claim_view(&name);
     until("a claim that waits", async || {

@@ -42,11 +42,12 @@ impl<P: Projection> ViewActor<P> {
                         this.save_if_due(ctx);
                     }
                 }
-                Ok(_) => {}
+                Ok(_) => this.notify_flushed(),
                 Err(error) => {
                     // The next renewal tries again.
                     tracing::warn!(target: TARGET, projection = %name, error = %error_chain(&error), "failed to claim the view: retrying");
                     this.saver = Saver::No;
+                    this.notify_flushed();
                 }
             }
         }));

@@ -10,7 +10,7 @@ use futures_util::future::LocalBoxFuture;
 use tokio::sync::oneshot;
 
 use super::context::ViewContext;
-use super::requests::{PendingQuery, QueryPermit, SaveRequest, SaverNotice, SkipRequest};
+use super::requests::{FlushRequest, PendingQuery, QueryPermit, SaveRequest, SaverNotice, SkipRequest};
 use super::restore::restore;
 use super::saver::Saver;
 use super::skips::{SkipError, skipped};
@@ -44,6 +44,9 @@ pub(crate) trait ViewEndpoint {
 
     /// Begins or ends to save the view, on a store that several nodes share.
     fn set_saver(&self, saves: bool);
+
+    /// Writes the tables of the view, if it has some and this node saves it. Returns a number that changes with any work done.
+    fn flush(&self) -> LocalBoxFuture<'static, u64>;
 
     /// Stops accepting events and saves the view.
     fn drain(&self) -> LocalBoxFuture<'static, ()>;
@@ -128,6 +131,16 @@ impl<P: Projection> ViewEndpoint for ProjectionDispatcher<P> {
     fn set_saver(&self, saves: bool) {
         #[expect(clippy::disallowed_methods, reason = "sent once for each renewal of the lease")]
         self.view.do_send(LocalMessage::new(SaverNotice(saves)));
+    }
+
+    fn flush(&self) -> LocalBoxFuture<'static, u64> {
+        if P::RESET.is_none() {
+            return Box::pin(std::future::ready(0));
+        }
+        let (flushed, wait) = oneshot::channel();
+        #[expect(clippy::disallowed_methods, reason = "sent once for each wait until the node is idle")]
+        self.view.do_send(LocalMessage::new(FlushRequest(flushed)));
+        Box::pin(async move { wait.await.unwrap_or(0) })
     }
 
     fn drain(&self) -> LocalBoxFuture<'static, ()> {

@@ -142,6 +142,8 @@ impl<P: Projection> ViewActor<P> {
     /// what it did.
     pub(super) fn reload(&mut self, ctx: &mut Context<Self>) {
         self.view = None;
+        self.work += 1;
+        self.notify_flushed();
         for source in &mut self.sources {
             source.target = source.target.max(source.position());
         }

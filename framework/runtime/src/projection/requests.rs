@@ -29,6 +29,9 @@ impl Drop for QueryPermit {
 /// Request to save the view; the sender is notified.
 pub(super) struct SaveRequest(pub(super) oneshot::Sender<()>);
 
+/// Request to write the tables of the view now. The sender receives a number that changes with each save and each reload.
+pub(super) struct FlushRequest(pub(super) oneshot::Sender<u64>);
+
 /// Request to skip an event.
 pub(super) struct SkipRequest {
     pub(super) shard: ShardId,

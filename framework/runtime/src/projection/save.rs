@@ -105,6 +105,7 @@ impl<P: Projection> ViewActor<P> {
         let view = View { schema: P::SCHEMA, checkpoint, bytes: Bytes::from(bytes) };
         let (context, batch) = (Rc::clone(&self.context), std::mem::take(&mut self.batch));
         self.saving = true;
+        self.work += 1;
         let saving = async move {
             let save = async { context.store.save_view_with(&context.name, epoch, view, batch.statements()).await };
             let saved = match caught(save).await {
@@ -210,6 +211,7 @@ impl<P: Projection> ViewActor<P> {
     }
 
     pub(super) fn notify_saved(&mut self) {
+        self.notify_flushed();
         for drained in self.drained.drain(..) {
             let _ = drained.send(());
         }

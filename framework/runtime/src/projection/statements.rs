@@ -5,13 +5,16 @@
 
 use std::time::Duration;
 
-use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+use actix::{ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
+use tokio::sync::oneshot;
 
 use super::Projection;
 use super::batch::{Batch, BatchedEvent};
+use super::requests::FlushRequest;
 use super::saver::Saver;
 use super::source::ProjectFailure;
 use super::view::ViewActor;
+use crate::actor::LocalMessage;
 use whizbang_core::store::StoreError;
 use whizbang_core::telemetry::{TARGET, error_chain};
 
@@ -63,6 +66,22 @@ impl<P: Projection> ViewActor<P> {
         self.reload_later(ctx);
     }
 
+    /// Writes what is not in the tables yet, if this node saves the view; waits for that right if it is being claimed.
+    fn flush(&mut self, flushed: oneshot::Sender<u64>, ctx: &mut Context<Self>) {
+        self.flushed.push(flushed);
+        match self.saver {
+            Saver::Claiming => {}
+            Saver::Yes(_) if self.unsaved > 0 => self.save(ctx),
+            Saver::Yes(_) | Saver::No => self.notify_flushed(),
+        }
+    }
+
+    pub(super) fn notify_flushed(&mut self) {
+        for flushed in self.flushed.drain(..) {
+            let _ = flushed.send(self.work);
+        }
+    }
+
     /// Reads the view again after a pause.
     pub(super) fn reload_later(&mut self, ctx: &mut Context<Self>) {
         let pause = self.context.retry.wait(3, &self.context.ids).max(MIN_PAUSE);
@@ -85,5 +104,13 @@ impl<P: Projection> ViewActor<P> {
 
     fn statements_issue(&self) -> String {
         format!("statements of {}", self.context.name)
+    }
+}
+
+impl<P: Projection> Handler<LocalMessage<FlushRequest>> for ViewActor<P> {
+    type Result = ();
+
+    fn handle(&mut self, flush: LocalMessage<FlushRequest>, ctx: &mut Self::Context) {
+        self.flush(flush.0.take().0, ctx);
     }
 }

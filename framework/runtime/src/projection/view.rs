@@ -66,6 +66,10 @@ pub(super) struct ViewActor<P: Projection> {
     pub(super) save_duration: Duration,
     /// Notified when everything is saved.
     pub(super) drained: Vec<oneshot::Sender<()>>,
+    /// Notified when the tables are written.
+    pub(super) flushed: Vec<oneshot::Sender<u64>>,
+    /// Number of saves and reloads.
+    pub(super) work: u64,
 }
 
 impl<P: Projection> ViewActor<P> {
@@ -111,6 +115,8 @@ impl<P: Projection> ViewActor<P> {
             save_timer: None,
             save_duration: Duration::ZERO,
             drained: Vec::new(),
+            flushed: Vec::new(),
+            work: 0,
         }
     }
 

@@ -185,8 +185,13 @@ impl ThreadRuntime {
         whizbang_core::spawn::detached(&self.context.user_code, "wait until idle", async move {
             me.context.idle.wait_until(|| me.is_idle()).await;
             let counts = &me.context.counts;
+            // What the views have handled is in their tables, or will be read again: another reading follows.
+            let mut flushed = 0;
+            for view in &me.views {
+                flushed += view.flush().await;
+            }
             let taken: u64 = me.subscriptions.values().flatten().map(|subscription| subscription.last.get()).sum();
-            let _ = done.send(counts.turns.get() + counts.sent.get() + taken);
+            let _ = done.send(counts.turns.get() + counts.sent.get() + taken + flushed);
         });
     }
 

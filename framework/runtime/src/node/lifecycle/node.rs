@@ -81,12 +81,13 @@ impl Node {
     }
 
     /// Waits until the node is idle: no turn or job is in flight, every sent message is committed by its receiver,
-    /// and every event that existed at the call has been handled by its local subscribers and views. Messages that
-    /// arrive later may start new work.
+    /// and every event that existed at the call has been handled by its local subscribers and views. The tables of a
+    /// projection with [statements](crate::projection::Project::statements) contain these events, if this node is the one
+    /// that writes them. Messages that arrive later may start new work.
     ///
     /// Intended for tests and for callers that read their own writes. It does not return while a required peer is
-    /// unreachable, while a failed message is retried, or while messages are blocked behind the dead letters of their
-    /// key; use a timeout where that can happen. It does not wait for timers in the future, nor for messages to a
+    /// unreachable, while a failed message is retried, while tables cannot be written, or while messages are blocked behind the
+    /// dead letters of their key; use a timeout where that can happen. It does not wait for timers in the future, nor for messages to a
     /// domain that this node neither hosts nor reaches through a bridge; [`health`](Self::health) names such a
     /// domain.
     ///

@@ -202,11 +202,12 @@ impl Membership {
     }
 
     /// Returns the member that saves a view, or `None` before the first renewal: the one with the highest hash together
-    /// with the view's name, so that views are spread and a member that joins or leaves moves few of them.
+    /// with the view's name, so that views are spread and a member that joins or leaves moves few of them. A member that leaves
+    /// saves views only if no other member stays: the last one saves them when it stops.
     pub(super) fn saver_of(&self, view: &str) -> Option<MemberId> {
         let seen = self.seen.lock();
-        let takers = seen.leases.members.iter().filter(|member| !member.is_draining);
-        takers.map(|member| (weight(member.id, view), member.id)).max().map(|(_, id)| id)
+        let members = seen.leases.members.iter();
+        members.map(|member| (!member.is_draining, weight(member.id, view), member.id)).max().map(|(.., id)| id)
     }
 }
 
