@@ -3,8 +3,6 @@
 //! Set by senders, read by receivers before they handle a command. It is one of the headers that the framework passes through,
 //! so records, frames and versions without this feature preserve it.
 
-use std::time::Duration;
-
 use super::headers::put_header;
 use super::{Envelope, HeaderError, header};
 use crate::clock::{Timestamp, rfc3339};
@@ -26,18 +24,6 @@ pub fn expiry(headers: &[(String, String)]) -> Option<Timestamp> {
 }
 
 impl Envelope {
-    /// Counts the remaining time until the expiry from `now`, by the clock of the receiver, as with a deadline. The expiry and the
-    /// time of the message are of the sender's clock, so their distance is known. A message that is late by more than
-    /// `skew`, the largest difference between two clocks, keeps its expiry.
-    pub fn renew_expiry(&mut self, now: Timestamp, skew: Duration) {
-        if let Some(expiry) = expiry(&self.headers).filter(|expiry| now <= expiry.after(skew))
-            && let Err(error) = set_expiry(&mut self.headers, now.after(expiry.since(self.time)))
-        {
-            // Over the limits with the time in another form: it keeps the sender's.
-            tracing::debug!(target: crate::telemetry::TARGET, id = %self.id, %error, "expiry not changed");
-        }
-    }
-
     /// Returns the headers of the message if it is sent at `due` instead: the time until its expiry counts from then.
     pub fn headers_when_due(&self, due: Timestamp) -> Vec<(String, String)> {
         let mut headers = self.headers.clone();
@@ -52,11 +38,12 @@ impl Envelope {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::message::{Kind, MAX_HEADERS, MessageId, Name, set_header};
 
     const SENT: Timestamp = Timestamp::from_millis(1_000_000);
-    const SKEW: Duration = Duration::from_secs(300);
 
     fn expires_in(life: Duration) -> Envelope {
         let name = Name::from_static("bank").unwrap();
@@ -84,21 +71,6 @@ mod tests {
             set_header(&mut headers, &format!("x{number}"), "").unwrap();
         }
         assert_eq!(set_expiry(&mut headers, SENT), Err(HeaderError::TooMany { limit: MAX_HEADERS }));
-    }
-
-    #[test]
-    fn receiver_counts_by_its_own_clock() {
-        for (now, expected) in [
-            // The clock of the receiver is behind, equal, ahead; then the message is late.
-            (SENT.before(SKEW), SENT.before(SKEW).after(Duration::from_secs(10))),
-            (SENT, SENT.after(Duration::from_secs(10))),
-            (SENT.after(SKEW), SENT.after(SKEW).after(Duration::from_secs(10))),
-            (SENT.after(SKEW).after(Duration::from_secs(11)), SENT.after(Duration::from_secs(10))),
-        ] {
-            let mut envelope = expires_in(Duration::from_secs(10));
-            envelope.renew_expiry(now, SKEW);
-            assert_eq!(expiry(&envelope.headers), Some(expected), "{now:?}");
-        }
     }
 
     #[test]

@@ -103,8 +103,8 @@ impl<C: Command> SendCommand<C> {
     /// handle it: the reply is [`SendError::Rejected`] with [`Rejection::EXPIRED`](crate::Rejection::EXPIRED). Default: no limit.
     ///
     /// Unlike the [deadline](Self::deadline), it travels with the command and counts wherever the command waits: in a stream of the
-    /// broker, behind other commands, for a worker. A job that has begun is completed. Between nodes the time counts anew from
-    /// the arrival, unless the receiver's clock is more than 5 minutes past the expiry. The time is the header
+    /// broker, behind other commands, for a worker. A job that has begun is completed. The clock of the
+    /// receiver decides: a difference between the clocks of two machines shifts the expiry by as much. It is the header
     /// `ce-expirytime` of the command. With 64 other headers it is refused with [`SendError::Header`].
     ///
     /// ```

@@ -15,7 +15,7 @@ use crate::node::definition::peers::Unreachable;
 use crate::node::error::NodeEnd;
 use crate::node::inbound::remote_answer::{RemoteRequest, page_unreadable};
 use crate::node::thread::Threads;
-use crate::node::transport::request::{run_query, run_remote_command};
+use crate::node::transport::request::{run_command, run_query};
 use crate::relay::{envelope_of, page};
 use crate::router::Judgment;
 use whizbang_core::bridge::{AckOutcome, Inbound, Notification, Page, Request, RequestError, Response};
@@ -112,13 +112,12 @@ impl BridgeHandler {
     }
 
     /// Passes a command or a reply to the thread of its shard.
-    fn deliver(&self, mut envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
+    fn deliver(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         let home = envelope.to.as_ref().map_or(0, |to| self.definition.thread_of(to.shard));
         let (settle, settled) = oneshot::channel();
         self.threads.run(
             home,
             Box::new(move |runtime| {
-                runtime.renew_expiry(&mut envelope);
                 runtime.direct(
                     envelope,
                     Box::new(move |settled| {
@@ -218,7 +217,7 @@ impl BridgeHandler {
                     return Box::pin(async { Response::Refused(RequestError::NotHere) });
                 }
                 envelope.to = Some(to);
-                let outcome = run_remote_command(&self.definition, &self.threads, envelope);
+                let outcome = run_command(&self.definition, &self.threads, envelope);
                 Box::pin(async move { asker.answer(outcome.await) })
             }
             Request::Query(mut envelope) => {

@@ -26,8 +26,6 @@ struct OutboxPage {
     head: u64,
     /// Watermark of this node, as the sender knows it.
     committed: u64,
-    /// It was read from another node, whose clock may differ.
-    is_remote: bool,
 }
 
 impl ThreadRuntime {
@@ -72,10 +70,7 @@ async fn request_missing(me: Weak<ThreadRuntime>, window: Weak<ReceiveWindow>) {
         }
         match answer {
             Ok(page) if runtime.end_if_older(&window, page.committed) => return,
-            Ok(mut page) => {
-                if page.is_remote {
-                    page.entries.iter_mut().for_each(|entry| runtime.renew_expiry(entry));
-                }
+            Ok(page) => {
                 if stops || !window.answered(question, page.entries, page.head) {
                     // The sender sends uncommitted messages again, so this need not continue forever.
                     return window.end_requests();
@@ -134,7 +129,6 @@ async fn read_outbox(
             entries: entries.into_iter().map(|entry| entry.envelope).collect(),
             head,
             committed: 0,
-            is_remote: false,
         });
     }
     let Some(bridge) = &definition.bridge else { return Err(false) };
@@ -146,7 +140,7 @@ async fn read_outbox(
             }
             if entries.iter().all(|one| asked.admits(one)) {
                 definition.resolve_shapes(&mut entries).await.map_err(|_| true)?;
-                return Ok(OutboxPage { entries, head, committed: committed.unwrap_or(0), is_remote: true });
+                return Ok(OutboxPage { entries, head, committed: committed.unwrap_or(0) });
             }
             tracing::error!(target: TARGET, %from, %to, "owner returned entries of a different shard");
             Err(false)

@@ -237,14 +237,6 @@ impl ThreadRuntime {
         envelope
     }
 
-    /// Counts the time until the expiry of a message from another node by the clock of this one. Once for each arrival: the
-    /// time of the message stays that of its sender.
-    pub(in crate::node) fn renew_expiry(&self, envelope: &mut Envelope) {
-        if !envelope.headers.is_empty() {
-            envelope.renew_expiry(self.context.ids.clock().now(), MAX_CLOCK_SKEW);
-        }
-    }
-
     /// Delivers a message of the node itself to the actor with its key, by actor type.
     pub(in crate::node) fn deliver_internal(&self, actor: &Name, work: Action, envelope: Envelope, settle: Completion) {
         // A timer's document may belong to another domain than its actor.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::node::definition::{NodeDefinition, VIEW_THREAD};
-use crate::node::thread::{ThreadRuntime, Threads};
+use crate::node::thread::Threads;
 use crate::router::{Completion, Outcome, SendError, attach_shapes};
 use whizbang_core::bridge::{Bridge, BridgeError, Request, RequestError, Response};
 use whizbang_core::clock::instant;
@@ -22,24 +22,6 @@ pub(in crate::node) fn run_command(
     threads: &Threads,
     envelope: Envelope,
 ) -> impl Future<Output = Outcome> + Send + 'static {
-    run_prepared(definition, threads, envelope, |_, _| {})
-}
-
-/// As [`run_command`], for a command of another process, whose clock may differ.
-pub(in crate::node) fn run_remote_command(
-    definition: &NodeDefinition,
-    threads: &Threads,
-    envelope: Envelope,
-) -> impl Future<Output = Outcome> + Send + 'static {
-    run_prepared(definition, threads, envelope, ThreadRuntime::renew_expiry)
-}
-
-fn run_prepared(
-    definition: &NodeDefinition,
-    threads: &Threads,
-    mut envelope: Envelope,
-    prepare: fn(&ThreadRuntime, &mut Envelope),
-) -> impl Future<Output = Outcome> + Send + 'static {
     let home = envelope.to.as_ref().map_or(0, |to| definition.thread_of(to.shard));
     let (settle, outcome) = oneshot::channel();
     let bytes = envelope.payload.len();
@@ -48,7 +30,6 @@ fn run_prepared(
             let _ = settle.send(Outcome::Moved);
             return;
         }
-        prepare(runtime, &mut envelope);
         runtime.deliver_external(
             envelope,
             Box::new(move |outcome| {
