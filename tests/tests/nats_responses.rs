@@ -9,11 +9,13 @@ use futures_util::StreamExt;
 use tokio::sync::watch;
 use whizbang::bridge::nats::{NatsBridge, NatsBuilder, NatsPermissions, StreamSetup};
 use whizbang::bridge::subject::Namespace;
+use whizbang::bridge::wire::Packet;
 use whizbang::bridge::{Bridge, NodeCard, Request, Response};
 use whizbang::testing::bridge::cases::sample::{event, external_command, shard};
 use whizbang::testing::bridge::node::{NodeBehavior, TestNode, named, service};
 use whizbang::testing::bridge::{SHARDS, run};
 use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
+use whizbang_tests::until;
 
 const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
 const OWN_INBOX: &str = "_INBOX_whizbang_evil.own";
@@ -188,6 +190,54 @@ fn reply_subject_reveals_no_other_reply_subject() {
             assert_eq!(denied.load(Ordering::Relaxed), 0, "the server permits all these responses");
             bank.stop().await;
             shop.stop().await;
+        });
+    }
+}
+
+/// The requester chooses the inbox of the response. One that the server denies is not handled and logged again for each request.
+#[test]
+fn request_with_a_denied_inbox_is_dropped() {
+    for release in BOTH {
+        run(async {
+            let server = guarded(release).await;
+            let (_permit, permitted) = watch::channel(true);
+            let bank = start(&server, bank(), permitted).await;
+            let (client, _) = hostile(&server).await;
+            let command = external_command(&shard("bank", 1), 1);
+            let packet = Packet::from_envelope(&command).expect("can be written");
+            let mut headers = async_nats::HeaderMap::new();
+            for (name, value) in &packet.headers {
+                headers.insert(&**name, value.as_str());
+            }
+            let ask = async |reply: String| {
+                let (to, headers, payload) = ("whizbang.ask.bank.cmd.1", headers.clone(), packet.payload.clone());
+                client.publish_with_reply_and_headers(to, reply, headers, payload).await.expect("writes");
+            };
+            let denied = async |expected| {
+                until("the denied responses", async || {
+                    client.flush().await.expect("flushes");
+                    bank.bridge.health().denied_responses == expected
+                })
+                .await;
+            };
+            ask("_INBOX_foreign.first".to_owned()).await;
+            denied(1).await;
+            for number in 0..100 {
+                ask(format!("_INBOX_foreign.{number}.x")).await;
+            }
+            denied(101).await;
+            // A wrong inbox beside those of the services stops no response to them.
+            ask("_INBOX_whizbang.x".to_owned()).await;
+            denied(102).await;
+            bank.inspect(|received| assert_eq!(received.requests.len(), 2, "the first request of each inbox"));
+            // An inbox of its own is answered, from the same client.
+            let own = "_INBOX_whizbang.evil.own";
+            let mut responses = client.subscribe(own).await.expect("subscribes");
+            ask(own.to_owned()).await;
+            let response = tokio::time::timeout(Duration::from_secs(10), responses.next()).await;
+            assert_eq!(response.expect("in time").expect("a response").payload, packet.payload);
+            assert_eq!(bank.bridge.health().denied_responses, 102);
+            bank.stop().await;
         });
     }
 }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::config::{Login, NatsBuilder};
 use super::credentials::log_in;
+use super::denied_inboxes::{Denial, DeniedInboxes};
 use super::servers::Servers;
 use whizbang_core::bridge::BridgeError;
 use whizbang_core::clock::monotonic;
@@ -58,6 +59,8 @@ pub(super) struct Connection {
     pub(super) link: watch::Receiver<LinkState>,
     /// The subjects that the server denies this user, as they are reported.
     pub(super) denials: broadcast::Sender<String>,
+    /// The inboxes of other parties that the server does not permit this node to respond to.
+    pub(super) denied_inboxes: Arc<DeniedInboxes>,
     /// The address of the server without credentials.
     pub(super) broker: Arc<str>,
 }
@@ -89,8 +92,17 @@ impl Connection {
         let ending = Ending::default();
         let (link_writer, link) = watch::channel(LinkState::default());
         let denials = broadcast::Sender::new(DENIAL_CAPACITY);
-        let denial_writer = denials.clone();
-        let (address, is_ending) = (Arc::clone(&broker), Arc::clone(&ending.0));
+        let denied_inboxes = Arc::<DeniedInboxes>::default();
+        let inbox = format!("_INBOX_{name}");
+        let events = EventLog {
+            broker: Arc::clone(&broker),
+            is_ending: Arc::clone(&ending.0),
+            link: link_writer,
+            denials: denials.clone(),
+            denied_inboxes: Arc::clone(&denied_inboxes),
+            inbox: inbox.clone(),
+            shared_inbox: format!("_INBOX_{}", config.namespace),
+        };
         let login = match &config.login {
             Login::None => servers.login.clone(),
             given => given.clone(),
@@ -98,18 +110,18 @@ impl Connection {
         let options = connect_options(config, &login, &broker)?
             .require_tls(requires_tls(config, &servers))
             .name(name)
-            .custom_inbox_prefix(format!("_INBOX_{name}"))
+            .custom_inbox_prefix(inbox)
             .connection_timeout(CONNECT_TIMEOUT)
             .ping_interval(PING_INTERVAL)
             // An announced address may belong to another party: only the configured servers receive the password.
             .ignore_discovered_servers()
             .reconnect_delay_callback(|attempts| reconnect_delay(attempts, jitter(attempts)))
             .event_callback(move |event| {
-                handle_event(&event, &address, is_ending.load(Ordering::Relaxed), &link_writer, &denial_writer);
+                events.record(&event);
                 async {}
             });
         let client = options.connect(servers.addresses).await.map_err(|error| connect_error(&broker, &error))?;
-        Ok(Self { client, link, denials, broker, ending })
+        Ok(Self { client, link, denials, denied_inboxes, broker, ending })
     }
 
     /// Waits until the first connection is recorded, which may happen shortly after `open` returns.
@@ -196,40 +208,67 @@ fn reconnect_delay(attempts: usize, random: u64) -> Duration {
     half + Duration::from_nanos(random % u64::try_from(half.as_nanos()).unwrap_or(u64::MAX).max(1))
 }
 
-/// Records an event of the client in the state of the link or as a denial, and logs it.
-fn handle_event(
-    event: &Event,
-    broker: &str,
-    ending: bool,
-    link: &watch::Sender<LinkState>,
-    denials: &broadcast::Sender<String>,
-) {
-    match event {
-        Event::Connected => {
-            link.send_modify(|link| *link = LinkState { up: true, epoch: link.epoch + 1, since: monotonic() });
-            tracing::debug!(broker, "connected");
-        }
-        Event::Disconnected | Event::Closed => {
-            link.send_modify(|link| *link = LinkState { up: false, since: monotonic(), ..*link });
-            if ending {
-                tracing::debug!(broker, "connection closed");
-            } else {
-                tracing::warn!(broker, "connection lost; queued messages will be sent after the reconnection");
+/// The recipient of the client's events.
+struct EventLog {
+    broker: Arc<str>,
+    is_ending: Arc<AtomicBool>,
+    link: watch::Sender<LinkState>,
+    denials: broadcast::Sender<String>,
+    denied_inboxes: Arc<DeniedInboxes>,
+    /// The first token of the inboxes of this connection.
+    inbox: String,
+    /// The first token of the inboxes for responses to services.
+    shared_inbox: String,
+}
+
+impl EventLog {
+    /// Records an event in the state of the link or as a denial, and logs it.
+    fn record(&self, event: &Event) {
+        let broker = &*self.broker;
+        match event {
+            Event::Connected => {
+                self.denied_inboxes.forget();
+                let now = monotonic();
+                self.link.send_modify(|link| *link = LinkState { up: true, epoch: link.epoch + 1, since: now });
+                tracing::debug!(broker, "connected");
             }
+            Event::Disconnected | Event::Closed => {
+                self.link.send_modify(|link| *link = LinkState { up: false, since: monotonic(), ..*link });
+                if self.is_ending.load(Ordering::Relaxed) {
+                    tracing::debug!(broker, "connection closed");
+                } else {
+                    tracing::warn!(broker, "connection lost; queued messages will be sent after the reconnection");
+                }
+            }
+            Event::ServerError(ServerError::Other(text)) => match denied_subject(text) {
+                Some(subject) => self.record_denial(subject, text),
+                None => tracing::warn!(broker, "server error: {}", excerpt(text)),
+            },
+            Event::SlowConsumer(_) => {
+                tracing::warn!(broker, "slow consumer: messages dropped, will be redelivered");
+            }
+            Event::LameDuckMode => tracing::info!(broker, "server is shutting down"),
+            other => tracing::warn!(broker, "{other}"),
         }
-        Event::ServerError(ServerError::Other(text)) => match denied_subject(text) {
-            Some(subject) => {
+    }
+
+    /// Logs a denial once for each inbox of another party: its requests name it again and again. No message of this node waits for
+    /// a reply from there.
+    fn record_denial(&self, subject: &str, text: &str) {
+        let broker = &*self.broker;
+        match self.denied_inboxes.record(subject, &self.inbox, &self.shared_inbox, monotonic()) {
+            Denial::OwnSubject => {
                 tracing::error!(broker, subject, "permission denied by the server: {}", excerpt(text));
                 // There may be no request that waits for it.
-                let _ = denials.send(subject.to_owned());
+                let _ = self.denials.send(subject.to_owned());
             }
-            None => tracing::warn!(broker, "server error: {}", excerpt(text)),
-        },
-        Event::SlowConsumer(_) => {
-            tracing::warn!(broker, "slow consumer: messages dropped, will be redelivered");
+            Denial::NewInbox => tracing::warn!(
+                broker,
+                inbox = excerpt(subject),
+                "response denied by the server; requests with such an inbox are dropped: the requester must use its own inbox",
+            ),
+            Denial::KnownInbox => tracing::debug!(broker, inbox = excerpt(subject), "response denied by the server"),
         }
-        Event::LameDuckMode => tracing::info!(broker, "server is shutting down"),
-        other => tracing::warn!(broker, "{other}"),
     }
 }
 

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use super::channel::{Channel, ChannelSubscriber};
 use super::connection::{LinkState, round_trip};
 use super::decode::{self, excerpt};
+use super::denied_inboxes::is_inbox;
 use super::headers;
 use super::in_flight::{Completed, InFlightMessages, OutboundMessage, ReceivedMessage, RequestContext};
 use super::jetstream::{DesiredConfig, JetStream};
@@ -171,10 +172,13 @@ impl ConsumerLoop {
 
     fn receive_request(&mut self, in_flight: &mut InFlightMessages, message: &Message) {
         // Reply only to inbox subjects, so a caller cannot make this node publish with its permissions (confused deputy).
-        let Some(reply) = message.reply.clone().filter(|reply| reply.starts_with("_INBOX")) else {
+        let Some(reply) = message.reply.clone().filter(|reply| is_inbox(reply)) else {
             tracing::warn!(subject = excerpt(&message.subject), "dropped a request without an inbox for its response");
             return;
         };
+        if self.report.denied_inboxes.drops(&reply, monotonic()) {
+            return;
+        }
         let request = match json_request::request(&self.namespace, message) {
             Some(request) => request.map(|(request, names)| (request, Some(names))),
             None => decode::request(&self.namespace, &self.owns, message).map(|request| (request, None)),
@@ -434,7 +438,7 @@ impl ConsumerLoop {
         round_trip(&self.client).await;
         while let Some(Some((channel, message))) = self.subscribers.next().now_or_never() {
             match (channel, message.reply.clone()) {
-                (Channel::Requests, Some(reply)) if reply.starts_with("_INBOX") => {
+                (Channel::Requests, Some(reply)) if is_inbox(&reply) => {
                     self.respond(in_flight, reply, &Response::Refused(RequestError::NotHere));
                 }
                 (Channel::Stream(index), _) => self.receive_message(in_flight, index, message),

@@ -27,6 +27,7 @@ mod consumer;
 mod consumer_setup;
 mod credentials;
 pub mod decode;
+mod denied_inboxes;
 mod durability;
 mod headers;
 mod in_flight;
@@ -272,7 +273,7 @@ impl NatsBridge {
             Arc::clone(&connection.broker),
         ));
         let (closing, closed) = oneshot::channel();
-        let report = Arc::<Report>::default();
+        let report = Arc::new(Report { denied_inboxes: Arc::clone(&connection.denied_inboxes), ..Report::default() });
         let link = connection.link.clone();
         let watch = ClaimWatch::new(watched, connection.link.clone(), Arc::clone(&inbound), Arc::clone(&report));
         let renewed = claims.clone().map(|claims| (claims, watch));
@@ -460,6 +461,7 @@ impl Bridge for NatsBridge {
         }
         let mut health = BridgeHealth::new(issues);
         health.refused = session.report.refused.load(Ordering::Relaxed);
+        health.denied_responses = session.report.denied_inboxes.dropped();
         health.recreated_consumers = session.report.recreated_consumers.load(Ordering::Relaxed);
         health
     }

@@ -14,6 +14,7 @@ use super::acknowledgement::PublishFailure;
 use super::actor::NatsActor;
 use super::claims::Claims;
 use super::connection::{Ending, LinkState};
+use super::denied_inboxes::DeniedInboxes;
 use super::headers;
 use super::jetstream::JetStream;
 use super::owned_shards::Ownership;
@@ -57,6 +58,8 @@ pub(super) struct Report {
     pub(super) refused: AtomicU64,
     /// The number of consumers that had stalled and were created again since the start.
     pub(super) recreated_consumers: AtomicU64,
+    /// The inboxes that the server does not permit this node to respond to.
+    pub(super) denied_inboxes: Arc<DeniedInboxes>,
 }
 
 impl Session {

@@ -10,6 +10,9 @@ pub struct BridgeHealth {
     /// The number of messages moved to the refused stream since the node started: undecodable ones, and ones without a handler
     /// here.
     pub refused: u64,
+    /// The number of requests without a response since the node started, because the broker does not permit this node to
+    /// respond to their inbox.
+    pub denied_responses: u64,
     /// The number of stalled consumers that were recreated since the node started.
     pub recreated_consumers: u64,
 }

@@ -80,6 +80,8 @@ pub struct Metrics {
     /// Messages moved to the service's refused stream by the bridge: undecodable, or without a handler here. They
     /// stay there for an operator.
     pub refused: u64,
+    /// Requests without a response because the broker does not permit this node to respond to their inbox.
+    pub denied_responses: u64,
     /// Stalled broker consumers that were recreated.
     pub recreated_consumers: u64,
     /// Shards that this node owns now, by leases in a shared store.

@@ -339,6 +339,7 @@ impl NodeDefinition {
             sent: sum(|counts| counts.sent.get()),
             shape_refusals: self.shapes.refused.load(Ordering::Relaxed),
             refused: bridge.refused,
+            denied_responses: bridge.denied_responses,
             recreated_consumers: bridge.recreated_consumers,
             shards_owned: self.membership.as_ref().map_or(0, |membership| membership.owned()),
             shards_opened: owned(|counts| &counts.opened),
