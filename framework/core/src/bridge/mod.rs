@@ -174,7 +174,7 @@ pub enum Request {
     Query(Envelope),
     /// The events of a shard after a position, to fill gaps and to read history.
     Events {
-        /// The last known position.
+        /// The shard whose log is read.
         shard: ShardId,
         /// The last position already known.
         after: u64,

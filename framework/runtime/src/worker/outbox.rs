@@ -365,7 +365,7 @@ impl<'a> SentByJob<'a> {
 
     /// Limits the time until the message is handled, from the beginning of the attempt; for a message that is sent
     /// [later](Self::after), from when it is due. A receiver that reaches it after that does not handle it, and rejects it
-    /// with [`Rejection::EXPIRED`](whizbang_core::message::Rejection::EXPIRED). An event expires until it is recorded. Default:
+    /// with [`Rejection::EXPIRED`](whizbang_core::message::Rejection::EXPIRED). The time of an event ends when it is recorded. Default:
     /// no limit. As [`SendCommand::expires_in`](crate::client::SendCommand::expires_in).
     pub fn expires_in(self, life: Duration) -> Self {
         self.outbox.expire(self.id, life);

@@ -185,7 +185,7 @@ impl ThreadRuntime {
         whizbang_core::spawn::detached(&self.context.user_code, "wait until idle", async move {
             me.context.idle.wait_until(|| me.is_idle()).await;
             let counts = &me.context.counts;
-            // What the views have handled is in their tables, or will be read again: another reading follows.
+            // The tables of views are part of an idle node. A save or a reload changes the number, so another reading follows.
             let mut flushed = 0;
             for view in &me.views {
                 flushed += view.flush().await;
