@@ -72,7 +72,7 @@ pub struct Counts {
     pub failed_tasks: Count,
     /// Snapshots skipped because the state could not be encoded.
     pub snapshots_skipped: Count,
-    /// Messages refused because a bound was reached.
+    /// Messages refused for now, because a bound was reached or by a layer.
     pub busy: Count,
     /// Actors activated.
     pub activations: Count,
@@ -80,7 +80,7 @@ pub struct Counts {
     pub passivations: Count,
     /// Keys that currently cannot be loaded.
     pub unloadable: Count,
-    /// Keys for which the store currently fails again and again.
+    /// Keys that currently fail again and again, because of the store or of a layer.
     pub stuck_keys: Count,
     /// Messages currently deferred, for their key or for a worker.
     pub deferred: Count,

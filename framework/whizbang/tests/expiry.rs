@@ -3,6 +3,7 @@
 mod eventually;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -118,8 +119,11 @@ struct Shelf {
     moves: u32,
 }
 
+static IS_JAMMED: AtomicBool = AtomicBool::new(false);
+
 impl Handle<Move> for Shelf {
     fn handle(&self, moves: Move, effects: &mut Effects<Self>) -> Result<i64, Rejection> {
+        assert!(moves.item != "jam-second" || !IS_JAMMED.load(Ordering::Relaxed), "planned: the shelf is jammed");
         effects.record(Moved { units: moves.units });
         Ok(self.units + moves.units)
     }
@@ -255,6 +259,29 @@ async fn delayed_command_expires_after_it_is_due() {
         node.stop().await.unwrap();
     };
     tokio::task::LocalSet::new().run_until(test).await;
+}
+
+/// As for the dead letter of a worker, the operator decides. The command that only waited behind it expires like one in a queue.
+#[whizbang::test]
+async fn redriven_dead_letter_is_handled_and_those_behind_it_expire() {
+    let (hub, store, (clock, hand)) = (LoopbackHub::new(), MemoryStore::new(), clock());
+    IS_JAMMED.store(true, Ordering::Relaxed);
+    let retry = Retry { attempts: 1, ..Retry::default() };
+    let node = Node::builder("stock", store).threads(0).aggregate::<Shelf>().clock(clock.clone()).retry(retry);
+    let stock = node.bridge(hub.bridge()).start().await.unwrap();
+    let orders = orders(&hub, &clock).await;
+    for _ in 0..2 {
+        orders.client().send(Place { order: "jam".to_owned() }).await.unwrap();
+    }
+    eventually(async || stock.dead_letters().await.unwrap().len() == 2).await;
+    hand.advance(LIFE + SECOND);
+    IS_JAMMED.store(false, Ordering::Relaxed);
+    stock.redrive(&stock.dead_letters().await.unwrap()[0]).await.unwrap();
+    assert!(stock.dead_letters().await.unwrap().is_empty());
+    assert_eq!((stock.metrics().expired, units(&stock, "jam-second").await), (1, -1));
+    // The sender learns of both.
+    let answer = async || orders.client().query(State { order: "jam".to_owned() }).await.unwrap();
+    eventually(async || answer().await == Rejection::EXPIRED).await;
 }
 
 #[whizbang::test]

@@ -296,6 +296,46 @@ async fn busy_layer_delays_events_and_returns_commands() {
     node.stop().await.unwrap();
 }
 
+/// A layer that is busy for ever uses up no attempt of an event or a command of an actor, so nothing else would show it.
+#[tokio::test(start_paused = true)]
+async fn layer_that_is_busy_for_long_shows_until_it_lets_pass() {
+    let test = async {
+        let is_busy = Arc::new(AtomicU32::new(1));
+        let layer = |is_busy: &Arc<AtomicU32>| {
+            let is_busy = Arc::clone(is_busy);
+            Before(move |_: &Call<'_>| match is_busy.load(Ordering::Relaxed) {
+                0 => Ok(()),
+                _ => Err(Refusal::Busy { after: Duration::from_millis(500) }),
+            })
+        };
+        let node = shop().worker(Mailer).layer_of::<Added>(layer(&is_busy)).layer_of::<SendMail>(layer(&is_busy));
+        let node = node.start().await.unwrap();
+        let metrics = || (node.metrics().stuck_keys, node.metrics().dead_letters, node.metrics().retries);
+        node.client().send(add("a", 1)).await.unwrap();
+        node.client().send(add("a", 2)).await.unwrap();
+        let mail = tokio::task::spawn_local(node.client().post(SendMail { to: "ada".to_owned() }));
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        assert_eq!((metrics(), node.health().reasons), ((0, 0, 0), Vec::new()), "a rate limit may take as long");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let health = node.health();
+        assert!(health.ready && health.reasons.len() == 2, "{health:?}");
+        for text in
+            ["a layer has refused a message of key `a` of `watch` in shop/", "a layer has refused a job of `mailer`"]
+        {
+            assert!(health.reasons.iter().any(|reason| reason.starts_with(text)), "{health:?}");
+        }
+        assert_eq!(metrics(), (2, 0, 0));
+        assert!((40..=46).contains(&node.metrics().busy), "{}", node.metrics().busy);
+        is_busy.store(0, Ordering::Relaxed);
+        mail.await.unwrap().unwrap();
+        node.wait_idle().await;
+        assert_eq!((metrics(), node.health().reasons), ((0, 0, 0), Vec::new()));
+        assert_eq!(node.client().send(Seen { cart: "a".to_owned() }).await.unwrap(), "1 2 ");
+        node.stop().await.unwrap();
+    };
+    tokio::task::LocalSet::new().run_until(test).await;
+}
+
 #[whizbang::test]
 async fn event_refused_after_a_restart_is_no_suspect() {
     let (store, (clock, hand)) = (MemoryStore::new(), Clock::manual(Timestamp::from_millis(1_800_000_000_000)));

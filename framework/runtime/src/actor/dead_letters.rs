@@ -176,6 +176,11 @@ impl ActorInstance {
             let dispatcher = Rc::clone(&self.dispatcher);
             let action = self.action_again(&dead_letter);
             let turned = self.run_turn(facts, &mark, notes, false, |state, user, effects| {
+                // The operator has decided about the dead letter, and not about commands that waited behind it.
+                let waited = dead_letter.reason == DeadLetterReason::Behind;
+                if waited && dispatcher.reject_expired(&action, envelope, effects.requested()) {
+                    return Ok(());
+                }
                 dispatcher.decide(state, user, &action, envelope, effects, true)
             });
             if let Err(failure) = turned {

@@ -282,7 +282,7 @@ impl Dispatcher {
         };
         drop(keys);
         let backlog = self.backlogs.get(shard_of(&key, self.backlogs.shards()));
-        let Some(shard) = backlog.map(|backlog| Rc::clone(&backlog.shard)).filter(|shard| shard.is_open()) else {
+        let Some(backlog) = backlog.filter(|backlog| backlog.shard.is_open()) else {
             return Err((AdmitError::Moved, message));
         };
         if died {
@@ -291,7 +291,8 @@ impl Dispatcher {
             drop(self.registry.borrow_mut().remove(&key));
         }
         self.passivate_over_limit();
-        let live = (self.handlers.facts.new_live)(Rc::clone(self), shard, Rc::clone(&key));
+        let live = (self.handlers.facts.new_live)(Rc::clone(self), Rc::clone(&backlog.shard), Rc::clone(&key));
+        live.actor.borrow_mut().stuck = backlog.take_failures(&key);
         let entry = RegistryEntry { addr: Mailbox(Rc::clone(&live)).start(), live: Rc::downgrade(&live) };
         entry.send(&live, message.with(self.new_permit(&live, Some(held))));
         context.counts.activations.one();
@@ -320,9 +321,22 @@ impl Dispatcher {
                 gone.extend(keys.remove_at(at));
             }
         }
-        self.context.counts.passivations.many(gone.len() as u64);
         // Outside the borrow: dropping the last address ends the actor.
-        drop(gone);
+        self.passivate(gone);
+    }
+
+    /// Ends actors that have nothing queued, and of which no other address exists. Keeps their failures.
+    pub(super) fn passivate(&self, gone: Vec<RegistryEntry>) {
+        self.context.counts.passivations.many(gone.len() as u64);
+        for live in gone.iter().filter_map(|entry| entry.live.upgrade()) {
+            if let Ok(mut actor) = live.actor.try_borrow_mut()
+                && actor.stuck.is_failing()
+                && let Some(backlog) = actor.backlog()
+            {
+                let failures = std::mem::take(&mut actor.stuck);
+                backlog.keep_failures(&actor.key, failures);
+            }
+        }
     }
 
     /// Creates the permit of a message. One that runs at once holds no bytes.

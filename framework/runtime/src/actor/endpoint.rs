@@ -82,9 +82,7 @@ impl ActorEndpoint for Rc<Dispatcher> {
                 }
             }
         }
-        self.context.counts.passivations.many(gone.len() as u64);
-        // Dropping the last address ends the actor. None has anything queued, and no other address exists.
-        drop(gone);
+        self.passivate(gone);
     }
 
     fn reset(&self) {

@@ -1,7 +1,7 @@
 //! Commands that have expired: rejected without a call of their handler, in a turn like any other.
 //!
-//! Called by the [routing](super::routing) before the decision, and by the [effects](super::effects) for the commands that an
-//! actor sends. The rejection is recorded with the message, so a repeated delivery has the same answer, whatever the clock
+//! Called by the [routing](super::routing) before the decision, by the [dead letters](super::dead_letters) for commands that have
+//! waited behind one, and by the [effects](super::effects) for the commands that an actor sends. The rejection is recorded with the message, so a repeated delivery has the same answer, whatever the clock
 //! shows by then.
 
 use std::time::Duration;

@@ -16,6 +16,7 @@ use actix::AsyncContext;
 use actix::fut::{ActorFutureExt, wrap_future};
 use tokio::sync::oneshot;
 
+use super::back_off::BackOffQueue;
 use super::backlog::{Backlog, MIN_WAIT};
 use super::dead_letters::duplicate_outcome;
 use super::dispatcher::{Dispatcher, Permit};
@@ -61,19 +62,9 @@ pub(crate) struct ActorInstance<U: ?Sized = dyn UserSlot> {
     /// The number of pending [holds](Self::hold).
     pub(super) holds: u32,
     /// The messages that arrived during a back-off and are not written to the backlog.
-    pub(super) back_off: Option<Box<BackOffQueue>>,
+    pub(super) back_off: Option<Box<BackOffQueue<Delivered>>>,
     /// The user's state. Stored in place and not behind a pointer, because each turn reads it.
     pub(super) user: U,
-}
-
-/// The messages that arrived while a message of the key is in back-off: commands of callers, and timers. Permits bound their
-/// number.
-#[derive(Default)]
-pub(crate) struct BackOffQueue {
-    /// The back-off is not over.
-    is_active: bool,
-    /// In the order of their arrival.
-    queue: VecDeque<Delivered>,
 }
 
 impl<U> ActorInstance<U> {
@@ -154,7 +145,7 @@ impl ActorInstance {
         while self.holds == 0
             && let Some(waiting) = self.back_off.as_mut().filter(|waiting| !waiting.is_active)
         {
-            match waiting.queue.pop_front() {
+            match waiting.next() {
                 Some(delivered) => self.handle(delivered, ctx),
                 None => {
                     self.back_off = None;
@@ -333,7 +324,7 @@ impl ActorInstance {
             return self.defer(delivered, ctx);
         }
         if let Some(waiting) = self.back_off.as_mut().filter(|waiting| waiting.is_active) {
-            return waiting.queue.push_back(delivered);
+            return waiting.push(delivered);
         }
         if let Action::Discard { message } = delivered.delivery.action
             && let Some(reading) = self.backlog().and_then(|backlog| backlog.find(&self.key, message))

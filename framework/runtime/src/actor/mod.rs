@@ -5,6 +5,7 @@
 //! and nothing else.
 
 mod answers;
+mod back_off;
 mod backlog;
 mod command_dispatcher;
 mod commits;

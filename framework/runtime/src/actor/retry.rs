@@ -200,7 +200,11 @@ impl ActorInstance {
             }
             // It is no attempt. The messages of its key that follow wait with it, in order.
             TurnError::Busy(after) => {
-                self.recover(ctx, move |this, ctx| this.retry_after(Delivered { delivery, permit }, after, ctx));
+                self.dispatcher.context.counts.busy.one();
+                self.recover(ctx, move |this, ctx| {
+                    this.retry_after(Delivered { delivery, permit }, after, ctx);
+                    this.count_layer_refusal();
+                });
             }
             // An external caller is waiting for the answer; nothing was done.
             TurnError::Unhandled if outside => {
@@ -229,6 +233,19 @@ impl ActorInstance {
                     self.recover(ctx, move |this, ctx| this.end_failed(delivery, permit, failure, attempt, ctx));
                 }
             }
+        }
+    }
+
+    /// Counts a refusal of the message in back-off by a layer: no attempt ends it, so it must show.
+    fn count_layer_refusal(&mut self) {
+        let Self { dispatcher, shard, key, back_off, .. } = self;
+        let (actor, shard) = (&dispatcher.actor, &shard.id);
+        if let Some(waiting) = back_off {
+            waiting.refusals.delayed(
+                &dispatcher.context,
+                || format!("{shard}/{actor}/{key} layer"),
+                || format!("a message of key `{}` of `{actor}` in {shard}", key.escape_debug()),
+            );
         }
     }
 

@@ -31,7 +31,7 @@ pub(crate) fn action_of(envelope: &Envelope) -> Action {
 }
 
 impl Dispatcher {
-    /// Runs the user's decision on a message, inside the layers.
+    /// Runs the user's decision on a message, inside the layers. A redriven dead letter is not rejected as expired.
     pub(crate) fn decide(
         &self,
         state: &KeyState,
@@ -41,7 +41,7 @@ impl Dispatcher {
         effects: &mut dyn AnyEffects,
         redriven: bool,
     ) -> Result<(), TurnError> {
-        if self.reject_expired(action, envelope, effects.requested()) {
+        if !redriven && self.reject_expired(action, envelope, effects.requested()) {
             return Ok(());
         }
         #[cfg(feature = "testing")]

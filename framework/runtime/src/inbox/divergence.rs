@@ -1,4 +1,5 @@
-//! Divergence checks of a subscription: whether the owner's log still matches the dispatched events.
+//! Divergence checks of a subscription: whether the owner's log still matches the dispatched events. Reports of a log that cannot be
+//! read.
 //!
 //! Called by the [subscription](super::subscription). Anyone with access to the broker may send an event; only the
 //! owner's answer decides. A log restored from an older backup reuses positions for other events: reading on would
@@ -11,8 +12,10 @@ use std::time::Duration;
 use super::subscription::{CHECK_INTERVAL, Subscription};
 use whizbang_core::clock::instant;
 use whizbang_core::message::Envelope;
-use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::{TARGET, shortened};
 
+/// Time for which a log may be unreadable before health lists it: an owner restarts faster.
+const UNREAD_FOR: Duration = Duration::from_secs(10);
 /// Interval at which an owner with a diverged log is asked again.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -82,8 +85,30 @@ impl Subscription {
         format!("events of {}", self.source)
     }
 
-    /// Resumes the subscription: the owner's log matches again.
+    /// Reports that the owner's log could not be read since that time.
+    pub(super) fn report_unread(&self, since: Duration, reason: &str) {
+        tracing::debug!(target: TARGET, source = %self.source, reason, "failed to read the owner's log");
+        if since < UNREAD_FOR {
+            return;
+        }
+        self.is_unread.set(true);
+        let (source, seconds) = (&self.source, since.as_secs());
+        let why = shortened(format!("failed to read events of {source} for {seconds} s: {reason}"));
+        if self.issues.add_unread_source(&source.domain, why) {
+            tracing::warn!(target: TARGET, %source, reason, "failed to read events of a domain for long: retrying");
+        }
+    }
+
+    /// Ends the report of a log that could not be read: it was read, or is not read now.
+    pub(super) fn end_unread(&self) {
+        if self.is_unread.replace(false) {
+            self.issues.source_read(&self.source.domain);
+        }
+    }
+
+    /// Resumes the subscription: the owner's log was read and matches.
     pub(super) fn confirmed(&self) {
+        self.end_unread();
         if self.diverged.replace(false) {
             self.issues.resolve(&self.issue());
             tracing::info!(target: TARGET, source = %self.source, "source log matches again: resuming");

@@ -9,6 +9,7 @@ pub struct HealthIssues {
     notes: Issues,
     keys: Issues,
     stuck: Issues,
+    sources: Issues,
 }
 
 impl HealthIssues {
@@ -42,14 +43,30 @@ impl HealthIssues {
         self.keys.close(key);
     }
 
-    /// Lists a key for which the store fails again and again. All other keys are served, so the node stays ready.
+    /// Lists a key that fails again and again, because of the store or of a layer. All other keys are served, so the node stays
+    /// ready.
     pub(crate) fn add_stuck_key(&self, key: &str, why: String) {
         self.stuck.open(key, || why);
     }
 
-    /// Unlists a key that the store serves again.
+    /// Unlists a key that is served again.
     pub(crate) fn serves(&self, key: &str) {
         self.stuck.close(key);
+    }
+
+    /// Lists a domain whose events cannot be read. Returns whether it is new.
+    pub(crate) fn add_unread_source(&self, domain: &str, why: String) -> bool {
+        self.sources.open(domain, || why)
+    }
+
+    /// Unlists a domain whose events can be read again.
+    pub(crate) fn source_read(&self, domain: &str) {
+        self.sources.close(domain);
+    }
+
+    /// Returns the domains whose events cannot be read.
+    pub(crate) fn unread_sources(&self) -> Vec<String> {
+        self.sources.texts()
     }
 
     /// Returns the reasons for which the node is not ready.
@@ -67,7 +84,7 @@ impl HealthIssues {
         self.keys.texts()
     }
 
-    /// Returns the keys for which the store fails, at most the first hundred.
+    /// Returns the keys that fail again and again, at most the first hundred.
     pub(crate) fn stuck_keys(&self) -> Vec<String> {
         self.stuck.texts()
     }

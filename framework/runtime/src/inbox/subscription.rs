@@ -95,6 +95,8 @@ pub(crate) struct Subscription {
     pub(super) activity: Notify,
     /// Suspended: dispatches nothing until it is reopened.
     suspended: Cell<bool>,
+    /// The log could not be read for so long that health lists it.
+    pub(super) is_unread: Cell<bool>,
     /// The owner's log has diverged: nothing is dispatched until it matches again.
     pub(super) diverged: Cell<bool>,
     /// Reads a page of the owner's log: here, or over the bridge.
@@ -151,6 +153,7 @@ impl Subscription {
             settled: Rc::default(),
             activity: Notify::new(),
             suspended: Cell::new(false),
+            is_unread: Cell::new(false),
             diverged: Cell::new(false),
             pages,
             monitor,
@@ -226,6 +229,7 @@ impl Subscription {
         let task = self.task.borrow_mut().take();
         drop(task);
         self.filling.set(false);
+        self.end_unread();
         self.in_flight.take();
         let subscribers = std::mem::take(&mut *self.subscribers.borrow_mut());
         let held = self.held.borrow_mut().take();
@@ -238,6 +242,7 @@ impl Subscription {
         let task = self.task.borrow_mut().take();
         drop(task);
         self.filling.set(false);
+        self.end_unread();
         let held = self.held.borrow_mut().take();
         held.for_each(|(_, done)| done());
         self.idle.notify();
@@ -398,7 +403,7 @@ impl Subscription {
     async fn fill_gaps(self: Rc<Self>) {
         let ids = IdSource::seeded(whizbang_core::clock::Clock::system(), self.last.get());
         let retry = Retry { attempts: u32::MAX, ..Retry::default() };
-        let mut failures = 0;
+        let (mut failures, mut begun) = (0, instant());
         loop {
             if self.needs_check.get() && self.last.get() >= self.known.get() {
                 // Nothing is missing: however many conflicting events arrive, the owner is asked at a bounded rate.
@@ -454,8 +459,11 @@ impl Subscription {
                     }
                 }
                 Err(reason) => {
+                    if failures == 0 {
+                        begun = instant();
+                    }
                     failures += 1;
-                    tracing::debug!(target: TARGET, source = %self.source, reason, "failed to read the owner's log");
+                    self.report_unread(begun.elapsed(), &reason);
                     tokio::time::sleep(retry.wait(failures, &ids)).await;
                 }
             }

@@ -126,6 +126,9 @@ pub enum Refusal {
     /// an actor, of a job or of a log waits for `after`, with everything of its key that follows it, and passes the layers again.
     /// So do a job, in its place among the running jobs, and a request of a client until its deadline. A job that waits beyond its
     /// time limit has used up an attempt.
+    ///
+    /// Each refusal counts in [`Metrics::busy`](crate::Metrics::busy). A message or job that waits for more than 10 seconds shows in
+    /// [`Node::health`](crate::Node::health) and [`Metrics::stuck_keys`](crate::Metrics::stuck_keys) until a layer lets it pass.
     Busy {
         /// The time after which another attempt may pass.
         after: Duration,

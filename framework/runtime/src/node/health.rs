@@ -15,7 +15,7 @@ pub struct Health {
     /// Readiness: the node accepts messages.
     pub ready: bool,
     /// Reasons for not being live or ready, followed by notes for operators that leave the node ready: keys that
-    /// cannot be loaded or for which the store fails, paused workers, and the number of dead letters with one example.
+    /// cannot be loaded or fail again and again, paused workers, and the number of dead letters with one example.
     /// Bounded; an entry disappears once it is resolved.
     pub reasons: Vec<String>,
 }
@@ -53,7 +53,7 @@ pub struct Metrics {
     pub snapshots_skipped: u64,
     /// Duration of the longest single call of user code, in steps of 50 ms; shorter calls count as zero.
     pub longest_call: Duration,
-    /// Messages refused because a bound was reached.
+    /// Messages refused for now, because a bound was reached or by a [layer](crate::layer::Refusal::Busy). Each refusal counts.
     pub busy: u64,
     /// Actors activated.
     pub activations: u64,
@@ -61,7 +61,8 @@ pub struct Metrics {
     pub passivations: u64,
     /// Keys that currently cannot be loaded.
     pub unloadable_keys: u64,
-    /// Keys for which the store currently fails again and again: it refuses their turns, or cannot read their messages.
+    /// Keys that currently fail again and again: the store refuses their turns or jobs, or cannot read their messages; or a layer
+    /// has refused a message for more than 10 seconds. Also outboxes, and domains whose events cannot be read.
     pub stuck_keys: u64,
     /// Messages that currently wait, recorded in the shard that received them: for a key in back-off, for a key that
     /// cannot be loaded, or for a worker.

@@ -8,15 +8,19 @@ use super::Projection;
 use super::requests::SaverNotice;
 use super::saver::Saver;
 use super::skips::{SkippedEvent, skipped};
+use super::statements::MIN_PAUSE;
 use super::view::ViewActor;
 use crate::actor::LocalMessage;
 use whizbang_core::store::StoreError;
-use whizbang_core::telemetry::{TARGET, error_chain};
+use whizbang_core::telemetry::{TARGET, error_chain, shortened};
 
 impl<P: Projection> ViewActor<P> {
     fn set_saver(&mut self, saves: bool, ctx: &mut Context<Self>) {
         match (saves, self.saver) {
-            (false, _) => self.saver = Saver::No,
+            (false, _) => {
+                self.saver = Saver::No;
+                self.context.issues.clear_note(&self.claim_issue());
+            }
             (true, Saver::No) => self.claim(ctx),
             (true, Saver::Claiming | Saver::Yes(_)) => {}
         }
@@ -31,6 +35,9 @@ impl<P: Projection> ViewActor<P> {
         let claiming = async move { context.store.claim_view(&context.name).await };
         ctx.spawn(claiming.into_actor(self).map(|claimed, this, ctx| {
             let name = &this.context.name;
+            if claimed.is_ok() {
+                this.context.issues.clear_note(&this.claim_issue());
+            }
             match claimed {
                 Ok(epoch) if this.saver == Saver::Claiming => {
                     tracing::debug!(target: TARGET, projection = %name, epoch, "this node saves the view");
@@ -43,14 +50,27 @@ impl<P: Projection> ViewActor<P> {
                     }
                 }
                 Ok(_) => this.notify_flushed(),
+                // Another node saves the view now.
+                Err(_) if this.saver != Saver::Claiming => this.notify_flushed(),
                 Err(error) => {
-                    // The next renewal tries again.
-                    tracing::warn!(target: TARGET, projection = %name, error = %error_chain(&error), "failed to claim the view: retrying");
-                    this.saver = Saver::No;
-                    this.notify_flushed();
+                    let reason = format!("projection `{name}` waits for its view: failed to claim it: {}", error_chain(&error));
+                    if this.context.issues.note(&this.claim_issue(), shortened(reason)) {
+                        tracing::warn!(target: TARGET, projection = %name, error = %error_chain(&error), "failed to claim the view: retrying");
+                    }
+                    // The node is not idle until then: the tables of the view may lack events.
+                    let pause = this.context.retry.wait(3, &this.context.ids).max(MIN_PAUSE);
+                    ctx.run_later(pause, |this, ctx| match this.saver {
+                        Saver::Claiming => this.claim(ctx),
+                        Saver::No | Saver::Yes(_) => this.notify_flushed(),
+                    });
                 }
             }
         }));
+    }
+
+    /// Returns the name of the health note about a view that cannot be claimed.
+    fn claim_issue(&self) -> String {
+        format!("claim of {}", self.context.name)
     }
 
     /// Stops saving after a rejected save: another node has become the saver, and this one has not seen that yet.

@@ -15,8 +15,7 @@ use super::view::ViewActor;
 use crate::inbox::Done;
 use whizbang_core::message::{MessageId, Name, ShardId};
 use whizbang_core::store::StoreError;
-use whizbang_core::telemetry::TARGET;
-use whizbang_core::telemetry::error_chain;
+use whizbang_core::telemetry::{TARGET, error_chain, shortened};
 
 impl<P: Projection> ViewActor<P> {
     /// Halts a source at an event that could not be projected, until the next attempt or finally. Other sources
@@ -160,6 +159,7 @@ impl<P: Projection> ViewActor<P> {
         };
         ctx.wait(restoring.into_actor(self).map(move |restored, this, ctx| match restored {
             Ok((saver, restored)) => {
+                this.context.issues.clear_note(&this.read_issue());
                 this.saver = saver.unwrap_or(this.saver);
                 this.view = Some(restored.view);
                 this.batch = Self::first_batch(this.saver, restored.rebuilt.is_some());
@@ -177,10 +177,19 @@ impl<P: Projection> ViewActor<P> {
                     target: TARGET, projection = %this.context.name, error = %error_chain(&error),
                     "failed to read the view: retrying",
                 );
+                let (name, error) = (&this.context.name, error_chain(&error));
+                let reason =
+                    format!("projection `{name}` waits for its view, and its queries wait: failed to read it: {error}");
+                this.context.issues.note(&this.read_issue(), shortened(reason));
                 let wait = this.context.retry.wait(3, &this.context.ids).max(Duration::from_millis(1));
                 ctx.wait(tokio::time::sleep(wait).into_actor(this).map(|(), this, ctx| this.reload(ctx)));
             }
         }));
+    }
+
+    /// Returns the name of the health note about a view that cannot be read.
+    fn read_issue(&self) -> String {
+        format!("reading view {}", self.context.name)
     }
 }
 

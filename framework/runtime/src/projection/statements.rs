@@ -19,7 +19,7 @@ use whizbang_core::store::StoreError;
 use whizbang_core::telemetry::{TARGET, error_chain};
 
 /// Shortest pause before the view is read again after the database has rejected a save.
-const MIN_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const MIN_PAUSE: Duration = Duration::from_millis(50);
 
 impl<P: Projection> ViewActor<P> {
     /// Returns the batch of a view that was read from the store: a node that saves a rebuilt view empties its tables first.
@@ -56,6 +56,7 @@ impl<P: Projection> ViewActor<P> {
         if let Some(event) = event.cloned() {
             return self.event_failed(&event, error, ctx);
         }
+        self.context.code.counts.retries.one();
         let reason = format!("projection `{name}` waits for its tables: {}", error_chain(error));
         if self.context.issues.note(&self.statements_issue(), reason) {
             tracing::warn!(

@@ -239,10 +239,11 @@ impl<P: Projection> ViewActor<P> {
             Ok(Ok(statements)) if P::RESET.is_some() || statements.is_empty() => {
                 source.projected = position;
                 self.unsaved += 1;
-                if P::RESET.is_none() {
-                    self.failures.remove(&(at, position));
-                } else if self.saver.epoch().is_some() {
+                if P::RESET.is_some() && self.saver.epoch().is_some() {
                     self.batch.add(at, position, &event, statements);
+                } else {
+                    // No statement of the event can fail here.
+                    self.failures.remove(&(at, position));
                 }
                 self.save_if_due(ctx);
                 done();

@@ -20,6 +20,9 @@ use whizbang_core::telemetry::error_chain;
 
 /// Number of turns of a stream after which a snapshot of its ledger is saved.
 const SNAPSHOT_EVERY: u64 = 1024;
+/// Most reads of a ledger for one append that was out of turn.
+const REREADS: u32 = 3;
+
 /// Effect of a turn on its message.
 #[derive(Clone, Copy)]
 pub(super) enum End<'a> {
@@ -53,22 +56,61 @@ impl<W: Worker> WorkerDispatcher<W> {
         outcome: Outcome,
     ) -> Outcome {
         let outside = matches!(entry.end, End::Marked(DedupKey::MessageId));
-        let mut failures = 0;
+        let (mut failures, mut rereads) = (0, 0);
         let appended = loop {
-            match self.append(log, ledger, entry) {
+            let error = match self.append(log, ledger, entry) {
                 Ok(appended) => break appended,
-                Err(error) if outside || !error.is_transient() => return Outcome::Unknown(error),
-                Err(error) => {
-                    failures += 1;
-                    tracing::warn!(
-                        target: TARGET, worker = %self.actor, error = %error_chain(&error),
-                        "failed to commit a finished job: retrying",
-                    );
-                    tokio::time::sleep(self.context.settings.retry.all.wait(failures, &self.context.ids)).await;
+                Err(StoreError::OutOfTurn { expected, .. }) if rereads < REREADS => {
+                    match self.read_ledger_again(log, ledger, expected).await {
+                        Ok(()) => {
+                            rereads += 1;
+                            if let End::Marked(DedupKey::Sequence { source, sequence, tracker }) = entry.end
+                                && ledger.borrow().has(source, *sequence)
+                            {
+                                tracker.mark_known(*sequence);
+                                return outcome;
+                            }
+                            continue;
+                        }
+                        Err(error) => error,
+                    }
                 }
+                Err(error) => error,
+            };
+            if outside || !error.is_transient() {
+                return Outcome::Unknown(error);
             }
+            failures += 1;
+            tracing::warn!(
+                target: TARGET, worker = %self.actor, error = %error_chain(&error),
+                "failed to commit a finished job: retrying",
+            );
+            tokio::time::sleep(self.context.settings.retry.all.wait(failures, &self.context.ids)).await;
         };
         self.after(&log.shard, (!appended.committed).then_some(appended.ticket), outcome).await
+    }
+
+    /// Replaces a ledger that lacks turns of its log, so that the store has refused an append.
+    ///
+    /// # Errors
+    /// The log cannot be read. The ledger is unchanged.
+    async fn read_ledger_again(&self, log: &JobLog, ledger: &RefCell<Ledger>, expected: u64) -> Result<(), StoreError> {
+        // Its own appends are visible once they are durable.
+        let done = Outcome::Done(Bytes::new(), W::Domain::CODEC);
+        if let Outcome::Unknown(error) = self.after(&log.shard, log.last.get(), done).await {
+            return Err(error);
+        }
+        let read = self.read_ledger(log).await?;
+        let mut ledger = ledger.borrow_mut();
+        // Another job may have read it in between, and appended to it.
+        if read.turns + 1 >= expected || read.turns > ledger.turns {
+            tracing::warn!(
+                target: TARGET, worker = %self.actor, shard = %log.shard.id, known = ledger.turns, read = read.turns,
+                "records of jobs were out of turn: read again",
+            );
+            *ledger = read;
+        }
+        Ok(())
     }
 
     /// Commits that a job is done, with its reply and what it sends.

@@ -128,10 +128,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             if let Ok(Ok(())) = running {
                 me.report_recovered();
             }
-            if let Ok(Err(error)) = running {
-                tracing::warn!(
-                    target: TARGET, worker = %me.actor, %id, error = %error_chain(&error), "failed to read a deferred job: retrying",
-                );
+            if let Ok(Err(_)) = running {
                 me.begin_later(&shard, id, REREAD_AFTER);
             }
             me.settle(number, &no_reply());
@@ -180,7 +177,7 @@ impl<W: Worker> WorkerDispatcher<W> {
     ) -> Result<(), StoreError> {
         let log = self.shard_log(shard);
         let ledger = self.ledger(&log).await?;
-        let Some(dead_letter) = self.deferred_job(shard, id).await? else { return Ok(()) };
+        let Some(dead_letter) = self.deferred_job(&log, id).await? else { return Ok(()) };
         if !ledger.borrow().waiting.contains(&id) || log.running.borrow().contains_key(&id) {
             return Ok(());
         }
@@ -250,7 +247,9 @@ impl<W: Worker> WorkerDispatcher<W> {
         attempts: u32,
     ) {
         match self.finish(log, ledger, envelope, End::Resolved, done).await {
-            Ok(_) => self.leave_line(envelope),
+            Ok(Outcome::Done(..)) => self.leave_line(envelope),
+            // It is still recorded as waiting.
+            Ok(_) => self.begin_later(&log.shard, envelope.id, REREAD_AFTER),
             Err(failure) => self.failed_deferred(log, ledger, envelope, &failure, attempts).await,
         }
     }
@@ -279,22 +278,36 @@ impl<W: Worker> WorkerDispatcher<W> {
         let end = if again { End::Not } else { End::Resolved };
         let entry = JobEntry { envelope, end, reply: &[], rejected: false, notes: &notes, sent: &[] };
         let noted = self.commit(log, ledger, &entry, no_reply()).await;
-        if again && matches!(noted, Outcome::Done(..)) {
-            self.begin_later(&log.shard, envelope.id, self.wait(envelope, failure, failed));
-        }
-        if !again {
-            self.leave_line(envelope);
+        match noted {
+            Outcome::Done(..) if again => {
+                self.begin_later(&log.shard, envelope.id, self.wait(envelope, failure, failed));
+            }
+            Outcome::Done(..) => self.leave_line(envelope),
+            // It is still recorded as waiting.
+            _ => self.begin_later(&log.shard, envelope.id, REREAD_AFTER),
         }
     }
 
-    /// Returns the message of a deferred job; `None` if it is no longer deferred.
-    pub(super) async fn deferred_job(
-        &self,
-        shard: &OwnedShard,
-        id: MessageId,
-    ) -> Result<Option<DeadLetter>, StoreError> {
+    /// Returns the message of a deferred job; `None` if it is no longer deferred. Counts failed reads.
+    pub(super) async fn deferred_job(&self, log: &JobLog, id: MessageId) -> Result<Option<DeadLetter>, StoreError> {
+        let (worker, shard) = (&self.actor, &log.shard.id);
         let before = id.as_u128().checked_sub(1).map(MessageId::from_u128);
-        let dead_letters = shard.reader().dead_letters(before, 1).await?;
+        let dead_letters = match log.shard.reader().dead_letters(before, 1).await {
+            Ok(dead_letters) => dead_letters,
+            Err(error) => {
+                tracing::warn!(
+                    target: TARGET, %worker, %id, error = %error_chain(&error), "failed to read a deferred job: retrying",
+                );
+                log.unread_jobs.borrow_mut().entry(id).or_default().unreadable(
+                    &self.context,
+                    &error,
+                    || format!("{shard}/{worker}/{id} read"),
+                    || format!("a waiting job of `{worker}` in {shard}"),
+                );
+                return Err(error);
+            }
+        };
+        log.unread_jobs.borrow_mut().remove(&id);
         Ok(dead_letters.into_iter().find(|dead_letter| {
             dead_letter.envelope.id == id
                 && dead_letter.actor == self.actor

@@ -4,8 +4,7 @@
 //! one message at a time holds the line. A message of an actor or log that waits is recorded like any other deferred
 //! job, but only once those before it are: so the order of the records is the order of arrival, and a restart keeps it.
 //! Messages of callers are not recorded; they wait in memory, among the recorded ones. A step costs the same however
-//! long the line is, with two exceptions: a task that is dropped, and a recorded job that enters while its shard is opened,
-//! are searched for.
+//! long the line is, with one exception: a task that is dropped is searched for.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -34,6 +33,8 @@ struct Line {
     holder: Entry,
     /// Waiting messages that are recorded, or that never will be.
     settled: VecDeque<Entry>,
+    /// The recorded ones among them.
+    recorded: HashSet<MessageId, FixedState>,
     /// Waiting messages that must be recorded, in order.
     unrecorded: VecDeque<Entry>,
 }
@@ -42,6 +43,16 @@ impl Line {
     /// Returns whether the first unrecorded message may be recorded: nothing before it is unrecorded.
     fn may_record(&self) -> bool {
         !matches!(self.holder, Entry::Task { is_recordable: true, .. })
+    }
+
+    /// Adds a waiting message that is recorded, or that never will be. Returns whether it is recorded.
+    fn settle(&mut self, entry: Entry) -> bool {
+        let is_recorded = match &entry {
+            Entry::Recorded(id) => self.recorded.insert(*id),
+            Entry::Task { .. } => false,
+        };
+        self.settled.push_back(entry);
+        is_recorded
     }
 
     /// Wakes the first unrecorded message if it may be recorded.
@@ -123,11 +134,10 @@ impl Lines {
     /// Lets a recorded job begin: returns true if it holds the line of its key now; otherwise it is in the line.
     pub(super) fn claim(&self, key: &str, shard: &Rc<OwnedShard>, id: MessageId) -> bool {
         let is_it = |entry: &Entry| matches!(entry, Entry::Recorded(known) if *known == id);
-        let known = self
-            .lines
-            .borrow()
-            .get(key)
-            .map(|line| if is_it(&line.holder) { (true, true) } else { (false, line.settled.iter().any(is_it)) });
+        let lines = self.lines.borrow();
+        let known =
+            lines.get(key).map(|line| (is_it(&line.holder), is_it(&line.holder) || line.recorded.contains(&id)));
+        drop(lines);
         if let Some((is_holder, true)) = known {
             return is_holder;
         }
@@ -143,12 +153,12 @@ impl Lines {
                 line.wake_unrecorded();
             }
             Some(line) => {
-                self.pending.count(usize::from(matches!(entry, Entry::Recorded(_))), 0);
-                line.settled.push_back(entry);
+                self.pending.count(usize::from(line.settle(entry)), 0);
             }
             None => {
-                let (settled, unrecorded) = (VecDeque::new(), VecDeque::new());
-                lines.insert(key.to_owned(), Line { shard: Rc::clone(shard), holder: entry, settled, unrecorded });
+                let (settled, unrecorded, recorded) = (VecDeque::new(), VecDeque::new(), HashSet::default());
+                let line = Line { shard: Rc::clone(shard), holder: entry, settled, recorded, unrecorded };
+                lines.insert(key.to_owned(), line);
             }
         }
     }
@@ -170,6 +180,7 @@ impl Lines {
             Some(entry) => {
                 match &entry {
                     Entry::Recorded(id) => {
+                        line.recorded.remove(id);
                         self.pending.count(0, 1);
                         self.pending.push(&line.shard, *id, instant());
                     }
@@ -197,8 +208,7 @@ impl Lines {
 
     fn drop_lines(&self, is_gone: impl Fn(&Line) -> bool) {
         let gone: Vec<_> = self.lines.borrow_mut().extract_if(|_, line| is_gone(line)).collect();
-        let recorded = |line: &Line| line.settled.iter().filter(|entry| matches!(entry, Entry::Recorded(_))).count();
-        self.pending.count(0, gone.iter().map(|(_, line)| recorded(line)).sum());
+        self.pending.count(0, gone.iter().map(|(_, line)| line.recorded.len()).sum());
     }
 }
 
@@ -287,8 +297,7 @@ impl Place {
             if line.unrecorded.front().is_some_and(|first| self.is_it(first)) {
                 line.unrecorded.pop_front();
             }
-            line.settled.push_back(Entry::Recorded(id));
-            self.lines.pending.count(1, 0);
+            self.lines.pending.count(usize::from(line.settle(Entry::Recorded(id))), 0);
         }
         line.wake_unrecorded();
         is_holder
@@ -314,5 +323,82 @@ impl Drop for Place {
         if is_holder {
             self.lines.pass_on(&self.key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use whizbang_core::message::{Name, ShardId};
+    use whizbang_core::store::{CommitListener, Store as _, StoreError, Ticket};
+    use whizbang_core::telemetry::Counts;
+    use whizbang_log::memory::MemoryStore;
+
+    struct Silent;
+
+    impl CommitListener for Silent {
+        fn committed(&self, _through: Ticket) {}
+        fn failed(&self, _error: StoreError) {}
+    }
+
+    fn shard() -> Rc<OwnedShard> {
+        let id = ShardId::new(Name::from_static("yards").unwrap(), 0);
+        let opened = MemoryStore::new().open(&id, 1, Arc::new(Silent)).now_or_never();
+        OwnedShard::new(id, opened.expect("opened at once").unwrap(), false)
+    }
+
+    fn lines() -> (Rc<Lines>, Arc<Counts>) {
+        let counts = Arc::<Counts>::default();
+        (Lines::new(&DeferredJobs::new(Arc::clone(&counts))), counts)
+    }
+
+    fn id(number: u128) -> MessageId {
+        MessageId::from_u128(number)
+    }
+
+    #[test]
+    fn recorded_jobs_hold_their_line_in_order() {
+        let ((lines, counts), shard) = (lines(), shard());
+        let claims = |number| lines.claim("t", &shard, id(number));
+        assert_eq!([1, 2, 3, 2, 1].map(claims), [true, false, false, false, true], "each enters once");
+        assert_eq!(counts.deferred.get(), 2);
+        lines.leave("t", id(2));
+        assert!(claims(1), "another job does not pass the line on");
+        for next in [2, 3] {
+            lines.leave("t", id(next - 1));
+            assert!(claims(next));
+        }
+        lines.leave("t", id(3));
+        assert!(claims(2), "the line was empty");
+        lines.remove(&shard);
+        assert_eq!(counts.deferred.get(), 2, "those that may begin are in the queue");
+    }
+
+    /// Returns the nanoseconds for which this thread has run on a CPU. Other work of the machine does not count.
+    fn cpu_time() -> u64 {
+        let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        stat.split(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// With a cost that grows with the line, eight times as many jobs would cost 64 times as much.
+    #[test]
+    fn cost_of_a_restored_line_grows_linearly() {
+        let mut costs = Vec::new();
+        for jobs in [4_000, 32_000] {
+            let mut cheapest = u64::MAX;
+            for _ in 0..2 {
+                let ((lines, _counts), shard) = (lines(), shard());
+                let before = cpu_time();
+                let begun = (0..jobs).filter(|number| lines.claim("t", &shard, id(*number))).count();
+                cheapest = cheapest.min(cpu_time() - before);
+                assert_eq!(begun, 1);
+            }
+            costs.push(cheapest);
+        }
+        assert!(costs[1] < 24 * costs[0], "{costs:?} ns for 4,000 and 32,000 jobs");
     }
 }

@@ -89,9 +89,6 @@ impl<W: Worker> WorkerDispatcher<W> {
                         target: TARGET, worker = %self.actor, error = %error_chain(&error),
                         "failed to read a worker's stream: retrying",
                     );
-                    let subject = || format!("the records of jobs of `{}` in {}", self.actor, shard.id);
-                    let name = || format!("{}/{}/{} read", shard.id, self.actor, log.key);
-                    log.unread.borrow_mut().unreadable(&self.context, &error, name, subject);
                     let wait = self.context.settings.retry.all.wait(3, &self.context.ids).max(MIN_WAIT);
                     Rc::clone(&self.context).sleep_unless_closing(Rc::clone(shard), wait).await;
                     if self.context.is_closing(shard) {
@@ -116,34 +113,54 @@ impl<W: Worker> WorkerDispatcher<W> {
     }
 
     fn log_of(&self, shard: &Rc<OwnedShard>, key: String, single: bool) -> Rc<JobLog> {
-        let mut logs = self.logs.borrow_mut();
-        let log = logs.entry(key.clone()).or_insert_with(|| {
-            Rc::new(JobLog {
-                shard: Rc::clone(shard),
-                key,
-                single,
-                ledger: OnceCell::new(),
-                running: RefCell::default(),
-                last: Cell::new(None),
-                refused: RefCell::default(),
-                unread: RefCell::default(),
-            })
+        if let Some(log) = self.logs.borrow().get(&key) {
+            return Rc::clone(log);
+        }
+        // The log of one job is dropped with it, before it has failed often: it counts with the others of its shard.
+        let (refused, unread) = if single {
+            let shared = self.shard_log(shard);
+            (Rc::clone(&shared.refused), Rc::clone(&shared.unread))
+        } else {
+            (Rc::default(), Rc::default())
+        };
+        let log = Rc::new(JobLog {
+            shard: Rc::clone(shard),
+            key: key.clone(),
+            single,
+            ledger: OnceCell::new(),
+            running: RefCell::default(),
+            last: Cell::new(None),
+            refused,
+            unread,
+            unread_jobs: RefCell::default(),
         });
-        Rc::clone(log)
+        self.logs.borrow_mut().insert(key, Rc::clone(&log));
+        log
     }
 
     pub(super) async fn ledger<'a>(&self, log: &'a JobLog) -> Result<&'a RefCell<Ledger>, StoreError> {
-        let load = || async {
-            let reader = log.shard.reader();
-            let mut stored = reader.load(&self.actor, &log.key).await?;
-            if stored.snapshot.as_ref().is_some_and(|snapshot| !Ledger::accepts(snapshot)) {
-                // A snapshot is a cache: the log is complete without it.
-                let turns = reader.history(&self.actor, &log.key).await?;
-                stored = StreamState { snapshot: None, turns };
+        let ledger = log.ledger.get_or_try_init(|| async { self.read_ledger(log).await.map(RefCell::new) }).await;
+        match &ledger {
+            Ok(_) => log.unread.borrow_mut().served(),
+            Err(error) => {
+                let (worker, shard) = (&self.actor, &log.shard.id);
+                let subject = || format!("the records of jobs of `{worker}` in {shard}");
+                let name = || format!("{shard}/{worker}/{} read", log.key);
+                log.unread.borrow_mut().unreadable(&self.context, error, name, subject);
             }
-            Ok(RefCell::new(Ledger::rebuild(&stored, reader.watermarks())))
-        };
-        log.ledger.get_or_try_init(load).await.inspect(|_| log.unread.borrow_mut().served())
+        }
+        ledger
+    }
+
+    pub(super) async fn read_ledger(&self, log: &JobLog) -> Result<Ledger, StoreError> {
+        let reader = log.shard.reader();
+        let mut stored = reader.load(&self.actor, &log.key).await?;
+        if stored.snapshot.as_ref().is_some_and(|snapshot| !Ledger::accepts(snapshot)) {
+            // A snapshot is a cache: the log is complete without it.
+            let turns = reader.history(&self.actor, &log.key).await?;
+            stored = StreamState { snapshot: None, turns };
+        }
+        Ok(Ledger::rebuild(&stored, reader.watermarks()))
     }
 
     /// Admits a new message, which is in progress from now on.

@@ -1,7 +1,7 @@
 //! The log of one stream of a worker, and its jobs in progress.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use foldhash::fast::FixedState;
@@ -28,7 +28,9 @@ pub(super) struct JobLog {
     /// Last append that may not be durable yet.
     pub(super) last: Cell<Option<Ticket>>,
     /// Appends that the store has refused since the last accepted one.
-    pub(super) refused: RefCell<StuckKey>,
-    /// Failed reads.
-    pub(super) unread: RefCell<StuckKey>,
+    pub(super) refused: Rc<RefCell<StuckKey>>,
+    /// Failed reads of the ledger.
+    pub(super) unread: Rc<RefCell<StuckKey>>,
+    /// Failed reads of deferred jobs, by message.
+    pub(super) unread_jobs: RefCell<BTreeMap<MessageId, StuckKey>>,
 }

@@ -2,11 +2,13 @@
 //!
 //! Called by the path of a [job](super::job), in each attempt. Calls the [layers](crate::layer), which are user code.
 
+use std::rc::Rc;
+
 use super::plan::{Done, JobFailure, text_of};
-use crate::actor::MIN_WAIT;
+use crate::actor::{MIN_WAIT, StuckKey, ThreadContext};
 use crate::layer::{Call, CallOutcome, Layers, Refusal};
 use whizbang_core::clock::Clock;
-use whizbang_core::message::{Codec, Coded as _, Envelope, Kind, Rejection, rejection_in};
+use whizbang_core::message::{Codec, Coded as _, Envelope, Kind, Rejection, ShardId, rejection_in};
 
 /// The layers of a worker's jobs.
 pub(super) struct JobLayers<'a> {
@@ -16,6 +18,8 @@ pub(super) struct JobLayers<'a> {
     /// The codec of the worker's replies.
     pub(super) codec: Codec,
     pub(super) clock: Clock,
+    pub(super) context: &'a Rc<ThreadContext>,
+    pub(super) shard: &'a ShardId,
 }
 
 impl JobLayers<'_> {
@@ -30,10 +34,19 @@ impl JobLayers<'_> {
         envelope: Envelope,
         job: impl AsyncFnOnce(Envelope) -> Result<Done, JobFailure>,
     ) -> Result<Done, JobFailure> {
+        let mut refusals = StuckKey::default();
         loop {
             match self.layers.before_async(&self.call(&envelope)).await {
                 Ok(()) => break,
-                Err(Refusal::Busy { after }) => tokio::time::sleep(after.max(MIN_WAIT)).await,
+                Err(Refusal::Busy { after }) => {
+                    self.context.counts.busy.one();
+                    refusals.delayed(
+                        self.context,
+                        || format!("{}/{}/{} layer", self.shard, self.handler, envelope.id),
+                        || format!("a job of `{}` in {}", self.handler, self.shard),
+                    );
+                    tokio::time::sleep(after.max(MIN_WAIT)).await;
+                }
                 Err(Refusal::Reject(rejection)) if envelope.kind == Kind::Command => {
                     return rejected(rejection, self.codec);
                 }
@@ -42,6 +55,7 @@ impl JobLayers<'_> {
                 }
             }
         }
+        refusals.served();
         let done = job(envelope.clone()).await;
         let (call, rejection) = (self.call(&envelope), self.rejection(&done));
         let failed = match &done {

@@ -14,8 +14,7 @@ use super::ledger::Ledger;
 use crate::actor::OwnedShard;
 use crate::router::DedupKey;
 use whizbang_core::message::{Envelope, MessageId};
-use whizbang_core::spawn::FIRST_RESTART;
-use whizbang_core::telemetry::{TARGET, error_chain};
+use whizbang_core::spawn::{FIRST_RESTART, LONGEST_RESTART};
 
 /// Result of the wait in a line.
 pub(super) enum InLine {
@@ -106,7 +105,7 @@ impl<W: Worker> WorkerDispatcher<W> {
     }
 
     /// Adds the recorded jobs of a shard to the lines of their keys, in order. Reads each of them, because the ledger has
-    /// only their ids. Ends if the shard was lost or has lost commits since its generation was read: nothing removes an
+    /// only their ids. One that cannot be read is listed in health, and holds up all keys of the shard: its own is unknown. Ends if the shard was lost or has lost commits since its generation was read: nothing removes an
     /// entry that is added after that, and it would hold the line of its key for ever.
     pub(super) async fn restore_lines(
         self: &Rc<Self>,
@@ -119,16 +118,15 @@ impl<W: Worker> WorkerDispatcher<W> {
         if is_stale() {
             return;
         }
+        let log = self.shard_log(shard);
         for id in ids {
+            let mut wait = FIRST_RESTART;
             let read = loop {
-                match self.deferred_job(shard, id).await {
-                    Ok(read) => break read,
-                    Err(error) => tracing::warn!(
-                        target: TARGET, worker = %self.actor, %id, error = %error_chain(&error),
-                        "failed to read a deferred job: retrying",
-                    ),
+                if let Ok(read) = self.deferred_job(&log, id).await {
+                    break read;
                 }
-                Rc::clone(&self.context).sleep_unless_closing(Rc::clone(shard), FIRST_RESTART).await;
+                Rc::clone(&self.context).sleep_unless_closing(Rc::clone(shard), wait).await;
+                wait = (wait * 2).min(LONGEST_RESTART);
                 if is_stale() {
                     return;
                 }

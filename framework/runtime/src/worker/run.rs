@@ -69,6 +69,8 @@ impl<W: Worker> WorkerDispatcher<W> {
             handler: W::NAME,
             codec: <W::Domain as Domain>::CODEC,
             clock: self.context.ids.clock().clone(),
+            context: &self.context,
+            shard,
         });
         let in_layers = layered.as_ref();
         let running = async move {

@@ -11,9 +11,9 @@ use whizbang::clock::Timestamp;
 use whizbang::message::{MessageId, Name, ShardId};
 use whizbang::prelude::*;
 use whizbang::store::{
-    Appended, CatalogEntry, CommitListener, DeadLetter, Epoch, OutboxEntry, ShardHandle, ShardReader, ShardWriter,
-    Snapshot, Statement, Store, StoreError, StoredEvent, StoredTurn, StreamState, Timer, TimerCursor, TimerPage, Turn,
-    View, Watermark,
+    Appended, CatalogEntry, CommitListener, DeadLetter, Epoch, OutboxEntry, ShardHandle, ShardLeases, ShardReader,
+    ShardWriter, Snapshot, Statement, Store, StoreError, StoredEvent, StoredTurn, StreamState, Timer, TimerCursor,
+    TimerPage, Turn, View, Watermark,
 };
 
 /// The faults to inject, and counters of the reads.
@@ -23,6 +23,10 @@ pub struct StoreProbe {
     panics: Mutex<Option<(String, usize)>>,
     /// The actor type whose appends are refused, the key if it is only one, and the error.
     refusals: Mutex<Option<(String, Option<String>, StoreError)>>,
+    /// The method whose calls fail, and the error.
+    failures: Mutex<Option<(String, StoreError)>>,
+    /// The number of statements of projections that were run, if the store runs them.
+    pub statements: Mutex<Option<usize>>,
     /// The actor type and key of which the next load lacks the last turn.
     lacking: Mutex<Option<(String, String)>>,
     /// The error with which saves of views fail, if they do.
@@ -59,6 +63,25 @@ impl StoreProbe {
     /// type.
     pub fn panic_in(&self, method: &str, times: usize) {
         *self.panics.lock() = Some((method.to_owned(), times));
+    }
+
+    /// Makes the calls of a reading method, or of `claim_view`, fail until [`heal`](Self::heal) is called. For `load`, `method`
+    /// includes the name of an actor type.
+    pub fn fail(&self, method: &str) {
+        let error = StoreError::io("reading", std::io::Error::other("planned"));
+        *self.failures.lock() = Some((method.to_owned(), error));
+    }
+
+    /// Ends the failures of reads.
+    pub fn heal(&self) {
+        *self.failures.lock() = None;
+    }
+
+    fn reads(&self, method: &str) -> Result<(), StoreError> {
+        match &*self.failures.lock() {
+            Some((failing, error)) if failing == method => Err(error.clone()),
+            _ => Ok(()),
+        }
     }
 
     /// Returns whether all planned panics have happened.
@@ -145,10 +168,21 @@ impl Store for InstrumentedStore {
         self.0.read(shard)
     }
     fn view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Option<View>, StoreError>> {
-        self.0.view(projection)
+        async move {
+            self.1.reads("view")?;
+            self.0.view(projection).await
+        }
+        .boxed()
     }
     fn claim_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
-        self.0.claim_view(projection)
+        async move {
+            self.1.reads("claim_view")?;
+            self.0.claim_view(projection).await
+        }
+        .boxed()
+    }
+    fn leases(&self) -> Option<Arc<dyn ShardLeases>> {
+        self.0.leases()
     }
     fn save_view<'a>(
         &'a self,
@@ -163,7 +197,7 @@ impl Store for InstrumentedStore {
         self.0.save_view(projection, epoch, view)
     }
     fn runs_statements(&self) -> bool {
-        self.0.runs_statements()
+        self.1.statements.lock().is_some() || self.0.runs_statements()
     }
     fn save_view_with<'a>(
         &'a self,
@@ -179,6 +213,10 @@ impl Store for InstrumentedStore {
             if self.1.saves.next.swap(false, Ordering::Relaxed) {
                 self.1.saves.reads.notify_one();
                 self.1.saves.go.notified().await;
+            }
+            let run = self.1.statements.lock().as_mut().map(|run| *run += statements.len()).is_some();
+            if run {
+                return self.save_view(projection, epoch, view).await;
             }
             self.0.save_view_with(projection, epoch, view, statements).await
         }
@@ -240,7 +278,9 @@ impl ShardReader for Reader {
         self.1.called(&format!("load {actor}"));
         let probe = Arc::clone(&self.1);
         let (loaded, hides) = (self.0.load(actor, key), self.1.hides(actor, key));
+        let read = self.1.reads(&format!("load {actor}"));
         async move {
+            read?;
             let mut state = loaded.await?;
             if hides {
                 state.turns.pop();
@@ -259,6 +299,7 @@ impl ShardReader for Reader {
         self.1.called("events");
         let events = self.0.events(after, limit);
         async move {
+            self.1.reads("events")?;
             let events = events.await?;
             self.1.events.fetch_add(events.len(), Ordering::Relaxed);
             Ok(events)
@@ -272,7 +313,11 @@ impl ShardReader for Reader {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<OutboxEntry>, StoreError>> {
         self.1.called("outbox");
-        self.0.outbox(to, after, limit)
+        async move {
+            self.1.reads("outbox")?;
+            self.0.outbox(to, after, limit).await
+        }
+        .boxed()
     }
     fn outbox_heads(&self) -> Vec<(ShardId, u64, u64)> {
         self.0.outbox_heads()
@@ -303,6 +348,7 @@ impl ShardReader for Reader {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<DeadLetter>, StoreError>> {
         async move {
+            self.1.reads("dead_letters")?;
             let letters = self.0.dead_letters(after, limit).await;
             let hold = &self.1.letters;
             if hold.next.swap(false, Ordering::Relaxed) {

@@ -29,6 +29,8 @@ pub(super) struct BacklogState {
     pub(super) waiting: usize,
     pub(super) cached_bytes: usize,
     pub(super) unloadable: HashMap<Rc<str>, Unloadable, FixedState>,
+    /// The failures of passivated actors.
+    pub(super) passivated: HashMap<Rc<str>, StuckKey, FixedState>,
 }
 
 /// The deferred messages of one key, oldest first.

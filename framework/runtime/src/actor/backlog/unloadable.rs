@@ -1,8 +1,10 @@
-//! Keys that cannot be loaded: retried for a while, then parked and reported until they load.
+//! Keys that cannot be loaded: retried for a while, then parked and reported until they load. Keys that fail while their actors
+//! are passivated in between.
 
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::super::stuck_key::StuckKey;
 use super::queues::{HeadState, Unloadable};
 use super::{Backlog, MAX_DEFERRED, MIN_WAIT, SLOW_RETRY, outcome_of};
 use crate::router::{DedupKey, Delivery};
@@ -13,6 +15,8 @@ use whizbang_core::telemetry::{TARGET, shortened};
 
 /// The longest wait before a key with a transient error is loaded again.
 const SLOWEST_RETRY: Duration = Duration::from_secs(60);
+/// The most passivated keys of one actor type and shard whose failures are kept. Each takes about 200 bytes.
+const MAX_PASSIVATED: usize = 4096;
 
 impl Backlog {
     /// Defers a message whose key could not be loaded, and retries it according to [`Retry`](whizbang_core::retry::Retry). After the
@@ -104,6 +108,20 @@ impl Backlog {
                 error_chain(error),
             ))
         });
+    }
+
+    /// Keeps the failures of a key whose actor is passivated. A key that is used rarely is listed as well, and stays so.
+    pub(crate) fn keep_failures(&self, key: &Rc<str>, failures: StuckKey) {
+        let mut state = self.state.borrow_mut();
+        if state.passivated.len() < MAX_PASSIVATED {
+            state.passivated.insert(Rc::clone(key), failures);
+        }
+    }
+
+    /// Returns the failures of a key before its actor was passivated.
+    pub(crate) fn take_failures(&self, key: &str) -> StuckKey {
+        let mut state = self.state.borrow_mut();
+        if state.passivated.is_empty() { StuckKey::default() } else { state.passivated.remove(key).unwrap_or_default() }
     }
 
     /// Reports that the first message of a key could not be read.

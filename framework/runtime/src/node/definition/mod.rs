@@ -263,8 +263,9 @@ impl NodeDefinition {
         let listed = stuck.len() as u64;
         reasons.extend(stuck);
         if all > listed {
-            reasons.push(format!("the store fails for {all} keys, {listed} of them are listed"));
+            reasons.push(format!("{all} keys fail repeatedly, {listed} of them are listed"));
         }
+        reasons.extend(self.issues.unread_sources());
         reasons.extend(self.actors.iter().filter_map(|actor| actor.hosted.pauses().0));
         // One bad key does not stop the others, so the node stays ready.
         reasons.extend(self.dead_letters());
@@ -329,7 +330,7 @@ impl NodeDefinition {
             activations: sum(|counts| counts.activations.get()),
             passivations: sum(|counts| counts.passivations.get()),
             unloadable_keys: sum(|counts| counts.unloadable.get()),
-            stuck_keys: sum(|counts| counts.stuck_keys.get()),
+            stuck_keys: sum(|counts| counts.stuck_keys.get()) + self.issues.unread_sources().len() as u64,
             deferred: sum(|counts| counts.deferred.get()),
             gaps: sum(|counts| counts.gaps.get()),
             events_dropped: sum(|counts| counts.events_dropped.get())

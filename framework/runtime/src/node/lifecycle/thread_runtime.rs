@@ -99,6 +99,7 @@ impl ThreadRuntime {
             send_windows: RefCell::default(),
             confirmations: RefCell::default(),
             unknown_destinations: RefCell::default(),
+            unread: RefCell::default(),
             tasks: RefCell::default(),
             ended: Notify::new(),
             has_ended: Cell::new(false),

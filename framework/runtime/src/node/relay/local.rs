@@ -45,7 +45,9 @@ async fn relay_once(runtime: &Rc<ThreadRuntime>) -> Option<Instant> {
     for cell in dirty.into_iter().filter(|cell| runtime.is_current(cell)) {
         let (id, reader) = (&cell.id, cell.reader());
         if let Some(windows) = runtime.windows_of(id) {
-            if let Err(error) = windows.forward_pending(&reader, &onward, |to| runtime.is_local(to)).await {
+            let forwarded = windows.forward_pending(&reader, &onward, |to| runtime.is_local(to)).await;
+            runtime.count_read(id, "outbox", &forwarded);
+            if let Err(error) = forwarded {
                 tracing::warn!(
                     target: TARGET, shard = %id, error = %error_chain(&error),
                     "failed to read the outbox",

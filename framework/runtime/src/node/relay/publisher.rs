@@ -204,7 +204,9 @@ async fn publish_once(runtime: &Rc<ThreadRuntime>, heads: &mut HeadAnnouncements
         heads.begin(&cell);
         if let Some(windows) = runtime.windows_of(&id) {
             if !full {
-                match windows.forward_pending(&reader, &onward, |to| !runtime.is_local(to)).await {
+                let forwarded = windows.forward_pending(&reader, &onward, |to| !runtime.is_local(to)).await;
+                runtime.count_read(&id, "outbox to other services", &forwarded);
+                match forwarded {
                     Ok(all) => full = !all,
                     Err(error) => {
                         tracing::warn!(
@@ -305,7 +307,9 @@ async fn publish(runtime: &Rc<ThreadRuntime>, cell: &Rc<OwnedShard>, mut last: u
     let Some(bridge) = &runtime.definition.bridge else { return position };
     let (id, reader) = (&cell.id, cell.reader());
     while last < position {
-        let events = match page::events(&*reader, last, PAGE).await {
+        let read = page::events(&*reader, last, PAGE).await;
+        runtime.count_read(id, "events to be published", &read);
+        let events = match read {
             Ok(events) => events,
             Err(error) => {
                 tracing::warn!(target: TARGET, shard = %id, error = %error_chain(&error), "failed to read the log");

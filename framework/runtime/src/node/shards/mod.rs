@@ -220,6 +220,7 @@ impl ThreadRuntime {
         let windows = self.send_windows.borrow_mut().remove(id);
         windows.iter().for_each(|windows| windows.reset());
         self.publisher.closed(id);
+        self.unread.borrow_mut().retain(|(of, _), _| of != id);
         shard.drop_writer();
         if was_open {
             self.announce_move(id);

@@ -22,7 +22,7 @@ use crate::node::definition::NodeDefinition;
 use crate::node::thread::publisher::Publisher;
 use crate::node::thread_handles::{NodeThread, ThreadHandles};
 
-use crate::actor::{OwnedShard, ThreadContext};
+use crate::actor::{OwnedShard, StuckKey, ThreadContext};
 use crate::inbox::{ReceiveWindow, Subscription};
 use crate::projection::ViewEndpoint;
 use crate::relay::SendWindows;
@@ -80,6 +80,8 @@ pub(in crate::node) struct ThreadRuntime {
     pub(in crate::node) confirmations: RefCell<BTreeMap<(ShardId, ShardId), u64>>,
     /// Destinations that sent a note although nothing was sent to them, while they are queried.
     pub(in crate::node) unknown_destinations: RefCell<BTreeSet<(ShardId, ShardId)>>,
+    /// Parts of open shards that the relay could not read, by the name of the part.
+    pub(in crate::node) unread: RefCell<BTreeMap<(ShardId, &'static str), StuckKey>>,
     pub(in crate::node) tasks: RefCell<Vec<Task>>,
     pub(in crate::node) ended: Notify,
     pub(in crate::node) has_ended: Cell<bool>,
@@ -145,6 +147,21 @@ impl ThreadRuntime {
             if self.definition.issues.raise(&format!("no route to {domain}"), why) {
                 tracing::error!(target: TARGET, %from, %domain, "no route to domain: messages stay in the outbox");
             }
+        }
+    }
+
+    /// Counts a failed read of a part of a shard, or resolves the earlier ones.
+    pub(in crate::node) fn count_read<T>(&self, shard: &ShardId, part: &'static str, read: &Result<T, StoreError>) {
+        let mut unread = self.unread.borrow_mut();
+        match read {
+            Ok(_) if unread.is_empty() => {}
+            Ok(_) => drop(unread.remove(&(shard.clone(), part))),
+            Err(error) => unread.entry((shard.clone(), part)).or_default().unreadable(
+                &self.context,
+                error,
+                || format!("{shard}/{part} read"),
+                || format!("the {part} of {shard}"),
+            ),
         }
     }
 
