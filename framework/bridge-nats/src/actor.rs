@@ -16,8 +16,8 @@ use super::claims::{ClaimWatch, Claims};
 use super::connection::round_trip;
 use super::consumer::ConsumerLoop;
 use super::publisher::PublisherLoop;
+use super::report::Report;
 use super::restart::run_restarting;
-use super::session::Report;
 use whizbang_core::spawn::{contained, is_unwinding};
 use whizbang_core::telemetry::TARGET;
 

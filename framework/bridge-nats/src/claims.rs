@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::connection::LinkState;
 use super::jetstream::{DesiredConfig, JetStream, PublishOutcome};
-use super::session::Report;
+use super::report::Report;
 use whizbang_core::bridge::claim;
 use whizbang_core::bridge::claim::Claim;
 use whizbang_core::bridge::{BridgeError, Inbound, NodeCard, StoreCard};

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::headers;
+use super::stored_message::StoredMessage;
 use super::streams::{StreamContent, StreamSource};
 use whizbang_core::bridge::{BridgeError, LastPublished, Notification, Request};
 use whizbang_core::message::{Envelope, MAX_PAYLOAD_BYTES, Name, ShardId};
@@ -99,31 +100,6 @@ pub(super) fn refused_copy(message: &Message, error: &BridgeError) -> (HeaderMap
     kept.insert("whizbang-subject", excerpt(&message.subject).as_str());
     let limit = if message.payload.len() > MAX_PAYLOAD_BYTES { MAX_COPIED_OVERSIZE_BYTES } else { MAX_PAYLOAD_BYTES };
     (kept, message.payload.slice(..message.payload.len().min(limit)))
-}
-
-/// A message as a stream holds it.
-pub(super) struct StoredMessage {
-    /// The sequence in the stream.
-    pub(super) number: u64,
-    /// The headers as text; a repeated name occurs repeatedly.
-    pub(super) headers: Vec<(String, String)>,
-    /// The payload after base64 decoding.
-    pub(super) payload: Bytes,
-}
-
-impl StoredMessage {
-    /// Parses a stored message from the response of the API, which has headers and payload in base64.
-    pub(super) fn read(answer: &Value) -> Option<Self> {
-        let part = |name: &str| {
-            let text = answer.pointer(name).and_then(Value::as_str).unwrap_or_default();
-            data_encoding::BASE64.decode(text.as_bytes()).ok()
-        };
-        let headers = String::from_utf8(part("/message/hdrs")?).ok()?;
-        let lines = headers.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
-        let headers = lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
-        let number = answer.pointer("/message/seq").and_then(Value::as_u64)?;
-        Some(Self { number, headers, payload: Bytes::from(part("/message/data")?) })
-    }
 }
 
 /// Returns the last event of a shard in a stored message; `None` if it cannot be read.

@@ -17,7 +17,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::config::StreamSetup;
 use super::connection::Connection;
-use super::decode::StoredMessage;
+use super::stored_message::StoredMessage;
 use whizbang_core::bridge::BridgeError;
 use whizbang_core::telemetry::error_chain;
 

@@ -19,6 +19,7 @@
 
 mod acknowledgement;
 mod actor;
+mod attach;
 mod channel;
 mod claims;
 mod config;
@@ -35,16 +36,20 @@ mod inboxes;
 mod jetstream;
 mod json_request;
 mod owned_shards;
+mod ownership;
 mod pending_replies;
 mod permissions;
 mod publisher;
 mod pull_consumer;
 mod recovery;
 mod refused;
+mod report;
 mod restart;
 mod servers;
 mod session;
 mod shard_consumer;
+mod shard_setup;
+mod stored_message;
 mod streams;
 mod subscriptions;
 mod waiting;
@@ -53,32 +58,21 @@ mod watchdog;
 pub use config::{NatsBuilder, StreamSetup};
 pub use permissions::NatsPermissions;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use actix::Actor;
 use futures_util::future::{BoxFuture, FutureExt, ready};
-use futures_util::stream::SelectAll;
 use parking_lot::RwLock;
-use tokio::sync::{Notify, oneshot};
 
 use self::acknowledgement::has_no_responder;
-use self::actor::{Detach, Loops, NatsActor};
-use self::channel::{Channel, ChannelSubscriber};
-use self::claims::{ClaimWatch, Claims};
-use self::connection::{Connection, client_name, round_trip};
-use self::consumer::ConsumerLoop;
+use self::actor::Detach;
+use self::connection::Connection;
 use self::consumer_setup::SourceState;
-use self::inboxes::Inboxes;
 use self::jetstream::JetStream;
-use self::owned_shards::ownership;
-use self::publisher::{PublisherLoop, Reply, ReplyKind};
-use self::pull_consumer::PullConsumer;
-use self::session::{Report, Session};
+use self::publisher::{Reply, ReplyKind};
+use self::session::Session;
 use self::streams::Feed;
-use self::subscriptions::{subscribe, subscriptions};
 use whizbang_core::bridge::{
     Bridge, BridgeError, BridgeHealth, Inbound, LastPublished, NodeCard, Notification, Request, Response,
 };
@@ -181,127 +175,6 @@ impl NatsBridge {
             AttachState::Attached(line) => Ok(line.clone()),
             _ => Err(BridgeError::Closed),
         }
-    }
-
-    async fn start(&self, card: NodeCard, inbound: Arc<dyn Inbound>) -> Result<Session, BridgeError> {
-        let config = &self.config;
-        let mut connection = Connection::open(config, &client_name(&config.namespace, &card.service)).await?;
-        connection.wait_until_up().await;
-        let client = connection.client.clone();
-        let mut denials = connection.denials.subscribe();
-        let info = client.server_info();
-        // It may be another server than that of the check, or have another configuration.
-        if let Some(reason) = durability::refusal(&info) {
-            return Err(BridgeError::Refused { broker: connection.broker.to_string(), reason });
-        }
-        for warning in durability::warnings(&info) {
-            tracing::warn!(broker = &*connection.broker, "{warning}");
-        }
-        let jetstream = JetStream::new(&connection, config.stream_setup);
-        let claims_stream = streams::claims_stream(config);
-        let claims = Claims::new(jetstream.clone(), config.namespace.clone(), claims_stream, &card).map(Arc::new);
-        // Check the claims before changing anything: a domain of another store must stay untouched.
-        if let Some(claims) = &claims {
-            claims.check().await?;
-        }
-        let written = streams::write_only(config, &card);
-        for wanted in &written {
-            jetstream.ensure_stream(wanted).await?;
-        }
-        let inbox = client.new_inbox();
-        let inboxes = Inboxes::new(&inbox, &config.namespace, &card.service);
-        let mut replies = SelectAll::new();
-        for subject in inboxes.subscriptions() {
-            replies.push(subscribe(&client, subject, None).await?);
-        }
-        if card.has_leased_shards {
-            // A version of the service without leases has left it behind, and a work queue has one consumer per message.
-            for (domain, _) in &card.owns {
-                let stream = config.namespace.direct_stream(domain);
-                jetstream.delete_consumer_at(&format!("{stream}.{}", card.service)).await?;
-            }
-        }
-        let mut subscribers = SelectAll::new();
-        let mut consumers = BTreeMap::new();
-        for (index, source) in streams::sources(config, &card).into_iter().enumerate() {
-            if source.feed == Feed::Live {
-                let events = subscribe(&client, config.namespace.event_filter(&source.domain), None).await?;
-                subscribers.push(ChannelSubscriber::new(Channel::Live(index), events));
-                consumers.insert(index, PullConsumer::live(source));
-                continue;
-            }
-            let incarnation = match jetstream.ensure_source(&source).await? {
-                SourceState::Open(incarnation) => Some(incarnation),
-                SourceState::Absent | SourceState::Superseded(_) => None,
-            };
-            let pulled = format!("{inbox}.p.{index}");
-            subscribers
-                .push(ChannelSubscriber::new(Channel::Stream(index), subscribe(&client, pulled.clone(), None).await?));
-            consumers.insert(index, PullConsumer::new(source, pulled.into(), incarnation));
-        }
-        let (ownership, shards) = ownership(&card, format!("{inbox}.p"), consumers.len());
-        for (channel, subject, shared) in subscriptions(&config.namespace, &card) {
-            // A queue group: one of the nodes that can answer a request receives it.
-            let group = shared.then(|| "whizbang".to_owned());
-            subscribers.push(ChannelSubscriber::new(channel, subscribe(&client, subject, group).await?));
-        }
-        let mut watched = Vec::new();
-        for subject in claims.iter().flat_map(|claims| claims.subjects()) {
-            watched.push(subscribe(&client, subject, None).await?);
-        }
-        // A subscription counts once the server has read it. Two round trips also bring back its denials.
-        round_trip(&client).await;
-        round_trip(&client).await;
-        if let Ok(subject) = denials.try_recv() {
-            let reason = format!("this user is not permitted to use `{subject}`");
-            return Err(BridgeError::Refused { broker: connection.broker.to_string(), reason });
-        }
-        if !connection.link.borrow().up {
-            return Err(connection.unreachable("the connection was lost while starting"));
-        }
-        if let Some(claims) = &claims {
-            for domain in claims.claim_all().await? {
-                // The epochs of the replaced store mean nothing in this one.
-                let stream = config.namespace.direct_stream(&domain);
-                jetstream.delete_shard_consumers(&stream, &card.service, &domain).await?;
-            }
-        }
-        let publisher = Arc::new(PublisherLoop::new(
-            inboxes,
-            config.namespace.clone(),
-            connection.link.clone(),
-            Arc::clone(&connection.broker),
-        ));
-        let (closing, closed) = oneshot::channel();
-        let report = Arc::new(Report { denied_inboxes: Arc::clone(&connection.denied_inboxes), ..Report::default() });
-        let link = connection.link.clone();
-        let watch = ClaimWatch::new(watched, connection.link.clone(), Arc::clone(&inbound), Arc::clone(&report));
-        let renewed = claims.clone().map(|claims| (claims, watch));
-        let consumer = ConsumerLoop {
-            report: Arc::clone(&report),
-            client: client.clone(),
-            jetstream: jetstream.clone(),
-            namespace: config.namespace.clone(),
-            service: card.service,
-            owns: card.owns,
-            inbound,
-            publisher: Arc::clone(&publisher),
-            link: connection.link,
-            ack_wait: config.ack_wait,
-            consumers,
-            shards,
-            write_only: Arc::new(written),
-            subscribers,
-            closing: closed,
-            is_closing: false,
-        };
-        let loops = Loops { replies, consumer, denials, claims: renewed };
-        let (abandoned, published) = (Arc::<Notify>::default(), Arc::clone(&publisher));
-        let reported = Arc::clone(&report);
-        let actor = NatsActor::new(client.clone(), published, loops, closing, Arc::clone(&abandoned), reported).start();
-        let ending = Arc::new(connection.ending);
-        let ownership = Arc::new(ownership);
-        Ok(Session { client, publisher, actor, abandoned, ending, link, report, jetstream, claims, ownership })
     }
 }
 

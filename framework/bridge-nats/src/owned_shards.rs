@@ -7,82 +7,30 @@
 //! the server redelivers them once the next owner deletes this node's consumer. This node does not delete it, because the
 //! acknowledgements of messages that it still handles count until then.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_nats::{Message, Request, Subject};
-use tokio::sync::{mpsc, oneshot};
+use async_nats::{Message, Request};
+use tokio::sync::oneshot;
 
 use super::NatsBridge;
 use super::channel::{Channel, ChannelSubscriber};
 use super::consumer::ConsumerLoop;
 use super::consumer_setup::SourceState;
 use super::in_flight::{InFlightMessages, ReceivedMessage};
+use super::ownership::OwnershipChange;
 use super::pull_consumer::PullConsumer;
 use super::session::Session;
 use super::streams::{self, Feed};
 use super::subscriptions::{shard_subscriptions, subscribe};
-use whizbang_core::bridge::{BridgeError, NodeCard};
+use whizbang_core::bridge::BridgeError;
 use whizbang_core::clock::monotonic;
 use whizbang_core::message::{Envelope, ShardId};
 use whizbang_core::store::Epoch;
 use whizbang_core::telemetry::error_chain;
 
-/// The minimum number of messages of one pull for a shard.
-const MIN_SHARD_PULL: usize = 16;
-
 /// The time limit of the server's confirmation that it has handled the acknowledgements of a disowned shard.
 const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// The part of a session that prepares shards for the consumer loop.
-pub(super) struct Ownership {
-    /// Without a bound: each caller waits for its change, so there are at most as many as shards.
-    changes: mpsc::UnboundedSender<OwnershipChange>,
-    /// The description of the node; it lists the shards that may be owned.
-    card: NodeCard,
-    /// The prefix of the subjects that receive pulled messages.
-    inbox: String,
-    /// The index of the next consumer. An index is not used again, so a late message of an earlier owner finds no consumer.
-    next_index: AtomicUsize,
-}
-
-/// A change of the shards that the loop receives. The sender waits until the loop has made it, so few of them wait.
-pub(super) enum OwnershipChange {
-    /// Requests and notifications are received from now on. The consumer follows: its creation may take the servers seconds.
-    Serve { shard: ShardId, epoch: Epoch, index: usize, subscribers: Vec<ChannelSubscriber>, done: oneshot::Sender<()> },
-    /// The consumer exists.
-    Consume { index: usize, consumer: Box<PullConsumer>, done: oneshot::Sender<()> },
-    /// A later owner has the shard.
-    Supersede { index: usize, done: oneshot::Sender<()> },
-    /// Returns the subject of an acknowledgement of the shard, if there was one.
-    Disown { shard: ShardId, done: oneshot::Sender<Option<Subject>> },
-}
-
-/// The shards that the loop receives.
-pub(super) struct OwnedShards {
-    pub(super) changes: mpsc::UnboundedReceiver<OwnershipChange>,
-    /// The epoch and the consumer of each shard.
-    owned: BTreeMap<ShardId, (Epoch, usize)>,
-    /// The service shares its shards. Without leases, no change ever arrives.
-    has_leases: bool,
-}
-
-/// Creates both ends, for a node whose first consumers have the indices below `next_index`.
-pub(super) fn ownership(card: &NodeCard, inbox: String, next_index: usize) -> (Ownership, OwnedShards) {
-    let (sender, changes) = mpsc::unbounded_channel();
-    let next_index = AtomicUsize::new(next_index);
-    let owned = OwnedShards { changes, owned: BTreeMap::new(), has_leases: card.has_leased_shards };
-    (Ownership { changes: sender, card: card.clone(), inbox, next_index }, owned)
-}
-
-impl OwnedShards {
-    /// Returns the maximum number of messages of one pull for a shard: together the shards pull no more than `most`. `None`
-    /// without leases.
-    pub(super) fn pull_limit(&self, most: usize) -> Option<usize> {
-        self.has_leases.then(|| (most / self.owned.len().max(1)).max(MIN_SHARD_PULL))
-    }
-}
 
 impl NatsBridge {
     /// Starts to receive the messages for a shard.
@@ -125,15 +73,6 @@ impl NatsBridge {
         session.report.issues.close(&issue);
         let consumer = Box::new(PullConsumer::new(source, inbox.into(), incarnation));
         ownership.change(|done| OwnershipChange::Consume { index, consumer, done }).await
-    }
-}
-
-impl Ownership {
-    /// Waits until the loop has made a change.
-    async fn change(&self, change: impl FnOnce(oneshot::Sender<()>) -> OwnershipChange) -> Result<(), BridgeError> {
-        let (done, made) = oneshot::channel();
-        self.changes.send(change(done)).map_err(|_| BridgeError::Closed)?;
-        made.await.map_err(|_| BridgeError::Closed)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::pin::pin;
 
-use super::session::Report;
+use super::report::Report;
 use whizbang_core::spawn::{FIRST_RESTART, LONGEST_RESTART, contained};
 use whizbang_core::telemetry::TARGET;
 

@@ -1,9 +1,8 @@
-//! An attached bridge: the parts that sending needs, and the condition that its loops report.
+//! An attached bridge: the parts that sending needs.
 //!
 //! Used by the bridge. Clones refer to the same connection.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use actix::Addr;
@@ -14,13 +13,12 @@ use super::acknowledgement::PublishFailure;
 use super::actor::NatsActor;
 use super::claims::Claims;
 use super::connection::{Ending, LinkState};
-use super::denied_inboxes::DeniedInboxes;
 use super::headers;
 use super::jetstream::JetStream;
-use super::owned_shards::Ownership;
+use super::ownership::Ownership;
 use super::publisher::{PublisherLoop, Reply, ReplyFuture, ReplyKind};
+use super::report::Report;
 use whizbang_core::bridge::BridgeError;
-use whizbang_core::telemetry::Issues;
 use whizbang_wire::Packet;
 
 /// The time limit for the acknowledgement of a stream. After that the message counts as not sent.
@@ -41,25 +39,14 @@ pub(super) struct Session {
     pub(super) ending: Arc<Ending>,
     /// The state of the connection; a changed epoch means a reconnection.
     pub(super) link: watch::Receiver<LinkState>,
+    /// The condition of the loops, for the health of the bridge.
     pub(super) report: Arc<Report>,
+    /// The requests to the JetStream API, for shards and for the last published events.
     pub(super) jetstream: JetStream,
     /// The claims on the domains of this node. `None` if it owns none, or if its store has no identity.
     pub(super) claims: Option<Arc<Claims>>,
     /// Starts and ends the receipt of leased shards.
     pub(super) ownership: Arc<Ownership>,
-}
-
-/// The condition that the loops report.
-#[derive(Debug, Default)]
-pub(super) struct Report {
-    /// Open issues by key. Each loop resolves those that it has raised.
-    pub(super) issues: Issues,
-    /// The number of messages moved to the refused stream since the start.
-    pub(super) refused: AtomicU64,
-    /// The number of consumers that had stalled and were created again since the start.
-    pub(super) recreated_consumers: AtomicU64,
-    /// The inboxes that the server does not permit this node to respond to.
-    pub(super) denied_inboxes: Arc<DeniedInboxes>,
 }
 
 impl Session {

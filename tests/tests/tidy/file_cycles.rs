@@ -9,9 +9,7 @@ use crate::modules::Table;
 use crate::source::{File, is_name_byte, name_at, places, repository};
 
 /// Cycles that stay: the crate, their files, and the reason.
-const KNOWN: [(&str, &[&str], &str); 13] = [
-    ("bridge-nats", &["consumer_setup", "decode", "jetstream", "shard_consumer", "streams"], "not yet divided"),
-    ("bridge-nats", &["actor", "claims", "consumer", "owned_shards", "restart", "session"], "not yet divided"),
+const KNOWN: [(&str, &[&str], &str); 11] = [
     (
         "conformance",
         &["bridge", "bridge/cases/sample", "bridge/hostile", "bridge/node"],

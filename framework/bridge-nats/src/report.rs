@@ -1,0 +1,23 @@
+//! The condition of an attached bridge: open issues and counters that its loops write and its health reads.
+//!
+//! Shared by the loops of the bridge and by the session of the bridge. It survives the restart of a loop and ends with the
+//! session. Nothing here decides anything: the loops continue whether or not an issue is open.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use super::denied_inboxes::DeniedInboxes;
+use whizbang_core::telemetry::Issues;
+
+/// The condition that the loops report.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    /// Open issues by key. Each loop resolves those that it has raised.
+    pub(super) issues: Issues,
+    /// The number of messages moved to the refused stream since the start.
+    pub(super) refused: AtomicU64,
+    /// The number of consumers that had stalled and were created again since the start.
+    pub(super) recreated_consumers: AtomicU64,
+    /// The inboxes that the server does not permit this node to respond to.
+    pub(super) denied_inboxes: Arc<DeniedInboxes>,
+}
