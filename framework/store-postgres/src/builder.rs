@@ -12,17 +12,15 @@ use whizbang_core::store::StoreError;
 use crate::checkpoints;
 use crate::connect::{Connector, Durability, Password};
 use crate::failure::Failure;
+use crate::inner::Secrets;
 use crate::migrations::{self, Migrations};
 use crate::pool::Pool;
-use crate::sql::{Sql, is_schema};
-use crate::store::{PostgresStore, Secrets};
+use crate::sql::{SCHEMA, Sql, is_schema};
+use crate::store::PostgresStore;
 use crate::views;
 
 /// The operation that errors of this module name.
 const CONNECTING: &str = "connecting to PostgreSQL";
-
-/// The schema of the tables.
-pub(crate) const SCHEMA: &str = "whizbang";
 
 /// Configures a [`PostgresStore`]; from [`PostgresStore::builder`].
 ///
@@ -74,6 +72,22 @@ impl std::fmt::Debug for PostgresBuilder {
             .field("writers", &self.writers)
             .field("readers", &self.readers)
             .finish_non_exhaustive()
+    }
+}
+
+impl PostgresStore {
+    /// Connects with the default settings.
+    ///
+    /// # Errors
+    /// As [`PostgresBuilder::connect`].
+    pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        Self::builder(url).connect().await
+    }
+
+    /// Configures a store for the database with this URL: `postgres://user@host/database`, or `key=value` pairs as libpq has
+    /// them.
+    pub fn builder(url: &str) -> PostgresBuilder {
+        PostgresBuilder::new(url)
     }
 }
 

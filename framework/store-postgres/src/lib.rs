@@ -21,12 +21,15 @@
     clippy::print_stderr
 )]
 
+mod appender;
 mod blocking;
 mod builder;
 mod checkpoints;
 mod columns;
 mod connect;
 mod failure;
+mod inner;
+mod lease_table;
 mod leases;
 mod migrations;
 mod open;

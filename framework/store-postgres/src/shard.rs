@@ -1,28 +1,22 @@
-//! One open shard: its index in memory, and the one writer.
+//! One open shard: its index in memory, the phase of its ownership, and the snapshots that wait to be written.
 //!
-//! Called by actors, on their thread. An append changes the index and adds a row to the [queue](crate::queue); it never waits
-//! for the server, except for a turn that nothing else is in flight with.
+//! Changed by the [appender](crate::appender) of the shard on the thread of its actors, and by the writer's thread, which reports
+//! commits. Knows neither the queue nor the server.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{Name, ShardId};
-use whizbang_core::store::{
-    Appended, Epoch, MAX_TURN_BYTES, ShardWriter, Snapshot, StoreError, StreamHint, Turn, Watermark,
-};
-use whizbang_log::shard_log::{self, Given, ShardLog, turn_bound};
+use whizbang_core::store::{Epoch, Snapshot, StoreError};
+use whizbang_log::shard_log::{self, ShardLog};
 
-use crate::queue::{Progress, Row};
-use crate::tickets::Tickets;
+/// The maximum number of snapshots of a shard that wait to be written. More are dropped: the next snapshot of the stream follows.
+const MAX_FRESH_SNAPSHOTS: usize = 256;
 
-/// So many snapshots of a shard wait to be written; more are dropped.
-const FRESH_SNAPSHOTS: usize = 256;
-
-/// The snapshots of a shard that wait have at most so many bytes.
-const FRESH_BYTES: usize = 16 * 1024 * 1024;
+/// The maximum size of these snapshots together, in bytes.
+const MAX_FRESH_BYTES: usize = 16 * 1024 * 1024;
 
 /// A shard that was opened, with one epoch.
 pub(crate) struct Shard {
@@ -68,8 +62,8 @@ pub(crate) struct State {
     /// committed yet, but answers from the committed ones.
     pub(crate) log: ShardLog,
     phase: Phase,
-    /// The location of the next record.
-    next: u64,
+    /// The location of the next record. Locations of a shard rise by one with each record.
+    pub(crate) next: u64,
     /// For each destination the entries that it has not committed: sequence and location.
     outbox: HashMap<ShardId, VecDeque<(u64, u64)>>,
     /// Snapshots that are not in the table yet.
@@ -78,8 +72,8 @@ pub(crate) struct State {
     fresh_bytes: usize,
     /// Ids of turns before this time may be forgotten.
     pub(crate) forgotten: Timestamp,
-    /// Kept between appends so that it need not be allocated again.
-    record: Vec<u8>,
+    /// The buffer of the encoded record, kept between appends so that it need not be allocated again.
+    pub(crate) record: Vec<u8>,
 }
 
 impl State {
@@ -145,6 +139,22 @@ impl State {
         Some(locations)
     }
 
+    /// Keeps a snapshot until it is written. Returns true if the caller has to enqueue the stream for the writer, false if the
+    /// stream is in the list already or the snapshot was dropped, because too many wait or the log has not reached its turn.
+    pub(crate) fn add_fresh(&mut self, actor: &Name, key: &str, snapshot: Snapshot) -> bool {
+        let bytes = snapshot.bytes.len();
+        let is_full = self.fresh.len() >= MAX_FRESH_SNAPSHOTS || self.fresh_bytes + bytes > MAX_FRESH_BYTES;
+        // One that is newer than the log cannot be true.
+        let is_known = self.log.newest(actor, key).is_some_and(|head| head.number >= snapshot.turn);
+        if !is_known || is_full {
+            return false;
+        }
+        self.fresh_bytes += bytes;
+        let replaced = self.fresh.insert((actor.clone(), key.to_owned()), snapshot);
+        self.fresh_bytes -= replaced.as_ref().map_or(0, |snapshot| snapshot.bytes.len());
+        replaced.is_none()
+    }
+
     /// The snapshot of a stream that is not in the table yet, up to turn `number`.
     pub(crate) fn fresh(&self, actor: &Name, key: &str, number: u64) -> Option<Snapshot> {
         let snapshot = self.fresh.get(&(actor.clone(), key.to_owned()))?;
@@ -177,6 +187,11 @@ impl Shard {
         let (committed, last_turn) = (AtomicU64::new(state.next), AtomicU64::new(0));
         let (checkpoint, due, saves) = (AtomicU64::new(0), AtomicU64::new(u64::MAX), AtomicBool::new(false));
         Self { id, row, epoch, committed, committed_turn: last_turn, checkpoint, due, saves, state: Mutex::new(state) }
+    }
+
+    /// Locks the state as it is. The appender holds the lock while it adds a record, so that locations and tickets rise together.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
     }
 
     /// The state, brought up to what is committed.
@@ -269,146 +284,16 @@ impl Shard {
         self.state.lock().phase == Phase::Open
     }
 
-    /// Returns the reason for which nothing is appended, if there is one.
-    fn accept(&self, state: &State) -> Result<(), StoreError> {
+    /// Checks that the owner may append.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] if a younger owner has the shard, [`StoreError::Closed`] after failed commits and while the shard
+    /// is handed over.
+    pub(crate) fn accept(&self, state: &State) -> Result<(), StoreError> {
         match state.phase {
             Phase::Open => Ok(()),
             Phase::Failed | Phase::HandedOver => Err(StoreError::Closed),
             Phase::Fenced(current) => Err(StoreError::Fenced { shard: self.id.clone(), mine: self.epoch, current }),
-        }
-    }
-}
-
-/// The one writer of a shard.
-///
-/// It belongs to the thread that opened the shard: its listener has the tickets.
-pub(crate) struct Appender {
-    shard: Arc<Shard>,
-    tickets: Arc<Tickets>,
-}
-
-impl Appender {
-    pub(crate) fn new(shard: Arc<Shard>, tickets: Arc<Tickets>) -> Self {
-        Self { shard, tickets }
-    }
-
-    /// Adds a turn to the index and to the queue, in this order and under both locks, so that locations and tickets rise
-    /// together.
-    ///
-    /// # Errors
-    /// Nothing was changed then. The caller reads the stream again after [`StoreError::OutOfTurn`].
-    fn append_turn(&self, turn: &Turn<'_>, wake: bool) -> Result<(Appended, u64), StoreError> {
-        let bytes = turn_bound(turn);
-        if bytes > MAX_TURN_BYTES {
-            return Err(StoreError::Oversize { bytes, limit: MAX_TURN_BYTES });
-        }
-        let shard = &self.shard;
-        let writer = &self.tickets.writer;
-        let mut guard = shard.state.lock();
-        let state = &mut *guard;
-        shard.accept(state)?;
-        state.log.commit(shard.committed());
-        let mut queue = writer.queue();
-        queue.accept(bytes)?;
-        let (location, mut record) = (state.next, std::mem::take(&mut state.record));
-        record.clear();
-        let appended =
-            state.log.append_turn_without_payloads(turn, shard.row.unsigned_abs(), shard.epoch, location, &mut record);
-        let Given { position, stream } = match appended {
-            Ok(given) => given,
-            Err(expected) => {
-                state.record = record;
-                return Err(StoreError::OutOfTurn { shard: shard.id.clone(), expected });
-            }
-        };
-        state.next += 1;
-        if !turn.outbox.is_empty() {
-            // The record was encoded by this program, so it decodes.
-            let noted = state.add_outbox(location, &record, |_, _| true);
-            debug_assert_eq!(noted, Ok(()));
-        }
-        let before = position - turn.events.len() as u64;
-        let ticket = queue.push(shard, &self.tickets, location, &Row::Turn(turn, before), &record);
-        state.record = record;
-        if wake {
-            writer.wake(queue);
-        }
-        Ok((Appended { ticket, position, committed: false, stream }, location))
-    }
-
-    /// Adds a watermark, or the confirmation of a destination.
-    fn append_progress(&self, progress: Progress<'_>) -> Result<Appended, StoreError> {
-        let shard = &self.shard;
-        let writer = &self.tickets.writer;
-        let mut guard = shard.state.lock();
-        let state = &mut *guard;
-        shard.accept(state)?;
-        state.log.commit(shard.committed());
-        let mut queue = writer.queue();
-        queue.accept(256)?;
-        let (location, mut record) = (state.next, std::mem::take(&mut state.record));
-        record.clear();
-        let (tag, epoch) = (shard.row.unsigned_abs(), shard.epoch);
-        let position = match progress {
-            Progress::Received(watermark) => state.log.append_advance(watermark, tag, epoch, location, &mut record),
-            Progress::Sent(to, through) => {
-                state.confirm_outbox(to, through);
-                state.log.append_sent(to, through, tag, epoch, location, &mut record)
-            }
-        };
-        state.next += 1;
-        let ticket = queue.push(shard, &self.tickets, location, &Row::Progress(progress), &record);
-        state.record = record;
-        writer.wake(queue);
-        Ok(Appended { ticket, position, committed: false, stream: StreamHint::default() })
-    }
-}
-
-impl ShardWriter for Appender {
-    fn epoch(&self) -> Epoch {
-        self.shard.epoch
-    }
-
-    fn append(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
-        Ok(self.append_turn(turn, true)?.0)
-    }
-
-    fn append_alone(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
-        let writer = &self.tickets.writer;
-        if writer.is_slow() {
-            return self.append(turn);
-        }
-        let (mut appended, location) = self.append_turn(turn, false)?;
-        writer.write_here();
-        appended.committed = self.shard.committed() > location;
-        Ok(appended)
-    }
-
-    fn advance(&mut self, watermark: &Watermark) -> Result<Appended, StoreError> {
-        self.append_progress(Progress::Received(watermark))
-    }
-
-    fn sent(&mut self, to: &ShardId, through: u64) -> Result<Appended, StoreError> {
-        self.append_progress(Progress::Sent(to, through))
-    }
-
-    fn save_snapshot(&mut self, actor: &Name, key: &str, snapshot: Snapshot) {
-        let mut guard = self.shard.state.lock();
-        let state = &mut *guard;
-        let bytes = snapshot.bytes.len();
-        let is_full = state.fresh.len() >= FRESH_SNAPSHOTS || state.fresh_bytes + bytes > FRESH_BYTES;
-        // One that is newer than the log cannot be true.
-        let is_known = state.log.newest(actor, key).is_some_and(|head| head.number >= snapshot.turn);
-        if self.shard.accept(state).is_err() || !is_known || is_full {
-            return;
-        }
-        state.fresh_bytes += bytes;
-        let replaced = state.fresh.insert((actor.clone(), key.to_owned()), snapshot);
-        state.fresh_bytes -= replaced.as_ref().map_or(0, |snapshot| snapshot.bytes.len());
-        drop(guard);
-        // One that is replaced is in the list already.
-        if replaced.is_none() {
-            self.tickets.writer.add_snapshot(Arc::clone(&self.shard), actor.clone(), key.to_owned());
         }
     }
 }

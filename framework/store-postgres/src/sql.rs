@@ -3,6 +3,9 @@
 //! Called by everything that sends a statement. Names are qualified in each statement because a connection pooler may change
 //! the session, and with it the search path, between two statements.
 
+/// The schema of the tables, unless the service configures one.
+pub(crate) const SCHEMA: &str = "whizbang";
+
 /// Writes turns and their events, and returns the shards whose epoch still is the writer's. Of other shards nothing is written.
 ///
 /// The lock on the shards' rows is held until the commit, so a new owner that raises the epoch waits for the commit or comes

@@ -8,24 +8,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use whizbang_core::store::{CommitListener, Ticket};
 
-use crate::writer::Writer;
-
-/// A listener, its last ticket, and its writer.
+/// A listener and its last ticket.
 ///
 /// Kept while the listener may open a shard again. It remembers the highest ticket reported to it: tickets that started
 /// again from 1 would count as committed when they are issued.
 pub(crate) struct Tickets {
     /// The thread that appended; it is notified from the writer's thread or, inside an append, from its own.
     pub(crate) listener: Arc<dyn CommitListener>,
-    /// The writer of all shards that were opened with this listener.
-    pub(crate) writer: Arc<Writer>,
     /// The last ticket. The first one is 1.
     given: AtomicU64,
 }
 
 impl Tickets {
-    pub(crate) fn new(listener: Arc<dyn CommitListener>, writer: Arc<Writer>) -> Self {
-        Self { listener, writer, given: AtomicU64::new(0) }
+    pub(crate) fn new(listener: Arc<dyn CommitListener>) -> Self {
+        Self { listener, given: AtomicU64::new(0) }
     }
 
     /// The next ticket. The caller holds the lock of the writer's queue.

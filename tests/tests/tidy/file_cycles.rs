@@ -9,7 +9,7 @@ use crate::modules::Table;
 use crate::source::{File, is_name_byte, name_at, places, repository};
 
 /// Cycles that stay: the crate, their files, and the reason.
-const KNOWN: [(&str, &[&str], &str); 11] = [
+const KNOWN: [(&str, &[&str], &str); 9] = [
     (
         "conformance",
         &["bridge", "bridge/cases/sample", "bridge/hostile", "bridge/node"],
@@ -57,12 +57,6 @@ const KNOWN: [(&str, &[&str], &str); 11] = [
         &["flusher", "inner", "pages", "shard", "writer"],
         "the store, its shards and the thread that writes for them share one state",
     ),
-    (
-        "store-postgres",
-        &["checkpoints", "queue", "shard", "snapshots", "tickets", "writer", "writer/line", "writer/states"],
-        "not yet divided",
-    ),
-    ("store-postgres", &["builder", "leases", "store"], "not yet divided"),
     (
         "testing",
         &[
