@@ -1,16 +1,16 @@
 //! Writes the caches, that is snapshots, checkpoints, views and id runs, on a thread of its own.
 //!
-//! Called by the shards' writers and the log writer, which only enqueue work. Appends never wait for it.
+//! Called by the store. Takes its work from the [queue](super::flush_queue), which the shards' writers and the log writer fill:
+//! appends never wait for it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use parking_lot::{Condvar, Mutex};
-use tokio::sync::oneshot;
+use parking_lot::Mutex;
 
 use super::checkpoint::{self, CheckpointWriter};
+use super::flush_queue::Job;
 use super::inner::Inner;
 use super::segment::BatchLocation;
 use super::shard::Shard;
@@ -21,13 +21,6 @@ use whizbang_core::store::{Epoch, StoreError, View};
 use whizbang_core::telemetry::error_chain;
 use whizbang_log::index::Stream;
 
-/// The number of snapshots that may be queued; further ones are dropped.
-const MAX_QUEUED_SNAPSHOTS: usize = 1024;
-
-/// The bytes of unwritten snapshots held in memory over all shards; further snapshots are dropped. A single snapshot
-/// may be larger.
-const MAX_RESERVED_BYTES: usize = 64 * 1024 * 1024;
-
 /// The snapshot file is compacted when replaced snapshots exceed this size and the size of the live ones.
 const MAX_DEAD_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -35,38 +28,11 @@ const MAX_DEAD_BYTES: u64 = 64 * 1024 * 1024;
 /// remain a small part of all writes.
 const CHECKPOINT_GROWTH: u64 = 4;
 
-/// The number of ids held in memory, at 30 to 60 bytes each, before they are written to a file.
-const IDS_IN_MEMORY: u64 = 256 * 1024;
-
-/// The thread that writes caches. None of its failures affects a commit.
+/// The writer of the caches. None of its failures affects a commit.
 pub(super) struct Flusher {
-    queue: Mutex<Queue>,
-    wake: Condvar,
-    /// The growth of the log since the last checkpoint in bytes, and the growth at which the next one is written.
-    grown_bytes: AtomicU64,
-    checkpoint_threshold: AtomicU64,
-    /// The number of ids added to the indexes since the last run.
-    ids: AtomicU64,
-    /// The bytes of snapshots that are not in a file yet.
-    reserved: Arc<AtomicUsize>,
     state: Mutex<FlusherState>,
     /// The epochs of the views' owners.
     views: Mutex<HashMap<Name, Epoch>>,
-}
-
-#[derive(Default)]
-struct Queue {
-    /// In the order of the requests.
-    jobs: VecDeque<Job>,
-    /// The number of snapshots among them, which is limited.
-    snapshots: usize,
-    /// A checkpoint is requested.
-    checkpoint: bool,
-    /// Write the ids in memory to a run.
-    ids: bool,
-    /// Drop the ids of turns before this time.
-    forget: Option<Timestamp>,
-    stop: bool,
 }
 
 /// State of the flusher's own work, locked for as long as a piece of work takes.
@@ -77,61 +43,10 @@ struct FlusherState {
     dead: u64,
 }
 
-/// Reserved memory, released on drop.
-#[derive(Debug)]
-pub(super) struct ReservedBytes(Arc<AtomicUsize>, usize);
-
-impl Drop for ReservedBytes {
-    fn drop(&mut self) {
-        self.0.fetch_sub(self.1, Ordering::Relaxed);
-    }
-}
-
-enum Job {
-    /// Write the snapshot that waits in a shard.
-    Snapshot(Arc<Shard>, Stream),
-    /// Save a view, and report the result: projections wait for it.
-    View(Name, Epoch, View, oneshot::Sender<Result<(), StoreError>>),
-}
-
-impl Queue {
-    fn is_empty(&self) -> bool {
-        self.jobs.is_empty() && !self.checkpoint && !self.ids && self.forget.is_none()
-    }
-}
-
 impl Flusher {
-    pub(super) fn new(checkpoint: u64, since: u64, enough: u64, live: u64) -> Self {
-        Self {
-            queue: Mutex::default(),
-            wake: Condvar::new(),
-            grown_bytes: AtomicU64::new(since),
-            checkpoint_threshold: AtomicU64::new(enough),
-            ids: AtomicU64::new(0),
-            reserved: Arc::default(),
-            state: Mutex::new(FlusherState { checkpoint, live, dead: 0 }),
-            views: Mutex::default(),
-        }
-    }
-
-    /// Reserves memory for a snapshot until it is written. Returns `None` if the limit is reached.
-    pub(super) fn reserve(&self, bytes: usize) -> Option<ReservedBytes> {
-        let before = self.reserved.fetch_add(bytes, Ordering::Relaxed);
-        let held = ReservedBytes(Arc::clone(&self.reserved), bytes);
-        (before == 0 || before.saturating_add(bytes) <= MAX_RESERVED_BYTES).then_some(held)
-    }
-
-    /// Enqueues a snapshot whose turn is committed. Returns `false` if the queue is full.
-    pub(super) fn enqueue_snapshot(&self, shard: &Arc<Shard>, stream: Stream) -> bool {
-        let mut queue = self.queue.lock();
-        if queue.snapshots >= MAX_QUEUED_SNAPSHOTS || queue.stop {
-            return false;
-        }
-        queue.snapshots += 1;
-        queue.jobs.push_back(Job::Snapshot(Arc::clone(shard), stream));
-        drop(queue);
-        self.wake.notify_one();
-        true
+    /// Returns the flusher of a store with this newest checkpoint and this many bytes of live snapshots.
+    pub(super) fn new(checkpoint: u64, live: u64) -> Self {
+        Self { state: Mutex::new(FlusherState { checkpoint, live, dead: 0 }), views: Mutex::default() }
     }
 
     /// Gives a view a new owner and returns the new epoch.
@@ -142,98 +57,27 @@ impl Flusher {
         *epoch
     }
 
-    /// Enqueues a view. The receiver resolves when it is durable.
-    pub(super) fn enqueue_view(
-        &self,
-        projection: &Name,
-        epoch: Epoch,
-        view: View,
-    ) -> oneshot::Receiver<Result<(), StoreError>> {
-        let (sender, receiver) = oneshot::channel();
-        let mut queue = self.queue.lock();
-        if queue.stop {
-            let _ = sender.send(Err(StoreError::Closed));
-        } else {
-            queue.jobs.push_back(Job::View(projection.clone(), epoch, view, sender));
-        }
-        drop(queue);
-        self.wake.notify_one();
-        receiver
-    }
-
-    /// Adds to the growth of the log and requests a checkpoint when the threshold is reached.
-    pub(super) fn add_growth(&self, bytes: u64) {
-        let grown = self.grown_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if grown >= self.checkpoint_threshold.load(Ordering::Relaxed)
-            && grown - bytes < self.checkpoint_threshold.load(Ordering::Relaxed)
-        {
-            self.queue.lock().checkpoint = true;
-            self.wake.notify_one();
-        }
-    }
-
-    /// Counts an id that was added in memory and requests a run when there are enough.
-    pub(super) fn count_id(&self) {
-        let held = self.ids.fetch_add(1, Ordering::Relaxed) + 1;
-        if held.is_multiple_of(IDS_IN_MEMORY) {
-            self.queue.lock().ids = true;
-            self.wake.notify_one();
-        }
-    }
-
-    /// Enqueues dropping the ids of turns before `before`.
-    pub(super) fn forget_ids(&self, before: Timestamp) {
-        self.queue.lock().forget = Some(before);
-        self.wake.notify_one();
-    }
-
-    /// Accepts no further views and snapshots; queued work is still done.
-    pub(super) fn stop(&self) {
-        self.queue.lock().stop = true;
-        self.wake.notify_one();
-    }
-
-    /// Runs until it is stopped.
+    /// Runs until the queue is stopped and empty.
     pub(super) fn run(&self, store: &Inner) {
-        loop {
-            let mut queue = self.queue.lock();
-            while queue.is_empty() && !queue.stop {
-                self.wake.wait(&mut queue);
-            }
-            let stop = queue.stop && queue.is_empty();
-            drop(queue);
-            if stop {
-                return;
-            }
+        while store.flush_queue.wait() {
             self.step(store);
         }
     }
 
     /// Does all queued work.
     pub(super) fn step(&self, store: &Inner) {
-        loop {
-            let mut queue = self.queue.lock();
-            let job = queue.jobs.pop_front();
-            if matches!(job, Some(Job::Snapshot(..))) {
-                queue.snapshots -= 1;
-            }
-            let idle = job.is_none();
-            let checkpoint = idle && std::mem::take(&mut queue.checkpoint);
-            let ids = idle && std::mem::take(&mut queue.ids);
-            let forget = if idle { queue.forget.take() } else { None };
-            drop(queue);
+        while let Some(job) = store.flush_queue.take() {
             match job {
-                Some(Job::Snapshot(shard, stream)) => self.write_snapshot(store, &shard, stream),
-                Some(Job::View(projection, epoch, view, sender)) => {
+                Job::Snapshot(shard, stream) => self.write_snapshot(store, &shard, stream),
+                Job::View(projection, epoch, view, sender) => {
                     let _ = sender.send(self.save_view(store, &projection, epoch, &view));
                 }
-                None if checkpoint || ids || forget.is_some() => {
-                    self.maintain_ids(store, ids, forget);
+                Job::Maintain { write_ids, forget, checkpoint } => {
+                    self.maintain_ids(store, write_ids, forget);
                     if checkpoint {
                         self.checkpoint(store);
                     }
                 }
-                None => return,
             }
         }
     }
@@ -254,7 +98,7 @@ impl Flusher {
     /// Moves the ids in memory to a run. The caller holds the lock of the state.
     fn write_ids(&self, store: &Inner) -> io::Result<()> {
         let through = store.write_buffer.committed();
-        self.ids.store(0, Ordering::Relaxed);
+        store.flush_queue.reset_ids();
         let (mut entries, mut newest, mut frozen) = (Vec::new(), Timestamp::default(), Vec::new());
         for shard in store.shards() {
             let generations = shard.state.lock().index.ids.freeze();
@@ -312,7 +156,7 @@ impl Flusher {
                     work.dead += old.length;
                 }
                 if work.dead > work.live.max(MAX_DEAD_BYTES) {
-                    self.queue.lock().checkpoint = true;
+                    store.flush_queue.request_checkpoint();
                 }
             }
             Err(error) => {
@@ -326,14 +170,14 @@ impl Flusher {
 
     /// Writes a checkpoint. It is a cache: a failure is only logged.
     pub(super) fn checkpoint(&self, store: &Inner) {
-        let grown = self.grown_bytes.swap(0, Ordering::Relaxed);
+        let grown = store.flush_queue.take_growth();
         let mut work = self.state.lock();
         // Write the ids first: an opening reads no records before the checkpoint, so their ids would be lost.
         let last = store.write_buffer.last();
         match self.write_ids(store).and_then(|()| work.save_checkpoint(store, last)) {
             Ok(bytes) => {
                 let enough = (bytes * CHECKPOINT_GROWTH).max(store.config.checkpoint_bytes);
-                self.checkpoint_threshold.store(enough, Ordering::Relaxed);
+                store.flush_queue.set_threshold(enough);
             }
             Err(error) => {
                 tracing::warn!(
@@ -341,14 +185,14 @@ impl Flusher {
                     "failed to write a checkpoint",
                 );
                 checkpoint::remove_unfinished(&store.disk);
-                self.grown_bytes.fetch_add(grown / 2, Ordering::Relaxed);
+                store.flush_queue.return_growth(grown / 2);
             }
         }
     }
 
     /// Returns whether the log has grown so much that a checkpoint speeds up the next opening.
     pub(super) fn should_checkpoint(&self, store: &Inner) -> bool {
-        self.grown_bytes.load(Ordering::Relaxed) >= store.config.checkpoint_bytes / 16
+        store.flush_queue.growth() >= store.config.checkpoint_bytes / 16
     }
 }
 
@@ -431,21 +275,4 @@ fn save_shard(store: &Inner, shard: &Shard, writing: &mut CheckpointWriter) -> i
     // Only this thread changes the map, so no other thread waits for this lock.
     checkpoint::encode_snapshots(&mut piece, &shard.stored.read());
     writing.write(&piece)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn queued_snapshots_are_bounded_in_bytes() {
-        let flusher = Flusher::new(0, 0, 0, 0);
-        let alone = flusher.reserve(2 * MAX_RESERVED_BYTES).expect("one alone may be larger");
-        assert!(flusher.reserve(1).is_none());
-        drop(alone);
-        let many: Vec<_> = (0..64).map(|_| flusher.reserve(MAX_RESERVED_BYTES / 64).expect("there is room")).collect();
-        assert!(flusher.reserve(1).is_none());
-        drop(many);
-        assert_eq!(flusher.reserved.load(Ordering::Relaxed), 0);
-    }
 }

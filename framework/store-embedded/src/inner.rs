@@ -10,21 +10,23 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::disk::Disk;
-use super::flusher::Flusher;
+use super::flush_queue::FlushQueue;
 use super::frame::{BATCH_BYTES, FRAME_BYTES};
 use super::ids::IdRuns;
+use super::log_source::{LogSource, ReadJob};
 use super::preallocator::Preallocator;
 use super::segment::{FIRST_OFFSET, Segments};
-use super::shard::{ReadJob, Shard, ShardState};
-use super::snapshots::Snapshots;
+use super::shard::{Shard, ShardState};
+use super::snapshots::{SnapshotLocation, Snapshots};
 use super::write_buffer::{AppendRefused, WriteBuffer, WriteMode};
 use super::writer::LogWriter;
 use super::{EmbeddedConfig, ExecutionMode};
 use whizbang_core::message::{Name, ShardId};
 use whizbang_core::store::{Epoch, StoreError};
 use whizbang_core::telemetry::error_chain;
-use whizbang_log::index::{Index, StreamHasher};
+use whizbang_log::index::{IdHash, Index, StreamHasher};
 use whizbang_log::record::{Location, write_opened};
+use whizbang_log::traverse::Located;
 
 pub(super) struct Inner {
     pub(super) disk: Arc<dyn Disk>,
@@ -42,7 +44,8 @@ pub(super) struct Inner {
     pub(super) long_reads: Arc<Semaphore>,
     /// The damage found while reading, once per place.
     pub(super) known_damage: Mutex<Vec<StoreError>>,
-    pub(super) flusher: Arc<Flusher>,
+    /// The work that waits for the flusher.
+    pub(super) flush_queue: Arc<FlushQueue>,
     pub(super) registry: Mutex<Registry>,
     pub(super) writer: Mutex<LogWriter>,
     /// Held while the catalog or the identity is compared and replaced.
@@ -156,7 +159,7 @@ impl Inner {
     /// Enqueues the snapshots of a shard whose turns are committed.
     pub(super) fn enqueue_snapshots(&self, shard: &Arc<Shard>, state: &mut ShardState) {
         for stream in state.take_committed() {
-            if !self.flusher.enqueue_snapshot(shard, stream) {
+            if !self.flush_queue.enqueue_snapshot(shard, stream) {
                 state.pending.remove(&stream);
             }
         }
@@ -209,14 +212,43 @@ impl Inner {
         }
         self.write_buffer.committed() > location
     }
+}
 
-    /// Does all pending work on the calling thread, if there are no threads for it.
-    pub(super) fn step(&self) {
-        if self.execution == ExecutionMode::Caller {
-            let mut writer = self.writer.lock();
-            while writer.step() {}
-            drop(writer);
-            self.flusher.step(self);
+impl LogSource for Inner {
+    fn segments(&self) -> &Segments {
+        &self.segments
+    }
+
+    fn committed(&self) -> Location {
+        self.write_buffer.committed()
+    }
+
+    fn spawn_read(&self, job: ReadJob) -> Option<ReadJob> {
+        match &*self.reads.lock() {
+            Some(reads) => reads.send(job).err().map(|unsent| unsent.0),
+            None => Some(job),
         }
+    }
+
+    fn record_damage(&self, error: &StoreError) {
+        Self::record_damage(self, error);
+    }
+
+    fn older_turns(&self, id: IdHash) -> Option<Vec<Location>> {
+        match self.ids.find(id) {
+            Ok(found) => Some(found).filter(|_| self.ids.from() == 0),
+            Err(error) => {
+                tracing::warn!(target: whizbang_core::telemetry::TARGET, error = %whizbang_core::telemetry::error_chain(&error), "failed to look up an id in the index: reading its stream instead");
+                None
+            }
+        }
+    }
+
+    fn snapshot(&self, stored: SnapshotLocation, actor: &str, key: &str) -> Option<Located> {
+        self.snapshots.read(stored, actor, key)
+    }
+
+    fn long_reads(&self) -> Option<Arc<Semaphore>> {
+        Some(Arc::clone(&self.long_reads))
     }
 }

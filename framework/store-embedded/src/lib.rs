@@ -24,6 +24,7 @@ mod catalog;
 mod checkpoint;
 mod config;
 mod disk;
+mod flush_queue;
 mod flusher;
 mod frame;
 mod identity;
@@ -31,15 +32,20 @@ mod ids;
 mod inner;
 mod layout;
 mod log;
+mod log_source;
 mod pages;
 mod preallocator;
 mod read_only;
 mod recover;
 mod recovered;
+mod reserved_bytes;
 mod scan;
 mod segment;
 mod shard;
+mod shard_reader;
+mod shard_writer;
 mod snapshots;
+mod threads;
 mod views;
 mod write_buffer;
 mod writer;
@@ -47,7 +53,6 @@ mod writer;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -58,6 +63,7 @@ pub use self::config::EmbeddedConfig;
 use self::disk::Folder;
 #[doc(hidden)]
 pub use self::disk::{Disk, DiskFile};
+use self::flush_queue::FlushQueue;
 use self::flusher::Flusher;
 use self::ids::IdRuns;
 use self::inner::{Inner, Registry};
@@ -65,8 +71,11 @@ use self::preallocator::Preallocator;
 pub use self::read_only::ReadOnlyStore;
 use self::recovered::RecoveredShard;
 use self::segment::Segments;
-use self::shard::{EmbeddedReader, Shard};
+use self::shard::Shard;
+use self::shard_reader::EmbeddedReader;
+use self::shard_writer::EmbeddedWriter;
 use self::snapshots::Snapshots;
+use self::threads::Threads;
 use self::write_buffer::WriteBuffer;
 use whizbang_core::clock::{Clock, Timestamp};
 use whizbang_core::message::{IdSource, Name, ShardId, StoreIdentity};
@@ -107,20 +116,9 @@ use whizbang_log::record::Location;
 /// opened again.
 pub struct EmbeddedStore {
     inner: Arc<Inner>,
+    flusher: Arc<Flusher>,
     /// `None` after the end, and in a store that a test steps.
     threads: Mutex<Option<Threads>>,
-}
-
-/// They end in the order in which [`shut_down`](EmbeddedStore::shut_down) joins them: each may need the later ones.
-struct Threads {
-    /// Writes and flushes batches.
-    writer: JoinHandle<()>,
-    /// Creates the next segment before it is needed.
-    preallocator: JoinHandle<()>,
-    /// Writes checkpoints, snapshots and views.
-    flusher: JoinHandle<()>,
-    /// Reads long histories, which would block the threads of actors.
-    reader: JoinHandle<()>,
 }
 
 /// The threads that do the work behind the appends.
@@ -178,7 +176,12 @@ impl EmbeddedStore {
     /// Writes, flushes and reports all appends, and writes the caches. Does nothing in a store with threads.
     #[doc(hidden)]
     pub fn step(&self) {
-        self.inner.step();
+        if self.inner.execution == ExecutionMode::Caller {
+            let mut writer = self.inner.writer.lock();
+            while writer.step() {}
+            drop(writer);
+            self.flusher.step(&self.inner);
+        }
     }
 
     /// Writes a checkpoint now, which makes the next opening fast. Otherwise a checkpoint is written when the log has
@@ -186,7 +189,7 @@ impl EmbeddedStore {
     ///
     /// Blocks until it is written. A failure is only logged, because a checkpoint is a cache.
     pub fn checkpoint(&self) {
-        self.inner.flusher.checkpoint(&self.inner);
+        self.flusher.checkpoint(&self.inner);
     }
 
     /// Locks the folder and starts the store. After an error the folder is unlocked.
@@ -241,10 +244,15 @@ impl EmbeddedStore {
             registry.by_id.insert(shard.id.clone(), Arc::clone(&shard));
             registry.list.push(shard);
         }
-        let flusher = Arc::new(Flusher::new(found.checkpoint, found.since_checkpoint, config.checkpoint_bytes, live));
+        let flusher = Arc::new(Flusher::new(found.checkpoint, live));
+        let flush_queue = Arc::new(FlushQueue::new(found.since_checkpoint, config.checkpoint_bytes));
         let write_buffer = Arc::new(WriteBuffer::new(found.segment, found.offset, found.last, found.spare, at));
-        let writer =
-            writer::LogWriter::new(Arc::clone(&write_buffer), Arc::clone(&segments), Arc::clone(&flusher), found.batch);
+        let writer = writer::LogWriter::new(
+            Arc::clone(&write_buffer),
+            Arc::clone(&segments),
+            Arc::clone(&flush_queue),
+            found.batch,
+        );
         let preallocator = Preallocator::new(Arc::clone(&write_buffer), Arc::clone(&segments), config.clone(), ids);
         let inner = Arc::new(Inner {
             disk: Arc::clone(disk),
@@ -256,7 +264,7 @@ impl EmbeddedStore {
             preallocator,
             snapshots,
             ids: runs,
-            flusher,
+            flush_queue,
             reads: Mutex::default(),
             long_reads: Arc::new(Semaphore::new(pages::LONG_READS)),
             known_damage: Mutex::default(),
@@ -266,10 +274,12 @@ impl EmbeddedStore {
             execution,
         });
         let threads = match execution {
-            ExecutionMode::Threads => Some(Threads::start(&inner).map_err(failure("starting the store's threads"))?),
+            ExecutionMode::Threads => {
+                Some(Threads::start(&inner, &flusher).map_err(failure("starting the store's threads"))?)
+            }
             ExecutionMode::Caller => None,
         };
-        Ok(Self { inner, threads: Mutex::new(threads) })
+        Ok(Self { inner, flusher, threads: Mutex::new(threads) })
     }
 
     /// Raises the epoch of a shard and waits until that is durable: earlier owners are rejected from then on.
@@ -280,9 +290,9 @@ impl EmbeddedStore {
         listener: Arc<dyn CommitListener>,
     ) -> Result<ShardHandle, StoreError> {
         let (shard, epoch, location) = self.inner.claim_shard(id, shards)?;
-        self.inner.step();
+        self.step();
         self.wait_for(self.inner.write_buffer.when_durable(location + 1)).await?;
-        let writer = shard::EmbeddedWriter::new(Arc::clone(&self.inner), Arc::clone(&shard), epoch, listener);
+        let writer = EmbeddedWriter::new(Arc::clone(&self.inner), Arc::clone(&shard), epoch, listener);
         let reader = EmbeddedReader::new(Arc::clone(&self.inner) as _, shard);
         Ok(ShardHandle { writer: Box::new(writer), reader: Arc::new(reader) })
     }
@@ -309,10 +319,10 @@ impl EmbeddedStore {
                 let _ = threads.preallocator.join();
             }
             None if self.inner.execution == ExecutionMode::Caller && !self.inner.write_buffer.is_closed() => {
-                self.inner.step();
+                self.step();
                 self.inner.writer.lock().finish();
                 self.flush_caches();
-                self.inner.flusher.step(&self.inner);
+                self.flusher.step(&self.inner);
             }
             None => {}
         }
@@ -322,34 +332,10 @@ impl EmbeddedStore {
     /// Writes the caches that make the next opening fast.
     fn flush_caches(&self) {
         self.inner.enqueue_all_snapshots();
-        if self.inner.flusher.should_checkpoint(&self.inner) {
-            self.inner.flusher.checkpoint(&self.inner);
+        if self.flusher.should_checkpoint(&self.inner) {
+            self.flusher.checkpoint(&self.inner);
         }
-        self.inner.flusher.stop();
-    }
-}
-
-impl Threads {
-    fn start(inner: &Arc<Inner>) -> io::Result<Self> {
-        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
-        let (preparing, keeping, writing) = (Arc::clone(inner), Arc::clone(inner), Arc::clone(inner));
-        // If one of the later threads cannot be started, closing the buffer ends the earlier ones.
-        let started = (|| {
-            let preallocator = thread("whizbang-alloc").spawn(move || preparing.preallocator.run())?;
-            let flusher = thread("whizbang-flush").spawn(move || Arc::clone(&keeping.flusher).run(&keeping))?;
-            let (reads, jobs) = std::sync::mpsc::channel::<shard::ReadJob>();
-            // The thread ends when the sender is dropped.
-            let reader = thread("whizbang-read").spawn(move || jobs.into_iter().for_each(|job| job()))?;
-            *inner.reads.lock() = Some(reads);
-            let writer = thread("whizbang-log").spawn(move || writing.run_writer())?;
-            Ok(Self { writer, preallocator, flusher, reader })
-        })();
-        if started.is_err() {
-            inner.write_buffer.close();
-            inner.flusher.stop();
-            *inner.reads.lock() = None;
-        }
-        started
+        self.inner.flush_queue.stop();
     }
 }
 
@@ -376,7 +362,7 @@ impl Store for EmbeddedStore {
 
     fn claim_view<'a>(&'a self, projection: &'a Name) -> BoxFuture<'a, Result<Epoch, StoreError>> {
         // Only this process has the folder open, so all competing owners of the view are in this process.
-        async { Ok(self.inner.flusher.claim_view(projection)) }.boxed()
+        async { Ok(self.flusher.claim_view(projection)) }.boxed()
     }
 
     fn save_view<'a>(
@@ -386,8 +372,8 @@ impl Store for EmbeddedStore {
         view: View,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         async move {
-            let receiver = self.inner.flusher.enqueue_view(projection, epoch, view);
-            self.inner.step();
+            let receiver = self.inner.flush_queue.enqueue_view(projection, epoch, view);
+            self.step();
             self.wait_for(receiver).await
         }
         .boxed()
@@ -432,8 +418,8 @@ impl Store for EmbeddedStore {
     }
 
     fn forget_ids(&self, before: Timestamp) {
-        self.inner.flusher.forget_ids(before);
-        self.inner.step();
+        self.inner.flush_queue.forget_ids(before);
+        self.step();
     }
 
     fn digest_key(&self) -> u128 {

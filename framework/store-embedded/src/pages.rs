@@ -1,7 +1,7 @@
-//! Pages: of long streams, read on the store's reading thread, and of the events and outbox entries of a shard.
+//! Pages of long streams, read on the store's reading thread.
 //!
-//! Called by the reader of a [shard](super::shard). An actor's thread applies a page of a stream before the next one is read. A
-//! page of events or outbox entries begins at a record that the page before it has passed.
+//! Called by the [reader](super::shard_reader) of a shard. An actor's thread applies a page of a stream before the next one is
+//! read.
 
 use std::sync::Arc;
 
@@ -10,10 +10,9 @@ use futures_util::future::{BoxFuture, ready};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::log::LogReader;
-use super::shard::{EmbeddedReader, LogSource};
-use whizbang_core::message::ShardId;
-use whizbang_core::store::{OutboxEntry, Snapshot, StoreError, StoredEvent, StoredTurn, StreamPages};
-use whizbang_log::index::{Head, Walk};
+use super::log_source::LogSource;
+use whizbang_core::store::{Snapshot, StoreError, StoredTurn, StreamPages};
+use whizbang_log::index::Head;
 use whizbang_log::traverse;
 
 /// The number of long streams that are read concurrently; others wait. Each holds a page of about 1 MiB in memory, in
@@ -45,37 +44,6 @@ impl StreamPages for Pages {
         let (store, actor, key) = (Arc::clone(&self.store), Arc::clone(&self.actor), Arc::clone(&self.key));
         let page = move || traverse::page(&LogReader::sharing_memory(store.segments()), end, floor, &actor, &key);
         async move { run_on_reader(&self.store, page).await }.boxed()
-    }
-}
-
-impl EmbeddedReader {
-    /// Reads a page of events on the calling thread.
-    pub(super) fn events_now(&self, after: u64, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
-        let (to, from) = self.with_state(|state| {
-            let to = after.saturating_add(limit as u64).min(state.index.position());
-            (to, state.index.events_from(to))
-        });
-        if to <= after {
-            return Ok(Vec::new());
-        }
-        let mut walk = Walk::default();
-        let events = traverse::events(&self.log(), from, after, to, &mut walk);
-        self.with_state(|state| state.index.keep_walk(walk));
-        events
-    }
-
-    /// Reads a page of entries for a destination on the calling thread.
-    pub(super) fn outbox_now(&self, to: &ShardId, after: u64, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
-        let found = self.with_state(|state| {
-            let destination = state.index.destination(to)?;
-            let last = after.saturating_add(limit as u64).min(destination.last());
-            Some((last, destination.from(last)))
-        });
-        let Some((last, from)) = found.filter(|(last, _)| *last > after) else { return Ok(Vec::new()) };
-        let mut walk = Walk::default();
-        let entries = traverse::outbox(&self.log(), &self.shard.id, to, from, after + 1..=last, &mut walk);
-        self.with_state(|state| state.index.keep_walk_to(to, walk));
-        entries
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::disk::DiskFile;
-use super::flusher::Flusher;
+use super::flush_queue::FlushQueue;
 use super::frame::{BATCH_BYTES, BatchHead, seal_frames};
 use super::segment::{Segment, Segments};
 use super::write_buffer::{PendingBatch, WriteBuffer};
@@ -26,7 +26,7 @@ pub(super) struct LogWriter {
     write_buffer: Arc<WriteBuffer>,
     segments: Arc<Segments>,
     /// It counts the growth of the log, which makes checkpoints due.
-    flusher: Arc<Flusher>,
+    flush_queue: Arc<FlushQueue>,
     /// The number of the last written batch.
     batch: u64,
     /// The file of the segment that was written last.
@@ -39,10 +39,10 @@ impl LogWriter {
     pub(super) fn new(
         write_buffer: Arc<WriteBuffer>,
         segments: Arc<Segments>,
-        flusher: Arc<Flusher>,
+        flush_queue: Arc<FlushQueue>,
         batch: u64,
     ) -> Self {
-        Self { write_buffer, segments, flusher, batch, file: None, unmarked: None }
+        Self { write_buffer, segments, flush_queue, batch, file: None, unmarked: None }
     }
 
     /// Writes the next batch, if there is one. Returns `true` if it was written successfully.
@@ -74,7 +74,7 @@ impl LogWriter {
                 self.unmarked = Some((Arc::clone(&pending.segment), pending.offset + pending.bytes.len() as u64));
                 let bytes = pending.bytes.len() as u64;
                 self.write_buffer.mark_durable(pending, self.batch);
-                self.flusher.add_growth(bytes);
+                self.flush_queue.add_growth(bytes);
                 // No caller waits for the mark, so it is written only when there is no other work, and not flushed.
                 if self.write_buffer.is_idle() && self.write_mark(false).is_err() {
                     // The next flush will report the error.

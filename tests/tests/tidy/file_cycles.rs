@@ -9,7 +9,7 @@ use crate::modules::Table;
 use crate::source::{File, is_name_byte, name_at, places, repository};
 
 /// Cycles that stay: the crate, their files, and the reason.
-const KNOWN: [(&str, &[&str], &str); 9] = [
+const KNOWN: [(&str, &[&str], &str); 8] = [
     (
         "conformance",
         &["bridge", "bridge/cases/sample", "bridge/hostile", "bridge/node"],
@@ -51,11 +51,6 @@ const KNOWN: [(&str, &[&str], &str); 9] = [
             "actor/turn",
         ],
         "a live actor, its mailbox, its dispatcher and its handler table are one state machine: decision 0036",
-    ),
-    (
-        "store-embedded",
-        &["flusher", "inner", "pages", "shard", "writer"],
-        "the store, its shards and the thread that writes for them share one state",
     ),
     (
         "testing",
