@@ -9,7 +9,7 @@ use crate::modules::Table;
 use crate::source::{File, is_name_byte, name_at, places, repository};
 
 /// Cycles that stay: the crate, their files, and the reason.
-const KNOWN: [(&str, &[&str], &str); 8] = [
+const KNOWN: [(&str, &[&str], &str); 7] = [
     (
         "conformance",
         &["bridge", "bridge/cases/sample", "bridge/hostile", "bridge/node"],
@@ -19,11 +19,6 @@ const KNOWN: [(&str, &[&str], &str); 8] = [
         "core",
         &["message/shape/access", "message/shape/explorer", "message/shape/probe"],
         "a deserializer and the parts that it hands to visitors call each other, as the traits of serde do",
-    ),
-    (
-        "log",
-        &["index", "index/latest_versions", "index/outbox", "index/save"],
-        "the index is divided by concern; each part sees the entries of the whole",
     ),
     (
         "log",

@@ -2,8 +2,9 @@
 //!
 //! Called by the writers of the stores that keep a log, with the shard's lock held.
 
-use super::latest_versions::LatestVersions;
-use super::{Change, Committed, Head, Index, OutOfTurn, POSITIONS_PER_ANCHOR, Pending};
+use super::anchors::POSITIONS_PER_ANCHOR;
+use super::latest_versions::{Head, LatestVersions};
+use super::{Change, Committed, Index, OutOfTurn, Pending};
 use crate::record::{Location, RecordContext, write_advance, write_sent, write_turn};
 use whizbang_core::message::ShardId;
 use whizbang_core::store::{

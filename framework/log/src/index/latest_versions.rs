@@ -6,13 +6,23 @@
 
 use hashbrown::HashTable;
 
-use super::Head;
 use super::stream::Stream;
+use crate::record::Location;
 use whizbang_core::store::StreamHint;
 
 /// The number of a head in the list. Four bytes suffice: 2^32 heads would need 130 GB.
 type Number = u32;
 
+/// The newest turn of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The location of its record.
+    pub location: Location,
+    /// The number of the turn.
+    pub number: u64,
+}
+
+/// The newest turns of all streams. A stream is never removed: its turn numbers must continue.
 #[derive(Debug, Default)]
 pub(super) struct LatestVersions {
     list: Vec<(Stream, Head)>,

@@ -6,10 +6,12 @@
 //! difference. Its size does not grow with the number of events, except for one location per 256 events. The records that the
 //! last traversals have passed are kept as well, a limited number.
 
+mod anchors;
 pub mod append;
 mod apply;
 mod dead_letters;
 pub mod ids;
+mod index_save;
 mod latest_versions;
 mod outbox;
 mod save;
@@ -19,8 +21,11 @@ mod walks;
 
 use std::collections::{HashMap, VecDeque};
 
+use self::anchors::POSITIONS_PER_ANCHOR;
 use self::dead_letters::DeadLetterIndex;
 use self::ids::Ids;
+use self::index_save::IndexSave;
+pub use self::latest_versions::Head;
 use self::latest_versions::LatestVersions;
 pub(crate) use self::outbox::Destination;
 use self::outbox::Outbox;
@@ -33,21 +38,10 @@ use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{MessageId, Name, ShardId};
 use whizbang_core::store::{Source, Timer, TimerCursor, TimerPage, Watermark};
 
-/// One in this many positions has its location in the index. Other positions are reached from there along the links.
-const POSITIONS_PER_ANCHOR: u64 = 256;
 /// The number of readers of events at different places, each of which continues where its last page has ended.
 ///
 /// With more readers the oldest traversal is forgotten, and its reader begins at an anchor again.
 const EVENT_READERS: usize = 8;
-
-/// The newest turn of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
-    /// The location of its record.
-    pub location: Location,
-    /// The number of the turn.
-    pub number: u64,
-}
 
 /// A turn whose number does not follow the last turn of its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +84,7 @@ pub struct Index {
     /// The ids of records before this location are stored elsewhere.
     ids_from: Location,
     /// Set while the index is being saved.
-    saving: Option<save::IndexSave>,
+    saving: Option<IndexSave>,
     /// The end of what readers see.
     committed: Committed,
     /// The appends behind it, oldest first. Empty in a store that commits at once.

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::save::decode_anchors;
+use super::anchors::decode_anchors;
 use super::walks::{Walk, Walks};
 use crate::record::decode::Decoder;
 use crate::record::{Location, Malformed, Names, Sent};

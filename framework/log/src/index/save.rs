@@ -6,79 +6,18 @@
 
 use std::collections::HashMap;
 
+use super::anchors::{ENTRIES_AT_ONCE, POSITIONS_PER_ANCHOR, decode_anchors, encode_anchors};
+use super::index_save::{IndexSave, Stage};
+use super::latest_versions::Head;
 use super::outbox::SavedDestination;
 use super::stream::{Stream, StreamHasher};
-use super::{Change, Head, Index, POSITIONS_PER_ANCHOR};
+use super::{Change, Index};
 use crate::record::decode::Decoder;
 use crate::record::encode;
-use crate::record::{Location, Malformed, Names, SourceRecord};
+use crate::record::{Malformed, Names, SourceRecord};
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::ShardId;
 use whizbang_core::store::{SourceKind, Timer, Watermark};
-
-/// The number of entries encoded per slice. Appends wait while a slice is encoded.
-pub(crate) const ENTRIES_AT_ONCE: usize = 4096;
-
-/// A save of the index in slices, with appends in between. It saves the state at its beginning.
-///
-/// Copying the whole index would block appends for too long. Parts that only grow are read later up to their former
-/// length. Small parts, the destinations and sources, are copied. For the others, heads, timers and dead letters, the
-/// former value of an entry is preserved when the entry changes before it was saved.
-#[derive(Debug)]
-pub(super) struct IndexSave {
-    /// The part that is being saved.
-    stage: Stage,
-    /// The next entry of the stage.
-    next: usize,
-    /// The number of heads at the beginning.
-    count: usize,
-    /// The values to save for heads that changed since the beginning or were not committed then.
-    old: HashMap<u32, Option<Head>, foldhash::fast::FixedState>,
-    /// The number of anchors at the beginning.
-    anchors: usize,
-    /// The anchor before the next one.
-    last_anchor: Location,
-    /// The destinations as they were at the beginning.
-    destinations: Vec<SavedDestination>,
-    /// The watermarks as they were at the beginning.
-    watermarks: Vec<Watermark>,
-    /// The number of timers at the beginning.
-    timers: usize,
-    /// The number of dead letters at the beginning.
-    letters: usize,
-}
-
-/// The parts of an index, in the order in which they are saved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// The newest turn of each stream.
-    Heads,
-    /// The locations of every 256th event.
-    Anchors,
-    /// The destination with this number, and its anchors.
-    Outbox(usize),
-    /// Watermarks and destinations are small and saved at once.
-    Watermarks,
-    /// The timers, in slices.
-    Timers,
-    /// The dead letters, in slices.
-    DeadLetters,
-}
-
-impl IndexSave {
-    /// Preserves the value of a head that is about to change and has not been saved.
-    pub(super) fn preserve(&mut self, number: u32, head: Head) {
-        let place = number as usize;
-        if self.stage == Stage::Heads && place >= self.next && place < self.count {
-            self.old.entry(number).or_insert(Some(head));
-        }
-    }
-
-    /// Begins with the next part.
-    fn go_to(&mut self, stage: Stage) {
-        (self.stage, self.next, self.last_anchor) = (stage, 0, 0);
-    }
-}
 
 impl Index {
     /// Begins to save the index: appends the part before the entries to `into`. The entries follow in slices through
@@ -265,18 +204,6 @@ fn encode_shard(into: &mut Vec<u8>, shard: &ShardId) {
     encode::number(into, u64::from(shard.shard));
 }
 
-/// Appends the next of the first `count` anchors and returns whether these were the last. Anchors increase, so each is
-/// encoded as the difference from the one before.
-fn encode_anchors(into: &mut Vec<u8>, marks: &[u64], count: usize, next: &mut usize, before: &mut u64) -> bool {
-    let end = count.min(*next + ENTRIES_AT_ONCE);
-    for mark in marks.get(*next..end).unwrap_or_default() {
-        encode::number(into, mark.wrapping_sub(*before));
-        *before = *mark;
-    }
-    *next = end;
-    end == count
-}
-
 /// Writes a watermark with its source.
 fn encode_watermark(into: &mut Vec<u8>, Watermark { source, through }: &Watermark) {
     encode_shard(into, &source.shard);
@@ -288,18 +215,6 @@ fn encode_watermark(into: &mut Vec<u8>, Watermark { source, through }: &Watermar
         },
     );
     encode::number(into, *through);
-}
-
-/// Reads a list of locations, which are written as differences.
-pub(super) fn decode_anchors(decoder: &mut Decoder<'_>) -> Result<Vec<u64>, Malformed> {
-    let count = decoder.count()?;
-    let mut marks = Vec::with_capacity(count);
-    let mut mark = 0u64;
-    for _ in 0..count {
-        mark = mark.wrapping_add(decoder.number()?);
-        marks.push(mark);
-    }
-    Ok(marks)
 }
 
 /// Writes a timer with all that its turn needs.

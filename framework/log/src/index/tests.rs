@@ -68,7 +68,7 @@ fn index_is_saved_in_slices_during_appends() {
     use crate::record::{Names, Record};
     use whizbang_conformance::store::TurnBuilder;
     use whizbang_core::store::Note;
-    const ENTRIES: u64 = save::ENTRIES_AT_ONCE as u64;
+    const ENTRIES: u64 = anchors::ENTRIES_AT_ONCE as u64;
     const STREAMS: u64 = 3 * ENTRIES + 100;
     let mut logged = Logged { index: Index::new(StreamHasher::new(1)), log: Vec::new(), committed: true };
     logged.turns(0..STREAMS, 1);
@@ -112,7 +112,7 @@ fn index_is_saved_in_slices_during_appends() {
     // Heads, anchors, two destinations and their end, sources, timers and dead letters. The last slice of timers and of
     // dead letters may be empty.
     assert!(slices >= 4 + 1 + 3 + 1 + 4 + 2, "{slices}");
-    assert!(largest <= save::ENTRIES_AT_ONCE * 100, "{largest} bytes in one slice");
+    assert!(largest <= anchors::ENTRIES_AT_ONCE * 100, "{largest} bytes in one slice");
 
     let (mut names, mut decoder) = (Names::default(), Decoder(&saved));
     let mut restored = Index::restore(&mut decoder, StreamHasher::new(1), &mut names).unwrap();
