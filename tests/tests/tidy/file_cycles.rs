@@ -9,7 +9,7 @@ use crate::modules::Table;
 use crate::source::{File, is_name_byte, name_at, places, repository};
 
 /// Cycles that stay: the crate, their files, and the reason.
-const KNOWN: [(&str, &[&str], &str); 7] = [
+const KNOWN: [(&str, &[&str], &str); 6] = [
     (
         "conformance",
         &["bridge", "bridge/cases/sample", "bridge/hostile", "bridge/node"],
@@ -46,31 +46,6 @@ const KNOWN: [(&str, &[&str], &str); 7] = [
             "actor/turn",
         ],
         "a live actor, its mailbox, its dispatcher and its handler table are one state machine: decision 0036",
-    ),
-    (
-        "testing",
-        &[
-            "sim/broker",
-            "sim/consumer",
-            "sim/coverage",
-            "sim/dead_letters",
-            "sim/failure_report",
-            "sim/fault_profile",
-            "sim/incarnation",
-            "sim/link",
-            "sim/owned_shards",
-            "sim/ownership_rules",
-            "sim/reader",
-            "sim/run_queries",
-            "sim/service",
-            "sim/sim_leases",
-            "sim/step_log",
-            "sim/store",
-            "sim/store_handle",
-            "sim/world",
-            "sim/writer",
-        ],
-        "not yet divided",
     ),
     ("testing", &["scenario", "scenario/harness"], "the harness fails a scenario with the report of the scenario"),
     (

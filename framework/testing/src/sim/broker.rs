@@ -1,6 +1,6 @@
 //! The simulated broker: JetStream in memory, with latency, loss and other faults around it.
 //!
-//! Called by the [bridges](super::link) of simulated nodes and by the [fault scheduler](super::fault_scheduler). Streams and
+//! Called by the [bridges](super::bridge) of simulated nodes and by the [fault scheduler](super::fault_scheduler). Streams and
 //! consumers are those of the [model](whizbang_conformance::broker::model); this module adds transport, chance and partitions.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,11 +11,11 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::broker_names::{commands, events};
 use super::crash_points::{CrashPoint, CrashPoints};
 use super::fault_counts::{FaultCounts, FaultEvent};
 use super::fault_profile::FaultProfile;
-use super::link::{SimLink, SimulatedBridge};
-use super::store::SimStore;
+use super::link::SimLink;
 use super::trace::Trace;
 use whizbang_conformance::bridge::hostile::Hostile;
 use whizbang_conformance::broker::model::{Delivery, Model, Next};
@@ -140,15 +140,6 @@ impl Broker {
             claims: BTreeMap::new(),
         };
         Self { state: Arc::new(Mutex::new(state)), trace, fault_counts }
-    }
-
-    pub(super) fn bridge(&self, service: usize) -> SimulatedBridge {
-        SimulatedBridge::new(self.clone(), service, 0, None)
-    }
-
-    /// Returns the bridge of one node of a service.
-    pub(super) fn bridge_of(&self, service: usize, seat: usize, store: SimStore) -> SimulatedBridge {
-        SimulatedBridge::new(self.clone(), service, seat, Some(store))
     }
 
     pub(super) fn state(&self) -> parking_lot::MutexGuard<'_, State> {
@@ -487,14 +478,4 @@ impl State {
         self.model.reconfigure(|_, consumers| consumers.iter_mut().for_each(|consumer| **consumer = wanted));
         self.model.shorten_ack_deadlines(instant());
     }
-}
-
-/// Returns the name of the stream with messages for a domain.
-pub(super) fn commands(domain: &Name) -> String {
-    format!("commands_{domain}")
-}
-
-/// Returns the name of the stream with the events of a domain.
-pub(super) fn events(domain: &Name) -> String {
-    format!("events_{domain}")
 }

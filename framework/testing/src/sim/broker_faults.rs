@@ -6,10 +6,25 @@ use std::time::Duration;
 
 use super::broker::{ACK_WAIT, Broker, DEDUP_WINDOW, MAX_IN_FLIGHT};
 use super::fault_counts::FaultEvent;
+use super::fault_profile::LinkDirection;
+use super::link::SimLink;
 use whizbang_conformance::broker::ConsumerSettings;
 use whizbang_core::clock::instant;
 
 impl Broker {
+    /// Cuts the link of one node, or reconnects the node. Nodes are notified, as a client library would do.
+    pub(super) fn cut_link(&self, link: &SimLink, direction: Option<LinkDirection>) {
+        link.cut(direction);
+        if direction.is_none() {
+            self.notify_all();
+        }
+    }
+
+    /// Isolates or reconnects one node.
+    pub(super) fn isolate_link(&self, link: &SimLink, isolated: bool) {
+        self.cut_link(link, isolated.then_some(LinkDirection::Both));
+    }
+
     pub(super) fn partition(&self, from: usize, to: usize) {
         self.state().partitions.insert((from, to));
     }

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::broker::{StoredPacket, commands};
+use super::broker::{Broker, StoredPacket};
+use super::broker_names::{commands, shard_consumer};
 use super::crash_points::CrashPoint;
 use super::fault_counts::FaultEvent;
 use super::link::{LinkState, RECREATE_DELAY, SimLink, pause};
-use super::owned_shards::shard_consumer;
 use whizbang_conformance::broker::Acknowledgement;
 use whizbang_conformance::broker::model::{Delivery, Next};
 use whizbang_core::bridge::AckOutcome;
@@ -39,6 +39,7 @@ pub(super) enum StreamKind {
 }
 
 struct SimConsumer {
+    broker: Broker,
     link: Arc<SimLink>,
     kind: StreamKind,
     stream: String,
@@ -49,15 +50,17 @@ struct SimConsumer {
 }
 
 /// Starts to consume a stream until the node detaches.
-pub(super) fn begin(link: &Arc<SimLink>, kind: StreamKind, stream: String) {
+pub(super) fn begin(broker: &Broker, link: &Arc<SimLink>, kind: StreamKind, stream: String) {
     let name = link.card.service.to_string();
-    let consumer = Arc::new(SimConsumer { link: Arc::clone(link), kind, stream, name, shard: None });
+    let (broker, link) = (broker.clone(), Arc::clone(link));
+    let consumer = Arc::new(SimConsumer { broker, link, kind, stream, name, shard: None });
     whizbang_core::spawn::alone("simulated broker", consumer.run());
 }
 
 /// Starts to consume the messages of a leased shard until the node disowns it or detaches.
-pub(super) fn begin_shard(link: &Arc<SimLink>, shard: &ShardId, epoch: Epoch) {
+pub(super) fn begin_shard(broker: &Broker, link: &Arc<SimLink>, shard: &ShardId, epoch: Epoch) {
     let consumer = Arc::new(SimConsumer {
+        broker: broker.clone(),
         link: Arc::clone(link),
         kind: StreamKind::Direct,
         stream: commands(&shard.domain),
@@ -70,7 +73,7 @@ pub(super) fn begin_shard(link: &Arc<SimLink>, shard: &ShardId, epoch: Epoch) {
 impl SimConsumer {
     async fn run(self: Arc<Self>) {
         let link = &self.link;
-        let notifier = link.broker.notifier(&self.stream);
+        let notifier = self.broker.notifier(&self.stream);
         let mut state = link.state.subscribe();
         while link.is_attached() && self.is_owned() {
             // Registers before the check: a message stored between the check and the wait must wake this consumer. `biased` below
@@ -107,14 +110,14 @@ impl SimConsumer {
 
     fn next(&self) -> Result<Delivery<Arc<StoredPacket>>, Wait> {
         let link = &self.link;
-        if !link.broker.can_pull(link) {
+        if !self.broker.can_pull(link) {
             // Reconnecting the node notifies this consumer.
             return Err(Wait::Until(None));
         }
         if link.inbound.capacity() <= link.reserved.load(Ordering::Relaxed) {
             return Err(Wait::Until(Some(instant() + CAPACITY_POLL)));
         }
-        match link.broker.next(&self.stream, &self.name) {
+        match self.broker.next(&self.stream, &self.name) {
             Next::Message(delivery) => Ok(delivery),
             Next::Empty(due) | Next::AtLimit(due) => Err(Wait::Until(due)),
             Next::Missing => Err(Wait::Missing),
@@ -125,21 +128,21 @@ impl SimConsumer {
     async fn recreate(&self) -> bool {
         let link = &self.link;
         tokio::time::sleep(RECREATE_DELAY).await;
-        if !link.is_attached() || !link.broker.can_pull(link) {
+        if !link.is_attached() || !self.broker.can_pull(link) {
             return false;
         }
-        link.broker.ensure_streams(link);
+        self.broker.ensure_streams(link);
         if let Some((shard, epoch)) = &self.shard
             && self.is_owned()
-            && link.broker.take_shard(link, shard, *epoch).is_err()
+            && self.broker.take_shard(link, shard, *epoch).is_err()
         {
             // A later owner has taken the shard.
             link.disown(shard);
             return false;
         }
-        let found = link.broker.state().model.has_consumer(&self.stream, &self.name);
+        let found = self.broker.state().model.has_consumer(&self.stream, &self.name);
         if found {
-            link.broker.trace.add(format_args!("{} is recreated for {}", self.stream, link.card.service));
+            self.broker.trace.add(format_args!("{} is recreated for {}", self.stream, link.card.service));
             link.inbound.reconnected();
         }
         found
@@ -148,7 +151,7 @@ impl SimConsumer {
     /// Sends a message to the node.
     fn deliver(self: &Arc<Self>, delivery: Delivery<Arc<StoredPacket>>) {
         let link = &self.link;
-        let broker = &link.broker;
+        let broker = &self.broker;
         if delivery.deliveries > 1 {
             let (stream, service) = (&self.stream, &link.card.service);
             broker
@@ -198,7 +201,7 @@ impl SimConsumer {
 
     fn hand_to_node(self: &Arc<Self>, delivery: &Delivery<Arc<StoredPacket>>) {
         let link = &self.link;
-        let broker = &link.broker;
+        let broker = &self.broker;
         if link.is_gone()
             || !self.is_owned()
             || !broker.is_inbound_open(link)
@@ -237,7 +240,7 @@ impl SimConsumer {
             };
             match outcome {
                 AckOutcome::Ack => {
-                    consumer.link.broker.acked(consumer.link.service, &message);
+                    consumer.broker.acked(consumer.link.service, &message);
                     consumer.send_settlement(sequence, Acknowledgement::Ack);
                 }
                 AckOutcome::Retry => {
@@ -246,7 +249,7 @@ impl SimConsumer {
                     consumer.send_settlement(sequence, Acknowledgement::Nak(delay));
                 }
                 AckOutcome::Reject(reason) => {
-                    consumer.link.broker.record_rejected(&message);
+                    consumer.broker.record_rejected(&message);
                     consumer.reject(sequence, &reason);
                 }
             }
@@ -254,7 +257,7 @@ impl SimConsumer {
     }
 
     fn reject(self: &Arc<Self>, sequence: u64, reason: &str) {
-        let broker = &self.link.broker;
+        let broker = &self.broker;
         broker.trace.add(format_args!("{} rejects {} {sequence}: {reason}", self.link.card.service, self.stream));
         broker.state().rejected += 1;
         self.send_settlement(sequence, Acknowledgement::Term);
@@ -264,7 +267,7 @@ impl SimConsumer {
     fn send_settlement(self: &Arc<Self>, sequence: u64, acknowledgement: Acknowledgement) {
         let link = &self.link;
         let is_last = acknowledgement != Acknowledgement::InProgress;
-        let broker = &link.broker;
+        let broker = &self.broker;
         if is_last {
             link.pending_settlements.fetch_add(1, Ordering::Relaxed);
             broker.reach_crash_point(link.service, CrashPoint::Acknowledgement);
@@ -273,11 +276,11 @@ impl SimConsumer {
         let (consumer, latency) = (Arc::clone(self), broker.latency());
         whizbang_core::spawn::alone("simulated broker", async move {
             pause(latency).await;
-            let link = &consumer.link;
+            let (broker, link) = (&consumer.broker, &consumer.link);
             if is_lost {
-                link.broker.fault_counts.one(FaultEvent::SettlementLost);
-            } else if !link.is_gone() && link.broker.is_outbound_open(link) {
-                link.broker.settle(&consumer.stream, &consumer.name, sequence, acknowledgement);
+                broker.fault_counts.one(FaultEvent::SettlementLost);
+            } else if !link.is_gone() && broker.is_outbound_open(link) {
+                broker.settle(&consumer.stream, &consumer.name, sequence, acknowledgement);
             }
             if is_last {
                 link.decrement(&link.pending_settlements);
@@ -305,7 +308,9 @@ async fn sleep_until(wait: Option<Instant>) {
 mod tests {
     use futures_util::future::{BoxFuture, FutureExt, ready};
 
-    use super::super::broker::{Broker, StoreOutcome, commands};
+    use super::super::bridge::SimulatedBridge;
+    use super::super::broker::{Broker, StoreOutcome};
+    use super::super::broker_names::commands;
     use super::super::fault_counts::FaultCounts;
     use super::super::trace::Trace;
     use super::StoredPacket;
@@ -328,7 +333,7 @@ mod tests {
 
     impl Fixture for Simulated {
         fn bridge(&self) -> BoxFuture<'_, Arc<dyn Bridge>> {
-            ready(Arc::new(self.0.bridge(0)) as Arc<dyn Bridge>).boxed()
+            ready(Arc::new(SimulatedBridge::new(self.0.clone(), 0, 0, None)) as Arc<dyn Bridge>).boxed()
         }
 
         fn interrupt(&self) -> BoxFuture<'_, ()> {

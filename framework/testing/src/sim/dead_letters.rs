@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Fault, FaultEvent, World};
+use super::{Fault, FaultEvent, OperatorAction, World};
 use whizbang_core::message::{Kind, MessageId, Name, ReplyMode};
 use whizbang_core::store::{DeadLetter, Note, StoredTurn};
 use whizbang_runtime::actor::{Count, Failpoint, Failpoints};
@@ -17,15 +17,6 @@ use whizbang_runtime::node::{Node, NodeHandle};
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// Maximum number of looks: covers all retries of a message before it becomes a dead letter.
 const MAX_POLLS: u32 = 2_400;
-
-/// An action of an operator on a dead letter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OperatorAction {
-    /// Redrives it and the messages parked behind it.
-    Redrive,
-    /// Discards it.
-    Discard,
-}
 
 /// The result of looking for a dead letter.
 enum DeadLetterLookup {

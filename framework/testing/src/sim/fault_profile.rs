@@ -5,8 +5,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::SimError;
 use super::crash_points::CrashPoint;
-use super::{OperatorAction, SimError};
 
 /// Faults that are active all the time.
 ///
@@ -53,6 +53,15 @@ impl fmt::Display for FaultProfile {
             self.loss, self.duplication, self.delay, self.commit_delay, self.read_delay
         )
     }
+}
+
+/// An action of an operator on a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperatorAction {
+    /// Redrives it and the messages parked behind it.
+    Redrive,
+    /// Discards it.
+    Discard,
 }
 
 /// The direction in which a link is interrupted.
@@ -402,4 +411,16 @@ impl Fault {
             matches!(self, Self::DuplicateCommands { .. } | Self::ReuseIds { .. } | Self::OldAndFutureIds { .. });
         is_sent || matches!(self, Self::ShortenDeadlines { .. })
     }
+}
+
+/// An injected fault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InjectedFault {
+    /// The fault.
+    pub fault: Fault,
+    /// The moment of injection, in virtual time since the start of the cluster.
+    pub at: Duration,
+    /// The number of hits so far.
+    pub times: u64,
 }

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use super::broker::{Broker, StoredPacket, commands, events};
+use super::broker::{Broker, StoredPacket};
+use super::broker_names::{commands, events};
 use super::fault_counts::FaultEvent;
 use super::link::SimLink;
 use whizbang_conformance::bridge::hostile::{Forgery, Hostile, Target};

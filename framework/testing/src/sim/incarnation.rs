@@ -8,13 +8,15 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use super::pending_appends::PendingAppends;
-use super::store::Shared;
 use super::store_handle::StoreHandle;
+use super::store_recorder::StoreRecorder;
 use whizbang_core::store::{CommitListener, StoreError, Ticket};
 
 /// One listener of the store.
 pub(super) struct Incarnation {
-    shared: Weak<Shared>,
+    /// Gone with the store: later commits are recorded nowhere.
+    recorder: Weak<StoreRecorder>,
+    /// The connection of the node.
     pub(super) handle: Arc<StoreHandle>,
     listener: Arc<dyn CommitListener>,
     /// Added to tickets, so that the tickets of a listener keep rising when the store is reopened.
@@ -31,13 +33,13 @@ enum Report {
 
 impl Incarnation {
     pub(super) fn new(
-        shared: Weak<Shared>,
+        recorder: Weak<StoreRecorder>,
         handle: Arc<StoreHandle>,
         listener: Arc<dyn CommitListener>,
         first_ticket: Ticket,
     ) -> Arc<Self> {
         let pending_appends = Mutex::new(PendingAppends { last: first_ticket, ..PendingAppends::default() });
-        Arc::new(Self { shared, handle, listener, first_ticket, pending_appends, reports: Mutex::default() })
+        Arc::new(Self { recorder, handle, listener, first_ticket, pending_appends, reports: Mutex::default() })
     }
 
     pub(super) fn belongs_to(&self, listener: &Arc<dyn CommitListener>) -> bool {
@@ -91,12 +93,12 @@ impl CommitListener for Incarnation {
     fn committed(&self, through: Ticket) {
         let through = self.first_ticket + through;
         let taken = self.pending_appends.lock().take_committed(through);
-        let (Some(shared), Some(taken)) = (self.shared.upgrade(), taken) else { return };
+        let (Some(recorder), Some(taken)) = (self.recorder.upgrade(), taken) else { return };
         for pending in taken {
-            shared.record_committed(&pending, pending.position);
+            recorder.record_committed(&pending, pending.position);
         }
         self.report(Report::Committed(through));
-        shared.notify_commit_watcher();
+        recorder.notify_commit_watcher();
     }
 
     fn failed(&self, error: StoreError) {
@@ -109,9 +111,9 @@ impl CommitListener for Incarnation {
             let before = pending_appends.pending.len();
             pending_appends.pending.retain(|pending| pending.shard != *shard || pending.epoch > *mine);
             if pending_appends.pending.len() < before
-                && let Some(shared) = self.shared.upgrade()
+                && let Some(recorder) = self.recorder.upgrade()
             {
-                shared.report_fenced(&error);
+                recorder.report_fenced(&error);
             }
         }
         drop(pending_appends);

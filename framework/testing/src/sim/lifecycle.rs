@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::World;
+use super::bridge::SimulatedBridge;
 use super::fault_counts::FaultEvent;
 use super::node_tasks::NodeTasks;
 use super::service::{Service, Zombie};
@@ -27,7 +28,7 @@ impl World {
         let clients = self.0.services.len();
         let ids = self.0.ids.borrow().next_u64();
         let started = Node::builder("clients", whizbang_log::memory::MemoryStore::new())
-            .bridge(self.0.broker.bridge(clients))
+            .bridge(SimulatedBridge::new(self.0.broker.clone(), clients, 0, None))
             .clock(self.0.clients.clock.clone())
             .seed(ids)
             .start()
@@ -60,7 +61,7 @@ impl World {
         *seat.store_handle.borrow_mut() = Some(store.clone());
         let builder = Node::builder(&service.name, store.clone())
             .config(config)
-            .bridge(self.0.broker.bridge_of(at, number, store))
+            .bridge(SimulatedBridge::new(self.0.broker.clone(), at, number, Some(store)))
             .clock(service.clock.clone())
             .seed(seed);
         let builder = build(builder);
@@ -167,7 +168,7 @@ impl World {
         let zombie = killed.zombie.borrow().as_ref().map(|zombie| zombie.link.number);
         let links = self.0.broker.links_of(service).into_iter();
         for link in links.filter(|link| Some(link.number) != zombie && link.seat == number) {
-            link.count_interrupted();
+            link.count_interrupted(&self.0.fault_counts);
             self.0.broker.leave(&link);
         }
         let Some(seat) = killed.seats.get(number) else { return };
@@ -201,7 +202,7 @@ impl World {
         }
         let Some(link) = self.0.broker.links_of(at).pop() else { return false };
         let Some(node) = seat.node.borrow_mut().take() else { return false };
-        link.isolate(true);
+        self.0.broker.isolate_link(&link, true);
         *service.zombie.borrow_mut() =
             Some(Zombie { node, link: Arc::clone(&link), store_handle: seat.store_handle.borrow_mut().take() });
         self.start(at, 0).await;
@@ -212,7 +213,7 @@ impl World {
         let is_same = |zombie: &Zombie| zombie.link.number == link.number;
         if service.zombie.borrow().as_ref().is_some_and(is_same) {
             self.0.trace.add(format_args!("the old node of {} is reconnected", service.name));
-            link.isolate(false);
+            self.0.broker.isolate_link(&link, false);
         }
         tokio::time::sleep(lingers).await;
         if service.zombie.borrow().as_ref().is_some_and(is_same) {

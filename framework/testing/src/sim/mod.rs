@@ -24,8 +24,12 @@ mod clients;
 mod reply_checks;
 
 mod backend;
+mod bridge;
+mod bridge_calls;
 mod broker;
 mod broker_faults;
+mod broker_names;
+mod broker_shards;
 mod consumer;
 mod crash_points;
 #[cfg(feature = "embedded")]
@@ -40,9 +44,12 @@ mod pending_appends;
 mod reader;
 mod requests;
 mod second_node;
+mod shared_store;
 mod sim_leases;
 mod store;
+mod store_calls;
 mod store_handle;
+mod store_recorder;
 mod writer;
 
 mod compensation_checks;
@@ -59,6 +66,7 @@ mod payload;
 mod random;
 mod rule_checks;
 mod run_queries;
+mod sent_command;
 mod step_log;
 mod trace;
 
@@ -80,15 +88,14 @@ use std::time::Duration;
 pub use call::{Call, Post};
 pub use coverage::{ActorCoverage, Coverage, CoveragePath};
 pub use crash_points::CrashPoint;
-pub use dead_letters::OperatorAction;
 pub use delays::WaitTimes;
 pub use error::SimError;
 pub use fault_counts::{FaultCount, FaultEvent};
-pub use fault_profile::{Fault, FaultProfile, LinkDirection};
+pub use fault_profile::{Fault, FaultProfile, InjectedFault, LinkDirection, OperatorAction};
 pub use flow::Flow;
 pub use plan::Plan;
 pub use random::Random;
-pub use run_queries::{InjectedFault, Sender, SentCommand, SentOutcome};
+pub use sent_command::{Sender, SentCommand, SentOutcome};
 pub use shrink::FailingCase;
 pub use world::World;
 

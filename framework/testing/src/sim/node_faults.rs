@@ -64,9 +64,9 @@ impl World {
         let Some((service, number, _)) = self.pick_node(at) else { return false };
         let Some(link) = self.0.broker.links_of(at).into_iter().find(|link| link.seat == number) else { return false };
         self.0.trace.add(format_args!("node {number} of {} is cut off from the broker: {direction:?}", service.name));
-        link.cut(Some(direction));
+        self.0.broker.cut_link(&link, Some(direction));
         tokio::time::sleep(duration).await;
-        link.cut(None);
+        self.0.broker.cut_link(&link, None);
         true
     }
 
@@ -99,13 +99,13 @@ impl World {
         let Some(store) = seat.store_handle.borrow().clone() else { return false };
         let Some(link) = self.0.broker.links_of(at).into_iter().find(|link| link.seat == number) else { return false };
         self.0.trace.add(format_args!("node {number} of {} is cut off", service.name));
-        link.isolate(true);
+        self.0.broker.isolate_link(&link, true);
         store.handle().cut(LinkDirection::Both);
         tokio::time::sleep(cut_off).await;
         self.0.trace.add(format_args!("node {number} of {} is reconnected", service.name));
         self.0.fault_counts.one(FaultEvent::HandedOver);
         store.restore(LinkDirection::Both);
-        link.isolate(false);
+        self.0.broker.isolate_link(&link, false);
         tokio::time::sleep(lingers).await;
         let is_same = seat.store_handle.borrow().as_ref().is_some_and(|now| Arc::ptr_eq(now.handle(), store.handle()));
         if is_same {

@@ -1,14 +1,15 @@
 //! Requests and notifications between simulated nodes, which pass through the broker.
 //!
-//! Called by nodes through their [bridge](super::link). A request is handled even if its caller stops waiting or is paused.
+//! Called by nodes through their [bridge](super::bridge). A request is handled even if its caller stops waiting or is paused.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::bridge::SimulatedBridge;
 use super::fault_counts::FaultEvent;
-use super::link::{SimLink, SimulatedBridge, pause};
+use super::link::{SimLink, pause};
 use super::node_tasks::spawn_outside;
 use whizbang_core::bridge::{BridgeError, Notification, Request, RequestError, Response};
 use whizbang_core::message::{MAX_PAYLOAD_BYTES, MessageId, ShardId};

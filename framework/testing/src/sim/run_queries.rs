@@ -3,60 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::sent_command::{SentCommand, SentOutcome};
 use super::violation::Violation;
-use super::{Fault, FaultEvent, FaultProfile, World};
+use super::{Fault, FaultEvent, FaultProfile, InjectedFault, World};
 use whizbang_core::message::{Command, Domain, MessageId};
 use whizbang_runtime::worker::Attempt;
-
-/// An injected fault.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct InjectedFault {
-    /// The fault.
-    pub fault: Fault,
-    /// The moment of injection, in virtual time since the start of the cluster.
-    pub at: Duration,
-    /// The number of hits so far.
-    pub times: u64,
-}
-
-/// A command sent by an actor or a client.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SentCommand<C> {
-    /// The sending actor; `None` for a client.
-    pub from: Option<Sender>,
-    /// The command.
-    pub command: C,
-    /// The moment at which it was sent, in virtual time since the start of the cluster.
-    pub at: Duration,
-    /// The outcome so far.
-    pub outcome: SentOutcome,
-}
-
-/// An actor that has sent a command.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Sender {
-    /// Its domain.
-    pub domain: String,
-    /// Its name in the domain.
-    pub actor: String,
-    /// Its key.
-    pub key: String,
-}
-
-/// The outcome of a command.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SentOutcome {
-    /// Undecided, or a dead letter.
-    Open,
-    /// Accepted and committed.
-    Accepted,
-    /// Rejected with this code and committed.
-    Rejected(String),
-}
 
 impl World {
     /// Returns the virtual time since the start of the cluster.

@@ -2,6 +2,7 @@
 //!
 //! Called by the [fault scheduler](super::fault_scheduler).
 
+use super::bridge::SimulatedBridge;
 use super::{FaultEvent, World};
 use whizbang_core::bridge::BridgeError;
 use whizbang_log::memory::MemoryStore;
@@ -15,7 +16,7 @@ impl World {
         let owns = service.manifest.borrow().as_ref().is_some_and(|manifest| !manifest.domains.is_empty());
         let Some(build) = self.0.sim.build_of(at, service.version.get()).filter(|_| owns) else { return false };
         let builder = Node::builder(&service.name, MemoryStore::new())
-            .bridge(self.0.broker.bridge(at))
+            .bridge(SimulatedBridge::new(self.0.broker.clone(), at, 0, None))
             .clock(service.clock.clone())
             .seed(self.below(u64::MAX));
         match build(builder).start().await {

@@ -15,7 +15,7 @@ use super::delays::{Delays, WaitTimes};
 use super::full_name::{FullName, short_name};
 use super::owned_turn::{MarkedAs, OwnedTurn};
 use super::payload::Payload;
-use super::run_queries::{Sender, SentOutcome};
+use super::sent_command::{Sender, SentOutcome};
 use whizbang_core::clock::instant;
 use whizbang_core::message::{Codec, Envelope, Kind, MessageId, Name, ShardId, rejection_in};
 use whizbang_core::store::{Note, SourceKind};

@@ -8,13 +8,13 @@ use super::crash_points::CrashPoint;
 use super::incarnation::Incarnation;
 use super::owned_turn::OwnedTurn;
 use super::pending_appends::PendingAppend;
-use super::store::Shared;
+use super::shared_store::SharedStore;
 use whizbang_core::message::{Name, ShardId};
 use whizbang_core::store::{Appended, Epoch, ShardWriter, Snapshot, StoreError, Turn, Watermark};
 
 /// The writer of one incarnation.
 pub(super) struct SimWriter {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<SharedStore>,
     pub(super) incarnation: Arc<Incarnation>,
     pub(super) id: ShardId,
     pub(super) inner: Box<dyn ShardWriter>,
@@ -29,14 +29,14 @@ impl SimWriter {
         if self.incarnation.pending_appends.lock().closed {
             return Err(StoreError::Closed);
         }
-        self.shared.ownership.appended(&self.id, self.inner.epoch());
+        self.shared.recorder.ownership.appended(&self.id, self.inner.epoch());
         let appended = append(self.inner.as_mut()).inspect_err(|error| {
             if matches!(error, StoreError::Fenced { .. }) {
-                self.shared.report_fenced(error);
+                self.shared.recorder.report_fenced(error);
             }
         })?;
         if turn.is_some() {
-            self.shared.crash_points.reach(CrashPoint::Commit);
+            self.shared.recorder.crash_points.reach(CrashPoint::Commit);
         }
         let ticket = self.incarnation.first_ticket + appended.ticket;
         let mut pending_appends = self.incarnation.pending_appends.lock();
@@ -56,7 +56,7 @@ impl ShardWriter for SimWriter {
 
     fn append(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
         let owned = OwnedTurn::of(turn);
-        self.shared.step_log.appended(&owned);
+        self.shared.recorder.step_log.appended(&owned);
         self.append_with(Some(Box::new(owned)), |inner| inner.append(turn))
     }
 

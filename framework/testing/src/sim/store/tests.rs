@@ -1,9 +1,12 @@
 //! The suites of stores, on simulated stores.
 
+use futures_util::future::BoxFuture;
+
 use super::*;
 use whizbang_conformance::store::Fixture;
 use whizbang_conformance::store::SharedFixture;
 use whizbang_core::clock::{Clock, Timestamp};
+use whizbang_core::store::Store;
 
 struct Simulated(SimStore);
 
