@@ -111,9 +111,9 @@ pub fn shortened(mut text: String) -> String {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! passes {
-    ($room:literal, $message:expr, $id:expr, $correlation:expr) => {
+    ($module:literal, $message:expr, $id:expr, $correlation:expr) => {
         $crate::telemetry::tracing::trace!(
-            target: $crate::telemetry::TARGET, room = $room, message = %$message, id = %$id, correlation = %$correlation,
+            target: $crate::telemetry::TARGET, module = $module, message = %$message, id = %$id, correlation = %$correlation,
             "passes",
         )
     };

@@ -50,7 +50,7 @@ async fn reply_waits_for_its_commit_and_the_actor_does_not() {
         }
     }
     assert_eq!(ready, 4);
-    faults.go_on();
+    faults.resume();
     turn_over().await;
     assert_eq!(client.send(deposit("ada", 0)).await.unwrap(), 10);
 }
@@ -120,7 +120,7 @@ async fn refused_append_is_not_acknowledged() {
         // The next append, which the node makes in the background, finds the disk full; the one after it does not. Then
         // the node dies before it retries.
         faults.refuse(1, StoreError::Full { at: "memory".to_owned() });
-        faults.go_on();
+        faults.resume();
         for reply in accepted {
             reply.await.unwrap();
         }
@@ -155,7 +155,7 @@ async fn caller_of_a_dying_node_learns_it_may_have_happened() {
         let error = reply.await.unwrap_err();
         assert!(error.may_have_happened(), "{error}");
     }
-    faults.go_on();
+    faults.resume();
     let node = start(store).await;
     let client = node.client();
     assert_eq!(client.send(deposit("ada", 2)).id(id).await.unwrap(), 3, "it had happened");

@@ -172,7 +172,7 @@ async fn query_waits_for_the_commits_it_depends_on() {
     turn_over().await;
     faults.commit(1);
     assert_eq!((reply.await.unwrap(), answer.await.unwrap()), (3, 3));
-    faults.go_on();
+    faults.resume();
     assert_eq!(later.await.unwrap(), 7);
 }
 
@@ -358,7 +358,7 @@ async fn query_across_a_suspension_is_not_answered() {
             let key = poll_once(client.query(balance("ada")).no_retry());
             turn_over().await;
             assert_eq!(commits.waiting(), 1, "the turn is taken, and not committed");
-            commits.go_on();
+            commits.resume();
             tokio::time::advance(lease).await;
             assert!(key.await.is_err(), "an answer that waited for a commit was shown after the lease");
             assert_eq!(reply.await.unwrap(), 5);

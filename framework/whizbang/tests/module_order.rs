@@ -33,7 +33,7 @@ impl tracing::field::Visit for Fields {
     fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
         let text = format!("{value:?}").trim_matches('"').to_owned();
         match field.name() {
-            "room" => self.module = Some(text),
+            "module" => self.module = Some(text),
             "message" if self.message.is_empty() && text != "passes" => self.message = text,
             "correlation" => self.correlation = text,
             _ => {}

@@ -113,7 +113,7 @@ async fn busy_actors_stay_above_the_limit_and_no_longer() {
             (0..50).map(|n| tokio::task::spawn_local(client.send(deposit(&format!("busy {n}"), 5)))).collect();
         pass(Duration::from_millis(100)).await;
         assert_eq!((live(), faults.waiting()), (50, 50), "what is under way is not passivated, and nothing is refused");
-        faults.go_on();
+        faults.resume();
         for reply in replies {
             assert_eq!(reply.await.unwrap().unwrap(), 5);
         }
@@ -136,7 +136,7 @@ async fn actor_with_an_uncommitted_turn_is_not_passivated() {
         let reply = tokio::task::spawn_local(client.send(deposit("ada", 1)));
         pass(Duration::from_secs(5)).await;
         assert_eq!((faults.waiting(), node.metrics().passivations), (1, 0));
-        faults.go_on();
+        faults.resume();
         assert_eq!(reply.await.unwrap().unwrap(), 6);
         pass(Duration::from_secs(5)).await;
         assert_eq!(node.metrics().passivations, 1);
@@ -166,7 +166,7 @@ async fn actor_with_an_uncommitted_redrive_is_not_passivated() {
         let discarding = tokio::task::spawn_local(async move { at.discard(&letter).await });
         pass(Duration::from_secs(5)).await;
         assert_eq!((faults.waiting(), node.metrics().passivations), (1, before));
-        faults.go_on();
+        faults.resume();
         discarding.await.unwrap().unwrap();
 
         faults.hold();
@@ -176,7 +176,7 @@ async fn actor_with_an_uncommitted_redrive_is_not_passivated() {
         assert_eq!((faults.waiting(), node.metrics().passivations), (1, before));
         let next = tokio::task::spawn_local(client.send(deposit("ada", 1)));
         pass(Duration::from_secs(5)).await;
-        faults.go_on();
+        faults.resume();
         redriving.await.unwrap().unwrap();
         assert_eq!(next.await.unwrap().unwrap(), 6, "it was decided on what is written");
     };

@@ -114,7 +114,7 @@ mod shared {
                 leases.renew(&member(2), ttl).await.unwrap();
                 let young = Owner::lease(&store, MemberId::from_u128(2), &lost).await.unwrap();
                 assert_eq!((control.waiting(), young.load("Account", "ada").await.turns.len()), (1, 1));
-                control.go_on();
+                control.resume();
                 other.settled(good).await;
                 let outcome = ears.until_settled(&lost, old.writer.epoch(), fenced.ticket).await;
                 assert!(matches!(outcome, Err(StoreError::Fenced { .. })), "{outcome:?}");
@@ -183,7 +183,7 @@ fn held_turn_is_invisible_until_committed() {
         assert_eq!(owner.load("Account", "ada").await.turns.len(), 3);
         assert_eq!(owner.reader.outbox_heads(), [(shop, 0, 2)]);
         assert_eq!(owner.reader.next_timer(), Some(Timestamp::from_millis(3)));
-        faults.go_on();
+        faults.resume();
         assert_eq!(owner.ears.reports(), [3, 4]);
         assert!(owner.append(&turn("ada", 5)).unwrap().committed);
         drop(store);
@@ -197,7 +197,7 @@ fn immediate_commit_follows_held_turns() {
         let shop = shard("shop", 0);
         faults.hold();
         owner.append(&turn("ada", 1).send(&shop, 1)).unwrap();
-        faults.go_on();
+        faults.resume();
         // No reader has read between the two.
         assert!(owner.append(&turn("ada", 2).send(&shop, 2)).unwrap().committed);
         assert_eq!(owner.reader.outbox_heads(), [(shop, 0, 2)]);

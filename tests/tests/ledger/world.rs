@@ -96,7 +96,7 @@ impl World {
         if self.rng.below(4) == 0 {
             (0..self.slots.len()).for_each(|at| self.kill(at));
         }
-        self.slots.iter().for_each(|slot| slot.faults.go_on());
+        self.slots.iter().for_each(|slot| slot.faults.resume());
         for caller in callers {
             caller.await.expect("no caller panics");
         }

@@ -174,7 +174,7 @@ impl CommitControl {
     }
 
     /// Commits all held appends and stops holding commits.
-    pub fn go_on(&self) {
+    pub fn resume(&self) {
         self.held().release();
     }
 

@@ -169,7 +169,7 @@ impl ActorInstance {
         let dispatcher = &self.dispatcher;
         let code = &dispatcher.context.user_code;
         let _span = tracing::debug_span!(
-            target: TARGET, "answer", room = "actor", actor = %dispatcher.actor, message = %envelope.name,
+            target: TARGET, "answer", kind = "actor", actor = %dispatcher.actor, message = %envelope.name,
             id = %envelope.id, correlation = %envelope.correlation,
         )
         .entered();

@@ -184,7 +184,7 @@ impl ActorInstance {
             key: Rc::clone(&self.key),
         };
         let MessageFacts { domain, name, version, codec, .. } = command.facts();
-        let _span = tracing::debug_span!(target: TARGET, "turn", room = "actor", message = name, %id, correlation = %facts.correlation).entered();
+        let _span = tracing::debug_span!(target: TARGET, "turn", kind = "actor", message = name, %id, correlation = %facts.correlation).entered();
         let digest = Digest::new(context.settings.digest_key, name, version, codec, payload);
         let mark = DedupMark::MessageId { digest: digest.value() };
         let (code, dispatcher) = (&context.user_code, Rc::clone(&self.dispatcher));

@@ -109,7 +109,7 @@ impl ActorInstance {
     pub(crate) fn attempt(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
         let envelope = &delivery.envelope;
         let _span = tracing::debug_span!(
-            target: TARGET, "turn", room = "actor", message = %envelope.name, id = %envelope.id,
+            target: TARGET, "turn", kind = "actor", message = %envelope.name, id = %envelope.id,
             correlation = %envelope.correlation,
         )
         .entered();

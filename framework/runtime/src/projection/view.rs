@@ -224,7 +224,7 @@ impl<P: Projection> ViewActor<P> {
         }
         let Some(view) = &mut self.view else { return done() };
         let _span = tracing::debug_span!(
-            target: TARGET, "project", room = "projection", projection = %self.context.name, message = %event.name,
+            target: TARGET, "project", kind = "projection", projection = %self.context.name, message = %event.name,
             id = %event.id, correlation = %event.correlation,
         )
         .entered();
@@ -279,7 +279,7 @@ impl<P: Projection> ViewActor<P> {
     fn answer(&self, query: PendingQuery) {
         let PendingQuery { envelope, settle, _permit } = query;
         let _span = tracing::debug_span!(
-            target: TARGET, "answer", room = "projection", projection = %self.context.name, message = %envelope.name,
+            target: TARGET, "answer", kind = "projection", projection = %self.context.name, message = %envelope.name,
             id = %envelope.id, correlation = %envelope.correlation,
         )
         .entered();

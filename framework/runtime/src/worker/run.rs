@@ -42,7 +42,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             return Err(Failure::Undecodable(error.to_string()));
         }
         tracing::debug!(
-            target: TARGET, room = "worker", worker = %self.actor, message = %envelope.name, id = %envelope.id,
+            target: TARGET, kind = "worker", worker = %self.actor, message = %envelope.name, id = %envelope.id,
             correlation = %envelope.correlation, delivery, "job started",
         );
         let now = self.context.ids.clock().now();

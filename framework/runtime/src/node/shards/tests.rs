@@ -274,7 +274,7 @@ fn node_that_had_no_shard_replies_after_the_commit() {
             tokio::task::yield_now().await;
         }
         assert!(!sent.is_finished(), "a reply before the commit");
-        commits.go_on();
+        commits.resume();
         assert_eq!(sent.await.unwrap().unwrap(), 21);
         drop(second);
     });
@@ -309,7 +309,7 @@ fn pending_commit_of_a_lost_shard_is_unknown() {
             },
         )
         .await;
-        commits.go_on();
+        commits.resume();
         let [lost, kept] = sent;
         let (lost, kept) = (lost.await.unwrap(), kept.await.unwrap());
         assert!(matches!(&lost, Err(error @ SendError::Unknown { .. }) if error.is_transient()), "{lost:?}");
@@ -369,7 +369,7 @@ fn hand_over_finishes_what_was_accepted() {
         let definition = &old.node.definition;
         eventually("refusal", async || if definition.is_local(&id) { Err("open".to_owned()) } else { Ok(()) }).await;
         assert!(!moving.is_finished() && old.opened().contains(&id), "closed with a pending commit");
-        commits.go_on();
+        commits.resume();
         assert_eq!(sent.await.unwrap().unwrap(), 2);
         moving.await.unwrap();
         assert!(young.open(&id).await);
