@@ -1,7 +1,7 @@
 //! One live actor: handles one message after the other, in order, and is rebuilt after a failure.
 //!
 //! Called by the [mailbox](super::mailbox). Calls the [turn](super::turn), [retries](super::retry), [dead
-//! letters](super::dead_letters) and [backlog](super::backlog).
+//! letters](super::dead_letters) and [backlog](super::backlog). [Loading](super::loading) rebuilds its state.
 //!
 //! Why the order holds: a load or a lookup [holds](ActorInstance::hold) the mailbox. A back-off may last minutes, so the
 //! mailbox stays open. Messages with a sequence then go to the durable backlog, and the others wait in [`BackOffQueue`]. A
@@ -29,10 +29,8 @@ use super::stuck_key::StuckKey;
 use super::timer_name::timer_in;
 use crate::inbox::Admission;
 use crate::router::{Action, DedupKey, Delivery, Outcome};
-use whizbang_core::message::{Codec, CodecError};
-use whizbang_core::store::{StoreError, StreamHint, StreamPages, Ticket};
-use whizbang_core::telemetry::TARGET;
-use whizbang_core::user_code::Panicked;
+use whizbang_core::message::Codec;
+use whizbang_core::store::{StoreError, StreamHint, Ticket};
 
 /// The live actor of one key. While it loads, waits for a commit or looks up an id it [holds](Self::hold) its mailbox, so the
 /// order of its messages never changes.
@@ -157,51 +155,6 @@ impl ActorInstance {
         }
     }
 
-    /// Holds the mailbox, waits until every append is durable, reads the stream and rebuilds the state; then calls `then`.
-    pub(crate) fn load(&mut self, ctx: &mut Ctx, then: impl FnOnce(&mut Self, &mut Ctx) + 'static) {
-        let committed = self.all_committed();
-        let (reader, dispatcher, key) = (self.shard.reader(), Rc::clone(&self.dispatcher), Rc::clone(&self.key));
-        let loading = async move {
-            committed.await?;
-            let pages = reader.pages(&dispatcher.actor, &key, true).await?;
-            let has_snapshot = pages.snapshot().is_some();
-            match rebuild(&dispatcher, pages).await {
-                Err(StoreError::Codec(_)) if has_snapshot => {
-                    // A snapshot is a cache; the log is complete without it.
-                    tracing::warn!(target: TARGET, actor = %dispatcher.actor, "snapshot unusable; the whole stream is read");
-                    rebuild(&dispatcher, reader.pages(&dispatcher.actor, &key, false).await?).await
-                }
-                rebuilt => rebuilt,
-            }
-        };
-        let context = Rc::clone(&self.dispatcher.context);
-        let loading = async move { context.call_store("load a key", loading).await };
-        self.hold(ctx, loading, |this, loaded, ctx| match loaded {
-            Ok(mut state) => {
-                let user = state.user.take();
-                this.state = state;
-                // The old state is dropped: user code.
-                let _ = this.dispatcher.context.user_code.call(this.dispatcher.label, || this.user.put(user));
-                this.load_error = None;
-                this.report_long_activation();
-                if let Some(backlog) = this.backlog() {
-                    backlog.loaded(&this.key);
-                }
-                then(this, ctx);
-            }
-            Err(error) => this.fail_to_load(error, ctx, then),
-        });
-    }
-
-    /// Stores the error; the next message loads again.
-    fn fail_to_load(&mut self, error: StoreError, ctx: &mut Ctx, then: impl FnOnce(&mut Self, &mut Ctx)) {
-        if let Some(backlog) = self.backlog().filter(|_| !self.is_stopped()) {
-            backlog.failed_to_load(&self.key, &error);
-        }
-        self.load_error = Some(Box::new(error));
-        then(self, ctx);
-    }
-
     /// Completes once every append of this actor is durable.
     pub(crate) fn all_committed(&self) -> impl Future<Output = Result<(), StoreError>> + 'static {
         let receiver = self.last_append.get().map(|ticket| {
@@ -227,32 +180,6 @@ impl ActorInstance {
     /// Returns why no turn can run, if none can.
     pub(crate) fn unavailable(&self) -> Option<StoreError> {
         if self.is_stopped() { Some(StoreError::Closed) } else { self.load_error.as_deref().cloned() }
-    }
-
-    /// Loads the state before handling a message that arrived while it was not loaded.
-    pub(super) fn handle_after_load(&mut self, delivered: Delivered, ctx: &mut Ctx) {
-        self.load_error = None;
-        self.load(ctx, move |this, ctx| match this.load_error.as_deref().cloned() {
-            None => this.handle(delivered, ctx),
-            Some(error) => this.handle_unloadable(delivered, error, ctx),
-        });
-    }
-
-    /// Handles a message whose key cannot be loaded.
-    fn handle_unloadable(&mut self, delivered: Delivered, error: StoreError, ctx: &mut Ctx) {
-        let Delivered { delivery, permit } = delivered;
-        if self.is_stopped() {
-            drop(permit);
-            return (delivery.completion)(self.shard.stopped_outcome());
-        }
-        // A message with a sequence becomes a duplicate once a later one of its source is handled. It must be handled before
-        // anything else of this key, however long that takes, so it waits in the log. All others are answered with the error.
-        let (DedupKey::Sequence { .. }, Some(backlog)) = (&delivery.dedup_key, self.backlog()) else {
-            drop(permit);
-            return (delivery.completion)(Outcome::Refused(error));
-        };
-        let kept = backlog.defer_unloadable(&self.key, delivery, permit, &error);
-        self.settle_deferral(kept, ctx);
     }
 
     /// Holds the mailbox for a while, then handles the message: the store rejects appends, so the backlog cannot keep it.
@@ -286,7 +213,7 @@ impl ActorInstance {
     }
 
     /// Handles a message later that could not be written to the backlog.
-    fn settle_deferral(&mut self, deferred: Result<(), (Delivery, Permit, StoreError)>, ctx: &mut Ctx) {
+    pub(super) fn settle_deferral(&mut self, deferred: Result<(), (Delivery, Permit, StoreError)>, ctx: &mut Ctx) {
         match deferred {
             Ok(()) => self.stuck.served(),
             Err((delivery, permit, error)) => {
@@ -457,35 +384,6 @@ impl ActorInstance {
         match self.last_append.get() {
             Some(ticket) => self.dispatcher.context.after_ticket(&self.shard, ticket, then),
             None => then(Ok(())),
-        }
-    }
-}
-
-/// The number of turns that are applied before other actors of the thread run.
-const REPLAY_SLICE: usize = 64;
-
-/// Rebuilds the state from the turns of a stream, page by page.
-async fn rebuild(dispatcher: &Dispatcher, mut pages: Box<dyn StreamPages>) -> Result<KeyState, StoreError> {
-    let (code, label) = (&dispatcher.context.user_code, dispatcher.label);
-    let panicked = |panicked: Panicked| {
-        StoreError::from(CodecError::Decode { reason: format!("rebuilding the state {panicked}") })
-    };
-    let mut state =
-        code.call(label, || KeyState::initial(&dispatcher.handlers, pages.snapshot())).map_err(panicked)??;
-    loop {
-        let page = pages.next().await?;
-        if page.is_empty() {
-            return Ok(state);
-        }
-        for (nth, slice) in page.chunks(REPLAY_SLICE).enumerate() {
-            if nth > 0 {
-                tokio::task::yield_now().await;
-            }
-            let applied = code.call(label, || state.replay_all(&dispatcher.handlers, slice)).map_err(panicked);
-            if let Err(error) = applied.and_then(|applied| applied.map_err(StoreError::from)) {
-                let _ = code.call(label, move || drop(state));
-                return Err(error);
-            }
         }
     }
 }

@@ -21,6 +21,7 @@ mod handler_table;
 mod inline;
 mod instance;
 mod layered;
+mod loading;
 mod mailbox;
 mod owned_shard;
 mod parked;
@@ -33,6 +34,7 @@ mod replay_checker;
 mod requested;
 mod retry;
 mod routing;
+mod sends;
 mod snapshots;
 mod state;
 #[cfg(feature = "testing")]

@@ -3,24 +3,22 @@
 //! Filled through [`Effects`](super::effects::Effects), which adds the actor's type. Read by the [turn](super::turn),
 //! which is compiled once for all actor types.
 
-use std::any::{Any, TypeId};
+use std::any::Any;
 use std::borrow::Cow;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::compensation::CompensationChange;
 use super::effects::{Effects, RecordedSlot};
 use super::handler_table::HandlerTable;
-use super::plan::{EventContext, Role, Stateful};
+use super::plan::{EventContext, Stateful};
 use super::timer_name::TIMER_NAME;
-use crate::router::{DelayedMessage, PlannedCommand, cancellation};
+use crate::router::PlannedCommand;
 use whizbang_core::clock::{MonotonicTime, Timestamp};
 use whizbang_core::message::{
-    Codec, CodecError, Coded, Envelope, Fingerprint, HeaderError, Key, Kind, MessageFacts, MessageId, Name, Rejection,
-    ReplyMode, ShardId, encode_reply_verified, header, set_header, shard_of,
+    Codec, CodecError, Coded, Envelope, HeaderError, MessageId, Rejection, ReplyMode, ShardId, encode_reply_verified,
+    header, set_header,
 };
 
 /// The effects requested in one turn. Each dispatcher keeps one value, so that turns reuse its memory.
@@ -37,7 +35,7 @@ pub struct RequestedEffects {
     applied: bool,
     pub(crate) outgoing: Vec<Outgoing>,
     /// The commands that are sent later: their index in `outgoing`, and when they are due.
-    delays: Vec<(usize, Timestamp)>,
+    pub(super) delays: Vec<(usize, Timestamp)>,
     pub(crate) timers: Vec<TimerSlot>,
     pub(crate) compensation: Vec<CompensationChange>,
     pub(crate) reply: Vec<u8>,
@@ -195,54 +193,6 @@ impl RequestedEffects {
         }
     }
 
-    /// Delays the command that was sent last.
-    pub(super) fn delay_last(&mut self, command: MessageId, due: Timestamp) {
-        // A command that cannot be encoded is not the last one; its error fails the turn.
-        let last = self.outgoing.len().checked_sub(1);
-        let is_it = self.outgoing.last().is_some_and(|sent| sent.envelope.id == command);
-        if let Some(at) = last.filter(|_| is_it) {
-            self.delays.retain(|(delayed, _)| *delayed != at);
-            self.delays.push((at, due));
-        }
-    }
-
-    /// Replaces each delayed command by the one to send it later. Costs the number of delayed commands.
-    ///
-    /// # Errors
-    /// It cannot be encoded, or it is a step that can be undone: no reply to a delayed command arrives, so a saga could not
-    /// know whether the step was done.
-    pub(super) fn hold_delayed(&mut self) -> Result<(), CodecError> {
-        for (at, due) in std::mem::take(&mut self.delays) {
-            let Some(sent) = self.outgoing.get_mut(at) else { continue };
-            let id = sent.envelope.id;
-            let is_step = |change: &CompensationChange| matches!(change, CompensationChange::Step { command, .. } if *command == id);
-            if self.compensation.iter().any(is_step) {
-                let reason = format!("`{}` is sent later and cannot be compensated", sent.envelope.name);
-                return Err(CodecError::Encode { reason });
-            }
-            let facts = &self.handlers.facts;
-            let home = Name::from_static(facts.domain)
-                .map_err(|_| CodecError::Encode { reason: format!("invalid name `{}`", facts.domain) })?;
-            let (to, envelope) = DelayedMessage::schedule((&home, facts.shards), &sent.envelope, due, Codec::Bincode)?;
-            *sent = Outgoing { to, envelope };
-        }
-        Ok(())
-    }
-
-    /// Drops a delayed command.
-    pub(super) fn cancel(&mut self, id: MessageId) {
-        let Ok(home) = Name::from_static(self.handlers.facts.domain) else { return };
-        let like = Envelope {
-            correlation: self.turn.correlation,
-            causation: Some(self.turn.id),
-            traceparent: self.turn.traceparent.as_deref().map(str::to_owned),
-            ..Envelope::new(id, Kind::Command, home.clone(), home.clone(), self.turn.time)
-        };
-        let derived = self.derived_id();
-        let (to, envelope) = cancellation((&home, self.handlers.facts.shards), id, &like);
-        self.outgoing.push(Outgoing { to, envelope: Envelope { id: derived, ..envelope } });
-    }
-
     pub(super) fn refuse_header(&mut self, error: &HeaderError) {
         self.error.get_or_insert(CodecError::Encode { reason: error.to_string() });
     }
@@ -342,138 +292,18 @@ impl RequestedEffects {
         self.applied = true;
     }
 
-    /// Sends a command of the given Rust type. Returns the command's id.
-    pub(super) fn send(&mut self, command: TypeId, plan_command: Option<PlannedCommand>) -> MessageId {
-        let wants = if self.handlers.wants_reply(command) {
-            ReplyMode::Reply
-        } else if self.handlers.facts.role == Role::Saga {
-            ReplyMode::Rejection
-        } else {
-            ReplyMode::Nothing
-        };
-        let id = self.derived_id();
-        if let Some(planned) = plan_command {
-            self.push_outgoing(id, planned, wants);
-        }
-        id
-    }
-
-    fn derived_id(&self) -> MessageId {
-        let index = u32::try_from(self.outgoing.len()).unwrap_or(u32::MAX);
-        self.turn.id.derive(&self.stream_name(), index)
-    }
-
-    /// Returns the name of the actor's stream. Several actors may handle one message, and the ids they derive from it
-    /// must differ.
-    fn stream_name(&self) -> String {
-        format!("{}/{}/{}", self.handlers.facts.domain, self.handlers.facts.name, self.turn.key)
-    }
-
-    /// Encodes a command; `None` if that is impossible, which fails the turn. `shape` computes the fingerprint of its type,
-    /// which is needed only if it leaves the node.
-    pub(super) fn planned(
-        &mut self,
-        command: MessageFacts,
-        shape: fn() -> Option<Fingerprint>,
-        key: Key<'_>,
-        write: &mut dyn FnMut(&mut Vec<u8>) -> Result<(), CodecError>,
-    ) -> Option<PlannedCommand> {
-        let mut payload = Vec::new();
-        let written = if key.is_valid() {
-            write(&mut payload)
-        } else {
-            Err(CodecError::Encode {
-                reason: format!("invalid key of `{}`: {} bytes, expected 1 to 256", command.name, key.as_str().len()),
-            })
-        };
-        if let Err(error) = written {
-            self.error.get_or_insert(error);
-            return None;
-        }
-        Some(PlannedCommand {
-            domain: command.domain.to_owned(),
-            shard: shard_of(key.as_str(), command.shards),
-            key: key.into_string(),
-            name: command.name.to_owned(),
-            version: command.version,
-            codec: command.codec.id(),
-            payload,
-            shape: if self.handlers.shapes.leaves(command.domain) { shape() } else { None },
-        })
-    }
-
-    fn push_outgoing(&mut self, id: MessageId, planned: PlannedCommand, wants: ReplyMode) {
-        let (Ok(domain), Ok(name)) = (Name::new(&planned.domain), Name::new(&planned.name)) else {
-            self.error.get_or_insert(CodecError::Encode {
-                reason: format!("invalid name `{}.{}`", planned.domain, planned.name),
-            });
-            return;
-        };
-        let to = ShardId::new(domain.clone(), planned.shard);
-        let envelope = Envelope {
-            version: planned.version,
-            shape: planned.shape,
-            to: Some(to.clone()),
-            codec: planned.codec(),
-            key: planned.key,
-            correlation: self.turn.correlation,
-            causation: Some(self.turn.id),
-            wants,
-            traceparent: self.turn.traceparent.as_deref().map(str::to_owned),
-            headers: self.headers.clone(),
-            payload: Bytes::from(planned.payload),
-            ..Envelope::new(id, Kind::Command, domain, name, self.turn.time)
-        };
-        self.outgoing.push(Outgoing { to, envelope });
-    }
-
-    /// Sends a planned compensating command and awaits its reply.
-    pub(crate) fn send_compensation(&mut self, planned: PlannedCommand) {
-        let id = self.derived_id();
-        self.push_outgoing(id, planned, ReplyMode::Reply);
-        self.compensation.push(CompensationChange::Sent { command: id });
-    }
-
-    pub(crate) fn send_planned(&mut self, planned: PlannedCommand) {
-        let id = self.derived_id();
-        self.push_outgoing(id, planned, ReplyMode::Nothing);
-    }
-
-    /// Sends a message whose time has come, under the id, trace context and headers that it was given.
-    pub(crate) fn send_delayed(
-        &mut self,
-        id: MessageId,
-        planned: PlannedCommand,
-        traceparent: Option<String>,
-        headers: Vec<(String, String)>,
-    ) {
-        self.push_outgoing(id, planned, ReplyMode::Nothing);
-        if let Some(sent) = self.outgoing.last_mut() {
-            sent.envelope.traceparent = traceparent;
-            sent.envelope.headers = headers;
-        }
-    }
-
-    /// Sends a planned command under an id.
-    #[cfg(feature = "schedules")]
-    pub(crate) fn send_under(
-        &mut self,
-        id: MessageId,
-        planned: PlannedCommand,
-        wants: ReplyMode,
-        headers: Vec<(String, String)>,
-    ) {
-        self.push_outgoing(id, planned, wants);
-        if let Some(sent) = self.outgoing.last_mut() {
-            sent.envelope.headers = headers;
-        }
-    }
-
     /// Begins to undo the steps so far.
     pub(crate) fn begin_compensation(&mut self) {
         self.compensation.push(CompensationChange::Begin { finally: Vec::new() });
     }
 
+    /// Returns the name of the actor's stream. Several actors may handle one message, and the ids they derive from it
+    /// must differ.
+    pub(super) fn stream_name(&self) -> String {
+        format!("{}/{}/{}", self.handlers.facts.domain, self.handlers.facts.name, self.turn.key)
+    }
+
+    /// Returns an id for the handler: the same one in each attempt of the turn.
     pub(super) fn new_id(&mut self) -> MessageId {
         self.fresh_ids += 1;
         self.turn.id.derive(&format!("id/{}", self.stream_name()), self.fresh_ids)

@@ -70,6 +70,7 @@ mod sent_command;
 mod step_log;
 mod trace;
 
+mod actor_coverage;
 mod coverage;
 mod diagrams;
 
@@ -85,8 +86,9 @@ mod shrink_mask;
 use std::rc::Rc;
 use std::time::Duration;
 
+pub use actor_coverage::{ActorCoverage, CoveragePath};
 pub use call::{Call, Post};
-pub use coverage::{ActorCoverage, Coverage, CoveragePath};
+pub use coverage::Coverage;
 pub use crash_points::CrashPoint;
 pub use delays::WaitTimes;
 pub use error::SimError;

@@ -12,6 +12,7 @@ mod own_actors;
 pub(in crate::node) mod ownership;
 pub(in crate::node) mod shard_host;
 mod singleton;
+mod start;
 pub(in crate::node) mod thread_runtime;
 pub(in crate::node) mod thread_start;
 mod worker;
