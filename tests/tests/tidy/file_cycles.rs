@@ -28,8 +28,6 @@ const KNOWN: [(&str, &[&str], &str); 6] = [
     (
         "runtime",
         &[
-            "actor/answers",
-            "actor/dead_letters",
             "actor/dispatcher",
             "actor/effects",
             "actor/handler_table",
@@ -38,11 +36,7 @@ const KNOWN: [(&str, &[&str], &str); 6] = [
             "actor/mailbox",
             "actor/plan",
             "actor/requested",
-            "actor/retry",
-            "actor/routing",
-            "actor/snapshots",
             "actor/state",
-            "actor/timer_name",
             "actor/turn",
         ],
         "a live actor, its mailbox, its dispatcher and its handler table are one state machine: decision 0036",

@@ -11,12 +11,13 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::handler_table::{UserState, typed_state_ref};
+use super::handler_table::typed_state_ref;
 use super::instance::ActorInstance;
 use super::mailbox::{Ctx, Delivered};
 use super::plan::{Plan, Stateful};
+use super::unanswered::Unanswered;
 use crate::router::Outcome;
-use whizbang_core::message::{CodecError, Coded, Envelope, Message, Query};
+use whizbang_core::message::{Envelope, Message, Query};
 use whizbang_core::store::StoreError;
 use whizbang_core::telemetry::TARGET;
 
@@ -84,24 +85,6 @@ pub trait Answer<Q: Query> {
     fn answer(&self, query: Q) -> Q::Reply;
 }
 
-/// Reason why a query has no answer.
-pub(crate) enum Unanswered {
-    /// The query cannot be decoded.
-    Undecodable(CodecError),
-    /// The answer cannot be encoded.
-    Unwritable(CodecError),
-}
-
-impl Unanswered {
-    /// Returns the outcome for the caller.
-    pub(crate) fn outcome(self) -> Outcome {
-        match self {
-            Self::Undecodable(error) => Outcome::Undecodable(error.to_string()),
-            Self::Unwritable(error) => Outcome::Unanswered(format!("failed to encode answer: {error}")),
-        }
-    }
-}
-
 /// Decodes a query, answers it, and encodes the answer. User code.
 pub(crate) fn answer_with<Q: Query>(
     envelope: &Envelope,
@@ -113,9 +96,6 @@ pub(crate) fn answer_with<Q: Query>(
     answer.write(envelope.codec, &mut bytes).map_err(Unanswered::Unwritable)?;
     Ok(Bytes::from(bytes))
 }
-
-/// Answers a query from the state of an actor.
-pub(crate) type AnswerFromState = fn(&dyn UserState, &Envelope) -> Result<Bytes, Unanswered>;
 
 impl<A: Stateful> Plan<A> {
     /// Lists a query that the actor answers from the state of a key.

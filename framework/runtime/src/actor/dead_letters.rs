@@ -290,12 +290,3 @@ impl ActorInstance {
         }
     }
 }
-
-/// Returns the outcome of a duplicate. A dead letter has no reply yet.
-pub(crate) fn duplicate_outcome(reply: bytes::Bytes, codec: Codec) -> Outcome {
-    if reply.is_empty() {
-        Outcome::DeadLetter("an earlier delivery became a dead letter".to_owned())
-    } else {
-        Outcome::Done(reply, codec)
-    }
-}

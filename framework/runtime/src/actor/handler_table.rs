@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
-use super::answers::AnswerFromState;
 use super::dispatcher::Dispatcher;
 use super::effects::Effects;
 use super::instance::ActorInstance;
@@ -18,9 +17,10 @@ use super::mailbox::LiveActor;
 use super::owned_shard::OwnedShard;
 use super::plan::{Plan, Role, Stateful};
 use super::requested::AnyEffects;
-use super::snapshots::{SnapshotPolicy, Snapshots};
+use super::snapshot_policy::{SnapshotPolicy, Snapshots};
 use super::timer_name::parts as timer_parts;
 use super::turn::TurnError;
+use super::unanswered::Unanswered;
 use crate::router::{ActorCard, LocalRoutes, MessageCard, PeerShapes, StateCard};
 use whizbang_core::clock::MonotonicTime;
 use whizbang_core::message::{Codec, CodecError, Domain, Envelope, Event, MessageFacts, Shape};
@@ -82,6 +82,9 @@ impl<A: Stateful> UserSlot for StateSlot<A> {
         self.0 = user.map(|user| *user);
     }
 }
+
+/// Answers a query from the state of an actor.
+pub(crate) type AnswerFromState = fn(&dyn UserState, &Envelope) -> Result<Bytes, Unanswered>;
 
 /// The constants and constructors of an actor type.
 #[derive(Clone, Copy)]
@@ -243,7 +246,7 @@ impl HandlerTable {
                 ..ActorCard::default()
             },
             events: None,
-            snapshots: SnapshotPolicy::of(&facts),
+            snapshots: SnapshotPolicy::of(facts.snapshots, facts.is_coded, facts.shape),
             shapes: Arc::default(),
             propagated: Arc::default(),
         }

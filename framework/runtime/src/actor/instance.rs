@@ -18,18 +18,16 @@ use tokio::sync::oneshot;
 
 use super::back_off::BackOffQueue;
 use super::backlog::{Backlog, MIN_WAIT};
-use super::dead_letters::duplicate_outcome;
 use super::dispatcher::{Dispatcher, Permit};
 use super::handler_table::UserSlot;
 use super::mailbox::{Ctx, Delivered, Mailbox};
 use super::owned_shard::OwnedShard;
-use super::retry::RecordedAttempt;
 use super::state::KeyState;
 use super::stuck_key::StuckKey;
 use super::timer_name::timer_in;
 use crate::inbox::Admission;
 use crate::router::{Action, DedupKey, Delivery, Outcome};
-use whizbang_core::message::Codec;
+use whizbang_core::message::{Codec, MessageId};
 use whizbang_core::store::{StoreError, StreamHint, Ticket};
 
 /// The live actor of one key. While it loads, waits for a commit or looks up an id it [holds](Self::hold) its mailbox, so the
@@ -63,6 +61,13 @@ pub(crate) struct ActorInstance<U: ?Sized = dyn UserSlot> {
     pub(super) back_off: Option<Box<BackOffQueue<Delivered>>>,
     /// The user's state. Stored in place and not behind a pointer, because each turn reads it.
     pub(super) user: U,
+}
+
+/// A message whose attempt was recorded before it began.
+pub(super) struct RecordedAttempt {
+    pub(super) id: MessageId,
+    /// A layer was busy, so the attempt has ended without its handler. Its record holds for the next one.
+    pub(super) is_refused: bool,
 }
 
 impl<U> ActorInstance<U> {
@@ -385,5 +390,14 @@ impl ActorInstance {
             Some(ticket) => self.dispatcher.context.after_ticket(&self.shard, ticket, then),
             None => then(Ok(())),
         }
+    }
+}
+
+/// Returns the outcome of a duplicate. A dead letter has no reply yet.
+pub(crate) fn duplicate_outcome(reply: bytes::Bytes, codec: Codec) -> Outcome {
+    if reply.is_empty() {
+        Outcome::DeadLetter("an earlier delivery became a dead letter".to_owned())
+    } else {
+        Outcome::Done(reply, codec)
     }
 }

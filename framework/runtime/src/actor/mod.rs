@@ -35,6 +35,7 @@ mod requested;
 mod retry;
 mod routing;
 mod sends;
+mod snapshot_policy;
 mod snapshots;
 mod state;
 #[cfg(feature = "testing")]
@@ -44,15 +45,15 @@ mod thread;
 mod timer_name;
 mod timer_requests;
 mod turn;
+mod unanswered;
 
 pub use answers::Answer;
-pub(crate) use answers::{Unanswered, answer_with};
+pub(crate) use answers::answer_with;
 pub use backlog::{DEFERRED, MIN_WAIT};
 pub(crate) use command_dispatcher::{CommandCall, CommandDispatcher};
 pub(crate) use commits::CommitFailure;
 #[cfg(feature = "testing")]
 pub use compensation::CompensationChange;
-pub(crate) use dead_letters::duplicate_outcome;
 pub use dispatcher::Dispatcher;
 #[cfg(feature = "schedules")]
 pub(crate) use effects::record_own;
@@ -60,21 +61,23 @@ pub use effects::{CompensationScope, Effects, Sent};
 #[cfg(feature = "testing")]
 pub use failpoints::{Count, Failpoint, Failpoints};
 pub use handler_table::{HandlerTable, typed, typed_state};
+pub(crate) use instance::duplicate_outcome;
 pub(crate) use layered::PUBLISHER;
 pub(crate) use mailbox::LocalMessage;
 pub use owned_shard::OwnedShard;
 pub use pending_commits::CommitNotifier;
 pub(crate) use plan::names;
-pub use plan::{EventContext, Plan, Role, Stateful};
+pub use plan::{EventContext, Plan, Role, Stateful, timer_name};
 #[cfg(feature = "testing")]
 pub use replay_checker::ReplayChecker;
 #[cfg(feature = "schedules")]
 pub(crate) use requested::RequestedEffects;
 pub(crate) use requested::{AnyEffects, Outgoing, TimerSlot, propagate};
-pub use snapshots::Snapshots;
+pub use snapshot_policy::Snapshots;
 #[cfg(feature = "testing")]
 pub use stored::{begins_compensation, compensation_change, finishes_compensation, restarts, user_state};
 pub(crate) use stuck_key::StuckKey;
 pub use thread::{InFlightGuard, ThreadContext, ThreadSettings};
 pub use timer_name::stored as stored_timer;
-pub use timer_name::{TIMER_NAME, named as named_timer, own_name as own_timer_name, parts as timer_parts, timer_name};
+pub use timer_name::{TIMER_NAME, named as named_timer, own_name as own_timer_name, parts as timer_parts};
+pub(crate) use unanswered::Unanswered;

@@ -5,9 +5,9 @@
 use std::any::TypeId;
 use std::marker::PhantomData;
 
-use super::answers::AnswerFromState;
-use super::handler_table::{AddRoute, ApplyStored, Decide, HandlerTable, KeyOf};
-use super::snapshots::Snapshots;
+use super::handler_table::{AddRoute, AnswerFromState, ApplyStored, Decide, HandlerTable, KeyOf};
+use super::snapshot_policy::Snapshots;
+use super::timer_name::stored as stored_timer;
 use crate::router::MessageCard;
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{
@@ -163,4 +163,9 @@ impl<A: Stateful> Plan<A> {
     pub(crate) fn add_timer<M: Message>(&mut self, decide: Decide) {
         self.table.add_timer(MessageFacts::of::<M>(), MessageCard::of::<M>(), decide);
     }
+}
+
+/// Returns the stored name of the timer `T` of the actor `A`.
+pub fn timer_name<A: Stateful, T: Message>() -> Cow<'static, str> {
+    stored_timer(A::Domain::NAME, T::Domain::NAME, T::NAME)
 }

@@ -12,7 +12,7 @@
 use std::rc::Rc;
 
 use super::dispatcher::Permit;
-use super::instance::ActorInstance;
+use super::instance::{ActorInstance, RecordedAttempt};
 use super::mailbox::{Ctx, Delivered};
 use super::requested::TurnFacts;
 use super::timer_name::timer_in;
@@ -22,13 +22,6 @@ use whizbang_core::message::{Envelope, MessageId};
 use whizbang_core::store::{Appended, DeadLetterReason, Note, StoreError};
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::telemetry::error_chain;
-
-/// A message whose attempt was recorded before it began.
-pub(super) struct RecordedAttempt {
-    id: MessageId,
-    /// A layer was busy, so the attempt has ended without its handler. Its record holds for the next one.
-    is_refused: bool,
-}
 
 impl TurnError {
     /// Returns whether another delivery may succeed.

@@ -1,85 +1,15 @@
-//! The snapshot policy of actors: an activation reads the end of its stream and not all of it.
+//! Snapshots of live actors: an activation reads the end of its stream and not all of it.
 //!
 //! Called after each turn. A snapshot is a cache: a failure here changes no outcome, and the log is complete without
 //! it.
 
-use super::handler_table::ActorFacts;
 use super::instance::ActorInstance;
+use super::snapshot_policy::Snapshots;
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::user_code::user_code;
 
-/// The default number of turns between two snapshots. An activation reads at most that many turns, which takes about as
-/// long as one flush of a disk, and the state is written once for that many. Akka recommends 100 to 1,000.
-const DEFAULT_EVERY: u32 = 200;
-
-/// A state of more bytes than this per turn since its last snapshot waits for more turns, unless the type gives a
-/// number. The bytes written by snapshots therefore stay below this per turn, regardless of the size of the state.
-const BYTES_PER_TURN: usize = 256;
-
-/// Set in the schema of a snapshot whose type gives none; the other bits are derived from the shape of the state.
-const SHAPE_SCHEMA_BIT: u32 = 1 << 31;
-
 /// An activation of a type without snapshots that reads more turns is logged once.
 const LONG_ACTIVATION: u64 = 10_000;
-
-/// The snapshot setting of an actor type.
-#[doc(hidden)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Snapshots {
-    /// No setting: snapshots are kept if the state can be encoded and decoded.
-    IfCoded,
-    /// No snapshots.
-    Never,
-    /// A snapshot after a number of turns.
-    Given {
-        /// The number of turns between two snapshots.
-        every: u32,
-        /// The schema; snapshots with another one are ignored.
-        schema: u32,
-    },
-}
-
-/// The snapshot policy of one actor type.
-pub(crate) struct SnapshotPolicy {
-    every: u64,
-    /// True if a large state is saved less often.
-    scales_with_size: bool,
-    pub(super) schema: u32,
-}
-
-impl SnapshotPolicy {
-    /// Returns the policy of the type; `None` if it keeps no snapshots. Runs the `Deserialize` of the state without a
-    /// value.
-    pub(super) fn of(actor: &ActorFacts) -> Option<Self> {
-        if !actor.is_coded {
-            return None;
-        }
-        match actor.snapshots {
-            Snapshots::Never => None,
-            Snapshots::Given { every, schema } => Some(Self { every: every.into(), scales_with_size: false, schema }),
-            Snapshots::IfCoded => {
-                // A snapshot of another shape is ignored, because the user has no number to raise. Without a traced
-                // shape nothing would detect its change.
-                let shape = user_code(actor.shape).ok().flatten()?;
-                let schema = fnv1a(&shape.to_text()) | SHAPE_SCHEMA_BIT;
-                Some(Self { every: DEFAULT_EVERY.into(), scales_with_size: true, schema })
-            }
-        }
-    }
-}
-
-/// Returns a hash of a text that is the same in every build: FNV-1a.
-fn fnv1a(text: &str) -> u32 {
-    text.bytes().fold(0x811C_9DC5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
-}
-
-impl SnapshotPolicy {
-    /// Returns the turn of the snapshot after one of `bytes` bytes at `turn`.
-    pub(super) fn next(&self, turn: u64, bytes: usize) -> u64 {
-        let paid_by = if self.scales_with_size { (bytes / BYTES_PER_TURN) as u64 } else { 0 };
-        turn.saturating_add(self.every.max(paid_by))
-    }
-}
 
 impl ActorInstance {
     /// Saves a snapshot if one is due. The turn is appended already.
@@ -143,21 +73,5 @@ impl ActorInstance {
                 "long stream read to activate an actor: derive `Serialize` and `Deserialize` for the state, to keep snapshots",
             );
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn policy(every: u64, adapts: bool) -> SnapshotPolicy {
-        SnapshotPolicy { every, scales_with_size: adapts, schema: 1 }
-    }
-
-    #[test]
-    fn large_states_are_saved_less_often_unless_every_is_given() {
-        assert_eq!(policy(200, true).next(1_000, 200 * BYTES_PER_TURN), 1_200);
-        assert_eq!(policy(200, true).next(1_000, 5_000 * BYTES_PER_TURN), 6_000);
-        assert_eq!(policy(2, false).next(1_000, 5_000 * BYTES_PER_TURN), 1_002);
     }
 }

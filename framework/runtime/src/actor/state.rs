@@ -13,7 +13,7 @@ use super::compensation::{Compensation, CompensationChange};
 use super::handler_table::{HandlerTable, UserState};
 use super::parked::Parked;
 use super::planned_command::SavedShapes;
-use super::snapshots::SnapshotPolicy;
+use super::snapshot_policy::SnapshotPolicy;
 use super::timer_name::timer_in;
 use crate::inbox::{DedupState, SavedDedupState};
 use whizbang_core::message::{Codec, CodecError, Coded, Kind, MessageId, ReplyMode};

@@ -9,18 +9,12 @@
 
 use std::borrow::Cow;
 
-use super::Stateful;
-use whizbang_core::message::{Domain, Envelope, Message, header, is_header_value};
+use whizbang_core::message::{Envelope, header, is_header_value};
 
 /// The header of a fired timer that has a name of its own.
 pub const TIMER_NAME: &str = "whizbang-timer";
 /// Longest name of a timer, in bytes.
 const MAX_NAME: usize = 128;
-
-/// Returns the stored name of the timer `T` of the actor `A`.
-pub fn timer_name<A: Stateful, T: Message>() -> Cow<'static, str> {
-    stored(A::Domain::NAME, T::Domain::NAME, T::NAME)
-}
 
 /// Returns the stored name of an envelope's timer, for an actor of the domain `own`.
 pub(crate) fn timer_in<'a>(own: &str, envelope: &'a Envelope) -> Cow<'a, str> {
