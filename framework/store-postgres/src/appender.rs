@@ -2,6 +2,9 @@
 //!
 //! Called by actors, on their thread. An append changes the index of the [shard](crate::shard) and adds a row to the
 //! [queue](crate::queue). It never waits for the server, except for a turn that nothing else is in flight with.
+//!
+//! Locks are taken in the order shard, queue. The thread that commits takes the lock of a shard only when it holds no other,
+//! so an append never waits for the network.
 
 use std::sync::Arc;
 
@@ -23,13 +26,16 @@ const PROGRESS_BYTES: usize = 256;
 ///
 /// It belongs to the thread that opened the shard: its listener has the tickets.
 pub(crate) struct Appender {
+    /// The shard in the opening that this appender belongs to. A later opening fences it.
     shard: Arc<Shard>,
+    /// The source of tickets. A ticket is given with the queue locked, so tickets rise in the order of the rows.
     tickets: Arc<Tickets>,
     /// The writer of the listener. All shards of one listener have the same, so that tickets are committed in their order.
     writer: Arc<Writer>,
 }
 
 impl Appender {
+    /// Returns the appender of one opening. The caller passes the writer that it has noted for the listener of `tickets`.
     pub(crate) fn new(shard: Arc<Shard>, tickets: Arc<Tickets>, writer: Arc<Writer>) -> Self {
         Self { shard, tickets, writer }
     }
@@ -38,7 +44,9 @@ impl Appender {
     /// together.
     ///
     /// # Errors
-    /// Nothing was changed then. The caller reads the stream again after [`StoreError::OutOfTurn`].
+    /// Nothing was changed then. The caller reads the stream again after [`StoreError::OutOfTurn`]. [`StoreError::Full`]
+    /// while too many bytes wait for the server, [`StoreError::Oversize`] for a turn above [`MAX_TURN_BYTES`]. The caller
+    /// rejects the turn, and its message is retried.
     fn append_turn(&self, turn: &Turn<'_>, wake: bool) -> Result<(Appended, u64), StoreError> {
         let bytes = turn_bound(turn);
         if bytes > MAX_TURN_BYTES {
@@ -78,7 +86,12 @@ impl Appender {
         Ok((Appended { ticket, position, committed: false, stream }, location))
     }
 
-    /// Adds a watermark, or the confirmation of a destination.
+    /// Adds a watermark, or the confirmation of a destination. Both are single numbers that only rise, so they are rows of
+    /// their own and not turns. If a group contains several of one source, the statement keeps the last one.
+    ///
+    /// # Errors
+    /// As for a turn. The number is reported again with the next message or after the next opening, so the caller need not
+    /// retry.
     fn append_progress(&self, progress: Progress<'_>) -> Result<Appended, StoreError> {
         let shard = &self.shard;
         let writer = &self.writer;

@@ -33,7 +33,9 @@ pub(crate) const TICK: Duration = Duration::from_millis(20);
 /// A socket. No call on it blocks, except [`wait`](Self::wait).
 #[derive(Debug)]
 pub(crate) enum Socket {
+    /// A connection over TCP, with or without TLS on top.
     Tcp(TcpStream),
+    /// A connection over a Unix socket of the same machine.
     Unix(UnixStream),
 }
 
@@ -61,6 +63,7 @@ impl Socket {
         let _ = Timespec::try_from(limit).map(|limit| poll(&mut wanted, Some(&limit)));
     }
 
+    /// Reads what has arrived. Fails with `WouldBlock` if nothing has.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(socket) => socket.read(buffer),
@@ -68,6 +71,7 @@ impl Socket {
         }
     }
 
+    /// Writes as much as fits into the buffer of the system. Fails with `WouldBlock` if it is full.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(socket) => socket.write(bytes),
@@ -86,10 +90,12 @@ struct Permit {
 }
 
 impl Permit {
+    /// Returns the longest wait for the socket.
     fn wait(&self) -> Duration {
         Duration::from_micros(self.wait.load(Ordering::Relaxed))
     }
 
+    /// Sets the permission for the system calls of the next poll. `wait` is at most [`TICK`].
     fn set(&self, may_read: bool, wait: Duration) {
         self.may_read.store(may_read, Ordering::Relaxed);
         // Never beyond `TICK`.
@@ -100,7 +106,9 @@ impl Permit {
 /// The stream for the client library.
 #[derive(Debug)]
 pub(crate) struct BlockingStream {
+    /// The socket, which never blocks by itself.
     socket: Socket,
+    /// Shared with the [`Driver`], which decides before each poll whether a read may wait.
     permit: Arc<Permit>,
 }
 
@@ -145,6 +153,7 @@ impl AsyncWrite for BlockingStream {
     }
 }
 
+/// The TLS stream of the client library around a [`BlockingStream`].
 type TlsStream = <MakeRustlsConnect as MakeTlsConnect<BlockingStream>>::Stream;
 
 /// A connection that is driven by its user.
@@ -153,11 +162,16 @@ pub(crate) struct Driver {
     pub(crate) client: Arc<Client>,
     /// None once it has ended: dropping it fails every request that waits for an answer.
     connection: Option<Connection<BlockingStream, TlsStream>>,
+    /// Shared with the stream of the connection.
     permit: Arc<Permit>,
 }
 
 impl Driver {
-    /// Logs in over `socket`. `give_up` is asked about every [`TICK`].
+    /// Logs in over `socket`. `give_up` is asked about every [`TICK`]. Returns `None` if `give_up` returned `true`. The
+    /// socket is closed then.
+    ///
+    /// # Errors
+    /// The error of the client library: a refused login, a failed handshake, or a closed connection.
     pub(crate) fn connect(
         socket: Socket,
         config: &tokio_postgres::Config,
@@ -185,7 +199,8 @@ impl Driver {
     }
 
     /// Waits for a future of this connection's client. None once `give_up` returns `true`, which is asked about every
-    /// [`TICK`]; the future may be driven again later.
+    /// [`TICK`]; the future may be driven again later. The request is sent before the first question, so that a caller that
+    /// gives up at once has sent it nevertheless.
     pub(crate) fn drive<T>(
         &mut self,
         mut future: Pin<&mut (dyn Future<Output = T> + Send)>,
@@ -194,7 +209,8 @@ impl Driver {
         self.advance(future.as_mut(), |asked| (!asked || !give_up()).then_some(TICK))
     }
 
-    /// Waits for a future of this connection's client for about `limit`. The future may be driven again later.
+    /// Waits for a future of this connection's client for about `limit`. The future may be driven again later. Returns `None`
+    /// when the time is over. The request is sent in any case.
     pub(crate) fn drive_for<T>(
         &mut self,
         future: Pin<&mut (dyn Future<Output = T> + Send)>,
@@ -207,8 +223,9 @@ impl Driver {
         })
     }
 
-    /// Waits for a future. `patience` returns the longest next wait, or `None` to give up; it is told whether the request
-    /// was sent.
+    /// Waits for a future. `patience` returns the longest next wait, or `None` to give up; it is told whether the request was
+    /// sent. No waker is registered: the loop polls again after each wait for the socket. The cost of a commit is therefore
+    /// one write, one poll(2) and one read.
     fn advance<T>(
         &mut self,
         mut future: Pin<&mut (dyn Future<Output = T> + Send)>,
@@ -236,7 +253,8 @@ impl Driver {
         self.connection.is_none() || self.client.is_closed()
     }
 
-    /// Sends what is queued and handles what has arrived, until nothing is left to do. An error ends the connection.
+    /// Sends what is queued and handles what has arrived, until nothing is left to do. An error ends the connection. Later
+    /// requests fail with a closed connection, whose outcome is unknown.
     fn pump(&mut self, context: &mut Context<'_>) {
         while let Some(connection) = &mut self.connection {
             match connection.poll_message(context) {

@@ -51,16 +51,27 @@ const CONNECTING: &str = "connecting to PostgreSQL";
 /// ```
 #[derive(Clone)]
 pub struct PostgresBuilder {
+    /// One or several servers, in the form of libpq. May contain a password, so it is never printed.
     url: String,
+    /// The schema of the tables. [Checked](is_schema) in `connect`, because it becomes part of statements.
     schema: String,
+    /// The number of connections that commit, at least 1.
     writers: usize,
+    /// The number of shared connections for reading, at least 1.
     readers: usize,
+    /// The most bytes that wait for a commit on one writing connection.
     waiting_bytes: usize,
+    /// The guarantee that the server must give for a commit.
     durability: Durability,
+    /// The handling of missing or older tables.
     migrations: Migrations,
+    /// The source of the password, read for each connection.
     password: Password,
+    /// A file with certificates of authorities. `None` uses those of the system.
     authority: Option<PathBuf>,
+    /// One node uses the store alone, without leases.
     is_exclusive: bool,
+    /// The least number of turns between two checkpoints of a shard, at least 1.
     checkpoint_turns: u64,
 }
 
@@ -92,6 +103,7 @@ impl PostgresStore {
 }
 
 impl PostgresBuilder {
+    /// Returns the default settings for a URL, which is parsed in `connect`.
     pub(crate) fn new(url: &str) -> Self {
         Self {
             url: url.to_owned(),

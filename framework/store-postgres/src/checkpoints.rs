@@ -42,12 +42,16 @@ const WAITING: usize = 256;
 /// Saving one shard takes at most so long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The version of the encoding, in the first byte. A checkpoint with another one is skipped.
 const VERSION: u8 = 1;
+/// The operation that errors of a save name.
 const SAVING: &str = "saving a checkpoint to PostgreSQL";
+/// The operation that errors of a load name.
 const LOADING: &str = "loading a checkpoint from PostgreSQL";
 
 /// A task for the thread.
 enum Task {
+    /// Save the index of a shard. Its flag that a save is under way is set already.
     Save(Arc<Shard>),
     /// Report that everything before this is done.
     Done(oneshot::Sender<()>),
@@ -55,7 +59,9 @@ enum Task {
 
 /// The thread that saves checkpoints.
 pub(crate) struct Checkpoints {
+    /// The bounded queue of the thread. `None` after the end.
     tasks: Mutex<Option<SyncSender<Task>>>,
+    /// The thread, until it is joined.
     thread: Mutex<Option<JoinHandle<()>>>,
     /// The least number of records between two checkpoints.
     turns: u64,
@@ -68,6 +74,10 @@ impl std::fmt::Debug for Checkpoints {
 }
 
 impl Checkpoints {
+    /// Starts the thread. `turns` is the least number of turns between two checkpoints of a shard.
+    ///
+    /// # Errors
+    /// The system has no memory or no thread left.
     pub(crate) fn start(pool: &Arc<Pool>, sql: &Arc<Sql>, turns: u64) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let (tasks, received) = sync_channel(WAITING);
@@ -121,6 +131,8 @@ impl Drop for Checkpoints {
     }
 }
 
+/// Saves one shard after the other until the queue is closed. A failure is logged, and the shard is due again after as many
+/// turns as after a success: a server in trouble is not asked more often.
 fn run(runtime: &tokio::runtime::Runtime, tasks: &Receiver<Task>, pool: &Pool, sql: &Sql, turns: u64) {
     while let Ok(task) = tasks.recv() {
         let shard = match task {
@@ -147,6 +159,12 @@ fn run(runtime: &tokio::runtime::Runtime, tasks: &Receiver<Task>, pool: &Pool, s
     }
 }
 
+/// Encodes the committed state of a shard in slices and replaces its checkpoint. The lock of the shard is released between
+/// two slices, so an append waits for at most one.
+///
+/// # Errors
+/// The checkpoint would be larger than [`LIMIT`], or the statement failed. The former checkpoint stays. Nothing is written if
+/// another owner has the shard, which is no error.
 async fn save(pool: &Pool, sql: &Sql, shard: &Shard) -> Result<(), Failure> {
     let mut bytes = vec![VERSION];
     let last_turn = shard.last_turn();
@@ -201,6 +219,7 @@ fn encode_outbox(into: &mut Vec<u8>, state: &State, through: u64) {
 
 /// A checkpoint that was loaded.
 pub(crate) struct Loaded {
+    /// The state of the shard as of the checkpoint. The turns after it are applied by the caller.
     pub(crate) state: State,
     /// Every record before this location is included.
     pub(crate) through: u64,
@@ -224,11 +243,16 @@ pub(crate) async fn load(pool: &Pool, sql: &Sql, seed: u64, row: i32) -> Result<
     Ok(loaded.map(Some).unwrap_or_else(|reason| skipped(row, reason)))
 }
 
+/// Logs a checkpoint that cannot be used. The shard is rebuilt from all of its turns, which takes longer and loses nothing.
 fn skipped(row: i32, reason: Damage) -> Option<Loaded> {
     tracing::warn!(target: crate::TARGET, row, reason, "checkpoint skipped: it cannot be read");
     None
 }
 
+/// Checks the checksum and the version and decodes the state. The order is that of `save`: last turn, outbox, index.
+///
+/// # Errors
+/// The reason why the bytes are not a checkpoint of this version. The caller skips it.
 fn decode(bytes: &[u8], seed: u64, through: u64) -> Result<Loaded, Damage> {
     let (content, sum) = bytes.split_last_chunk::<4>().ok_or("unexpected end")?;
     if crc32fast::hash(content) != u32::from_le_bytes(*sum) {

@@ -2,6 +2,8 @@
 //!
 //! Called by the [queue](crate::queue), which adds a row with each append. The bytes are the message's bytes: nothing is
 //! allocated per value, and nothing is converted when the statement is sent. Never reads anything.
+//!
+//! A group of a thousand turns is therefore about thirty parameters, each one block of memory, and not thousands of values.
 
 use std::error::Error;
 
@@ -22,6 +24,7 @@ pub(crate) struct Column {
     element: Type,
     /// The type of the parameter.
     array: Type,
+    /// The number of elements.
     count: i32,
     /// The elements, each with its length, as PostgreSQL reads them.
     bytes: Vec<u8>,
@@ -33,30 +36,37 @@ impl Column {
         Self { element, array, count: 0, bytes: Vec::new() }
     }
 
+    /// Creates a column of the type `smallint`.
     pub(crate) fn int2() -> Self {
         Self::new(Type::INT2, Type::INT2_ARRAY)
     }
 
+    /// Creates a column of the type `integer`.
     pub(crate) fn int4() -> Self {
         Self::new(Type::INT4, Type::INT4_ARRAY)
     }
 
+    /// Creates a column of the type `bigint`, for positions, locations and epochs.
     pub(crate) fn int8() -> Self {
         Self::new(Type::INT8, Type::INT8_ARRAY)
     }
 
+    /// Creates a column of the type `text`. A value must not contain NUL: see [`key_text`].
     pub(crate) fn text() -> Self {
         Self::new(Type::TEXT, Type::TEXT_ARRAY)
     }
 
+    /// Creates a column of the type `bytea`, for records and payloads.
     pub(crate) fn bytea() -> Self {
         Self::new(Type::BYTEA, Type::BYTEA_ARRAY)
     }
 
+    /// Creates a column of the type `uuid`, for ids of messages.
     pub(crate) fn uuid() -> Self {
         Self::new(Type::UUID, Type::UUID_ARRAY)
     }
 
+    /// Creates a column of the type `timestamptz`.
     pub(crate) fn timestamptz() -> Self {
         Self::new(Type::TIMESTAMPTZ, Type::TIMESTAMPTZ_ARRAY)
     }
@@ -74,10 +84,12 @@ impl Column {
         self.bytes.extend_from_slice(value);
     }
 
+    /// Adds a value of a column of the type `smallint`.
     pub(crate) fn push_i16(&mut self, value: i16) {
         self.push(&value.to_be_bytes());
     }
 
+    /// Adds a value of a column of the type `integer`.
     pub(crate) fn push_i32(&mut self, value: i32) {
         self.push(&value.to_be_bytes());
     }
@@ -87,14 +99,17 @@ impl Column {
         self.push(&(value as i64).to_be_bytes());
     }
 
+    /// Adds an id. PostgreSQL stores its bytes in the same order, so that ids sort by time.
     pub(crate) fn push_uuid(&mut self, value: u128) {
         self.push(&value.to_be_bytes());
     }
 
+    /// Adds bytes, which are copied once.
     pub(crate) fn push_bytes(&mut self, value: &[u8]) {
         self.push(value);
     }
 
+    /// Adds a text without NUL.
     pub(crate) fn push_text(&mut self, value: &str) {
         self.push(value.as_bytes());
     }

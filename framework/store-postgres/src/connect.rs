@@ -42,7 +42,9 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 
+/// A TCP or Unix socket of the runtime, behind one type.
 type Io = Box<dyn Duplex>;
+/// The TLS stream of the client library around [`Io`].
 type IoTls = <MakeRustlsConnect as MakeTlsConnect<Io>>::Stream;
 
 /// A client and the connection that its runtime drives.
@@ -75,6 +77,7 @@ pub(crate) struct Settings {
     standbys: String,
     /// The version as a number: 150004 is 15.4.
     version: i32,
+    /// The encoding of the database. Only UTF-8 can hold every key.
     encoding: String,
     /// The server follows another one and cannot be written to.
     standby: bool,
@@ -145,13 +148,16 @@ pub(crate) enum Password {
     /// The URL, or the environment variable `PGPASSWORD`.
     #[default]
     Given,
+    /// A file, read for each connection. Line breaks at its end are not part of the password.
     File(PathBuf),
 }
 
 /// One address of a server.
 #[derive(Clone, Debug)]
 enum Endpoint {
+    /// A host with an optional address, which then is not looked up.
     Tcp { host: String, address: Option<IpAddr>, port: u16 },
+    /// The path of a Unix socket.
     Unix(PathBuf),
 }
 
@@ -192,8 +198,11 @@ pub(crate) struct Connector {
     config: Config,
     /// The servers in the order of the URL, at least one.
     endpoints: Vec<Endpoint>,
+    /// The settings for TLS, with the certificates of the authorities.
     tls: MakeRustlsConnect,
+    /// The source of the password.
     password: Password,
+    /// The guarantee that the server must give for a commit.
     durability: Durability,
 }
 
@@ -203,6 +212,7 @@ impl std::fmt::Debug for Connector {
     }
 }
 
+/// Returns a permanent failure that names the server.
 fn doing(error: impl std::fmt::Display, endpoint: &Endpoint) -> Failure {
     Failure::new(format!("{endpoint}: {error}"))
 }
@@ -265,8 +275,12 @@ impl Connector {
         self.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT)
     }
 
-    /// Opens a connection that is driven by its user, to the first server that can be written to. Blocks. None if
-    /// `give_up` returns `true`.
+    /// Opens a connection that is driven by its user, to the first server that can be written to. Blocks. None if `give_up`
+    /// returns `true`. The wait for one server is bounded by its timeout, so the call returns after at most three timeouts
+    /// for each server.
+    ///
+    /// # Errors
+    /// The failure of the last server of the URL.
     pub(crate) fn connect_blocking(&self, give_up: impl Fn() -> bool) -> Option<Result<Driver, Failure>> {
         let mut last = None;
         for endpoint in &self.endpoints {
@@ -342,6 +356,9 @@ impl Connector {
     }
 
     /// Opens a connection for a runtime to one of the servers. It has to be [checked](Self::check) before it is used.
+    ///
+    /// # Errors
+    /// The server does not answer within twice the timeout, refuses the login, or its certificate cannot be verified.
     pub(crate) async fn connect(&self, server: usize) -> Result<Connected, Failure> {
         let endpoint = self.endpoints.get(server).ok_or_else(|| Failure::new("the URL names no host"))?;
         match tokio::time::timeout(self.timeout() * 2, self.log_in(endpoint)).await {
@@ -350,6 +367,10 @@ impl Connector {
         }
     }
 
+    /// Opens a socket to a server and logs in. The connection makes progress only while the caller polls it.
+    ///
+    /// # Errors
+    /// An unreachable server is a failure of the connection, so another attempt may succeed. A refused login is permanent.
     async fn log_in(&self, endpoint: &Endpoint) -> Result<Connected, Failure> {
         let failed = |error: std::io::Error| doing(error, endpoint).with_connection();
         let io: Io = match endpoint {
@@ -373,6 +394,9 @@ impl Connector {
     }
 
     /// Checks the server behind a connection.
+    ///
+    /// # Errors
+    /// The server is too old, read-only, or would lose commits. The text tells the operator what to change.
     pub(crate) async fn check(&self, client: &Client) -> Result<Settings, Failure> {
         settings(client, self.durability).await
     }

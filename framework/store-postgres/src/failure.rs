@@ -1,6 +1,9 @@
 //! Errors of the server and of the connection, and what follows from them.
 //!
 //! Called by everything that sends a statement. One place decides whether a statement may be sent again.
+//!
+//! The texts reach logs, health pages and errors, so they contain neither statements nor values. A failure is permanent
+//! unless it is known to pass: an endless retry hides an error, while a rejected turn is visible.
 
 use std::error::Error;
 

@@ -38,11 +38,15 @@ pub(crate) struct Secrets {
 
 /// The parts of a store, which its leases use as well.
 pub(crate) struct Inner {
+    /// Opens the connections of the writers, and names the servers for people.
     pub(crate) connector: Arc<Connector>,
+    /// The statements with the name of the schema.
     pub(crate) sql: Arc<Sql>,
+    /// The connections for reading and for everything that is not a turn.
     pub(crate) pool: Arc<Pool>,
     /// Runs the statements of users.
     pub(crate) session: Session,
+    /// The connections that commit, at least one.
     pub(crate) writers: Vec<Arc<Writer>>,
     /// The threads of the writers, which end with the store.
     pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
@@ -50,14 +54,19 @@ pub(crate) struct Inner {
     pub(crate) shards: Mutex<HashMap<ShardId, Arc<Shard>>>,
     /// One lock for each shard that was ever opened: openings of one shard come one after the other.
     pub(crate) openings: Mutex<HashMap<ShardId, Arc<tokio::sync::Mutex<()>>>>,
+    /// The listeners of the threads that have opened shards.
     pub(crate) listeners: Mutex<Listeners>,
     /// None if one node uses the store alone.
     pub(crate) leases: Option<LeaseTable>,
+    /// The thread that saves the indexes of shards.
     pub(crate) checkpoints: Arc<Checkpoints>,
     /// The least number of turns between two checkpoints of a shard.
     pub(crate) checkpoint_turns: u64,
+    /// Read from the database at the start; the same for all nodes.
     pub(crate) secrets: Secrets,
+    /// The identity as of the first start, until the database has a replaced one.
     pub(crate) identity: StoreIdentity,
+    /// The failures that a commit survives, as a line for the log.
     pub(crate) durability: &'static str,
     /// Damage found since the start, at most 16 errors.
     pub(crate) damages: Mutex<Vec<StoreError>>,
@@ -66,6 +75,7 @@ pub(crate) struct Inner {
 /// The listeners that may open shards. Each belongs to one writer: otherwise its tickets would be committed out of order.
 #[derive(Default)]
 pub(crate) struct Listeners {
+    /// The tickets of each listener, with its writer. Those without a listener are removed when a new one comes.
     known: Vec<(Arc<Tickets>, Arc<Writer>)>,
     /// The writer of the next new listener.
     next_writer: usize,
@@ -87,7 +97,14 @@ impl Inner {
         Ok(new)
     }
 
-    /// Opens a shard; for a member only if it is free.
+    /// Opens a shard; for a member only if it is free. Returns `None` if another member has the shard. An owner in this
+    /// process then continues as before.
+    ///
+    /// # Errors
+    /// Those of the statements, and damage found while the index is rebuilt. If the epoch has risen before the error, the
+    /// former owner is fenced and the shard stays without an owner until the next attempt.
+    ///
+    /// Cancel safe: a dropped call may leave the epoch raised, which only fences.
     pub(crate) async fn take(
         &self,
         id: &ShardId,
@@ -146,7 +163,8 @@ impl Inner {
         self.leases.as_ref().ok_or(StoreError::Closed)
     }
 
-    /// The owner under this epoch is about to release the shard.
+    /// The owner under this epoch is about to release the shard. A later opening of the shard is left alone. Appends of the
+    /// closed one are rejected from now on.
     pub(crate) fn close_shard(&self, id: &ShardId, epoch: Epoch) {
         let mut shards = self.shards.lock();
         if shards.get(id).is_some_and(|shard| shard.epoch == epoch) {
@@ -167,6 +185,8 @@ impl Inner {
         }
     }
 
+    /// Returns a reader of a shard. A shard that is open here answers from its index; any other is rebuilt from the rows,
+    /// which costs as much as an opening. `None` if the shard was never opened.
     pub(crate) async fn read_now(&self, id: &ShardId) -> Result<Option<Arc<dyn ShardReader>>, StoreError> {
         // The index of a shard that has another owner by now would be behind its rows.
         let open = self.shards.lock().get(id).filter(|shard| shard.is_open()).cloned();
@@ -202,7 +222,8 @@ impl Inner {
         StoreError::Corrupt { file, offset: 0, reason: error.to_string() }
     }
 
-    /// Replaces a value if its row still contains `stored`, or is still missing.
+    /// Replaces a value if its row still contains `stored`, or is still missing. Returns false if another node has replaced
+    /// it. Nothing was changed then.
     pub(crate) async fn replace_json(
         &self,
         name: &str,
@@ -213,7 +234,8 @@ impl Inner {
         views::replace_meta(&self.pool, &self.sql, name, stored, &value).await
     }
 
-    /// Ends the threads. Blocks for a moment.
+    /// Ends the threads. Blocks for a moment. The order matters: the writers first, because they report shards to the thread
+    /// of the checkpoints, and both use the pool.
     pub(crate) fn end(&self) {
         self.writers.iter().for_each(|writer| writer.stop());
         for thread in self.threads.lock().drain(..) {

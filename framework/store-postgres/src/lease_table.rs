@@ -23,18 +23,24 @@ use crate::open;
 use crate::pool::Pool;
 use crate::sql::Sql;
 
+/// The operation that errors of a renewal name.
 const RENEWING: &str = "renewing a lease in PostgreSQL";
+/// The operation that errors of a takeover name.
 const TAKING: &str = "taking a shard in PostgreSQL";
+/// The operation that errors of a release name.
 const RELEASING: &str = "releasing a shard in PostgreSQL";
 
 /// The connection for renewals, and the one for everything that may wait for a lock.
 const RENEWALS: usize = 0;
+/// The connection that takes and releases shards. A statement on it may wait for the lock of a commit.
 const TAKEOVERS: usize = 1;
 
 /// The members and owners, as rows.
 #[derive(Debug)]
 pub(crate) struct LeaseTable {
+    /// Two connections of its own, so that reads of the store delay no renewal.
     pool: Pool,
+    /// The statements with the name of the schema.
     sql: Arc<Sql>,
 }
 
@@ -54,7 +60,12 @@ impl LeaseTable {
         self.pool.stop();
     }
 
-    /// Extends the lease of a member and reads the members and owners of its service. Both are idempotent.
+    /// Extends the lease of a member and reads the members and owners of its service. Both are idempotent. Costs two
+    /// requests, whatever the number of shards.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if the server cannot be reached: the lease then ends by its time. [`StoreError::Corrupt`] if a row
+    /// has no valid name.
     pub(crate) async fn renew(&self, member: &Member, ttl: Duration) -> Result<Leases, StoreError> {
         let (id, service) = (Id(member.id.as_u128()), member.service.as_str());
         // PostgreSQL's `text` has no NUL.
@@ -108,12 +119,14 @@ impl LeaseTable {
         Ok(!self.ask(TAKING, &self.sql.may_take, member, id).await?.is_empty())
     }
 
-    /// Takes the shard, if it is free. Returns its row and its new epoch.
+    /// Takes the shard, if it is free. Returns its row and its new epoch. The statement waits at most 5 s for the lock of a
+    /// frozen session.
     pub(crate) async fn take(&self, member: MemberId, id: &ShardId) -> Result<Option<(i32, Epoch)>, StoreError> {
         Ok(open::taken(&self.ask(TAKING, &self.sql.take, member, id).await?))
     }
 
-    /// Runs a statement about one shard and one member.
+    /// Runs a statement about one shard and one member. Sent on the connection for takeovers, so it may wait without delaying
+    /// a renewal.
     async fn ask(&self, doing: &str, sql: &str, member: MemberId, id: &ShardId) -> Result<Vec<Row>, StoreError> {
         let (domain, number, member) = (id.domain.as_str(), i32::from(id.shard), Id(member.as_u128()));
         let parameters: &crate::pool::Parameters<'_> =
@@ -121,7 +134,8 @@ impl LeaseTable {
         self.pool.query_on(TAKEOVERS, doing, sql, parameters).await
     }
 
-    /// Gives a shard up, if the member still has it under this epoch. It is free at once.
+    /// Gives a shard up, if the member still has it under this epoch. It is free at once. A later owner keeps it, so a late
+    /// call does no harm.
     pub(crate) async fn release(&self, member: MemberId, id: &ShardId, epoch: Epoch) -> Result<(), StoreError> {
         let (domain, number, member) = (id.domain.as_str(), i32::from(id.shard), Id(member.as_u128()));
         let epoch = epoch as i64;

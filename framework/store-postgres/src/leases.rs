@@ -2,6 +2,9 @@
 //!
 //! Called by the node, through the trait `ShardLeases`. The [lease table](crate::lease_table) has the statements; taking and
 //! releasing a shard also changes the open shards of this process.
+//!
+//! Only `open` waits for another owner: the commits of an owner in this process are written first. `renew` never does, so a
+//! busy store does not lose its leases.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -18,6 +21,9 @@ pub(crate) struct PostgresLeases(pub(crate) Weak<Inner>);
 
 impl PostgresLeases {
     /// Returns the store, unless it was dropped.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`] after the store was dropped.
     fn store(&self) -> Result<Arc<Inner>, StoreError> {
         self.0.upgrade().ok_or(StoreError::Closed)
     }

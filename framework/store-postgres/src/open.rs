@@ -17,9 +17,13 @@ use crate::pool::Pool;
 use crate::shard::{Shard, State};
 use crate::sql::Sql;
 
+/// The operation that errors of an opening name.
 const OPENING: &str = "opening a shard in PostgreSQL";
 
-/// Creates the shard's row. Domains keep their number of shards.
+/// Creates the shard's row. Domains keep their number of shards. Safe to repeat, also at the same time by several nodes.
+///
+/// # Errors
+/// [`StoreError::Shards`] if the domain has another number of shards, or none with this number. Nothing was changed.
 pub(crate) async fn create(pool: &Pool, sql: &Sql, id: &ShardId, shards: u16) -> Result<(), StoreError> {
     let (domain, number) = (id.domain.as_str(), i32::from(id.shard));
     let wanted = i32::from(shards);
@@ -41,7 +45,8 @@ pub(crate) async fn create(pool: &Pool, sql: &Sql, id: &ShardId, shards: u16) ->
     pool.query(OPENING, &sql.shard, &parameters).await.map(|_| ())
 }
 
-/// Takes the shard from any owner. Returns its row and its new epoch.
+/// Takes the shard from any owner. Returns its row and its new epoch. Its commits are rejected from then on, because each
+/// statement compares the epoch. `None` never occurs after [`create`].
 pub(crate) async fn take(pool: &Pool, sql: &Sql, id: &ShardId) -> Result<Option<(i32, Epoch)>, StoreError> {
     let (domain, number) = (id.domain.as_str(), i32::from(id.shard));
     Ok(taken(&pool.query(OPENING, &sql.open, &[(&domain, Type::TEXT), (&number, Type::INT4)]).await?))
@@ -52,14 +57,19 @@ pub(crate) fn taken(rows: &[Row]) -> Option<(i32, Epoch)> {
     rows.first().map(|row| (row.get(0), row.get::<_, i64>(1).unsigned_abs()))
 }
 
-/// The row of a shard, if it was ever opened.
+/// The row of a shard, if it was ever opened. Reading does not take the shard: its owner goes on.
 pub(crate) async fn find(pool: &Pool, sql: &Sql, id: &ShardId) -> Result<Option<i32>, StoreError> {
     let (domain, number) = (id.domain.as_str(), i32::from(id.shard));
     let rows = pool.query(OPENING, &sql.find, &[(&domain, Type::TEXT), (&number, Type::INT4)]).await?;
     Ok(rows.first().map(|row| row.get(0)))
 }
 
-/// Reads a shard's checkpoint and the rows after it.
+/// Reads a shard's checkpoint and the rows after it. The rows are streamed, so the memory is that of the index and of one
+/// row.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] if a record cannot be decoded, or if the log ends before its checkpoint: the table was restored
+/// from an older copy than the checkpoint.
 pub(crate) async fn rebuild(
     pool: &Pool,
     sql: &Sql,

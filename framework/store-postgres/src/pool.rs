@@ -4,6 +4,9 @@
 //! connections; requests of many callers share one connection and are answered in their order. A lost connection is opened
 //! again by the next request. Statements are not prepared, so that a connection pooler may change the session. While requests
 //! fail the cause is an issue of the store; it is gone once a request succeeds, or the server can be reached again.
+//!
+//! A request is bounded by the server: the pool has no timeout of its own. If the caller drops the future, the statement
+//! still runs, and its answer is dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -24,6 +27,7 @@ use crate::failure::{Failure, Fate};
 /// Parameters of a statement.
 pub(crate) type Parameters<'a> = [(&'a (dyn ToSql + Sync), Type)];
 
+/// A connection that was opened and checked, with the settings of its server.
 type Opened = Result<(Arc<Client>, Settings), Failure>;
 
 /// So many connections are being opened at once; more wait.
@@ -45,6 +49,7 @@ enum Wanted {
 struct Issue {
     /// Read without the lock, by each request that succeeds.
     is_set: AtomicBool,
+    /// The error of the first request that failed.
     error: parking_lot::Mutex<Option<StoreError>>,
 }
 
@@ -72,6 +77,7 @@ pub(crate) struct Pool {
     next: AtomicUsize,
     /// To the thread that opens and drives the connections, until it is stopped.
     openings: parking_lot::Mutex<Option<mpsc::Sender<Wanted>>>,
+    /// Shared with the thread, which clears it once a server can be reached.
     issue: Arc<Issue>,
     /// Drives all connections. It ends when the pool is stopped.
     thread: parking_lot::Mutex<Option<JoinHandle<()>>>,
@@ -84,7 +90,8 @@ impl std::fmt::Debug for Pool {
 }
 
 impl Pool {
-    /// Starts the thread that drives the connections. None is opened yet.
+    /// Starts the thread that drives the connections. None is opened yet. `connections` is the number of shared ones;
+    /// separate ones come on top. The thread ends when the pool is [stopped](Self::stop).
     pub(crate) fn start(connector: Arc<Connector>, connections: usize) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (openings, mut wanted) = mpsc::channel::<Wanted>(OPENINGS);
@@ -141,7 +148,8 @@ impl Pool {
         Ok((client, settings))
     }
 
-    /// A connection of its own, for one user.
+    /// A connection of its own, for one user. For statements that may wait for a lock, or for a transaction. It is closed
+    /// when the client is dropped.
     pub(crate) async fn separate(&self) -> Result<Arc<Client>, Failure> {
         Ok(self.connect().await?.0)
     }
@@ -151,7 +159,8 @@ impl Pool {
         if self.issue.is_set.load(Ordering::Acquire) { self.issue.error.lock().clone() } else { None }
     }
 
-    /// Returns the error of a request and makes it an issue of the store, unless it is one already.
+    /// Returns the error of a request and makes it an issue of the store, unless it is one already. A failure that is not
+    /// permanent also starts a probe, so that the health of the store recovers without a request.
     fn failed(&self, failure: &Failure, doing: &str) -> StoreError {
         let error = failure.store(doing);
         let openings = self.openings.lock().clone();
@@ -198,7 +207,8 @@ impl Pool {
         self.query_on(self.client_number(), doing, sql, parameters).await
     }
 
-    /// As [`query`](Self::query), on the connection with this number: requests on the others do not delay it.
+    /// As [`query`](Self::query), on the connection with this number: requests on the others do not delay it. Lease
+    /// statements use this, so that a slow read delays no renewal.
     pub(crate) async fn query_on(
         &self,
         number: usize,

@@ -2,6 +2,10 @@
 //!
 //! Called by the shards' writers, which add rows under a short lock, and by the [writer](crate::writer), which takes one group
 //! at a time. Rows that come while a group is being written are the next group: there is no timer.
+//!
+//! A group is written as a whole or not at all, and groups are written in their order. So the rows of a shard reach the
+//! database in the order of its locations, and a location is never missing before a committed one. The queue knows no
+//! deadline: while the server is gone, rows wait until the limit in bytes rejects further ones.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -42,6 +46,7 @@ pub(crate) struct Part {
 pub(crate) struct Group {
     /// The shards with rows in the group: ids and epochs.
     shards: Column,
+    /// The epoch under which each of these shards appended. The statement writes nothing for a shard with another one.
     epochs: Column,
     /// The columns of the table `turns`, in the order of the statement.
     turns: [Column; 12],
@@ -49,18 +54,22 @@ pub(crate) struct Group {
     events: [Column; 7],
     /// The columns of the table `progress`.
     progress: [Column; 5],
+    /// One part for each shard, in the order of their first rows.
     pub(crate) parts: Vec<Part>,
     /// The parts by the row of their shards, with the epoch: an append must not search all shards of the group.
     by_shard: HashMap<i32, (Epoch, usize)>,
     /// Turns and progress. Events are not counted.
     rows: usize,
+    /// The bytes of the records and payloads, for the limits of the group and of the queue.
     bytes: usize,
+    /// The rows of `progress`. A group without any uses a shorter statement.
     progress_rows: usize,
     /// The number of the last append.
     pub(crate) through: u64,
 }
 
 impl Group {
+    /// Returns a group without rows. Its columns are allocated with the first row.
     fn new() -> Self {
         Self {
             shards: Column::int4(),
@@ -126,7 +135,8 @@ impl Group {
         self.by_shard.get(&row).is_some_and(|(other, _)| *other != epoch)
     }
 
-    /// Returns the part of a shard, added if the group has none.
+    /// Returns the part of a shard, added if the group has none. Cost: one lookup, whatever the number of shards in the
+    /// group.
     fn part(&mut self, shard: &Arc<Shard>, tickets: &Arc<Tickets>) -> &mut Part {
         let next = self.parts.len();
         let (_, number) = *self.by_shard.entry(shard.row).or_insert((shard.epoch, next));
@@ -219,6 +229,7 @@ pub(crate) enum Row<'a> {
     Progress(Progress<'a>),
 }
 
+/// The two states of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Appends are accepted.
@@ -230,6 +241,7 @@ enum State {
 /// The groups of one writer.
 #[derive(Debug)]
 pub(crate) struct Queue {
+    /// Closed by the end of the store.
     state: State,
     /// The group that rows are added to.
     open: Group,
@@ -241,6 +253,7 @@ pub(crate) struct Queue {
     limit: usize,
     /// The number of the last append, and of the last that was written.
     appended: u64,
+    /// The number of the last append whose group was written or dropped.
     written: u64,
     /// Callers that wait until the append with a number is written.
     waiters: Vec<(u64, oneshot::Sender<Result<(), StoreError>>)>,
@@ -253,6 +266,7 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
+    /// Returns an empty queue in which at most `limit` bytes wait.
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             state: State::Open,
@@ -270,6 +284,10 @@ impl Queue {
     }
 
     /// Returns an error if nothing of about `bytes` bytes can be appended now.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`] after the end, [`StoreError::Full`] beyond the limit, and the error of a server that has no
+    /// space left. The caller rejects the turn, and its message is retried.
     pub(crate) fn accept(&self, bytes: usize) -> Result<(), StoreError> {
         if self.state == State::Closed {
             return Err(StoreError::Closed);
@@ -284,7 +302,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Adds a row and returns its ticket.
+    /// Adds a row and returns its ticket. The caller has checked with [`accept`](Self::accept) that it fits. Cost: the size
+    /// of the row, whatever else waits.
     pub(crate) fn push(
         &mut self,
         shard: &Arc<Shard>,
@@ -326,7 +345,8 @@ impl Queue {
         self.open.rows == 0 && self.full.is_empty()
     }
 
-    /// Takes the next group.
+    /// Takes the next group. The caller holds the lock of the line, so that groups are written in the order in which they are
+    /// taken.
     pub(crate) fn take(&mut self) -> Option<Group> {
         self.full.pop_front().or_else(|| (self.open.rows > 0).then(|| std::mem::replace(&mut self.open, Group::new())))
     }
@@ -339,14 +359,16 @@ impl Queue {
         self.waiters.extract_if(.., |(through, _)| *through <= written).map(|(_, waiter)| waiter).collect()
     }
 
-    /// Drops everything that was appended and is not written; returns all waiters.
+    /// Drops everything that was appended and is not written; returns all waiters. Called after the shards were failed, so
+    /// nothing is appended behind it.
     pub(crate) fn fail(&mut self) -> Vec<oneshot::Sender<Result<(), StoreError>>> {
         (self.open, self.bytes, self.written) = (Group::new(), 0, self.appended);
         self.full.clear();
         std::mem::take(&mut self.waiters).into_iter().map(|(_, waiter)| waiter).collect()
     }
 
-    /// Resolves once everything that was appended so far is written.
+    /// Resolves once everything that was appended so far is written. The receiver gets the error if the rows are dropped
+    /// instead. Waiting for it does not make the writer write earlier.
     pub(crate) fn flushed(&mut self) -> oneshot::Receiver<Result<(), StoreError>> {
         let (sender, receiver) = oneshot::channel();
         if self.written == self.appended {

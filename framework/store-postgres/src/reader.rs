@@ -27,13 +27,18 @@ use crate::sql::Sql;
 /// A page of a stream has at most so many turns.
 const PAGE_TURNS: i64 = 256;
 
+/// The operation that errors name when a stream is read.
 const LOADING: &str = "loading a stream from PostgreSQL";
+/// The operation that errors name when events, entries or dead letters are read.
 const READING: &str = "reading the log from PostgreSQL";
 
 /// A handle on one shard. It answers from what is committed, also while later turns wait for their commit.
 pub(crate) struct Reader {
+    /// The shared connections for reading.
     pool: Arc<Pool>,
+    /// The statements with the name of the schema.
     sql: Arc<Sql>,
+    /// The index, which decides what exists. The rows only have the content.
     shard: Arc<Shard>,
 }
 
@@ -49,6 +54,7 @@ fn turn_row(row: &Row, location: usize) -> TurnRow {
 }
 
 impl Reader {
+    /// Returns a reader. Readers share the pool and the index, so they cost nothing.
     pub(crate) fn new(pool: Arc<Pool>, sql: Arc<Sql>, shard: Arc<Shard>) -> Self {
         Self { pool, sql, shard }
     }
@@ -87,6 +93,9 @@ impl Reader {
     }
 
     /// The turns after `floor` up to `last`, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if one of them is missing. The store reports it in its health.
     async fn range(
         &self,
         actor: &str,
@@ -115,6 +124,10 @@ impl Reader {
     }
 
     /// Loads the state of a stream in one request. A snapshot that waits to be written is newer than the one in the table.
+    /// One request reads both, so the snapshot and the turns are of one moment.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if a turn between the snapshot and the head is missing.
     async fn load_now(&self, actor: &Name, key: &str) -> Result<StreamState, StoreError> {
         let Some((last, fresh)) = self.head(actor, key) else { return Ok(StreamState::default()) };
         if let Some(snapshot) = fresh {
@@ -251,8 +264,9 @@ impl Reader {
         read.map_err(|reason| self.damaged(location, reason))
     }
 
-    /// Entries that the destination has confirmed once: it was restored from an older backup. Follows the links from one record
-    /// to the one before it, a request for each.
+    /// Entries that the destination has confirmed once: it was restored from an older backup. Follows the links from one
+    /// record to the one before it, a request for each. Rare, so the number of requests does not matter. The number of
+    /// entries is bounded by the caller's limit.
     async fn older_entries(&self, to: &ShardId, from: u64, after: u64) -> Result<Vec<OutboxEntry>, StoreError> {
         let (mut location, mut found) = (from, Vec::new());
         while location != 0 {
@@ -406,12 +420,17 @@ impl ShardReader for Reader {
 
 /// A stream that is read page by page, a request for each.
 struct Pages {
+    /// A reader of its own, so that the pages may outlive the one that they came from.
     reader: Reader,
+    /// The actor type of the stream.
     actor: Name,
+    /// The key of the stream.
     key: String,
+    /// The snapshot before the first page, if one was asked for and exists.
     snapshot: Option<Snapshot>,
     /// The last turn that was read, and the last one to be read.
     floor: u64,
+    /// The last turn that was committed when the reading began. Later turns are not part of it.
     last: u64,
 }
 

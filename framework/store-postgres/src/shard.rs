@@ -2,6 +2,10 @@
 //!
 //! Changed by the [appender](crate::appender) of the shard on the thread of its actors, and by the writer's thread, which reports
 //! commits. Knows neither the queue nor the server.
+//!
+//! Two states of one shard exist at any time. The appended one contains turns that are on their way to the server: the next
+//! append builds on it. The committed one is everything before `committed`: readers see only that. If a commit fails for
+//! good, the shard is never used again, and the next opening reads the rows.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,9 +24,11 @@ const MAX_FRESH_BYTES: usize = 16 * 1024 * 1024;
 
 /// A shard that was opened, with one epoch.
 pub(crate) struct Shard {
+    /// The domain and the number of the shard.
     pub(crate) id: ShardId,
     /// The shard's id in the table of shards.
     pub(crate) row: i32,
+    /// The epoch of this opening. A statement that finds another one in the database writes nothing.
     pub(crate) epoch: Epoch,
     /// Every record before this location is committed.
     committed: AtomicU64,
@@ -34,6 +40,7 @@ pub(crate) struct Shard {
     due: AtomicU64,
     /// A checkpoint is being saved.
     saves: AtomicBool,
+    /// The index and all that appends change.
     state: Mutex<State>,
 }
 
@@ -61,6 +68,7 @@ pub(crate) struct State {
     /// The index: heads of streams, positions, watermarks, timers, dead letters and ids. It contains appended turns that are not
     /// committed yet, but answers from the committed ones.
     pub(crate) log: ShardLog,
+    /// Decides whether the owner may append.
     phase: Phase,
     /// The location of the next record. Locations of a shard rise by one with each record.
     pub(crate) next: u64,
@@ -77,6 +85,8 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// Returns the state of a shard whose index is `log`. Records that follow are noted by
+    /// [`note_record`](Self::note_record).
     pub(crate) fn new(log: ShardLog) -> Self {
         Self {
             log,
@@ -127,7 +137,8 @@ impl State {
         self.next = self.next.max(location + 1);
     }
 
-    /// The locations of the entries for `to` with the sequences `from` to `last`, if all of them still wait.
+    /// The locations of the entries for `to` with the sequences `from` to `last`, if all of them still wait. `None` if some
+    /// of them were confirmed before: the caller then follows the links in the records.
     pub(crate) fn waiting(&self, to: &ShardId, from: u64, last: u64) -> Option<Vec<u64>> {
         let entries = self.outbox.get(to)?;
         let (first, _) = entries.front()?;
@@ -162,6 +173,7 @@ impl State {
     }
 
     /// The snapshot of a stream that may be written: its turn is committed, so it never is one of a turn that gets lost.
+    /// `None` while the turn is on its way, and for a shard that is not open.
     pub(crate) fn ripe(&self, actor: &Name, key: &str) -> Option<Snapshot> {
         let head = self.log.head(actor, key)?;
         self.fresh(actor, key, head.number).filter(|_| self.phase == Phase::Open)
@@ -194,7 +206,7 @@ impl Shard {
         self.state.lock()
     }
 
-    /// The state, brought up to what is committed.
+    /// The state, brought up to what is committed. The closure runs with the lock held: it must not block.
     pub(crate) fn look<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock();
         state.log.commit(self.committed.load(Ordering::Acquire));
@@ -206,7 +218,8 @@ impl Shard {
         self.committed.load(Ordering::Acquire)
     }
 
-    /// Everything up to the record at `last` is committed.
+    /// Everything up to the record at `last` is committed. Called by the writer before it notifies the listener, so that a
+    /// reader that follows the report finds the turns.
     pub(crate) fn commit(&self, last: u64, last_turn: Option<u64>) {
         if let Some(turn) = last_turn {
             self.set_last_turn(turn);
@@ -239,7 +252,7 @@ impl Shard {
         self.committed() >= self.due.load(Ordering::Relaxed) && !self.saves.load(Ordering::Relaxed)
     }
 
-    /// Returns whether the caller saves the next checkpoint.
+    /// Returns whether the caller saves the next checkpoint. Returns false while another save of the shard is under way.
     pub(crate) fn begin_checkpoint(&self) -> bool {
         !self.saves.swap(true, Ordering::AcqRel)
     }
@@ -266,7 +279,8 @@ impl Shard {
         }
     }
 
-    /// A younger owner, with this epoch, has the shard.
+    /// A younger owner, with this epoch, has the shard. Appends are rejected with [`StoreError::Fenced`], and the node closes
+    /// its actors of the shard.
     pub(crate) fn fence(&self, current: Epoch) {
         self.state.lock().phase = Phase::Fenced(current);
     }

@@ -1,6 +1,9 @@
 //! Snapshots on their way to the table.
 //!
 //! Called by the [writer](crate::writer) when nothing else is to be written. A cache: a snapshot may be dropped at any time.
+//!
+//! A snapshot is written only when its turn is committed. Otherwise a lost turn could be followed by another one with the
+//! same number. The snapshot would then be taken for one of that turn.
 
 use std::sync::Arc;
 
@@ -14,13 +17,17 @@ use crate::sql::Sql;
 
 /// So many are written with one statement, and so many bytes.
 const BATCH_ROWS: usize = 64;
+/// The most bytes of one statement, plus one snapshot.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// A stream with a snapshot that waits in its shard.
 #[derive(Clone, Debug)]
 pub(crate) struct Waiting {
+    /// The shard that holds the snapshot.
     pub(crate) shard: Arc<Shard>,
+    /// The actor type of the stream.
     pub(crate) actor: Name,
+    /// The key of the stream.
     pub(crate) key: String,
 }
 
@@ -29,12 +36,16 @@ pub(crate) struct Waiting {
 pub(crate) struct Batch {
     /// The epochs of the shards: of a shard with another owner nothing is written.
     owners: [Column; 2],
+    /// The columns of the table `snapshots`, in the order of the statement.
     columns: [Column; 7],
+    /// The streams of the batch, each with the turn of its snapshot.
     streams: Vec<(Waiting, u64)>,
 }
 
 impl Batch {
-    /// Takes those whose turns are committed. Others stay, except those of shards that have another owner.
+    /// Takes those whose turns are committed. Others stay, except those of shards that have another owner. Bounded by
+    /// [`BATCH_ROWS`] and [`BATCH_BYTES`], so that a commit waits for one short statement at most. `None` if no snapshot may
+    /// be written yet.
     pub(crate) fn take(waiting: &mut Vec<Waiting>) -> Option<Self> {
         let mut batch = Self {
             owners: [Column::int4(), Column::int8()],
@@ -86,6 +97,10 @@ impl Batch {
         (!batch.streams.is_empty()).then_some(batch)
     }
 
+    /// Sends the batch with one statement. A newer snapshot in the table stays.
+    ///
+    /// # Errors
+    /// The snapshots of the batch are lost, which costs time at the next activation and no data.
     pub(crate) async fn save(&self, client: &Client, sql: &Sql) -> Result<(), tokio_postgres::Error> {
         let columns = self.owners.iter().chain(&self.columns);
         let parameters: Vec<(&(dyn ToSql + Sync), Type)> =

@@ -121,7 +121,9 @@ SELECT s.owner, NULL, NULL, s.domain, s.number, s.epoch, NULL FROM {schema}.shar
 /// Frees a shard that a member has under an epoch. A later owner keeps it.
 const RELEASE: &str =
     "UPDATE {schema}.shards SET owner = NULL WHERE domain = $1 AND number = $2 AND owner = $3 AND epoch = $4";
+/// Lists the shards that a member has, with their epochs.
 const OWNED: &str = "SELECT domain, number, epoch FROM {schema}.shards WHERE owner = $1 ORDER BY id";
+/// Removes a member, whose shards were released before.
 const LEAVE: &str = "DELETE FROM {schema}.members WHERE id = $1";
 
 /// Finds the row of a shard, for reading without opening it.
@@ -138,9 +140,12 @@ const SAVE_CHECKPOINT: &str = r#"WITH owner AS (
     INSERT INTO {schema}.handled_ids SELECT id, $3, $5, $7 FROM owner WHERE length($7) > 0 ON CONFLICT DO NOTHING
 )
 INSERT INTO {schema}.checkpoints SELECT id, $3, $2, clock_timestamp(), $4 FROM owner ON CONFLICT DO NOTHING"#;
+/// Reads the newest checkpoint of a shard.
 const LOAD_CHECKPOINT: &str =
     "SELECT through, bytes FROM {schema}.checkpoints WHERE shard = $1 ORDER BY through DESC LIMIT 1";
+/// Reads the ids of handled messages that were saved with the checkpoints of a shard, oldest first.
 const LOAD_IDS: &str = "SELECT bytes FROM {schema}.handled_ids WHERE shard = $1 ORDER BY through";
+/// Returns a row if a shard has a turn at a location: the last one of its checkpoint must be there.
 const HAS_TURN: &str = "SELECT 1 FROM {schema}.turns WHERE shard = $1 AND location = $2";
 
 /// Reads the watermarks and confirmations of a shard.
@@ -197,6 +202,7 @@ ORDER BY t.location"#;
 /// Finds the first turn of each stream of a shard.
 const STREAMS: &str = "SELECT location, record FROM {schema}.turns WHERE shard = $1 AND number = 1 AND location < $2";
 
+/// Reads the view of a projection. A row without a schema was claimed and never saved.
 const VIEW: &str =
     "SELECT schema, checkpoint::text, bytes FROM {schema}.views WHERE projection = $1 AND schema IS NOT NULL";
 /// Raises the epoch of a view, which rejects the saves of earlier owners.
@@ -205,8 +211,10 @@ ON CONFLICT (projection) DO UPDATE SET epoch = v.epoch + 1 RETURNING epoch"#;
 /// Saves a view under an epoch. Returns no row if a later owner has claimed it.
 const SAVE_VIEW: &str = r#"UPDATE {schema}.views SET schema = $3, checkpoint = $4::text::jsonb, bytes = $5
 WHERE projection = $1 AND epoch = $2 RETURNING epoch"#;
+/// Reads the epoch of a view, for the error of an owner that has lost it.
 const VIEW_EPOCH: &str = "SELECT epoch FROM {schema}.views WHERE projection = $1";
 
+/// Reads a value that the store keeps about itself: identity, catalog, secrets.
 const META: &str = "SELECT value FROM {schema}.meta WHERE name = $1";
 /// Returns no row if the value is not $3: another node has replaced it. If the first answer was lost the statement is run
 /// again, and finds its own value.
@@ -216,42 +224,79 @@ ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE m.value = $3 OR m.
 /// The statements for one schema.
 #[derive(Debug)]
 pub(crate) struct Sql {
+    /// The name of the schema, which needs no quotes.
     schema: String,
+    /// [`COMMIT`]: a group without progress.
     pub(crate) commit: String,
+    /// [`COMMIT`] and [`COMMIT_PROGRESS`]: a group with progress.
     pub(crate) commit_progress: String,
+    /// [`SNAPSHOTS`]: a batch of snapshots.
     pub(crate) snapshots: String,
+    /// [`LOCK`]: waits for statements that were under way when a connection was lost.
     pub(crate) lock: String,
+    /// [`STATE`]: the epoch and the last turn of shards.
     pub(crate) state: String,
+    /// [`WRITTEN`]: the last turns of a group in doubt.
     pub(crate) written: String,
+    /// [`DOMAIN`]: adds a domain.
     pub(crate) domain: String,
+    /// [`SHARD`]: adds a shard.
     pub(crate) shard: String,
+    /// [`OPEN`]: takes a shard for an exclusive node.
     pub(crate) open: String,
+    /// [`TAKE`]: takes a free shard for a member.
     pub(crate) take: String,
+    /// [`MAY_TAKE`]: the check before a takeover in this process.
     pub(crate) may_take: String,
+    /// [`RENEW`]: extends a lease.
     pub(crate) renew: String,
+    /// [`LEASES`]: the members of a service and the owners of its shards.
     pub(crate) leases: String,
+    /// [`RELEASE`]: frees a shard.
     pub(crate) release: String,
+    /// [`OWNED`]: the shards of a member.
     pub(crate) owned: String,
+    /// [`LEAVE`]: removes a member.
     pub(crate) leave: String,
+    /// [`FIND`]: the row of a shard.
     pub(crate) find: String,
+    /// [`SAVE_CHECKPOINT`]: replaces the checkpoint of a shard.
     pub(crate) save_checkpoint: String,
+    /// [`LOAD_CHECKPOINT`]: the newest checkpoint.
     pub(crate) load_checkpoint: String,
+    /// [`LOAD_IDS`]: the ids beside the checkpoints.
     pub(crate) load_ids: String,
+    /// [`HAS_TURN`]: whether the log reaches its checkpoint.
     pub(crate) has_turn: String,
+    /// [`PROGRESS`]: watermarks and confirmations.
     pub(crate) progress: String,
+    /// [`LOG`]: the turns after a checkpoint, for the index.
     pub(crate) log: String,
+    /// [`TURNS`]: a page of a stream.
     pub(crate) turns: String,
+    /// [`SNAPSHOT`]: the snapshot of a stream.
     pub(crate) snapshot: String,
+    /// [`LOAD`]: a snapshot and the turns after it.
     pub(crate) load: String,
+    /// [`AT`]: turns at some locations, with payloads.
     pub(crate) at: String,
+    /// [`RECORDS`]: turns at some locations, without payloads.
     pub(crate) records: String,
+    /// [`EVENTS`]: the turns with a range of events.
     pub(crate) events: String,
+    /// [`STREAMS`]: the first turn of each stream.
     pub(crate) streams: String,
+    /// [`VIEW`]: the view of a projection.
     pub(crate) view: String,
+    /// [`CLAIM_VIEW`]: makes the caller the owner of a view.
     pub(crate) claim_view: String,
+    /// [`SAVE_VIEW`]: replaces a view.
     pub(crate) save_view: String,
+    /// [`VIEW_EPOCH`]: the owner of a view, as its epoch.
     pub(crate) view_epoch: String,
+    /// [`META`]: a value of the store.
     pub(crate) meta: String,
+    /// [`REPLACE_META`]: replaces a value of the store.
     pub(crate) replace_meta: String,
 }
 

@@ -41,7 +41,14 @@ const IN_FLIGHT: usize = 64;
 pub(crate) struct Session(Mutex<Option<std::sync::Arc<Client>>>);
 
 impl Session {
-    /// Replaces a view and runs statements, if the view has this epoch.
+    /// Replaces a view and runs statements, if the view has this epoch. Saves of all projections come one after the other on
+    /// this connection.
+    ///
+    /// # Errors
+    /// [`StoreError::Statement`] names the statement that failed: the projection decides whether it is retried or skipped.
+    /// [`StoreError::ViewTaken`] if a later owner has the view. In both cases neither view nor tables have changed.
+    ///
+    /// Cancel safe: dropping the future closes the connection, and the server rolls back.
     pub(crate) async fn save(
         &self,
         pool: &Pool,
@@ -78,11 +85,16 @@ impl Session {
 
 /// Why a transaction was not committed.
 enum Stopped {
+    /// The error of a statement, of the connection, or of a value that cannot be encoded.
     Store(StoreError),
     /// The view has a later epoch.
     Taken,
 }
 
+/// Runs the transaction: saves the view first, then the statements in their order. All of them count, or none.
+///
+/// # Errors
+/// The first error. The caller rolls back, or closes the connection if that fails too.
 async fn transaction(
     client: &Client,
     sql: &Sql,
@@ -112,6 +124,7 @@ async fn transaction(
     client.batch_execute("COMMIT").await.map_err(failed)
 }
 
+/// Sends one statement with its values and waits for its end. Rows that it returns are dropped.
 async fn run(client: &Client, statement: &Statement) -> Result<(), tokio_postgres::Error> {
     let values: Vec<Value<'_>> = statement.values().iter().map(Value).collect();
     let parameters: Vec<(&(dyn ToSql + Sync), Type)> =
@@ -185,6 +198,8 @@ fn behind_comment(sql: &str) -> &str {
     ""
 }
 
+/// Returns the error of the statement with this number, counted from 0. A lost connection is an error of the store instead,
+/// because the save is then repeated as a whole.
 fn statement_error(number: usize, failure: Failure) -> StoreError {
     match failure.fate() {
         // The connection is lost, or the server ends: not the fault of the statement.
@@ -202,6 +217,7 @@ fn statement_error(number: usize, failure: Failure) -> StoreError {
 struct Value<'a>(&'a SqlValue);
 
 impl Value<'_> {
+    /// Returns the type that the value is sent as. A mismatch with the column is an error of the statement.
     fn sql_type(&self) -> Type {
         match self.0 {
             SqlValue::Bool(_) => Type::BOOL,

@@ -72,6 +72,11 @@ impl PostgresStore {
         self.0.checkpoints.save(shards).await;
     }
 
+    /// Starts the threads of a store whose server was checked. `leases` has the connections for leases; `None` for an
+    /// exclusive node.
+    ///
+    /// # Errors
+    /// A thread could not be started. Those that were started end with the store.
     pub(crate) fn start(
         connector: Arc<Connector>,
         sql: Arc<Sql>,

@@ -20,6 +20,7 @@ pub(crate) struct Tickets {
 }
 
 impl Tickets {
+    /// Returns the tickets of a listener. None is given yet.
     pub(crate) fn new(listener: Arc<dyn CommitListener>) -> Self {
         Self { listener, given: AtomicU64::new(0) }
     }

@@ -10,7 +10,11 @@ use rustls::{ClientConfig, RootCertStore};
 
 use crate::failure::Failure;
 
-/// The settings for connections with TLS; without `needed` no certificate is read.
+/// The settings for connections with TLS; without `needed` no certificate is read. `authority` replaces the certificates of
+/// the system. The certificates are read once, when the store is connected.
+///
+/// # Errors
+/// A file cannot be read or has no certificate. Nothing was connected.
 pub(crate) fn config(needed: bool, authority: Option<&Path>) -> Result<ClientConfig, Failure> {
     let mut roots = RootCertStore::empty();
     if needed {

@@ -11,7 +11,9 @@ use crate::failure::Failure;
 use crate::pool::{Parameters, Pool, bytes};
 use crate::sql::Sql;
 
+/// The operation that errors name when a view is read.
 const READING: &str = "reading a view from PostgreSQL";
+/// The operation that errors name when a view is claimed or saved.
 pub(crate) const SAVING: &str = "saving a view to PostgreSQL";
 
 /// Loads the view of a projection with its checkpoint. None before the first save.
@@ -34,7 +36,7 @@ pub(crate) async fn load(pool: &Pool, sql: &Sql, projection: &Name) -> Result<Op
 }
 
 /// Takes the view from any earlier owner, whose saves are rejected from now on. Waits for a transaction of that owner, while
-/// reads go on.
+/// reads go on. Sent on a connection of its own, because it may wait for a transaction of the earlier owner.
 pub(crate) async fn claim(pool: &Pool, sql: &Sql, projection: &Name) -> Result<Epoch, StoreError> {
     let rows = pool.query_alone(SAVING, &sql.claim_view, &[(&projection.as_str(), Type::TEXT)]).await?;
     Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
@@ -58,15 +60,23 @@ pub(crate) async fn save(
 
 /// A view as the values of its row.
 pub(crate) struct ViewRow<'a> {
+    /// The name of the projection, which is the key of the row.
     projection: &'a str,
+    /// The epoch of the owner. A row with another one is not changed.
     epoch: i64,
+    /// The schema of the view. A projection with another one rebuilds it.
     schema: i64,
     /// In JSON.
     checkpoint: String,
+    /// The encoded view.
     bytes: &'a [u8],
 }
 
 impl<'a> ViewRow<'a> {
+    /// Converts a view. The checkpoint becomes JSON, so that it can be read with plain SQL.
+    ///
+    /// # Errors
+    /// The checkpoint cannot be encoded, which does not happen for valid names.
     pub(crate) fn new(projection: &'a Name, epoch: Epoch, view: &'a View) -> Result<Self, StoreError> {
         let checkpoint: Vec<(&str, u16, u64)> =
             view.checkpoint.iter().map(|(shard, position)| (shard.domain.as_str(), shard.shard, *position)).collect();

@@ -19,12 +19,15 @@ pub(crate) const KNOWN: i32 = MIGRATIONS.len() as i32;
 
 /// A lock for the transaction, named after the schema: services in other schemas do not wait.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('whizbang {schema}', 0))";
+/// Creates the schema and the table that records the migrations.
 const PREPARE: &str = "CREATE SCHEMA IF NOT EXISTS {schema};
 CREATE TABLE IF NOT EXISTS {schema}.migrations (
     version integer PRIMARY KEY,
     applied_at timestamptz NOT NULL DEFAULT now()
 );";
+/// Records that a migration was applied, in the transaction that applies it.
 const APPLIED: &str = "INSERT INTO {schema}.migrations (version) VALUES ({version});";
+/// Returns whether the table of migrations exists, without the right to create anything.
 const IS_PREPARED: &str = "SELECT to_regclass('{schema}.migrations') IS NOT NULL";
 /// Reads the version; 0 before the first migration.
 const VERSION: &str = "SELECT COALESCE(max(version), 0) FROM {schema}.migrations";
@@ -66,7 +69,11 @@ async fn version(client: &Client, sql: &Sql) -> Result<i32, tokio_postgres::Erro
     Ok(version.first().map_or(0, |row| row.get(0)))
 }
 
-/// Brings the tables to the newest version.
+/// Brings the tables to the newest version. A database of the newest version costs two requests and no lock.
+///
+/// # Errors
+/// [`StoreError::Newer`] if a newer program has changed the tables. [`StoreError::Io`] if the SQL fails or tables are missing
+/// with [`Migrations::Expect`]. The transaction is rolled back, so the tables are as before.
 pub(crate) async fn migrate(client: &Client, sql: &Sql, migrations: Migrations, at: &str) -> Result<(), StoreError> {
     let failed = |error: tokio_postgres::Error| Failure::from(error).store("preparing the tables in PostgreSQL");
     let check = |found: i32| match u32::try_from(found).unwrap_or(0) {

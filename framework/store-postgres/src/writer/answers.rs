@@ -14,7 +14,7 @@ use crate::failure::{Failure, Fate};
 use crate::queue::{Group, Part};
 
 impl Writer {
-    /// Sends a group.
+    /// Sends a group. The request is queued at the client and leaves with the next drive of the connection.
     pub(super) fn start(&self, line: &mut Line, group: Arc<Group>) {
         let Some(driver) = &line.driver else {
             line.doubt = Some(group);
@@ -110,7 +110,8 @@ impl Writer {
         Err(Next::Again)
     }
 
-    /// Finds out whether a group is committed, and sends it again if not.
+    /// Finds out whether a group is committed, and sends it again if not. The rows of the shards are locked first, so the
+    /// lost session has ended one way or the other. A group is therefore never committed twice.
     pub(super) fn resolve(&self, line: &mut Line, group: Arc<Group>) -> Next {
         let Some(driver) = &mut line.driver else {
             line.doubt = Some(group);

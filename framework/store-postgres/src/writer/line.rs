@@ -36,6 +36,7 @@ pub(super) struct Line {
 }
 
 impl Line {
+    /// Returns a line without a connection. `prepares` is false if a pooler was found at the start.
     pub(super) fn new(prepares: bool) -> Self {
         Self { driver: None, statements: None, prepares, current: None, rejected: None, doubt: None, failures: 0 }
     }

@@ -49,28 +49,39 @@ const SILENT: Duration = Duration::from_secs(3);
 
 /// The pause before the second attempt to connect; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause between two attempts to connect.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// The operation that errors of a commit name.
 const COMMITTING: &str = "committing to PostgreSQL";
+/// The operation that errors of a new connection name.
 const CONNECTING: &str = "connecting to PostgreSQL";
 
 /// One writing connection, its queue and its thread.
 pub(crate) struct Writer {
+    /// Opens the connection, again after each loss.
     connector: Arc<Connector>,
+    /// The statements with the name of the schema.
     sql: Arc<Sql>,
+    /// The rows that wait. Locked for short times only, never during a request.
     queue: Mutex<Queue>,
     /// The thread waits here for work, and between attempts.
     work: Condvar,
+    /// The connection. Its lock is the permission to write, so groups are written in their order.
     line: Mutex<Line>,
     /// Why nothing is committed now.
     issue: Mutex<Option<StoreError>>,
+    /// The last commit took longer than [`SLOW_COMMIT`]: threads of actors do not wait for one.
     slow: AtomicBool,
+    /// The thread ends at once.
     stop: AtomicBool,
     /// The time at which the thread ends although something is still to be written.
     end: Mutex<Option<Instant>>,
     /// The open shards. They are failed if commits fail for good.
     open: Mutex<Vec<(Weak<Shard>, Weak<Tickets>)>>,
+    /// The streams with a snapshot that waits in its shard. Bounded by the limit of each shard.
     snapshots: Mutex<Vec<snapshots::Waiting>>,
+    /// Saves the shards whose checkpoint is due after a commit.
     checkpoints: Arc<Checkpoints>,
 }
 
@@ -91,6 +102,8 @@ impl std::fmt::Debug for Writer {
 }
 
 impl Writer {
+    /// Returns a writer without a connection: its thread opens it. `limit` bounds the bytes that wait. `prepares` is false if
+    /// a connection pooler changes the session.
     pub(crate) fn new(
         connector: Arc<Connector>,
         sql: Arc<Sql>,
@@ -114,6 +127,7 @@ impl Writer {
         }
     }
 
+    /// Locks the queue. The appender adds one row and unlocks.
     pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock()
     }
@@ -132,6 +146,7 @@ impl Writer {
         self.slow.load(Ordering::Relaxed)
     }
 
+    /// Returns why nothing is committed now, for the health of the node.
     pub(crate) fn issue(&self) -> Option<StoreError> {
         self.issue.lock().clone()
     }
@@ -166,6 +181,7 @@ impl Writer {
         self.work.notify_all();
     }
 
+    /// Returns true if the thread has to end, whatever is still to be written.
     fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed) || self.end.lock().is_some_and(|end| end <= Instant::now())
     }
@@ -180,6 +196,8 @@ impl Writer {
         }
     }
 
+    /// Waits for work and writes it, until the store ends. An idle connection is probed, so that a lost server is noticed
+    /// without an append.
     fn write(&self) {
         loop {
             let mut queue = self.queue.lock();
@@ -215,7 +233,8 @@ impl Writer {
         }
     }
 
-    /// Writes the next group on the calling thread, or leaves it to the writer's thread, which then is woken.
+    /// Writes the next group on the calling thread, or leaves it to the writer's thread, which then is woken. Returns after
+    /// [`SLOW_COMMIT`] at the latest. The commit then goes on, and the writer's thread reports it.
     pub(crate) fn write_here(&self) {
         let mut left = true;
         // Another thread that holds the lock may have taken its group before the caller's row was in it.
@@ -251,7 +270,8 @@ impl Writer {
         Next::Rest
     }
 
-    /// Takes the next step: connects, resolves a doubt, writes a group, or writes snapshots.
+    /// Takes the next step: connects, resolves a doubt, writes a group, or writes snapshots. One step makes one request at
+    /// most, so that the end of the store is noticed between two.
     fn step(&self, line: &mut Line) -> Next {
         if let Some((group, owned)) = line.rejected.take() {
             self.complete(line, &group, &owned);
@@ -327,6 +347,7 @@ impl Writer {
         self.troubled(line, failure, COMMITTING);
     }
 
+    /// Counts a failure and makes it an issue. The first one is logged; the pause before the next attempt doubles with each.
     fn troubled(&self, line: &mut Line, failure: &Failure, doing: &str) {
         line.failures += 1;
         let error = failure.store(doing);

@@ -16,7 +16,8 @@ use crate::shard::Shard;
 use crate::tickets::Tickets;
 
 impl Writer {
-    /// A group is committed for the shards whose rows are `owned`, and rejected for the others.
+    /// A group is committed for the shards whose rows are `owned`, and rejected for the others. Every ticket of the group is
+    /// reported, also those of rejected shards: their listeners have heard of the loss before.
     pub(super) fn complete(&self, line: &mut Line, group: &Group, owned: &[i32]) {
         let owned: HashSet<i32> = owned.iter().copied().collect();
         let (kept, lost): (Vec<&Part>, Vec<&Part>) =
@@ -71,6 +72,7 @@ impl Writer {
         fenced.collect()
     }
 
+    /// Calls a function with each shard that appends here and was not dropped, outside of the lock of the list.
     fn each_open(&self, mut each: impl FnMut(&Arc<Shard>, &Arc<Tickets>)) {
         let open: Vec<_> = self.open.lock().clone();
         for (shard, tickets) in open {
@@ -80,7 +82,8 @@ impl Writer {
         }
     }
 
-    /// The database lacks turns that were reported as committed.
+    /// The database lacks turns that were reported as committed. Continuing would give numbers a second meaning, so all
+    /// shards of this writer stop until an operator has acted.
     pub(super) fn older(&self, line: &mut Line, shard: &Shard) {
         let text = format!(
             "the database lacks committed turns of shard {}: it was restored from a backup, or a standby without them was promoted",

@@ -20,8 +20,8 @@ impl Writer {
         self.wake(queue);
     }
 
-    /// Writes the snapshots whose turns are committed. They are a cache: a failure is logged and they are dropped.
-    /// Returns whether there were any.
+    /// Writes the snapshots whose turns are committed. They are a cache: a failure is logged and they are dropped. Returns
+    /// whether there were any. A statement bounded in rows and bytes, so commits wait for it only briefly.
     pub(super) fn save_snapshots(&self, line: &mut Line) -> bool {
         let Some(driver) = &mut line.driver else { return false };
         let batch = snapshots::Batch::take(&mut self.snapshots.lock());

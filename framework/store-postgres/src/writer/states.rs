@@ -48,6 +48,9 @@ fn number(row: &Row, column: usize) -> u64 {
 }
 
 /// Reads the state of shards, once no other statement holds their rows, and the records at some locations.
+///
+/// # Errors
+/// The error of any statement. The transaction is rolled back with the connection, so the caller repeats all of it.
 pub(super) async fn read(
     client: &Client,
     sql: &Sql,
