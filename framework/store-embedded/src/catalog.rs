@@ -1,4 +1,7 @@
 //! The catalog, in a file of its own that is replaced as a whole.
+//!
+//! Compared at each start with the types that the program hosts, so that data under a removed name is not forgotten by
+//! accident.
 
 use std::sync::Arc;
 
@@ -6,7 +9,9 @@ use super::disk::{Disk, is_full, read_all, replace};
 use super::failure;
 use whizbang_core::store::{CatalogEntry, StoreError};
 
+/// The first bytes of the file.
 const MAGIC: [u8; 8] = *b"whizcata";
+/// The name of the file.
 const NAME: &str = "catalog";
 
 /// Replaces the catalog, durably.
@@ -31,6 +36,10 @@ pub(super) fn load(disk: &Arc<dyn Disk>) -> Result<Option<Vec<CatalogEntry>>, St
     parse(&bytes).map(Some).map_err(|reason| StoreError::Corrupt { file: disk.path(NAME), offset: 0, reason })
 }
 
+/// Parses the entries.
+///
+/// # Errors
+/// The reason why the bytes are not a catalog. The store reports damage, because a catalog cannot be rebuilt from the log.
 fn parse(bytes: &[u8]) -> Result<Vec<CatalogEntry>, String> {
     let content = bytes.strip_prefix(&MAGIC).and_then(|rest| rest.split_first_chunk::<4>());
     let (sum, content) = content.ok_or("its header is not that of a catalog")?;

@@ -3,6 +3,9 @@
 //! Called by the flusher (write) and by recovery (read). A checkpoint is a cache: a damaged one is skipped, and the log
 //! is read from an older one or from its beginning. A checkpoint is written only after its contents are durable in the
 //! log. Therefore a log that ends before its checkpoint has lost data.
+//!
+//! Writing takes the lock of one shard at a time and releases it between slices. So an append waits for one slice at most,
+//! whatever the size of the index.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,9 +22,11 @@ use whizbang_log::index::{Index, Stream, StreamHasher};
 use whizbang_log::record::decode::Decoder;
 use whizbang_log::record::{Malformed, Names, encode};
 
+/// The beginning of the names of checkpoints; the number follows.
 const PREFIX: &str = "index-";
 /// The name of a checkpoint until it is complete.
 const UNFINISHED: &str = "index.new";
+/// The first bytes of a checkpoint, with its version.
 const MAGIC: [u8; 8] = *b"whizidx\x01";
 
 /// The content of a checkpoint.
@@ -33,6 +38,7 @@ pub(super) struct Checkpoint {
     pub(super) last: Option<BatchLocation>,
     /// The known end of the snapshot files: file and offset.
     pub(super) snapshots: (u64, u64),
+    /// The shards in the order of their numbers in the log.
     pub(super) shards: Vec<RecoveredShard>,
 }
 
@@ -49,7 +55,10 @@ fn numbers(disk: &dyn Disk) -> io::Result<Vec<u64>> {
     Ok(numbers)
 }
 
-/// Returns the newest readable checkpoint.
+/// Returns the newest readable checkpoint. The cost grows with the size of the checkpoint, not with the log.
+///
+/// # Errors
+/// The folder cannot be listed. An unreadable checkpoint is no error.
 pub(super) fn newest(disk: &Arc<dyn Disk>, hasher: &StreamHasher) -> Result<Checkpoint, StoreError> {
     let numbers = numbers(&**disk).map_err(failure("listing the store's folder"))?;
     // The next checkpoint gets a higher number than an unusable one and removes it.
@@ -71,7 +80,8 @@ pub(super) fn newest(disk: &Arc<dyn Disk>, hasher: &StreamHasher) -> Result<Chec
     Ok(Checkpoint { number: newest, ..Checkpoint::default() })
 }
 
-/// Parses a checkpoint. A damaged one is skipped, and more of the log is read.
+/// Parses a checkpoint. A damaged one is skipped, and more of the log is read. The whole file is checked before anything is
+/// used.
 fn read(bytes: &[u8], hasher: &StreamHasher) -> Result<Checkpoint, Malformed> {
     let (content, sum) = bytes.split_last_chunk::<4>().ok_or(Malformed("unexpected end of the file"))?;
     if crc32fast::hash(content) != u32::from_le_bytes(*sum) {
@@ -172,20 +182,27 @@ pub(super) fn remove_unfinished(disk: &Arc<dyn Disk>) {
 
 /// A checkpoint that is written piece by piece.
 pub(super) struct CheckpointWriter {
+    /// The folder in which the file gets its final name.
     disk: Arc<dyn Disk>,
+    /// The unfinished file.
     file: Arc<dyn super::disk::DiskFile>,
+    /// The checksum of everything written so far.
     sum: crc32fast::Hasher,
+    /// The length of the file so far, in bytes.
     offset: u64,
 }
 
 impl CheckpointWriter {
-    /// Creates the file of a new checkpoint.
+    /// Creates the file of a new checkpoint. An unfinished file of an earlier attempt is overwritten.
     pub(super) fn begin(disk: &Arc<dyn Disk>) -> io::Result<Self> {
         let file = disk.create(UNFINISHED)?;
         Ok(Self { disk: Arc::clone(disk), file, sum: crc32fast::Hasher::new(), offset: 0 })
     }
 
     /// Adds a piece, and to the checksum of the whole.
+    ///
+    /// # Errors
+    /// The disk is full or fails. The caller [removes](remove_unfinished) the file.
     pub(super) fn write(&mut self, piece: &[u8]) -> io::Result<()> {
         self.sum.update(piece);
         self.file.write_at(piece, self.offset)?;
@@ -193,7 +210,8 @@ impl CheckpointWriter {
         Ok(())
     }
 
-    /// Makes this the newest checkpoint and removes older ones. Returns its size in bytes.
+    /// Makes this the newest checkpoint and removes older ones. Returns its size in bytes. The file is durable before it gets
+    /// its name, so a crash leaves either the old checkpoint or the new one.
     pub(super) fn finish(self, number: u64) -> io::Result<u64> {
         self.file.write_at(&self.sum.finalize().to_le_bytes(), self.offset)?;
         self.file.sync()?;

@@ -12,6 +12,7 @@
 pub struct EmbeddedConfig {
     /// The size of the first segment; later ones grow to `segment_bytes`.
     pub(super) first_segment_bytes: u64,
+    /// The size of the later segments in bytes. The first ones are smaller, so that a small store stays small.
     pub(super) segment_bytes: u64,
     /// The growth of the log after which a checkpoint is written.
     pub(super) checkpoint_bytes: u64,

@@ -25,7 +25,7 @@ pub trait Disk: Send + Sync + 'static {
     /// Releases the lock.
     fn unlock(&self);
 
-    /// Returns the names of all files.
+    /// Returns the names of all files. In any order. Only the names of files that this store made are used.
     fn names(&self) -> io::Result<Vec<String>>;
 
     /// Creates an empty file, or empties an existing one. The file may be lost in a crash until [`sync`](Self::sync).
@@ -54,10 +54,12 @@ pub trait DiskFile: Send + Sync {
     /// Returns the length in bytes.
     fn length(&self) -> io::Result<u64>;
 
-    /// Reads into `bytes`. Returns the number of bytes read, which is less than requested only at the end of the file.
+    /// Reads into `bytes`. Returns the number of bytes read, which is less than requested only at the end of the file. A file
+    /// of the log is as long as its header says, so a short read is damage there.
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// Writes all of `bytes`.
+    /// Writes all of `bytes`. A crash during the call may leave any part of the bytes. The frames of the log have checksums
+    /// for that.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
     /// Makes earlier writes durable.
@@ -221,6 +223,8 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(5);
 #[allow(
     clippy::disallowed_methods,
     reason = "file locks cannot notify, and a store is opened on a thread that may block"
+/// Takes a lock that a probe of a reader may hold for a moment. Returns false if it is still held after all attempts: then
+/// another process has the store open.
 )]
 fn lock_with_retries(take: impl Fn() -> Result<(), fs::TryLockError>) -> io::Result<bool> {
     let mut tries = 0;

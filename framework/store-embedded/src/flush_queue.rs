@@ -2,6 +2,9 @@
 //!
 //! Filled by the shards' writers, the log writer and the store, from any thread: they only add work and never wait for it. It
 //! holds at most a bounded number of snapshots; views are bounded by their projections, which wait for each save.
+//!
+//! A snapshot that finds the queue full is dropped. The next one of its stream comes after some turns, and an activation
+//! reads the turns in between.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,7 +28,9 @@ const IDS_IN_MEMORY: u64 = 256 * 1024;
 
 /// The work that waits for the flusher.
 pub(super) struct FlushQueue {
+    /// The work, under a lock that is held only to add or take one piece.
     waiting: Mutex<Waiting>,
+    /// The flusher waits here for work.
     wake: Condvar,
     /// The growth of the log since the last checkpoint, in bytes.
     grown_bytes: AtomicU64,
@@ -37,6 +42,7 @@ pub(super) struct FlushQueue {
     pub(super) memory: SnapshotMemory,
 }
 
+/// The work that waits, in its kinds.
 #[derive(Default)]
 struct Waiting {
     /// In the order of the requests.
@@ -49,6 +55,7 @@ struct Waiting {
     ids: bool,
     /// Drop the ids of turns before this time.
     forget: Option<Timestamp>,
+    /// The store ends. Further views and snapshots are refused.
     stop: bool,
 }
 
@@ -70,6 +77,7 @@ pub(super) enum Job {
 }
 
 impl Waiting {
+    /// Returns true if there is nothing to do.
     fn is_empty(&self) -> bool {
         self.jobs.is_empty() && !self.checkpoint && !self.ids && self.forget.is_none()
     }

@@ -30,6 +30,7 @@ const CHECKPOINT_GROWTH: u64 = 4;
 
 /// The writer of the caches. None of its failures affects a commit.
 pub(super) struct Flusher {
+    /// Locked while files are written, so that one piece of work runs at a time.
     state: Mutex<FlusherState>,
     /// The epochs of the views' owners.
     views: Mutex<HashMap<Name, Epoch>>,
@@ -39,7 +40,9 @@ pub(super) struct Flusher {
 struct FlusherState {
     /// The number of the newest checkpoint.
     checkpoint: u64,
+    /// The bytes of the snapshots that are still used.
     live: u64,
+    /// The bytes of the snapshots that were replaced. Beyond a limit the files are compacted.
     dead: u64,
 }
 
@@ -95,7 +98,11 @@ impl Flusher {
         }
     }
 
-    /// Moves the ids in memory to a run. The caller holds the lock of the state.
+    /// Moves the ids in memory to a run. The caller holds the lock of the state. The ids of uncommitted turns stay in memory,
+    /// because their turns may still be lost.
+    ///
+    /// # Errors
+    /// Those of the disk. No id is dropped from memory then.
     fn write_ids(&self, store: &Inner) -> io::Result<()> {
         let through = store.write_buffer.committed();
         store.flush_queue.reset_ids();
@@ -122,6 +129,10 @@ impl Flusher {
         Ok(())
     }
 
+    /// Writes the view of a projection durably, unless it has a later owner.
+    ///
+    /// # Errors
+    /// [`StoreError::ViewTaken`] for an earlier owner. [`StoreError::Full`] and [`StoreError::Io`] leave the former file.
     fn save_view(&self, store: &Inner, projection: &Name, mine: Epoch, view: &View) -> Result<(), StoreError> {
         // Held during the write: a new owner that claims the view then reads the result of this save, and this save
         // cannot overwrite that of the new owner.
@@ -134,7 +145,8 @@ impl Flusher {
         views::save(&store.disk, projection, view)
     }
 
-    /// Writes a snapshot whose turn is committed. One that has been replaced by a newer one is skipped.
+    /// Writes a snapshot whose turn is committed. One that has been replaced by a newer one is skipped. The shard is locked
+    /// before and after the write, never during it.
     fn write_snapshot(&self, store: &Inner, shard: &Arc<Shard>, stream: Stream) {
         let mut work = self.state.lock();
         // Without the shard's lock, which its actors need.
@@ -168,7 +180,8 @@ impl Flusher {
         }
     }
 
-    /// Writes a checkpoint. It is a cache: a failure is only logged.
+    /// Writes a checkpoint. It is a cache: a failure is only logged. After a failure half of the growth is returned, so that
+    /// the next attempt comes earlier than usual, but not at once.
     pub(super) fn checkpoint(&self, store: &Inner) {
         let grown = store.flush_queue.take_growth();
         let mut work = self.state.lock();
@@ -190,7 +203,7 @@ impl Flusher {
         }
     }
 
-    /// Returns whether the log has grown so much that a checkpoint speeds up the next opening.
+    /// Returns whether the log has grown so much that a checkpoint speeds up the next opening. Used when the store closes.
     pub(super) fn should_checkpoint(&self, store: &Inner) -> bool {
         store.flush_queue.growth() >= store.config.checkpoint_bytes / 16
     }
@@ -228,7 +241,11 @@ impl FlusherState {
         Ok(bytes)
     }
 
-    /// Copies the live snapshots to a new file, so that the old files can be removed.
+    /// Copies the live snapshots to a new file, so that the old files can be removed. Costs as much as the live snapshots
+    /// have bytes. It runs at most once for each [`MAX_DEAD_BYTES`] of replaced ones.
+    ///
+    /// # Errors
+    /// Those of the disk. The old files stay, so nothing is lost.
     fn copy_snapshots(&mut self, store: &Inner, shards: &[Arc<Shard>]) -> io::Result<()> {
         let old = store.snapshots.rotate()?;
         let mut live = 0;

@@ -12,6 +12,9 @@
 //!
 //! Checksums include the location and the segment's secret salt. Valid bytes from another location, from an earlier use
 //! of the same file, or from a payload sent by a caller are therefore not mistaken for a record.
+//!
+//! A checksum covers the bytes, the salt of the segment and the location. So bytes of an earlier use of the same place, or of
+//! another store, are never taken for a record.
 
 use std::ops::Range;
 
@@ -23,11 +26,13 @@ pub(super) const BATCH_BYTES: usize = 24;
 /// The size of a frame's header.
 pub(super) const FRAME_BYTES: usize = 8;
 
+/// The first bytes of a batch, with the version of the format.
 const MAGIC: [u8; 4] = *b"WzB\x01";
 
 /// The header of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BatchHead {
+    /// The number of the batch. Batches are numbered from 1 without gaps, through all segments.
     pub(super) number: u64,
     /// The length of the frames; 0 for a mark.
     pub(super) length: u32,
@@ -110,6 +115,7 @@ pub(super) fn records(frames: &[u8], salt: u64, location: Location) -> Option<Ve
     Some(records)
 }
 
+/// Overwrites bytes at an offset. The caller has reserved the space.
 fn put(into: &mut [u8], at: usize, bytes: &[u8]) {
     if let Some(slots) = into.get_mut(at..at + bytes.len()) {
         slots.copy_from_slice(bytes);

@@ -1,4 +1,7 @@
 //! The store's identity and its claims, in a file of its own that is replaced as a whole.
+//!
+//! Peers remember it with the positions that they have seen. A folder that was restored from a backup keeps its identity, and
+//! the positions reveal that its log is older.
 
 use std::sync::Arc;
 
@@ -7,7 +10,9 @@ use super::failure;
 use whizbang_core::message::{StoreId, StoreIdentity};
 use whizbang_core::store::StoreError;
 
+/// The first bytes of the file.
 const MAGIC: [u8; 8] = *b"whizself";
+/// The name of the file.
 const NAME: &str = "identity";
 
 /// Creates an identity if the store has none, because it is new or was created by an older version.
@@ -40,6 +45,10 @@ pub(super) fn load(disk: &Arc<dyn Disk>) -> Result<Option<StoreIdentity>, StoreE
     parse(&bytes).map(Some).map_err(|reason| StoreError::Corrupt { file: disk.path(NAME), offset: 0, reason })
 }
 
+/// Parses the identity.
+///
+/// # Errors
+/// The reason why the bytes are not an identity. The store reports damage: peers would take a new identity for another store.
 fn parse(bytes: &[u8]) -> Result<StoreIdentity, String> {
     let content = bytes.strip_prefix(&MAGIC).and_then(|rest| rest.split_first_chunk::<4>());
     let (sum, content) = content.ok_or("its header is not that of an identity")?;

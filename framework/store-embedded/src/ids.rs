@@ -27,14 +27,22 @@ use whizbang_log::index::IdHash;
 use whizbang_log::record::decode::Decoder;
 use whizbang_log::record::{Location, Malformed, encode};
 
+/// The name of the list of runs.
 const LIST: &str = "ids";
+/// The beginning of the names of runs; the number follows.
 const PREFIX: &str = "ids-";
+/// The name of a run until it is complete.
 const UNFINISHED: &str = "ids.new-run";
+/// The first bytes of a run, with its version.
 const MAGIC: [u8; 8] = *b"whizids\x01";
 
+/// The size of the header of a run.
 const HEAD_BYTES: usize = 64;
+/// The size of a block. A lookup reads one block of each run.
 const BLOCK_BYTES: usize = 4096;
+/// The size of an entry: a hash of 16 bytes and a location of 8.
 const ENTRY_BYTES: usize = 24;
+/// The entries of a full block, before its checksum.
 const ENTRIES_PER_BLOCK: usize = (BLOCK_BYTES - 4) / ENTRY_BYTES;
 
 /// The number of adjacent runs of similar size that are merged into one, so that a lookup reads few runs.
@@ -60,6 +68,7 @@ struct Run {
     newest: Timestamp,
     /// The first half of the first hash in each block.
     fences: Vec<u64>,
+    /// The open file. A run that was merged stays readable until its last reader is done.
     file: Arc<dyn DiskFile>,
 }
 
@@ -72,6 +81,7 @@ struct State {
     last: u64,
     /// The runs hold the ids of all records from `from` to before `through`, except expired ones.
     from: Location,
+    /// The end of the range of the log that the runs cover.
     through: Location,
 }
 
@@ -155,8 +165,12 @@ impl IdRuns {
         Ok(found)
     }
 
-    /// Writes a run with the ids of all records before `through` that are in no run yet, durably. `newest` is the time
-    /// of the newest turn among them.
+    /// Writes a run with the ids of all records before `through` that are in no run yet, durably. `newest` is the time of the
+    /// newest turn among them. Merges runs of similar size afterwards. Each id is therefore copied a number of times that
+    /// grows with the logarithm of their number.
+    ///
+    /// # Errors
+    /// Those of the disk. The ids are in no run then, and the caller keeps them in memory.
     pub(super) fn write(&self, mut entries: Vec<Entry>, through: Location, newest: Timestamp) -> io::Result<()> {
         entries.sort_unstable();
         // If several turns have the same id, keep the last one.
@@ -173,7 +187,8 @@ impl IdRuns {
         Ok(())
     }
 
-    /// Drops the runs whose turns are all older than `before`.
+    /// Drops the runs whose turns are all older than `before`. A run is dropped as a whole, so an id may live longer than it
+    /// has to.
     pub(super) fn forget(&self, before: Timestamp) -> io::Result<()> {
         let (runs, through) = {
             let state = self.state.read();
@@ -183,7 +198,8 @@ impl IdRuns {
         if kept.len() == runs.len() { Ok(()) } else { self.replace_list(kept, through) }
     }
 
-    /// Merges adjacent runs of similar size if there are enough of them. Returns whether it did.
+    /// Merges adjacent runs of similar size if there are enough of them. Returns whether it did. Bounded by
+    /// [`LARGEST_MERGE`], so that one call does not block the flusher for long.
     fn merge(&self) -> io::Result<bool> {
         let (runs, through) = {
             let state = self.state.read();
@@ -220,6 +236,10 @@ impl IdRuns {
         made
     }
 
+    /// Writes the blocks, the first hash of each block, and last the header, then renames the file.
+    ///
+    /// # Errors
+    /// Those of the disk and of `next`. The unfinished file may be left; the caller removes it.
     fn write_run_file(
         &self,
         through: Location,
@@ -276,7 +296,8 @@ impl IdRuns {
         Ok(Arc::new(Run { number, count, newest, fences, file }))
     }
 
-    /// Replaces the list of runs, durably, and removes the files of all others.
+    /// Replaces the list of runs, durably, and removes the files of all others. A crash before the rename leaves the old
+    /// list, and the new files are removed at the next opening.
     fn replace_list(&self, runs: Vec<Arc<Run>>, through: Location) -> io::Result<()> {
         let mut list = MAGIC.to_vec();
         encode::number(&mut list, self.from());
@@ -410,17 +431,23 @@ impl Run {
 
 /// Iterates over the entries of a run while it is merged with others.
 struct RunCursor {
+    /// The run that is read.
     run: Arc<Run>,
+    /// The next block to read.
     block: usize,
+    /// The rest of the blocks in memory.
     entries: std::vec::IntoIter<Entry>,
+    /// The next entry, if it was looked at already.
     next: Option<Entry>,
 }
 
 impl RunCursor {
+    /// Returns a cursor before the first entry. Nothing is read yet.
     fn new(run: &Arc<Run>) -> Self {
         Self { run: Arc::clone(run), block: 0, entries: Vec::new().into_iter(), next: None }
     }
 
+    /// Returns the next entry without taking it; `None` at the end of the run.
     fn peek(&mut self) -> io::Result<Option<Entry>> {
         if self.next.is_none() {
             self.next = self.entries.next();

@@ -2,6 +2,9 @@
 //!
 //! Called by the store, by the shards' writers and readers, and by its threads. Lock order: registry, shard, write
 //! buffer. The log writer's lock is never taken with a shard's lock held.
+//!
+//! Everything that a thread of the store needs is here. The flusher is not: it uses this state, and nothing here waits for
+//! it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, mpsc};
@@ -28,15 +31,25 @@ use whizbang_log::index::{IdHash, Index, StreamHasher};
 use whizbang_log::record::{Location, write_opened};
 use whizbang_log::traverse::Located;
 
+/// The state of an opened store. Its locks are taken in the order registry, shard, write buffer.
 pub(super) struct Inner {
+    /// The locked folder.
     pub(super) disk: Arc<dyn Disk>,
+    /// The sizes of files.
     pub(super) config: EmbeddedConfig,
+    /// Turns actor and key into a stream, with the secret seed of the store.
     pub(super) hasher: StreamHasher,
+    /// The files of the log.
     pub(super) segments: Arc<Segments>,
+    /// The end of the log that is not written yet.
     pub(super) write_buffer: Arc<WriteBuffer>,
+    /// Creates the next segment.
     pub(super) preallocator: Preallocator,
+    /// The files of snapshots.
     pub(super) snapshots: Snapshots,
+    /// The files of handled ids.
     pub(super) ids: IdRuns,
+    /// The key of the digests that detect a repeated id with another payload.
     pub(super) digest_key: u128,
     /// The sender to the reading thread, while the thread exists.
     pub(super) reads: Mutex<Option<mpsc::Sender<ReadJob>>>,
@@ -46,10 +59,13 @@ pub(super) struct Inner {
     pub(super) known_damage: Mutex<Vec<StoreError>>,
     /// The work that waits for the flusher.
     pub(super) flush_queue: Arc<FlushQueue>,
+    /// The shards of the log. Locked while a shard is opened.
     pub(super) registry: Mutex<Registry>,
+    /// The writer of the log. Its lock is the permission to write.
     pub(super) writer: Mutex<LogWriter>,
     /// Held while the catalog or the identity is compared and replaced.
     pub(super) replacing: Mutex<()>,
+    /// The threads that do the work behind appends, or none in a simulation.
     pub(super) execution: ExecutionMode,
 }
 
@@ -58,7 +74,9 @@ pub(super) struct Inner {
 pub(super) struct Registry {
     /// The index of a shard in this list is its number in the log.
     pub(super) list: Vec<Arc<Shard>>,
+    /// The same shards by their names.
     pub(super) by_id: HashMap<ShardId, Arc<Shard>>,
+    /// The number of shards of each domain, which never changes.
     pub(super) domains: HashMap<Name, u16>,
 }
 
@@ -69,7 +87,7 @@ const OPENED_BYTES: usize = 160;
 const MAX_KNOWN_DAMAGE: usize = 16;
 
 impl Inner {
-    /// Remembers damage that was found while reading.
+    /// Remembers damage that was found while reading. Reported in the health of the node until the store is opened again.
     pub(super) fn record_damage(&self, error: &StoreError) {
         let StoreError::Corrupt { file, offset, .. } = error else { return };
         let mut known_damage = self.known_damage.lock();
@@ -83,7 +101,12 @@ impl Inner {
         }
     }
 
-    /// Takes ownership of a shard. Returns the shard, the new epoch, and the location of the record of the opening.
+    /// Takes ownership of a shard. Returns the shard, the new epoch, and the location of the record of the opening. Appends
+    /// of earlier owners are rejected from now on, before the new epoch is durable. The caller waits for that.
+    ///
+    /// # Errors
+    /// [`StoreError::Shards`] if the domain has another number of shards. [`StoreError::Full`] without space for the record.
+    /// Nothing was changed.
     pub(super) fn claim_shard(&self, id: &ShardId, shards: u16) -> Result<(Arc<Shard>, Epoch, Location), StoreError> {
         let mut registry = self.registry.lock();
         let found = registry.domains.get(&id.domain).copied().unwrap_or(shards);
@@ -122,6 +145,7 @@ impl Inner {
         Ok((shard, 1, location))
     }
 
+    /// Appends the record that raises the epoch of a shard. The caller holds the lock that makes its number unique.
     fn append_opened(&self, id: &ShardId, shards: u16, tag: u32, epoch: Epoch) -> Result<Location, AppendRefused> {
         let (_, location) = self.write_buffer.append(OPENED_BYTES, None, WriteMode::Thread, |location, into| {
             write_opened(into, id, shards, tag, epoch);
@@ -130,7 +154,8 @@ impl Inner {
         Ok(location)
     }
 
-    /// Handles a rejected append. Returns `Ok` if the append can be retried.
+    /// Handles a rejected append. Returns `Ok` if the append can be retried. Blocks while the next segment is being created,
+    /// which takes some 10 ms on a fast disk.
     pub(super) fn wait_for_segment(&self, refused: AppendRefused) -> Result<(), StoreError> {
         match refused {
             AppendRefused::Wait if self.execution == ExecutionMode::Caller => {

@@ -1,4 +1,7 @@
 //! The file that identifies a store's folder, with its format and its secret seed.
+//!
+//! A folder with logs and without this file is refused: the seed keys the hashes of streams in checkpoints and snapshots, and
+//! a new one would not fit them.
 
 use std::io;
 use std::sync::Arc;
@@ -10,11 +13,16 @@ use whizbang_core::store::StoreError;
 /// The newest format of this program, and the only one it writes.
 pub(super) const FORMAT: u32 = 1;
 
+/// The name of the file.
 const NAME: &str = "whizbang";
 /// The beginning of the first line, for people who look at the folder.
 const TITLE: &str = "whizbang store";
 
-/// Reads the seed of the store, or initializes the folder with `seed`.
+/// Reads the seed of the store, or initializes the folder with `seed`. Safe to repeat: an existing file is only read.
+///
+/// # Errors
+/// [`StoreError::Newer`] for the format of a later program, [`StoreError::Corrupt`] for a folder with logs and without this
+/// file.
 pub(super) fn open(disk: &Arc<dyn Disk>, seed: u64) -> Result<u64, StoreError> {
     let names = disk.names().map_err(failure("listing the store's folder"))?;
     if names.iter().any(|name| name == NAME) {

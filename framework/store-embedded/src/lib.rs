@@ -33,6 +33,7 @@ mod inner;
 mod layout;
 mod log;
 mod log_source;
+mod next_segment;
 mod pages;
 mod preallocator;
 mod read_only;
@@ -115,7 +116,9 @@ use whizbang_log::record::Location;
 /// space. After a failed write or flush the state of the disk is unknown: all further appends are rejected until the store is
 /// opened again.
 pub struct EmbeddedStore {
+    /// The state, shared with the writers, the readers and the threads.
     inner: Arc<Inner>,
+    /// The writer of the caches, shared with its thread.
     flusher: Arc<Flusher>,
     /// `None` after the end, and in a store that a test steps.
     threads: Mutex<Option<Threads>>,

@@ -2,6 +2,9 @@
 //!
 //! Called by the readers of [shards](super::shard) while they follow the links between records. Each frame's checksum
 //! is verified on every read.
+//!
+//! Links lead backwards, from a turn to the one before it. A reader therefore begins at the newest record that it needs and
+//! reads towards older ones. Records that are near each other are read with one system call.
 
 use std::cell::RefCell;
 use std::io;
@@ -32,7 +35,9 @@ const PACK_BYTES: usize = 16 * 1024;
 
 /// A traversal of the log.
 pub(super) struct LogReader<'a> {
+    /// The files of the log.
     segments: &'a Segments,
+    /// The bytes that were read last. A reader is used by one thread.
     reading: RefCell<ReadState>,
 }
 
@@ -84,17 +89,23 @@ fn copy(pack: &mut Option<BytesMut>, record: &[u8]) -> Bytes {
     pack.split().freeze()
 }
 
+/// The state of a traversal between two records.
 #[derive(Default)]
 struct ReadState {
+    /// The segment of the last record.
     segment: Option<OpenSegment>,
+    /// The bytes around the last record.
     window: ReadWindow,
+    /// The memory that records share; `None` if each record has its own.
     pack: Option<BytesMut>,
 }
 
 /// The segment that was read last, and its file.
 #[derive(Clone)]
 struct OpenSegment {
+    /// The segment.
     segment: Arc<Segment>,
+    /// Its file. Open as long as the traversal needs it.
     file: Arc<dyn DiskFile>,
 }
 
@@ -112,6 +123,7 @@ impl ReadState {
     }
 }
 
+/// The result of looking for a record in the window.
 enum Lookup<'a> {
     /// The record is in memory.
     Record(&'a [u8]),
@@ -124,7 +136,9 @@ enum Lookup<'a> {
 /// A part of the log in memory.
 #[derive(Default)]
 struct ReadWindow {
+    /// The location of the first byte.
     start: Location,
+    /// The bytes, fewer than asked for at the end of a segment.
     bytes: Vec<u8>,
     /// The location for which it was read.
     asked: Location,
@@ -142,7 +156,8 @@ impl ReadWindow {
         open_frame(bytes, segment.salt, location).map_or(Lookup::Damaged, Lookup::Record)
     }
 
-    /// Reads bytes around a record. Neighbors are likely to be read next.
+    /// Reads bytes around a record. Neighbors are likely to be read next. One system call. The memory is reused, so a
+    /// traversal allocates only for the records that it returns.
     fn fill(&mut self, open: &OpenSegment, location: Location, need: usize) -> io::Result<()> {
         let segment = &open.segment;
         // Links lead backwards. If the last one was short, the bytes before this record will probably be needed next.

@@ -19,6 +19,7 @@ pub(super) type ReadJob = Box<dyn FnOnce() + Send>;
 
 /// Access to the records behind an index.
 pub(super) trait LogSource: Send + Sync {
+    /// Returns the files of the log.
     fn segments(&self) -> &Segments;
     /// Returns the location before which every record is committed.
     fn committed(&self) -> Location;

@@ -2,6 +2,8 @@
 //!
 //! Called by the [reader](super::shard_reader) of a shard. An actor's thread applies a page of a stream before the next one is
 //! read.
+//!
+//! The number of pages in memory is bounded by [`LONG_READS`], whatever the number of actors that are activated at once.
 
 use std::sync::Arc;
 
@@ -21,9 +23,13 @@ pub(super) const LONG_READS: usize = 64;
 
 /// A long stream that is read page by page.
 pub(super) struct Pages {
+    /// The log, and the thread that reads it.
     pub(super) store: Arc<dyn LogSource>,
+    /// The actor type of the stream.
     pub(super) actor: Arc<str>,
+    /// The key of the stream.
     pub(super) key: Arc<str>,
+    /// The snapshot before the first page, if one is used.
     pub(super) snapshot: Option<Snapshot>,
     /// The ends of the unread pages, newest first.
     pub(super) ends: Vec<Head>,
@@ -47,7 +53,13 @@ impl StreamPages for Pages {
     }
 }
 
-/// Runs `work` on the store's reading thread, or on the calling thread if there is none.
+/// Runs `work` on the store's reading thread, or on the calling thread if there is none. Damage is reported to the store as
+/// well as to the caller.
+///
+/// # Errors
+/// The error of `work`, or [`StoreError::Closed`] if the thread has ended.
+///
+/// Cancel safe: the work is done and its result dropped.
 pub(super) async fn run_on_reader<T: Send + 'static>(
     store: &Arc<dyn LogSource>,
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,

@@ -1,5 +1,8 @@
 //! Creates the next segment before it is needed, on a thread of its own, because filling a file with zeros takes a long
 //! time.
+//!
+//! The append that needs a segment finds it ready, so it never waits for the zeros. A failure shows in the next append that
+//! needs one, before anything is accepted that could not be written.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,8 +11,8 @@ use parking_lot::Mutex;
 
 use super::EmbeddedConfig;
 use super::disk::is_full;
-use super::segment::Segments;
-use super::write_buffer::{NextSegment, WriteBuffer};
+use super::segment::{NextSegment, Segments};
+use super::write_buffer::WriteBuffer;
 use whizbang_core::message::IdSource;
 use whizbang_core::store::StoreError;
 use whizbang_core::telemetry::error_chain;
@@ -19,13 +22,19 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// The thread that has the next segment ready. While it fails, appends that need the segment are rejected as `Full`.
 pub(super) struct Preallocator {
+    /// Requests segments and receives them.
     write_buffer: Arc<WriteBuffer>,
+    /// Creates the files.
     segments: Arc<Segments>,
+    /// The sizes of segments.
     config: EmbeddedConfig,
+    /// The source of the salts: a segment that reuses the space of another one cannot be taken for it.
     salts: Mutex<IdSource>,
 }
 
 impl Preallocator {
+    /// Returns a preallocator without a thread. [`run`](Self::run) is called on one, or [`preallocate`](Self::preallocate) by
+    /// a simulation.
     pub(super) fn new(
         write_buffer: Arc<WriteBuffer>,
         segments: Arc<Segments>,

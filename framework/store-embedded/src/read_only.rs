@@ -4,6 +4,9 @@
 //! it, like an opening. It holds no lock, does not clean the end of the log and never writes: its folder rejects
 //! writes. The result is always everything that was durable up to some moment, whatever the other process does
 //! concurrently.
+//!
+//! Two reads may contradict each other if a process writes between them. So the end of the log is determined once, and
+//! everything after it is ignored.
 
 use std::collections::HashMap;
 use std::io;
@@ -35,8 +38,11 @@ const CHECKPOINT_TRIES: usize = 5;
 /// It does not follow the store: read it again to see newer data. It contains all commits of all shards up to one
 /// location in the log, in whole turns. So it also contains the causes within this store of every commit in it.
 pub struct ReadOnlyStore {
+    /// The folder, which rejects writes.
     folder: Arc<dyn Disk>,
+    /// The index of each shard as of the opening. It never changes.
     shards: HashMap<ShardId, Arc<Shard>>,
+    /// The segments as of the opening.
     log: Arc<ReadOnlyLog>,
     /// A process has the store open, so the end of the log may still move.
     in_use: bool,
@@ -61,6 +67,10 @@ impl EmbeddedStore {
 }
 
 impl ReadOnlyStore {
+    /// Reads checkpoint and log as described for [`EmbeddedStore::read_only`].
+    ///
+    /// # Errors
+    /// Those described there.
     fn open(path: &Path) -> Result<Self, StoreError> {
         let folder: Arc<dyn Disk> = Arc::new(ReadOnlyFolder(Folder::at(path)));
         let hasher = StreamHasher::new(layout::read(&folder)?);
@@ -155,6 +165,7 @@ fn read_to_end(folder: &Arc<dyn Disk>, from: BatchLocation) -> Result<(Segments,
 
 /// The segments of a log that is not written to: all of its known records are committed.
 struct ReadOnlyLog {
+    /// The segments, of which later ones may have been added since.
     segments: Segments,
 }
 

@@ -2,6 +2,10 @@
 //!
 //! Called when a store is opened; the [read-only store](super::read_only) uses its replay of records. It starts at the
 //! newest checkpoint and never skips damage.
+//!
+//! The order is: newest checkpoint, the batches after it, the ids, and last the clean-up of the end. Until the clean-up
+//! nothing on the disk has changed, so a failed opening can be repeated, also by an older program. The time is that of
+//! reading the log since the checkpoint, at most 64 MiB by default.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,8 +16,7 @@ use super::ids::IdRuns;
 use super::recovered::RecoveredShard;
 use super::scan::{self, LogEnd, SegmentWindow};
 use super::segment::BatchLocation;
-use super::segment::{self, FIRST_OFFSET, Segment, Segments};
-use super::write_buffer::NextSegment;
+use super::segment::{self, FIRST_OFFSET, NextSegment, Segment, Segments};
 use super::{EmbeddedConfig, checkpoint, failure};
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{Name, ShardId};
@@ -37,6 +40,7 @@ pub(super) struct Recovered {
     pub(super) offset: u64,
     /// The number of the last batch.
     pub(super) batch: u64,
+    /// The place of the last batch; `None` in an empty log.
     pub(super) last: Option<BatchLocation>,
     /// The segment after it, if a crash has left one.
     pub(super) spare: NextSegment,
@@ -104,7 +108,9 @@ pub(super) fn recover(
 
 /// A log that was read.
 struct Replayed<'a> {
+    /// The replayed records.
     log: LogReplay<'a>,
+    /// The end that the scan has found.
     end: LogEnd,
     /// The place where reading began.
     from: BatchLocation,
@@ -115,7 +121,9 @@ struct Replayed<'a> {
 /// Reads the log after a checkpoint, or the whole log if the ids before the checkpoint are not indexed.
 fn replay<'a>(
     disk: &Arc<dyn Disk>,
+    /// The files, to name the place of a damaged record.
     segments: &'a Segments,
+    /// Turns the names in records into streams.
     hasher: &'a StreamHasher,
     shards: Vec<RecoveredShard>,
     last: Option<BatchLocation>,
@@ -191,9 +199,13 @@ pub(super) fn log_too_short(disk: &Arc<dyn Disk>, place: BatchLocation) -> Store
 pub(super) struct LogReplay<'a> {
     segments: &'a Segments,
     hasher: &'a StreamHasher,
+    /// The names that occurred, each allocated once.
     names: Names,
+    /// The shards so far, in the order of their numbers.
     pub(super) shards: Vec<RecoveredShard>,
+    /// The number of shards of each domain so far.
     domains: HashMap<Name, u16>,
+    /// The location from which ids are kept in memory. Those before it are in runs.
     ids_from: Location,
 }
 

@@ -1,6 +1,9 @@
 //! The files of the log: numbered, of a fixed size, and filled with zeros in advance.
 //!
 //! Called by all readers and writers of the log. A segment is never resized or removed.
+//!
+//! A location is a position in all segments together, as if they were one file. A record keeps its location for ever, so
+//! links between records and the places in indexes never change.
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,7 +28,9 @@ const FLUSH_CHUNK_BYTES: u64 = 2 * 1024 * 1024;
 
 /// The size of a segment's header.
 const HEAD_BYTES: usize = 52;
+/// The first bytes of a segment, with the version of the format.
 const MAGIC: [u8; 8] = *b"whizlog\x01";
+/// The beginning of the names of segments; the number follows.
 const PREFIX: &str = "log-";
 /// The name of a segment until all its zeros are flushed.
 const UNFINISHED: &str = "log.new";
@@ -42,6 +47,7 @@ pub(super) struct BatchLocation {
 }
 
 impl BatchLocation {
+    /// The place of the first batch of a log.
     pub(super) const FIRST: Self = Self { segment: 1, offset: FIRST_OFFSET, batch: 1 };
 }
 
@@ -96,6 +102,18 @@ impl Segment {
     }
 }
 
+/// The segment after the current one. It is created before it is needed, so that appends are rejected when there is no
+/// space for it, and accepted records can always be written.
+#[derive(Clone, Debug)]
+pub(super) enum NextSegment {
+    /// It exists.
+    Ready(Arc<Segment>),
+    /// It is being created.
+    Pending,
+    /// It could not be created.
+    Failed(StoreError),
+}
+
 /// Returns the file name of a segment.
 pub(super) fn name(number: u64) -> String {
     format!("{PREFIX}{number:010}")
@@ -124,7 +142,11 @@ impl Segments {
         Self::read(disk)
     }
 
-    /// Finds the existing segments without changing anything.
+    /// Finds the existing segments without changing anything. Each header is checked, so a missing or exchanged file is found
+    /// at once.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] names the file.
     pub(super) fn read(disk: &Arc<dyn Disk>) -> Result<Self, StoreError> {
         let names = disk.names().map_err(failure("listing the store's folder"))?;
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok()).collect();
@@ -163,7 +185,11 @@ impl Segments {
         Ok(segment)
     }
 
-    /// Returns the segment after number `after`, and creates it if needed. A segment appears completely or not at all.
+    /// Returns the segment after number `after`, and creates it if needed. A segment appears completely or not at all. Blocks
+    /// while the zeros are written and flushed. The caller is the thread for that, never an actor.
+    ///
+    /// # Errors
+    /// Those of the disk. A full disk is tried again with half the size, down to the size that every turn fits into.
     pub(super) fn preallocate(&self, after: u64, config: &EmbeddedConfig, salt: u64) -> io::Result<Arc<Segment>> {
         // A crash may have left several segments after the end of the log. A skipped one is never used again.
         let made = self.all.read().iter().find(|segment| segment.number > after).cloned();
@@ -230,7 +256,7 @@ impl Segments {
         start.map(|start| start + place.offset).ok_or(StoreError::Closed)
     }
 
-    /// Returns the open file of a segment.
+    /// Returns the open file of a segment. Opened under the lock: a look-up costs at most [`OPEN_FILES`] comparisons.
     pub(super) fn file(&self, segment: &Segment) -> io::Result<Arc<dyn DiskFile>> {
         let mut open = self.open.lock();
         if let Some((_, file)) = open.iter().find(|(number, _)| *number == segment.number) {

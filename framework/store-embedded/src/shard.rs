@@ -20,6 +20,7 @@ const MAX_PENDING_SNAPSHOTS: usize = 256;
 
 /// One shard of the log. It exists from its first opening to the end of the store.
 pub(super) struct Shard {
+    /// The domain and the number of the shard.
     pub(super) id: ShardId,
     /// The number of shards of the domain.
     pub(super) shards: u16,
@@ -27,13 +28,17 @@ pub(super) struct Shard {
     pub(super) tag: u32,
     /// The location of the record of its first opening.
     pub(super) opened_at: Location,
+    /// All that appends change. Held for the time of one append.
     pub(super) state: Mutex<ShardState>,
     /// The newest snapshots in the snapshot files. Only the flusher changes it. Lock order: the state first.
     pub(super) stored: RwLock<HashMap<Stream, SnapshotLocation>>,
 }
 
+/// The changing part of a shard.
 pub(super) struct ShardState {
+    /// The epoch of the present owner. An append under an older one is rejected.
     pub(super) epoch: Epoch,
+    /// The index of the appended records, of which readers see the committed ones.
     pub(super) index: Index,
     /// Snapshots that are not in a file yet.
     pub(super) pending: HashMap<Stream, PendingSnapshots>,
@@ -48,6 +53,7 @@ pub(super) struct PendingSnapshots {
     pub(super) next: NamedSnapshot,
     /// The newest snapshot after it, and the location of its turn.
     newest: Option<(Location, NamedSnapshot, ReservedBytes)>,
+    /// The memory of `next`, released with it.
     _held: ReservedBytes,
 }
 
@@ -58,6 +64,7 @@ impl Shard {
         Self { id, shards, tag, opened_at: born, state: Mutex::new(state), stored: RwLock::default() }
     }
 
+    /// Returns a shard with the index that an opening has rebuilt. `tag` is its number in the log.
     pub(super) fn recovered(log: RecoveredShard, tag: u32) -> Self {
         let shard = Self::new(log.id, log.shards, tag, 0, log.epoch, log.index);
         *shard.stored.write() = log.snapshots;

@@ -2,6 +2,9 @@
 //!
 //! Called by actors, the relay and operators, through the trait `ShardReader`. The index answers from memory. Records are read on
 //! the calling thread, except for the pages of a long stream.
+//!
+//! A read begins with the state of the index at one moment. Records that are appended later are not part of it, and records
+//! before it never change, so no lock is held while the log is read.
 
 use std::sync::Arc;
 
@@ -25,10 +28,12 @@ use whizbang_log::traverse::{self, Located};
 pub(super) struct EmbeddedReader {
     /// The records behind the index.
     store: Arc<dyn LogSource>,
+    /// The index, in which readers see what is committed.
     shard: Arc<Shard>,
 }
 
 impl EmbeddedReader {
+    /// Returns a reader, which costs nothing until it reads.
     pub(super) fn new(store: Arc<dyn LogSource>, shard: Arc<Shard>) -> Self {
         Self { store, shard }
     }
@@ -48,11 +53,13 @@ impl EmbeddedReader {
         ready(read).boxed()
     }
 
+    /// Returns a new traversal of the log, whose records have memory of their own.
     fn log(&self) -> LogReader<'_> {
         LogReader::new(self.store.segments())
     }
 
-    /// Returns a stream's head and its newest snapshot.
+    /// Returns a stream's head and its newest snapshot. A snapshot that waits for its file is preferred to a stored one,
+    /// because it is newer.
     fn stream(&self, actor: &str, key: &str, use_snapshot: bool) -> (Option<Head>, Option<Located>) {
         let (head, fresh, stream) = self.with_state(|state| {
             let stream = state.index.stream(actor, key);
@@ -73,6 +80,10 @@ impl EmbeddedReader {
         (head, snapshot)
     }
 
+    /// Reads a stream on the calling thread. Without `use_snapshot` from its first turn.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if a record cannot be read.
     fn load_now(&self, actor: &str, key: &str, use_snapshot: bool) -> Result<StreamState, StoreError> {
         let (head, snapshot) = self.stream(actor, key, use_snapshot);
         traverse::load(&LogReader::sharing_memory(self.store.segments()), head, actor, key, snapshot)
@@ -128,6 +139,8 @@ impl EmbeddedReader {
         entries
     }
 
+    /// Finds the turn that handled a message: in the index, then in the runs of ids, then by reading the stream. The last
+    /// step is needed only if a run is missing or damaged.
     fn find_now(&self, actor: &str, key: &str, id: MessageId) -> Result<Option<StoredTurn>, StoreError> {
         let (hash, recent, is_empty) = self.with_state(|state| {
             let stream = state.index.stream(actor, key);

@@ -2,6 +2,9 @@
 //!
 //! Called by actors, on their thread, through the trait `ShardWriter`. An append never waits for the disk, except for a turn that
 //! no other turn is in flight with, and for the next segment of the log.
+//!
+//! Writing to the index and to the buffer under one lock gives both the same order. An append that the buffer rejects has not
+//! changed the index, so the caller may repeat it.
 
 use std::sync::Arc;
 
@@ -23,20 +26,31 @@ const SMALL_RECORD_BYTES: usize = 512;
 
 /// The writer of a shard under one epoch. An append under an older epoch than that of the shard is rejected.
 pub(super) struct EmbeddedWriter {
+    /// The store, for its write buffer and its queues.
     store: Arc<Inner>,
+    /// The shard that is appended to.
     shard: Arc<Shard>,
+    /// The epoch of this opening.
     epoch: Epoch,
+    /// The number of the listener in the write buffer.
     listener: usize,
     /// Kept alive here: the write buffer reports to it only while it exists.
     _listener: Arc<dyn CommitListener>,
 }
 
 impl EmbeddedWriter {
+    /// Returns the writer of one opening and registers its listener.
     pub(super) fn new(store: Arc<Inner>, shard: Arc<Shard>, epoch: Epoch, listener: Arc<dyn CommitListener>) -> Self {
         let row = store.write_buffer.register_listener(&listener);
         Self { store, shard, epoch, listener: row, _listener: listener }
     }
 
+    /// Appends a record of at most `bound` bytes that `write` adds to the index and encodes. Repeats it after a wait if the
+    /// segment is full, so `write` may be called several times; only the last call has an effect.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] under an older epoch, [`StoreError::OutOfTurn`] for a wrong number of a turn,
+    /// [`StoreError::Full`] without space for another segment. Nothing was appended.
     fn append_record(
         &self,
         bound: usize,
@@ -74,6 +88,10 @@ impl EmbeddedWriter {
         }
     }
 
+    /// Checks the size of a turn and appends it.
+    ///
+    /// # Errors
+    /// [`StoreError::Oversize`] beyond the size of a segment, and those of [`append_record`](Self::append_record).
     fn append_turn(&self, turn: &Turn<'_>, mode: WriteMode) -> Result<Appended, StoreError> {
         let (bytes, limit) = (turn_bound(turn), self.store.largest_turn().min(MAX_TURN_BYTES));
         if bytes > limit {

@@ -3,6 +3,9 @@
 //! Called by the [flusher](super::flusher), which writes a snapshot once its turn is committed, and by readers. No
 //! caller waits for it and it is never flushed for a commit. An unreadable snapshot counts as missing. A file that
 //! consists mostly of replaced snapshots is compacted and removed.
+//!
+//! The checkpoint has the places of the snapshots that it knew. Later ones are found by reading the end of the files at the
+//! opening.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,6 +22,7 @@ use whizbang_log::record::decode::Decoder;
 use whizbang_log::record::{Malformed, encode};
 use whizbang_log::traverse::Located;
 
+/// The beginning of the names of snapshot files; the number follows.
 const PREFIX: &str = "snapshots-";
 
 /// The location of a snapshot in the files and the last turn it includes.
@@ -28,6 +32,7 @@ pub(super) struct SnapshotLocation {
     pub(super) file: u64,
     /// Its place in the file.
     pub(super) offset: u64,
+    /// The bytes of its frame.
     pub(super) length: u64,
     /// The turn whose state it is.
     pub(super) turn: u64,
@@ -40,22 +45,29 @@ pub(super) struct NamedSnapshot {
     pub(super) tag: u32,
     /// The actor type of the stream.
     pub(super) actor: String,
+    /// The key of the stream.
     pub(super) key: String,
+    /// The snapshot and the location of its turn.
     pub(super) located: Located,
 }
 
 /// Snapshots of all shards, in a few files that are only added to. Space is regained by copying what is still used.
 pub(super) struct Snapshots {
+    /// The folder of the store.
     disk: Arc<dyn Disk>,
     /// Salts the checksums, so that a file of another store is not accepted.
     seed: u64,
+    /// The open files, and the end of the one that is written to.
     state: Mutex<SnapshotFiles>,
 }
 
+/// The files of snapshots, few at any time.
 struct SnapshotFiles {
+    /// The open files by number.
     files: HashMap<u64, Arc<dyn DiskFile>>,
     /// The file that is written to and the offset of the next write.
     current: u64,
+    /// The offset of the next write in the current file.
     offset: u64,
 }
 
@@ -106,7 +118,10 @@ impl Snapshots {
         Ok(Self { disk: Arc::clone(disk), seed, state: Mutex::new(state) })
     }
 
-    /// Appends a snapshot.
+    /// Appends a snapshot. Not flushed: a snapshot that a crash loses is missing, and the turns are read instead.
+    ///
+    /// # Errors
+    /// Those of the disk. The place is written again by the next snapshot.
     pub(super) fn write(&self, named: &NamedSnapshot) -> io::Result<SnapshotLocation> {
         let mut frame = vec![0; FRAME_BYTES];
         encode_named(&mut frame, named);

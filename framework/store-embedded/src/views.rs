@@ -1,4 +1,7 @@
 //! Views, each in a file of its own that is replaced as a whole.
+//!
+//! A view is one file that is replaced as a whole. A crash leaves the former one, whose checkpoint tells the projection which
+//! events to apply again.
 
 use std::sync::Arc;
 
@@ -11,6 +14,7 @@ use whizbang_core::store::{StoreError, View};
 use whizbang_log::record::decode::Decoder;
 use whizbang_log::record::{Malformed, Names, encode};
 
+/// The first bytes of a view.
 const MAGIC: [u8; 8] = *b"whizview";
 
 /// Returns the name of a view's file.

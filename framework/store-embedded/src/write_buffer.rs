@@ -3,18 +3,20 @@
 //! Called by the shards' writers, which add records under a short lock, and by the [log writer](super::writer), which
 //! takes the gathered batch, writes and flushes it, and reports how far the log is committed. Records that arrive
 //! during a flush form the next batch: there is no timer and no delay to fill a batch.
+//!
+//! The order of the log is decided here: a record gets its location, and its listener a ticket, when it is copied into the
+//! buffer. Everything after that only makes the order durable. A batch lies in one segment, so a record that does not fit
+//! into the rest of the current segment begins the next one.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use super::frame::{BATCH_BYTES, FRAME_BYTES, close_frame};
-use super::segment::BatchLocation;
-use super::segment::{FIRST_OFFSET, Segment};
+use super::segment::{BatchLocation, FIRST_OFFSET, NextSegment, Segment};
 use whizbang_core::store::{CommitListener, StoreError, Ticket};
 use whizbang_log::index::OutOfTurn;
 use whizbang_log::record::Location;
@@ -22,20 +24,19 @@ use whizbang_log::record::Location;
 /// Buffers larger than this are not reused for later batches.
 const KEPT_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
-/// The time after which creating a segment is retried even without an append. A node that is not ready may receive no
-/// traffic, so that no append would trigger the retry.
-const RETRY_INTERVAL: Duration = Duration::from_secs(2);
-
+/// The appended and not yet written records of all shards. One lock protects it; it is held for the copy of one record, never
+/// during a write.
 pub(super) struct WriteBuffer {
-    tail: Mutex<Tail>,
+    /// The end of the log.
+    pub(super) tail: Mutex<Tail>,
     /// The log writer waits here for a batch.
     work: Condvar,
     /// Appends wait here for the next segment.
-    segment_ready: Condvar,
+    pub(super) segment_ready: Condvar,
     /// The preallocator waits here until the next segment is requested.
-    segment_requested: Condvar,
+    pub(super) segment_requested: Condvar,
     /// A pause waits here for the end of the store.
-    ended: Condvar,
+    pub(super) ended: Condvar,
     /// Every record before this location is durable.
     committed: AtomicU64,
     /// `true` if the last flush was slow.
@@ -44,20 +45,27 @@ pub(super) struct WriteBuffer {
     at: String,
 }
 
-struct Tail {
-    state: BufferState,
-    segment: Arc<Segment>,
+/// The part of the buffer that appends change.
+pub(super) struct Tail {
+    /// The phase of the life of the buffer.
+    pub(super) state: BufferState,
+    /// The segment that is appended to.
+    pub(super) segment: Arc<Segment>,
     /// The offset of the next byte in the segment.
     offset: u64,
-    spare: NextSegment,
+    /// The segment after it.
+    pub(super) spare: NextSegment,
     /// `true` if an append needs the next segment.
-    segment_requested: bool,
+    pub(super) segment_requested: bool,
     /// The reason of the last rejected append, until there is space again.
-    refusal: Option<StoreError>,
+    pub(super) refusal: Option<StoreError>,
     /// Oldest first; only the last one is still appended to.
     batches: VecDeque<PendingBatch>,
+    /// Memory of written batches, for the next ones.
     buffers: Vec<Vec<u8>>,
+    /// The listeners by their numbers. None is removed, so that its number and its tickets stay.
     listeners: Vec<ListenerTickets>,
+    /// Callers that wait until a location is durable. At most one for each opening of a shard, and one for the end.
     waiters: Vec<(Location, oneshot::Sender<Result<(), StoreError>>)>,
     /// `true` while the writing thread waits.
     idle: bool,
@@ -67,28 +75,20 @@ struct Tail {
     last: Option<BatchLocation>,
 }
 
+/// The life of a buffer, which goes in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum BufferState {
+pub(super) enum BufferState {
+    /// Appends are accepted.
     Open,
     /// Appends are rejected; existing batches are still written.
     Closing,
+    /// All batches are written, or the store has failed.
     Closed,
-}
-
-/// The segment after the current one. It is created before it is needed, so that appends are rejected when there is no
-/// space for it, and accepted records can always be written.
-#[derive(Clone, Debug)]
-pub(super) enum NextSegment {
-    /// It exists.
-    Ready(Arc<Segment>),
-    /// It is being created.
-    Pending,
-    /// It could not be created.
-    Failed(StoreError),
 }
 
 /// Records that are written and flushed together, all in one segment.
 pub(super) struct PendingBatch {
+    /// The segment that it is written to.
     pub(super) segment: Arc<Segment>,
     /// The offset of the batch in the segment.
     pub(super) offset: u64,
@@ -109,6 +109,7 @@ impl PendingBatch {
 struct ListenerTickets {
     /// Owned by the writers of the shards that were opened with it.
     listener: Weak<dyn CommitListener>,
+    /// The last ticket. They begin with 1 and have no gaps.
     last: Ticket,
 }
 
@@ -125,7 +126,9 @@ pub(super) enum WriteMode {
 pub(super) enum AppendRefused {
     /// The next segment is not ready: wait for it and retry.
     Wait,
+    /// The number of the turn does not follow. The record was not added.
     OutOfTurn(OutOfTurn),
+    /// The store is closed, or has no space.
     Store(StoreError),
 }
 
@@ -181,7 +184,8 @@ impl WriteBuffer {
         self.committed.load(Ordering::Acquire)
     }
 
-    /// Returns the number of a listener; registers it if it is new.
+    /// Returns the number of a listener; registers it if it is new. Costs a comparison with each known listener, once for
+    /// each opening of a shard.
     pub(super) fn register_listener(&self, listener: &Arc<dyn CommitListener>) -> usize {
         let mut tail = self.tail.lock();
         let same = |tickets: &ListenerTickets| {
@@ -197,7 +201,11 @@ impl WriteBuffer {
         tail.listeners.len() - 1
     }
 
-    /// Appends the record that `write` writes to the given buffer, of at most `bound` bytes.
+    /// Appends the record that `write` writes to the given buffer, of at most `bound` bytes. Ticket and location are given
+    /// under the lock, so both rise in the order of the appends. Costs a copy of the record, whatever else waits.
+    ///
+    /// # Errors
+    /// [`AppendRefused`] with the reason. The buffer is as before.
     pub(super) fn append<T>(
         &self,
         bound: usize,
@@ -253,7 +261,8 @@ impl WriteBuffer {
         }
     }
 
-    /// Makes sure that there is a batch with space for a record of up to `bound` bytes.
+    /// Makes sure that there is a batch with space for a record of up to `bound` bytes. Moves on to the next segment if the
+    /// record does not fit into the rest of the current one.
     fn reserve(&self, tail: &mut MutexGuard<'_, Tail>, bound: usize) -> Result<(), AppendRefused> {
         loop {
             if tail.state != BufferState::Open {
@@ -294,64 +303,16 @@ impl WriteBuffer {
         }
     }
 
+    /// Wakes the preallocator. The caller holds the lock.
     fn request_segment(&self, tail: &mut Tail) {
         tail.segment_requested = true;
         self.segment_requested.notify_one();
-    }
-
-    /// Waits until the next segment is requested, or until a failed creation should be retried. Returns `false` once
-    /// the buffer is closed.
-    pub(super) fn wait_for_request(&self) -> bool {
-        let mut tail = self.tail.lock();
-        while tail.state == BufferState::Open && !std::mem::take(&mut tail.segment_requested) {
-            if !matches!(tail.spare, NextSegment::Failed(_)) {
-                self.segment_requested.wait(&mut tail);
-            } else if self.segment_requested.wait_for(&mut tail, RETRY_INTERVAL).timed_out() {
-                break;
-            }
-        }
-        tail.state == BufferState::Open
-    }
-
-    /// Waits for `pause`, or until the buffer is closed. Requests for a segment do not end or extend it.
-    pub(super) fn pause(&self, pause: Duration) {
-        let mut tail = self.tail.lock();
-        while tail.state == BufferState::Open && !self.ended.wait_for(&mut tail, pause).timed_out() {}
-    }
-
-    /// Returns the number of the current segment.
-    pub(super) fn segment(&self) -> u64 {
-        self.tail.lock().segment.number
-    }
-
-    /// Returns whether the next segment exists.
-    pub(super) fn has_spare(&self) -> bool {
-        matches!(self.tail.lock().spare, NextSegment::Ready(_))
-    }
-
-    /// Sets the result of creating the next segment.
-    pub(super) fn set_spare(&self, spare: NextSegment) {
-        let mut tail = self.tail.lock();
-        if let NextSegment::Ready(_) = spare {
-            tail.refusal = None;
-        }
-        tail.spare = spare;
-        drop(tail);
-        self.segment_ready.notify_all();
     }
 
     /// Returns the reason for which appends are rejected, if they are.
     pub(super) fn refused(&self) -> Option<StoreError> {
         let tail = self.tail.lock();
         tail.failure.clone().or_else(|| tail.refusal.clone())
-    }
-
-    /// Waits until the next segment exists or could not be created.
-    pub(super) fn wait_for_segment(&self) {
-        let mut tail = self.tail.lock();
-        while tail.state == BufferState::Open && matches!(tail.spare, NextSegment::Pending) {
-            self.segment_ready.wait(&mut tail);
-        }
     }
 
     /// Returns a receiver that resolves when everything before `location` is durable.

@@ -23,7 +23,9 @@ const SLOW_FLUSH: Duration = Duration::from_micros(500);
 
 /// The state of the writer. Its lock is the permission to write.
 pub(super) struct LogWriter {
+    /// The source of batches, which is told when they are durable.
     write_buffer: Arc<WriteBuffer>,
+    /// The files of the log.
     segments: Arc<Segments>,
     /// It counts the growth of the log, which makes checkpoints due.
     flush_queue: Arc<FlushQueue>,
@@ -36,6 +38,7 @@ pub(super) struct LogWriter {
 }
 
 impl LogWriter {
+    /// Returns a writer whose last written batch has the number `batch`.
     pub(super) fn new(
         write_buffer: Arc<WriteBuffer>,
         segments: Arc<Segments>,
@@ -96,6 +99,10 @@ impl LogWriter {
 
     // The time of the flush decides whether actors' threads may flush: on a slow disk a batch of many turns on the
     // writing thread beats one flush per turn, and the thread's other actors are not delayed.
+    /// Writes and flushes one batch, and measures how long that took.
+    ///
+    /// # Errors
+    /// Those of the disk. Whether the batch is durable is unknown then, so the caller stops the store.
     fn flush(&mut self, pending: &mut PendingBatch) -> io::Result<()> {
         let PendingBatch { segment, offset, bytes, .. } = pending;
         let location = segment.start + *offset;
