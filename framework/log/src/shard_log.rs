@@ -3,6 +3,9 @@
 //! Called by the PostgreSQL store, which keeps the records in rows: a location is the number of a row. Hidden from the
 //! documentation: the interface follows the stores of this repository and may change with any version.
 //! It never reads or writes storage.
+//!
+//! A store with another medium needs only this: it stores records under the locations that it was given, and passes them to
+//! [`apply`](ShardLog::apply) in the same order at the next opening.
 
 mod save;
 
@@ -233,8 +236,11 @@ impl ShardLog {
 /// A turn's record that was read back, with the payloads of its events.
 #[derive(Debug)]
 pub struct TurnRow {
+    /// The location of the row.
     location: u64,
+    /// The record, without the payloads of events.
     record: Bytes,
+    /// The payloads of its events, in their order.
     payloads: Vec<Bytes>,
 }
 
@@ -244,6 +250,10 @@ impl TurnRow {
         Self { location, record, payloads }
     }
 
+    /// Decodes the record.
+    ///
+    /// # Errors
+    /// The row is not a turn, or has another number of payloads than events.
     fn turn(&self) -> Result<TurnRecord<'_>, Damage> {
         match Record::read(&self.record, self.location) {
             Ok((_, _, Record::Turn(turn))) if turn.events_count() == self.payloads.len() => Ok(turn),
@@ -253,6 +263,7 @@ impl TurnRow {
         }
     }
 
+    /// Puts the payloads into the events that were decoded from the record.
     fn fill(&self, events: &mut [StoredEvent]) {
         for (event, payload) in events.iter_mut().zip(&self.payloads) {
             event.payload.clone_from(payload);

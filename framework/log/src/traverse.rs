@@ -26,7 +26,9 @@ pub trait Log {
 /// A snapshot with the location of the last turn it includes; 0 if the location is not known.
 #[derive(Clone, Debug)]
 pub struct Located {
+    /// The location of the turn of the snapshot; 0 if it is not known.
     pub location: Location,
+    /// The snapshot.
     pub snapshot: Snapshot,
 }
 
@@ -35,7 +37,9 @@ const MAX_RESERVED_TURNS: usize = 4096;
 
 /// A hash collision or a damaged link.
 const OTHER_STREAM: Malformed = Malformed("a stream's link leads to another stream");
+/// The damage of a link that leads to a watermark, an opening, or the progress of a destination.
 const NO_TURN: Malformed = Malformed("a link leads to a record that is not a turn");
+/// The damage of a stream in which a turn is missing.
 const NUMBERS: Malformed = Malformed("the numbers or versions of a stream's turns have a gap");
 
 /// Reads a record that must be a turn.

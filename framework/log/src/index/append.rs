@@ -1,6 +1,9 @@
 //! Assigns numbers to an append, writes its record and updates the index.
 //!
 //! Called by the writers of the stores that keep a log, with the shard's lock held.
+//!
+//! The index decides the numbers of a record: its links, the position of its events, and the sequences of its sent messages.
+//! They are written into the record, so a replay of the log needs no other source.
 
 use super::anchors::POSITIONS_PER_ANCHOR;
 use super::latest_versions::{Head, LatestVersions};

@@ -1,6 +1,8 @@
 //! Rebuilds the index from the records of the log.
 //!
 //! Called by recovery. Each record must lead back to the state that was built from the records before it.
+//!
+//! Applying a record has the same result as its append had, so an index that was rebuilt is the one that was lost.
 
 use super::{Change, Index};
 use crate::record::{Location, Malformed, MarkRecord, Names, NoteRecord, Record, TurnRecord};

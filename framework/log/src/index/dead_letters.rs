@@ -50,6 +50,7 @@ impl LetterLocation {
 
 /// The first and the last stream, for ranges over all streams of one id.
 const FIRST: Stream = Stream(0, 0);
+/// The highest stream, as the end of a range of dead letters with one id.
 const LAST: Stream = Stream(u64::MAX, u64::MAX);
 
 impl DeadLetterIndex {

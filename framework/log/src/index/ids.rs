@@ -3,6 +3,8 @@
 //! Called by the [index](super) with the shard's lock held. An id is added with its turn and found in constant time,
 //! independent of the length of the stream and of the clocks of callers. Ids are kept in generations: a store on disk
 //! writes older generations to a file and drops them here; a store in memory drops them when they expire.
+//!
+//! An id is a hash of stream and message, so the same message to two actors of a shard has two entries.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ pub struct Generation {
     turns: HashMap<IdHash, Location, foldhash::fast::FixedState>,
     /// The times of the oldest and the newest turn.
     oldest: Timestamp,
+    /// The time of the newest turn. A generation is dropped as a whole when it has expired.
     newest: Timestamp,
 }
 

@@ -25,7 +25,9 @@ pub struct Head {
 /// The newest turns of all streams. A stream is never removed: its turn numbers must continue.
 #[derive(Debug, Default)]
 pub(super) struct LatestVersions {
+    /// The heads by number. A head changes in place.
     list: Vec<(Stream, Head)>,
+    /// The numbers by stream. The table stores no streams: it compares with the list.
     by_stream: HashTable<Number>,
 }
 
@@ -35,7 +37,8 @@ impl LatestVersions {
         self.list.len()
     }
 
-    /// Reserves memory for `more` heads.
+    /// Reserves memory for `more` heads. Called once before many heads are restored, so that the list and the table grow only
+    /// once.
     pub(super) fn reserve(&mut self, more: usize) {
         self.list.reserve_exact(more);
         let Self { list, by_stream } = self;

@@ -5,6 +5,9 @@
 //! always be rebuilt. Writers use the appended state and readers the committed state; the pending appends are the
 //! difference. Its size does not grow with the number of events, except for one location per 256 events. The records that the
 //! last traversals have passed are kept as well, a limited number.
+//!
+//! Streams are looked up by a hash, so the memory for a stream does not depend on the length of its key. A stream is never
+//! removed, even after its saga has ended: its turn numbers must continue.
 
 mod anchors;
 pub mod append;
@@ -64,6 +67,7 @@ pub struct Index {
     heads: LatestVersions,
     /// The position of the last appended event and the location of its record.
     position: u64,
+    /// The location of the record with the last appended event; 0 before the first one.
     events: Location,
     /// The locations of the records with the positions 1, 1 + 256, 1 + 512 …
     anchors: Vec<Location>,
@@ -107,11 +111,17 @@ struct Committed {
 /// The changes of an append that become visible when it is committed, and the head of its stream before it.
 #[derive(Debug)]
 struct Pending {
+    /// The location of the record. It orders the pending appends.
     location: Location,
+    /// The stream of a turn; `None` for a watermark or the progress of a destination.
     stream: Option<Stream>,
+    /// The head of the stream before this append. Readers see it until the commit.
     before: Option<Head>,
+    /// The position of the last event after this append.
     position: u64,
+    /// The location of the record with that event.
     events: Location,
+    /// The other changes, in the order of the record. Most turns have none.
     changes: Vec<Change>,
 }
 

@@ -1,5 +1,8 @@
 //! The messages sent to each destination: the sequences assigned, the sequences committed there, and the record
 //! locations.
+//!
+//! Sequences of a destination begin with 1 and have no gaps. Each record has a link to the record with the entry before it.
+//! So any range of entries can be read backwards from a known record.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -37,6 +40,7 @@ pub struct Destination {
     pub(super) confirm_through: u64,
     /// The last sequence that is committed here and the location of its record.
     pub(super) last: u64,
+    /// The location of the record with the last committed sequence.
     pub(super) last_tail: Location,
     /// The appends after that: their locations and the last sequence assigned in each.
     appended: VecDeque<(Location, u64)>,
@@ -49,7 +53,9 @@ pub struct Destination {
 /// The committed state of a destination when saving began.
 #[derive(Debug)]
 pub(super) struct SavedDestination {
+    /// The destination.
     pub(super) id: ShardId,
+    /// The confirmed sequence, the last committed sequence, and the location of its record.
     pub(super) numbers: [u64; 3],
     /// The number of anchors.
     pub(super) anchors: usize,

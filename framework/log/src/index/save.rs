@@ -3,6 +3,9 @@
 //! Called by the writer of checkpoints and, to decode, by recovery.
 //! The saved state is the state that readers see, after the last committed record. It is a cache: it can be rebuilt
 //! from the log.
+//!
+//! A save begins with the state of one moment. A part that only grows is read up to its former length. Of the others, the
+//! former value of a changed entry is kept. So appends never wait for the whole save.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,7 @@
 //! Streams, identified by a hash of their name.
+//!
+//! The index of a store with ten million streams must not contain their names, so it contains hashes of a fixed size. The
+//! names are in the records, and each read compares them.
 
 use std::hash::{BuildHasher, Hash, Hasher};
 
@@ -36,7 +39,9 @@ pub struct IdHash(pub u64, pub u64);
 /// Hashes names to [`Stream`]s.
 #[derive(Clone, Debug)]
 pub struct StreamHasher {
+    /// The hash of the first half of a stream, and of the second half of an id.
     fast: foldhash::fast::FixedState,
+    /// The hash of the other half, with another seed.
     quality: foldhash::quality::FixedState,
 }
 

@@ -1,6 +1,8 @@
 //! The timers that are set, by actor type and, within a type, by due time.
 //!
 //! Kept apart by type, so that timers of a type without a handler cost only memory.
+//!
+//! A timer is found by its due time, for the timer loop, and by stream and name, for a turn that sets or clears it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;

@@ -36,12 +36,14 @@ impl Walk {
 /// The last traversals of one chain of records. The records are committed, so their locations never change.
 #[derive(Debug)]
 pub(super) struct Walks {
+    /// The last traversals, oldest first.
     kept: VecDeque<Walk>,
     /// The number of traversals to keep: as many readers may be at different places.
     limit: usize,
 }
 
 impl Walks {
+    /// Returns an empty memory of at most `limit` traversals.
     pub(super) fn new(limit: usize) -> Self {
         Self { kept: VecDeque::new(), limit }
     }

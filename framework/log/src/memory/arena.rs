@@ -1,4 +1,7 @@
 //! The records of a shard, in chunks that never move.
+//!
+//! A record is a length of four bytes and the bytes of the record. Chunks double in size, so a large log has few of them, and
+//! finding the chunk of a location is a short binary search.
 
 use bytes::Bytes;
 
@@ -20,6 +23,7 @@ pub(super) struct Arena {
     chunks: Vec<Chunk>,
 }
 
+/// A block of memory with records.
 #[derive(Debug)]
 struct Chunk {
     /// The location of its first record.
@@ -55,7 +59,7 @@ impl Arena {
         }
     }
 
-    /// Removes all records from `location` on.
+    /// Removes all records from `location` on. Used for lost appends, and for an append that the index has rejected.
     pub(super) fn cut(&mut self, location: Location) {
         while let Some(chunk) = self.chunks.last_mut() {
             if chunk.start < location {

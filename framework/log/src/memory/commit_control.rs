@@ -38,23 +38,34 @@ impl Clone for CommitControl {
 pub(super) struct HeldCommits {
     /// Set once a control exists. Read on every append, so it needs no lock.
     active: AtomicBool,
+    /// The appends that wait, and what is to be rejected.
     state: Mutex<HeldCommitsState>,
     /// Serializes reports, so that they arrive in order.
     reporting: Mutex<()>,
 }
 
+/// The state behind the lock.
 #[derive(Default)]
 struct HeldCommitsState {
+    /// Appends are not committed until they are released.
     holding: bool,
+    /// The uncommitted appends of all shards, oldest first.
     waiting: VecDeque<HeldCommit>,
+    /// The errors of the next appends, one for each.
     refusals: VecDeque<StoreError>,
 }
 
+/// An append that is in the log and not committed.
 struct HeldCommit {
+    /// The shard that it was appended to.
     shard: Arc<MemoryShard>,
+    /// The epoch of the owner that appended it.
     epoch: Epoch,
+    /// The location of its record. Losing it loses all later records of the shard as well.
     location: Location,
+    /// The listener that is notified of the commit.
     registered: Arc<RegisteredListener>,
+    /// The ticket of the append.
     ticket: Ticket,
 }
 
@@ -71,6 +82,7 @@ impl HeldCommits {
         }
     }
 
+    /// Adds an append that is not committed yet. Called with the lock of its shard held, so the order is that of the log.
     pub(super) fn hold_back(
         &self,
         shard: &Arc<MemoryShard>,
@@ -83,8 +95,9 @@ impl HeldCommits {
         self.state.lock().waiting.push_back(HeldCommit { shard, epoch, location, registered, ticket });
     }
 
-    /// Loses the uncommitted appends of a shard's earlier owners, whose listeners are notified. Called before the owner
-    /// under the epoch `current` reads or appends.
+    /// Loses the uncommitted appends of a shard's earlier owners, whose listeners are notified. Called before the owner under
+    /// the epoch `current` reads or appends. Without this, a record of an earlier owner could be committed behind the back of
+    /// the present one.
     pub(super) fn fence(&self, shard: &ShardId, current: Epoch) {
         let reporting = self.reporting.lock();
         let mut lost = Vec::new();
@@ -113,6 +126,8 @@ impl HeldCommits {
         self.commit(usize::MAX);
     }
 
+    /// Commits the oldest appends and notifies each listener once. Returns their number. Reports of two callers never
+    /// overtake each other.
     fn commit(&self, appends: usize) -> usize {
         let reporting = self.reporting.lock();
         let mut taken = self.take(appends);
@@ -129,6 +144,7 @@ impl HeldCommits {
         committed
     }
 
+    /// Takes up to `appends` of the oldest appends, without committing them.
     fn take(&self, appends: usize) -> Vec<HeldCommit> {
         let mut state = self.state.lock();
         let appends = appends.min(state.waiting.len());
@@ -149,11 +165,13 @@ impl HeldCommits {
 }
 
 impl CommitControl {
+    /// Returns a control of a store. From now on each append asks it.
     pub(super) fn new(store: &MemoryStore) -> Self {
         store.shared.held_commits.active.store(true, Ordering::Release);
         Self(store.same_handle())
     }
 
+    /// Returns the uncommitted appends of the store.
     fn held(&self) -> &HeldCommits {
         &self.0.shared.held_commits
     }

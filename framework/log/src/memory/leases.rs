@@ -2,6 +2,8 @@
 //!
 //! Called by the nodes of a service through [`ShardLeases`]. One lock orders all decisions, so of two members that open
 //! a free shard one wins.
+//!
+//! A lease that was not renewed in time does not end by itself: its shards stay with the member until another one opens them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,31 +24,45 @@ use whizbang_core::store::{
 pub(super) struct LeaseTable {
     /// The store's clock. Jumps of the wall clock do not affect it.
     time: MonotonicTime,
+    /// Members and owners, under one lock that orders all decisions.
     state: Mutex<LeaseState>,
 }
 
+/// The rows of the table.
 #[derive(Default)]
 struct LeaseState {
+    /// The members that were renewed, until they expire and own nothing.
     members: BTreeMap<MemberId, Registered>,
+    /// The shards that were ever opened by a member.
     shards: BTreeMap<ShardId, Owned>,
 }
 
+/// A member and the end of its lease.
 struct Registered {
+    /// The member as of its last renewal.
     member: Member,
+    /// The end of its lease, by the clock of the store.
     expires: Timestamp,
 }
 
+/// A shard and its owner.
 struct Owned {
+    /// The service whose member has opened it.
     service: Name,
+    /// The owner, which may have expired; `None` after a release.
     owner: Option<MemberId>,
+    /// The epoch under which the owner has it.
     epoch: Epoch,
 }
 
 impl LeaseTable {
+    /// Returns an empty table. Jumps of the wall clock do not affect its leases.
     pub(super) fn new(clock: &Clock) -> Self {
         Self { time: MonotonicTime::of(clock), state: Mutex::default() }
     }
 
+    /// Extends the lease of a member by `ttl` from now, and returns the live members of its service and its shards. Costs the
+    /// number of members and shards of the store.
     fn renew(&self, member: &Member, ttl: Duration) -> Leases {
         let now = self.time.now();
         let mut state = self.state.lock();
@@ -60,6 +76,7 @@ impl LeaseTable {
         Leases::new(members, shards)
     }
 
+    /// Frees a shard at once, unless it has another owner or another epoch by now.
     fn release(&self, member: MemberId, shard: &ShardId, epoch: Epoch) {
         if let Some(owned) = self.state.lock().shards.get_mut(shard)
             && owned.owner == Some(member)
@@ -69,6 +86,7 @@ impl LeaseTable {
         }
     }
 
+    /// Removes a member and frees all of its shards.
     fn leave(&self, member: MemberId) {
         let mut state = self.state.lock();
         state.members.remove(&member);
@@ -97,11 +115,18 @@ impl LeaseState {
 
 /// The leases of a shared store, for the node that uses this handle of it.
 pub(super) struct MemoryLeases {
+    /// The handle of the node, which can be closed without the others.
     pub(super) store: MemoryStore,
+    /// The table of the store, shared by all of its handles.
     pub(super) table: Arc<LeaseTable>,
 }
 
 impl MemoryLeases {
+    /// Opens a shard for a member, if the shard is free. Two members that try at once get it one after the other, so one of
+    /// them is refused.
+    ///
+    /// # Errors
+    /// [`StoreError::Shards`] if the domain has another number of shards.
     fn open_now(
         &self,
         member: MemberId,

@@ -2,6 +2,9 @@
 //!
 //! Used like any store. It keeps the same records and the same index as the store on disk. Appends are committed
 //! immediately. The data lives as long as one clone of the store.
+//!
+//! Each store must behave as this one: the suites of the conformance crate were written against it. It differs only in that a
+//! commit costs nothing and is lost with the process.
 
 mod arena;
 mod commit_control;
@@ -50,7 +53,9 @@ const IDS_SPAN_MS: u64 = 24 * 3600 * 1000;
 /// Everything is lost with the last clone. Memory grows with each turn, because nothing is ever removed.
 #[derive(Default)]
 pub struct MemoryStore {
+    /// The data, which lives as long as one clone.
     shared: Arc<Shared>,
+    /// The access of this node, which it may close.
     handle: Arc<Handle>,
 }
 
@@ -69,6 +74,7 @@ struct Handle {
     is_closed: AtomicBool,
 }
 
+/// The data of a store. Its locks are taken one at a time, except that a shard is locked while its appends are held back.
 #[derive(Default)]
 struct Shared {
     /// Present in a store that several nodes share.
@@ -85,6 +91,7 @@ struct Shared {
     catalog: Mutex<Option<Vec<CatalogEntry>>>,
     /// Created on first use.
     identity: Mutex<Option<StoreIdentity>>,
+    /// The uncommitted appends; empty without a [`CommitControl`].
     held_commits: commit_control::HeldCommits,
     /// Runs the statements of a save.
     statements: Option<RunStatements>,
@@ -98,7 +105,9 @@ type RunStatements = Box<dyn Fn(&[Statement]) -> Result<(), StoreError> + Send +
 /// Kept while the listener may open a shard again. It remembers the highest ticket reported to it: tickets that started
 /// again from 1 would count as committed when they are issued.
 struct RegisteredListener {
+    /// The listener.
     listener: Arc<dyn CommitListener>,
+    /// The last ticket. The first one is 1.
     tickets: AtomicU64,
 }
 
@@ -166,6 +175,7 @@ impl MemoryStore {
         (store, faults)
     }
 
+    /// Returns an error after this handle was closed.
     fn check_open(&self) -> Result<(), StoreError> {
         if self.handle.is_closed.load(Ordering::Acquire) { Err(StoreError::Closed) } else { Ok(()) }
     }

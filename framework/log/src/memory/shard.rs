@@ -1,4 +1,7 @@
 //! A shard in memory: records, index and snapshots behind one lock that is rarely contended.
+//!
+//! A loss removes records from the end and rebuilds the index from the rest, as the recovery of a store on disk would.
+//! Readers that began before the loss get an error for their next page.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,16 +29,23 @@ use whizbang_core::store::{
 /// An upper bound for records other than turns.
 const SMALL_RECORD_BYTES: usize = 512;
 
+/// One shard. It exists from its first opening to the end of the store.
 pub(super) struct MemoryShard {
+    /// The domain and the number of the shard.
     pub(super) id: ShardId,
+    /// Records, index and snapshots. Held for the time of one append or one read.
     state: Mutex<ShardState>,
 }
 
+/// The content of a shard.
 pub(super) struct ShardState {
+    /// The epoch of the present owner.
     epoch: Epoch,
     /// `true` while the owner may append: not before an opening, nor after a failure or after closing.
     pub(super) accepting: bool,
+    /// The records.
     pub(super) arena: Arena,
+    /// The index of the records. Readers see the committed ones.
     pub(super) index: Index,
     /// The newest snapshot of each stream.
     snapshots: HashMap<Stream, Located, foldhash::fast::FixedState>,
@@ -44,6 +54,7 @@ pub(super) struct ShardState {
 }
 
 impl MemoryShard {
+    /// Returns a shard without records, which has to be claimed before it accepts any.
     pub(super) fn new(id: ShardId) -> Self {
         let state = ShardState {
             epoch: 0,
@@ -74,11 +85,13 @@ impl MemoryShard {
         self.state.lock().accepting = false;
     }
 
+    /// Locks the shard.
     pub(super) fn state(&self) -> parking_lot::MutexGuard<'_, ShardState> {
         self.state.lock()
     }
 }
 
+/// Returns the hasher of all stores in memory.
 fn hasher() -> StreamHasher {
     // The hashes of a store in memory are not stored, so the seed need not stay secret beyond the process. A fixed seed
     // makes every run the same.
@@ -86,6 +99,10 @@ fn hasher() -> StreamHasher {
 }
 
 impl ShardState {
+    /// Checks that the owner under the epoch `mine` may append.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] for an earlier owner, [`StoreError::Closed`] after a failure until the shard is opened again.
     fn check_owner(&self, shard: &ShardId, mine: Epoch) -> Result<(), StoreError> {
         if self.epoch != mine {
             return Err(StoreError::Fenced { shard: shard.clone(), mine, current: self.epoch });
@@ -115,14 +132,20 @@ impl ShardState {
     }
 }
 
+/// The writer of one opening of a shard.
 pub(super) struct MemoryWriter {
+    /// The handle of the node that has opened the shard.
     store: MemoryStore,
+    /// The shard that is appended to.
     shard: Arc<MemoryShard>,
+    /// The epoch of this opening.
     epoch: Epoch,
+    /// The listener of the thread that has opened the shard, with its tickets.
     registered: Arc<RegisteredListener>,
 }
 
 impl MemoryWriter {
+    /// Returns the writer of the opening with this epoch.
     pub(super) fn new(
         store: MemoryStore,
         shard: Arc<MemoryShard>,
@@ -132,6 +155,12 @@ impl MemoryWriter {
         Self { store, shard, epoch, registered }
     }
 
+    /// Appends a record of at most `bound` bytes that `write` adds to the index and encodes. It is committed at once, unless
+    /// a [`CommitControl`](super::CommitControl) holds commits.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`], [`StoreError::Closed`] and [`StoreError::OutOfTurn`], and the error of a planned refusal.
+    /// Nothing was appended.
     fn append_record(
         &self,
         bound: usize,
@@ -201,15 +230,19 @@ impl ShardWriter for MemoryWriter {
     }
 }
 
+/// The reads of one shard. They are answered from memory, so their futures are ready at once.
 pub(super) struct MemoryReader {
+    /// The shard that is read.
     shard: Arc<MemoryShard>,
 }
 
 impl MemoryReader {
+    /// Returns a reader of a shard.
     pub(super) fn new(shard: Arc<MemoryShard>) -> Self {
         Self { shard }
     }
 
+    /// Reads with the shard locked, and returns the result as a ready future.
     fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&mut ShardState) -> Result<T, StoreError>,
@@ -360,10 +393,15 @@ impl ShardReader for MemoryReader {
 
 /// A long stream that is read page by page.
 struct Pages {
+    /// The shard that is read.
     shard: Arc<MemoryShard>,
+    /// The number of losses at the beginning. After another loss the rest of the stream may not exist.
     losses: u64,
+    /// The actor type of the stream.
     actor: Name,
+    /// The key of the stream.
     key: Box<str>,
+    /// The snapshot before the first page, if one is used.
     snapshot: Option<Snapshot>,
     /// The ends of the unread pages, newest first.
     ends: Vec<Head>,

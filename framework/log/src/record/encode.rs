@@ -12,6 +12,7 @@ pub fn number(into: &mut Vec<u8>, value: u64) {
     }
 }
 
+/// Appends a number of two or more bytes. Separate, so that the frequent short ones are inlined.
 fn long_number(into: &mut Vec<u8>, value: u64) {
     if value >= 1 << 56 {
         into.push(value as u8 | 0x80);

@@ -1,4 +1,7 @@
 //! Encoding of an envelope inside a record.
+//!
+//! Fields that repeat the record around the envelope are left out, which halves the size of a typical entry. The bits say
+//! which fields follow, in the order of the function that writes them. They are frozen.
 
 use bytes::Bytes;
 
@@ -8,15 +11,25 @@ use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{Envelope, Fingerprint, Kind, MessageId, Origin, ReplyMode, SHAPE, ShardId};
 use whizbang_core::store::SentMessage;
 
+/// The destination follows.
 const TO: u16 = 1;
+/// The destination is that of the outbox entry around the envelope.
 const TO_GIVEN: u16 = 1 << 1;
+/// The receiving actor follows.
 const ACTOR: u16 = 1 << 2;
+/// The id of the causing message follows.
 const CAUSATION: u16 = 1 << 3;
+/// The deadline of a command follows, in milliseconds since 1970.
 const DEADLINE: u16 = 1 << 4;
+/// The trace context follows.
 const TRACEPARENT: u16 = 1 << 5;
+/// The sender follows: shard, actor, key and sequence.
 const ORIGIN: u16 = 1 << 6;
+/// The number of headers and the headers follow.
 const HEADERS: u16 = 1 << 7;
+/// The correlation id follows. Without the bit it is that of the turn.
 const CORRELATION: u16 = 1 << 8;
+/// The domain follows. Without the bit it is that of the destination.
 const DOMAIN: u16 = 1 << 9;
 
 /// The header of an outbox entry in a record whose sender is not the key of its turn. The name is reserved on the wire, so
@@ -227,6 +240,7 @@ pub(super) fn read(bytes: &[u8], record: &Bytes, given: Given<'_>, names: &mut N
     })
 }
 
+/// Reads the sender of a message.
 fn read_origin(decoder: &mut Decoder<'_>, names: &mut Names) -> Result<Origin, Malformed> {
     Ok(Origin {
         shard: ShardId::new(names.get(decoder.text()?)?, decoder.shard()?),

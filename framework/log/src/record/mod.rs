@@ -3,6 +3,10 @@
 //! Called by the stores to write, and by all readers of a log: loading, recovery, the [index](crate::index). A record
 //! holds exactly one turn. Reading borrows from the bytes, checks every length before using it, and never panics on any
 //! input. The first byte is the format, the second the kind. Every released format stays readable forever.
+//!
+//! Numbers have a variable length, texts and lists a length or a count in front. A record begins with format, kind, number of
+//! the shard in the log, and epoch. A later program reads all records of an earlier one; a record of a later format is an
+//! error, never skipped.
 
 pub mod decode;
 pub mod encode;
@@ -24,9 +28,13 @@ pub type Location = u64;
 /// The format that this program writes.
 pub(crate) const FORMAT: u8 = 1;
 
+/// The second byte of a turn.
 const KIND_TURN: u8 = 1;
+/// The second byte of a watermark.
 const KIND_ADVANCE: u8 = 2;
+/// The second byte of the progress of a destination.
 const KIND_SENT: u8 = 3;
+/// The second byte of an opening, which only a log of several shards has.
 const KIND_OPENED: u8 = 4;
 
 /// Bytes that are not a valid record, with the reason.

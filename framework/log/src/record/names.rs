@@ -8,6 +8,10 @@ use whizbang_core::message::Name;
 pub struct Names(Vec<Name>);
 
 impl Names {
+    /// Returns a validated name, which shares its memory with earlier ones of the same text.
+    ///
+    /// # Errors
+    /// The text is not a name: the bytes are not of this program.
     pub fn get(&mut self, text: &str) -> Result<Name, Malformed> {
         if let Some(name) = self.0.iter().find(|name| name.as_str() == text) {
             return Ok(name.clone());

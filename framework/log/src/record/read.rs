@@ -49,7 +49,9 @@ pub enum Record<'a> {
 /// A source of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceRecord<'a> {
+    /// The domain of the source.
     pub(crate) domain: &'a str,
+    /// The number of its shard.
     pub(crate) shard: u16,
     /// Empty for [`SourceKind::Direct`](whizbang_core::store::SourceKind::Direct).
     pub(crate) subscriber: &'a str,
@@ -58,16 +60,27 @@ pub struct SourceRecord<'a> {
 /// A turn in the log.
 #[derive(Clone, Debug)]
 pub struct TurnRecord<'a> {
+    /// The actor type of the stream.
     pub(crate) actor: &'a str,
+    /// The key of the stream.
     pub(crate) key: &'a str,
+    /// The number of the turn in its stream, from 1.
     pub(crate) number: u64,
+    /// The number of events of the stream before this turn.
     pub(crate) version: u64,
+    /// The time of the turn, by the clock of its node.
     pub(crate) time: Timestamp,
+    /// The id of the handled message.
     pub(crate) id: MessageId,
+    /// The id of the message that began the conversation.
     pub(crate) correlation: MessageId,
+    /// The trace context of the handled message.
     pub(crate) traceparent: Option<&'a str>,
+    /// The mark that makes a repetition of the message a duplicate.
     pub(crate) mark: MarkRecord<'a>,
+    /// The codec of the reply.
     pub(crate) reply_codec: Codec,
+    /// The reply or rejection; empty if there is none.
     pub(crate) reply: &'a [u8],
     /// The location of the stream's previous turn; 0 if this is the first.
     pub(crate) stream: Location,
@@ -75,55 +88,72 @@ pub struct TurnRecord<'a> {
     pub(crate) position: u64,
     /// The location of the shard's record with that event; 0 if there is none, or if this turn has no events.
     pub(crate) events_before: Location,
+    /// The events in the order of their positions.
     events: Items<'a>,
+    /// The messages that the turn sent.
     outbox: Items<'a>,
+    /// The timers that the turn set or cleared.
     timers: Items<'a>,
+    /// The notes, of which the first may be the headers.
     notes: Items<'a>,
+    /// The location of this record, which links are relative to.
     location: Location,
 }
 
 /// The mark that a message was handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MarkRecord<'a> {
+    /// Nothing that could be repeated.
     None,
+    /// A message from outside, found by its id. The digest detects the same id with another payload.
     Outside { digest: u64 },
+    /// A message with a sequence, or an event with a position. Everything of the source up to `floor` was handled before.
     From { source: SourceRecord<'a>, sequence: u64, floor: u64 },
+    /// A timer with this stored name.
     Timer { name: &'a str },
 }
 
 /// An event in a turn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EventRecord<'a> {
+    /// The name of the event.
     pub(crate) name: &'a str,
+    /// The version of its schema.
     pub(crate) version: u32,
+    /// The codec of its payload.
     pub(crate) codec: Codec,
+    /// The payload. Empty in a store that keeps payloads elsewhere.
     pub(crate) payload: &'a [u8],
 }
 
 /// An outbox entry in a turn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OutboxRecord<'a> {
+    /// The domain of the destination.
     pub(crate) domain: &'a str,
+    /// The number of the destination's shard.
     pub(crate) shard: u16,
+    /// The sequence for this destination.
     pub(crate) sequence: u64,
     /// The location of the record with the previous entry for the destination; 0 if it is this record, or if there is
     /// none.
     pub(crate) before: Location,
+    /// The encoded envelope, without the fields that the record has.
     pub(crate) envelope: &'a [u8],
 }
 
 /// A note in a turn.
 #[derive(Clone, Copy, Debug)]
 pub enum NoteRecord<'a> {
-    Attempt {
-        message: MessageId,
-        attempt: u32,
-    },
+    /// The number of an attempt of a message, recorded before or after it.
+    Attempt { message: MessageId, attempt: u32 },
+    /// A message that was given up.
     DeadLetter(DeadLetterRecord<'a>),
-    Resolved {
-        message: MessageId,
-    },
+    /// A dead letter that was redriven or discarded.
+    Resolved { message: MessageId },
+    /// The end of a saga. Its state is kept no longer.
     Ended,
+    /// A note of the framework's actor code.
     Own(&'a [u8]),
     /// The headers of the turn.
     Headers(HeaderRecords<'a>),
@@ -134,6 +164,7 @@ pub enum NoteRecord<'a> {
 pub struct HeaderRecords<'a>(Items<'a>);
 
 impl<'a> HeaderRecords<'a> {
+    /// Returns the headers, each with name and value.
     pub(crate) fn iter(self) -> impl Iterator<Item = (&'a str, &'a str)> {
         self.0.iter(decode_header)
     }
@@ -142,26 +173,38 @@ impl<'a> HeaderRecords<'a> {
 /// A dead letter in a turn.
 #[derive(Clone, Copy, Debug)]
 pub struct DeadLetterRecord<'a> {
+    /// The id of the message.
     pub(crate) id: MessageId,
+    /// The actor type that failed.
     pub(crate) actor: &'a str,
+    /// The key that is parked.
     pub(crate) key: &'a str,
+    /// The kind of failure.
     pub(crate) reason: DeadLetterReason,
+    /// The error of the last attempt, shortened.
     pub(crate) error: &'a str,
+    /// The number of attempts.
     pub(crate) attempts: u32,
+    /// The time at which it was given up.
     pub(crate) time: Timestamp,
+    /// The encoded message, complete so that it can be redriven.
     pub(crate) envelope: &'a [u8],
 }
 
 /// Items that were parsed once for validation, so that parsing them again cannot fail.
 #[derive(Clone, Copy, Debug)]
 struct Items<'a> {
+    /// The number of items.
     count: usize,
+    /// Their bytes, validated.
     bytes: Decoder<'a>,
 }
 
 impl<'a> Items<'a> {
+    /// No items.
     const NONE: Self = Self { count: 0, bytes: Decoder(&[]) };
 
+    /// Reads a count and as many items with `one`, and keeps only their bytes.
     fn parse<T>(
         decoder: &mut Decoder<'a>,
         one: impl Fn(&mut Decoder<'a>) -> Result<T, Malformed>,
@@ -174,6 +217,7 @@ impl<'a> Items<'a> {
         Ok(Self { count, bytes: Decoder(decoder.since(before)) })
     }
 
+    /// Parses the items again, one at a time, without allocating.
     fn iter<T>(self, one: impl Fn(&mut Decoder<'a>) -> Result<T, Malformed>) -> impl Iterator<Item = T> {
         let mut bytes = self.bytes;
         // Cannot fail: the same bytes were parsed by the same function before.
@@ -182,27 +226,33 @@ impl<'a> Items<'a> {
 }
 
 impl<'a> TurnRecord<'a> {
+    /// Returns the number of events, without parsing them.
     pub(crate) fn events_count(&self) -> usize {
         self.events.count
     }
 
+    /// Returns the events in the order of their positions.
     pub(crate) fn events(&self) -> impl Iterator<Item = EventRecord<'a>> + use<'a> {
         self.events.iter(decode_event)
     }
 
+    /// Returns the number of sent messages, without parsing them.
     pub(crate) fn outbox_count(&self) -> usize {
         self.outbox.count
     }
 
+    /// Returns the sent messages in the order of the turn.
     pub(crate) fn outbox(&self) -> impl Iterator<Item = OutboxRecord<'a>> + use<'a> {
         let location = self.location;
         self.outbox.iter(move |decoder| decode_outbox(decoder, location))
     }
 
+    /// Returns the changes of timers in the order of the turn.
     pub(crate) fn timers(&self) -> impl Iterator<Item = TimerWrite<'a>> + use<'a> {
         self.timers.iter(decode_timer)
     }
 
+    /// Returns the notes in the order of the turn, the headers first.
     pub(crate) fn notes(&self) -> impl Iterator<Item = NoteRecord<'a>> + use<'a> {
         self.notes.iter(decode_note)
     }
@@ -222,6 +272,9 @@ impl<'a> TurnRecord<'a> {
 impl<'a> Record<'a> {
     /// Reads a record from all of `bytes`, which were stored at `location`. Returns the shard's number in the log, the
     /// epoch and the content.
+    ///
+    /// # Errors
+    /// The reason why the bytes are not a record of a known format. Nothing of a damaged record is used.
     pub fn read(bytes: &'a [u8], location: Location) -> Result<(u32, Epoch, Self), Malformed> {
         let decoder = &mut Decoder(bytes);
         if decoder.byte()? != FORMAT {
@@ -241,6 +294,7 @@ impl<'a> Record<'a> {
     }
 }
 
+/// Reads the content of a turn behind the common head. `location` is that of its record.
 fn decode_turn<'a>(decoder: &mut Decoder<'a>, location: Location) -> Result<TurnRecord<'a>, Malformed> {
     let flags = decoder.byte()?;
     let has = |flag: u8| flags & flag != 0;
@@ -299,10 +353,12 @@ fn decode_turn<'a>(decoder: &mut Decoder<'a>, location: Location) -> Result<Turn
     })
 }
 
+/// Reads a source of messages.
 fn decode_source<'a>(decoder: &mut Decoder<'a>) -> Result<SourceRecord<'a>, Malformed> {
     Ok(SourceRecord { domain: decoder.text()?, shard: decoder.shard()?, subscriber: decoder.text()? })
 }
 
+/// Reads one event.
 fn decode_event<'a>(decoder: &mut Decoder<'a>) -> Result<EventRecord<'a>, Malformed> {
     Ok(EventRecord {
         name: decoder.text()?,
@@ -312,6 +368,7 @@ fn decode_event<'a>(decoder: &mut Decoder<'a>) -> Result<EventRecord<'a>, Malfor
     })
 }
 
+/// Reads one sent message with its link.
 fn decode_outbox<'a>(decoder: &mut Decoder<'a>, location: Location) -> Result<OutboxRecord<'a>, Malformed> {
     Ok(OutboxRecord {
         domain: decoder.text()?,
@@ -322,11 +379,13 @@ fn decode_outbox<'a>(decoder: &mut Decoder<'a>, location: Location) -> Result<Ou
     })
 }
 
+/// Reads an envelope, whose length is written in four bytes so that it can be filled in afterwards.
 fn decode_length_prefixed<'a>(decoder: &mut Decoder<'a>) -> Result<&'a [u8], Malformed> {
     let length = u32::from_le_bytes(decoder.array()?);
     decoder.exactly(usize::try_from(length).map_err(|_| Malformed("a length is too large"))?)
 }
 
+/// Reads one change of a timer.
 fn decode_timer<'a>(decoder: &mut Decoder<'a>) -> Result<TimerWrite<'a>, Malformed> {
     match decoder.byte()? {
         TIMER_SET => Ok(TimerWrite::Set {
@@ -341,10 +400,12 @@ fn decode_timer<'a>(decoder: &mut Decoder<'a>) -> Result<TimerWrite<'a>, Malform
     }
 }
 
+/// Reads one header.
 fn decode_header<'a>(decoder: &mut Decoder<'a>) -> Result<(&'a str, &'a str), Malformed> {
     Ok((decoder.text()?, decoder.text()?))
 }
 
+/// Reads one note. An unknown kind makes the record unreadable.
 fn decode_note<'a>(decoder: &mut Decoder<'a>) -> Result<NoteRecord<'a>, Malformed> {
     match decoder.byte()? {
         NOTE_ATTEMPT => Ok(NoteRecord::Attempt { message: decoder.id()?, attempt: decoder.small()? }),
@@ -357,6 +418,7 @@ fn decode_note<'a>(decoder: &mut Decoder<'a>) -> Result<NoteRecord<'a>, Malforme
     }
 }
 
+/// Reads one dead letter.
 fn decode_dead_letter<'a>(decoder: &mut Decoder<'a>) -> Result<DeadLetterRecord<'a>, Malformed> {
     let actor = decoder.text()?;
     let key = decoder.text()?;

@@ -1,4 +1,6 @@
 //! Converts records to the types that readers return. Payloads share the record's bytes.
+//!
+//! Names are validated here, once for each text, because records of a damaged file may contain anything.
 
 use bytes::Bytes;
 
@@ -9,6 +11,7 @@ use whizbang_core::message::{Origin, ShardId};
 use whizbang_core::store::{DeadLetter, Note, OutboxEntry, Source, SourceKind, StoredEvent, StoredTurn, TimerWrite};
 
 impl SourceRecord<'_> {
+    /// Returns the source with validated names.
     pub(crate) fn to_source(self, names: &mut Names) -> Result<Source, Malformed> {
         let shard = ShardId::new(names.get(self.domain)?, self.shard);
         let kind = match self.subscriber {

@@ -1,4 +1,6 @@
 //! Encodes records. The only allocation is the growth of the buffer.
+//!
+//! The caller reserves the [bound](turn_bound) before it encodes, so that a record is in one piece of memory.
 
 use super::envelope::{self, Given};
 use super::layout::{
@@ -72,6 +74,7 @@ pub fn turn_bound(turn: &Turn<'_>) -> usize {
     bound
 }
 
+/// Returns an upper bound for the bytes of a source.
 fn source_bound(source: &Source) -> usize {
     let subscriber = match &source.kind {
         SourceKind::Direct => 0,
@@ -157,6 +160,7 @@ pub fn write_turn(into: &mut Vec<u8>, turn: &Turn<'_>, place: &RecordContext<'_>
     }
 }
 
+/// Appends the sent messages, each with the sequence and the link that the store has given it.
 fn encode_outbox(into: &mut Vec<u8>, turn: &Turn<'_>, place: &RecordContext<'_>) {
     encode::number(into, turn.outbox.len() as u64);
     for (entry, sent) in turn.outbox.iter().zip(place.sent) {
@@ -172,6 +176,7 @@ fn encode_outbox(into: &mut Vec<u8>, turn: &Turn<'_>, place: &RecordContext<'_>)
     }
 }
 
+/// Appends the changes of timers.
 fn encode_timers(into: &mut Vec<u8>, timers: &[TimerWrite<'_>]) {
     encode::number(into, timers.len() as u64);
     for timer in timers {
@@ -192,6 +197,7 @@ fn encode_timers(into: &mut Vec<u8>, timers: &[TimerWrite<'_>]) {
     }
 }
 
+/// Appends the headers, if there are any, and the notes.
 fn encode_notes(into: &mut Vec<u8>, turn: &Turn<'_>) {
     let headers = usize::from(!turn.headers.is_empty());
     encode::number(into, (headers + turn.notes.len()) as u64);
@@ -227,6 +233,7 @@ fn encode_notes(into: &mut Vec<u8>, turn: &Turn<'_>) {
     }
 }
 
+/// Appends a dead letter with its complete message.
 fn encode_dead_letter(into: &mut Vec<u8>, letter: &DeadLetter, turn: &Turn<'_>) {
     encode::text(into, &letter.actor);
     encode::text(into, &letter.key);
@@ -252,6 +259,7 @@ fn write_length_prefixed(into: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     }
 }
 
+/// Appends a source of messages.
 fn encode_source(into: &mut Vec<u8>, source: &Source) {
     encode::text(into, &source.shard.domain);
     encode::number(into, u64::from(source.shard.shard));
@@ -288,6 +296,7 @@ pub fn write_opened(into: &mut Vec<u8>, shard: &ShardId, shards: u16, tag: u32, 
     encode::number(into, u64::from(shards));
 }
 
+/// Appends the common head of a record: format, kind, number of the shard in the log, epoch.
 fn write_head(into: &mut Vec<u8>, kind: u8, tag: u32, epoch: Epoch) {
     into.extend_from_slice(&[FORMAT, kind]);
     encode::number(into, u64::from(tag));
