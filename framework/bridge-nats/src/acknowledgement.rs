@@ -1,6 +1,9 @@
 //! Acknowledgements of published messages by streams.
 //!
 //! Parsed once by the publisher, also when the acknowledgement of a pack is for many events.
+//!
+//! A stream that is full, or that does not exist, answers at once. Silence means that the outcome is unknown, and the sender
+//! repeats the message under the same id.
 
 use std::sync::Arc;
 
@@ -21,6 +24,7 @@ pub(super) enum PublishFailure {
 /// A duplicate counts as stored: the server reports it without an error.
 #[derive(Deserialize)]
 struct Acknowledgement {
+    /// The error of the stream; `None` for a stored message or a duplicate.
     error: Option<StreamError>,
 }
 
@@ -28,8 +32,10 @@ struct Acknowledgement {
 #[derive(Debug, Deserialize, thiserror::Error)]
 #[error("{description} ({err_code})")]
 struct StreamError {
+    /// The error code of JetStream, which tells a full stream from other errors.
     #[serde(default)]
     err_code: u64,
+    /// The text of the server, for people.
     #[serde(default)]
     description: String,
 }

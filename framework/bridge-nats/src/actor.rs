@@ -52,6 +52,7 @@ pub(super) struct Loops {
 }
 
 impl NatsActor {
+    /// Returns the actor of an attached bridge. Its loops start with the actor, on the `LocalSet` of the node.
     pub(super) fn new(
         client: Client,
         publisher: Arc<PublisherLoop>,

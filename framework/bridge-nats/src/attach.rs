@@ -3,6 +3,9 @@
 //! Called by [`Bridge::attach`](whizbang_core::bridge::Bridge::attach). The order matters: the claims are checked before anything
 //! changes at the server, so that the domain of another store stays untouched, and they are written last, when the node can
 //! receive.
+//!
+//! Subscriptions are made before consumers are asked for messages, and two round trips confirm them. So no response and no
+//! denial of the start is missed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

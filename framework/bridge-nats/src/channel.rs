@@ -25,10 +25,12 @@ pub(super) struct ChannelSubscriber {
     channel: Channel,
     /// The consumer of the shard that the subscription belongs to.
     pub(super) shard_consumer: Option<usize>,
+    /// The subscription of the client library.
     pub(super) subscriber: Subscriber,
 }
 
 impl ChannelSubscriber {
+    /// Marks the messages of a subscription with their channel.
     pub(super) fn new(channel: Channel, subscriber: Subscriber) -> Self {
         Self { channel, shard_consumer: None, subscriber }
     }

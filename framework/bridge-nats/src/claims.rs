@@ -3,6 +3,9 @@
 //! Called by the bridge at attach and detach, and by a loop of the bridge's actor that renews the claims. A claim is written with
 //! the stream sequence of the claim that it replaces, and the server rejects the write if that is no longer the last one. The
 //! result of the write decides, so clocks and pauses of nodes do not matter.
+//!
+//! A node that loses a claim ends: another store has the domain, and two stores that own one domain would give two meanings
+//! to its positions.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,7 +39,9 @@ const ISSUE: &str = "claims";
 
 /// The claims of one node.
 pub(super) struct Claims {
+    /// Reads and conditionally writes the messages of the stream.
     pub(super) jetstream: JetStream,
+    /// The prefix of the subjects of claims.
     pub(super) namespace: Namespace,
     /// The desired configuration of the stream of all claims.
     pub(super) stream: DesiredConfig,
@@ -58,10 +63,12 @@ pub(super) struct ClaimWatch {
     link: watch::Receiver<LinkState>,
     /// The node, which ends when a claim is lost.
     inbound: Arc<dyn Inbound>,
+    /// The issues, of which a failing renewal is one.
     report: Arc<Report>,
 }
 
 impl ClaimWatch {
+    /// Returns the inputs of the loop. Nothing is renewed until it runs.
     pub(super) fn new(
         watched: Vec<Subscriber>,
         link: watch::Receiver<LinkState>,
@@ -140,7 +147,11 @@ impl Claims {
         self.domains().map(|domain| self.namespace.claim_subject(domain)).collect()
     }
 
-    /// Ensures the stream of claims and checks that no other store holds a claim on a domain of this node. Claims nothing yet.
+    /// Ensures the stream of claims and checks that no other store holds a claim on a domain of this node. Claims nothing
+    /// yet. Called before anything is created at the server.
+    ///
+    /// # Errors
+    /// [`BridgeError::Claimed`] names the store that has a domain.
     pub(super) async fn check(&self) -> Result<(), BridgeError> {
         self.jetstream.ensure_stream(&self.stream).await?;
         for domain in self.domains() {
@@ -152,6 +163,9 @@ impl Claims {
     }
 
     /// Claims all domains and returns those that another store held before. Releases the new claims again after an error.
+    ///
+    /// # Errors
+    /// The first error. No claim of this start is left.
     pub(super) async fn claim_all(&self) -> Result<Vec<Name>, BridgeError> {
         let mut replaced = Vec::new();
         for domain in self.domains() {
@@ -312,7 +326,8 @@ impl Claims {
             .refused(format!("the claim on domain `{domain}` keeps changing: another node writes it at the same time"))
     }
 
-    /// Records that this node was stopped in order: its claims may be continued on a copy of its store.
+    /// Records that this node was stopped in order: its claims may be continued on a copy of its store. A failure is logged:
+    /// the claim then names a store that has ended, and only that store can continue it.
     pub(super) async fn release(&self) {
         self.ended.store(true, Ordering::Release);
         if self.card.has_leased_shards {

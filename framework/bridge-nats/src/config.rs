@@ -64,17 +64,29 @@ use whizbang_wire::subject::Namespace;
 #[derive(Clone)]
 #[must_use]
 pub struct NatsBuilder {
+    /// One or several servers, separated by commas. May contain a login, so it is never printed.
     pub(super) url: String,
+    /// The prefix of all subjects and streams.
     pub(super) namespace: Namespace,
+    /// The login, apart from one in the URL.
     pub(super) login: Login,
+    /// Files with certificates of authorities, in addition to those of the system.
     pub(super) root_certificates: Vec<PathBuf>,
+    /// The certificate of this client and its key.
     pub(super) certificate: Option<(PathBuf, PathBuf)>,
+    /// The connection fails without TLS.
     pub(super) tls_required: bool,
+    /// The number of servers that have each stream.
     pub(super) replicas: u8,
+    /// The size of each stream in bytes.
     pub(super) stream_bytes: u64,
+    /// The age at which events are removed from their stream.
     pub(super) event_age: Duration,
+    /// The time after which the server delivers an unacknowledged message again.
     pub(super) ack_wait: Duration,
+    /// The time for which `connect` tries to reach a server.
     pub(super) wait_for_server: Duration,
+    /// Whose task it is to create streams and consumers.
     pub(super) stream_setup: StreamSetup,
 }
 
@@ -94,15 +106,22 @@ pub enum StreamSetup {
 /// The login of the bridge.
 #[derive(Clone)]
 pub(super) enum Login {
+    /// No login.
     None,
+    /// A user and a password.
     UserPassword(String, String),
+    /// A token.
     Token(String),
+    /// The seed of an nkey, which signs a number of the server.
     NKey(String),
+    /// The content of a credentials file.
     Credentials(String),
+    /// A file that is read for each connection, so that it can be replaced without a restart.
     File(LoginFile),
 }
 
 impl NatsBuilder {
+    /// Returns the default settings for a URL, which is parsed when the bridge connects.
     pub(super) fn new(url: &str) -> Self {
         Self {
             url: url.to_owned(),

@@ -2,6 +2,9 @@
 //!
 //! Called by the bridge. The client reconnects on its own; the loops watch [`LinkState`] to redo what a reconnection requires.
 //! Errors and logs never contain a password: they show addresses as [`Servers`] formats them.
+//!
+//! A denial of the server is an event of the connection and names no request. So it is passed to all that may wait for the
+//! subject.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -54,6 +57,7 @@ impl Default for LinkState {
 pub(super) struct Connection {
     /// Dropped before the client.
     pub(super) ending: Ending,
+    /// The handle of the client library, which reconnects by itself.
     pub(super) client: Client,
     /// Changes when the connection is lost or restored.
     pub(super) link: watch::Receiver<LinkState>,
@@ -210,10 +214,15 @@ fn reconnect_delay(attempts: usize, random: u64) -> Duration {
 
 /// The recipient of the client's events.
 struct EventLog {
+    /// The servers without a login, for logs and errors.
     broker: Arc<str>,
+    /// The connection ends on purpose.
     is_ending: Arc<AtomicBool>,
+    /// The state of the connection for the loops.
     link: watch::Sender<LinkState>,
+    /// The subjects that the server denies. A lagging receiver misses some, and their requests time out instead.
     denials: broadcast::Sender<String>,
+    /// The inboxes of callers that the server denies.
     denied_inboxes: Arc<DeniedInboxes>,
     /// The first token of the inboxes of this connection.
     inbox: String,

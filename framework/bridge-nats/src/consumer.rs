@@ -17,7 +17,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, Message, StatusCode, Subject};
+use async_nats::{Client, HeaderMap, Message, StatusCode};
 use futures_util::FutureExt;
 use futures_util::stream::{SelectAll, StreamExt};
 use tokio::sync::{oneshot, watch};
@@ -36,33 +36,38 @@ use super::publisher::PublisherLoop;
 use super::pull_consumer::{ConsumerStatus, DELETION_GRACE, MAX_HANDLING, PullConsumer};
 use super::report::Report;
 use super::streams::{Feed, StreamContent};
-use whizbang_core::bridge::{AckOutcome, BridgeError, Inbound, Request, RequestError, Response};
+use whizbang_core::bridge::{AckOutcome, BridgeError, Inbound, RequestError, Response};
 use whizbang_core::clock::monotonic;
 use whizbang_core::message::Name;
 use whizbang_core::telemetry::error_chain;
-use whizbang_wire::Packet;
 use whizbang_wire::subject::Namespace;
 
 /// The maximum number of messages, and of requests, that are handled at once, whatever capacity the node reports.
 pub(super) const MAX_IN_FLIGHT: usize = 4096;
-/// The maximum number of pages that are read or written at once as responses. A page has up to the server's `max_payload` bytes
-/// (1 MiB by default) and its request has forty, so this bounds the memory.
-const MAX_PAGES: usize = 8;
 /// The number of written bytes after which the loop waits until the client has sent them to the server.
 const MAX_UNFLUSHED_BYTES: usize = 4 * 1024 * 1024;
 /// The interval at which a node without capacity is polled. A completed message triggers an earlier poll.
 const CAPACITY_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
+/// The loop that receives. One task owns it, so nothing in it is locked.
 pub(super) struct ConsumerLoop {
+    /// Writes acknowledgements and responses.
     pub(super) client: Client,
+    /// Creates and inspects streams and consumers.
     pub(super) jetstream: JetStream,
+    /// The prefix of all subjects.
     pub(super) namespace: Namespace,
+    /// The name of this service, which its stream of refused messages has.
     pub(super) service: Name,
     /// The domains that this node owns, with their number of shards.
     pub(super) owns: Vec<(Name, u16)>,
+    /// The node, which handles the messages.
     pub(super) inbound: Arc<dyn Inbound>,
+    /// Sends the copies of refused messages, and reports a missing stream.
     pub(super) publisher: Arc<PublisherLoop>,
+    /// The state of the connection. A changed epoch means a reconnection.
     pub(super) link: watch::Receiver<LinkState>,
+    /// The time after which the server delivers again. Messages in flight are extended at a third of it.
     pub(super) ack_wait: Duration,
     /// The consumers by index. An index is never used again.
     pub(super) consumers: BTreeMap<usize, PullConsumer>,
@@ -70,10 +75,13 @@ pub(super) struct ConsumerLoop {
     pub(super) shards: OwnedShards,
     /// The streams that this node only writes to.
     pub(super) write_only: Arc<Vec<DesiredConfig>>,
+    /// The subscriptions, polled in turn.
     pub(super) subscribers: SelectAll<ChannelSubscriber>,
+    /// Fires when the node stops.
     pub(super) closing: oneshot::Receiver<()>,
     /// `closing` has fired.
     pub(super) is_closing: bool,
+    /// The issues of the loop, and its counters.
     pub(super) report: Arc<Report>,
 }
 
@@ -133,6 +141,7 @@ impl ConsumerLoop {
         self.shut_down(in_flight).await;
     }
 
+    /// Handles one message of a subscription. Nothing is awaited here: the futures of the node are added to the tasks.
     fn receive(&mut self, in_flight: &mut InFlightMessages, channel: Channel, message: Message) {
         match channel {
             Channel::Stream(index) => self.receive_message(in_flight, index, message),
@@ -148,6 +157,7 @@ impl ConsumerLoop {
         }
     }
 
+    /// Adds a pulled message to those of its consumer, or ends a pull that the server has answered with a status.
     fn receive_message(&mut self, in_flight: &mut InFlightMessages, index: usize, message: Message) {
         // Messages for a shard that was disowned are redelivered to its next owner.
         let Some(consumer) = self.consumers.get_mut(&index) else { return };
@@ -168,71 +178,6 @@ impl ConsumerLoop {
         in_flight.extend_at.get_or_insert(now + self.ack_wait / 3);
         in_flight.ready.insert(index);
         consumer.receive(in_flight.next_number, message);
-    }
-
-    fn receive_request(&mut self, in_flight: &mut InFlightMessages, message: &Message) {
-        // Reply only to inbox subjects, so a caller cannot make this node publish with its permissions (confused deputy).
-        let Some(reply) = message.reply.clone().filter(|reply| is_inbox(reply)) else {
-            tracing::warn!(subject = excerpt(&message.subject), "dropped a request without an inbox for its response");
-            return;
-        };
-        if self.report.denied_inboxes.drops(&reply, monotonic()) {
-            return;
-        }
-        let request = match json_request::request(&self.namespace, message) {
-            Some(request) => request.map(|(request, names)| (request, Some(names))),
-            None => decode::request(&self.namespace, &self.owns, message).map(|request| (request, None)),
-        };
-        match request {
-            Ok(_) if in_flight.requests >= MAX_IN_FLIGHT => {
-                self.respond(in_flight, reply, &Response::Refused(RequestError::Busy));
-            }
-            Ok((Request::Events { .. } | Request::Outbox { .. }, _)) if in_flight.pages >= MAX_PAGES => {
-                self.respond(in_flight, reply, &Response::Refused(RequestError::Busy));
-            }
-            // The owner of the key's shard receives the request as well, and responds.
-            Ok((Request::Command(command), _)) if self.is_for_another_node(message, &command) => {}
-            Ok((request, names)) => {
-                let is_page = matches!(request, Request::Events { .. } | Request::Outbox { .. });
-                let after = if let Request::Events { after, .. } = &request { *after } else { 0 };
-                let context = RequestContext { reply, is_page, json: names.map(|names| (after, names)) };
-                in_flight.requests += 1;
-                in_flight.pages += usize::from(is_page);
-                let response = self.inbound.request(request);
-                in_flight.tasks.push(response.map(move |response| Completed::Responded(context, response)).boxed());
-            }
-            Err(error) => {
-                tracing::warn!(
-                    subject = excerpt(&message.subject), error = %error_chain(&error),
-                    "refused a request",
-                );
-                self.respond(in_flight, reply, &Response::Refused(RequestError::Undecodable(error.to_string())));
-            }
-        }
-    }
-
-    fn respond(&self, in_flight: &mut InFlightMessages, reply: Subject, response: &Response) {
-        let limit = self.client.max_payload();
-        let mut packet = Packet::from_response(response, limit);
-        if packet.size() > limit {
-            let reason = format!("response of {} bytes exceeds the broker's limit of {limit}", packet.size());
-            packet = Packet::from_response(&Response::Refused(RequestError::Unknown(reason)), limit);
-        }
-        Self::queue_reply(in_flight, reply, packet);
-    }
-
-    fn queue_reply(in_flight: &mut InFlightMessages, reply: Subject, packet: Packet) {
-        match headers::to_nats(&packet) {
-            Ok(headers) => {
-                in_flight.outgoing.push_back(OutboundMessage {
-                    subject: reply,
-                    reply: None,
-                    headers,
-                    payload: packet.payload,
-                });
-            }
-            Err(error) => tracing::error!(error = %error_chain(&error), "failed to encode a response"),
-        }
     }
 
     /// Delivers as many messages as the node has capacity for, in turn from each consumer. Returns true if some are left.
@@ -306,6 +251,7 @@ impl ConsumerLoop {
         in_flight.ready.iter().any(has_window)
     }
 
+    /// Applies the result of a finished task: acknowledges, delays or refuses a message, or sends a response.
     fn complete(&mut self, in_flight: &mut InFlightMessages, completed: Completed) {
         match completed {
             Completed::Unhandled(number, message, reason) => {
@@ -424,6 +370,8 @@ impl ConsumerLoop {
         }
     }
 
+    /// Returns when the loop has to run although nothing happens: the next extension, check, or poll of the capacity. `None`
+    /// if nothing is due.
     fn next_wake(&self, in_flight: &InFlightMessages, now: Instant, at_capacity: bool, up: bool) -> Option<Instant> {
         let due = in_flight.extend_at.into_iter().chain(in_flight.check_write_only_at).chain(in_flight.touch_all_at);
         due.filter(|_| up).chain(in_flight.release_at).chain(at_capacity.then(|| now + CAPACITY_POLL_INTERVAL)).min()
@@ -468,6 +416,7 @@ impl ConsumerLoop {
     }
 }
 
+/// Sleeps until a moment, or for ever.
 async fn sleep_until(wake: Option<Instant>) {
     match wake {
         Some(wake) => tokio::time::sleep_until(wake).await,

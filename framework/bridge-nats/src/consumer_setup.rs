@@ -1,6 +1,8 @@
 //! Durable consumers at the server: creates, compares and inspects them, and recreates those that stalled or left messages behind.
 //!
 //! Called at attach, after each reconnection and by the watchdog.
+//!
+//! A check reads before it writes: a node that may not create anything works as long as everything exists.
 
 use serde_json::{Value, json};
 

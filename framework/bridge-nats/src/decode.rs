@@ -1,6 +1,9 @@
 //! Decodes received messages and rejects those whose headers contradict their subject.
 //!
 //! Called by the consumer loop. [`Address`] checks the content against the subject.
+//!
+//! A message is either accepted as a whole or refused as a whole. The reason is for operators: it names headers and subjects
+//! and never contains a payload.
 
 use async_nats::{HeaderMap, Message};
 use bytes::Bytes;

@@ -24,6 +24,7 @@ const DENIED_FOR: Duration = Duration::from_secs(60);
 pub(super) struct DeniedInboxes {
     /// The time until which requests with these inboxes are dropped.
     until: Mutex<HashMap<String, Instant>>,
+    /// The number of dropped requests since the start, for the metrics.
     dropped: AtomicU64,
 }
 

@@ -1,6 +1,8 @@
 //! The state of the consumer loop: received messages, running tasks, and messages to write.
 //!
 //! Used by the consumer loop only. A message may contain several envelopes; it is acknowledged when the last one is completed.
+//!
+//! A number of a message is never used again, so a result that arrives late finds its message or nothing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -19,6 +21,7 @@ use whizbang_core::bridge::{AckOutcome, BridgeError, Response};
 
 /// The delay before the first redelivery of a message; it doubles up to [`MAX_REDELIVERY_DELAY`].
 const MIN_REDELIVERY_DELAY: Duration = Duration::from_millis(50);
+/// The longest delay that a node asks for when it cannot handle a message now.
 const MAX_REDELIVERY_DELAY: Duration = Duration::from_secs(5);
 
 /// A received message that is not acknowledged yet.
@@ -59,10 +62,13 @@ impl ReceivedMessage {
 ///
 /// It is written by the consumer loop itself and not by the publisher: an acknowledgement must not wait for commands.
 pub(super) struct OutboundMessage {
+    /// The subject to write to.
     pub(super) subject: Subject,
     /// The subject to which the server or another node responds; for a pull, the inbox of the consumer.
     pub(super) reply: Option<Subject>,
+    /// The headers, which contain all but the payload.
     pub(super) headers: HeaderMap,
+    /// The payload.
     pub(super) payload: Bytes,
 }
 
@@ -145,6 +151,7 @@ pub(super) struct InFlightMessages {
     pub(super) release_at: Option<Instant>,
     /// The number of successive releases, and the time of the last one.
     pub(super) releases: u32,
+    /// The moment of the next check for messages that wait in the node for too long. `None` while no limit is reached.
     pub(super) released_at: Option<Instant>,
     /// The disowned shards whose last acknowledgements are not written yet.
     pub(super) disowned: Vec<(oneshot::Sender<Option<Subject>>, Option<Subject>)>,

@@ -19,6 +19,7 @@ pub(super) struct Inboxes {
     acknowledgements: String,
     /// The number of a request and its token follow.
     responses: String,
+    /// The secret keys of the tokens, new for each connection.
     tokens: RandomState,
 }
 

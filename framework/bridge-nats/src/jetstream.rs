@@ -2,6 +2,9 @@
 //!
 //! Called at attach and after each reconnection. Written against the API itself: a server silently drops settings that it does not
 //! know, and comparing the settings it returns detects that on every version.
+//!
+//! A request is repeated for a while, because a cluster that elects a leader answers nothing or an error. Every request is
+//! idempotent: the settings are complete, and a conditional write names the message that it follows.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -25,10 +28,14 @@ use whizbang_core::telemetry::error_chain;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time for which requests are retried, with pauses of [`RETRY_PAUSE`], while a cluster elects a leader.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(15);
+/// The pause between two attempts of a request.
 pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
+/// The stream does not exist.
 const STREAM_NOT_FOUND: u64 = 10059;
+/// The consumer does not exist.
 const CONSUMER_NOT_FOUND: u64 = 10014;
+/// The stream has no message on the subject.
 const MESSAGE_NOT_FOUND: u64 = 10037;
 /// The last message of the subject is another one.
 const WRONG_LAST_SEQUENCE: [u64; 2] = [10071, 10164];
@@ -77,6 +84,7 @@ pub(super) enum ApiFailure {
     Overlap,
     /// A retry may succeed.
     Transient(BridgeError),
+    /// A retry does not help.
     Permanent(BridgeError),
 }
 
@@ -85,6 +93,7 @@ pub(super) enum ApiFailure {
 pub(super) struct JetStream {
     /// It sends requests and receives their responses.
     client: Client,
+    /// The servers, for errors.
     broker: Arc<str>,
     /// The subjects that the server denies. A denied request gets no response, so it is ended by the denial.
     denials: broadcast::Sender<String>,
@@ -98,6 +107,7 @@ pub(super) struct JetStream {
 type AdjustedSetting = (String, String, String);
 
 impl JetStream {
+    /// Returns the API over a connection. Clones share the record of logged differences.
     pub(super) fn new(connection: &Connection, setup: StreamSetup) -> Self {
         Self {
             setup,

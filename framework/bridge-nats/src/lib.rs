@@ -44,6 +44,7 @@ mod pull_consumer;
 mod recovery;
 mod refused;
 mod report;
+mod requests;
 mod restart;
 mod servers;
 mod session;
@@ -97,17 +98,25 @@ const DOWN_THRESHOLD: Duration = Duration::from_secs(5);
 /// # }
 /// ```
 pub struct NatsBridge {
+    /// The settings, used again for the connection of the attached bridge.
     config: NatsBuilder,
+    /// The guarantee of the server, as a line for the log.
     durability: String,
+    /// The phase of the bridge. Locked for short times, never across an await.
     attached: RwLock<AttachState>,
 }
 
+/// The life of a bridge. A failed attach returns to `New`; everything else goes forward.
 enum AttachState {
+    /// Not attached.
     New,
+    /// An attach is under way; a second one is refused.
     Attaching,
+    /// The node sends and receives.
     Attached(Session),
     /// Detached: finishing the messages in flight.
     Detaching(Session),
+    /// Detached, or abandoned.
     Closed,
 }
 
@@ -125,6 +134,11 @@ impl NatsBridge {
         Self::builder(url).connect().await
     }
 
+    /// Connects once to check the server, and closes that connection. The one of the session is opened by `attach`.
+    ///
+    /// # Errors
+    /// [`BridgeError::Unreachable`] after [`NatsBuilder::wait_for_server`], [`BridgeError::Refused`] for a server without
+    /// JetStream or with too small messages.
     async fn open(config: NatsBuilder) -> Result<Self, BridgeError> {
         let started = instant();
         let connection = loop {
@@ -166,10 +180,15 @@ impl NatsBridge {
         Ok(())
     }
 
+    /// Returns the prefix of all subjects and streams.
     fn namespace(&self) -> &Namespace {
         &self.config.namespace
     }
 
+    /// Returns the session.
+    ///
+    /// # Errors
+    /// [`BridgeError::Closed`] before the attach and after the detach.
     fn session(&self) -> Result<Session, BridgeError> {
         match &*self.attached.read() {
             AttachState::Attached(line) => Ok(line.clone()),

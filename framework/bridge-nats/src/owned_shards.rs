@@ -6,6 +6,9 @@
 //! later owner. In both cases the messages that the node has not begun to handle are dropped: they are not acknowledged, and
 //! the server redelivers them once the next owner deletes this node's consumer. This node does not delete it, because the
 //! acknowledgements of messages that it still handles count until then.
+//!
+//! A call that is overtaken by a later one does nothing: each change carries the epoch of its owner, and a lower epoch never
+//! replaces a higher one.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

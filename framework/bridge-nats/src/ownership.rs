@@ -44,6 +44,7 @@ pub(super) enum OwnershipChange {
 
 /// The shards that the loop receives.
 pub(super) struct OwnedShards {
+    /// The changes, which the loop applies in the order of the calls.
     pub(super) changes: mpsc::UnboundedReceiver<OwnershipChange>,
     /// The epoch and the consumer of each shard.
     pub(super) owned: BTreeMap<ShardId, (Epoch, usize)>,

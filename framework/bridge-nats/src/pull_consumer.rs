@@ -2,6 +2,9 @@
 //!
 //! Used by the consumer loop. A pull requests a number of messages; the server reports the end of a pull that it abandons. The
 //! loop does not poll: a pull waits at the server until there are messages.
+//!
+//! A pull asks for a number of messages and ends at the server after a time, or when the connection is lost. At most one pull
+//! of a consumer is open.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,6 +28,7 @@ const PULL_GRACE: Duration = Duration::from_secs(5);
 const MAX_BATCH: usize = 512;
 /// The pause after a rejected pull or a missing stream; it doubles up to [`MAX_BACKOFF`].
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
+/// The longest pause between two pulls that fail.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 /// The delay before a deleted stream is created again. The server (observed with 2.9.10) responds before it has removed the files.
 /// A stream that is created earlier loses its folder with the old one and stores nothing until the server restarts.
@@ -50,6 +54,7 @@ pub(super) enum ConsumerStatus {
 /// Three limits apply: messages at the server for outstanding pulls, received messages that wait for capacity, and messages that
 /// the node handles. The first two are bounded by the size of pulls, the third by [`MAX_HANDLING`].
 pub(super) struct PullConsumer {
+    /// The stream and the consumer at the server.
     pub(super) source: Arc<StreamSource>,
     /// The subject that receives messages.
     pub(super) inbox: Subject,
@@ -57,6 +62,7 @@ pub(super) struct PullConsumer {
     pub(super) pull_subject: Subject,
     /// The stream as of the last check.
     incarnation: Incarnation,
+    /// The condition of the consumer at the server.
     pub(super) status: ConsumerStatus,
     /// The received messages that are not decoded yet, with their numbers.
     pub(super) received: VecDeque<(u64, Message)>,
@@ -92,6 +98,7 @@ pub(super) struct PullConsumer {
 
 /// The limits of the received events of a live subscription. The node fetches further ones from the logs.
 const MAX_LIVE_EVENTS: usize = 4096;
+/// The most bytes of live events that wait in memory for one stream. Others are dropped, and read from the owner's log.
 const MAX_LIVE_BYTES: usize = 16 << 20;
 
 /// The maximum number of envelopes of one consumer that the node handles at once.

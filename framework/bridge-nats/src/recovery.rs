@@ -2,6 +2,9 @@
 //!
 //! Called by the consumer loop and by the bridge's actor. Notifies the node of the reconnection once everything is checked, and only if messages may have been
 //! missed since the last notification.
+//!
+//! Nothing that was in flight before a reconnection is acknowledged afterwards without a check: the stream may be another one
+//! under the same name.
 
 use std::sync::Arc;
 use std::time::Duration;

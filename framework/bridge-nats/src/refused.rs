@@ -63,6 +63,8 @@ impl ConsumerLoop {
         in_flight.tasks.push(copied.boxed());
     }
 
+    /// Ends the message whose copy is stored. Without a stored copy it is delivered again later, so no refused message is
+    /// lost.
     pub(super) fn copy_completed(
         &mut self,
         in_flight: &mut InFlightMessages,

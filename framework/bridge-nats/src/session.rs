@@ -1,6 +1,9 @@
 //! An attached bridge: the parts that sending needs.
 //!
 //! Used by the bridge. Clones refer to the same connection.
+//!
+//! A session is made when the node attaches and ends with it: a bridge has at most one. Threads that send have clones, and
+//! none of them waits for another.
 
 use std::sync::Arc;
 use std::time::Duration;

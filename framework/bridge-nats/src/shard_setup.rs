@@ -5,6 +5,9 @@
 //! redelivers their unacknowledged messages at once, and the pulls of the earlier owner end. An owner deletes no consumer of a
 //! later epoch and does not create its own beside one, so neither a late request nor the recovery of an earlier owner can
 //! take a shard back.
+//!
+//! The server decides every race: it creates a consumer or refuses it because another one has the same messages. No clock is
+//! compared.
 
 use serde_json::{Value, json};
 

@@ -1,6 +1,9 @@
 //! The streams and consumers that a node needs, and their settings.
 //!
 //! Called at attach and after each reconnection. docs/wire.md lists the same settings for operators.
+//!
+//! A setting that is not listed is left as the server has it. Settings that an operator may change are compared and logged;
+//! all others must be equal, or the node does not start.
 
 use serde_json::json;
 

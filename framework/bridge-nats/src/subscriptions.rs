@@ -40,6 +40,10 @@ pub(super) fn shard_subscriptions(namespace: &Namespace, shard: &ShardId) -> Vec
     requests.into_iter().chain([committed]).collect()
 }
 
+/// Subscribes to a subject, in a queue group if there is one.
+///
+/// # Errors
+/// [`BridgeError::Unreachable`] if the client has ended. A denied subject is not an error here: the denial arrives later.
 pub(super) async fn subscribe(
     client: &Client,
     subject: String,

@@ -15,6 +15,7 @@ use super::pull_consumer::MAX_HANDLING;
 /// The time for which a message may wait in the node while its window is full. It is halved with each successive release, down to
 /// [`MIN_PATIENCE`]: many windows of waiting messages may have arrived before the next unrelated one.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The least time for which a message may wait in the node before it gives up its place.
 const MIN_PATIENCE: Duration = Duration::from_millis(125);
 /// The time without a release after which the next one waits for [`PATIENCE`] again.
 const CALM: Duration = Duration::from_secs(5);

@@ -30,6 +30,8 @@ impl ConsumerLoop {
         in_flight.tasks.push(inspection.boxed());
     }
 
+    /// Compares two inspections of a consumer. One that has messages, and delivers none between them, has stalled: it is
+    /// created again.
     pub(super) fn inspection_completed(
         &mut self,
         in_flight: &mut InFlightMessages,
