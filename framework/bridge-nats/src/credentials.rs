@@ -2,8 +2,6 @@
 //!
 //! Used by the connection, which calls [`log_in`] each time the server requests a login. Errors name the file and never quote it.
 //! An unreadable file fails one attempt to connect, not the node.
-//!
-//! A file is read again for each connection, so a rotated login needs no restart. Errors name the file and never quote it.
 
 use std::path::Path;
 

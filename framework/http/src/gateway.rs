@@ -67,16 +67,24 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// ```
 #[derive(Debug)]
 pub struct Gateway {
+    /// The settings that all routes share.
     settings: Settings,
+    /// The routes in the order in which they were added.
     routes: Vec<(RouteCard, MethodRouter<Arc<Settings>>)>,
+    /// The path of the OpenAPI document, its title and its version.
     description: Option<(String, String, String)>,
 }
 
+/// The state of each request.
 #[derive(Debug)]
 struct Settings {
+    /// Sends the commands and queries.
     client: Client,
+    /// The longest time that a request takes, retries included.
     deadline: Duration,
+    /// The headers that are passed on to the command.
     forwarded: Vec<HeaderName>,
+    /// The header whose value separates the idempotency keys of callers.
     key_scope: Option<HeaderName>,
 }
 
@@ -252,6 +260,8 @@ type CommandRequest = (Result<RawPathParams, RawPathParamsRejection>, HeaderMap,
 type QueryRequest = (Result<RawPathParams, RawPathParamsRejection>, HeaderMap, RawQuery);
 
 impl Settings {
+    /// Handles the request of a command: reads the message, sends or posts it, and encodes the reply. With `respond-async`
+    /// the response is 202 with the id, as soon as the command is stored.
     async fn command<C>(&self, fields: &Fields, request: CommandRequest) -> Result<Response, Problem>
     where
         C: Command + DeserializeOwned,
@@ -294,6 +304,7 @@ impl Settings {
         Ok(if reply.is_null() { StatusCode::NO_CONTENT.into_response() } else { axum::Json(reply).into_response() })
     }
 
+    /// Handles the request of a query: reads the message from path and query string, and encodes the answer.
     async fn query<Q>(&self, fields: &Fields, reply: &Shape, request: QueryRequest) -> Result<Response, Problem>
     where
         Q: Query + DeserializeOwned,

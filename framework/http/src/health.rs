@@ -23,20 +23,24 @@ pub fn health_routes(node: NodeHandle) -> Router {
         .with_state(node)
 }
 
+/// Responds 503 if the process must be restarted.
 async fn live(State(node): State<NodeHandle>) -> StatusCode {
     status(node.health().live)
 }
 
+/// Responds 503 while requests must go elsewhere, with the health as JSON in both cases.
 async fn ready(State(node): State<NodeHandle>) -> Response {
     let health = node.health();
     (status(health.ready), Json(health)).into_response()
 }
 
+/// Responds with the metrics, or 503 after the node has stopped.
 async fn metrics(State(node): State<NodeHandle>) -> Result<Response, Problem> {
     let metrics = node.metrics().ok_or(SendError::Stopped)?;
     Ok(Json(metrics).into_response())
 }
 
+/// Returns 200 or 503.
 fn status(is_good: bool) -> StatusCode {
     if is_good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }

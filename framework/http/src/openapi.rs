@@ -22,6 +22,7 @@ const COMMAND_PROBLEMS: [(&str, &str); 4] = [
     ("422", "The domain rejected the command; `code` says why"),
 ];
 
+/// Returns the OpenAPI document of the routes. Types follow from the shapes of the messages.
 pub(crate) fn describe<'a>(title: &str, version: &str, routes: impl Iterator<Item = &'a RouteCard>) -> Value {
     let mut paths: Map<String, Value> = Map::new();
     for route in routes {
@@ -38,6 +39,7 @@ pub(crate) fn describe<'a>(title: &str, version: &str, routes: impl Iterator<Ite
     })
 }
 
+/// Returns the operation of one route: parameters, body and responses.
 fn operation(route: &RouteCard) -> Value {
     let fields = route.known_fields();
     let in_path: Vec<&str> = route.parameters().collect();
@@ -81,6 +83,7 @@ fn operation(route: &RouteCard) -> Value {
     operation
 }
 
+/// Returns the responses of one route, with the errors that it can have.
 fn responses(route: &RouteCard) -> Value {
     let mut found = Map::new();
     let reply = if is_unit(&route.reply) {
@@ -113,11 +116,13 @@ fn responses(route: &RouteCard) -> Value {
     Value::Object(found)
 }
 
+/// Returns the response for one kind of error.
 fn problem_response(text: &str) -> Value {
     let schema = json!({ "$ref": "#/components/schemas/Problem" });
     json!({ "description": text, "content": { "application/problem+json": { "schema": schema } } })
 }
 
+/// Returns the schema of an error response.
 fn problem() -> Value {
     json!({
         "type": "object",

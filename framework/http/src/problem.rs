@@ -11,9 +11,13 @@ use whizbang_runtime::router::SendError;
 /// the command may have been handled, and a request that is repeated with the same `Idempotency-Key` gets the first reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
+    /// The status of the response.
     status: StatusCode,
+    /// The stable name of the error.
     code: String,
+    /// The text for people. Contains no payload of another caller.
     detail: String,
+    /// The fields of a rejection.
     data: Option<Value>,
 }
 
@@ -41,6 +45,7 @@ impl Problem {
         &self.code
     }
 
+    /// Returns the problem of a request that is not a message of its route.
     pub(crate) fn invalid_request(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "gateway.invalid-request", detail)
     }

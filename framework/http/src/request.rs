@@ -23,10 +23,12 @@ impl Fields {
         }
     }
 
+    /// Returns the fields in the order of the message.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Field> + Clone {
         self.0.iter()
     }
 
+    /// Returns the field with a name, which may be an alias.
     pub(crate) fn find(&self, name: &str) -> Option<&Field> {
         self.0.iter().find(|field| field.names.iter().any(|known| known == name))
     }

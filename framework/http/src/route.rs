@@ -12,19 +12,28 @@ use crate::request::{Fields, is_text};
 /// The kind of the message behind a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RouteKind {
+    /// A command, in the body of the request.
     Command,
+    /// A query, in the query string.
     Query,
 }
 
 /// One route: a method and a path, and the message that it becomes.
 #[derive(Clone, Debug)]
 pub(crate) struct RouteCard {
+    /// The kind of the message.
     pub(crate) kind: RouteKind,
+    /// The method of the request.
     pub(crate) method: Method,
+    /// The path with its parameters in braces.
     pub(crate) path: String,
+    /// The domain of the message.
     pub(crate) domain: &'static str,
+    /// The name of the message in its domain.
     pub(crate) name: &'static str,
+    /// The fields of the message; `None` if it has no named ones.
     pub(crate) fields: Option<Fields>,
+    /// The shape of the reply, for the document.
     pub(crate) reply: Arc<Shape>,
 }
 

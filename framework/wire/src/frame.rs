@@ -36,10 +36,12 @@ impl Writer {
         self.0.freeze()
     }
 
+    /// Returns the number of bytes so far.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
+    /// Appends one byte.
     pub(crate) fn byte(&mut self, byte: u8) {
         self.0.put_u8(byte);
     }
@@ -59,6 +61,7 @@ impl Writer {
         self.0.put_slice(bytes);
     }
 
+    /// Appends the length of a text and its bytes.
     pub(crate) fn text(&mut self, text: &str) {
         self.bytes(text.as_bytes());
     }
@@ -171,6 +174,7 @@ impl Reader {
         if count == 0 { Ok(()) } else { Err(malformed(format!("{count} bytes follow the frame"))) }
     }
 
+    /// Returns the number of bytes that were not read.
     fn remaining(&self) -> usize {
         self.bytes.len().saturating_sub(self.position)
     }
@@ -185,6 +189,7 @@ impl Reader {
         Ok(slice)
     }
 
+    /// Reads one byte.
     pub(crate) fn byte(&mut self) -> Result<u8, BridgeError> {
         let byte = self.bytes.get(self.position).copied().ok_or_else(|| malformed("frame is truncated"))?;
         self.position += 1;
@@ -218,6 +223,7 @@ impl Reader {
         self.narrow_number()
     }
 
+    /// Reads a length and as many bytes, which share the memory of the frame.
     pub(crate) fn bytes(&mut self) -> Result<Bytes, BridgeError> {
         let count = self.narrow_number()?;
         self.read_slice(count)
@@ -234,6 +240,10 @@ impl Reader {
         Ok(start..self.position)
     }
 
+    /// Reads a text.
+    ///
+    /// # Errors
+    /// The bytes end, or are not UTF-8.
     pub(crate) fn text(&mut self) -> Result<String, BridgeError> {
         let span = self.span()?;
         let text = std::str::from_utf8(self.bytes.get(span).unwrap_or_default());
@@ -283,6 +293,7 @@ impl Reader {
         decode(number).ok_or_else(|| malformed(format!("unknown {what} {number} in the frame")))
     }
 
+    /// Reads a message and checks it as one that came in headers.
     pub(crate) fn envelope(&mut self) -> Result<Envelope, BridgeError> {
         let mut envelope = Envelope {
             id: self.id()?,
@@ -326,6 +337,7 @@ impl Reader {
         Ok(envelope)
     }
 
+    /// Reads a count and as many messages. A count that the bytes cannot hold is refused before memory is reserved.
     pub(crate) fn envelopes(&mut self) -> Result<Vec<Envelope>, BridgeError> {
         let count: usize = self.narrow_number()?;
         if count > self.remaining() / MIN_ENVELOPE_BYTES {

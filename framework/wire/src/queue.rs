@@ -12,8 +12,11 @@ use tokio::sync::{Notify, oneshot};
 ///
 /// Items beyond the bound are kept as well, and their senders wait: a message is never lost between its sender and the reader.
 pub struct Queue<T> {
+    /// The items. Locked for the time of one push or pop.
     state: Mutex<QueueState<T>>,
+    /// Wakes the reader.
     filled: Notify,
+    /// The number of items whose senders do not wait.
     capacity: usize,
 }
 
@@ -23,9 +26,11 @@ impl<T> std::fmt::Debug for Queue<T> {
     }
 }
 
+/// The part of a queue that changes.
 struct QueueState<T> {
     /// The items, and for those beyond the bound the sender that waits.
     items: VecDeque<(T, Option<oneshot::Sender<()>>)>,
+    /// The reader is gone.
     closed: bool,
 }
 

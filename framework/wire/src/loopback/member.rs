@@ -30,6 +30,7 @@ const MAX_IN_FLIGHT: usize = 4096;
 const CAPACITY_POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// The delay before the first redelivery of a message; it doubles up to [`MAX_RETRY_DELAY`].
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(10);
+/// The longest delay between two deliveries of a message.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// The maximum size of a response in bytes: the default limit of a NATS server.
 const MAX_RESPONSE_BYTES: usize = 2 * MAX_PAYLOAD_BYTES;
@@ -49,6 +50,7 @@ pub(super) struct QueuedMessage {
     pub(super) ticket: Option<ShardTicket>,
 }
 
+/// The kinds of one-way messages, which differ in what happens to one that the node does not take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MessageKind {
     /// A command or reply: delivered again until the node accepts it.
@@ -69,6 +71,7 @@ pub(super) struct QueuedRequest {
 
 /// An attached node. Its loop handles messages and requests until it is detached or dropped.
 pub(super) struct Member {
+    /// The number of the node in its hub, in the order of the attachments.
     pub(super) id: u64,
     /// The description by which messages are routed.
     pub(super) card: NodeCard,
@@ -89,6 +92,7 @@ pub(super) struct Member {
 }
 
 impl Member {
+    /// Returns a node whose loop has not started.
     pub(super) fn new(number: u64, card: NodeCard, inbound: Arc<dyn Inbound>) -> Self {
         Self {
             id: number,
@@ -103,6 +107,7 @@ impl Member {
         }
     }
 
+    /// Returns true while messages to and from the node are lost.
     pub(super) fn is_disconnected(&self) -> bool {
         self.disconnected.load(Ordering::Relaxed)
     }
@@ -131,7 +136,9 @@ impl Member {
 
 /// Removes the member from the hub when its loop ends, also when a crashing node drops the loop.
 pub(super) struct MemberGuard {
+    /// The hub that knows the member.
     pub(super) hub: Arc<Hub>,
+    /// The member whose loop holds this guard.
     pub(super) member: Arc<Member>,
 }
 
@@ -144,6 +151,7 @@ impl Drop for MemberGuard {
     }
 }
 
+/// The result of a finished task of a member's loop.
 enum Completed {
     /// The node has handled a message.
     Message(QueuedMessage, AckOutcome),
@@ -317,6 +325,7 @@ struct DelayQueue {
     count: u64,
 }
 
+/// A message that is delivered later.
 struct DelayedMessage {
     due: Instant,
     number: u64,

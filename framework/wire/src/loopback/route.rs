@@ -9,6 +9,7 @@ use whizbang_core::message::{Name, Shard};
 /// The nodes of one service that handle the same messages. The messages of a shard go to one node while the group is unchanged.
 type Group = Vec<Arc<Member>>;
 
+/// The nodes that receive the messages of a domain.
 #[derive(Default)]
 pub(super) struct Routes {
     /// The owner of each domain.
@@ -20,6 +21,7 @@ pub(super) struct Routes {
 }
 
 impl Routes {
+    /// Returns the table of the attached nodes. Costs the number of domains of all nodes.
     pub(super) fn new(members: &[Arc<Member>]) -> Self {
         let mut routes = Self::default();
         for member in members {
@@ -37,6 +39,7 @@ impl Routes {
         routes
     }
 
+    /// Returns the node that owns a shard; `None` if the domain has no owner here.
     pub(super) fn owner(&self, domain: &Name, shard: Shard) -> Option<Arc<Member>> {
         pick(self.owners.get(domain)?, shard)
     }
@@ -65,6 +68,7 @@ impl Routes {
     }
 }
 
+/// Returns the node of a group for a shard: the same one as long as the group is the same.
 fn pick(group: &Group, shard: Shard) -> Option<Arc<Member>> {
     let index = usize::from(shard).checked_rem(group.len())?;
     group.get(index).cloned()
