@@ -2,6 +2,41 @@
 //!
 //! Called by the entry points. Calls [attribute](crate::attribute) for the user's input. The output only lists the
 //! handled messages; a listed type without its trait is an error at the listed type.
+//!
+//! # Input and output
+//!
+//! ```text
+//! #[derive(Aggregate, Default)]
+//! #[aggregate(domain = Bank, handles(Deposit), applies(Deposited))]
+//! struct Account { cents: u64 }
+//! ```
+//!
+//! becomes, apart from spans and lints:
+//!
+//! ```text
+//! const _: () = {
+//!     type __WhizbangNamedInHandles0 = Deposit;            // the only place that names the listed type
+//!     type __WhizbangOfKindInHandles0 = …;                 // an error here: `Deposit` is not a command
+//!     type __WhizbangCheckedInHandles0 = …;                // an error here: no `impl Handle<Deposit> for Account`
+//!     impl Stateful for Account {
+//!         type Domain = Bank;
+//!         const NAME: &'static str = "account";
+//!         const ROLE: Role = Role::Aggregate;
+//!         fn coding() -> Option<StateCoding<Self>> { … }   // `None` if the state has no `Serialize`
+//!         fn initial() -> Self { Default::default() }
+//!         fn wire(plan: &mut Plan<Self>) { plan.handles::<…>(); plan.applies::<…>(); }
+//!     }
+//!     impl Aggregate for Account {}
+//!     impl Applies<Deposited> for Account {}               // lets handlers record the event
+//! };
+//! ```
+//!
+//! The output does not contain the body of any handler, so it stays small however much a handler does.
+//!
+//! # Mistakes
+//!
+//! An item with a mistake gets the same implementations with empty lists. So the rest of the program compiles, and the mistake is
+//! the only error that the user sees.
 
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
@@ -18,27 +53,42 @@ use crate::{held, names, shape};
 /// The role that a type gets.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
+    /// An aggregate: handles commands, and events if it reacts to some.
     Aggregate,
+    /// A saga: starts with an event or a command, and has an end.
     Saga,
 }
 
+/// The domain that owns the keys. Required.
 const DOMAIN: Known = Known { name: "domain", form: Form::Path, write: "domain = Bank" };
+/// The name in the store. Default: the name of the type in lower case with hyphens.
 const NAME: Known = Known { name: "name", form: Form::Name, write: "name = \"account\"" };
+/// The commands. Each needs `Handle`.
 const HANDLES: Known = Known { name: "handles", form: Form::Paths, write: "handles(Deposit, Withdraw)" };
+/// The events that change the state. Each needs `Apply`.
 const APPLIES: Known = Known { name: "applies", form: Form::Paths, write: "applies(Deposited, Withdrawn)" };
+/// The events that are recorded and change nothing.
 const RECORDS: Known = Known { name: "records", form: Form::Paths, write: "records(StatementSent)" };
+/// The events of other actors. Each needs `React`.
 const REACTS: Known = Known { name: "reacts", form: Form::Paths, write: "reacts(OrderPlaced)" };
+/// The commands whose replies the actor wants. Each needs `OnReply`.
 const REPLIES: Known = Known { name: "replies", form: Form::Paths, write: "replies(Reserve)" };
+/// The queries about one key. Each needs `Answer`.
 const ANSWERS: Known = Known { name: "answers", form: Form::Paths, write: "answers(BalanceOf)" };
+/// The documents of timers. Each needs `OnTimer`.
 const TIMERS: Known = Known { name: "timers", form: Form::Paths, write: "timers(PaymentOverdue)" };
+/// The snapshot setting. Without it snapshots are kept if the state can be encoded.
 const SNAPSHOT: Known =
     Known { name: "snapshot", form: Form::Nested(SNAPSHOT_KEYS), write: "snapshot(every = 200, schema = 1)" };
+/// The keys of the snapshot setting.
 const SNAPSHOT_KEYS: &[Known] = &[
     Known { name: "every", form: Form::Number { least: 1, most: 1_000_000 }, write: "every = 200" },
     Known { name: "schema", form: Form::Number { least: 1, most: u32::MAX }, write: "schema = 1" },
     Known { name: "never", form: Form::Flag, write: "never" },
 ];
+/// Names that the actor had before, under which its streams are still found.
 const FORMERLY: Known = Known { name: "formerly", form: Form::Names, write: "formerly = \"account\"" };
+/// All keys of both attributes.
 const KEYS: &[Known] = &[DOMAIN, NAME, HANDLES, APPLIES, RECORDS, REACTS, REPLIES, TIMERS, ANSWERS, SNAPSHOT, FORMERLY];
 
 /// The lists, the kind of message in each, and the function that checks and lists an entry.
@@ -65,6 +115,7 @@ impl Role {
         }
     }
 
+    /// Returns the name of the marker trait and of the variant of `Role`.
     fn ident(self) -> TokenStream {
         match self {
             Self::Aggregate => quote!(Aggregate),
@@ -84,7 +135,8 @@ impl Role {
     }
 }
 
-/// Expands one of the two derives.
+/// Expands one of the two derives. The checks come first and only collect mistakes; the output follows from what was read.
+/// Only an item without a mistake lists its messages.
 pub(crate) fn expand(role: Role, input: &DeriveInput) -> TokenStream {
     let mut mistakes = Diagnostics::default();
     let word = role.attribute();
@@ -174,7 +226,8 @@ pub(crate) fn expand(role: Role, input: &DeriveInput) -> TokenStream {
     }
 }
 
-/// Generates the implementations that let handlers record the listed events.
+/// Generates the implementations that let handlers record the listed events. A recorded event that changes nothing gets an
+/// empty `Apply` as well, so that handlers need not know the difference.
 fn applies(given: &Given, input: &DeriveInput) -> TokenStream {
     let implement = |list: &'static str, (at, event): (usize, &Type)| {
         // Spanned at the listed event: a missing `Apply` is reported where this implementation is.
@@ -213,7 +266,8 @@ fn applies_everything(input: &DeriveInput) -> TokenStream {
     }
 }
 
-/// Generates the snapshot items of `Stateful`, and the requirement of serde's traits at the key that causes it.
+/// Generates the snapshot items of `Stateful`, and the requirement of serde's traits at the key that causes it. Returns the
+/// items and the constant that requires serde's traits.
 fn snapshot(given: &Given, input: &DeriveInput) -> (TokenStream, TokenStream) {
     let (Some(nested), Some(key)) = (given.nested("snapshot"), given.key("snapshot")) else {
         return (TokenStream::new(), TokenStream::new());

@@ -3,6 +3,15 @@
 //! Called by the derives. Calls [names](crate::names) to suggest a key for a misspelled one. It does not stop at a
 //! mistake: the key is reported and ignored, or treated as the suggested one, and parsing continues after the next
 //! comma.
+//!
+//! # Errors
+//!
+//! An error says what was found, what was expected, and how to write it, in this order, and points at the user's token:
+//!
+//! ```text
+//! unknown key `repli` in `#[command(…)]`; known keys: `domain`, `reply`, `name`; did you mean `reply`?
+//! found `0`; expected a number from 1 to 1024; write `shards = 16`
+//! ```
 
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -58,13 +67,17 @@ enum Value {
     Name(LitStr),
     /// Any text.
     Text(LitStr),
+    /// Distinct names.
     Names(Vec<LitStr>),
     /// A number within its range, with its place for later errors.
     Number(u32, Span),
     /// One of a few words.
     Word(Ident),
+    /// One type.
     Type(Box<Type>),
+    /// Distinct types.
     Types(Vec<Type>),
+    /// Older versions with their types.
     Upcasts(Vec<Upcast>),
     /// The values inside of parentheses.
     Nested(Given),

@@ -4,6 +4,13 @@
 //! Called by [serial](crate::serial). Calls nothing.
 //! serde generates its bounds for the copy of the type; the implementation for the original has to repeat them. A
 //! parameter is bounded where a value of it is encoded or decoded, not inside `PhantomData`, and `bound` replaces that.
+//!
+//! ```text
+//! #[derive(Serialize)]
+//! struct Page<T, M: Money> { rows: Vec<T>, total: M::Amount, kind: PhantomData<M> }
+//! ```
+//!
+//! requires `T: Serialize` and `M::Amount: Serialize`, and nothing of `M` itself, because no value of `M` is encoded.
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::{ToTokens, quote};

@@ -2,6 +2,9 @@
 //!
 //! Called by every parser of attributes. Calls nothing. A mistake never ends an expansion: the rest is still parsed,
 //! and a stub suppresses follow-up errors.
+//!
+//! The compiler reports an error for every use of a type that has no implementation. So an item with a mistake gets a stub of each
+//! implementation beside its `compile_error!`, and the user sees one error for one mistake.
 
 use std::fmt::Display;
 

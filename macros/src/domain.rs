@@ -1,6 +1,26 @@
 //! `#[derive(Domain)]`.
 //!
 //! Called by the entry point. Calls [attribute](crate::attribute) for the user's input.
+//!
+//! # Input and output
+//!
+//! ```text
+//! #[derive(Domain)]
+//! #[domain(shards = 4, codec = json)]
+//! struct Bank;
+//! ```
+//!
+//! becomes:
+//!
+//! ```text
+//! impl Domain for Bank {
+//!     const NAME: &'static str = "bank";
+//!     const SHARDS: u16 = 4;
+//!     const CODEC: Codec = Codec::Json;
+//! }
+//! ```
+//!
+//! A key that is not given is left out, so that its default is that of the trait.
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
@@ -12,6 +32,7 @@ use crate::attribute::{Form, Known, read};
 use crate::diagnostics::Diagnostics;
 use crate::{names, shape};
 
+/// The keys of the attribute. None is required.
 const KEYS: &[Known] = &[
     Known { name: "name", form: Form::Name, write: "name = \"bank\"" },
     Known { name: "shards", form: Form::Number { least: 1, most: 1024 }, write: "shards = 16" },
@@ -19,7 +40,7 @@ const KEYS: &[Known] = &[
     Known { name: "retired", form: Form::Names, write: "retired(\"Paid\")" },
 ];
 
-/// Expands the derive.
+/// Expands the derive. A domain is a name for the compiler and has no values, so fields and generic parameters are mistakes.
 pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
     let mut mistakes = Diagnostics::default();
     let given = read(&input.attrs, "domain", &[], KEYS, &mut mistakes);

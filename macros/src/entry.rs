@@ -2,6 +2,24 @@
 //!
 //! Called by the entry points. Calls [root](crate::root) for the user's input. The user's function is kept and called
 //! from a synchronous one, so its errors point into the user's own code.
+//!
+//! # Input and output
+//!
+//! ```text
+//! #[whizbang::main]
+//! async fn main() -> Result<(), Error> { … }
+//! ```
+//!
+//! becomes:
+//!
+//! ```text
+//! fn main() -> Result<(), Error> {
+//!     async fn main() -> Result<(), Error> { … }
+//!     ::whizbang::derive::block_on(main())
+//! }
+//! ```
+//!
+//! `block_on` provides what a node without threads of its own needs: a runtime with one thread, and a `LocalSet`.
 
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{quote, quote_spanned};
@@ -14,7 +32,9 @@ use crate::root;
 /// The attribute on the function.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Entry {
+    /// `#[whizbang::main]`.
     Main,
+    /// `#[whizbang::test]`, which also makes the function a test.
     Test,
 }
 
@@ -28,7 +48,8 @@ impl Entry {
     }
 }
 
-/// Expands one of the two attributes.
+/// Expands one of the two attributes. A function with a parameter or a generic parameter is kept as it is beside its mistake,
+/// so that its body has no further errors.
 pub(crate) fn expand(entry: Entry, arguments: TokenStream, item: TokenStream) -> TokenStream {
     let mut mistakes = Diagnostics::default();
     let attribute = entry.attribute();

@@ -2,6 +2,8 @@
 //!
 //! Called by the derives of messages and states, and by their checks; the prelude's derives of serde's traits use only
 //! the keys. Calls nothing.
+//!
+//! The keys are read as serde reads them, but nothing is rejected here: serde's own derive reports what it does not know.
 
 use proc_macro2::{Ident, Span};
 use syn::ext::IdentExt;
@@ -66,6 +68,7 @@ impl<'a> Item<'a> {
 }
 
 impl<'a> Group<'a> {
+    /// Reads the fields of a struct or of one variant.
     fn of(is_variant: bool, attributes: &[Attribute], fields: impl Iterator<Item = &'a Field>) -> Self {
         let part = |field: &'a Field| Part {
             field,

@@ -3,6 +3,9 @@
 //! Called by the derives of messages and states. Calls nothing. A message is bytes between two threads, and a state is
 //! the fold of its events: a change of a `Cell` in a handler is in no event, so it is lost in the next rebuild. Only
 //! well-known type names are detected.
+//!
+//! The check reads names, not types: `type Shared = Rc<str>` is not found. It is a help for the frequent mistake and no proof; the
+//! replay of the simulation finds state that is kept outside of events.
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
@@ -17,6 +20,7 @@ use crate::shape::{header, with_article};
 const SHARED: &[&str] = &["Rc"];
 /// Types whose value changes behind a shared reference.
 const CHANGEABLE: &[&str] = &["Cell", "RefCell", "OnceCell", "UnsafeCell", "Mutex", "RwLock"];
+/// The modules in which these names are the known types.
 const MODULES: &[&str] = &["rc", "cell", "sync", "parking_lot"];
 
 /// Reports the first such field of a message.
@@ -70,8 +74,8 @@ pub(crate) fn stub(item: &Item<'_>, input: &DeriveInput) -> TokenStream {
     quote!(#[automatically_derived] #[allow(unsafe_code)] unsafe #header {})
 }
 
-/// Returns the first identifier in `tokens` that names one of the types with parameters, by its own name or with its
-/// module.
+/// Returns the first identifier in `tokens` that names one of the types with parameters, by its own name or with its module.
+/// Types in the parameters of `PhantomData` do not count: it has no value of them.
 fn mention(tokens: TokenStream, names: &[&[&str]]) -> Option<Ident> {
     let tokens: Vec<TokenTree> = without_phantoms(tokens).into_iter().collect();
     let is = |token: Option<&TokenTree>, mark: char| matches!(token, Some(TokenTree::Punct(found)) if found.as_char() == mark);

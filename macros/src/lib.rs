@@ -7,6 +7,7 @@
 mod actor;
 mod attribute;
 mod bounds;
+mod coding;
 mod diagnostics;
 mod domain;
 mod entry;

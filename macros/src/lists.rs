@@ -1,6 +1,8 @@
 //! Parses the lists in attributes: `handles(A, B)`, `formerly = ("a", "b")`, `upcast(1 = A)`.
 //!
 //! Called by [attribute](crate::attribute), whose parsers of single values it calls.
+//!
+//! A list keeps its good elements after a mistake, so that the rest of the program has no errors about them.
 
 use syn::parse::ParseStream;
 use syn::{Ident, LitStr, Token, Type};

@@ -5,6 +5,7 @@ use syn::DeriveInput;
 
 use crate::{actor, domain, entry, message, projection, rejection, serial, worker};
 
+/// The expansion of one derive.
 type Expand = fn(&DeriveInput) -> TokenStream;
 
 /// Every derive with a correct item that uses all keys.

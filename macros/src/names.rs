@@ -1,6 +1,9 @@
 //! Names: their rule, the default of a type, and suggestions for misspelled keys.
 //!
 //! Called by the derives. Calls nothing. The rule is the framework's own; a test in the framework compares the two.
+//!
+//! A name is part of the wire and of the store, so its rule is narrow: it has to be a token of a NATS subject, a part of a file
+//! name, and readable in logs.
 
 /// The rule, as errors show it.
 pub(crate) const RULE: &str = "1 to 64 of A-Z a-z 0-9 _ -";

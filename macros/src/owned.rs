@@ -1,6 +1,8 @@
 //! Rejects references in types that are decoded from bytes.
 //!
 //! Called by the derives of messages and of `Deserialize`. Calls nothing.
+//!
+//! A borrowed field would need bytes that live as long as the message. A message is moved to another thread and outlives its bytes.
 
 use proc_macro2::Span;
 use quote::ToTokens;

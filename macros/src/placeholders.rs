@@ -2,6 +2,9 @@
 //!
 //! Called by the [derive of rejections](crate::rejection). Calls [names](crate::names) for suggestions. The compiler checks
 //! the format after the field, such as `:>8`.
+//!
+//! A placeholder must be a field of the variant, by its name or its number: `"{missing} cents are missing"`, or `"{0} is closed"`. Other
+//! expressions are an error, because the text is also the documentation of the code.
 
 use proc_macro2::Ident;
 use quote::format_ident;

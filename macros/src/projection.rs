@@ -1,6 +1,33 @@
 //! `#[derive(Projection)]`.
 //!
 //! Called by the entry point. Calls [attribute](crate::attribute) for the user's input.
+//!
+//! # Input and output
+//!
+//! ```text
+//! #[derive(Projection, Default, Serialize, Deserialize)]
+//! #[projection(projects(Deposited), answers(BalanceOf), schema = 2)]
+//! struct Balances { … }
+//! ```
+//!
+//! becomes, apart from spans and lints:
+//!
+//! ```text
+//! const _: () = {
+//!     const __WHIZBANG_CODING: StateCoding<Balances> = state_coding::<Balances>();   // requires serde's traits
+//!     impl Projection for Balances {
+//!         const NAME: &'static str = "balances";
+//!         const SCHEMA: u32 = 2;
+//!         fn shape() -> Option<Arc<Shape>> { … }      // a changed shape rebuilds the view, like a changed schema
+//!         fn initial() -> Self { Default::default() }
+//!         fn wire(plan: &mut ProjectionPlan<Self>) { plan.projects::<…>(); plan.answers::<…>(); }
+//!         fn save(&self) -> Result<Vec<u8>, CodecError> { … }
+//!         fn restore(bytes: &[u8]) -> Result<Self, CodecError> { … }
+//!     }
+//! };
+//! ```
+//!
+//! A view is always saved, so a projection without serde's traits is an error, unlike an aggregate.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -13,6 +40,7 @@ use crate::fields::Item;
 use crate::symmetry::{self, Target};
 use crate::{held, names, shape};
 
+/// The keys of the attribute. `projects` is required.
 const KEYS: &[Known] = &[
     Known { name: "projects", form: Form::Paths, write: "projects(Deposited)" },
     Known { name: "answers", form: Form::Paths, write: "answers(BalanceOf)" },

@@ -2,6 +2,9 @@
 //!
 //! Called by the message derives. Calls nothing. bincode decodes a value by recursion: malicious bytes would nest a
 //! recursive type deeper than the stack and end the process.
+//!
+//! Only direct mentions are found: two messages that contain each other need two types with names, and the second one is not visible
+//! to the derive of the first.
 
 use proc_macro2::{Group, TokenStream, TokenTree};
 use quote::ToTokens;

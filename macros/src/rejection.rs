@@ -2,6 +2,30 @@
 //!
 //! Called by the entry point. Calls [attribute](crate::attribute) for the user's input, and [placeholders](crate::placeholders)
 //! for the texts.
+//!
+//! # Input and output
+//!
+//! ```text
+//! #[derive(Rejection)]
+//! #[rejection(domain = Bank)]
+//! enum Refused {
+//!     #[rejection(text = "{missing} cents are missing")]
+//!     Funds { missing: u64 },
+//! }
+//! ```
+//!
+//! becomes, apart from spans and lints:
+//!
+//! ```text
+//! const _: () = {
+//!     impl Display for Refused { … }                     // the text, for people
+//!     impl From<Refused> for Rejection { … }             // the code `bank.funds`, the text, and the fields
+//!     impl From<Refused> for WorkError { … }             // so that a worker rejects with `?`
+//!     impl TypedRejection for Refused { … }              // the caller gets the variant back
+//! };
+//! ```
+//!
+//! The code is part of the wire: renaming a variant changes it, unless the variant keeps its `code`.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
@@ -14,8 +38,10 @@ use crate::diagnostics::Diagnostics;
 use crate::placeholders::{Placeholders, read_placeholders};
 use crate::{names, shape};
 
+/// The key of the attribute on the enum.
 const KEYS: &[Known] = &[Known { name: "domain", form: Form::Path, write: "domain = Bank" }];
 
+/// The keys of the attribute on a variant. `text` is required.
 const VARIANT_KEYS: &[Known] = &[
     Known { name: "text", form: Form::Text, write: "text = \"the account is closed\"" },
     Known { name: "code", form: Form::Name, write: "code = \"account-closed\"" },

@@ -3,6 +3,9 @@
 //! Called by the entry points. Calls [attribute](crate::attribute) for the user's input. The derives generate
 //! `::whizbang::derive` everywhere; the path of a program that renames or re-exports the crate is substituted at the
 //! end, so that no derive handles it.
+//!
+//! The path is replaced in the finished tokens, also inside of groups and in the text that serde's derives receive. An error keeps the
+//! place that it had, because each replaced token keeps the span of the one before.
 
 use proc_macro2::{Group, Literal, Span, TokenStream, TokenTree};
 use quote::ToTokens;

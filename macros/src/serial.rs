@@ -6,6 +6,29 @@
 //! another path; and a derive cannot add an attribute to the type. So they receive a copy of the type with the
 //! attribute, and generate the implementation for the original (serde calls that a remote derive). Every serde
 //! attribute works as documented.
+//!
+//! # Input and output
+//!
+//! ```text
+//! #[derive(Serialize)]
+//! struct Deposit { account: String, cents: u64 }
+//! ```
+//!
+//! becomes, apart from lints:
+//!
+//! ```text
+//! const _: () = {
+//!     #[derive(::whizbang::derive::serde::Serialize)]
+//!     #[serde(crate = "::whizbang::derive::serde", remote = "Deposit")]
+//!     #[serde(rename = "Deposit")]
+//!     struct __WhizbangDeposit { account: String, cents: u64 }
+//!     impl serde::Serialize for Deposit {
+//!         fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> { __WhizbangDeposit::serialize(self, to) }
+//!     }
+//! };
+//! ```
+//!
+//! The copy has the fields and the serde attributes of the original and nothing else, so it needs no other derive.
 
 use proc_macro2::{Group, Literal, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote};
@@ -19,7 +42,9 @@ use crate::{bounds, fields, held, owned, shape};
 /// The trait to derive.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
+    /// Encoding.
     Serialize,
+    /// Decoding, of owned data only.
     Deserialize,
 }
 

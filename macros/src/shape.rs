@@ -1,6 +1,10 @@
 //! The parts that all derives have in common: the item's kind, generics, name and domain.
 //!
 //! Called by the derives. Calls [names](crate::names).
+//!
+//! The aliases of the listed types are the least obvious part. A derive cannot know whether a listed type exists, is of the right kind,
+//! and has the trait that its list requires: only the compiler does. Each alias asks one of these questions, and the next one is
+//! computed from its answer. A wrong answer makes the compiler report that alias and nothing else.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
@@ -142,11 +146,13 @@ pub(crate) fn lints(input: &DeriveInput) -> TokenStream {
     lints
 }
 
+/// Returns whether an attribute marks the item as deprecated.
 fn is_deprecated(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| attribute.path().is_ident("deprecated"))
 }
 
-/// Generates the only place in the output that requires serde's traits of a message. Other code uses its constant.
+/// Generates the only place in the output that requires serde's traits of a message. Other code uses its constant. An error
+/// about a missing trait is therefore reported once, at the name of the type.
 pub(crate) fn require_coding(ident: &Ident, span: Span) -> TokenStream {
     let mut ident = ident.clone();
     ident.set_span(span);
@@ -164,7 +170,7 @@ pub(crate) fn require_state_coding(ident: &Ident, span: Span) -> TokenStream {
     )
 }
 
-/// Generates the only place in the output that requires `Default`.
+/// Generates the only place in the output that requires `Default`. A missing `Default` is reported at the name of the type.
 pub(crate) fn initial(ident: &Ident, correct: bool) -> TokenStream {
     let body = match correct {
         true => quote_spanned!(ident.span()=> ::core::default::Default::default()),
@@ -249,10 +255,12 @@ pub(crate) fn checked(list: &str, at: usize, span: Span) -> Ident {
     alias_ident("Checked", list, at, span)
 }
 
+/// Returns the name of an alias. It contains the list and the index, so that an error names both.
 fn alias_ident(step: &str, list: &str, at: usize, span: Span) -> Ident {
     Ident::new(&format!("__Whizbang{step}In{}{at}", capitalized(list)), span)
 }
 
+/// Returns a word with an upper-case first letter.
 fn capitalized(word: &str) -> String {
     let mut letters = word.chars();
     letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect()

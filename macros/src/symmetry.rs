@@ -3,6 +3,17 @@
 //! Called by the derives of messages and of stored states. Calls nothing. A derive does not know the codec of a
 //! message's domain: that is a constant of another type. A restriction of one codec therefore becomes a check that the
 //! compiler evaluates. A stored state is always bincode.
+//!
+//! Serde accepts attributes whose output it cannot read back in every format: a skipped field shifts the fields after it in bincode,
+//! and a field with two names has another one in JSON than its reader expects. Such a message would be stored and could never be
+//! read again. So it is an error of the compiler, at the attribute:
+//!
+//! | attribute | in bincode | in JSON |
+//! |---|---|---|
+//! | `flatten`, `tag`, `untagged` | refused: it has no names | accepted |
+//! | `skip`, `skip_serializing_if` | refused: it has all fields | accepted with `default` |
+//! | `skip_deserializing` | refused: the value is lost | refused: the value is lost |
+//! | `rename(serialize = …, deserialize = …)` | accepted: it has no names | refused without an alias |
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
@@ -24,8 +35,11 @@ pub(crate) enum Target<'a> {
 /// The codecs that cannot decode the output of an attribute.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Unreadable {
+    /// No codec can decode it.
     Both,
+    /// Bincode cannot decode it; JSON can.
     Bincode,
+    /// JSON cannot decode it; bincode can.
     Json,
 }
 
@@ -59,12 +73,16 @@ pub(crate) fn reject(item: &Item<'_>, place: Target<'_>, mistakes: &mut Diagnost
 
 /// The state of the check.
 struct Checker<'a> {
+    /// The item, which decides the codec.
     place: Target<'a>,
+    /// The checks that the compiler evaluates with the codec of the domain.
     checks: TokenStream,
+    /// The mistakes that do not depend on the codec.
     mistakes: &'a mut Diagnostics,
 }
 
 impl Checker<'_> {
+    /// Checks the fields of a struct or variant. `all_default` is true if a missing field gets its default.
     fn check_fields(&mut self, parts: &[Part<'_>], all_default: bool) {
         for Part { field, keys, is_key: is_marked, .. } in parts {
             if let Some(skip) = keys.iter().find(|key| key.ident.to_string().starts_with("skip"))
@@ -81,6 +99,7 @@ impl Checker<'_> {
         }
     }
 
+    /// Checks the attributes of one field.
     fn check_field(&mut self, field: &Field, keys: &[Key], all_default: bool) {
         let key = |name: &str| keys.iter().find(|key| key.ident == name);
         let is_read_if_missing = all_default
@@ -138,6 +157,7 @@ impl Checker<'_> {
         self.add(key, Unreadable::Bincode, &text);
     }
 
+    /// Reports a variant that is encoded and not decoded, or the other way around.
     fn report_skipped_variant(&mut self, key: &Key) {
         let word = match self.place {
             Target::Message { word, .. } | Target::State { word } => word,
@@ -181,6 +201,8 @@ impl Checker<'_> {
         }
     }
 
+    /// Reports a mistake, or adds a check if it depends on the codec of the domain. Without a domain nothing is reported: the
+    /// missing domain is a mistake of its own.
     fn add(&mut self, key: &Key, fails: Unreadable, text: &str) {
         let span = key.span();
         let check = match (fails, self.place) {
@@ -208,6 +230,7 @@ fn respanned(ty: &Type, span: Span) -> TokenStream {
     ty.to_token_stream().into_iter().map(respan).collect()
 }
 
+/// Returns whether the last name of a path is this one.
 fn is_named(ty: &Type, name: &str) -> bool {
     match ty {
         Type::Path(path) => path.path.segments.last().is_some_and(|last| last.ident == name),

@@ -1,6 +1,10 @@
 //! The versions of a message: the older ones that are read, and the one that is written.
 //!
 //! Called by the [message derives](crate::message).
+//!
+//! A message of version 3 needs one way from each older version: `upcast(1 = A, 2 = B)` reads `A` and `B` with their own types and
+//! converts them with `From`. `split` is the same for an event that has become several. `writes = 2` keeps the wire at an older version
+//! until all nodes of a rolling upgrade know the new one.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::quote_spanned;

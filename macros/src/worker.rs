@@ -1,6 +1,28 @@
 //! `#[derive(Worker)]`.
 //!
 //! Called by the entry point. Calls [attribute](crate::attribute) for the user's input.
+//!
+//! # Input and output
+//!
+//! ```text
+//! #[derive(Worker)]
+//! #[worker(domain = Payments, performs(Charge), on(OrderShipped))]
+//! struct Charger { gateway: Gateway }
+//! ```
+//!
+//! becomes, apart from spans and lints:
+//!
+//! ```text
+//! const _: () = {
+//!     impl Worker for Charger {
+//!         type Domain = Payments;
+//!         const NAME: &'static str = "charger";
+//!         fn wire(plan: &mut WorkerPlan<Self>) { plan.performs::<…>(); plan.on::<…>(); }
+//!     }
+//! };
+//! ```
+//!
+//! A worker has no state in the store, so nothing of its fields is read here: they may contain connections and locks.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -11,6 +33,7 @@ use crate::attribute::{Form, Known, read};
 use crate::diagnostics::Diagnostics;
 use crate::{names, shape};
 
+/// The keys of the attribute. `domain` is required, and one of `performs` and `on`.
 const KEYS: &[Known] = &[
     Known { name: "domain", form: Form::Path, write: "domain = Payments" },
     Known { name: "performs", form: Form::Paths, write: "performs(Charge)" },
