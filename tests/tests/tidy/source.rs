@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// A text file of the repository.
@@ -59,7 +60,14 @@ impl File {
 
     /// [`code`](Self::code) with blanks instead of `#[cfg(test)]` modules too.
     pub(crate) fn product_code(&self) -> String {
-        blank_tests(blank_prose(&self.text))
+        let code = blank_prose(&self.text);
+        let tests = tests_in(&code);
+        blank_items(code, &tests)
+    }
+
+    /// The text with blanks instead of `#[cfg(test)]` modules. Comments are kept.
+    pub(crate) fn product_text(&self) -> String {
+        blank_items(self.text.clone(), &tests_in(&self.code()))
     }
 
     /// A finding at a byte.
@@ -233,13 +241,20 @@ fn is_char(rest: &str) -> bool {
     }
 }
 
-/// Replaces modules and functions for tests with blanks, in code without comments and strings.
-fn blank_tests(code: String) -> String {
-    let mut out = code.clone().into_bytes();
-    for (at, _) in code.match_indices("#[cfg(test)]") {
-        let Some(open) = code[at..].find(['{', ';']).map(|open| at + open) else { continue };
-        let end = if code.as_bytes()[open] == b';' { open + 1 } else { closing(&code, open) };
-        for byte in &mut out[at..end] {
+/// The bytes of modules and functions for tests, in code without comments and strings.
+fn tests_in(code: &str) -> Vec<Range<usize>> {
+    let item = |(at, _): (usize, &str)| {
+        let open = at + code[at..].find(['{', ';'])?;
+        Some(at..if code.as_bytes()[open] == b';' { open + 1 } else { closing(code, open) })
+    };
+    code.match_indices("#[cfg(test)]").filter_map(item).collect()
+}
+
+/// Replaces whole items with blanks. All other bytes keep their offsets.
+fn blank_items(text: String, items: &[Range<usize>]) -> String {
+    let mut out = text.into_bytes();
+    for item in items {
+        for byte in &mut out[item.clone()] {
             if *byte != b'\n' {
                 *byte = b' ';
             }

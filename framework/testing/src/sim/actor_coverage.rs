@@ -17,17 +17,17 @@ use whizbang_runtime::router::{ActorCard, MessageCard};
 pub struct ActorCoverage {
     /// The domain of its keys.
     pub(super) domain: String,
-    /// What its derive lists.
+    /// The lists of its derive.
     pub(super) card: ActorCard,
-    /// How often each message was handled, by the phase of the actor.
+    /// The number of times that each message was handled, by the phase of the actor.
     pub(super) handled: BTreeMap<(Cause, Phase), u64>,
-    /// How often each event was recorded.
+    /// The number of records of each event.
     pub(super) recorded: BTreeMap<String, u64>,
-    /// How often sagas ended, by the kind of end.
+    /// The number of ended sagas, by the kind of end.
     pub(super) ends: BTreeMap<End, u64>,
     /// The transitions between states, for diagrams.
     pub(super) edges: BTreeMap<Edge, u64>,
-    /// How often each command was sent.
+    /// The number of times that each command was sent.
     pub(super) sent: BTreeMap<String, u64>,
 }
 
