@@ -27,7 +27,6 @@ use super::channel::{Channel, ChannelSubscriber};
 use super::connection::{LinkState, round_trip};
 use super::decode::{self, excerpt};
 use super::denied_inboxes::is_inbox;
-use super::headers;
 use super::in_flight::{Completed, InFlightMessages, OutboundMessage, ReceivedMessage, RequestContext};
 use super::jetstream::{DesiredConfig, JetStream};
 use super::json_request;

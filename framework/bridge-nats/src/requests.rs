@@ -5,7 +5,6 @@
 
 use async_nats::{Message, Subject};
 use futures_util::FutureExt;
-use futures_util::stream::StreamExt;
 
 use super::consumer::{ConsumerLoop, MAX_IN_FLIGHT};
 use super::decode::{self, excerpt};

@@ -219,12 +219,11 @@ const PROBE_TRIES: u32 = 400;
 /// The pause between two attempts.
 const PROBE_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Tries to take a lock that others may hold briefly. Returns whether it was taken.
+/// Takes a lock that a probe of a reader may hold for a moment. Returns false if it is still held after all attempts: then
+/// another process has the store open.
 #[allow(
     clippy::disallowed_methods,
     reason = "file locks cannot notify, and a store is opened on a thread that may block"
-/// Takes a lock that a probe of a reader may hold for a moment. Returns false if it is still held after all attempts: then
-/// another process has the store open.
 )]
 fn lock_with_retries(take: impl Fn() -> Result<(), fs::TryLockError>) -> io::Result<bool> {
     let mut tries = 0;

@@ -121,9 +121,7 @@ struct Replayed<'a> {
 /// Reads the log after a checkpoint, or the whole log if the ids before the checkpoint are not indexed.
 fn replay<'a>(
     disk: &Arc<dyn Disk>,
-    /// The files, to name the place of a damaged record.
     segments: &'a Segments,
-    /// Turns the names in records into streams.
     hasher: &'a StreamHasher,
     shards: Vec<RecoveredShard>,
     last: Option<BatchLocation>,

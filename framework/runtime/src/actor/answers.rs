@@ -17,7 +17,7 @@ use super::mailbox::{Ctx, Delivered};
 use super::plan::{Plan, Stateful};
 use super::unanswered::Unanswered;
 use crate::router::Outcome;
-use whizbang_core::message::{Envelope, Message, Query};
+use whizbang_core::message::{Coded, Envelope, Message, Query};
 use whizbang_core::store::StoreError;
 use whizbang_core::telemetry::TARGET;
 

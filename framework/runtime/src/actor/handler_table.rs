@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use foldhash::fast::FixedState;
 
 use super::dispatcher::Dispatcher;

@@ -6,14 +6,12 @@
 
 use std::rc::Rc;
 
-use actix::AsyncContext;
-use actix::fut::ActorFutureExt;
-
 use super::dispatcher::Dispatcher;
+use super::instance::ActorInstance;
 use super::mailbox::{Ctx, Delivered};
 use super::state::KeyState;
 use crate::router::{DedupKey, Outcome};
-use whizbang_core::message::{Codec, CodecError};
+use whizbang_core::message::CodecError;
 use whizbang_core::store::{StoreError, StreamPages};
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::user_code::Panicked;
@@ -74,7 +72,7 @@ impl ActorInstance {
     }
 
     /// Handles a message whose key cannot be loaded.
-    fn handle_unloadable(&mut self, delivered: Delivered, error: StoreError, ctx: &mut Ctx) {
+    pub(super) fn handle_unloadable(&mut self, delivered: Delivered, error: StoreError, ctx: &mut Ctx) {
         let Delivered { delivery, permit } = delivered;
         if self.is_stopped() {
             drop(permit);

@@ -3,6 +3,7 @@
 //! Called by derived code at start. Fills the [handler table](super::handler_table).
 
 use std::any::TypeId;
+use std::borrow::Cow;
 use std::marker::PhantomData;
 
 use super::handler_table::{AddRoute, AnswerFromState, ApplyStored, Decide, HandlerTable, KeyOf};

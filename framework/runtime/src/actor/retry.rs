@@ -18,7 +18,7 @@ use super::requested::TurnFacts;
 use super::timer_name::timer_in;
 use super::turn::{DedupMark, TurnError};
 use crate::router::{Action, DedupKey, Delivery, Outcome};
-use whizbang_core::message::{Envelope, MessageId};
+use whizbang_core::message::Envelope;
 use whizbang_core::store::{Appended, DeadLetterReason, Note, StoreError};
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::telemetry::error_chain;

@@ -10,11 +10,11 @@ use bytes::Bytes;
 
 use super::compensation::CompensationChange;
 use super::plan::Role;
+use super::requested::{Outgoing, RequestedEffects};
 use crate::router::{DelayedMessage, PlannedCommand, cancellation};
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::{
-    Codec, CodecError, Envelope, Fingerprint, Key, Kind, MessageFacts, MessageId, Name, Rejection, ReplyMode, ShardId,
-    shard_of,
+    Codec, CodecError, Envelope, Fingerprint, Key, Kind, MessageFacts, MessageId, Name, ReplyMode, ShardId, shard_of,
 };
 
 impl RequestedEffects {

@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::actor_coverage::ActorCoverage;
 use super::fault_counts::FaultCount;
 use super::step_log::{Cause, CommittedTurn};
 use super::{CrashPoint, Fault, FaultEvent, InjectedFault, WaitTimes};
-use whizbang_core::message::{Command, Domain, Event};
+use whizbang_core::message::Domain;
 use whizbang_runtime::actor::Stateful;
 use whizbang_runtime::router::Manifest;
 

@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use super::coverage::{ActorCoverage, Coverage, Edge};
+use super::actor_coverage::{ActorCoverage, Edge};
+use super::coverage::Coverage;
 use super::step_log::Phase;
 
 /// The initial state, and the final state of sagas.
