@@ -29,6 +29,7 @@ pages! {
     CallExternalServices = "docs/how-to/call-external-services.md",
     LimitWorkers = "docs/how-to/limit-workers.md",
     RunSeveralNodes = "docs/how-to/run-several-nodes.md",
+    MoveAStore = "docs/how-to/move-a-store.md",
     UpgradeWithoutDowntime = "docs/how-to/upgrade-without-downtime.md",
     PublishEvents = "docs/how-to/publish-events.md",
     PassHeaders = "docs/how-to/pass-headers.md",

@@ -23,5 +23,6 @@ pub mod memory;
 pub mod record;
 #[doc(hidden)]
 pub mod shard_log;
+pub mod transfer;
 #[doc(hidden)]
 pub mod traverse;

@@ -101,13 +101,19 @@ impl Inner {
         }
     }
 
-    /// Takes ownership of a shard. Returns the shard, the new epoch, and the location of the record of the opening. Appends
-    /// of earlier owners are rejected from now on, before the new epoch is durable. The caller waits for that.
+    /// Takes ownership of a shard, with an epoch after `above`. Returns the shard, the new epoch, and the location of the record
+    /// of the opening. Appends of earlier owners are rejected from now on, before the new epoch is durable. The caller waits for
+    /// that.
     ///
     /// # Errors
     /// [`StoreError::Shards`] if the domain has another number of shards. [`StoreError::Full`] without space for the record.
     /// Nothing was changed.
-    pub(super) fn claim_shard(&self, id: &ShardId, shards: u16) -> Result<(Arc<Shard>, Epoch, Location), StoreError> {
+    pub(super) fn claim_shard(
+        &self,
+        id: &ShardId,
+        shards: u16,
+        above: Epoch,
+    ) -> Result<(Arc<Shard>, Epoch, Location), StoreError> {
         let mut registry = self.registry.lock();
         let found = registry.domains.get(&id.domain).copied().unwrap_or(shards);
         if found != shards || id.shard >= shards {
@@ -116,7 +122,7 @@ impl Inner {
         if let Some(shard) = registry.by_id.get(id).cloned() {
             loop {
                 let mut state = shard.state.lock();
-                let epoch = state.epoch + 1;
+                let epoch = state.epoch.max(above) + 1;
                 match self.append_opened(id, shards, shard.tag, epoch) {
                     Ok(location) => {
                         state.epoch = epoch;
@@ -131,18 +137,19 @@ impl Inner {
             }
         }
         let tag = u32::try_from(registry.list.len()).unwrap_or(u32::MAX);
+        let epoch = above + 1;
         let location = loop {
-            match self.append_opened(id, shards, tag, 1) {
+            match self.append_opened(id, shards, tag, epoch) {
                 Ok(location) => break location,
                 Err(refused) => self.wait_for_segment(refused)?,
             }
         };
-        let shard = Shard::new(id.clone(), shards, tag, location, 1, Index::new(self.hasher.clone()));
+        let shard = Shard::new(id.clone(), shards, tag, location, epoch, Index::new(self.hasher.clone()));
         let shard = Arc::new(shard);
         registry.list.push(Arc::clone(&shard));
         registry.by_id.insert(id.clone(), Arc::clone(&shard));
         registry.domains.insert(id.domain.clone(), shards);
-        Ok((shard, 1, location))
+        Ok((shard, epoch, location))
     }
 
     /// Appends the record that raises the epoch of a shard. The caller holds the lock that makes its number unique.

@@ -35,6 +35,7 @@ mod log;
 mod log_source;
 mod next_segment;
 mod pages;
+mod place;
 mod preallocator;
 mod read_only;
 mod recover;
@@ -68,6 +69,8 @@ use self::flush_queue::FlushQueue;
 use self::flusher::Flusher;
 use self::ids::IdRuns;
 use self::inner::{Inner, Registry};
+use self::layout::Layout;
+pub use self::place::EmbeddedPlace;
 use self::preallocator::Preallocator;
 pub use self::read_only::ReadOnlyStore;
 use self::recovered::RecoveredShard;
@@ -143,8 +146,9 @@ impl EmbeddedStore {
     ///
     /// # Errors
     /// [`StoreError::InUse`] if another process has it open, [`StoreError::Newer`] if a newer version wrote it,
-    /// [`StoreError::Corrupt`] if it is damaged, [`StoreError::Full`], [`StoreError::Io`]. On an error nothing was
-    /// changed, except that the unfinished end of the log may have been removed.
+    /// [`StoreError::Moved`] and [`StoreError::Unfinished`] if it is a part of a move, [`StoreError::Corrupt`] if it is damaged,
+    /// [`StoreError::Full`], [`StoreError::Io`]. On an error nothing was changed, except that the unfinished end of the log may
+    /// have been removed.
     ///
     /// Opening takes a time that grows with the log since the last checkpoint, at most 64 MiB by default. Call it before the node
     /// starts, or on a thread that may block.
@@ -160,7 +164,8 @@ impl EmbeddedStore {
         let at = folder.as_ref();
         let folder = Folder::new(at)
             .map_err(|error| StoreError::io(format!("opening the store's folder {}", at.display()), error))?;
-        Self::start(Arc::new(folder), config, IdSource::random(Clock::system()), ExecutionMode::Threads)
+        let disk = Arc::new(folder);
+        Self::start(disk, config, IdSource::random(Clock::system()), ExecutionMode::Threads, layout::open)
     }
 
     /// Opens a store on any disk. With a seed, the store works only when it is [stepped](Self::step), and every run
@@ -170,10 +175,11 @@ impl EmbeddedStore {
     /// As [`open`](Self::open).
     #[doc(hidden)]
     pub fn open_on(disk: Arc<dyn Disk>, config: &EmbeddedConfig, seed: Option<u64>) -> Result<Self, StoreError> {
-        match seed {
-            Some(seed) => Self::start(disk, config, IdSource::seeded(Clock::system(), seed), ExecutionMode::Caller),
-            None => Self::start(disk, config, IdSource::random(Clock::system()), ExecutionMode::Threads),
-        }
+        let (ids, execution) = match seed {
+            Some(seed) => (IdSource::seeded(Clock::system(), seed), ExecutionMode::Caller),
+            None => (IdSource::random(Clock::system()), ExecutionMode::Threads),
+        };
+        Self::start(disk, config, ids, execution, layout::open)
     }
 
     /// Writes, flushes and reports all appends, and writes the caches. Does nothing in a store with threads.
@@ -195,19 +201,22 @@ impl EmbeddedStore {
         self.flusher.checkpoint(&self.inner);
     }
 
-    /// Locks the folder and starts the store. After an error the folder is unlocked.
+    /// Locks the folder and starts the store. `layout` reads or creates the first file; it gets a new seed. After an error the
+    /// folder is unlocked.
     fn start(
         disk: Arc<dyn Disk>,
         config: &EmbeddedConfig,
         ids: IdSource,
         execution: ExecutionMode,
+        layout: impl FnOnce(&Arc<dyn Disk>, u64) -> Result<Layout, StoreError>,
     ) -> Result<Self, StoreError> {
         let at = disk.path("").display().to_string();
         let locked = disk.lock().map_err(|error| StoreError::io(format!("locking the store's folder {at}"), error));
         if !locked? {
             return Err(StoreError::InUse { at });
         }
-        let started = Self::start_locked(&disk, config, ids, execution, at);
+        let layout = layout(&disk, ids.next_u64());
+        let started = layout.and_then(|layout| Self::start_locked(&disk, config, ids, execution, &layout, at));
         if started.is_err() {
             disk.unlock();
         }
@@ -220,9 +229,10 @@ impl EmbeddedStore {
         config: &EmbeddedConfig,
         ids: IdSource,
         execution: ExecutionMode,
+        layout: &Layout,
         at: String,
     ) -> Result<Self, StoreError> {
-        let seed = layout::open(disk, ids.next_u64())?;
+        let seed = layout.seed;
         identity::open(disk, || u128::from(ids.next_u64()) << 64 | u128::from(ids.next_u64()))?;
         let hasher = StreamHasher::new(seed);
         let segments = Arc::new(Segments::find(disk)?);
@@ -260,7 +270,7 @@ impl EmbeddedStore {
         let inner = Arc::new(Inner {
             disk: Arc::clone(disk),
             config: config.clone(),
-            digest_key: layout::digest_key(seed),
+            digest_key: layout.digest_key(),
             hasher,
             segments,
             write_buffer,
@@ -285,14 +295,16 @@ impl EmbeddedStore {
         Ok(Self { inner, flusher, threads: Mutex::new(threads) })
     }
 
-    /// Raises the epoch of a shard and waits until that is durable: earlier owners are rejected from then on.
+    /// Raises the epoch of a shard, to more than `above`, and waits until that is durable: earlier owners are rejected from
+    /// then on.
     async fn claim_shard(
         &self,
         id: &ShardId,
         shards: u16,
         listener: Arc<dyn CommitListener>,
+        above: Epoch,
     ) -> Result<ShardHandle, StoreError> {
-        let (shard, epoch, location) = self.inner.claim_shard(id, shards)?;
+        let (shard, epoch, location) = self.inner.claim_shard(id, shards, above)?;
         self.step();
         self.wait_for(self.inner.write_buffer.when_durable(location + 1)).await?;
         let writer = EmbeddedWriter::new(Arc::clone(&self.inner), Arc::clone(&shard), epoch, listener);
@@ -349,7 +361,7 @@ impl Store for EmbeddedStore {
         shards: u16,
         listener: Arc<dyn CommitListener>,
     ) -> BoxFuture<'a, Result<ShardHandle, StoreError>> {
-        self.claim_shard(shard, shards, listener).boxed()
+        self.claim_shard(shard, shards, listener, 0).boxed()
     }
 
     fn read<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<Arc<dyn ShardReader>>, StoreError>> {

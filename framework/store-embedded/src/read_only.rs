@@ -59,8 +59,8 @@ impl EmbeddedStore {
     ///
     /// # Errors
     /// [`StoreError::Missing`] if there is no store, [`StoreError::Newer`] if a newer version wrote it,
-    /// [`StoreError::Corrupt`] if it is damaged, [`StoreError::Io`]. A process that uses the store never makes it
-    /// appear damaged.
+    /// [`StoreError::Moved`] and [`StoreError::Unfinished`] if it is a part of a move, [`StoreError::Corrupt`] if it is damaged,
+    /// [`StoreError::Io`]. A process that uses the store never makes it appear damaged.
     pub fn read_only(folder: impl AsRef<Path>) -> Result<ReadOnlyStore, StoreError> {
         ReadOnlyStore::open(folder.as_ref())
     }
@@ -73,7 +73,7 @@ impl ReadOnlyStore {
     /// Those described there.
     fn open(path: &Path) -> Result<Self, StoreError> {
         let folder: Arc<dyn Disk> = Arc::new(ReadOnlyFolder(Folder::at(path)));
-        let hasher = StreamHasher::new(layout::read(&folder)?);
+        let hasher = StreamHasher::new(layout::read(&folder)?.usable(&folder)?.seed);
         let saved = newest(&folder, &hasher)?;
         let is_in_use = || Folder::at(path).is_in_use().map_err(failure("looking at the store's lock"));
         let was_in_use = is_in_use()?;

@@ -55,15 +55,33 @@ pub(super) fn scan(
 pub(super) fn follow(
     segments: &Segments,
     from: BatchLocation,
-    mut visit: impl FnMut(Location, &[u8]) -> Result<(), StoreError>,
+    visit: impl FnMut(Location, &[u8]) -> Result<(), StoreError>,
 ) -> Result<LogEnd, StoreError> {
+    follow_page(segments, from, usize::MAX, visit).map(|(end, _)| end)
+}
+
+/// Reads like [`follow`], and stops behind the batch with which it has read `limit` bytes. Returns whether it has stopped there;
+/// another call continues at the returned place.
+///
+/// # Errors
+/// The errors of `visit`.
+pub(super) fn follow_page(
+    segments: &Segments,
+    from: BatchLocation,
+    limit: usize,
+    mut visit: impl FnMut(Location, &[u8]) -> Result<(), StoreError>,
+) -> Result<(LogEnd, bool), StoreError> {
     let all = segments.all();
     let mut rest = all.iter().skip_while(|segment| segment.number < from.segment);
     let mut place = from;
     let mut end = LogEnd { place, last: None, marked: false };
-    let Some(segment) = rest.next() else { return Ok(end) };
+    let Some(segment) = rest.next() else { return Ok((end, false)) };
     let mut window = SegmentWindow::open(segments, segment)?;
+    let mut read = 0;
     loop {
+        if read >= limit {
+            return Ok((end, true));
+        }
         match window.batch(place)? {
             ScannedBatch::Batch { length, records } => {
                 let frames = window.get(place.offset + BATCH_BYTES as u64, length)?;
@@ -73,6 +91,7 @@ pub(super) fn follow(
                 let last = Some(place);
                 place.offset += (BATCH_BYTES + length) as u64;
                 place.batch += 1;
+                read += length;
                 end = LogEnd { place, last, marked: false };
             }
             found => {
@@ -103,7 +122,7 @@ pub(super) fn follow(
             }
         }
     }
-    Ok(end)
+    Ok((end, false))
 }
 
 /// Returns the error for a batch at `place` that was once complete, as proven by `later_write`.

@@ -6,9 +6,9 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::frame::{BATCH_BYTES, BatchHead, FRAME_BYTES, close_frame, seal_frames};
-use super::segment::{FIRST_OFFSET, Segment, name};
-use super::{EmbeddedConfig, EmbeddedStore};
-use whizbang_conformance::store::{RecordingListener, run};
+use super::segment::{BatchLocation, FIRST_OFFSET, Segment, name};
+use super::{EmbeddedConfig, EmbeddedStore, scan};
+use whizbang_conformance::store::{RecordingListener, TurnBuilder, run};
 use whizbang_core::message::{Name, ShardId};
 use whizbang_core::store::{Store, StoreError};
 use whizbang_log::record::write_opened;
@@ -119,4 +119,41 @@ fn false_lengths_allocate_no_memory() {
         // This is indistinguishable from an unfinished batch.
         assert!(read(folder.path()), "{length}");
     }
+}
+
+#[test]
+fn pages_of_a_log_have_every_record_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let read: Result<(), StoreError> = run(async {
+        let config = EmbeddedConfig::default().segment_bytes(SIZE);
+        let store = EmbeddedStore::open_with(folder.path(), &config)?;
+        let mut writer = store.open(&shard(), 1, std::sync::Arc::new(RecordingListener::default())).await?.writer;
+        for number in 1..=400 {
+            let turn = TurnBuilder::new("account", &format!("key{number}"), number).event("Deposited", "12");
+            // Each is a batch of its own while flushes are fast.
+            turn.write(|turn| writer.append_alone(turn))?;
+        }
+        store.close().await?;
+        let segments = &store.inner.segments;
+        let mut whole = Vec::new();
+        scan::follow(segments, BatchLocation::FIRST, |location, _| {
+            whole.push(location);
+            Ok(())
+        })?;
+        let (mut paged, mut place, mut pages) = (Vec::new(), BatchLocation::FIRST, 1);
+        loop {
+            let (end, is_page) = scan::follow_page(segments, place, 1, |location, _| {
+                paged.push(location);
+                Ok(())
+            })?;
+            if !is_page {
+                break;
+            }
+            (place, pages) = (end.place, pages + 1);
+        }
+        assert_eq!((paged.len(), paged), (401, whole));
+        assert!(pages > 2 && segments.all().len() > 2, "{pages} pages");
+        Ok(())
+    });
+    read.unwrap();
 }

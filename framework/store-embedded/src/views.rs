@@ -16,10 +16,18 @@ use whizbang_log::record::{Malformed, Names, encode};
 
 /// The first bytes of a view.
 const MAGIC: [u8; 8] = *b"whizview";
+const PREFIX: &str = "view-";
 
 /// Returns the name of a view's file.
 fn file(projection: &Name) -> String {
-    format!("view-{projection}")
+    format!("{PREFIX}{projection}")
+}
+
+/// Returns the names of the saved views.
+pub(super) fn names(disk: &Arc<dyn Disk>) -> Result<Vec<Name>, StoreError> {
+    let files = disk.names().map_err(failure("listing the store's folder"))?;
+    // The file of an interrupted replacement is not a view.
+    Ok(files.iter().filter_map(|name| Name::new(name.strip_prefix(PREFIX)?).ok()).collect())
 }
 
 /// Replaces a view, durably.

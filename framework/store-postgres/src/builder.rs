@@ -13,6 +13,7 @@ use crate::checkpoints;
 use crate::connect::{Connector, Durability, Password};
 use crate::failure::Failure;
 use crate::inner::Secrets;
+use crate::marks;
 use crate::migrations::{self, Migrations};
 use crate::pool::Pool;
 use crate::sql::{SCHEMA, Sql, is_schema};
@@ -218,22 +219,52 @@ impl PostgresBuilder {
     ///
     /// # Errors
     /// [`StoreError::Io`] if no server can be reached, if the server is rejected, or if a setting is invalid; its text names
-    /// the cause. [`StoreError::Newer`] if a newer version has written the tables. Nothing was changed then.
+    /// the cause. [`StoreError::Newer`] if a newer version has written the tables. [`StoreError::Moved`],
+    /// [`StoreError::Unfinished`] or [`StoreError::InUse`] if the store is a part of a move. Nothing was changed then.
     ///
     /// Cancel safe: a migration is rolled back.
     pub async fn connect(self) -> Result<PostgresStore, StoreError> {
+        let server = self.reach(Sql::new(&self.schema)).await?;
+        migrations::migrate(&server.client, &server.sql, self.migrations, &server.at()).await?;
+        marks::check(&server.client, &server.sql).await?;
+        self.start(server).await
+    }
+
+    /// Connects and checks the server, and nothing else. The tables may be missing.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect), without those of the tables.
+    pub(crate) async fn reach(&self, sql: Sql) -> Result<Server, StoreError> {
         let failed = |failure: Failure| failure.store(CONNECTING);
         if !is_schema(&self.schema) {
             return Err(failed(Failure::new(format!("`{}` is not the name of a schema", self.schema))));
         }
         let config: tokio_postgres::Config = self.url.parse().map_err(|error| failed(Failure::from(error)))?;
-        let connector = Connector::new(config, self.authority.as_deref(), self.password, self.durability);
+        let connector = Connector::new(config, self.authority.as_deref(), self.password.clone(), self.durability);
         let connector = Arc::new(connector.map_err(failed)?);
-        let sql = Arc::new(Sql::new(&self.schema));
         let pool = Pool::start(Arc::clone(&connector), self.readers);
         let pool = Arc::new(pool.map_err(|error| StoreError::io("starting the store's threads", error))?);
         let (client, settings) = pool.open().await.map_err(failed)?;
-        migrations::migrate(&client, &sql, self.migrations, &connector.at()).await?;
+        Ok(Server { connector, sql: Arc::new(sql), pool, client, durability: settings.durability() })
+    }
+
+    /// The schema.
+    pub(crate) fn schema_name(&self) -> &str {
+        &self.schema
+    }
+
+    /// The handling of missing tables.
+    pub(crate) fn migrations_mode(&self) -> Migrations {
+        self.migrations
+    }
+
+    /// Starts the store, whose tables are those of this version. The caller has looked at the mark.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if a value of the store is missing, or a thread cannot be started.
+    pub(crate) async fn start(self, server: Server) -> Result<PostgresStore, StoreError> {
+        let failed = |failure: Failure| failure.store(CONNECTING);
+        let Server { connector, sql, pool, client, durability } = server;
         let prepares = !is_pooled(&client, &pool).await.map_err(failed)?;
         if !prepares {
             tracing::info!(target: crate::TARGET, "a connection pooler changes the session: statements are not prepared");
@@ -246,7 +277,6 @@ impl PostgresBuilder {
         };
         let secrets = Secrets { digest_key: number("digest_key").await?, seed: number("stream_seed").await? as u64 };
         let identity = StoreIdentity::new(StoreId::from_u128(number("store").await?));
-        let durability = settings.durability();
         // Renewals have a thread of their own, and takeovers a connection.
         let leases = (!self.is_exclusive).then(|| Pool::start(Arc::clone(&connector), 2)).transpose();
         let leases = leases.map_err(|error| StoreError::io("starting the store's threads", error))?;
@@ -259,6 +289,27 @@ impl PostgresBuilder {
             (secrets, identity),
             durability,
         )
+    }
+}
+
+/// A server that was checked, with a first connection.
+pub(crate) struct Server {
+    /// Opens further connections.
+    connector: Arc<Connector>,
+    /// The statements for the schema.
+    pub(crate) sql: Arc<Sql>,
+    /// The connections for reading, with the first one.
+    pub(crate) pool: Arc<Pool>,
+    /// The first connection. Nothing else uses it before the store is started.
+    pub(crate) client: Arc<tokio_postgres::Client>,
+    /// The line on durability for the log.
+    durability: &'static str,
+}
+
+impl Server {
+    /// The servers and the database, without credentials.
+    pub(crate) fn at(&self) -> String {
+        self.connector.at()
     }
 }
 

@@ -19,6 +19,7 @@ use whizbang_core::store::{Epoch, Leases, Member, MemberId, ShardLease, StoreErr
 
 use crate::columns::Id;
 use crate::failure::Failure;
+use crate::marks;
 use crate::open;
 use crate::pool::Pool;
 use crate::sql::Sql;
@@ -121,8 +122,18 @@ impl LeaseTable {
 
     /// Takes the shard, if it is free. Returns its row and its new epoch. The statement waits at most 5 s for the lock of a
     /// frozen session.
+    ///
+    /// # Errors
+    /// [`StoreError::Moved`] if the store has moved.
     pub(crate) async fn take(&self, member: MemberId, id: &ShardId) -> Result<Option<(i32, Epoch)>, StoreError> {
-        Ok(open::taken(&self.ask(TAKING, &self.sql.take, member, id).await?))
+        let taken = open::taken(&self.ask(TAKING, &self.sql.take, member, id).await?);
+        if taken.is_none() {
+            // No shard of a store that has moved is ever free.
+            let name: &crate::pool::Parameters<'_> = &[(&marks::NAME, Type::TEXT)];
+            let mark = self.pool.query_on(TAKEOVERS, TAKING, &self.sql.meta, name).await?;
+            marks::refuse(mark.first().map(|row| row.get(0)), &self.sql)?;
+        }
+        Ok(taken)
     }
 
     /// Runs a statement about one shard and one member. Sent on the connection for takeovers, so it may wait without delaying

@@ -13,9 +13,11 @@ use whizbang_core::store::{Epoch, StoreError};
 use whizbang_log::shard_log::ShardLog;
 
 use crate::checkpoints::{self, Loaded};
+use crate::marks;
 use crate::pool::Pool;
 use crate::shard::{Shard, State};
 use crate::sql::Sql;
+use crate::views;
 
 /// The operation that errors of an opening name.
 const OPENING: &str = "opening a shard in PostgreSQL";
@@ -47,9 +49,16 @@ pub(crate) async fn create(pool: &Pool, sql: &Sql, id: &ShardId, shards: u16) ->
 
 /// Takes the shard from any owner. Returns its row and its new epoch. Its commits are rejected from then on, because each
 /// statement compares the epoch. `None` never occurs after [`create`].
+///
+/// # Errors
+/// [`StoreError::Moved`] or [`StoreError::Unfinished`] if the store is a part of a move.
 pub(crate) async fn take(pool: &Pool, sql: &Sql, id: &ShardId) -> Result<Option<(i32, Epoch)>, StoreError> {
     let (domain, number) = (id.domain.as_str(), i32::from(id.shard));
-    Ok(taken(&pool.query(OPENING, &sql.open, &[(&domain, Type::TEXT), (&number, Type::INT4)]).await?))
+    let taken = taken(&pool.query(OPENING, &sql.open, &[(&domain, Type::TEXT), (&number, Type::INT4)]).await?);
+    if taken.is_none() {
+        marks::refuse(views::meta(pool, sql, marks::NAME).await?.as_deref(), sql)?;
+    }
+    Ok(taken)
 }
 
 /// The row and the epoch of a shard that was taken.

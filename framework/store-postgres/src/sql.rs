@@ -74,9 +74,11 @@ SELECT shards FROM put UNION ALL SELECT shards FROM {schema}.domains WHERE name 
 const SHARD: &str =
     "INSERT INTO {schema}.shards (domain, number) VALUES ($1, $2) ON CONFLICT (domain, number) DO NOTHING";
 
-/// Takes a shard, whatever its owner does.
+/// Takes a shard, whatever its owner does. A store that is a part of a move has no owners.
 const OPEN: &str = r#"UPDATE {schema}.shards SET epoch = epoch + 1, opened_at = clock_timestamp(), owner = NULL
-WHERE domain = $1 AND number = $2 RETURNING id, epoch"#;
+WHERE domain = $1 AND number = $2{unmarked} RETURNING id, epoch"#;
+/// The condition for a store that is not a part of a move.
+const UNMARKED: &str = " AND NOT EXISTS (SELECT FROM {schema}.meta WHERE name = 'move')";
 /// The same for a member of a shared store, if the shard has no owner, or one whose lease has expired, or if the member has it.
 ///
 /// The row of the expired owner is locked: its renewal comes either before, and the shard stays, or after, and no longer
@@ -92,7 +94,7 @@ const TAKE: &str = r#"WITH patience AS MATERIALIZED (
 UPDATE {schema}.shards s SET epoch = s.epoch + 1, opened_at = clock_timestamp(), owner = $3, service = m.service
 FROM patience, {schema}.members m
 WHERE s.domain = $1 AND s.number = $2 AND m.id = $3 AND m.expires_at > clock_timestamp()
-    AND (s.owner IS NULL OR s.owner = $3 OR s.owner IN (SELECT id FROM expired))
+    AND (s.owner IS NULL OR s.owner = $3 OR s.owner IN (SELECT id FROM expired)){unmarked}
 RETURNING s.id, s.epoch"#;
 
 /// Returns a row if [`TAKE`] would take the shard.
@@ -303,7 +305,17 @@ pub(crate) struct Sql {
 impl Sql {
     /// The statements for a schema whose name [is one](is_schema).
     pub(crate) fn new(schema: &str) -> Self {
-        let text = |sql: &str| sql.replace("{snapshot}", SNAPSHOT).replace("{schema}", schema);
+        Self::with(schema, UNMARKED)
+    }
+
+    /// The statements for the copy that a move makes: its mark keeps only others from opening shards.
+    pub(crate) fn of_copy(schema: &str) -> Self {
+        Self::with(schema, "")
+    }
+
+    fn with(schema: &str, unmarked: &str) -> Self {
+        let text =
+            |sql: &str| sql.replace("{snapshot}", SNAPSHOT).replace("{unmarked}", unmarked).replace("{schema}", schema);
         Self {
             schema: schema.to_owned(),
             commit: text(COMMIT) + COMMITTED,
@@ -348,6 +360,11 @@ impl Sql {
     /// SQL with the schema filled in.
     pub(crate) fn text(&self, sql: &str) -> String {
         sql.replace("{schema}", &self.schema)
+    }
+
+    /// The schema.
+    pub(crate) fn schema(&self) -> &str {
+        &self.schema
     }
 
     /// The table as people name it.

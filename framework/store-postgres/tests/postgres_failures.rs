@@ -332,7 +332,7 @@ fn tables_of_a_newer_version_are_rejected() {
         store.close().await.unwrap();
         server.sql("INSERT INTO whizbang.migrations (version) VALUES (99)");
         let error = PostgresStore::connect(&server.url()).await.map(|_| ()).unwrap_err();
-        assert!(matches!(error, StoreError::Newer { found: 99, known: 4, .. }), "{error}");
+        assert!(matches!(error, StoreError::Newer { found: 99, known: 5, .. }), "{error}");
     });
 }
 
@@ -344,7 +344,7 @@ fn printed_migrations_are_all_that_a_limited_user_needs() {
     run(async {
         let connect = || PostgresStore::builder(&url).migrations(Migrations::Expect).connect();
         let error = error_chain(&connect().await.map(|_| ()).unwrap_err()).to_string();
-        assert!(error.contains("version 4 of the tables is needed, found 0"), "{error}");
+        assert!(error.contains("version 5 of the tables is needed, found 0"), "{error}");
         server.sql(&PostgresStore::migrations());
         server.sql("GRANT USAGE ON SCHEMA whizbang TO app");
         server.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA whizbang TO app");

@@ -103,10 +103,11 @@ pub use whizbang_testing as testing;
 #[cfg(feature = "testing")]
 pub use whizbang_testing::{bridge_lease_suite, bridge_suite, broker_suite, lease_suite, store_suite};
 
-/// Stores: the trait, the store in memory, the embedded store.
+/// Stores: the trait, the store in memory, the embedded store, the store in PostgreSQL, and the move between two of them.
 pub mod store {
     pub use whizbang_core::store::*;
     pub use whizbang_log::memory;
+    pub use whizbang_log::transfer::{MoveProgress, MoveStep, MovedStore, StorePlace, move_store};
     #[cfg(feature = "embedded")]
     pub use whizbang_store_embedded as embedded;
     #[cfg(feature = "postgres")]

@@ -255,9 +255,9 @@ async fn unreadable_store_is_named_and_nothing_is_created() {
 
     let format = folder.path().join("whizbang");
     let text = std::fs::read_to_string(&format).unwrap();
-    std::fs::write(&format, text.replace("format 1", "format 2")).unwrap();
+    std::fs::write(&format, text.replace("format 1", "format 3")).unwrap();
     let error = EmbeddedStore::read_only(folder.path()).unwrap_err();
-    assert!(matches!(error, StoreError::Newer { found: 2, .. }), "{error}");
+    assert!(matches!(error, StoreError::Newer { found: 3, .. }), "{error}");
 }
 
 #[whizbang::test]

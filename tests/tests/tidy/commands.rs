@@ -8,7 +8,7 @@ use crate::source::{File, Finding, assert_none, file, repository};
 const HERE: &str = "tests/tests/commands.rs";
 
 /// The command lines of the `sh` blocks, each with the test that runs it. `…` at the end stands for any arguments.
-const TESTED: [(&str, &str); 22] = [
+const TESTED: [(&str, &str); 23] = [
     ("cargo new bank", HERE),
     ("cd bank", HERE),
     ("cargo add …", HERE),
@@ -18,6 +18,7 @@ const TESTED: [(&str, &str); 22] = [
     ("cargo run -p bank", "tests/tests/samples.rs"),
     ("cargo run -p order-table -- …", "tests/tests/samples.rs"),
     ("psql …", "tests/tests/samples.rs"),
+    ("cargo run --release -p whizbang --example move_store …", "tests/tests/moves/interrupted.rs"),
     ("cargo run -p two-services", "tests/tests/samples.rs"),
     ("cargo run -p two-services -- …", "tests/tests/nats_sample.rs"),
     ("cargo run -p gateway", "tests/tests/http_sample.rs"),
@@ -137,6 +138,10 @@ fn fault(command: &str, files: &[File]) -> Option<String> {
         },
         (None, None) => return None,
     };
+    if let Some(example) = option(command, "--example") {
+        let is_missing = !exists(&format!("{folder}examples/{example}.rs"));
+        return is_missing.then(|| format!("there is no example {example}"));
+    }
     if command.starts_with("cargo run") && option(command, "--bin").is_none() {
         let others = files.iter().filter(|file| file.path.starts_with(&format!("{folder}src/bin/"))).count();
         let programs = others + usize::from(exists(&format!("{folder}src/main.rs")));

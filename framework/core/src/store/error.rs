@@ -87,6 +87,28 @@ pub enum StoreError {
         /// The folder.
         at: String,
     },
+    /// The content of the store has moved to another place, and this one is not used any longer. Nothing was changed; open the
+    /// store at the new place.
+    #[error("{at} has moved to {to}: open the store there")]
+    Moved {
+        /// The old place.
+        at: String,
+        /// The new place.
+        to: String,
+    },
+    /// A move to this place was interrupted, so the store in it may lack a part. Nothing was changed; run the same move again. If
+    /// that returns this error as well, the source is still in use: delete this place and run the move again.
+    #[error("the move to {at} is not finished: run it again, or delete {at} first if that fails as well")]
+    Unfinished {
+        /// The folder or database.
+        at: String,
+    },
+    /// A store cannot be moved to this place, because it has content. Nothing was changed; choose an empty folder or schema.
+    #[error("{at} is not empty: choose an empty folder or schema")]
+    NotEmpty {
+        /// The folder or database.
+        at: String,
+    },
     /// The store was written by a newer version. Nothing was changed; use that version.
     #[error("{at} has format {found}, this program supports formats up to {known}")]
     Newer {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
+use crate::transfer::CopiedTurn;
 use whizbang_core::clock::{Clock, Timestamp};
 use whizbang_core::message::{
     Codec, Envelope, Fingerprint, IdSource, Kind, MessageId, Name, Origin, ReplyMode, ShardId,
@@ -40,6 +41,19 @@ fn envelope(to: Option<ShardId>) -> Envelope {
         headers: vec![("a".to_owned(), "b".to_owned()), (String::new(), String::new())],
         codec: Codec::Json,
         payload: Bytes::from_static(b"{}"),
+    }
+}
+
+/// The location of the turn with everything.
+fn place() -> RecordContext<'static> {
+    RecordContext {
+        tag: 5,
+        epoch: 6,
+        location: 5_000,
+        stream: 4_000,
+        position: 100,
+        events: 4_990,
+        sent: &[Sent { sequence: 77, before: 1 }, Sent { sequence: 78, before: 5_000 }],
     }
 }
 
@@ -106,17 +120,8 @@ fn written() -> (Vec<u8>, Envelope, DeadLetter) {
             Note::Own(Bytes::from_static(b"own")),
         ],
     };
-    let place = RecordContext {
-        tag: 5,
-        epoch: 6,
-        location: 5_000,
-        stream: 4_000,
-        position: 100,
-        events: 4_990,
-        sent: &[Sent { sequence: 77, before: 1 }, Sent { sequence: 78, before: 5_000 }],
-    };
     let mut bytes = Vec::new();
-    write_turn(&mut bytes, &turn, &place);
+    write_turn(&mut bytes, &turn, &place());
     assert!(bytes.len() <= turn_bound(&turn));
     (bytes, sent, letter)
 }
@@ -150,6 +155,23 @@ fn turn_with_everything_is_read_as_it_was_written() {
     let entry = turn.to_outbox_entry(turn.outbox().nth(1).unwrap(), &origin.shard, &bytes, names).unwrap();
     let origin = Origin { key: "order 7".to_owned(), sequence: 78, ..origin };
     assert_eq!(entry.envelope, Envelope { origin: Some(origin), ..sent }, "replies go to the key of the job");
+}
+
+#[test]
+fn copied_turn_has_the_same_record() {
+    let (bytes, ..) = written();
+    let bytes = Bytes::from(bytes);
+    let shard = ShardId::new(name("orders"), 1);
+    let copied = CopiedTurn::read(5_000, &bytes, &[], &mut Names::default(), |tag| (tag == 5).then(|| shard.clone()));
+    let (read, turn) = copied.unwrap().unwrap();
+    assert_eq!((read, turn.position(), turn.events(), turn.bytes()), (shard, 102, 2, bytes.len()));
+    let sent = turn.sent().map(|(to, sequence)| (to.to_string(), sequence)).collect::<Vec<_>>();
+    assert_eq!(sent, [("bank/3".to_owned(), 77), ("bank/3".to_owned(), 78)]);
+    let mut again = Vec::new();
+    turn.write(|turn| write_turn(&mut again, turn, &place()));
+    assert_eq!(again, bytes);
+    let unknown = CopiedTurn::read(5_000, &bytes, &[], &mut Names::default(), |_| None);
+    assert_eq!(unknown.map(|_| ()), Err("unknown shard"));
 }
 
 #[test]

@@ -11,8 +11,13 @@ use crate::failure::Failure;
 use crate::sql::Sql;
 
 /// The migrations, oldest first. The version of a database is the number of those it has.
-const MIGRATIONS: [&str; 4] =
-    [include_str!("0001.sql"), include_str!("0002.sql"), include_str!("0003.sql"), include_str!("0004.sql")];
+const MIGRATIONS: [&str; 5] = [
+    include_str!("0001.sql"),
+    include_str!("0002.sql"),
+    include_str!("0003.sql"),
+    include_str!("0004.sql"),
+    include_str!("0005.sql"),
+];
 
 /// The newest version this program knows.
 pub(crate) const KNOWN: i32 = MIGRATIONS.len() as i32;
@@ -60,7 +65,7 @@ fn applied(sql: &Sql, version: i32) -> String {
 }
 
 /// Returns the version of the tables; 0 if there are none.
-async fn version(client: &Client, sql: &Sql) -> Result<i32, tokio_postgres::Error> {
+pub(crate) async fn version(client: &Client, sql: &Sql) -> Result<i32, tokio_postgres::Error> {
     let is_prepared = client.query_typed(&sql.text(IS_PREPARED), &[]).await?;
     if !is_prepared.first().is_some_and(|row| row.get(0)) {
         return Ok(0);

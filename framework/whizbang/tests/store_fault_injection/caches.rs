@@ -120,11 +120,11 @@ fn store_description_is_checked_first() {
         }
     }
     let text = String::from_utf8(log.files["whizbang"].clone()).unwrap();
-    let newer = text.replace("format 1", "format 2");
+    let newer = text.replace("format 1", "format 3");
     assert_ne!(newer, text);
     let (opened, before, machine) = open(Some(newer.into_bytes()));
     let error = opened.unwrap_err();
-    assert!(matches!(error, StoreError::Newer { found: 2, known: 1, .. }), "{error}");
+    assert!(matches!(error, StoreError::Newer { found: 3, known: 2, .. }), "{error}");
     assert_eq!(machine.files(), before, "nothing was touched");
 }
 

@@ -1,0 +1,204 @@
+//! A committed turn as it is appended to another store.
+//!
+//! The appends of the other store assign the same positions and sequences again, because both count from 1 without gaps.
+//! Other records are not copied: openings belong to a store, and progress is copied as it is at the end.
+
+use bytes::Bytes;
+
+use crate::record::{Malformed, MarkRecord, Names, Record, RecordContext, Sent, TurnRecord, write_turn};
+use crate::shard_log::Damage;
+use whizbang_core::clock::Timestamp;
+use whizbang_core::message::{Codec, Name, ShardId};
+use whizbang_core::store::{
+    EventWrite, Mark, OutboxEntry, OutboxWrite, Source, StoredTurn, StreamHint, TimerWrite, Turn,
+};
+
+/// A turn with everything that was written in it.
+#[doc(hidden)]
+#[derive(Clone, Debug)]
+pub struct CopiedTurn {
+    /// The parts that readers see as well.
+    turn: StoredTurn,
+    /// The actor type of the stream.
+    actor: Name,
+    /// The key of the stream.
+    key: String,
+    /// The trace context of the turn.
+    traceparent: Option<String>,
+    /// The headers of its events.
+    headers: Vec<(String, String)>,
+    /// The mark of the handled message.
+    mark: CopiedMark,
+    /// The timers that it sets or clears, in order.
+    timers: Vec<CopiedTimer>,
+    /// The messages with their destinations.
+    outbox: Vec<(ShardId, OutboxEntry)>,
+    /// The position of the shard's last event, including this turn's events.
+    position: u64,
+    /// The size of its record with the payloads.
+    bytes: usize,
+}
+
+/// The mark that a message was handled.
+#[derive(Clone, Debug)]
+enum CopiedMark {
+    None,
+    Outside(u64),
+    From { source: Source, sequence: u64, floor: u64 },
+    Timer(String),
+}
+
+/// A timer that is set, or cleared if it has no content.
+#[derive(Clone, Debug)]
+struct CopiedTimer {
+    name: String,
+    content: Option<(Timestamp, u32, Codec, Bytes)>,
+}
+
+impl CopiedTurn {
+    /// Reads the record at `location` of a log. `payloads` are those of its events if the record was written without them.
+    /// `shard` returns the shard with a number. Returns `None` for a record that is not a turn.
+    ///
+    /// # Errors
+    /// If the record is damaged, or its shard is unknown.
+    pub fn read(
+        location: u64,
+        bytes: &Bytes,
+        payloads: &[Bytes],
+        names: &mut Names,
+        shard: impl FnOnce(u32) -> Option<ShardId>,
+    ) -> Result<Option<(ShardId, Self)>, Damage> {
+        let (tag, _, record) = Record::read(bytes, location).map_err(|malformed| malformed.0)?;
+        let Record::Turn(turn) = record else { return Ok(None) };
+        let shard = shard(tag).ok_or("unknown shard")?;
+        let copied = Self::of(&turn, &shard, bytes, payloads, names).map_err(|malformed| malformed.0)?;
+        Ok(Some((shard, copied)))
+    }
+
+    fn of(
+        record: &TurnRecord<'_>,
+        shard: &ShardId,
+        bytes: &Bytes,
+        payloads: &[Bytes],
+        names: &mut Names,
+    ) -> Result<Self, Malformed> {
+        let mut turn = record.to_turn(bytes, names)?;
+        if !payloads.is_empty() && payloads.len() != turn.events.len() {
+            return Err(Malformed("the turn has another number of events"));
+        }
+        for (event, payload) in turn.events.iter_mut().zip(payloads) {
+            event.payload.clone_from(payload);
+        }
+        let mark = match record.mark {
+            MarkRecord::None => CopiedMark::None,
+            MarkRecord::Outside { digest } => CopiedMark::Outside(digest),
+            MarkRecord::From { source, sequence, floor } => {
+                CopiedMark::From { source: source.to_source(names)?, sequence, floor }
+            }
+            MarkRecord::Timer { name } => CopiedMark::Timer(name.to_owned()),
+        };
+        let timers = record.timers().map(|timer| match timer {
+            TimerWrite::Set { name, due, version, codec, payload } => CopiedTimer {
+                name: name.to_owned(),
+                content: Some((due, version, codec, Bytes::copy_from_slice(payload))),
+            },
+            TimerWrite::Clear { name } => CopiedTimer { name: name.to_owned(), content: None },
+        });
+        let timers = timers.collect();
+        let mut outbox = Vec::with_capacity(record.outbox_count());
+        for entry in record.outbox() {
+            let to = ShardId::new(names.get(entry.domain)?, entry.shard);
+            outbox.push((to, record.to_outbox_entry(entry, shard, bytes, names)?));
+        }
+        Ok(Self {
+            position: record.position + record.events_count() as u64,
+            bytes: bytes.len() + payloads.iter().map(Bytes::len).sum::<usize>(),
+            actor: names.get(record.actor)?,
+            key: record.key.to_owned(),
+            traceparent: record.traceparent.map(str::to_owned),
+            headers: record.headers(),
+            mark,
+            timers,
+            outbox,
+            turn,
+        })
+    }
+
+    /// Returns the position that the shard has after the turn.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Returns about how many bytes the turn has in memory.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Returns the number of its events.
+    pub fn events(&self) -> usize {
+        self.turn.events.len()
+    }
+
+    /// Returns the destinations and sequences of the messages that the turn has sent.
+    pub fn sent(&self) -> impl Iterator<Item = (&ShardId, u64)> {
+        self.outbox.iter().map(|(to, entry)| (to, entry.sequence))
+    }
+
+    /// Calls `write` with the turn as it is appended.
+    pub fn write<T>(&self, write: impl FnOnce(&Turn<'_>) -> T) -> T {
+        let turn = &self.turn;
+        let events: Vec<EventWrite<'_>> = turn
+            .events
+            .iter()
+            .map(|event| EventWrite {
+                name: &event.name,
+                version: event.version,
+                codec: event.codec,
+                payload: &event.payload,
+            })
+            .collect();
+        let outbox: Vec<OutboxWrite<'_>> =
+            self.outbox.iter().map(|(to, entry)| OutboxWrite { to, envelope: &entry.envelope }).collect();
+        let timers = self.timers.iter().map(|timer| match &timer.content {
+            Some((due, version, codec, payload)) => {
+                TimerWrite::Set { name: &timer.name, due: *due, version: *version, codec: *codec, payload }
+            }
+            None => TimerWrite::Clear { name: &timer.name },
+        });
+        let timers: Vec<TimerWrite<'_>> = timers.collect();
+        write(&Turn {
+            actor: &self.actor,
+            key: &self.key,
+            stream: StreamHint::default(),
+            number: turn.number,
+            version: turn.version,
+            time: turn.time,
+            id: turn.id,
+            correlation: turn.correlation,
+            traceparent: self.traceparent.as_deref(),
+            headers: &self.headers,
+            mark: match &self.mark {
+                CopiedMark::None => Mark::None,
+                CopiedMark::Outside(digest) => Mark::Outside { digest: *digest },
+                CopiedMark::From { source, sequence, floor } => {
+                    Mark::From { source, sequence: *sequence, floor: *floor }
+                }
+                CopiedMark::Timer(name) => Mark::Timer { name },
+            },
+            reply: &turn.reply,
+            reply_codec: turn.reply_codec,
+            events: &events,
+            outbox: &outbox,
+            timers: &timers,
+            notes: &turn.notes,
+        })
+    }
+
+    /// Appends a form of the turn that is the same in every store.
+    pub(super) fn write_canonical(&self, into: &mut Vec<u8>) {
+        let sent: Vec<Sent> = self.sent().map(|(_, sequence)| Sent { sequence, before: 0 }).collect();
+        let position = self.position - self.events() as u64;
+        let place = RecordContext { tag: 0, epoch: 0, location: 1, stream: 0, position, events: 0, sent: &sent };
+        self.write(|turn| write_turn(into, turn, &place));
+    }
+}
