@@ -32,6 +32,7 @@ pages! {
     MoveAStore = "docs/how-to/move-a-store.md",
     UpgradeWithoutDowntime = "docs/how-to/upgrade-without-downtime.md",
     PublishEvents = "docs/how-to/publish-events.md",
+    SubscribeInCode = "docs/how-to/subscribe-in-code.md",
     PassHeaders = "docs/how-to/pass-headers.md",
     AddLayers = "docs/how-to/add-layers.md",
     ScheduleMessages = "docs/how-to/schedule-messages.md",

@@ -52,6 +52,7 @@ impl Fixture for Loopback {
 
 whizbang::bridge_suite!(Loopback::default());
 whizbang::bridge_lease_suite!(Loopback::default());
+whizbang::bridge_watch_suite!(Loopback::default());
 
 /// Records the keys of received commands.
 #[derive(Default)]

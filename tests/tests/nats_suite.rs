@@ -5,6 +5,7 @@ mod distribution {
 
     whizbang::bridge_suite!(NatsFixture::start(Release::Distribution));
     whizbang::bridge_lease_suite!(NatsFixture::start(Release::Distribution));
+    whizbang::bridge_watch_suite!(NatsFixture::start(Release::Distribution));
 }
 
 mod pinned {
@@ -12,4 +13,5 @@ mod pinned {
 
     whizbang::bridge_suite!(NatsFixture::start(Release::Pinned));
     whizbang::bridge_lease_suite!(NatsFixture::start(Release::Pinned));
+    whizbang::bridge_watch_suite!(NatsFixture::start(Release::Pinned));
 }

@@ -158,6 +158,19 @@ impl NatsBridge {
         let actor = NatsActor::new(client.clone(), published, loops, closing, Arc::clone(&abandoned), reported).start();
         let ending = Arc::new(connection.ending);
         let ownership = Arc::new(ownership);
-        Ok(Session { client, publisher, actor, abandoned, ending, link, report, jetstream, claims, ownership })
+        Ok(Session {
+            client,
+            publisher,
+            actor,
+            abandoned,
+            ending,
+            link,
+            denials: connection.denials,
+            report,
+            jetstream,
+            claims,
+            ownership,
+            watches: Arc::default(),
+        })
     }
 }

@@ -76,6 +76,28 @@ pub(super) fn notification(namespace: &Namespace, message: &Message) -> Result<N
     Ok(notification)
 }
 
+/// Returns the shard and the position that an event, a pack of events or a notification about the head of a log reports; `None` if
+/// it is another message.
+pub(super) fn reported_position(namespace: &Namespace, message: &Message) -> Option<(ShardId, u64)> {
+    match namespace.parse(&message.subject)? {
+        Address::Event { shard, .. } => {
+            let position = message.headers.as_ref()?.get("ce-sequence")?.as_str().parse().ok()?;
+            Some((shard, position))
+        }
+        Address::Events(shard) => {
+            let headers: Vec<_> = headers::from_nats(message.headers.as_ref()).collect();
+            let events = Packet::read_events(&headers, message.payload.clone()).ok()?;
+            let position = events.into_iter().filter_map(|event| event.origin).map(|origin| origin.sequence).max()?;
+            Some((shard, position))
+        }
+        Address::Head(_) => match notification(namespace, message).ok()? {
+            Notification::Head { shard, position } => Some((shard, position)),
+            Notification::Committed { .. } => None,
+        },
+        _ => None,
+    }
+}
+
 /// Returns the error for a message on a subject that is not meant for it.
 fn unexpected_subject() -> BridgeError {
     BridgeError::Malformed { reason: "the subject does not fit the content of the message".to_owned() }

@@ -54,7 +54,9 @@ mod stored_message;
 mod streams;
 mod subscriptions;
 mod waiting;
+mod watch_loop;
 mod watchdog;
+mod watches;
 
 pub use config::{NatsBuilder, StreamSetup};
 pub use permissions::NatsPermissions;
@@ -75,7 +77,8 @@ use self::publisher::{Reply, ReplyKind};
 use self::session::Session;
 use self::streams::Feed;
 use whizbang_core::bridge::{
-    Bridge, BridgeError, BridgeHealth, Inbound, LastPublished, NodeCard, Notification, Request, Response,
+    Bridge, BridgeError, BridgeHealth, Inbound, LastPublished, NodeCard, Notification, Request, Response, Watch,
+    Watcher,
 };
 use whizbang_core::clock::instant;
 use whizbang_core::message::{Envelope, Name, ShardId, StoreId};
@@ -321,6 +324,14 @@ impl Bridge for NatsBridge {
             }
         }
         .boxed()
+    }
+
+    fn watch<'a>(
+        &'a self,
+        domain: &'a Name,
+        watcher: Arc<dyn Watcher>,
+    ) -> BoxFuture<'a, Result<Option<Watch>, BridgeError>> {
+        self.begin_watch(domain, watcher).map(|watch| watch.map(Some)).boxed()
     }
 
     fn notify(&self, notification: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {

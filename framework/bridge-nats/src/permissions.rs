@@ -77,7 +77,7 @@ impl NatsPermissions {
             publish.push(ns.refused_subject(&card.service));
             publish.push(stream_info(&ns.refused_stream(&card.service)));
         }
-        if receives_messages(card) {
+        if receives_messages(card) || !card.follows.is_empty() {
             // To find the store that holds the claim on a domain.
             publish.push(format!("$JS.API.STREAM.MSG.GET.{}", ns.claims_stream()));
         }
@@ -112,6 +112,11 @@ impl NatsPermissions {
             } else {
                 publish.extend(read_stream(&ns.event_stream(domain), &card.service));
             }
+            subscribe.push(ns.head_filter(domain));
+        }
+        for domain in &card.follows {
+            publish.push(format!("{ns}.ask.{domain}.evt.*"));
+            subscribe.push(ns.event_filter(domain));
             subscribe.push(ns.head_filter(domain));
         }
         for (domain, query) in &card.answers {

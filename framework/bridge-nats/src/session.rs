@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use actix::Addr;
 use async_nats::Client;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, broadcast, watch};
 
 use super::acknowledgement::PublishFailure;
 use super::actor::NatsActor;
@@ -21,6 +21,7 @@ use super::jetstream::JetStream;
 use super::ownership::Ownership;
 use super::publisher::{PublisherLoop, Reply, ReplyFuture, ReplyKind};
 use super::report::Report;
+use super::watches::Watches;
 use whizbang_core::bridge::BridgeError;
 use whizbang_wire::Packet;
 
@@ -42,6 +43,8 @@ pub(super) struct Session {
     pub(super) ending: Arc<Ending>,
     /// The state of the connection; a changed epoch means a reconnection.
     pub(super) link: watch::Receiver<LinkState>,
+    /// The subjects that the server denies this user, as they are reported.
+    pub(super) denials: broadcast::Sender<String>,
     /// The condition of the loops, for the health of the bridge.
     pub(super) report: Arc<Report>,
     /// The requests to the JetStream API, for shards and for the last published events.
@@ -50,6 +53,8 @@ pub(super) struct Session {
     pub(super) claims: Option<Arc<Claims>>,
     /// Starts and ends the receipt of leased shards.
     pub(super) ownership: Arc<Ownership>,
+    /// The domains that streams of events watch.
+    pub(super) watches: Arc<Watches>,
 }
 
 impl Session {

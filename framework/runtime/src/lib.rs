@@ -40,6 +40,7 @@ pub mod router;
 pub mod saga;
 #[cfg(feature = "schedules")]
 pub mod schedule;
+pub mod subscribe;
 #[cfg(test)]
 mod tests;
 pub mod worker;

@@ -97,11 +97,13 @@ pub use whizbang_core::{clock, message};
 pub use whizbang_runtime::derive;
 #[cfg(feature = "schedules")]
 pub use whizbang_runtime::schedule;
-pub use whizbang_runtime::{aggregate, client, layer, node, projection, saga, worker};
+pub use whizbang_runtime::{aggregate, client, layer, node, projection, saga, subscribe, worker};
 #[cfg(feature = "testing")]
 pub use whizbang_testing as testing;
 #[cfg(feature = "testing")]
-pub use whizbang_testing::{bridge_lease_suite, bridge_suite, broker_suite, lease_suite, store_suite};
+pub use whizbang_testing::{
+    bridge_lease_suite, bridge_suite, bridge_watch_suite, broker_suite, lease_suite, store_suite,
+};
 
 /// Stores: the trait, the store in memory, the embedded store, the store in PostgreSQL, and the move between two of them.
 pub mod store {

@@ -168,3 +168,16 @@ macro_rules! bridge_lease_suite {
         );
     };
 }
+
+/// Creates a test of each case of watches, for a bridge that implements `Bridge::watch`. With another bridge, streams of events look
+/// for new ones every second. The argument is that of [`bridge_suite!`](crate::bridge_suite).
+#[macro_export]
+macro_rules! bridge_watch_suite {
+    ($fixture:expr) => {
+        $crate::bridge_suite!(@ $fixture;
+            watch_reports_events_and_heads
+            dropped_watch_releases_its_watcher
+            watch_survives_a_reconnection
+        );
+    };
+}

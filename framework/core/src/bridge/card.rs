@@ -30,6 +30,9 @@ pub struct NodeCard {
     /// The domains the node subscribes to, with their number of shards and the names of the events. With leased shards this
     /// includes the node's own domains that it follows.
     pub subscribes: Vec<(Name, u16, Vec<Name>)>,
+    /// The domains whose events the node reads while it runs, by `Client::subscribe`. Only the permissions of a broker depend on
+    /// them.
+    pub follows: Vec<Name>,
     /// The queries the node answers, as domain and name.
     pub answers: Vec<(Name, Name)>,
     /// The store of the owned domains. `None` if it has no identity: no domain is claimed and a second node is not refused.
@@ -48,6 +51,7 @@ impl NodeCard {
             service,
             owns: Vec::new(),
             subscribes: Vec::new(),
+            follows: Vec::new(),
             answers: Vec::new(),
             store: None,
             has_leased_shards: false,
@@ -65,6 +69,14 @@ impl NodeCard {
     #[must_use]
     pub fn subscribing(mut self, domain: Name, shards: u16, events: impl IntoIterator<Item = Name>) -> Self {
         self.subscribes.push((domain, shards, events.into_iter().collect()));
+        self
+    }
+
+    /// Adds a domain whose events the node reads while it runs, by `Client::subscribe`. For the permissions of a process that hosts
+    /// nothing, or of a node whose code subscribes.
+    #[must_use]
+    pub fn following(mut self, domain: Name) -> Self {
+        self.follows.push(domain);
         self
     }
 

@@ -10,6 +10,7 @@ pub mod claim;
 mod error;
 mod health;
 mod published;
+mod watch;
 
 pub use ack::AckOutcome;
 pub use card::{NodeCard, StoreCard};
@@ -17,6 +18,7 @@ pub use claim::Claim;
 pub use error::{BridgeError, RivalClaim};
 pub use health::BridgeHealth;
 pub use published::LastPublished;
+pub use watch::{Watch, Watcher};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -142,6 +144,21 @@ pub trait Bridge: Send + Sync + 'static {
     /// # Errors
     /// [`BridgeError`] if the broker does not answer.
     fn owner<'a>(&'a self, _domain: &'a Name) -> BoxFuture<'a, Result<Option<StoreId>, BridgeError>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    /// Reports the growth of the logs of a domain to `watcher`, from the moment at which this call returns until the returned
+    /// watch is dropped. It is independent of the domains on the node's [card](NodeCard::subscribes), and several watches of one
+    /// domain may exist. The reports stop when the bridge is detached. The default reports nothing and returns `None`; readers
+    /// then look for new events every second.
+    ///
+    /// # Errors
+    /// [`BridgeError`] if the broker does not permit it, or cannot be reached.
+    fn watch<'a>(
+        &'a self,
+        _domain: &'a Name,
+        _watcher: Arc<dyn Watcher>,
+    ) -> BoxFuture<'a, Result<Option<Watch>, BridgeError>> {
         Box::pin(std::future::ready(Ok(None)))
     }
 

@@ -3,9 +3,10 @@
 //! Created by the node when it opens a shard, and held by everything that works for that shard: actors, backlogs,
 //! jobs, timers. Opened again, a shard is a new [`OwnedShard`], so whatever still holds the old one can change nothing.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Notify;
 
@@ -36,7 +37,9 @@ pub struct OwnedShard {
     /// The epoch of the writer.
     epoch: Cell<Epoch>,
     /// True if any subscriber besides the stream's own actor receives the shard's events.
-    pub(crate) relays_events: bool,
+    relays_events: bool,
+    /// True while clients of the node read events of its domains.
+    watched: OnceCell<Arc<AtomicBool>>,
     /// The position of the log when the shard was opened. Events behind it are announced as they are committed.
     pub(crate) opened_at: u64,
     /// The position up to which the events are announced to the subscribers of this node.
@@ -77,6 +80,7 @@ impl OwnedShard {
             writer: RefCell::new(handle.writer),
             reader: RefCell::new(handle.reader),
             relays_events,
+            watched: OnceCell::new(),
             opened_at,
             announced: Cell::new(opened_at),
             phase: Cell::new(ShardPhase::Open),
@@ -89,6 +93,17 @@ impl OwnedShard {
             next_timer: Cell::new(None),
             earliest_set_timer: Cell::new(None),
         })
+    }
+
+    /// Sets the flag of the node that is true while its clients read events.
+    pub(crate) fn watched_by(&self, flag: Arc<AtomicBool>) {
+        // Set once, when the shard is opened.
+        drop(self.watched.set(flag));
+    }
+
+    /// Returns whether the commit of an event must be announced.
+    pub(crate) fn relays_events(&self) -> bool {
+        self.relays_events || self.watched.get().is_some_and(|watched| watched.load(Ordering::Relaxed))
     }
 
     /// Returns whether the shard accepts messages.

@@ -314,7 +314,7 @@ impl ActorInstance {
         if effects.expired {
             context.counts.expired.one();
         }
-        if (events > 0 && self.shard.relays_events) || !effects.outgoing.is_empty() {
+        if (events > 0 && self.shard.relays_events()) || !effects.outgoing.is_empty() {
             let (shard, dirty_context) = (Rc::clone(&self.shard), Rc::clone(&context));
             context.after_commit(&self.shard, appended, move |_| dirty_context.mark_dirty(&shard));
         }

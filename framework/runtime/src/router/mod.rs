@@ -8,6 +8,7 @@ mod delivery;
 mod endpoint;
 mod error;
 mod local;
+mod log_page;
 mod manifest;
 mod open_shards;
 mod planned_command;
@@ -22,6 +23,7 @@ pub use endpoint::{
 };
 pub use error::SendError;
 pub use local::{LocalRoutes, NodeId};
+pub use log_page::{LogPage, ReadError};
 #[cfg(feature = "testing")]
 pub use manifest::PayloadTexts;
 pub use manifest::{ActorCard, DomainCard, Manifest, MessageCard, Shapes, StateCard};

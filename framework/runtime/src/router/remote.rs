@@ -1,12 +1,14 @@
 //! The transport of messages that leave a thread, as clients and jobs see it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use super::{LocalRoutes, SendError};
-use whizbang_core::message::Envelope;
+use super::{LocalRoutes, LogPage, ReadError, SendError};
+use whizbang_core::bridge::{BridgeError, Watch, Watcher};
+use whizbang_core::message::{Envelope, Fingerprint, Name, ShardId};
 
 /// Job for the thread on which the actors live, called there with its routes. Called with `None`, on any thread, it
 /// reports to its sender that the bound of queued callers is reached.
@@ -53,6 +55,24 @@ pub trait Remote: Send + Sync {
 
     /// Sends a query and waits for its answer, encoded with the envelope's codec.
     fn query(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>>;
+
+    /// Reads at most `limit` events above a position from the log of a shard, here or at its owner.
+    fn read_log(&self, shard: ShardId, after: u64, limit: u32) -> BoxFuture<'static, Result<LogPage, ReadError>> {
+        let _ = (shard, after, limit);
+        Box::pin(std::future::ready(Err(ReadError::Stopped)))
+    }
+
+    /// Requests the shapes behind the fingerprint of an event from the owner of its shard; `None` if the owner does not know them.
+    fn read_shapes(&self, shard: ShardId, shape: Fingerprint) -> BoxFuture<'static, Result<Option<String>, ReadError>> {
+        let _ = (shard, shape);
+        Box::pin(std::future::ready(Err(ReadError::Stopped)))
+    }
+
+    /// Reports the growth of the logs of a domain, as [`Bridge::watch`](whizbang_core::bridge::Bridge::watch).
+    fn watch(&self, domain: Name, watcher: Arc<dyn Watcher>) -> BoxFuture<'static, Result<Option<Watch>, BridgeError>> {
+        let _ = (domain, watcher);
+        Box::pin(std::future::ready(Ok(None)))
+    }
 
     /// Closes the connection. No-op for a client of a node.
     fn disconnect(&self) -> BoxFuture<'static, ()> {

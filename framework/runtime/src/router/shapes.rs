@@ -102,6 +102,13 @@ impl PeerShapes {
         shapes
     }
 
+    /// Creates the state of a reader of these types.
+    pub(crate) fn of_types(cards: &[MessageCard]) -> Self {
+        let mut shapes = Self::default();
+        cards.iter().for_each(|card| shapes.add(card));
+        shapes
+    }
+
     /// Returns whether a command to a domain leaves the node and must contain its fingerprint.
     pub(crate) fn leaves(&self, domain: &str) -> bool {
         self.domains.as_ref().is_some_and(|domains| !domains.contains(domain))

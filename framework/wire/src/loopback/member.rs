@@ -17,6 +17,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::shard_queue::ShardTicket;
+use super::watches::Attached;
 use super::{Hub, QUEUE_CAPACITY};
 use crate::Packet;
 use crate::queue::{PushOutcome, Queue};
@@ -131,6 +132,16 @@ impl Member {
     /// Queues an event. A node that lags does not slow the others down: it fetches the missed events from the log.
     pub(super) fn push_event(&self, message: QueuedMessage) -> PushOutcome {
         if self.lagging.load(Ordering::Relaxed) { PushOutcome::Accepted } else { self.messages.push(message) }
+    }
+}
+
+impl Attached for Member {
+    fn number(&self) -> u64 {
+        self.id
+    }
+
+    fn is_reached(&self) -> bool {
+        !self.is_disconnected()
     }
 }
 

@@ -3,10 +3,12 @@
 //! Used by programs that run all their services in one process, and by tests. Delivers to the [`Inbound`] of the attached nodes.
 //! Nothing is persisted. A node fetches the messages it missed from the logs of the other nodes.
 
+mod claims;
 mod injection;
 mod member;
 mod route;
 mod shard_queue;
+mod watches;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -20,11 +22,13 @@ use tokio::sync::oneshot;
 use self::member::{Member, MemberGuard, MessageKind, QueuedMessage, QueuedRequest};
 use self::route::Routes;
 use self::shard_queue::ShardQueues;
+use self::watches::Watches;
 use crate::Packet;
 use crate::queue::PushOutcome;
-use whizbang_core::bridge::claim;
 use whizbang_core::bridge::claim::Claim;
-use whizbang_core::bridge::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, RequestError, Response};
+use whizbang_core::bridge::{
+    Bridge, BridgeError, Inbound, NodeCard, Notification, Request, RequestError, Response, Watch, Watcher,
+};
 use whizbang_core::message::{Envelope, Name, Shard, ShardId, StoreId};
 use whizbang_core::store::Epoch;
 use whizbang_core::telemetry::error_chain;
@@ -93,6 +97,8 @@ struct Hub {
     deliveries: Mutex<Option<Box<DeliveryPolicy>>>,
     /// The messages for leased shards, and their owners.
     shards: ShardQueues,
+    /// The watches of domains.
+    watches: Watches,
 }
 
 /// A received packet that could not be handled.
@@ -157,52 +163,19 @@ impl Hub {
         member
     }
 
-    /// Claims the domains of a node for its store, all or none, and notifies the previous holders.
-    fn claim(&self, card: &NodeCard) -> Result<(), BridgeError> {
-        let Some(store) = &card.store else { return Ok(()) };
-        let mut claims = self.claims.lock();
-        for (domain, _) in &card.owns {
-            if let Some(found) = claims.get(domain) {
-                found.admits(card, store, domain)?;
-            }
-        }
-        let mut lost = Vec::new();
-        for (domain, _) in &card.owns {
-            if claims.get(domain).is_some_and(|found| found.is_shared_with(card, store)) {
-                continue;
-            }
-            let claim = Claim::of(card, store);
-            if let Some(before) = claims.insert(domain.clone(), claim.clone()) {
-                lost.push((domain, before, claim));
-            }
-        }
-        drop(claims);
-        let members = self.members.lock().1.clone();
-        for (domain, before, claim) in lost {
-            let holders = members.iter().filter(|member| {
-                member.card.store.as_ref().is_some_and(|store| before.is_of(store))
-                    && member.card.owns.iter().any(|(owned, _)| owned == domain)
-            });
-            holders.for_each(|member| member.inbound.claim_lost(claim::lost_reason(domain, Some(&claim))));
-        }
-        Ok(())
-    }
-
-    /// Records that a node was stopped in order: a copy of its store may continue its claims. The other nodes of its service
-    /// keep a shared claim.
-    fn release_claims(&self, card: &NodeCard) {
-        let Some(store) = &card.store else { return };
-        for claim in self.claims.lock().values_mut().filter(|claim| claim.is_of(store) && !claim.shared) {
-            claim.released = true;
-        }
-    }
-
     /// Detaches a node. Later messages for it are refused, and their senders keep them.
     fn remove(&self, leaver: &Member) {
         self.shards.disown_all(leaver);
         let mut members = self.members.lock();
         members.1.retain(|member| member.id != leaver.id);
         *self.routes.write() = Arc::new(Routes::new(&members.1));
+        drop(members);
+        self.watches.end_all(leaver.id);
+    }
+
+    /// Reports the growth of a log to the watches of its domain.
+    fn report(&self, shard: &ShardId, position: u64) {
+        self.watches.report(shard, position, || self.sample_delays().is_empty());
     }
 
     /// Keeps a packet that could not be handled, for tests and programs that print it.
@@ -336,6 +309,7 @@ impl LoopbackBridge {
         if let Some(member) = member.filter(|member| member.disconnected.swap(false, Ordering::Relaxed)) {
             self.hub.shards.redeliver(&member);
             member.inbound.reconnected();
+            self.hub.watches.interrupt(member.id);
         }
     }
 }
@@ -379,6 +353,9 @@ impl Bridge for LoopbackBridge {
             let packet = Packet::from_envelope(&event)?;
             let shard = event.origin.as_ref().map_or(0, |origin| origin.shard.shard);
             let subscribers = self.hub.routes().subscribers(&event.domain, shard);
+            if let Some(origin) = &event.origin {
+                self.hub.report(&origin.shard, origin.sequence);
+            }
             Ok(self.hub.enqueue(&subscribers, MessageKind::Event, packet, &event.domain))
         });
         sent.unwrap_or_else(|error| ready(Err(error)).boxed())
@@ -435,6 +412,19 @@ impl Bridge for LoopbackBridge {
         ready(owner).boxed()
     }
 
+    fn watch<'a>(
+        &'a self,
+        domain: &'a Name,
+        watcher: Arc<dyn Watcher>,
+    ) -> BoxFuture<'a, Result<Option<Watch>, BridgeError>> {
+        let watch = self.member().map(|member| {
+            self.hub.watches.add(domain, member, &watcher);
+            let (hub, domain) = (Arc::clone(&self.hub), domain.clone());
+            Some(Watch::new(move || hub.watches.end(&domain, &watcher)))
+        });
+        ready(watch).boxed()
+    }
+
     fn notify(&self, notification: Notification) -> BoxFuture<'_, Result<(), BridgeError>> {
         let sent = self.member().map(|_| {
             let packet = Packet::from_notification(&notification);
@@ -443,7 +433,10 @@ impl Bridge for LoopbackBridge {
                 Notification::Committed { from, .. } => {
                     (self.hub.owner(&from.domain, from.shard).into_iter().collect(), &from.domain)
                 }
-                Notification::Head { shard, .. } => (routes.subscribers(&shard.domain, shard.shard), &shard.domain),
+                Notification::Head { shard, position } => {
+                    self.hub.report(shard, *position);
+                    (routes.subscribers(&shard.domain, shard.shard), &shard.domain)
+                }
             };
             self.hub.enqueue(&to, MessageKind::Notification, packet, domain)
         });

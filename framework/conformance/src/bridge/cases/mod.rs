@@ -7,6 +7,7 @@ mod ownership;
 mod requests;
 mod routing;
 pub mod sample;
+mod watches;
 
 pub use failures::*;
 pub use flow::*;
@@ -14,3 +15,4 @@ pub use hostile::*;
 pub use ownership::*;
 pub use requests::*;
 pub use routing::*;
+pub use watches::*;

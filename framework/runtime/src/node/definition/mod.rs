@@ -4,6 +4,7 @@
 //! and subscriptions never changes after the start.
 
 pub(in crate::node) mod known_owners;
+pub(in crate::node) mod local_watches;
 pub(in crate::node) mod peers;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -24,6 +25,7 @@ use crate::node::catalog::hosted::HostedType;
 use crate::node::catalog::newer_types::NewerTypes;
 use crate::node::config::NodeConfig;
 use crate::node::definition::known_owners::KnownOwners;
+use crate::node::definition::local_watches::LocalWatches;
 use crate::node::error::NodeEnd;
 use crate::node::health::{Health, Metrics};
 use crate::node::ownership::{Membership, MembershipCounts};
@@ -101,6 +103,8 @@ pub(in crate::node) struct NodeDefinition {
     /// Identity of the store; set before any message leaves the node.
     pub(in crate::node) identity: OnceLock<OwnIdentity>,
     pub(in crate::node) known_owners: KnownOwners,
+    /// Streams of events that clients of this node read.
+    pub(in crate::node) watches: Arc<LocalWatches>,
     /// The leases of this node, if several nodes share the store.
     pub(in crate::node) membership: Option<Arc<Membership>>,
     /// Types of nodes with a newer program.
@@ -209,6 +213,7 @@ impl NodeDefinition {
             bridge.abandon();
         }
         threads.run_all(|runtime| runtime.end());
+        self.watches.end();
     }
 
     /// Returns the health of the node whose threads are `threads`.

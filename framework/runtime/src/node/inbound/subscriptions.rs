@@ -13,16 +13,14 @@ use tokio::sync::oneshot;
 
 use crate::actor::ThreadContext;
 use crate::inbox::{ActorSubscriber, ReadEvents, Subscriber, Subscription};
-use crate::node::definition::known_owners::Ownership;
-use crate::node::definition::{NodeDefinition, REQUEST_TIMEOUT, VIEW_THREAD};
+use crate::node::definition::{NodeDefinition, VIEW_THREAD};
 use crate::node::thread::{SubscriptionGroup, ThreadRuntime};
+use crate::node::transport::log_reader::{check_owner, read_here, request_page};
 use crate::projection::{ViewContext, ViewEndpoint};
-use crate::relay::{envelope_of, page};
-use whizbang_core::bridge::{Request, Response};
+use crate::router::{LogPage, ReadError};
 use whizbang_core::message::{Envelope, Name, ShardId};
 use whizbang_core::store::{SourceKind, StoreError, Watermark};
 use whizbang_core::telemetry::TARGET;
-use whizbang_core::telemetry::error_chain;
 
 /// Groups the actor types: aggregates and sagas share subscriptions; a possibly slow type has its own and delays no
 /// other.
@@ -219,33 +217,25 @@ fn event_reader(definition: &Arc<NodeDefinition>) -> ReadEvents {
     Rc::new(move |source, after, limit| {
         let definition = Arc::clone(&definition);
         Box::pin(async move {
-            if let Some(reader) = definition.reader(&source) {
-                // Read before the events: an event committed in between may be missing from the page, and is
-                // announced again.
-                let head = reader.position();
-                let events =
-                    page::events(&*reader, after, limit).await.map_err(|error| error_chain(&error).to_string())?;
-                return Ok((events.into_iter().map(|event| envelope_of(&source, event)).collect(), head));
-            }
-            let Some(bridge) = &definition.bridge else {
-                // There is no owner to ask. The manifest shows that the source has no owner here.
-                return Ok((Vec::new(), after));
-            };
-            let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-            let asked = Request::Events { shard: source, after, limit };
-            match bridge.request(asked.clone(), REQUEST_TIMEOUT).await {
-                Ok(Response::Envelopes(mut page)) if page.envelopes.iter().all(|event| asked.admits(event)) => {
-                    if definition.known_owners.find(&**bridge, asked.domain(), page.store).await != Ownership::Owner {
-                        return Err("answered by a store that does not own the domain".to_owned());
-                    }
-                    let judged = definition.resolve_shapes(&mut page.envelopes).await;
-                    judged.map_err(|_| "failed to get the shapes of its events from the owner".to_owned())?;
-                    Ok((page.envelopes, page.last))
+            let read = async {
+                if let Some(reader) = definition.reader(&source) {
+                    return read_here(&*reader, &source, after, limit, None).await;
                 }
-                Ok(Response::Envelopes(..)) => Err("owner returned events of a different shard".to_owned()),
-                Ok(other) => Err(format!("{other:?}")),
-                Err(error) => Err(error_chain(&error).to_string()),
-            }
+                let Some(bridge) = &definition.bridge else {
+                    // There is no owner to ask. The manifest shows that the source has no owner here.
+                    return Ok(LogPage { events: Vec::new(), last: after, store: None });
+                };
+                let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+                let mut page = request_page(&**bridge, source.clone(), after, limit).await?;
+                check_owner(&**bridge, &definition.known_owners, &source, page.store).await?;
+                let judged = definition.resolve_shapes(&mut page.envelopes).await;
+                judged.map_err(|_| {
+                    ReadError::Later("failed to get the shapes of its events from the owner".to_owned())
+                })?;
+                Ok(LogPage { events: page.envelopes, last: page.last, store: page.store })
+            };
+            let page = read.await.map_err(|error| error.to_string())?;
+            Ok((page.events, page.last))
         })
     })
 }

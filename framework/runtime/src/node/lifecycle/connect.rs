@@ -9,13 +9,17 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, ready};
 
 use crate::client::Client;
+use crate::node::definition::known_owners::KnownOwners;
 use crate::node::error::StartError;
 use crate::node::lifecycle::attach::attach_on_thread;
+use crate::node::transport::log_reader::{check_owner, request_page, request_shapes};
 use crate::node::transport::request::{bridge_failed, reply_of, request, request_query};
-use crate::router::{Remote, SendError, attach_shapes};
-use whizbang_core::bridge::{AckOutcome, Bridge, Inbound, NodeCard, Notification, Request, RequestError, Response};
+use crate::router::{LogPage, ReadError, Remote, SendError, attach_shapes};
+use whizbang_core::bridge::{
+    AckOutcome, Bridge, BridgeError, Inbound, NodeCard, Notification, Request, RequestError, Response, Watch, Watcher,
+};
 use whizbang_core::clock::Clock;
-use whizbang_core::message::{Envelope, IdSource, Name};
+use whizbang_core::message::{Envelope, Fingerprint, IdSource, Name, ShardId};
 use whizbang_core::spawn::LocalThread;
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::telemetry::error_chain;
@@ -50,7 +54,7 @@ impl Client {
         let card = NodeCard::new(Name::new(name)?);
         let thread = LocalThread::start("whizbang-client").map_err(|_| StartError::Thread)?;
         attach_on_thread(Some(&thread), &bridge, card, Arc::new(RejectingInbound)).await?;
-        let remote = Arc::new(DetachedClient { bridge, _thread: thread });
+        let remote = Arc::new(DetachedClient { bridge, owners: Arc::default(), _thread: thread });
         Ok(Self::new(NO_NODE, remote, IdSource::random(Clock::system())))
     }
 }
@@ -58,6 +62,7 @@ impl Client {
 /// Client transport without a node: every message goes over the bridge.
 struct DetachedClient {
     bridge: Arc<dyn Bridge>,
+    owners: Arc<KnownOwners>,
     /// Owned here because the bridge's tasks run on it.
     _thread: LocalThread,
 }
@@ -83,6 +88,25 @@ impl Remote for DetachedClient {
     fn query(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
         let bridge = Arc::clone(&self.bridge);
         Box::pin(async move { request_query(&*bridge, envelope, deadline).await })
+    }
+
+    fn read_log(&self, shard: ShardId, after: u64, limit: u32) -> BoxFuture<'static, Result<LogPage, ReadError>> {
+        let (bridge, owners) = (Arc::clone(&self.bridge), Arc::clone(&self.owners));
+        Box::pin(async move {
+            let page = request_page(&*bridge, shard.clone(), after, limit).await?;
+            check_owner(&*bridge, &owners, &shard, page.store).await?;
+            Ok(LogPage { events: page.envelopes, last: page.last, store: page.store })
+        })
+    }
+
+    fn read_shapes(&self, shard: ShardId, shape: Fingerprint) -> BoxFuture<'static, Result<Option<String>, ReadError>> {
+        let bridge = Arc::clone(&self.bridge);
+        Box::pin(async move { request_shapes(&*bridge, shard, shape).await })
+    }
+
+    fn watch(&self, domain: Name, watcher: Arc<dyn Watcher>) -> BoxFuture<'static, Result<Option<Watch>, BridgeError>> {
+        let bridge = Arc::clone(&self.bridge);
+        Box::pin(async move { bridge.watch(&domain, watcher).await })
     }
 
     fn disconnect(&self) -> BoxFuture<'static, ()> {

@@ -193,6 +193,7 @@ impl Node {
             tracing::warn!(target: TARGET, "shards not handed over in time: their lease runs out");
         }
         self.definition.draining.store(true, Ordering::Relaxed);
+        self.definition.watches.end();
         self.threads.drain(DRAIN.saturating_sub(begun.elapsed()).max(DETACH)).await;
         if let Some(bridge) = &self.definition.bridge {
             // The drain limit is shared: time spent draining is not granted a second time.
@@ -263,6 +264,7 @@ impl Drop for Node {
             bridge.abandon();
         }
         self.threads.run_all(|runtime| runtime.end());
+        self.definition.watches.end();
     }
 }
 

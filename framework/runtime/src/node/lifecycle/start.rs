@@ -181,6 +181,7 @@ impl NodeBuilder {
             ended: watch::Sender::default(),
             identity: OnceLock::new(),
             known_owners: KnownOwners::default(),
+            watches: Arc::default(),
             membership,
         });
         let forks = (0..definition.thread_count()).map(|_| ids.fork()).collect();

@@ -61,9 +61,12 @@ async fn relay_once(runtime: &Rc<ThreadRuntime>) -> Option<Instant> {
         }
         let position = reader.position();
         // Events committed before the shard was opened are history: subscribers read them from the log.
-        if cell.announced.replace(position) < position && runtime.definition.sources.contains_key(&id.domain) {
-            // Every thread may have subscribers; each reads the events from the log.
-            runtime.threads.advance_head(id, position);
+        if cell.announced.replace(position) < position {
+            runtime.definition.watches.report(id, position);
+            if runtime.definition.sources.contains_key(&id.domain) {
+                // Every thread may have subscribers; each reads the events from the log.
+                runtime.threads.advance_head(id, position);
+            }
         }
         if runtime.definition.bridge.is_some() {
             runtime.publisher.mark_dirty(&cell);

@@ -43,6 +43,7 @@ impl ThreadRuntime {
     pub(in crate::node) fn install(&self, id: ShardId, handle: ShardHandle) -> Rc<OwnedShard> {
         let relays = self.definition.bridge.is_some() || self.definition.sources.contains_key(&id.domain);
         let shard = OwnedShard::new(id.clone(), handle, relays);
+        shard.watched_by(self.definition.watches.flag());
         self.context.shards.borrow_mut().insert(id.clone(), Rc::clone(&shard));
         self.context.openings.set(self.context.openings.get() + 1);
         let windows = SendWindows::new(Arc::clone(&self.context.counts));

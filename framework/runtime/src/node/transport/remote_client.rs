@@ -10,13 +10,15 @@ use futures_util::future::{BoxFuture, ready};
 
 use crate::node::definition::NodeDefinition;
 use crate::node::thread::Threads;
+use crate::node::transport::log_reader::{check_owner, read_here, request_page, request_shapes};
 use crate::node::transport::owned_shards::{post_to_owner, send_to_owner};
 use crate::node::transport::request::{
     bridge_failed, reply_of, request, request_query, run_command, run_query, without_shape,
 };
-use crate::router::{Remote, RoutedJob, SendError, attach_shapes};
-use whizbang_core::bridge::Request;
-use whizbang_core::message::{Envelope, Kind, shard_of};
+use crate::router::{LogPage, ReadError, Remote, RoutedJob, SendError, attach_shapes};
+use whizbang_core::bridge::{BridgeError, Request, Watch, Watcher};
+use whizbang_core::message::{Envelope, Fingerprint, Kind, Name, ShardId, shard_of};
+use whizbang_core::store::ShardReader;
 
 /// Client transport that leaves the caller's thread.
 ///
@@ -111,6 +113,43 @@ impl Remote for RemoteClient {
         })
     }
 
+    fn read_log(&self, shard: ShardId, after: u64, limit: u32) -> BoxFuture<'static, Result<LogPage, ReadError>> {
+        let definition = Weak::clone(&self.definition);
+        Box::pin(async move {
+            // Another task runs between two pages of a log in memory, which is read without a wait.
+            tokio::task::yield_now().await;
+            let (reader, bridge, store) = {
+                let node = definition.upgrade().filter(|node| !node.watches.has_ended()).ok_or(ReadError::Stopped)?;
+                (source_of(&node, &shard)?, node.bridge.clone(), node.store_id())
+            };
+            if let Some(reader) = reader {
+                return read_here(&*reader, &shard, after, usize::try_from(limit).unwrap_or(usize::MAX), store).await;
+            }
+            let bridge = bridge.ok_or(ReadError::NoBridge)?;
+            let page = request_page(&*bridge, shard.clone(), after, limit).await?;
+            let node = definition.upgrade().ok_or(ReadError::Stopped)?;
+            check_owner(&*bridge, &node.known_owners, &shard, page.store).await?;
+            Ok(LogPage { events: page.envelopes, last: page.last, store: page.store })
+        })
+    }
+
+    fn read_shapes(&self, shard: ShardId, shape: Fingerprint) -> BoxFuture<'static, Result<Option<String>, ReadError>> {
+        let bridge = self.definition.upgrade().and_then(|definition| definition.bridge.clone());
+        Box::pin(async move { request_shapes(&*bridge.ok_or(ReadError::Stopped)?, shard, shape).await })
+    }
+
+    fn watch(&self, domain: Name, watcher: Arc<dyn Watcher>) -> BoxFuture<'static, Result<Option<Watch>, BridgeError>> {
+        let Some(definition) = self.definition.upgrade() else { return Box::pin(ready(Err(BridgeError::Closed))) };
+        let own = definition.owns(&domain).map(|_| definition.watches.add(&domain, &watcher));
+        // Another node of the service may own a shard.
+        let others = own.is_none() || definition.open_shards.is_shared();
+        let Some(bridge) = definition.bridge.clone().filter(|_| others) else { return Box::pin(ready(Ok(own))) };
+        Box::pin(async move {
+            let watched = bridge.watch(&domain, watcher).await?;
+            Ok(watched.map(|watch| Watch::new(move || drop((own, watch)))))
+        })
+    }
+
     fn query(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>> {
         let Some(definition) = self.definition.upgrade() else { return Box::pin(ready(Err(SendError::Stopped))) };
         let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
@@ -127,5 +166,15 @@ impl Remote for RemoteClient {
             let Some(bridge) = bridge else { return Err(SendError::Unhandled { domain, name }) };
             request_query(&*bridge, envelope, deadline).await
         })
+    }
+}
+
+/// Returns the reader of a shard that is open here; `None` if its owner has to be asked over the bridge.
+fn source_of(node: &NodeDefinition, shard: &ShardId) -> Result<Option<Arc<dyn ShardReader>>, ReadError> {
+    match node.reader(shard) {
+        None if node.owns(&shard.domain).is_some() && !(node.open_shards.is_shared() && node.bridge.is_some()) => {
+            Err(ReadError::Later("the shard is not open".to_owned()))
+        }
+        reader => Ok(reader),
     }
 }

@@ -1,0 +1,127 @@
+//! The loops of watches: core subscriptions to the events and heads of a domain, one for each watched domain of a connection.
+//!
+//! Begun by the bridge's `watch` on any thread; they run in the [actor](super::actor) with the other loops. Only the positions of the
+//! events are used, so a lost or forged message costs a delay or a request.
+
+use std::sync::{Arc, Weak};
+
+use actix::{AsyncContext, Context, Handler, Message, WrapFuture};
+use async_nats::Subscriber;
+use futures_util::stream::{StreamExt, select};
+use tokio::sync::{broadcast, oneshot, watch};
+
+use super::NatsBridge;
+use super::actor::NatsActor;
+use super::connection::{LinkState, round_trip};
+use super::decode::reported_position;
+use super::session::Session;
+use super::subscriptions::subscribe;
+use super::watches::{DomainWatch, EndOfReports};
+use whizbang_core::bridge::{BridgeError, Watch, Watcher};
+use whizbang_core::message::Name;
+use whizbang_core::spawn::contained;
+use whizbang_core::telemetry::TARGET;
+use whizbang_wire::subject::Namespace;
+
+impl NatsBridge {
+    /// Begins a watch, with the subscription of another watch of the domain if there is one.
+    pub(super) async fn begin_watch(&self, domain: &Name, watcher: Arc<dyn Watcher>) -> Result<Watch, BridgeError> {
+        let session = self.session()?;
+        let mut domains = session.watches.domains.lock().await;
+        let running = domains.get(domain).and_then(Weak::upgrade).filter(|watch| watch.is_running());
+        if let Some(watch) = running {
+            return Ok(watch.add(watcher));
+        }
+        domains.retain(|_, watch| watch.strong_count() > 0);
+        let namespace = self.namespace().clone();
+        let (messages, link) = (subscribe_to(&session, &namespace, domain).await?, session.link.clone());
+        let (watch, watchers, ended) = DomainWatch::new();
+        let run = RunWatch { domain: domain.clone(), namespace, messages, link, watchers, ended };
+        session.actor.send(run).await.map_err(|_| BridgeError::Closed)?;
+        domains.insert(domain.clone(), Arc::downgrade(&watch));
+        Ok(watch.add(watcher))
+    }
+}
+
+/// Subscribes to the events and heads of a domain, and waits until the server has read it.
+async fn subscribe_to(session: &Session, namespace: &Namespace, domain: &Name) -> Result<[Subscriber; 2], BridgeError> {
+    let mut denials = session.denials.subscribe();
+    let subjects = [namespace.event_filter(domain), namespace.head_filter(domain)];
+    let [events, heads] = &subjects;
+    let messages = [
+        subscribe(&session.client, events.clone(), None).await?,
+        subscribe(&session.client, heads.clone(), None).await?,
+    ];
+    // Two round trips also bring back the denials.
+    round_trip(&session.client).await;
+    round_trip(&session.client).await;
+    loop {
+        match denials.try_recv() {
+            Ok(denied) if subjects.contains(&denied) => {
+                let reason = format!("this user is not permitted to use `{denied}`");
+                return Err(BridgeError::Refused { broker: session.publisher.broker().to_owned(), reason });
+            }
+            Ok(_) | Err(broadcast::error::TryRecvError::Lagged(_)) => {}
+            Err(_) => return Ok(messages),
+        }
+    }
+}
+
+/// Starts the loop of a watch.
+pub(super) struct RunWatch {
+    domain: Name,
+    namespace: Namespace,
+    messages: [Subscriber; 2],
+    link: watch::Receiver<LinkState>,
+    watchers: EndOfReports,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Message for RunWatch {
+    type Result = ();
+}
+
+impl Handler<RunWatch> for NatsActor {
+    type Result = ();
+
+    fn handle(&mut self, watch: RunWatch, context: &mut Context<Self>) {
+        let run = async move {
+            if let Err(error) = contained(watch.run()).await {
+                tracing::error!(target: TARGET, error, "watch of a domain failed: its readers look for events from time to time");
+            }
+        };
+        context.spawn(run.into_actor(self));
+    }
+}
+
+impl RunWatch {
+    async fn run(self) {
+        let Self { domain, namespace, messages: [events, heads], mut link, watchers, mut ended } = self;
+        let mut messages = select(events, heads);
+        let mut epoch = link.borrow_and_update().epoch;
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut ended => return,
+                changed = link.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let now = *link.borrow_and_update();
+                    if now.up && now.epoch != epoch {
+                        epoch = now.epoch;
+                        watchers.0.each(|watcher| watcher.interrupted());
+                    }
+                }
+                message = messages.next() => {
+                    let Some(message) = message else { return };
+                    if let Some((shard, position)) = reported_position(&namespace, &message)
+                        && shard.domain == domain
+                    {
+                        watchers.0.each(|watcher| watcher.grown(&shard, position));
+                    }
+                }
+            }
+        }
+    }
+}
