@@ -44,10 +44,11 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{DeriveInput, Type};
 
-use crate::attribute::{Form, Given, Known, read, text_of};
+use crate::attribute::{Form, Given, Known, read};
 use crate::diagnostics::Diagnostics;
 use crate::fields::Item;
 use crate::symmetry::{self, Target};
+use crate::values::text_of;
 use crate::{held, names, shape};
 
 /// The role that a type gets.

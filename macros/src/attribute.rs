@@ -13,17 +13,17 @@
 //! found `0`; expected a number from 1 to 1024; write `shards = 16`
 //! ```
 
-use proc_macro2::{Span, TokenStream, TokenTree};
-use quote::ToTokens;
+use proc_macro2::Span;
 use syn::ext::IdentExt;
-use syn::parse::{ParseBuffer, ParseStream, Parser};
+use syn::parse::{ParseStream, Parser};
 use syn::spanned::Spanned;
-use syn::{Attribute, Ident, LitInt, LitStr, Meta, Token, Type, parenthesized, token};
+use syn::{Attribute, Ident, LitStr, Meta, Token, Type, token};
 
-use crate::diagnostics::{Diagnostics, next_token, shown};
-use crate::lists::{read_names, read_paths, read_upcasts};
+use crate::diagnostics::{Diagnostics, next_token};
+use crate::lists::{Upcast, read_names, read_paths, read_upcasts};
 use crate::names;
 use crate::shape::with_article;
+use crate::values::{open, read_name, read_number, read_type, skip_to_comma};
 
 /// A key that a derive accepts.
 pub(crate) struct Known {
@@ -81,17 +81,8 @@ enum Value {
     Upcasts(Vec<Upcast>),
     /// The values inside of parentheses.
     Nested(Given),
+    /// A key without a value, such as `snapshot`.
     Flag,
-}
-
-/// One `1 = OldType` of `upcast(…)`.
-pub(crate) struct Upcast {
-    /// The older version.
-    pub(crate) version: u32,
-    /// The span of the version.
-    pub(crate) span: Span,
-    /// The type of messages of this version.
-    pub(crate) old: Type,
 }
 
 /// The parsed keys of an attribute.
@@ -183,6 +174,9 @@ impl Given {
 }
 
 /// Parses all `#[name(…)]` of an item. `excluded` are attributes of derives that exclude this one.
+///
+/// Several attributes of the same name count as one. `known` lists the keys that the derive accepts, with the form of their
+/// values and an example for errors. The result contains every key that could be read, with or without mistakes beside it.
 pub(crate) fn read(
     attributes: &[Attribute],
     name: &'static str,
@@ -268,6 +262,8 @@ pub(crate) fn read_keys(
 }
 
 /// Reads one key with its value. An unknown or repeated key is a mistake, and the rest is read nevertheless.
+///
+/// A misspelled key is read as the key that it resembles, so that an item with one wrong letter has one error and not ten.
 fn read_key(
     key: Ident,
     input: ParseStream<'_>,
@@ -394,99 +390,6 @@ fn read_value(key: &Ident, input: ParseStream<'_>, known: &Known, mistakes: &mut
         form => {
             let any = matches!(form, Form::Type);
             read_type(input, any, write, mistakes).map(|ty| Value::Type(Box::new(ty)))
-        }
-    }
-}
-
-/// Returns the content of the next parentheses.
-fn open(input: ParseStream<'_>) -> syn::Result<ParseBuffer<'_>> {
-    let content;
-    parenthesized!(content in input);
-    Ok(content)
-}
-
-/// Reads and validates a name.
-pub(crate) fn read_name(input: ParseStream<'_>, write: &str, mistakes: &mut Diagnostics) -> Option<LitStr> {
-    let span = input.span();
-    let found = next_token(input);
-    match input.parse::<LitStr>() {
-        Ok(text) if names::is_valid(&text.value()) => Some(text),
-        Ok(text) => {
-            let length = text.value().len();
-            let found = shown(&text.value());
-            mistakes.add(
-                span,
-                format!("{found} ({length} bytes) is not a valid name: use {}; write `{write}`", names::RULE),
-            );
-            None
-        }
-        Err(_) => {
-            mistakes.add(span, format!("found {found}; expected a name in quotes; write `{write}`"));
-            None
-        }
-    }
-}
-
-/// Reads a number without a suffix.
-pub(crate) fn read_number(input: ParseStream<'_>) -> Option<u32> {
-    let number = input.parse::<LitInt>().ok()?;
-    if number.suffix().is_empty() { number.base10_parse().ok() } else { None }
-}
-
-/// Parses a type; only a path unless `any` is set.
-pub(crate) fn read_type(input: ParseStream<'_>, any: bool, write: &str, mistakes: &mut Diagnostics) -> Option<Type> {
-    let span = input.span();
-    let found = next_token(input);
-    if let Ok(text) = input.parse::<LitStr>() {
-        mistakes.add(span, format!("found {found} in quotes; expected a type; write `{write}`"));
-        return text.parse().ok();
-    }
-    let broken = shown(&up_to_comma(input));
-    match input.parse::<Type>().map(bare) {
-        Ok(ty @ Type::Path(_)) => Some(ty),
-        Ok(Type::Infer(_) | Type::ImplTrait(_)) | Err(_) => {
-            mistakes.add(span, format!("found {broken}; expected a type; write `{write}`"));
-            None
-        }
-        Ok(ty) if any => Some(ty),
-        Ok(_) => {
-            mistakes.add(span, format!("found {found}; expected the name of a type; write `{write}`"));
-            None
-        }
-    }
-}
-
-/// Removes parentheses, including the invisible ones around a `$domain:ty` of a macro by example.
-fn bare(ty: Type) -> Type {
-    match ty {
-        Type::Group(group) => bare(*group.elem),
-        Type::Paren(paren) => bare(*paren.elem),
-        ty => ty,
-    }
-}
-
-/// Returns the type's text for comparison; two types may be equal with different texts.
-pub(crate) fn text_of(ty: &Type) -> String {
-    let text = ty.to_token_stream().to_string();
-    text.strip_prefix("self :: ").map_or_else(|| text.clone(), str::to_owned)
-}
-
-/// Returns the text before the next comma without consuming it.
-fn up_to_comma(input: ParseStream<'_>) -> String {
-    let fork = input.fork();
-    let mut tokens = TokenStream::new();
-    while !fork.is_empty() && !fork.peek(Token![,]) {
-        let Ok(token) = fork.parse::<TokenTree>() else { break };
-        tokens.extend([token]);
-    }
-    tokens.to_string()
-}
-
-/// Skips the rest of a value after a mistake, so that the next key is read.
-pub(crate) fn skip_to_comma(input: ParseStream<'_>) {
-    while !input.is_empty() && !input.peek(Token![,]) {
-        if input.parse::<TokenTree>().is_err() {
-            return;
         }
     }
 }

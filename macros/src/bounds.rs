@@ -23,6 +23,9 @@ use crate::recursion::without_phantoms;
 use crate::serial::Direction;
 
 /// Returns the original's generics with the bounds of one direction.
+///
+/// The bounds of the user are kept. A type without parameters gets no bounds: the compiler
+/// would check them at the declaration, and report an error in generated code.
 pub(crate) fn of(input: &DeriveInput, direction: Direction) -> Generics {
     let mut generics = input.generics.clone();
     let parameters: Vec<Ident> = generics.type_params().map(|parameter| parameter.ident.clone()).collect();
@@ -98,6 +101,9 @@ fn fields<'a>(input: &'a DeriveInput) -> Vec<(&'a Field, Option<&'a [Attribute]>
 }
 
 /// Returns the bounds that `bound` gives for one direction.
+///
+/// Reads `bound = "…"` and `bound(serialize = "…")`. `None` if neither is given, and an empty list if one is given that
+/// requires nothing: serde then derives no bounds of its own.
 fn given_bounds(attributes: &[Attribute], direction: Direction) -> Option<Vec<WherePredicate>> {
     let side = match direction {
         Direction::Serialize => "serialize",
@@ -116,6 +122,8 @@ fn given_bounds(attributes: &[Attribute], direction: Direction) -> Option<Vec<Wh
 }
 
 /// Returns the type parameters of which a field has values, and types that belong to one, such as `M::Amount`.
+///
+/// A type inside `PhantomData` does not count: no value of it is encoded.
 fn used_parameters(field: &Field, parameters: &[Ident]) -> Vec<TokenStream> {
     let mut found = Vec::new();
     collect_parameters(without_phantoms(field.ty.to_token_stream()), parameters, &mut found);
@@ -123,6 +131,8 @@ fn used_parameters(field: &Field, parameters: &[Ident]) -> Vec<TokenStream> {
 }
 
 /// Collects the type parameters that occur in the tokens of a type.
+///
+/// Adds a parameter once for each occurrence; the caller removes the repetitions.
 fn collect_parameters(tokens: TokenStream, parameters: &[Ident], found: &mut Vec<TokenStream>) {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     let is_mark = |at: Option<usize>| matches!(at.and_then(|at| tokens.get(at)), Some(TokenTree::Punct(mark)) if mark.as_char() == ':');

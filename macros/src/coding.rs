@@ -17,7 +17,8 @@
 use proc_macro2::TokenStream;
 use quote::quote;
 
-use crate::attribute::{Given, Upcast};
+use crate::attribute::Given;
+use crate::lists::Upcast;
 use crate::versions;
 
 /// Generates encoding and decoding, including older versions. An item with a mistake gets functions that never run.

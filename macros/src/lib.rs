@@ -3,6 +3,14 @@
 //! Each parses one attribute and collects all mistakes in it. Each mistake is reported once, at the user's token,
 //! beside a stub that suppresses follow-up errors. Users import the derives from the crate `whizbang`, which documents
 //! them. The output refers only to `::whizbang::derive`, which `#[whizbang(crate = …)]` replaces.
+//!
+//! # Reading order
+//! [message](crate::message) is the longest derive and shows the pattern of all: read the attribute, check the item, generate
+//! implementations, and return them with the mistakes. The attribute is read by [attribute](crate::attribute) from a table of
+//! known keys, so all derives report the same mistakes in the same words.
+//!
+//! A derive never panics. Input that is not an item of Rust is reported by the compiler before, and everything else becomes a
+//! mistake at a token.
 
 mod actor;
 mod attribute;
@@ -28,6 +36,7 @@ mod root;
 mod serial;
 mod shape;
 mod symmetry;
+mod values;
 mod versions;
 mod worker;
 

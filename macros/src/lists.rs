@@ -1,16 +1,30 @@
 //! Parses the lists in attributes: `handles(A, B)`, `formerly = ("a", "b")`, `upcast(1 = A)`.
 //!
-//! Called by [attribute](crate::attribute), whose parsers of single values it calls.
+//! Called by [attribute](crate::attribute). Calls the parsers of single [values](crate::values).
 //!
 //! A list keeps its good elements after a mistake, so that the rest of the program has no errors about them.
 
+use proc_macro2::Span;
 use syn::parse::ParseStream;
 use syn::{Ident, LitStr, Token, Type};
 
-use crate::attribute::{Upcast, read_name, read_number, read_type, skip_to_comma, text_of};
 use crate::diagnostics::{Diagnostics, next_token};
+use crate::values::{read_name, read_number, read_type, skip_to_comma, text_of};
+
+/// One `1 = OldType` of `upcast(…)`.
+pub(crate) struct Upcast {
+    /// The older version.
+    pub(crate) version: u32,
+    /// The span of the version.
+    pub(crate) span: Span,
+    /// The type of messages of this version.
+    pub(crate) old: Type,
+}
 
 /// Reads one name or a list of them.
+///
+/// Accepts the content of `formerly("Deposit", "PutIn")`. A repeated name is a mistake and is left out. `None` if the list is
+/// empty.
 pub(crate) fn read_names(
     key: &Ident,
     input: ParseStream<'_>,
@@ -38,6 +52,9 @@ pub(crate) fn read_names(
 }
 
 /// Reads a list of types by their paths.
+///
+/// Accepts the content of `handles(Deposit, bank::Withdraw)`. A type that is listed twice with the same text is a mistake;
+/// one that has two texts is found later, by the compiler. `None` if the list is empty.
 pub(crate) fn read_paths(
     key: &Ident,
     input: ParseStream<'_>,
@@ -65,6 +82,9 @@ pub(crate) fn read_paths(
 }
 
 /// Reads a list of versions with their types.
+///
+/// Accepts the content of `upcast(1 = DepositV1, 2 = DepositV2)`. The order and the completeness of the versions are checked
+/// by [versions](crate::versions). `None` if the list is empty.
 pub(crate) fn read_upcasts(
     key: &Ident,
     input: ParseStream<'_>,
@@ -101,6 +121,8 @@ pub(crate) fn read_upcasts(
 }
 
 /// Parses the end of a list element: a comma, the end of the list, or a mistake.
+///
+/// `is_reported` is true if the element itself was a mistake: then what follows it is skipped without a second one.
 fn end_of_element(key: &Ident, input: ParseStream<'_>, write: &str, is_reported: bool, mistakes: &mut Diagnostics) {
     if input.is_empty() || input.parse::<Token![,]>().is_ok() {
         return;

@@ -1,4 +1,7 @@
 //! Tests of malformed input: the derives always expand to parsable code and never panic.
+//!
+//! An editor runs the derives on every half-written line. A panic would show as an error without a place. Output that cannot be
+//! parsed would show as an error in code that the user has not written.
 
 use proc_macro2::{Group, TokenStream, TokenTree};
 use syn::DeriveInput;
@@ -60,6 +63,8 @@ const JUNK: &[&str] = &[
 ];
 
 /// Returns `tokens` with each token, at any depth, replaced by each junk text once, and duplicated once.
+///
+/// Groups are mutated inside as well. A hundred tokens give some two thousand items, which take less than a second.
 fn mutations(tokens: &TokenStream) -> Vec<TokenStream> {
     let tokens: Vec<TokenTree> = tokens.clone().into_iter().collect();
     let mut mutated = Vec::new();
@@ -80,6 +85,7 @@ fn mutations(tokens: &TokenStream) -> Vec<TokenStream> {
     mutated
 }
 
+/// Checks the derives with every mutation of [`ITEMS`].
 #[test]
 fn malformed_item_expands_to_parsable_code() {
     for (item, expand) in ITEMS {

@@ -39,11 +39,12 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Field, Member, Type};
 
-use crate::attribute::{Form, Given, Known, read, text_of};
+use crate::attribute::{Form, Given, Known, read};
 use crate::coding::coding;
 use crate::diagnostics::Diagnostics;
 use crate::fields::Item;
 use crate::symmetry::{self, Target};
+use crate::values::text_of;
 use crate::{held, owned, plain, recursion, shape, versions};
 
 /// The kind of message that a type becomes.
@@ -239,6 +240,9 @@ enum OtherDerive {
 
 /// Determines from the attributes whether another message derive is on the item. A derive does not see the others, and
 /// the output of two of them would conflict in every trait.
+///
+/// `None` if this derive is alone. Otherwise one of the two derives reports the conflict and the other one stays silent, so
+/// that the compiler shows it once.
 fn other_derive(kind: Kind, input: &DeriveInput, item: &Item<'_>) -> Option<OtherDerive> {
     let attribute = |of: Kind| input.attrs.iter().find(|attribute| attribute.path().is_ident(of.attribute()));
     let mut others = Kind::ALL.into_iter().filter(|other| *other != kind && attribute(*other).is_some());
@@ -268,6 +272,9 @@ fn other_derive(kind: Kind, input: &DeriveInput, item: &Item<'_>) -> Option<Othe
 
 /// Generates the domain that may list the message. A message of an unknown domain belongs to all of them, so that no
 /// list reports a second error.
+///
+/// The trait is what the lists of actors require: `handles(Deposit)` compiles if `Deposit` belongs to the domain of the
+/// actor.
 fn of(given: &Given, input: &DeriveInput) -> TokenStream {
     let mut input = input.clone();
     let header = match given.ty("domain") {
@@ -285,6 +292,8 @@ fn of(given: &Given, input: &DeriveInput) -> TokenStream {
 }
 
 /// Returns the reply type of a query, which is required.
+///
+/// A command may leave its reply out, since "done" is an answer. A query without a reply would ask for nothing.
 fn reply_of_query(given: &Given, input: &DeriveInput, mistakes: &mut Diagnostics) -> TokenStream {
     match given.ty("reply") {
         Some(reply) => owned_reply(reply, mistakes),
@@ -316,6 +325,9 @@ fn has_key(input: &DeriveInput) -> bool {
 }
 
 /// Generates the expression of the key of a command or a query.
+///
+/// A command has exactly one key field. A query may have one: then the actor of that key answers it, and otherwise a view
+/// does.
 fn key(input: &DeriveInput, word: &str, mistakes: &mut Diagnostics) -> TokenStream {
     let nothing = quote!(::whizbang::derive::Key::from(""));
     let ident = &input.ident;
@@ -376,6 +388,8 @@ fn key(input: &DeriveInput, word: &str, mistakes: &mut Diagnostics) -> TokenStre
 }
 
 /// Reports a `#[key]` on a message that no aggregate handles.
+///
+/// A marked field would otherwise have no effect, and its author would expect that the message reaches the actor of that key.
 fn reject_keys(input: &DeriveInput, word: &str, mistakes: &mut Diagnostics) {
     let fields: Vec<&Field> = match &input.data {
         Data::Struct(data) => data.fields.iter().collect(),

@@ -15,6 +15,9 @@ use crate::diagnostics::Diagnostics;
 use crate::shape::with_article;
 
 /// Reports the first field whose type names the message itself.
+///
+/// `word` names the kind of message for the error. Fields that serde does not decode are not considered. One mistake is
+/// reported for a message, because its cure usually changes the other fields as well.
 pub(crate) fn reject(input: &DeriveInput, word: &str, mistakes: &mut Diagnostics) {
     let fields: Vec<&Field> = match &input.data {
         Data::Struct(data) => data.fields.iter().collect(),
@@ -55,6 +58,9 @@ fn is_skipped(attributes: &[Attribute]) -> bool {
 
 /// Returns the first identifier in `tokens` that names the type, as `Self` or by its own name, not as part of a longer
 /// path.
+///
+/// The search covers every depth: arguments of types, tuples, arrays and functions. `other::Tree` and `Tree::Leaf` name other
+/// types and are not found.
 fn mention(tokens: TokenStream, ident: &Ident) -> Option<Ident> {
     let tokens: Vec<TokenTree> = without_phantoms(tokens).into_iter().collect();
     let is_colon = |token: Option<&TokenTree>| matches!(token, Some(TokenTree::Punct(mark)) if mark.as_char() == ':');
@@ -82,6 +88,9 @@ fn mention(tokens: TokenStream, ident: &Ident) -> Option<Ident> {
 }
 
 /// Returns the tokens of a type without the parameters of each `PhantomData`, which contains no value of them.
+///
+/// The name `PhantomData` itself stays. Angle brackets are not groups in the tokens, so they are counted, and the `>` of an
+/// arrow `->` is not.
 pub(crate) fn without_phantoms(tokens: TokenStream) -> TokenStream {
     let mut kept = TokenStream::new();
     let mut tokens = tokens.into_iter().peekable();

@@ -58,6 +58,8 @@ struct Rejected<'a> {
 }
 
 /// Expands the derive.
+///
+/// All variants are read before anything is generated, so that every mistake is reported at once.
 pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
     let mut mistakes = Diagnostics::default();
     let ident = &input.ident;
@@ -165,6 +167,8 @@ fn stub(input: &DeriveInput, mistakes: Diagnostics) -> TokenStream {
 }
 
 /// Reads text and code of a variant.
+///
+/// After a mistake the variant still gets a reason and an empty text, so that its uses compile.
 fn read_variant<'a>(variant: &'a Variant, mistakes: &mut Diagnostics) -> Rejected<'a> {
     let ident = &variant.ident;
     let given = read(&variant.attrs, "rejection", &[], VARIANT_KEYS, mistakes);
@@ -198,6 +202,8 @@ fn read_variant<'a>(variant: &'a Variant, mistakes: &mut Diagnostics) -> Rejecte
 }
 
 /// Returns the name of a field in texts and on the wire: the number of a tuple's field.
+///
+/// It is part of the wire: renaming a field changes what callers of another version read.
 fn name_of(at: usize, field: &Field) -> String {
     field.ident.as_ref().map_or_else(|| at.to_string(), |ident| ident.unraw().to_string())
 }
@@ -246,11 +252,15 @@ impl Rejected<'_> {
 }
 
 /// Returns the name to which a field without a name is bound.
+///
+/// The prefix keeps it apart from every name that a user may have written.
 fn binding(at: usize) -> Ident {
     format_ident!("__{at}")
 }
 
 /// Returns the call that requires the traits of a field's type, so that a missing one is reported there.
+///
+/// The span is that of the type in the user's code.
 fn coding(field: &Field) -> TokenStream {
     let ty = &field.ty;
     quote_spanned!(ty.span()=> ::whizbang::derive::FieldCoding::<#ty>::of())

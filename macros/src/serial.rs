@@ -49,6 +49,8 @@ pub(crate) enum Direction {
 }
 
 /// Expands one of the two derives.
+///
+/// The input must not have lifetimes for `Deserialize`: what is decoded outlives the buffer from which it came.
 pub(crate) fn expand(direction: Direction, input: &DeriveInput) -> TokenStream {
     let mut mistakes = Diagnostics::default();
     if direction == Direction::Deserialize
@@ -107,6 +109,8 @@ pub(crate) fn expand(direction: Direction, input: &DeriveInput) -> TokenStream {
 }
 
 /// Reports keys that whizbang's derives pass to serde themselves.
+///
+/// The keys are `crate` and `remote`. serde would report the second one as repeated, at a place in generated code.
 fn reject_own_keys(input: &DeriveInput, mistakes: &mut Diagnostics) {
     for key in fields::keys(&input.attrs) {
         if key.ident == "remote" || key.ident == "crate" {
@@ -123,6 +127,8 @@ fn reject_own_keys(input: &DeriveInput, mistakes: &mut Diagnostics) {
 }
 
 /// Reports references in decoded fields.
+///
+/// Fields that are read by a function of the user are not checked, since serde does not decode them itself.
 fn reject_references(input: &DeriveInput, mistakes: &mut Diagnostics) {
     for field in fields(input) {
         let keys = fields::keys(&field.attrs);
@@ -145,6 +151,8 @@ fn fields(input: &DeriveInput) -> Vec<&Field> {
 }
 
 /// Generates a stub of the implementation for a type with a mistake, to suppress follow-up errors.
+///
+/// The body is a loop without an end: it has every type and is never run, since the program does not compile.
 fn stub(direction: Direction, input: &DeriveInput) -> TokenStream {
     let ident = &input.ident;
     let (generics, arguments, bounds) = input.generics.split_for_impl();
@@ -179,6 +187,9 @@ fn stub(direction: Direction, input: &DeriveInput) -> TokenStream {
 }
 
 /// Returns the type under another name, with only serde's attributes.
+///
+/// The copy is private and has no other attributes. `Self` in the types of its fields, and in paths of serde attributes, is
+/// replaced by the original type.
 fn copy(input: &DeriveInput) -> DeriveInput {
     let ident = &input.ident;
     let (_, arguments, _) = input.generics.split_for_impl();

@@ -5,6 +5,8 @@
 //! The aliases of the listed types are the least obvious part. A derive cannot know whether a listed type exists, is of the right kind,
 //! and has the trait that its list requires: only the compiler does. Each alias asks one of these questions, and the next one is
 //! computed from its answer. A wrong answer makes the compiler report that alias and nothing else.
+//!
+//! Everything here may be called by any derive, and none of it knows messages, actors or projections.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
@@ -17,6 +19,8 @@ use crate::diagnostics::Diagnostics;
 use crate::names;
 
 /// Reports a union and returns whether the item is one. It gets no stub, because no implementation would be correct.
+///
+/// A caller returns the mistakes alone if the result is true.
 pub(crate) fn reject_union(input: &DeriveInput, word: &str, mistakes: &mut Diagnostics) -> bool {
     let Data::Union(data) = &input.data else { return false };
     let ident = &input.ident;
@@ -28,6 +32,8 @@ pub(crate) fn reject_union(input: &DeriveInput, word: &str, mistakes: &mut Diagn
 }
 
 /// Reports an enum.
+///
+/// The item still gets its implementations, so that its uses compile.
 pub(crate) fn reject_enum(input: &DeriveInput, word: &str, mistakes: &mut Diagnostics) {
     if let Data::Enum(data) = &input.data {
         let ident = &input.ident;
@@ -39,6 +45,9 @@ pub(crate) fn reject_enum(input: &DeriveInput, word: &str, mistakes: &mut Diagno
 }
 
 /// Reports generic parameters.
+///
+/// `why` completes the error: it names the property of the kind of item that generics would break, such as a name in the
+/// store that must belong to one type.
 pub(crate) fn reject_generics(input: &DeriveInput, word: &str, why: &str, mistakes: &mut Diagnostics) {
     if let Some(first) = input.generics.params.first() {
         let ident = &input.ident;
@@ -59,6 +68,8 @@ pub(crate) fn reject_generics(input: &DeriveInput, word: &str, why: &str, mistak
 }
 
 /// Returns the given name, or the default.
+///
+/// A name that was given and is invalid was reported when the attribute was read.
 pub(crate) fn name(given: &Given, ident: &Ident, word: &str, default: String, mistakes: &mut Diagnostics) -> String {
     if let Some(name) = given.name("name") {
         return name;
@@ -90,6 +101,9 @@ pub(crate) fn formerly(given: &Given, name: &str, mistakes: &mut Diagnostics) ->
 }
 
 /// Returns the given domain; otherwise a type that causes no follow-up errors.
+///
+/// Without a domain in the attribute, the mistake is reported at the name of the type; after a mistake in the value, nothing
+/// more is.
 pub(crate) fn domain(given: &Given, ident: &Ident, word: &str, mistakes: &mut Diagnostics) -> TokenStream {
     if let Some(domain) = given.ty("domain") {
         return domain.to_token_stream();
@@ -171,6 +185,8 @@ pub(crate) fn require_state_coding(ident: &Ident, span: Span) -> TokenStream {
 }
 
 /// Generates the only place in the output that requires `Default`. A missing `Default` is reported at the name of the type.
+///
+/// `correct` is false for an item with a mistake: its derive of `Default` may be missing for the same reason.
 pub(crate) fn initial(ident: &Ident, correct: bool) -> TokenStream {
     let body = match correct {
         true => quote_spanned!(ident.span()=> ::core::default::Default::default()),

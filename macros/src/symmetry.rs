@@ -44,6 +44,8 @@ enum Unreadable {
 }
 
 /// Reports every such attribute: as a mistake if it is wrong in any codec, otherwise in the returned checks.
+///
+/// The returned checks are constants that fail to compile if the domain has the wrong codec. They are empty for most items.
 pub(crate) fn reject(item: &Item<'_>, place: Target<'_>, mistakes: &mut Diagnostics) -> TokenStream {
     let mut found = Checker { place, checks: TokenStream::new(), mistakes };
     let given = |name: &str| item.keys.iter().any(|key| key.ident == name);
@@ -83,6 +85,8 @@ struct Checker<'a> {
 
 impl Checker<'_> {
     /// Checks the fields of a struct or variant. `all_default` is true if a missing field gets its default.
+    ///
+    /// A key field that is skipped is a mistake in every codec, and no other mistake is reported for it.
     fn check_fields(&mut self, parts: &[Part<'_>], all_default: bool) {
         for Part { field, keys, is_key: is_marked, .. } in parts {
             if let Some(skip) = keys.iter().find(|key| key.ident.to_string().starts_with("skip"))
@@ -100,6 +104,9 @@ impl Checker<'_> {
     }
 
     /// Checks the attributes of one field.
+    ///
+    /// The first reason that applies is reported; a field with three wrong attributes has one mistake. Renames are checked in
+    /// addition, since they concern the name and not the value.
     fn check_field(&mut self, field: &Field, keys: &[Key], all_default: bool) {
         let key = |name: &str| keys.iter().find(|key| key.ident == name);
         let is_read_if_missing = all_default
@@ -171,6 +178,8 @@ impl Checker<'_> {
     }
 
     /// Reports different names for encoding and decoding. `keys` are the keys beside it.
+    ///
+    /// An alias with the written name makes the pair readable, and nothing is reported.
     fn report_rename(&mut self, key: &Key, keys: &[Key]) {
         let Some(inside) = &key.inside else { return };
         let side = |name: &str| inside.iter().find(|(side, _)| side == name).map(|(_, text)| text.as_str());
@@ -221,6 +230,9 @@ impl Checker<'_> {
 }
 
 /// Returns the type with errors at `span`; its names still resolve as before.
+///
+/// The compiler shows a failed check at its span. Without this it would show the domain in the attribute, and not the serde
+/// attribute that is wrong.
 fn respanned(ty: &Type, span: Span) -> TokenStream {
     let respan = |token: proc_macro2::TokenTree| {
         let mut token = token;

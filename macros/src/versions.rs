@@ -10,10 +10,14 @@ use proc_macro2::{Ident, Span, TokenStream};
 use quote::quote_spanned;
 use syn::spanned::Spanned as _;
 
-use crate::attribute::{Given, Upcast};
+use crate::attribute::Given;
 use crate::diagnostics::Diagnostics;
+use crate::lists::Upcast;
 
 /// Checks that every version before the current one has exactly one upcaster.
+///
+/// Upcasters and splits are checked together: a version has one or the other. A missing version is reported only if there is
+/// no other mistake, since a mistyped number explains it.
 pub(crate) fn check(given: &Given, version: u32, mistakes: &mut Diagnostics) {
     let upcasts: Vec<_> = given.upcasts("upcast").iter().chain(given.upcasts("split")).collect();
     for (at, upcast) in upcasts.iter().enumerate() {
@@ -51,6 +55,9 @@ pub(crate) fn check(given: &Given, version: u32, mistakes: &mut Diagnostics) {
 }
 
 /// Checks that the version that is written has an upcaster.
+///
+/// `writes` must be an older version, and one with an upcaster: the type of that version is what is encoded. A version that
+/// is split is several events and cannot be written as one.
 pub(crate) fn check_written(given: &Given, version: u32, mistakes: &mut Diagnostics) {
     let Some((writes, span)) = given.number("writes") else { return };
     if writes >= version {
@@ -71,17 +78,24 @@ pub(crate) fn check_written(given: &Given, version: u32, mistakes: &mut Diagnost
 }
 
 /// Returns the older version that is written in place of the current one.
+///
+/// `None` if the current version is written, which is the normal case.
 pub(crate) fn written_version(given: &Given) -> Option<&Upcast> {
     let (writes, _) = given.number("writes")?;
     given.upcasts("upcast").iter().find(|upcast| upcast.version == writes)
 }
 
 /// Returns the constant that decodes an older version.
+///
+/// The name contains the number, so that an error in the conversion shows which version it is about.
 pub(crate) fn older_version(upcast: &Upcast) -> Ident {
     Ident::new(&format!("__WHIZBANG_VERSION_{}", upcast.version), Span::call_site())
 }
 
 /// Generates one constant per older version, the only place that requires its conversion.
+///
+/// Each constant holds the functions that decode the older type and convert it. The spans are those of the older types, so a
+/// missing `From` is reported at the type in the attribute.
 pub(crate) fn require_older(given: &Given, ident: &Ident) -> TokenStream {
     let require = |read: &str, held: &str, upcast: &Upcast| {
         let span = upcast.old.span();

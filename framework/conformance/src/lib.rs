@@ -5,6 +5,9 @@
 //!
 //! A store's test calls [`store::run`], a bridge's test [`bridge::run`]. Applications use them through
 //! `whizbang::testing`.
+//!
+//! The crate depends on the traits and on no implementation. An author of a store or a bridge adds it as a
+//! development dependency and writes a fixture of about twenty lines. The suite is then a test for each guarantee.
 
 // docs.rs marks the items that need a feature.
 #![cfg_attr(docsrs, feature(doc_cfg))]

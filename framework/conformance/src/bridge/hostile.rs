@@ -254,6 +254,7 @@ impl Hostile {
         Name::new(&format!("Unknown{}", self.random.below(10_000))).unwrap_or_else(|_| target.event.clone())
     }
 
+    /// Returns an id that [`is_forged`](Hostile::is_forged) recognizes and no honest message has.
     fn id(&self) -> MessageId {
         MessageId::from_u128(FORGED_ID_BITS | u128::from(self.random.next_u64()) << 32 | u128::from(self.written))
     }

@@ -1,4 +1,10 @@
 //! A test node as a bridge sees it: a card and an [`Inbound`] that records everything it receives.
+//!
+//! A case starts nodes, calls their bridges directly, and waits until a node [has received](TestNode::wait_until) what must
+//! arrive. [`NodeBehavior`] makes a node slow, full, or unwilling. No runtime, store or actor is involved, so a failure is
+//! one of the bridge.
+//!
+//! Waiting is by condition: each arrival notifies the case, which reads [`Received`] again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +60,7 @@ pub struct TestInbound {
     responder: Box<Responder>,
     /// Decides the outcome of messages and events.
     handler: Box<OutcomeHandler>,
+    /// The node itself, for the futures that outlive a call.
     this: std::sync::Weak<TestInbound>,
 }
 
@@ -99,6 +106,7 @@ impl Default for NodeBehavior {
 }
 
 impl TestInbound {
+    /// Creates the inbound of one node.
     fn new(behavior: NodeBehavior) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             received: Mutex::default(),
@@ -118,6 +126,8 @@ impl TestInbound {
         result
     }
 
+    /// Records an envelope in `list` and returns a future that is done when the node is open. It counts as being handled
+    /// until then.
     fn handle(
         &self,
         envelope: Envelope,
@@ -174,6 +184,7 @@ impl Inbound for TestInbound {
 pub struct TestNode {
     /// Its bridge.
     pub bridge: Arc<dyn Bridge>,
+    /// Its record of arrivals.
     inbound: Arc<TestInbound>,
 }
 
@@ -185,6 +196,8 @@ impl std::fmt::Debug for TestNode {
 
 impl TestNode {
     /// Starts a node with the domains, subscriptions and queries on `card`.
+    ///
+    /// It acknowledges every message at once and refuses requests.
     pub async fn start(fixture: &dyn Fixture, card: NodeCard) -> Self {
         Self::start_with(fixture, card, NodeBehavior::default()).await
     }
@@ -205,6 +218,8 @@ impl TestNode {
     }
 
     /// Reads the received messages.
+    ///
+    /// Holds the lock while `read` runs, so nothing arrives in between: all counts belong together.
     pub fn inspect<T>(&self, read: impl FnOnce(&Received) -> T) -> T {
         read(&self.inbound.received.lock())
     }
@@ -215,6 +230,8 @@ impl TestNode {
     }
 
     /// Waits until `holds`; fails the test after [`ARRIVAL_TIMEOUT`].
+    ///
+    /// Returns at once if it holds already. `what` completes the text of a failure, such as "all commands".
     pub async fn wait_until(&self, what: &str, holds: impl Fn(&Received) -> bool) {
         let waiting = async {
             loop {
@@ -257,11 +274,15 @@ impl TestNode {
     }
 
     /// Detaches the bridge.
+    ///
+    /// # Panics
+    /// If the bridge reports an error.
     pub async fn stop(self) {
         self.bridge.detach().await.expect("detaches");
     }
 }
 
+/// Returns the counts of what has arrived, for the text of a failed case.
 fn summary(received: &Received) -> String {
     format!(
         "{} commands, {} events, {} requests, {} notifications, {} reconnections, {} being handled",

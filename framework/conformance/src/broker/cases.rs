@@ -1,80 +1,24 @@
 //! The cases, each a behavior of JetStream.
+//!
+//! Each case states what a program that uses the broker may rely on, and the second paragraph of its documentation says why
+//! the framework asks. A case creates its own stream `s` with the consumer `c`, so it needs an empty broker. Cases run
+//! against real servers and against the [model](super::model): both must behave alike.
+//!
+//! Times are real. A check that nothing arrives takes 200 ms, so a case has few of them.
 
 use std::time::Duration;
 
+use super::steps::{
+    ARRIVAL_TIMEOUT, LONG_ACK_WAIT, QUIET_PERIOD, SHORT_ACK_WAIT, deliveries, duplicate, expect_no_message, limits,
+    publish, pull, pull_one, set_up, state, stored, work_queue,
+};
 use super::{
-    Acknowledgement, Broker, ConsumerSettings, Discard, PublishAck, PublishError, ReceivedMessage, Retention,
-    StreamSettings, StreamState,
+    Acknowledgement, Broker, ConsumerSettings, Discard, PublishError, ReceivedMessage, StreamSettings, StreamState,
 };
 
-/// The time limit for a message that must arrive.
-const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// The time in which a message must not arrive.
-const QUIET_PERIOD: Duration = Duration::from_millis(200);
-/// The ack wait of consumers whose messages are redelivered.
-const SHORT_ACK_WAIT: Duration = Duration::from_millis(500);
-/// The ack wait of the other consumers.
-const LONG_ACK_WAIT: Duration = Duration::from_secs(60);
-
-fn limits() -> StreamSettings {
-    StreamSettings::of(Retention::Limits)
-}
-
-fn work_queue() -> StreamSettings {
-    StreamSettings::of(Retention::WorkQueue)
-}
-
-/// Creates a stream `s` with a consumer `c` and publishes messages `1` to `count`.
-async fn set_up(broker: &impl Broker, settings: StreamSettings, ack_wait: Duration, count: u64) {
-    broker.create_stream("s", settings).await;
-    broker.create_consumer("s", "c", ConsumerSettings { ack_wait, max_ack_pending: 100 }).await;
-    for number in 1..=count {
-        assert_eq!(publish(broker, None, number).await, stored(number));
-    }
-}
-
-/// Publishes a message whose payload is a number.
-async fn publish(broker: &impl Broker, id: Option<&str>, number: u64) -> PublishAck {
-    broker.publish("s", id, number.to_string().as_bytes()).await.expect("is stored")
-}
-
-fn stored(sequence: u64) -> PublishAck {
-    PublishAck { sequence, duplicate: false }
-}
-
-fn duplicate(sequence: u64) -> PublishAck {
-    PublishAck { sequence, duplicate: true }
-}
-
-/// Pulls `count` messages, which must arrive.
-async fn pull(broker: &impl Broker, count: usize) -> Vec<ReceivedMessage> {
-    let messages = broker.pull("s", "c", count, ARRIVAL_TIMEOUT).await.expect("the consumer exists");
-    assert_eq!(messages.len(), count, "{messages:?}");
-    messages
-}
-
-/// Pulls one message, which must be there.
-async fn pull_one(broker: &impl Broker) -> ReceivedMessage {
-    pull(broker, 1).await.remove(0)
-}
-
-/// Checks that no message arrives.
-async fn expect_no_message(broker: &impl Broker) {
-    let messages = broker.pull("s", "c", 1, QUIET_PERIOD).await.expect("the consumer exists");
-    assert_eq!(messages, []);
-}
-
-/// Returns the state of the suite's stream.
-async fn state(broker: &impl Broker) -> StreamState {
-    broker.state("s").await.expect("the stream exists")
-}
-
-/// Returns sequence and number of deliveries of each message.
-fn deliveries(messages: &[ReceivedMessage]) -> Vec<(u64, u32)> {
-    messages.iter().map(|message| (message.sequence, message.deliveries)).collect()
-}
-
 /// Messages get the sequences 1, 2, 3 … and arrive unchanged.
+///
+/// The framework finds lost messages by gaps in its own sequences, and expects that the broker adds none in normal operation.
 pub async fn messages_are_numbered_and_delivered_in_order(broker: &impl Broker) {
     set_up(broker, limits(), LONG_ACK_WAIT, 5).await;
     let messages = pull(broker, 5).await;
@@ -89,6 +33,9 @@ pub async fn messages_are_numbered_and_delivered_in_order(broker: &impl Broker) 
 }
 
 /// Within the window, a second message with the same id is acknowledged with the sequence of the first, whatever its payload.
+///
+/// A relay that got no answer sends its message again under the same id. The answer to the second attempt must be a success,
+/// or the relay would try for ever.
 pub async fn repeated_id_is_stored_once(broker: &impl Broker) {
     set_up(broker, limits(), LONG_ACK_WAIT, 1).await;
     assert_eq!(publish(broker, Some("a"), 2).await, stored(2));
@@ -100,6 +47,8 @@ pub async fn repeated_id_is_stored_once(broker: &impl Broker) {
 }
 
 /// After the window a message with the same id is stored again. A duplicate does not extend the window.
+///
+/// Receivers therefore cannot rely on the broker: they keep watermarks of their own, which have no window.
 pub async fn id_is_forgotten_after_the_window(broker: &impl Broker) {
     let window = Duration::from_millis(600);
     set_up(broker, StreamSettings { duplicate_window: window, ..limits() }, LONG_ACK_WAIT, 0).await;
@@ -119,6 +68,9 @@ pub async fn id_is_forgotten_after_the_window(broker: &impl Broker) {
 }
 
 /// After a purge, an id in the window is still a duplicate although its message is gone: a false duplicate.
+///
+/// The sender is told that its message is stored, and it is not. The framework must find the loss by the watermark of the
+/// receiver.
 pub async fn id_survives_a_purge_of_its_stream(broker: &impl Broker) {
     set_up(broker, limits(), LONG_ACK_WAIT, 0).await;
     assert_eq!(publish(broker, Some("a"), 1).await, stored(1));
@@ -129,6 +81,8 @@ pub async fn id_survives_a_purge_of_its_stream(broker: &impl Broker) {
 }
 
 /// An acknowledged message leaves a work queue, and its id is still known.
+///
+/// A late repetition is thus not delivered a second time while the window lasts.
 pub async fn id_survives_the_acknowledgement_of_its_message(broker: &impl Broker) {
     set_up(broker, work_queue(), LONG_ACK_WAIT, 0).await;
     assert_eq!(publish(broker, Some("a"), 1).await, stored(1));
@@ -138,6 +92,8 @@ pub async fn id_survives_the_acknowledgement_of_its_message(broker: &impl Broker
 }
 
 /// A recreated stream knows no ids.
+///
+/// After an operator has deleted and created a stream again, everything that is sent again is stored again.
 pub async fn id_is_forgotten_with_its_stream(broker: &impl Broker) {
     set_up(broker, limits(), LONG_ACK_WAIT, 0).await;
     assert_eq!(publish(broker, Some("a"), 1).await, stored(1));
@@ -147,6 +103,8 @@ pub async fn id_is_forgotten_with_its_stream(broker: &impl Broker) {
 }
 
 /// Without an acknowledgement, the message is redelivered after the ack wait, not before; and again.
+///
+/// This is the only way in which a message of a node that died reaches another node of its service.
 pub async fn unacknowledged_message_is_redelivered(broker: &impl Broker) {
     set_up(broker, work_queue(), SHORT_ACK_WAIT, 1).await;
     assert_eq!(deliveries(&pull(broker, 1).await), [(1, 1)]);
@@ -160,6 +118,9 @@ pub async fn unacknowledged_message_is_redelivered(broker: &impl Broker) {
 }
 
 /// A progress report extends the ack wait.
+///
+/// A node reports progress for a command whose handler runs longer than the ack wait; otherwise a second delivery would wait
+/// behind the first.
 pub async fn message_in_progress_is_not_redelivered(broker: &impl Broker) {
     set_up(broker, work_queue(), SHORT_ACK_WAIT, 1).await;
     let message = pull_one(broker).await;
@@ -171,6 +132,8 @@ pub async fn message_in_progress_is_not_redelivered(broker: &impl Broker) {
 }
 
 /// Newer messages overtake a redelivered one.
+///
+/// Order is therefore restored by the receiver, which compares sequences, and never taken from the broker.
 pub async fn redelivered_message_is_overtaken(broker: &impl Broker) {
     set_up(broker, limits(), SHORT_ACK_WAIT, 3).await;
     let messages = pull(broker, 3).await;
@@ -184,6 +147,8 @@ pub async fn redelivered_message_is_overtaken(broker: &impl Broker) {
 }
 
 /// Messages whose ack wait ends at the same time are redelivered in stream order.
+///
+/// A real server gives them out one after the other, as it finds them expired, so the case compares them as a set.
 pub async fn expired_messages_keep_stream_order(broker: &impl Broker) {
     set_up(broker, limits(), SHORT_ACK_WAIT, 4).await;
     let messages = pull(broker, 4).await;
@@ -194,6 +159,8 @@ pub async fn expired_messages_keep_stream_order(broker: &impl Broker) {
 }
 
 /// A negative acknowledgement without a delay causes an immediate redelivery.
+///
+/// The order of redeliveries is that of the rejections, and so not always that of the stream.
 pub async fn rejected_messages_keep_rejection_order(broker: &impl Broker) {
     set_up(broker, limits(), LONG_ACK_WAIT, 4).await;
     let messages = pull(broker, 3).await;
@@ -205,6 +172,8 @@ pub async fn rejected_messages_keep_rejection_order(broker: &impl Broker) {
 }
 
 /// A negative acknowledgement with a delay postpones the redelivery; other messages are delivered in between.
+///
+/// A node that cannot handle a message at the moment asks for it again later in this way.
 pub async fn delayed_redelivery_waits_for_its_delay(broker: &impl Broker) {
     set_up(broker, limits(), LONG_ACK_WAIT, 2).await;
     let first = pull_one(broker).await;
@@ -217,6 +186,9 @@ pub async fn delayed_redelivery_waits_for_its_delay(broker: &impl Broker) {
 }
 
 /// A terminated message is complete.
+///
+/// A message that cannot be decoded is terminated after its copy is stored among the refused ones. It would fail at every
+/// delivery.
 pub async fn terminated_message_is_not_redelivered(broker: &impl Broker) {
     set_up(broker, work_queue(), SHORT_ACK_WAIT, 1).await;
     broker.acknowledge(&pull_one(broker).await, Acknowledgement::Term).await;
@@ -226,6 +198,9 @@ pub async fn terminated_message_is_not_redelivered(broker: &impl Broker) {
 }
 
 /// An acknowledgement after a redelivery still counts.
+///
+/// An acknowledgement names a message and not one delivery of it. A slow node thus completes its message even after the ack
+/// wait.
 pub async fn late_acknowledgement_of_an_earlier_delivery_counts(broker: &impl Broker) {
     set_up(broker, work_queue(), SHORT_ACK_WAIT, 1).await;
     let first = pull_one(broker).await;
@@ -237,6 +212,8 @@ pub async fn late_acknowledgement_of_an_earlier_delivery_counts(broker: &impl Br
 }
 
 /// A second acknowledgement of one message has no effect.
+///
+/// Acknowledgements need no bookkeeping by the caller: one that got no confirmation is sent again.
 pub async fn repeated_acknowledgement_counts_once(broker: &impl Broker) {
     set_up(broker, work_queue(), LONG_ACK_WAIT, 2).await;
     let first = pull_one(broker).await;
@@ -248,6 +225,8 @@ pub async fn repeated_acknowledgement_counts_once(broker: &impl Broker) {
 }
 
 /// Each acknowledgement makes room for one more delivery.
+///
+/// The limit bounds the memory that the messages in flight of a node take.
 pub async fn unacknowledged_messages_are_limited(broker: &impl Broker) {
     broker.create_stream("s", limits()).await;
     broker.create_consumer("s", "c", ConsumerSettings { ack_wait: LONG_ACK_WAIT, max_ack_pending: 2 }).await;
@@ -264,6 +243,8 @@ pub async fn unacknowledged_messages_are_limited(broker: &impl Broker) {
 }
 
 /// The limit of unacknowledged messages holds for new messages, not for redeliveries.
+///
+/// A node must therefore be able to take somewhat more messages than the limit.
 pub async fn redelivery_ignores_the_limit(broker: &impl Broker) {
     broker.create_stream("s", limits()).await;
     broker.create_consumer("s", "c", ConsumerSettings { ack_wait: LONG_ACK_WAIT, max_ack_pending: 2 }).await;
@@ -277,6 +258,8 @@ pub async fn redelivery_ignores_the_limit(broker: &impl Broker) {
 }
 
 /// An acknowledged message is removed, and the sequence continues.
+///
+/// The number of stored messages is thus the number of those that no node has handled.
 pub async fn acknowledged_message_leaves_a_work_queue(broker: &impl Broker) {
     set_up(broker, work_queue(), LONG_ACK_WAIT, 3).await;
     let pulled = pull(broker, 3).await;
@@ -291,6 +274,8 @@ pub async fn acknowledged_message_leaves_a_work_queue(broker: &impl Broker) {
 }
 
 /// Every consumer receives every message.
+///
+/// Every subscribing service has a consumer of its own on the event stream, and may be slower than the others.
 pub async fn acknowledged_message_stays_for_other_consumers(broker: &impl Broker) {
     set_up(broker, limits(), LONG_ACK_WAIT, 2).await;
     for message in pull(broker, 2).await {
@@ -304,6 +289,8 @@ pub async fn acknowledged_message_stays_for_other_consumers(broker: &impl Broker
 }
 
 /// Each message goes to one of the pulls of a consumer.
+///
+/// The nodes of a service pull from one consumer, which divides the work among them.
 pub async fn pulls_of_one_consumer_share_messages(broker: &impl Broker) {
     set_up(broker, limits(), LONG_ACK_WAIT, 6).await;
     let mut messages = pull(broker, 2).await;
@@ -313,6 +300,9 @@ pub async fn pulls_of_one_consumer_share_messages(broker: &impl Broker) {
 }
 
 /// A new consumer receives the earlier messages.
+///
+/// A service that subscribes later catches up with everything that the stream still has. It reads older events from the log
+/// of their owner.
 pub async fn new_consumer_starts_at_the_oldest_message(broker: &impl Broker) {
     broker.create_stream("s", limits()).await;
     for number in 1..=3 {
@@ -323,6 +313,9 @@ pub async fn new_consumer_starts_at_the_oldest_message(broker: &impl Broker) {
 }
 
 /// The acknowledgements of a deleted consumer are lost with it.
+///
+/// Receivers recognize these messages by their watermarks, so a consumer may be deleted and created again without an effect
+/// on states.
 pub async fn recreated_consumer_redelivers_everything(broker: &impl Broker) {
     set_up(broker, limits(), LONG_ACK_WAIT, 2).await;
     for message in pull(broker, 2).await {
@@ -335,6 +328,8 @@ pub async fn recreated_consumer_redelivers_everything(broker: &impl Broker) {
 }
 
 /// A purge removes the messages and nothing else.
+///
+/// A sequence is never used for two messages in one incarnation.
 pub async fn purged_stream_continues_its_sequence(broker: &impl Broker) {
     set_up(broker, limits(), LONG_ACK_WAIT, 3).await;
     let before = state(broker).await;
@@ -347,6 +342,8 @@ pub async fn purged_stream_continues_its_sequence(broker: &impl Broker) {
 }
 
 /// Acknowledgements of purged messages have no effect.
+///
+/// The purge is final for the broker; the relays of the senders repair the loss from their outboxes.
 pub async fn purged_message_is_not_redelivered(broker: &impl Broker) {
     set_up(broker, limits(), SHORT_ACK_WAIT, 2).await;
     let messages = pull(broker, 2).await;
@@ -359,6 +356,8 @@ pub async fn purged_message_is_not_redelivered(broker: &impl Broker) {
 }
 
 /// A deleted stream accepts no messages and has no consumers.
+///
+/// The error must say that the stream is missing: the bridge then creates it again, and does not wait for a timeout.
 pub async fn deleted_stream_has_no_messages_and_no_consumers(broker: &impl Broker) {
     set_up(broker, limits(), LONG_ACK_WAIT, 2).await;
     broker.delete_stream("s").await;
@@ -368,6 +367,8 @@ pub async fn deleted_stream_has_no_messages_and_no_consumers(broker: &impl Broke
 }
 
 /// Sequences start again at 1, and the incarnation differs.
+///
+/// The incarnation tells that remembered sequences have lost their meaning.
 pub async fn recreated_stream_restarts_its_sequence(broker: &impl Broker) {
     set_up(broker, limits(), LONG_ACK_WAIT, 2).await;
     let before = state(broker).await;
@@ -381,6 +382,9 @@ pub async fn recreated_stream_restarts_its_sequence(broker: &impl Broker) {
 }
 
 /// An acknowledgement contains a sequence and no incarnation: it can complete a message that was never handled.
+///
+/// The message is lost at the broker, and repaired as after a purge. Programs must not assume that acknowledgements are safe
+/// across a deletion.
 pub async fn stale_acknowledgement_hits_the_recreated_stream(broker: &impl Broker) {
     set_up(broker, work_queue(), SHORT_ACK_WAIT, 1).await;
     let lost = pull_one(broker).await;
@@ -394,6 +398,8 @@ pub async fn stale_acknowledgement_hits_the_recreated_stream(broker: &impl Broke
 }
 
 /// The sender has to wait.
+///
+/// The message stays in the outbox of the sender, which tries again. Nothing is dropped.
 pub async fn full_work_queue_rejects_until_an_acknowledgement(broker: &impl Broker) {
     set_up(broker, StreamSettings { max_messages: 2, ..work_queue() }, LONG_ACK_WAIT, 2).await;
     assert_eq!(broker.publish("s", None, b"3").await, Err(PublishError::Full));
@@ -403,6 +409,8 @@ pub async fn full_work_queue_rejects_until_an_acknowledgement(broker: &impl Brok
 }
 
 /// Consumers receive the remaining messages.
+///
+/// A subscriber that is too slow misses events at the broker and reads them from the log of their owner.
 pub async fn full_stream_drops_its_oldest_message(broker: &impl Broker) {
     let settings = StreamSettings { max_messages: 2, discard: Discard::Old, ..limits() };
     set_up(broker, settings, LONG_ACK_WAIT, 4).await;
@@ -412,6 +420,8 @@ pub async fn full_stream_drops_its_oldest_message(broker: &impl Broker) {
 }
 
 /// Streams with their messages, ids and consumers survive a restart of the server. Messages in flight are redelivered.
+///
+/// A published message that was acknowledged to its sender is durable. The outbox forgets it on that promise.
 pub async fn stored_messages_survive_a_restart(broker: &impl Broker) {
     set_up(broker, limits(), SHORT_ACK_WAIT, 2).await;
     assert_eq!(publish(broker, Some("a"), 3).await, stored(3));

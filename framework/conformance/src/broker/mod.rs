@@ -8,6 +8,7 @@
 pub mod cases;
 pub mod model;
 mod model_broker;
+mod steps;
 
 pub use model_broker::ModelBroker;
 

@@ -3,6 +3,12 @@
 //!
 //! Called by the simulated cluster, whose nodes communicate through it, and by the suite that
 //! compares it with real servers. The caller passes the time. The model loses nothing unless it is told to.
+//!
+//! A stream holds messages in order, each with a sequence that is never used again in the same incarnation. A consumer is a
+//! cursor into a stream with a set of delivered, unacknowledged messages. Redeliveries come before new messages.
+//!
+//! Time appears as the argument `now` only. A message is redelivered at the first call of [`next`](Model::next) after its ack
+//! wait. A simulation that advances its clock thus sees every redelivery at an exact time.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -21,8 +27,10 @@ pub struct Model<T> {
     created: u64,
 }
 
+/// A stream. Invariant: every sequence in `messages` is at most `last`.
 #[derive(Debug)]
 struct Stream<T> {
+    /// The retention and the limits of the stream.
     settings: StreamSettings,
     /// The number of the stream among all streams that were ever created.
     incarnation: u64,
@@ -39,7 +47,10 @@ struct Stream<T> {
 /// Selects the messages of a consumer.
 pub type Filter<T> = Box<dyn Fn(&T) -> bool + Send>;
 
+/// The cursor of a consumer in its stream. Invariant: every sequence in `pending` is less than `next`, and a sequence is in
+/// `redeliveries` at most once.
 struct Consumer<T> {
+    /// The ack wait and the limit of unacknowledged messages.
     settings: ConsumerSettings,
     /// The messages that the consumer delivers; `None` means all of the stream.
     filter: Option<Filter<T>>,
@@ -51,6 +62,7 @@ struct Consumer<T> {
     redeliveries: VecDeque<u64>,
 }
 
+/// A delivered message without an acknowledgement.
 #[derive(Debug)]
 struct PendingDelivery {
     /// The number of deliveries so far.
@@ -96,7 +108,7 @@ impl<T> Default for Model<T> {
 }
 
 impl<T: Clone> Model<T> {
-    /// Creates a stream if it does not exist.
+    /// Creates a stream if it does not exist. Returns its state. The settings of an existing stream stay as they are.
     pub fn create_stream(&mut self, name: &str, settings: StreamSettings) -> StreamState {
         if !self.streams.contains_key(name) {
             self.created += 1;
@@ -118,7 +130,8 @@ impl<T: Clone> Model<T> {
         self.streams.remove(name).map(|stream| stream.messages.len())
     }
 
-    /// Removes all messages of a stream and returns their number. The sequence continues; nothing is unacknowledged any longer.
+    /// Removes all messages of a stream and returns their number. The sequence continues; nothing is unacknowledged any
+    /// longer. `None` without the stream.
     pub fn purge_stream(&mut self, name: &str) -> Option<usize> {
         let stream = self.streams.get_mut(name)?;
         for consumer in stream.consumers.values_mut() {
@@ -130,7 +143,7 @@ impl<T: Clone> Model<T> {
         Some(std::mem::take(&mut stream.messages).len())
     }
 
-    /// Returns the state of a stream.
+    /// Returns the state of a stream. `None` if it does not exist.
     pub fn state(&self, name: &str) -> Option<StreamState> {
         let stream = self.streams.get(name)?;
         let next = if stream.last == 0 { 0 } else { stream.last + 1 };
@@ -164,6 +177,7 @@ impl<T: Clone> Model<T> {
         self.create(stream, name, settings, Some(filter))
     }
 
+    /// Creates a consumer, with or without a filter. One that exists keeps its settings, its filter and its position.
     fn create(&mut self, stream: &str, name: &str, settings: ConsumerSettings, filter: Option<Filter<T>>) -> bool {
         let Some(stream) = self.streams.get_mut(stream) else { return false };
         let new = || Consumer { settings, filter, next: 1, pending: BTreeMap::new(), redeliveries: VecDeque::new() };
@@ -172,6 +186,8 @@ impl<T: Clone> Model<T> {
     }
 
     /// Returns the names of the consumers of a stream.
+    ///
+    /// Empty without the stream.
     pub fn consumer_names(&self, stream: &str) -> Vec<String> {
         self.streams.get(stream).into_iter().flat_map(|stream| stream.consumers.keys().cloned()).collect()
     }
@@ -192,6 +208,9 @@ impl<T: Clone> Model<T> {
     ///
     /// # Errors
     /// [`PublishError`], without an effect.
+    ///
+    /// Forgets the ids whose window has ended first. A full stream rejects the message or drops its oldest one, by its
+    /// settings.
     pub fn publish(
         &mut self,
         stream: &str,
@@ -228,6 +247,9 @@ impl<T: Clone> Model<T> {
     }
 
     /// Adds an id without a message, as a server does that fails while it stores the message.
+    ///
+    /// The sender is then told that its message is a duplicate although no consumer receives it: the fault that senders must
+    /// survive.
     pub fn insert_id(&mut self, stream: &str, id: &str, now: Instant) {
         if let Some(stream) = self.streams.get_mut(stream) {
             stream.ids.insert(id.to_owned(), (stream.last, now + stream.settings.duplicate_window));
@@ -235,6 +257,9 @@ impl<T: Clone> Model<T> {
     }
 
     /// Returns the next message of a consumer.
+    ///
+    /// Redeliveries come first, then the next message that was never delivered. The returned message is unacknowledged from
+    /// `now` on, and its ack wait begins.
     pub fn next(&mut self, stream: &str, consumer: &str, now: Instant) -> Next<T> {
         let Some(stream) = self.streams.get_mut(stream) else { return Next::Missing };
         let Some(consumer) = stream.consumers.get_mut(consumer) else { return Next::Missing };
@@ -326,6 +351,8 @@ impl<T: Clone> Model<T> {
     }
 
     /// Changes the settings of all streams and consumers.
+    ///
+    /// The new settings hold from the next call on. Messages in flight keep the time at which they are due.
     pub fn reconfigure(&mut self, mut change: impl FnMut(&mut StreamSettings, &mut [&mut ConsumerSettings])) {
         for stream in self.streams.values_mut() {
             let mut consumers: Vec<_> = stream.consumers.values_mut().map(|consumer| &mut consumer.settings).collect();
@@ -350,6 +377,9 @@ impl<T: Clone> Model<T> {
     }
 
     /// Returns a consumer with undelivered or unacknowledged messages, with its stream, among those that are pulled from.
+    ///
+    /// `is_taken` gets the names of the stream and the consumer, and returns false for those that no node pulls from. The
+    /// simulation uses it to decide whether a cluster is idle.
     pub fn unfinished_consumer(&self, is_taken: impl Fn(&str, &str) -> bool) -> Option<(String, String)> {
         self.streams.iter().find_map(|(name, stream)| {
             let busy = |consumer: &Consumer<T>| {

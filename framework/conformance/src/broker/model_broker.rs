@@ -22,6 +22,7 @@ impl std::fmt::Debug for ModelBroker {
 }
 
 impl ModelBroker {
+    /// Performs an action on the model at once, under its lock, and returns its result as a future that is ready.
     fn apply<T: Send + 'static>(&self, action: impl FnOnce(&mut Model<Vec<u8>>) -> T) -> BoxFuture<'static, T> {
         ready(action(&mut self.0.lock())).boxed()
     }

@@ -1,4 +1,7 @@
 //! A commit listener for tests.
+//!
+//! Stores report from threads of their own. The listener keeps every report, so a case can check their order afterwards and
+//! not only the last one.
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -15,6 +18,7 @@ pub struct RecordingListener {
     changed: Notify,
 }
 
+/// The reports in their order, under one lock, so that a test reads a consistent state.
 #[derive(Clone, Debug, Default)]
 struct Recorded {
     /// Tickets in the order of the reports. They must not decrease.

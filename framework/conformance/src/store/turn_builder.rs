@@ -21,26 +21,34 @@ use whizbang_core::store::{
 pub struct TurnBuilder {
     /// The actor type of the stream.
     pub(super) actor: Name,
+    /// The key of the stream.
     pub(super) key: String,
     /// The number of the turn in its stream, from 1.
     pub(super) number: u64,
     /// The version of the stream before the turn.
     pub(super) version: u64,
+    /// The id of the handled message, and so the causation of everything that the turn sends.
     pub(super) id: MessageId,
+    /// The encoded reply; empty without one.
     pub(super) reply: Vec<u8>,
+    /// The headers of the handled message.
     headers: Vec<(String, String)>,
     /// Names and payloads.
     events: Vec<(&'static str, Vec<u8>)>,
     /// Destinations and messages.
     outbox: Vec<(ShardId, Envelope)>,
+    /// The changes of timers, in order.
     timers: Vec<TimerDraft>,
+    /// The notes that are stored with the turn, such as dead letters.
     notes: Vec<Note>,
     /// The way in which the handled message is marked.
     mark: MarkDraft,
 }
 
+/// The owned form of a [`Mark`](whizbang_core::store::Mark).
 #[derive(Clone, Debug)]
 enum MarkDraft {
+    /// The turn finishes no message.
     None,
     /// A message from outside, with the digest of its content.
     Outside(u64),
@@ -50,10 +58,12 @@ enum MarkDraft {
     Timer(&'static str),
 }
 
+/// The owned form of a change of a timer.
 #[derive(Clone, Debug)]
 enum TimerDraft {
     /// Its name and due time in milliseconds.
     Set(&'static str, u64),
+    /// The name of a timer that is removed.
     Clear(&'static str),
 }
 
@@ -279,6 +289,7 @@ fn event<'a>(name: &'a str, payload: &'a [u8]) -> EventWrite<'a> {
 }
 
 impl TimerDraft {
+    /// Returns the borrowed form that a store takes.
     fn write(&self) -> TimerWrite<'_> {
         match self {
             Self::Set(name, due) => TimerWrite::Set {

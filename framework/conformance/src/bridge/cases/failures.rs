@@ -1,4 +1,7 @@
 //! Interruptions, size limits and invalid messages.
+//!
+//! Each case provokes one failure through the [fixture](crate::bridge::Fixture), and checks both what callers are told and
+//! that later messages still arrive.
 
 use std::borrow::Cow;
 use std::time::Duration;

@@ -1,4 +1,6 @@
 //! Many messages at once, their order, and nodes that are slow or stop.
+//!
+//! A bridge has a queue in each direction. The cases fill both, and check that they are bounded, ordered and drained.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,9 @@
 //! A hostile client beside honest nodes.
+//!
+//! Any client with access to the broker can publish to every address. The promise is not that forgeries are recognized as
+//! such: it is that honest nodes get the same results as without them, at about the same speed.
+//!
+//! The cases run an exchange between two honest nodes twice, undisturbed and under attack, and compare the results.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -24,6 +29,7 @@ const FLOOD: usize = 3000;
 /// The results of honest nodes: routes and sequences of commands and events, and the responses.
 type Results = (BTreeSet<(String, u64)>, BTreeSet<(String, u64)>, Vec<Response>);
 
+/// Returns a domain of the honest nodes, which the forgeries name.
 fn target(domain: &'static str) -> Target {
     Target {
         domain: named(domain),
@@ -61,6 +67,7 @@ async fn exchange(bank: &TestNode, shop: &TestNode, numbers: RangeInclusive<u64>
     (sent, recorded, responses)
 }
 
+/// Starts the two honest nodes: a bank that answers commands with their payload, and a shop that subscribes to it.
 async fn start(fixture: &dyn Fixture) -> (TestNode, TestNode) {
     let responder = |request: Request| -> BoxFuture<'static, Response> {
         let Request::Command(envelope) = request else {
@@ -80,6 +87,9 @@ async fn start(fixture: &dyn Fixture) -> (TestNode, TestNode) {
 
 /// A client publishes malformed, contradictory, oversize and false packets to every address: the results of honest nodes stay the
 /// same.
+///
+/// The forgeries come from a fixed seed, so a failure can be repeated. The case also fails if nothing was refused: the attack
+/// would then test nothing.
 pub async fn hostile_client_does_not_affect_other_nodes(fixture: &dyn Fixture) {
     let (bank, shop) = start(fixture).await;
     let undisturbed = exchange(&bank, &shop, 1..=100).await;
@@ -102,6 +112,9 @@ pub async fn hostile_client_does_not_affect_other_nodes(fixture: &dyn Fixture) {
 }
 
 /// A flood of invalid packets is refused without delaying the messages that arrive with it and after it.
+///
+/// A refused packet costs one copy into the refused stream. If the copies held up the receiving loop, one client could stop a
+/// service.
 pub async fn flood_of_junk_blocks_no_message(fixture: &dyn Fixture) {
     let (bank, shop) = start(fixture).await;
     let flood = async {

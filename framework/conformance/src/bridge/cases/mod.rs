@@ -1,4 +1,7 @@
 //! The cases, each a guarantee of every bridge.
+//!
+//! Each is a public function that gets a [fixture](crate::bridge::Fixture). Its first paragraph is the guarantee, its second
+//! says why a node needs it.
 
 mod failures;
 mod flow;

@@ -1,6 +1,9 @@
 //! Leased shards: their messages follow the owner, and an earlier owner cannot disturb a later one.
 //!
 //! The nodes of a service share the shards by leases in their store; here the cases give the shards to test nodes.
+//!
+//! An epoch numbers the takeovers of a shard. Every owner receives under a greater epoch than the one before it. A bridge
+//! must refuse a smaller epoch, so that a paused process which wakes up late cannot receive again.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,10 +22,12 @@ fn shop() -> NodeCard {
     exclusive_shop().sharing_shards()
 }
 
+/// Returns the card of a node that owns the domain `shop` alone, and subscribes to the bank.
 fn exclusive_shop() -> NodeCard {
     service("shop").owning(named("shop"), SHARDS).subscribing(named("bank"), SHARDS, [named("Happened")])
 }
 
+/// Returns the card of the sending service, which shares nothing.
 fn bank() -> NodeCard {
     service("bank").owning(named("bank"), SHARDS)
 }
@@ -32,6 +37,7 @@ fn start(store: u128, epoch: u64) -> StoreCard {
     StoreCard::new(StoreId::from_u128(store), Run { epoch, nonce: epoch })
 }
 
+/// Returns a behavior that answers a command with its payload, and every other request with watermark 9.
 fn echoing() -> NodeBehavior {
     let responder = |request: Request| -> BoxFuture<'static, Response> {
         let Request::Command(envelope) = request else { return Box::pin(async { Response::watermark(9) }) };
@@ -45,6 +51,7 @@ fn sequences(node: &TestNode, to: &ShardId) -> Vec<u64> {
     node.inspect(|received| sequences_in(received, to))
 }
 
+/// Returns the sequences of the received commands for a shard, in the order of their arrival.
 fn sequences_in(received: &Received, to: &ShardId) -> Vec<u64> {
     let of_shard = |envelope: &Envelope| {
         let origin = envelope.origin.as_ref().filter(|_| envelope.to.as_ref() == Some(to))?;
@@ -62,6 +69,7 @@ async fn until(node: &TestNode, what: &str, holds: impl Fn() -> bool) {
     }
 }
 
+/// Sends commands from shard 0 of the bank, all at once, and waits until the bridge has accepted each.
 async fn send(bank: &TestNode, to: &ShardId, numbers: std::ops::RangeInclusive<u64>) {
     let from = shard("bank", 0);
     let sends = numbers.map(|sequence| bank.bridge.send(command(&from, to, sequence)));
@@ -181,6 +189,9 @@ pub async fn moved_shard_redelivers_nothing_acknowledged(fixture: &dyn Fixture) 
 }
 
 /// A shard is handed over again and again while commands are sent: each arrives, and hardly one arrives again.
+///
+/// A lost command would stay in the outbox of its sender until the relay notices, and hold up all later commands of its
+/// shard.
 pub async fn moves_under_load_lose_nothing(fixture: &dyn Fixture) {
     let repeated = move_under_load(fixture, true).await;
     // A command that is being handled at one of the moves is not acknowledged yet.
@@ -188,6 +199,8 @@ pub async fn moves_under_load_lose_nothing(fixture: &dyn Fixture) {
 }
 
 /// The same with owners that do not respond any longer when the next one takes the shard: each command arrives.
+///
+/// Repetitions are not limited here: the earlier owner had no chance to acknowledge.
 pub async fn takeovers_under_load_lose_nothing(fixture: &dyn Fixture) {
     move_under_load(fixture, false).await;
 }

@@ -1,4 +1,7 @@
 //! Requests and responses.
+//!
+//! A request is answered once, or its caller gets an error; nothing is stored for it. The deadline of a request is that of
+//! its caller, measured from the call.
 
 use std::time::Duration;
 
@@ -12,6 +15,8 @@ use whizbang_core::clock::monotonic;
 use whizbang_core::message::{Envelope, Fingerprint, Kind};
 
 /// Commands, queries, events, outbox entries and watermarks are requested, answered and refused.
+///
+/// A kind that a bridge does not know would look like an owner that is down, and only at the deadline.
 pub async fn every_kind_of_request_gets_a_response(fixture: &dyn Fixture) {
     let responder = |request: Request| -> BoxFuture<'static, Response> {
         let response = match request {

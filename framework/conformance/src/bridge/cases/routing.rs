@@ -1,4 +1,8 @@
 //! Routing, and integrity of the delivered messages.
+//!
+//! A route is found by the domain and shard of the addressee, or by subscriptions. Cards say which node has which of them.
+//!
+//! A case fails as well if a message reaches a node that it does not concern.
 
 use futures_util::future::join_all;
 

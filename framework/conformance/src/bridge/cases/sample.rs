@@ -1,4 +1,7 @@
 //! The messages of the cases, and the effects of received messages.
+//!
+//! Envelopes are complete, so that a bridge that drops or changes a field fails the comparison. Ids and keys follow from
+//! shards and numbers: the same arguments give the same message in every run.
 
 use std::collections::BTreeSet;
 
@@ -28,6 +31,8 @@ pub fn key_of(shard: Shard, shards: u16, number: u64) -> String {
 }
 
 /// Returns command number `sequence` from `from` to `to`.
+///
+/// The id depends on both shards and the sequence. The payload is the sequence in 8 bytes, big-endian.
 pub fn command(from: &ShardId, to: &ShardId, sequence: u64) -> Envelope {
     let id = MessageId::from_u128(u128::from(sequence) << 64 | u128::from(crc(from)) << 32 | u128::from(crc(to)));
     Envelope {
@@ -60,6 +65,7 @@ pub fn command(from: &ShardId, to: &ShardId, sequence: u64) -> Envelope {
     }
 }
 
+/// Returns a number for a shard, for ids that differ by route.
 fn crc(shard: &ShardId) -> u32 {
     u32::from(shard_of(&shard.to_string(), u16::MAX))
 }
@@ -70,6 +76,8 @@ pub fn external_command(to: &ShardId, number: u64) -> Envelope {
 }
 
 /// Returns the event of a shard at a position.
+///
+/// It has no addressee and wants no reply. Its name is `Happened`, to which the cases subscribe.
 pub fn event(shard: &ShardId, position: u64) -> Envelope {
     Envelope {
         kind: Kind::Event,
@@ -90,6 +98,8 @@ pub fn event(shard: &ShardId, position: u64) -> Envelope {
 }
 
 /// Returns the effects of the received messages: each route and sequence once.
+///
+/// A message that arrived twice counts once, as it has one effect at a receiver with watermarks.
 pub fn effects(envelopes: &[Envelope]) -> BTreeSet<(String, u64)> {
     let way = |origin: &Origin, to: &Option<ShardId>| match to {
         Some(to) => format!("{} -> {to}", origin.shard),

@@ -1,8 +1,12 @@
 //! The catalog of stored types.
+//!
+//! The store treats a catalog as one value with a version of its own. It compares and replaces it atomically, and does not
+//! read it.
 
 use super::super::Fixture;
 use whizbang_core::store::CatalogEntry;
 
+/// Returns the entry of an event type.
 fn entry(name: &str, version: u32, shape: &str) -> CatalogEntry {
     CatalogEntry {
         owner: "bank/account".to_owned(),

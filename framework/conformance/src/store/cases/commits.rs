@@ -1,4 +1,7 @@
 //! Commits: their order, their reports, and what readers see.
+//!
+//! An append gets a ticket at once and is durable later, when the store reports that ticket. Between the two it may be lost
+//! in a crash, and no reply of it may leave the node.
 
 use std::sync::Arc;
 

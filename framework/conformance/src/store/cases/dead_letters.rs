@@ -1,9 +1,13 @@
 //! Dead letters: listed until they are resolved.
+//!
+//! A dead letter is a note of the turn that gave up, so it is durable with that turn. The list of a shard contains those that
+//! no later turn has resolved.
 
 use super::super::turn_builder::{dead_letter_note, id, shard};
 use super::super::{Fixture, Owner, TurnBuilder};
 use whizbang_core::store::Note;
 
+/// Returns number and error of all listed dead letters, in the order of the list.
 async fn listed(owner: &Owner) -> Vec<(u128, String)> {
     let letters = owner.reader.dead_letters(None, 100).await.unwrap();
     letters.into_iter().map(|letter| (letter.envelope.id.as_u128(), letter.actor.to_string())).collect()

@@ -9,6 +9,7 @@ use whizbang_core::store::Store;
 /// Nodes that start at the same time.
 const STARTS: u64 = 8;
 
+/// Returns the stored identity, which must exist.
 async fn identity(store: &Arc<dyn Store>) -> StoreIdentity {
     store.identity().await.unwrap().expect("the store has an identity")
 }
@@ -50,6 +51,7 @@ pub async fn starts_on_two_instances_are_all_recorded(fixture: &impl SharedFixtu
     assert_eq!(identity(&one).await, identity(&other).await);
 }
 
+/// Adds starts through both instances at the same time, and checks that none is lost.
 async fn race(one: &Arc<dyn Store>, other: &Arc<dyn Store>) {
     let starts = (1..=STARTS).map(|nonce| start(if nonce % 2 == 0 { one } else { other }, nonce));
     let mut runs = futures_util::future::join_all(starts).await;

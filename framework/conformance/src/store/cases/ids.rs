@@ -1,4 +1,7 @@
 //! Lookup of turns by the id of the handled message.
+//!
+//! A lookup serves a caller that repeats its command. It may be slower than a commit, but must not read the whole log: stores
+//! keep an index from ids to turns.
 
 use super::super::turn_builder::{id, name, shard};
 use super::super::{Fixture, Owner, TurnBuilder};
@@ -6,6 +9,7 @@ use super::super::{Fixture, Owner, TurnBuilder};
 /// The number of turns in the streams: more than a store reads at once.
 const TURNS: u64 = 3_000;
 
+/// Returns the number of the turn that finished a message, if the store finds one.
 async fn found(owner: &Owner, key: &str, number: u64) -> Option<u64> {
     let turn = owner.reader.find_turn(&name("Account"), key, id(number)).await.expect("the store is asked");
     turn.map(|turn| {
@@ -14,6 +18,7 @@ async fn found(owner: &Owner, key: &str, number: u64) -> Option<u64> {
     })
 }
 
+/// Commits a long log of two streams, so that the lookup reads more than one page.
 async fn fill(owner: &mut Owner) {
     let mut last = None;
     for turn in 1..=TURNS {

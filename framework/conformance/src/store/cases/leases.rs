@@ -22,25 +22,32 @@ const SHORT: Duration = Duration::from_millis(50);
 /// The pause between two readings of the leases.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// The first member, with the smallest id.
 const ADA: MemberId = MemberId::from_u128(1);
+/// The second member, with an id near the greatest one: members are ordered as unsigned numbers.
 const BOB: MemberId = MemberId::from_u128(u128::MAX - 1);
 
+/// Returns a member of the service of the suite.
 fn member(id: MemberId) -> Member {
     Member::new(id, name("bank"), format!("node {id}"))
 }
 
+/// Returns the leases of a store, which must have them.
 fn leases(store: &Arc<dyn Store>) -> Arc<dyn ShardLeases> {
     store.leases().expect("the store has leases")
 }
 
+/// Renews the lease of a member.
 async fn renew(store: &Arc<dyn Store>, id: MemberId, ttl: Duration) -> Leases {
     leases(store).renew(&member(id), ttl).await.expect("the lease is renewed")
 }
 
+/// Opens a shard for a member. `None` if another member owns it, or if this one has no lease.
 async fn open(store: &Arc<dyn Store>, id: MemberId, shard: &ShardId) -> Option<Owner> {
     Owner::lease(store, id, shard).await
 }
 
+/// Opens a shard that is free.
 async fn owner(store: &Arc<dyn Store>, id: MemberId, shard: &ShardId) -> Owner {
     open(store, id, shard).await.expect("the shard is free")
 }
@@ -61,10 +68,12 @@ async fn expire(store: &Arc<dyn Store>, id: MemberId, observer: (&Arc<dyn Store>
     }
 }
 
+/// Returns a turn with one event.
 fn deposit(key: &str, number: u64) -> TurnBuilder {
     TurnBuilder::new("Account", key, number).at(number, number - 1).event("Deposited", number.to_string())
 }
 
+/// Checks that an owner was fenced, by the expected later epoch.
 fn assert_fenced<T: std::fmt::Debug>(outcome: Result<T, StoreError>, old: &Owner, current: u64) {
     match outcome {
         Err(StoreError::Fenced { shard, mine, current: found }) => {
@@ -412,6 +421,8 @@ pub async fn members_of_other_services_are_not_listed(fixture: &impl SharedFixtu
 }
 
 /// The shards that a member refuses and yields are listed with it, until it renews its lease without them.
+///
+/// The other members read from them why shards stay free, and give the shards to a member that can open them.
 pub async fn limits_of_members_are_listed(fixture: &impl SharedFixture) {
     let (one, other) = two(fixture).await;
     let refuses = [shard("bank", 0), shard("shop", 3)].into();
@@ -443,6 +454,8 @@ pub async fn wrong_number_of_shards_changes_no_owner(fixture: &impl SharedFixtur
 }
 
 /// A node that closes its instance of the store does not affect the others.
+///
+/// Only the data is shared. A connection or a background task that two instances share would end with the first of them.
 pub async fn closed_instance_leaves_the_other_open(fixture: &impl SharedFixture) {
     let (one, other) = two(fixture).await;
     let (first, second) = (shard("bank", 0), shard("bank", 1));

@@ -1,4 +1,8 @@
 //! The cases, each a guarantee of every store.
+//!
+//! Each is a public function, so that an author of a store can run one alone. The first paragraph of its documentation is the
+//! guarantee; the second says what would go wrong in a node without it. [`store_suite!`](crate::store_suite) creates a test
+//! for each.
 
 mod catalog;
 mod commits;

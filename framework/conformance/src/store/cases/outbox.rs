@@ -1,4 +1,7 @@
 //! The outbox: entries are numbered for each destination and stored until the destination has committed them.
+//!
+//! Sent messages are stored with the turn that sends them. Nothing but the watermark of the destination removes them, so a
+//! message survives every loss at the broker.
 
 use super::super::turn_builder::{command, id, name, shard};
 use super::super::{Fixture, Owner, TurnBuilder};
@@ -99,6 +102,8 @@ pub async fn outbox_entry_has_its_origin(fixture: &impl Fixture) {
 }
 
 /// An envelope that names another key of its sender is returned with that key: replies go there.
+///
+/// A worker sends in the name of the key of its job, which is not the key of its stream.
 pub async fn outbox_entry_keeps_the_key_of_its_origin(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let (bank, shop) = (shard("bank", 2), shard("shop", 0));

@@ -1,4 +1,6 @@
 //! One owner per shard, and the state that the next owner finds.
+//!
+//! A shard has one writer. Opening it again raises its epoch and fences the earlier writer, on one node or on two.
 
 use std::sync::Arc;
 

@@ -1,4 +1,6 @@
 //! Streams, history and pages of events.
+//!
+//! Readers see committed turns only, at any time, and never block the writer of the shard.
 
 use super::super::turn_builder::{name, shard};
 use super::super::{Fixture, Owner, TurnBuilder};
@@ -20,6 +22,9 @@ pub async fn unknown_stream_is_empty(fixture: &impl Fixture) {
 }
 
 /// The pages of a stream are the stream, from its newest snapshot or from its first turn.
+///
+/// Long streams are loaded page by page, to bound the memory of an activation. A turn at a border of pages must not be read
+/// twice or left out.
 pub async fn pages_of_a_stream_equal_the_stream(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 1)).await;
@@ -91,6 +96,8 @@ pub async fn snapshot_newer_than_the_log_is_not_used(fixture: &impl Fixture) {
 }
 
 /// History returns all turns, with or without a snapshot.
+///
+/// Tools that explain a state, and checks of replay, read everything that has happened.
 pub async fn history_goes_back_to_the_first_turn(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;

@@ -1,4 +1,7 @@
 //! Timers: set, replaced, cleared, fired.
+//!
+//! Timers belong to turns: one is set, cleared or fired by a commit, and no other call changes it. The owner of the shard
+//! asks for those that are due.
 
 use super::super::turn_builder::{id, shard};
 use super::super::{Fixture, Owner, TurnBuilder};
@@ -6,10 +9,12 @@ use whizbang_core::clock::Timestamp;
 use whizbang_core::message::Codec;
 use whizbang_core::store::TimerCursor;
 
+/// Returns a time, in milliseconds after the epoch of the clock.
 fn at(millis: u64) -> Timestamp {
     Timestamp::from_millis(millis)
 }
 
+/// Returns key, name and due time of the due timers.
 fn due(owner: &Owner, now: u64, limit: usize) -> Vec<(String, String, u64)> {
     let timers = owner.reader.timers_due(at(now), limit);
     timers.into_iter().map(|timer| (timer.key, timer.name, timer.due.as_millis())).collect()
@@ -38,6 +43,8 @@ pub async fn timer_is_due_at_its_time(fixture: &impl Fixture) {
 }
 
 /// The second setting replaces the first, and contains the turn that set it.
+///
+/// A timer that was moved must fire once, at its new time, and under the turn that moved it.
 pub async fn timer_set_again_replaces_the_first(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -82,6 +89,8 @@ pub async fn timers_of_different_actors_are_separate(fixture: &impl Fixture) {
 }
 
 /// Timers of one type are found after a cursor, whatever timers of other types are due before them.
+///
+/// A node reads the timers of a type that it has just begun to host, without those of all other types.
 pub async fn timers_of_one_actor_type_are_read_page_by_page(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;

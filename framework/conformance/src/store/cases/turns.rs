@@ -1,4 +1,7 @@
 //! Turns are written atomically and read as they were written.
+//!
+//! A turn is the result of one handled message: events, sent messages, timers, notes, a reply, and the mark of the message.
+//! All of it is stored or none.
 
 use bytes::Bytes;
 
@@ -9,6 +12,8 @@ use whizbang_core::message::{Codec, Kind, MAX_PAYLOAD_BYTES, ReplyMode};
 use whizbang_core::store::{MAX_TURN_BYTES, Note, Source, SourceKind, StoreError};
 
 /// Every part of a turn is returned.
+///
+/// A part that is lost shows only when an actor is loaded again, perhaps months later.
 pub async fn turn_is_read_as_it_was_written(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let bank = shard("bank", 1);
@@ -187,6 +192,8 @@ pub async fn positions_are_contiguous_over_all_streams_of_a_shard(fixture: &impl
 }
 
 /// Each shard of each domain has its own positions.
+///
+/// A shard moves between nodes on its own, so its positions must not depend on those of others.
 pub async fn shards_and_domains_have_separate_positions(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owners = Vec::new();
@@ -204,6 +211,8 @@ pub async fn shards_and_domains_have_separate_positions(fixture: &impl Fixture) 
 }
 
 /// A stream is identified by actor type and key together.
+///
+/// A saga usually has the key of the aggregate that started it.
 pub async fn streams_with_the_same_key_are_separate(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;
@@ -218,6 +227,8 @@ pub async fn streams_with_the_same_key_are_separate(fixture: &impl Fixture) {
 }
 
 /// A key may be any text.
+///
+/// Keys are chosen by applications and their users. A store that uses keys in names of files or in patterns must escape them.
 pub async fn any_text_is_a_key(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let mut owner = Owner::take(&store, &shard("bank", 0)).await;

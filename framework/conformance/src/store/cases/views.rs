@@ -1,4 +1,6 @@
 //! Views and their checkpoints.
+//!
+//! A view is saved by the node that owns its projection, under an epoch. The store does not read it.
 
 use bytes::Bytes;
 
@@ -6,6 +8,7 @@ use super::super::Fixture;
 use super::super::turn_builder::{name, shard};
 use whizbang_core::store::{StoreError, View};
 
+/// Returns a view whose parts all follow from a number.
 fn view(number: u64) -> View {
     View {
         schema: 2,
@@ -34,6 +37,8 @@ pub async fn view_is_replaced_with_its_checkpoint(fixture: &impl Fixture) {
 }
 
 /// A reopened store returns the saved views.
+///
+/// A view that is lost is rebuilt from the first event, which takes long and needs the complete log.
 pub async fn views_are_found_after_a_restart(fixture: &impl Fixture) {
     let store = fixture.store().await;
     let epoch = store.claim_view(&name("balances")).await.unwrap();

@@ -1,9 +1,13 @@
 //! Watermarks of a shard's sources.
+//!
+//! A watermark is the sequence up to which a shard has handled every message of a source. It is the memory of deduplication,
+//! and does not grow with the number of messages.
 
 use super::super::turn_builder::{name, shard};
 use super::super::{Fixture, Owner, TurnBuilder};
 use whizbang_core::store::{Source, SourceKind, Watermark};
 
+/// Returns the source of the direct messages of another shard.
 fn direct() -> Source {
     Source { shard: shard("shop", 1), kind: SourceKind::Direct }
 }
