@@ -10,6 +10,18 @@
 //!
 //! The owner of many shards has many consumers. Only those that a message or a completion has touched are considered for the
 //! next delivery and pull, so the work per message does not grow with their number.
+//!
+//! # One round of the loop
+//! 1. Messages that were received are decoded and delivered, as many as the node has capacity for, in turn from each
+//! consumer.
+//! 2. The server is asked for as many messages as there is capacity left.
+//! 3. Messages in flight whose ack wait is near its end are extended.
+//! 4. Acknowledgements, responses and pull requests are written together.
+//! 5. The loop waits for a message, a completion, or a change of the connection or of the owned shards. It also ends its wait at
+//!    the next time at which something is due.
+//!
+//! While the connection is down, rounds do only the first step. Completions are applied, and what they want to write waits
+//! for the reconnection.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -86,6 +98,9 @@ pub(super) struct ConsumerLoop {
 
 impl ConsumerLoop {
     /// Receives messages until `closing` fires, then finishes those in flight.
+    ///
+    /// Cancellation: dropping the future stops the loop at once, without acknowledging anything; the server delivers the
+    /// messages in flight again.
     pub(super) async fn run(&mut self, in_flight: &mut InFlightMessages) {
         let mut epoch = self.link.borrow().epoch;
         while !self.is_closing {

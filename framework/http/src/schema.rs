@@ -1,12 +1,15 @@
 //! JSON Schema (draft 2020-12) of the JSON form of a type, from its shape.
+//!
+//! Called by the description of the gateway, and by programs that publish the schemas of their messages. A shape lists the parts of
+//! a type by their names in serde; it is traced without a value of the type.
 
 use serde_json::{Map, Value, json};
 use whizbang_core::message::{Field, Plain, Shape, Variant};
 
 /// Returns the JSON Schema of a shape.
 ///
-/// A part that cannot be seen, and a type inside itself, is the schema `true`: it admits everything. So the schema admits every
-/// value that the type accepts, and may admit more. Field aliases are left out: the schema shows the first name.
+/// The schema admits every value that the type accepts, and may admit more: a part whose shape is unknown, and a type inside
+/// itself, has the schema `true`, which admits everything. A field with aliases is shown under its first name.
 ///
 /// ```
 /// use serde_json::json;
@@ -53,7 +56,7 @@ pub(crate) fn is_unit(shape: &Shape) -> bool {
     matches!(shape, Shape::Plain(Plain::Unit))
 }
 
-/// serde's form of a variant: its name, or an object with its name as the only member.
+/// Returns the schema of a variant in serde's form: its name, or an object with its name as the only member.
 fn variant(variant: &Variant) -> Value {
     let Variant { name, shape } = variant;
     match shape {
@@ -65,6 +68,8 @@ fn variant(variant: &Variant) -> Value {
     }
 }
 
+/// Returns the schema of a value without parts. Integers have the range of their type, except those of 128 bits: their limits are
+/// not exact in JSON.
 fn of_plain(plain: Plain) -> Value {
     let integer = |minimum: Value, maximum: Value| json!({ "type": "integer", "minimum": minimum, "maximum": maximum });
     match plain {

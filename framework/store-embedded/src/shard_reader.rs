@@ -5,6 +5,9 @@
 //!
 //! A read begins with the state of the index at one moment. Records that are appended later are not part of it, and records
 //! before it never change, so no lock is held while the log is read.
+//!
+//! Damage that a read finds fails that read alone. It is remembered and shown in the health of the store, with the place of
+//! the record.
 
 use std::sync::Arc;
 

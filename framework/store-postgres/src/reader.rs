@@ -2,6 +2,11 @@
 //!
 //! Called by actors, the relay and projections, on any thread. What must be answered at once comes from the index in memory;
 //! the rest is one statement each. Rows are checked against the index: a row that is missing is an error, never an answer.
+//!
+//! # Damage
+//! The rows of a stream, the positions of a shard and the sequences for a destination have no gaps. A missing row is
+//! therefore always damage, for example by a partial restore, and fails the read with [`StoreError::Corrupt`]. No read
+//! returns a part of what was asked for as if it was all.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -48,11 +48,14 @@ impl LoopbackFaults {
 
 /// Draws the fate of each message.
 struct FaultSampler {
+    /// The probabilities of each kind of fault.
     faults: LoopbackFaults,
+    /// The source of all decisions. Two bridges with one seed and the same calls make the same decisions.
     ids: IdSource,
 }
 
 impl FaultSampler {
+    /// Decides whether a fault of this probability occurs now.
     fn occurs(&self, probability: f64) -> bool {
         const SIDES: u64 = 1 << 32;
         // A probability outside 0..=1 saturates; NaN never occurs.

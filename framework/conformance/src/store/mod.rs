@@ -71,6 +71,31 @@ pub trait Fixture {
 ///
 /// It is needed for stores whose [`leases`](whizbang_core::store::Store::leases) are not `None`. The two instances may be in one
 /// process, but must not share anything except the data.
+///
+/// ```
+/// use std::sync::Arc;
+/// use futures_util::future::{BoxFuture, ready};
+/// use whizbang::clock::Clock;
+/// use whizbang::store::{Store, memory::MemoryStore};
+/// use whizbang::testing::store::{Fixture, SharedFixture};
+///
+/// struct Shared(MemoryStore);
+///
+/// impl Fixture for Shared {
+///     fn store(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+///         Box::pin(ready(Arc::new(self.0.clone()) as Arc<dyn Store>))
+///     }
+/// }
+///
+/// impl SharedFixture for Shared {
+///     fn second(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+///         self.store()
+///     }
+/// }
+///
+/// whizbang::lease_suite!(Shared(MemoryStore::shared(&Clock::system())));
+/// # fn main() {}
+/// ```
 pub trait SharedFixture: Fixture {
     /// Opens the store as another node does: a second instance over the same data, beside the first.
     fn second(&self) -> BoxFuture<'_, Arc<dyn Store>>;

@@ -58,6 +58,19 @@ pub use verified::{encode_command_verified, encode_reply_verified, encode_verifi
 ///
 /// Derived with `#[derive(Command)]`, `#[derive(Event)]`, `#[derive(Query)]` or `#[derive(Document)]`. Lists such as
 /// `handles(…)` accept derived messages only.
+///
+/// ```
+/// use whizbang::doc_fixtures::{Account, Bank, Deposit};
+/// use whizbang::message::{Codec, Domain, Kind, Message};
+///
+/// assert_eq!((<Bank as Domain>::NAME, Deposit::NAME, Deposit::VERSION), ("bank", "Deposit", 1));
+/// assert_eq!(Deposit::KIND, Kind::Command);
+///
+/// let mut bytes = Vec::new();
+/// Deposit { account: "ada".into(), cents: 500 }.encode(Codec::Json, &mut bytes)?;
+/// assert_eq!(bytes, br#"{"account":"ada","cents":500}"#);
+/// # Ok::<_, whizbang::message::CodecError>(())
+/// ```
 pub trait Message: Sized + Send + 'static {
     /// The domain to which this message belongs.
     type Domain: Domain;

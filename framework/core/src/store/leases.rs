@@ -43,6 +43,17 @@ impl serde::Serialize for MemberId {
 }
 
 /// A node of a service, as the other nodes see it in the store.
+///
+/// ```
+/// use whizbang::message::Name;
+/// use whizbang::store::{Member, MemberId};
+///
+/// let member = Member::new(MemberId::from_u128(7), Name::from_static("bank")?, "host 3, process 4711");
+/// assert!(!member.is_draining);
+/// // The lease of a node that stops is renewed as this, so that the others take its shards.
+/// assert!(member.draining().is_draining);
+/// # Ok::<_, whizbang::message::NameError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Member {
@@ -128,6 +139,47 @@ impl Leases {
 /// Leases on the shards of a service. Implementations pass the suite in `whizbang::testing::store`.
 ///
 /// The futures may be dropped at any time; a write that has begun may then still complete.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+///
+/// use futures_util::future::BoxFuture;
+/// use whizbang::message::ShardId;
+/// use whizbang::store::{CommitListener, Epoch, Leases, Member, MemberId, ShardHandle, ShardLeases, StoreError};
+///
+/// /// The leases of another store, at least a minute long.
+/// struct LongLeases(Arc<dyn ShardLeases>);
+///
+/// impl ShardLeases for LongLeases {
+///     fn renew<'a>(&'a self, member: &'a Member, ttl: Duration) -> BoxFuture<'a, Result<Leases, StoreError>> {
+///         self.0.renew(member, ttl.max(Duration::from_secs(60)))
+///     }
+///
+///     fn open<'a>(
+///         &'a self,
+///         member: MemberId,
+///         shard: &'a ShardId,
+///         shards: u16,
+///         listener: Arc<dyn CommitListener>,
+///     ) -> BoxFuture<'a, Result<Option<ShardHandle>, StoreError>> {
+///         self.0.open(member, shard, shards, listener)
+///     }
+///
+///     fn release<'a>(
+///         &'a self,
+///         member: MemberId,
+///         shard: &'a ShardId,
+///         epoch: Epoch,
+///     ) -> BoxFuture<'a, Result<(), StoreError>> {
+///         self.0.release(member, shard, epoch)
+///     }
+///
+///     fn leave(&self, member: MemberId) -> BoxFuture<'_, Result<(), StoreError>> {
+///         self.0.leave(member)
+///     }
+/// }
+/// ```
 pub trait ShardLeases: Send + Sync {
     /// Registers the member or renews its lease: for `ttl` from now, by the store's clock, no other member may take its
     /// shards. Returns the leases of the member's service after the renewal. A lease that had expired is renewed as well;

@@ -1,6 +1,21 @@
 //! Encodes records. The only allocation is the growth of the buffer.
 //!
 //! The caller reserves the [bound](turn_bound) before it encodes, so that a record is in one piece of memory.
+//!
+//! # The record of a turn
+//! In this order; the parts in brackets are present if their flag is set:
+//!
+//! ```text
+//! head: format, kind, number of the shard, epoch
+//! flags: one byte
+//! link to the previous turn of the stream, actor type, key, number, version
+//! [time], position, id, [correlation], [trace context], mark
+//! [reply codec and reply]
+//! [link to the previous events, events]   [outbox]   [timers]   [headers and notes]
+//! ```
+//!
+//! Numbers take as many bytes as they need. A link is a distance to an earlier record and not a location, so it is short for
+//! the frequent case.
 
 use super::envelope::{self, Given};
 use super::layout::{
@@ -41,6 +56,8 @@ pub struct Sent {
 }
 
 /// Returns an upper bound for the size of a turn's record. Cheap: it only adds up lengths.
+///
+/// The bound is not exact: numbers count with their greatest length.
 pub fn turn_bound(turn: &Turn<'_>) -> usize {
     let mut bound = 256 + turn.actor.len() + turn.key.len() + turn.reply.len() + turn.traceparent.map_or(0, str::len);
     bound += match turn.mark {
@@ -84,6 +101,8 @@ fn source_bound(source: &Source) -> usize {
 }
 
 /// Appends the record of a turn.
+///
+/// Parts that are empty take no bytes. The time is left out if it is that of the id, which is the normal case.
 pub fn write_turn(into: &mut Vec<u8>, turn: &Turn<'_>, place: &RecordContext<'_>) {
     let mut flags = 0;
     for (is, flag) in [
@@ -274,6 +293,8 @@ fn encode_source(into: &mut Vec<u8>, source: &Source) {
 }
 
 /// Appends the record of a watermark.
+///
+/// It is written if a source advances without a turn, so that its messages are not delivered again after a restart.
 pub fn write_advance(into: &mut Vec<u8>, watermark: &Watermark, tag: u32, epoch: Epoch) {
     write_head(into, KIND_ADVANCE, tag, epoch);
     encode_source(into, &watermark.source);
@@ -281,6 +302,8 @@ pub fn write_advance(into: &mut Vec<u8>, watermark: &Watermark, tag: u32, epoch:
 }
 
 /// Appends the record of a destination's progress.
+///
+/// After it, the entries up to `through` are no longer part of the outbox.
 pub fn write_sent(into: &mut Vec<u8>, to: &ShardId, through: u64, tag: u32, epoch: Epoch) {
     write_head(into, KIND_SENT, tag, epoch);
     encode::text(into, &to.domain);

@@ -1,7 +1,11 @@
 //! The snapshot policy of an actor type: how often its state is saved, and under which schema.
 //!
-//! Created once for each type, with its handler table. The policy bounds both costs: the turns that an activation reads, and the
-//! bytes that snapshots write.
+//! Created once for each type, with its [handler table](super::handler_table). Asked by the [snapshots](super::snapshots) of each
+//! actor after a turn.
+//!
+//! A snapshot saves the work of reading turns and costs the work of writing a state. Both are bounded: an activation reads at most
+//! the turns between two snapshots, and a large state is written less often. A stored snapshot of another schema is ignored; the
+//! actor is then loaded from its first turn, which is slow and never wrong.
 
 use std::sync::Arc;
 
@@ -12,8 +16,8 @@ use whizbang_core::user_code::user_code;
 /// long as one flush of a disk, and the state is written once for that many. Akka recommends 100 to 1,000.
 const DEFAULT_EVERY: u32 = 200;
 
-/// A state of more bytes than this per turn since its last snapshot waits for more turns, unless the type gives a
-/// number. The bytes written by snapshots therefore stay below this per turn, regardless of the size of the state.
+/// The bytes that snapshots may write per turn, unless the type gives a number of turns. A state of 256 KB is thus saved
+/// after 1,000 turns, not after 200.
 const BYTES_PER_TURN: usize = 256;
 
 /// Set in the schema of a snapshot whose type gives none; the other bits are derived from the shape of the state.
@@ -38,15 +42,19 @@ pub enum Snapshots {
 
 /// The snapshot policy of one actor type.
 pub(crate) struct SnapshotPolicy {
+    /// The least number of turns between two snapshots.
     every: u64,
     /// True if a large state is saved less often.
     scales_with_size: bool,
+    /// The number that a snapshot must have to be loaded.
     pub(super) schema: u32,
 }
 
 impl SnapshotPolicy {
-    /// Returns the policy of the type; `None` if it keeps no snapshots. Runs the `Deserialize` of the state without a
-    /// value.
+    /// Returns the policy of the type; `None` if it keeps no snapshots.
+    ///
+    /// `shape` traces the shape of the state: it runs the user's `Deserialize` with made-up values. A panic in it means that the
+    /// type keeps no snapshots.
     pub(super) fn of(setting: Snapshots, is_coded: bool, shape: fn() -> Option<Arc<Shape>>) -> Option<Self> {
         if !is_coded {
             return None;
@@ -63,19 +71,18 @@ impl SnapshotPolicy {
             }
         }
     }
+
+    /// Returns the number of the turn after which the next snapshot is due. The last one was taken after `turn` and has `bytes`
+    /// bytes.
+    pub(super) fn next(&self, turn: u64, bytes: usize) -> u64 {
+        let least_for_size = if self.scales_with_size { (bytes / BYTES_PER_TURN) as u64 } else { 0 };
+        turn.saturating_add(self.every.max(least_for_size))
+    }
 }
 
 /// Returns a hash of a text that is the same in every build: FNV-1a.
 fn fnv1a(text: &str) -> u32 {
     text.bytes().fold(0x811C_9DC5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
-}
-
-impl SnapshotPolicy {
-    /// Returns the turn of the snapshot after one of `bytes` bytes at `turn`.
-    pub(super) fn next(&self, turn: u64, bytes: usize) -> u64 {
-        let paid_by = if self.scales_with_size { (bytes / BYTES_PER_TURN) as u64 } else { 0 };
-        turn.saturating_add(self.every.max(paid_by))
-    }
 }
 
 #[cfg(test)]

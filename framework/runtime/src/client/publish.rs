@@ -19,6 +19,25 @@ use whizbang_core::message::{CodecError, Coded, Envelope, Fingerprint, Key, Kind
 ///
 /// Nothing happens before the first poll. Dropping it afterwards does not cancel the publication. It is retried as
 /// [`Client`] describes. See [`Client::publish`] for an example.
+///
+/// ```
+/// use std::time::Duration;
+/// use whizbang::prelude::*;
+///
+/// #[derive(Domain)]
+/// struct Plant;
+///
+/// #[derive(Event, Serialize, Deserialize)]
+/// #[event(domain = Plant)]
+/// struct Measured { celsius: i32 }
+///
+/// # whizbang::derive::block_on(async {
+/// let node = Node::builder("plant", MemoryStore::new()).publishes::<Measured>().start().await?;
+/// let measured = node.client().publish("boiler", Measured { celsius: 81 });
+/// measured.idempotency_key("line 4711").header("sensor", "b7").deadline(Duration::from_secs(5)).await?;
+/// node.stop().await
+/// # }).unwrap();
+/// ```
 #[must_use = "futures do nothing unless you `.await` them"]
 pub struct PublishEvent(State);
 

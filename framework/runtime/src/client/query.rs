@@ -19,6 +19,38 @@ use whizbang_core::store::StoreError;
 ///
 /// Nothing happens before the first poll. A query has no effect, so dropping it is harmless. It is retried as
 /// [`Client`] describes. [`Projection`](crate::Projection) and [`Answer`](crate::Answer) have examples.
+///
+/// ```
+/// # use whizbang::doc_fixtures::*;
+/// # use std::time::Duration;
+/// use whizbang::prelude::*;
+///
+/// #[derive(Query, Serialize, Deserialize)]
+/// #[query(domain = Bank, reply = u64)]
+/// struct TotalCents;
+///
+/// #[derive(Projection, Default, Serialize, Deserialize)]
+/// #[projection(projects(Deposited), answers(TotalCents))]
+/// struct Totals { cents: u64 }
+/// #
+/// # impl Project<Deposited> for Totals {
+/// #     fn project(&mut self, deposited: &Deposited, _: &EventContext) {
+/// #         self.cents += deposited.cents;
+/// #     }
+/// # }
+/// # impl Answer<TotalCents> for Totals {
+/// #     fn answer(&self, _: TotalCents) -> u64 {
+/// #         self.cents
+/// #     }
+/// # }
+///
+/// # whizbang::derive::block_on(async {
+/// let node = Node::builder("bank", MemoryStore::new()).projection::<Totals>().aggregate::<Account>().start().await?;
+/// let cents = node.client().query(TotalCents).deadline(Duration::from_secs(5)).no_retry().await?;
+/// assert_eq!(cents, 0);
+/// node.stop().await
+/// # }).unwrap();
+/// ```
 #[must_use = "futures do nothing unless you `.await` them"]
 pub struct SendQuery<Q: Query>(QueryState<Q>);
 

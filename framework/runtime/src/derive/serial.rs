@@ -1,7 +1,15 @@
 //! Fallbacks of the prelude's `Serialize` and `Deserialize` for a type on which serde's own derive reported an error.
 //!
-//! Called by derived code. The functions that serde's derive generates shadow both; without them its one error would be
-//! followed by a second.
+//! Called by derived code, which has the trait in scope:
+//!
+//! ```text
+//! use ::whizbang::derive::serial::Serialized as _;
+//! __WhizbangDeposit::serialize(self, to)
+//! ```
+//!
+//! If serde's derive succeeds, `__WhizbangDeposit` has a function `serialize` of its own, and the compiler prefers it to that of a
+//! trait. If it fails, it has reported its error and generated nothing. The function of the trait is then called, so that no second
+//! error about a missing function follows.
 
 use serde::de::{Deserializer, Error as _};
 use serde::ser::{Error as _, Serializer};

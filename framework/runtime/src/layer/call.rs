@@ -6,6 +6,19 @@ use whizbang_core::message::{
 };
 
 /// The call of a handler or a job with a message, or the request of a client, as [layers](super::Layer) see it.
+///
+/// ```
+/// use whizbang::layer::{Call, CallOutcome, Layer};
+///
+/// /// Writes each handled message and its outcome.
+/// struct Journal;
+///
+/// impl Layer for Journal {
+///     fn after(&self, call: &Call<'_>, outcome: CallOutcome<'_>) {
+///         println!("{}.{} for `{}`: {outcome:?}", call.domain(), call.name(), call.key());
+///     }
+/// }
+/// ```
 pub struct Call<'a> {
     pub(crate) handler: &'a str,
     pub(crate) domain: &'a str,

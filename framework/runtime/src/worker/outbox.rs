@@ -329,6 +329,31 @@ impl std::fmt::Debug for JobOutbox {
 }
 
 /// A command that is sent when its job is done.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use whizbang::doc_fixtures::{Bank, Deposit};
+/// use whizbang::prelude::*;
+///
+/// #[derive(Command, Serialize, Deserialize)]
+/// #[command(domain = Bank)]
+/// struct Reward { #[key] account: String }
+///
+/// #[derive(Worker)]
+/// #[worker(domain = Bank, performs(Reward))]
+/// struct Rewards;
+///
+/// impl Perform<Reward> for Rewards {
+///     async fn perform(&self, reward: Reward, job: Job) -> Result<(), WorkError> {
+///         let deposit = job.send(Deposit { account: reward.account, cents: 100 });
+///         // A day later, with a header of its own. Every attempt of the job gives the same id.
+///         let deposit = deposit.header("reason", "reward").after(Duration::from_secs(24 * 3600));
+///         println!("the deposit has the id {}", deposit.id());
+///         Ok(())
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 pub struct SentByJob<'a> {
     outbox: &'a JobOutbox,

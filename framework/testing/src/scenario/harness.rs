@@ -39,13 +39,17 @@ const BEGIN: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 pub(super) struct Harness<A: Stateful> {
     /// The tasks of the actor run here, while a step is performed.
     tasks: LocalSet,
+    /// The runtime on which turns run. Its time is paused, so nothing waits for real.
     runtime: tokio::runtime::Runtime,
     /// The clock of the actor. It stands still between steps.
     clock: Clock,
+    /// The handle with which the scenario advances the clock.
     manual_clock: ManualClock,
     /// Ids from a fixed seed, so that reports are the same in each run.
     ids: IdSource,
+    /// The name of the actor type.
     actor: Name,
+    /// The name of the domain of the actor.
     domain: Name,
     /// The key, and the shard and dispatcher opened for it.
     opened: Option<OpenedActor>,
@@ -57,13 +61,17 @@ pub(super) struct Harness<A: Stateful> {
     unreplied: Vec<Envelope>,
     /// The steps so far, for the report of a failure.
     steps: Vec<String>,
+    /// The actor's type, of which the harness has no value.
     type_of_actor: PhantomData<fn() -> A>,
 }
 
 /// The actor's shard and dispatcher. Opened once the key, and with it the shard, is known.
 struct OpenedActor {
+    /// The key of the scenario; all steps are about it.
     key: String,
+    /// The shard of the key, in a store in memory.
     shard: Rc<OwnedShard>,
+    /// The dispatcher of the actor's type, as a node has one.
     dispatcher: Rc<Dispatcher>,
 }
 
@@ -81,6 +89,7 @@ impl SequenceTracker for NoTracker {
 }
 
 impl<A: Stateful> Harness<A> {
+    /// Creates a harness without a key. The first step that names one opens its shard.
     pub(super) fn new() -> Self {
         let (clock, manual_clock) = Clock::manual(BEGIN);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
@@ -107,6 +116,7 @@ impl<A: Stateful> Harness<A> {
         format!("\n{} `{key}`\n  {}\n", A::NAME, self.steps.join("\n  "))
     }
 
+    /// Fails the test with all steps so far and the difference.
     #[track_caller]
     fn fail(&self, difference: &str) -> ! {
         super::fail(&self.report(), difference)
@@ -228,11 +238,13 @@ impl<A: Stateful> Harness<A> {
         }
     }
 
+    /// Advances the clock. Timers that become due do not fire by themselves.
     pub(super) fn advance(&mut self, span: Duration) {
         self.steps.push(format!("after {span:?}"));
         self.manual_clock.advance(span);
     }
 
+    /// Encodes a message as a caller outside the cluster does. Fails the test if that is not possible.
     fn envelope<M: Message>(&mut self, message: &M) -> Envelope {
         let mut payload = Vec::new();
         if let Err(error) = message.encode(M::Domain::CODEC, &mut payload) {
@@ -257,6 +269,7 @@ impl<A: Stateful> Harness<A> {
         (Rc::new(source), *sequence)
     }
 
+    /// Handles a command, whose key becomes that of the scenario.
     #[track_caller]
     pub(super) fn when<C: Command>(&mut self, command: &C) -> Step {
         self.set_key(command.key().as_str());
@@ -265,6 +278,7 @@ impl<A: Stateful> Harness<A> {
         self.step(Action::Handle, envelope, DedupKey::MessageId)
     }
 
+    /// Handles an event of another stream, or of the own one if `from` is empty.
     #[track_caller]
     pub(super) fn on<E: Event>(&mut self, from: &str, event: &E) -> Step {
         self.steps.push(format!("on    {}", describe(event)));
@@ -303,6 +317,8 @@ impl<A: Stateful> Harness<A> {
         self.step(Action::React, envelope, DedupKey::Sequence { source, sequence, tracker: Rc::new(NoTracker) })
     }
 
+    /// Handles the reply to the last command of this type that the actor has sent and that has no reply yet. Fails the test
+    /// if there is none.
     #[track_caller]
     pub(super) fn on_reply<C: Command>(&mut self, reply: &Result<C::Reply, Rejection>) -> Step {
         let is_command = |sent: &Envelope| sent.name.as_str() == C::NAME && sent.domain.as_str() == C::Domain::NAME;
@@ -333,6 +349,8 @@ impl<A: Stateful> Harness<A> {
         self.step(Action::Reply, envelope, DedupKey::Sequence { source, sequence, tracker: Rc::new(NoTracker) })
     }
 
+    /// Fires the timer of a type, or the one with an own name. It must be set and due; the clock is advanced to its time if
+    /// it is not.
     #[track_caller]
     pub(super) fn fire_timer<T: Document>(&mut self, own_name: Option<&str>) -> Step {
         let stored = timer_name::<A, T>();

@@ -112,6 +112,7 @@ pub struct NoCommand;
 pub struct Scenario<A: Stateful, C = NoCommand> {
     /// The actor and its last step.
     run: Run<A>,
+    /// The type of the command whose reply is expected next.
     command: PhantomData<fn(C)>,
 }
 
@@ -123,7 +124,9 @@ impl<A: Stateful, C> std::fmt::Debug for Scenario<A, C> {
 
 /// The actor, and the effects of its last turn.
 struct Run<A: Stateful> {
+    /// The actor and everything around it.
     harness: Harness<A>,
+    /// The last step, whose effects are not compared yet.
     step: Option<Step>,
 }
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::step_log::{Cause, CommittedTurn, End, Phase};
+use super::committed_turn::{Cause, CommittedTurn, End, Phase};
 use whizbang_core::message::{Command, Domain, Event, Message};
 use whizbang_runtime::actor::stored_timer;
 use whizbang_runtime::router::{ActorCard, MessageCard};
@@ -34,11 +34,17 @@ pub struct ActorCoverage {
 /// A transition between two states. A state is named after the last recorded event.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Edge {
+    /// The state before, named after the last recorded event. `None` before the first.
     pub(super) from: Option<String>,
+    /// The state after. `None` if nothing has been recorded yet.
     pub(super) to: Option<String>,
+    /// The message or timer that caused the transition.
     pub(super) cause: Cause,
+    /// The phase of the saga before the transition.
     pub(super) phase: Phase,
+    /// The effects beside events, for the label: sent commands and timers.
     pub(super) effects: String,
+    /// The end of the saga, if this transition ends it.
     pub(super) ends: Option<End>,
 }
 
@@ -82,6 +88,7 @@ impl ActorCoverage {
         add(&mut self.sent, &other.sent);
     }
 
+    /// Returns the path of all causes that match.
     fn path(&self, label: String, matches_cause: impl Fn(&Cause) -> bool + 'static) -> CoveragePath<'_> {
         CoveragePath { actor: self, label, matches_cause: Box::new(matches_cause), phase: None }
     }
@@ -159,6 +166,7 @@ impl ActorCoverage {
         self.ends.get(&End::Compensated).copied().unwrap_or(0)
     }
 
+    /// Returns the number of turns with a matching cause, in one phase or in all of them.
     fn count(&self, matches_cause: impl Fn(&Cause) -> bool, phase: Option<Phase>) -> u64 {
         let handled = self
             .handled
@@ -188,6 +196,7 @@ impl ActorCoverage {
         causes
     }
 
+    /// Returns true for a saga, which has phases; other actors are always open.
     fn is_saga(&self) -> bool {
         self.card.role == "saga"
     }
@@ -239,16 +248,35 @@ impl Phase {
     }
 }
 
+/// Returns the domain and the name of a message, as the step log has them.
 fn full_name<M: Message>() -> String {
     format!("{}.{}", M::Domain::NAME, M::NAME)
 }
 
 /// A path: one kind of message to one actor type, counted over all runs.
+///
+/// ```
+/// # use whizbang::doc_fixtures::*;
+/// use whizbang::testing::Sim;
+///
+/// let run = Sim::new(7).service("bank", |node| node.aggregate::<Account>()).run(async |world| {
+///     world.send(Deposit { account: "ada".into(), cents: 500 }).await.unwrap();
+/// });
+/// let coverage = run.unwrap().coverage;
+/// let account = coverage.of::<Account>();
+/// account.command::<Deposit>().while_open().at_least(1);
+/// account.rejects::<Deposit>().never_reached();
+/// assert_eq!(account.event::<Deposited>().count(), 0, "it reacts to no event");
+/// ```
 #[must_use = "a path does nothing until it is counted or checked"]
 pub struct CoveragePath<'a> {
+    /// The actor whose turns are counted.
     actor: &'a ActorCoverage,
+    /// The name of the path for failures, such as `handles bank.Deposit`.
     label: String,
+    /// Selects the causes that belong to the path.
     matches_cause: Box<dyn Fn(&Cause) -> bool>,
+    /// The phase to which the path is restricted. `None` counts all.
     phase: Option<Phase>,
 }
 

@@ -22,6 +22,7 @@ use {
 /// Small segments and checkpoints, so that their borders are reached often.
 #[cfg(feature = "embedded")]
 const SEGMENT_BYTES: u64 = 16 * 1024;
+/// The size of the log in bytes after which the store on disk saves a checkpoint. Small, so that runs have several.
 #[cfg(feature = "embedded")]
 const CHECKPOINT_BYTES: u64 = 4 * 1024;
 
@@ -40,13 +41,16 @@ pub(super) enum Backend {
 /// The store on disk, on a simulated disk.
 #[cfg(feature = "embedded")]
 pub(super) struct OnDisk {
+    /// The disk, which survives the store.
     image: DiskImage,
     /// The open store, and the generation of the disk in which it was opened.
     store: Mutex<Option<(u64, Arc<EmbeddedStore>)>>,
+    /// The source of the seeds of stores, one for each opening.
     seeds: Mutex<IdSource>,
 }
 
 impl Backend {
+    /// Creates a backend in memory, whose commits the simulation decides.
     pub(super) fn memory() -> Self {
         let (store, commit_control) = MemoryStore::faulty();
         Self::Memory(store, commit_control)
@@ -59,6 +63,7 @@ impl Backend {
         Self::Memory(store, commit_control)
     }
 
+    /// Creates a backend on an empty simulated disk.
     #[cfg(feature = "embedded")]
     pub(super) fn on_disk(rng: &IdSource) -> Self {
         Self::OnDisk(OnDisk {
@@ -125,6 +130,10 @@ impl Backend {
         }
     }
 
+    /// Returns the open store.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`] between a crash and the next opening of the store on disk.
     fn store(&self) -> Result<Arc<dyn Store>, StoreError> {
         match self {
             Self::Memory(store, _) => Ok(Arc::new(store.clone())),
@@ -136,6 +145,7 @@ impl Backend {
         }
     }
 
+    /// As [`Store::open`].
     pub(super) async fn open(
         &self,
         id: &ShardId,
@@ -145,26 +155,32 @@ impl Backend {
         self.store()?.open(id, shards, listener).await
     }
 
+    /// As [`Store::read`].
     pub(super) async fn read(&self, shard: &ShardId) -> Result<Option<Arc<dyn ShardReader>>, StoreError> {
         self.store()?.read(shard).await
     }
 
+    /// As [`Store::view`].
     pub(super) async fn view(&self, projection: &Name) -> Result<Option<View>, StoreError> {
         self.store()?.view(projection).await
     }
 
+    /// As [`Store::claim_view`].
     pub(super) async fn claim_view(&self, projection: &Name) -> Result<Epoch, StoreError> {
         self.store()?.claim_view(projection).await
     }
 
+    /// As [`Store::save_view`].
     pub(super) async fn save_view(&self, projection: &Name, epoch: Epoch, view: View) -> Result<(), StoreError> {
         self.store()?.save_view(projection, epoch, view).await
     }
 
+    /// As [`Store::catalog`].
     pub(super) async fn catalog(&self) -> Result<Option<Catalog>, StoreError> {
         self.store()?.catalog().await
     }
 
+    /// As [`Store::replace_catalog`].
     pub(super) async fn replace_catalog(
         &self,
         expected: Option<Catalog>,
@@ -173,10 +189,12 @@ impl Backend {
         self.store()?.replace_catalog(expected, entries).await
     }
 
+    /// As [`Store::identity`].
     pub(super) async fn identity(&self) -> Result<Option<StoreIdentity>, StoreError> {
         self.store()?.identity().await
     }
 
+    /// As [`Store::replace_identity`].
     pub(super) async fn replace_identity(
         &self,
         expected: StoreIdentity,

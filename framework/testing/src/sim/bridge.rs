@@ -21,10 +21,16 @@ use whizbang_core::message::Name;
 pub(super) const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 /// The bridge of one simulated node.
 pub(super) struct SimulatedBridge {
+    /// The broker that carries all packets.
     pub(super) broker: Broker,
+    /// The index of the service in the cluster.
     pub(super) service: usize,
+    /// The index of the node in its service.
     pub(super) seat: usize,
+    /// The store of the node, to see which shards it owns. `None` for the node of the clients, which has no store that others
+    /// see.
     pub(super) store: Option<SimStore>,
+    /// The link while the node is attached.
     pub(super) link: Mutex<Option<Arc<SimLink>>>,
 }
 
@@ -38,6 +44,7 @@ impl Drop for Publication<'_> {
 }
 
 impl SimulatedBridge {
+    /// Creates a bridge that is not attached.
     pub(super) fn new(broker: Broker, service: usize, seat: usize, store: Option<SimStore>) -> Self {
         Self { broker, service, seat, store, link: Mutex::new(None) }
     }

@@ -38,6 +38,7 @@ pub(super) const DEDUP_WINDOW: Duration = Duration::from_secs(120);
 pub(super) struct StoredPacket {
     /// The service that has published it.
     pub(super) from: usize,
+    /// The shard to which a direct message goes. `None` for an event.
     pub(super) to: Option<ShardId>,
     /// The packet as the wire has it.
     pub(super) packet: Packet,
@@ -46,20 +47,32 @@ pub(super) struct StoredPacket {
 /// The broker of one simulated cluster. Clones refer to the same broker.
 #[derive(Clone)]
 pub(super) struct Broker {
+    /// Everything that changes.
     state: Arc<Mutex<State>>,
+    /// The trace of the run, to which every delivery adds a line.
     pub(super) trace: Trace,
+    /// The counters of faults that took effect.
     pub(super) fault_counts: FaultCounts,
 }
 
+/// The state of the broker. Invariant: it changes only under its lock, on the one thread of the simulation, so each run
+/// changes it in the same order.
 pub(super) struct State {
+    /// The streams and consumers.
     pub(super) model: Model<Arc<StoredPacket>>,
+    /// The links of attached nodes by their numbers.
     pub(super) links: BTreeMap<u64, Arc<SimLink>>,
+    /// The number of the last link. Numbers are never reused.
     last_number: u64,
+    /// The rates of faults at the moment.
     pub(super) profile: FaultProfile,
+    /// The source of all decisions about faults and latency.
     pub(super) rng: IdSource,
+    /// The pairs of services, from and to, between which no packet passes.
     pub(super) partitions: BTreeSet<(usize, usize)>,
     /// Services whose inbound or outbound messages are lost.
     pub(super) inbound_blocked: BTreeSet<usize>,
+    /// The services from which no packet passes.
     pub(super) outbound_blocked: BTreeSet<usize>,
     /// Incremented when all messages in transit are lost.
     pub(super) purge_epoch: u64,
@@ -73,21 +86,26 @@ pub(super) struct State {
     pub(super) dedup_until: Option<Instant>,
     /// The end of a time in which storing may fail half-way.
     pub(super) store_fails_until: Option<Instant>,
+    /// The duplicate window of new streams.
     pub(super) window: Duration,
+    /// The settings of new consumers.
     pub(super) consumers: ConsumerSettings,
     /// Slow services: the end of the slowness and the delay per message. `busy` holds the end of their current work.
     pub(super) slow: BTreeMap<usize, (Instant, Duration)>,
+    /// The services whose nodes refuse requests until a time.
     pub(super) busy: BTreeMap<usize, Instant>,
+    /// One notifier for each stream, for the consumers that wait for its messages.
     notifiers: BTreeMap<String, Arc<Notify>>,
+    /// The crash points of each service.
     crash_points: BTreeMap<usize, CrashPoints>,
     /// The number of messages rejected because they could not be decoded or handled.
     pub(super) rejected: usize,
     /// Called for every message that a node has acknowledged.
     ack_observer: Option<AckObserver>,
     /// The ids of published events, by their position in the log.
-    published: BTreeMap<(ShardId, u64), MessageId>,
+    pub(super) published: BTreeMap<(ShardId, u64), MessageId>,
     /// Commands of clients that the broker lost after accepting them, or that a node rejected.
-    lost: BTreeSet<MessageId>,
+    pub(super) lost: BTreeSet<MessageId>,
     /// The last moment at which all messages were lost.
     pub(super) purged_at: Option<Instant>,
     /// The store that owns each domain. A real broker also keeps claims apart from the streams.
@@ -110,6 +128,7 @@ pub(super) enum StoreOutcome {
 }
 
 impl Broker {
+    /// Creates a broker without streams, links and faults.
     pub(super) fn new(rng: IdSource, trace: Trace, fault_counts: FaultCounts) -> Self {
         let state = State {
             model: Model::default(),
@@ -142,10 +161,12 @@ impl Broker {
         Self { state: Arc::new(Mutex::new(state)), trace, fault_counts }
     }
 
+    /// Locks the state. Never held across an await.
     pub(super) fn state(&self) -> parking_lot::MutexGuard<'_, State> {
         self.state.lock()
     }
 
+    /// Replaces the rates of faults from now on.
     pub(super) fn set_fault_profile(&self, profile: FaultProfile) {
         self.state().profile = profile;
     }
@@ -162,6 +183,7 @@ impl Broker {
         }
     }
 
+    /// Sets the function that sees every acknowledgement, for the rules.
     pub(super) fn observe_acks(&self, ack_observer: AckObserver) {
         self.state().ack_observer = Some(ack_observer);
     }
@@ -206,11 +228,13 @@ impl Broker {
         Arc::clone(self.state().notifiers.entry(stream.to_owned()).or_default())
     }
 
+    /// Wakes all consumers, so that they look at the state again.
     pub(super) fn notify_all(&self) {
         let notifiers: Vec<_> = self.state().notifiers.values().cloned().collect();
         notifiers.iter().for_each(|notifier| notifier.notify_waiters());
     }
 
+    /// Returns true if a fault with an end is over, or if there is none.
     fn is_past(until: Option<Instant>) -> bool {
         until.is_none_or(|until| until <= instant())
     }
@@ -237,6 +261,7 @@ impl Broker {
         InTransit(self.clone(), state.purge_epoch)
     }
 
+    /// Decides whether an event with this rate, in thousandths, happens now. A rate of zero takes no random number.
     fn draws(&self, of_thousand: u16) -> bool {
         of_thousand > 0 && self.state().rng.below(1000) < u64::from(of_thousand)
     }
@@ -281,6 +306,7 @@ impl Broker {
         !link.is_outbound_cut() && !self.state().outbound_blocked.contains(&link.service)
     }
 
+    /// Returns true if no packet passes from one service to the other, and counts the packet that is lost.
     pub(super) fn is_partitioned(&self, from: usize, to: usize) -> bool {
         let is_cut = self.state().partitions.contains(&(from, to));
         if is_cut {
@@ -400,46 +426,6 @@ impl Broker {
         drop(state);
         self.notify_all();
         all
-    }
-
-    pub(super) fn record_published(&self, shard: &ShardId, position: u64, id: MessageId) {
-        self.state().published.insert((shard.clone(), position), id);
-    }
-
-    /// Records that a node rejected a message.
-    pub(super) fn record_rejected(&self, envelope: &Envelope) {
-        self.state().lost.insert(envelope.id);
-    }
-
-    /// Returns whether a command sent at or after `since` may be lost, or was rejected.
-    pub(super) fn may_have_lost(&self, id: MessageId, since: Instant) -> bool {
-        let state = self.state();
-        state.lost.contains(&id) || state.purged_at.is_some_and(|purged_at| purged_at >= since)
-    }
-
-    pub(super) fn published(&self) -> Vec<(ShardId, u64, MessageId)> {
-        let state = self.state();
-        state.published.iter().map(|((shard, position), id)| (shard.clone(), *position, *id)).collect()
-    }
-
-    /// Returns whether no message is in transit, in flight or waiting for delivery.
-    pub(super) fn is_idle(&self) -> bool {
-        let state = self.state();
-        // A new version of a service may no longer subscribe to a stream; its messages stay in the broker.
-        let is_taken = |stream: &str, service: &str| {
-            let consumer = service.rsplit_once("-e").map_or(service, |(shard, _)| shard);
-            let is_of = |link: &&Arc<SimLink>| {
-                link.card.service.as_str() == service || link.is_consumer_of_its_shard(stream, consumer)
-            };
-            let mut links = state.links.values().filter(is_of).peekable();
-            let takes = |link: &Arc<SimLink>| {
-                let mut domains = link.card.subscribes.iter().map(|(domain, ..)| events(domain));
-                let mut owned = link.card.owns.iter().map(|(domain, _)| commands(domain));
-                domains.any(|of| of == stream) || owned.any(|of| of == stream)
-            };
-            links.peek().is_none() || links.any(takes)
-        };
-        state.in_transit == 0 && state.model.unfinished_consumer(is_taken).is_none()
     }
 }
 

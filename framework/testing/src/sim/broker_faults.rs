@@ -25,6 +25,7 @@ impl Broker {
         self.cut_link(link, isolated.then_some(LinkDirection::Both));
     }
 
+    /// Cuts one direction between two services. Packets of that direction are lost and not kept.
     pub(super) fn partition(&self, from: usize, to: usize) {
         self.state().partitions.insert((from, to));
     }
@@ -59,6 +60,7 @@ impl Broker {
         }
     }
 
+    /// Tells the nodes of a service that their connection is back, as the client library of a real broker does.
     fn reconnected(&self, service: usize) {
         for link in self.links_of(service) {
             link.inbound.reconnected();
@@ -122,6 +124,7 @@ impl Broker {
         self.state().store_fails_until = Some(instant() + duration);
     }
 
+    /// Sets the time after which unacknowledged messages are redelivered, for all consumers. `None` restores the default.
     pub(super) fn set_ack_wait(&self, wait: Option<Duration>) {
         let mut state = self.state();
         // With an ack wait of zero, a message would be redelivered forever at one instant.
@@ -131,6 +134,7 @@ impl Broker {
         self.notify_all();
     }
 
+    /// Limits the unacknowledged messages of each consumer. `None` restores the default.
     pub(super) fn set_max_in_flight(&self, limit: Option<usize>) {
         let mut state = self.state();
         state.consumers.max_ack_pending = limit.unwrap_or(MAX_IN_FLIGHT);

@@ -36,12 +36,17 @@ const FUTURE_ID_BACKOFF: Duration = Duration::from_secs(5);
 /// ```
 #[must_use = "futures do nothing unless you `.await` them"]
 pub struct Call<'a, C> {
+    /// The cluster to which the command is sent.
     world: &'a World,
+    /// The command.
     command: C,
+    /// The id; drawn when the call begins without one.
     id: Option<MessageId>,
+    /// The idempotency key, from which the id is computed.
     key: Option<String>,
     /// The time limit of one attempt.
     deadline: Option<Duration>,
+    /// Attempts are repeated until one succeeds or fails for good.
     retrying: bool,
     /// The party that retries inside an attempt.
     mode: AttemptMode,
@@ -157,6 +162,21 @@ impl<'a, C: Command> IntoFuture for Call<'a, C> {
 }
 
 /// A command sent without waiting for a reply. Await it until it is accepted.
+///
+/// ```
+/// # use whizbang::doc_fixtures::*;
+/// use whizbang::testing::Sim;
+///
+/// let run = Sim::new(7).service("bank", |node| node.aggregate::<Account>()).run(async |world| {
+///     let post = || world.post(Deposit { account: "ada".into(), cents: 500 }).idempotency_key("receipt 12");
+///     post().retrying().await.unwrap();
+///     // The same key is the same command: it is not handled twice.
+///     post().await.unwrap();
+///     world.wait_idle().await;
+///     assert_eq!(world.state::<Account>("ada").cents, 500);
+/// });
+/// assert!(run.is_ok());
+/// ```
 #[must_use = "futures do nothing unless you `.await` them"]
 pub struct Post<'a, C>(Call<'a, C>);
 

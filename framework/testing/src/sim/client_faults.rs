@@ -20,10 +20,12 @@ const MAX_DUPLICATE_DELAY: u64 = 3000;
 const WRONG_TIMES: [u64; 2] = [946_684_800_000, 4_102_444_800_000];
 
 impl World {
+    /// Returns the client of the cluster. `None` before its node has started and after it has stopped.
     pub(super) fn client(&self) -> Option<Client> {
         self.0.client.borrow().as_ref().map(whizbang_runtime::node::Node::client)
     }
 
+    /// Tells the step log that a client has sent a command, so that its turn is not taken for a message from nowhere.
     pub(super) fn record_sent(&self, encoded: &EncodedCommand) {
         self.0.step_log.client_sent(encoded.id, encoded.domain, encoded.payload());
     }
@@ -80,6 +82,7 @@ impl World {
         result
     }
 
+    /// Counts an attempt, and begins its waiting time.
     fn attempt_started(&self, encoded: &EncodedCommand) {
         self.0.clients.attempt_started(encoded.id);
         self.0.step_log.attempt_started(encoded.id);

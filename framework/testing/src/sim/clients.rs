@@ -1,6 +1,9 @@
 //! State of the simulated clients: sent commands, received replies, and the client faults that are armed.
 //!
 //! Written by [calls](super::call), read by the [reply checks](super::reply_checks) at the end of a run.
+//!
+//! An acknowledged command is the strongest fact of a run: its effect must be in the store, once, whatever failed. A command
+//! without an answer may have been handled or not, and both are allowed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -20,19 +23,29 @@ use whizbang_runtime::client::SendError;
 /// An encoded command, kept so that it can be sent again.
 #[derive(Clone)]
 pub(super) struct EncodedCommand {
+    /// The id, the same in every attempt.
     pub(super) id: MessageId,
     /// The destination.
     pub(super) domain: &'static str,
+    /// The name of the command's type.
     pub(super) name: &'static str,
+    /// The key of the aggregate.
     pub(super) key: String,
     /// The payload, encoded once: each attempt sends the same bytes.
     pub(super) bytes: Bytes,
+    /// The schema version of the payload.
     version: u32,
+    /// The codec of the domain.
     codec: Codec,
+    /// The number of shards of the domain, to find the shard of the key.
     shards: u16,
 }
 
 impl EncodedCommand {
+    /// Encodes a command once, so that all attempts have the same bytes.
+    ///
+    /// # Errors
+    /// [`SendError::Encode`] if it cannot be encoded.
     pub(super) fn of<C: Command>(id: MessageId, command: &C) -> Result<Self, SendError> {
         let codec = C::Domain::CODEC;
         let mut bytes = Vec::new();
@@ -65,6 +78,7 @@ impl EncodedCommand {
         Self { bytes, ..self.clone() }
     }
 
+    /// Returns the payload for the failure report.
     pub(super) fn payload(&self) -> Payload {
         Payload::new(self.name, self.version, self.codec, self.bytes.clone())
     }
@@ -88,15 +102,18 @@ impl EncodedCommand {
 /// A command with the reply that a client received.
 #[derive(Clone)]
 pub(super) struct AckedCommand {
+    /// The command.
     pub(super) encoded: EncodedCommand,
     /// The encoded reply. Every other reply to the id must have the same bytes.
     pub(super) reply: Bytes,
+    /// The time of the reply.
     pub(super) at: Instant,
 }
 
 /// A command sent without waiting for a reply.
 #[derive(Clone)]
 pub(super) struct Post {
+    /// The command.
     pub(super) encoded: EncodedCommand,
     /// The moment of the first attempt.
     pub(super) started: Instant,
@@ -117,10 +134,13 @@ pub(super) enum ClientFault {
     ShortDeadline(Duration),
 }
 
+/// A client fault that waits for its commands.
 struct ArmedFault {
+    /// The kind of fault.
     client_fault: ClientFault,
     /// The number of commands that it still applies to.
     left: u8,
+    /// The counter of the fault: it has fired once a command met it.
     count: Count,
 }
 
@@ -131,27 +151,36 @@ struct Attempts {
     open: u32,
     /// True if one of them may have had an effect.
     may_have_happened: bool,
+    /// An attempt got no answer, so the command may have been handled or not.
     abandoned: bool,
 }
 
 /// All clients of a cluster.
 pub(super) struct Clients {
+    /// The wall clock of the clients, which faults let jump.
     pub(super) clock: Clock,
+    /// The jumps of that clock, for the checks of expiry.
     pub(super) jumps: ClockJumps,
+    /// All commands that got a reply, in the order of the replies.
     acks: RefCell<Vec<AckedCommand>>,
     /// The index in `acks`, by the id of the command and its target.
     ack_index: RefCell<BTreeMap<(MessageId, &'static str, String), usize>>,
+    /// All posts, in the order of their outcomes.
     posts: RefCell<Vec<Post>>,
+    /// The attempts of each command by its id.
     attempts: RefCell<BTreeMap<MessageId, Attempts>>,
+    /// The faults that have not met enough commands yet.
     armed: RefCell<Vec<ArmedFault>>,
     /// Commands whose ids are reused after their reply.
     reuses: RefCell<BTreeMap<MessageId, Count>>,
+    /// The ends of attempts that run in the background, such as duplicates. A run waits for all of them.
     background: RefCell<Vec<oneshot::Receiver<()>>>,
     /// The number of operators that are about to redrive dead letters.
     operators: Cell<u32>,
 }
 
 impl Clients {
+    /// Creates clients that have sent nothing.
     pub(super) fn new(clock: Clock, jumps: ClockJumps) -> Self {
         Self {
             clock,
@@ -167,10 +196,12 @@ impl Clients {
         }
     }
 
+    /// Returns all commands that got a reply.
     pub(super) fn acks(&self) -> Vec<AckedCommand> {
         self.acks.borrow().clone()
     }
 
+    /// Returns all posts.
     pub(super) fn posts(&self) -> Vec<Post> {
         self.posts.borrow().clone()
     }
@@ -215,6 +246,7 @@ impl Clients {
         self.reuses.borrow_mut().insert(id, count);
     }
 
+    /// Returns the counter of the fault that reuses this id, once.
     pub(super) fn take_reuse(&self, id: MessageId) -> Option<Count> {
         self.reuses.borrow_mut().remove(&id)
     }
@@ -260,6 +292,7 @@ impl Clients {
         attempts.abandoned
     }
 
+    /// Returns true if an attempt of the command ended without an answer.
     pub(super) fn is_abandoned(&self, id: MessageId) -> bool {
         self.attempts.borrow().get(&id).is_some_and(|attempts| attempts.abandoned)
     }

@@ -15,6 +15,7 @@ use whizbang_runtime::router::PlannedCommand;
 struct Step {
     /// The id of the command that the compensation undoes.
     command: MessageId,
+    /// The name of the step's command.
     name: String,
     /// The command that undoes it.
     compensation: PlannedCommand,
@@ -22,7 +23,9 @@ struct Step {
 
 /// A compensating command without a reply.
 struct PendingCompensation {
+    /// The id of the command that compensates.
     command: MessageId,
+    /// Its name.
     name: String,
     /// The command that this one undoes.
     step: MessageId,
@@ -30,7 +33,9 @@ struct PendingCompensation {
 
 /// The state of a saga, updated turn by turn.
 struct Checker<R, S> {
+    /// Decides whether the owner has rejected a command, from its committed reply.
     is_rejected: R,
+    /// Returns the sent messages of a turn.
     sent: S,
     /// The ids of the replies that were handled.
     replies: BTreeSet<MessageId>,

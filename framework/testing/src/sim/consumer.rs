@@ -2,6 +2,13 @@
 //!
 //! Started when a node attaches. Calls the node's [`Inbound`](whizbang_core::bridge::Inbound) and settles each message at the
 //! [broker](super::broker). Undecodable messages are rejected and not redelivered.
+//!
+//! # The path of a message
+//! A pulled message may be lost, delivered twice or delayed, by the rates of the fault profile. It reaches the node after the
+//! latency of the broker, if the link is not cut at that moment. The node answers when its turn is committed; until then the
+//! consumer reports progress, so that the broker does not redeliver. A lost delivery is redelivered after the ack wait.
+//!
+//! A message without latency is handed over without a task, so that messages keep their order.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,6 +34,7 @@ const CAPACITY_POLL: Duration = Duration::from_millis(5);
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(1600);
 /// Delay of the first redelivery. It doubles with each delivery up to [`MAX_REDELIVERY`].
 const FIRST_REDELIVERY: Duration = Duration::from_millis(50);
+/// The longest wait before a rejected message is delivered again.
 const MAX_REDELIVERY: Duration = Duration::from_secs(5);
 /// Maximum time between polls of a missing stream.
 const MISSING_POLL: Duration = Duration::from_secs(5);
@@ -34,14 +42,22 @@ const MISSING_POLL: Duration = Duration::from_secs(5);
 /// The content of a stream.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum StreamKind {
+    /// Commands and replies of one shard or service.
     Direct,
+    /// The events of one domain.
     Events,
 }
 
+/// The receiving side of one stream at one node. Invariant: a message that was handed to the node is settled once, or never
+/// if the node is gone.
 struct SimConsumer {
+    /// The broker from which it pulls.
     broker: Broker,
+    /// The link of the node.
     link: Arc<SimLink>,
+    /// The kind of messages of the stream.
     kind: StreamKind,
+    /// The name of the stream, which is that of the consumer as well.
     stream: String,
     /// The name of the consumer at the broker.
     name: String,
@@ -71,6 +87,7 @@ pub(super) fn begin_shard(broker: &Broker, link: &Arc<SimLink>, shard: &ShardId,
 }
 
 impl SimConsumer {
+    /// Pulls and delivers until the node detaches or is killed, or loses the shard.
     async fn run(self: Arc<Self>) {
         let link = &self.link;
         let notifier = self.broker.notifier(&self.stream);
@@ -108,6 +125,7 @@ impl SimConsumer {
         self.shard.as_ref().is_none_or(|(shard, epoch)| self.link.epoch_of(shard) == Some(*epoch))
     }
 
+    /// Returns the next message that the node can take, or the time until which there is none.
     fn next(&self) -> Result<Delivery<Arc<StoredPacket>>, Wait> {
         let link = &self.link;
         if !self.broker.can_pull(link) {
@@ -199,6 +217,7 @@ impl SimConsumer {
         self.link.decrement(&self.link.in_flight);
     }
 
+    /// Calls the node with a message, unless the link is cut at this moment. The task that settles it ends with the node.
     fn hand_to_node(self: &Arc<Self>, delivery: &Delivery<Arc<StoredPacket>>) {
         let link = &self.link;
         let broker = &self.broker;
@@ -256,6 +275,7 @@ impl SimConsumer {
         });
     }
 
+    /// Ends a message that cannot be decoded: it is counted, shown in the trace, and never delivered again.
     fn reject(self: &Arc<Self>, sequence: u64, reason: &str) {
         let broker = &self.broker;
         broker.trace.add(format_args!("{} rejects {} {sequence}: {reason}", self.link.card.service, self.stream));
@@ -294,9 +314,11 @@ impl SimConsumer {
 enum Wait {
     /// The moment, or a notification if it comes first.
     Until(Option<Instant>),
+    /// The stream does not exist. It may be created again.
     Missing,
 }
 
+/// Waits until a time, or for ever without one.
 async fn sleep_until(wait: Option<Instant>) {
     match wait {
         Some(wait) => tokio::time::sleep_until(wait).await,

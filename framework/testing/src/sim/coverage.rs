@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::actor_coverage::ActorCoverage;
+use super::committed_turn::{Cause, CommittedTurn};
 use super::fault_counts::FaultCount;
-use super::step_log::{Cause, CommittedTurn};
 use super::{CrashPoint, Fault, FaultEvent, InjectedFault, WaitTimes};
 use whizbang_core::message::Domain;
 use whizbang_runtime::actor::Stateful;
@@ -21,11 +21,17 @@ use whizbang_runtime::router::Manifest;
 /// was compensating, and after its end.
 #[derive(Clone, Debug, Default)]
 pub struct Coverage {
+    /// The number of merged runs.
     runs: u64,
+    /// The number of events that faults caused, by their kind.
     fault_events: BTreeMap<FaultEvent, u64>,
+    /// The number of crashes of nodes.
     crashes: u64,
+    /// The number of faults that were requested and that fired, by their names.
     faults: BTreeMap<String, FaultCount>,
+    /// The waiting times of messages.
     wait_times: WaitTimes,
+    /// The coverage of each actor, by the names of its domain and its type.
     pub(super) actors: BTreeMap<(String, String), ActorCoverage>,
 }
 

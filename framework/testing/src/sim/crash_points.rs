@@ -29,6 +29,7 @@ impl CrashPoint {
     /// The crash points that every service has, with or without workers.
     pub(super) const COMMON: [Self; 4] = [Self::Commit, Self::Publication, Self::Delivery, Self::Acknowledgement];
 
+    /// Returns the point in words, for traces.
     pub(super) const fn describe(self) -> &'static str {
         match self {
             Self::Commit => "a commit",
@@ -45,6 +46,8 @@ impl CrashPoint {
 pub(super) struct CrashPoints(Arc<[Notify; 5]>, Arc<AtomicUsize>);
 
 impl CrashPoints {
+    /// Tells the faults that wait for this point that the node of the running task has reached it. Does nothing if none
+    /// waits.
     pub(super) fn reach(&self, point: CrashPoint) {
         if let Some(node) = NodeTasks::current() {
             self.1.store(node, Ordering::Relaxed);
@@ -62,6 +65,7 @@ impl CrashPoints {
         self.notifier(point).notified().await;
     }
 
+    /// Returns the notifier of a point.
     fn notifier(&self, point: CrashPoint) -> &Notify {
         let [commit, publication, delivery, acknowledgement, job] = &*self.0;
         match point {

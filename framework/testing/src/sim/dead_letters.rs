@@ -20,7 +20,9 @@ const MAX_POLLS: u32 = 2_400;
 
 /// The result of looking for a dead letter.
 enum DeadLetterLookup {
+    /// The dead letter is listed.
     Found(Box<DeadLetter>),
+    /// It is not listed, or no longer.
     Missing,
     /// No node is running.
     Unknown,
@@ -77,6 +79,7 @@ impl World {
         self.report_violation(format!("dead-letters: {message} is still a dead letter after all operator actions"));
     }
 
+    /// Does what an operator does with a dead letter, and writes the outcome into the trace.
     async fn perform_action(&self, service: usize, dead_letter: &DeadLetter, action: OperatorAction) {
         let result = match action {
             OperatorAction::Redrive => self.redrive(service, dead_letter).await,

@@ -4,6 +4,11 @@
 //! first attempt, to the commit of the turn that handles it; for a worker it ends with the first attempt of the job. Disturbances
 //! of the whole cluster delay all messages, so only undisturbed ones count. Failing user code is not a disturbance: it is what
 //! makes keys stuck.
+//!
+//! # What counts
+//! A waiting time is a violation if it exceeds [`MAX_WAIT`], the key of the message is not stuck, and no disturbance overlaps
+//! it. A partition, a pause or a crash is a disturbance, from its beginning until a minute after its end. A message that was
+//! never handled is found at the end of the run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -35,6 +40,7 @@ pub struct WaitTimes {
 }
 
 impl WaitTimes {
+    /// Adds the waiting times of another run.
     pub(super) fn merge(&mut self, other: &Self) {
         self.measured += other.measured;
         self.beside_stuck += other.beside_stuck;
@@ -62,6 +68,7 @@ pub(super) struct Delays {
 }
 
 impl Delays {
+    /// Returns the waiting times that were measured so far.
     pub(super) fn wait_times(&self) -> WaitTimes {
         self.waits
     }
@@ -109,6 +116,7 @@ impl Delays {
         violation
     }
 
+    /// Records that a key is stuck: a message of it has failed and is tried again later.
     pub(super) fn mark_stuck(&mut self, shard: &ShardId, actor: &Name, key: &str) {
         self.stuck.insert((shard.domain.clone(), actor.clone(), key.to_owned()));
     }
@@ -148,6 +156,7 @@ impl Delays {
         )
     }
 
+    /// Returns the stuck keys for a failure, separated by commas.
     fn stuck_keys(&self) -> String {
         let keys = self.stuck.iter().map(|(domain, actor, key)| format!("{domain}.{actor} `{key}`"));
         keys.collect::<Vec<_>>().join(", ")

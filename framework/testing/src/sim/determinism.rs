@@ -25,11 +25,14 @@ fn first_difference(one: &str, other: &str) -> Option<String> {
 
 /// The outcome of a run: its trace and its violation, if any.
 pub(super) struct CaseOutcome<'a> {
+    /// The trace of the run, which must be the same byte for byte.
     pub(super) trace: &'a str,
+    /// The violated rule, if any.
     pub(super) violation: Option<&'a RuleViolation>,
 }
 
 impl<'a> CaseOutcome<'a> {
+    /// Returns what is compared of a run.
     pub(super) fn of(outcome: &'a Result<Run, RuleViolation>) -> Self {
         match outcome {
             Ok(run) => Self { trace: &run.trace, violation: None },

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::actor_coverage::{ActorCoverage, Edge};
+use super::committed_turn::Phase;
 use super::coverage::Coverage;
-use super::step_log::Phase;
 
 /// The initial state, and the final state of sagas.
 const TERMINAL: &str = "[*]";
@@ -38,6 +38,7 @@ impl ActorCoverage {
         edge.from == edge.to && edge.effects.is_empty()
     }
 
+    /// Returns the label of a transition: its cause, and its effects after a slash.
     fn label(&self, edge: &Edge) -> String {
         let cause = edge.cause.describe(&self.domain);
         if edge.effects.is_empty() { cause } else { format!("{cause} / {}", edge.effects) }
@@ -95,6 +96,7 @@ impl ActorCoverage {
     }
 }
 
+/// Returns a name that Mermaid accepts as an identifier.
 fn mermaid_id(name: &str) -> String {
     if name == TERMINAL { name.to_owned() } else { name.replace('-', "_") }
 }

@@ -4,6 +4,9 @@
 //! can neither read nor write. After a power failure, unflushed writes survive sector by sector, and of the unflushed changes of
 //! names a prefix survives. If only the node is killed, the next generation finds all writes, and the unflushed ones may be lost
 //! in a later power failure.
+//!
+//! The smallest unit that survives or not is a sector. A write that was flushed survives always. The store on disk must
+//! therefore find torn records by their checksums, and must flush the folder after it has created or renamed a file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -25,10 +28,14 @@ const SECTOR: usize = 512;
 #[derive(Clone)]
 pub(super) struct DiskImage(Arc<Mutex<State>>);
 
+/// The state of the disk. Invariant: `flushed` contains what a power failure certainly leaves, and `files` what the running
+/// store sees.
 struct State {
     /// Incremented by a power failure or a kill.
     generation: u64,
+    /// The store of this generation has locked the folder.
     locked: bool,
+    /// The files by name, as the running store sees them.
     files: BTreeMap<String, Arc<Mutex<Content>>>,
     /// The names that survive a power failure.
     flushed: BTreeMap<String, Arc<Mutex<Content>>>,
@@ -36,18 +43,26 @@ struct State {
     unflushed_names: Vec<NameChange>,
     /// The number of changes until this generation ends.
     changes_left: Option<u64>,
+    /// The source of the decisions about what survives.
     rng: IdSource,
 }
 
+/// A change of names in the folder. It is durable once the folder is flushed.
 enum NameChange {
+    /// A new file, with its content.
     Create(String, Arc<Mutex<Content>>),
+    /// A rename, from and to. It replaces a file of the new name.
     Rename(String, String),
+    /// A removal.
     Remove(String),
 }
 
+/// The content of one file. Invariant: `flushed` is what a power failure leaves if it leaves nothing else.
 #[derive(Default)]
 struct Content {
+    /// The bytes as the running store sees them.
     bytes: Vec<u8>,
+    /// The bytes at the last flush.
     flushed: Vec<u8>,
     /// Sectors written since the last flush.
     dirty: BTreeSet<usize>,
@@ -75,6 +90,7 @@ impl Content {
 }
 
 impl NameChange {
+    /// Makes the change in a list of files.
     fn apply_to(self, names: &mut BTreeMap<String, Arc<Mutex<Content>>>) {
         match self {
             Self::Create(name, content) => drop(names.insert(name, content)),
@@ -100,6 +116,7 @@ impl State {
         if self.generation == generation { Ok(()) } else { Err(io::Error::other("simulated power failure")) }
     }
 
+    /// Ends the generation of a node that was killed. In most cases the power fails as well, so that unflushed data is lost.
     fn end_generation(&mut self) {
         self.generation += 1;
         self.locked = false;
@@ -109,6 +126,8 @@ impl State {
         }
     }
 
+    /// Loses unflushed data: a random prefix of the changes of names survives, and a random subset of the sectors of each
+    /// file.
     fn power_off(&mut self) {
         let unflushed_names = std::mem::take(&mut self.unflushed_names);
         let survivors = usize::try_from(self.rng.below(unflushed_names.len() as u64 + 1)).unwrap_or(0);
@@ -123,6 +142,7 @@ impl State {
 }
 
 impl DiskImage {
+    /// Creates an empty disk.
     pub(super) fn new(rng: IdSource) -> Self {
         let (files, flushed) = (BTreeMap::new(), BTreeMap::new());
         Self(Arc::new(Mutex::new(State {
@@ -154,6 +174,7 @@ impl DiskImage {
         }
     }
 
+    /// Returns the number of the running generation.
     pub(super) fn generation(&self) -> u64 {
         self.0.lock().generation
     }
@@ -161,15 +182,22 @@ impl DiskImage {
 
 /// The disk as mounted by one incarnation.
 pub(super) struct MountedDisk {
+    /// The disk.
     image: DiskImage,
+    /// The generation to which the handle belongs.
     generation: u64,
 }
 
 impl MountedDisk {
+    /// Returns a handle of this generation for a file.
     fn file(&self, content: &Arc<Mutex<Content>>) -> Arc<dyn DiskFile> {
         Arc::new(Handle { image: self.image.clone(), generation: self.generation, content: Arc::clone(content) })
     }
 
+    /// Makes a change of names and records it as unflushed. `repeat` returns the same change again.
+    ///
+    /// # Errors
+    /// An error of input and output if the generation has ended.
     fn change_names(&self, change: impl FnOnce() -> NameChange, repeat: impl FnOnce() -> NameChange) -> io::Result<()> {
         let state = &mut *self.image.0.lock();
         state.record_change(self.generation)?;
@@ -241,9 +269,13 @@ impl Disk for MountedDisk {
     }
 }
 
+/// An open file of one generation.
 struct Handle {
+    /// The disk, which knows the running generation.
     image: DiskImage,
+    /// The generation of the handle. In a later one every call fails.
     generation: u64,
+    /// The content that it reads and writes.
     content: Arc<Mutex<Content>>,
 }
 

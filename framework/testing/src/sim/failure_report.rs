@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::committed_turn::{Cause, CommittedTurn, Phase};
 use super::full_name::short_name;
 use super::payload::{Payload, PayloadRenderer};
-use super::step_log::{Cause, CommittedTurn, Phase};
 use whizbang_core::message::Envelope;
 use whizbang_runtime::worker::{AttemptEnd, JobAttempt};
 

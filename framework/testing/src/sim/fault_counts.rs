@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+/// Declares the fault events with their texts, and the list of all of them.
 macro_rules! fault_events {
     ($($(#[$doc:meta])* $name:ident $text:literal,)*) => {
         /// An event that a fault has caused in a simulated cluster.
@@ -168,16 +169,19 @@ impl FaultEvent {
 pub(super) struct FaultCounts(Arc<Mutex<BTreeMap<FaultEvent, u64>>>);
 
 impl FaultCounts {
+    /// Counts one event.
     pub(super) fn one(&self, event: FaultEvent) {
         self.add(event, 1);
     }
 
+    /// Counts several events at once.
     pub(super) fn add(&self, event: FaultEvent, times: u64) {
         if times > 0 {
             *self.0.lock().entry(event).or_default() += times;
         }
     }
 
+    /// Returns the counts so far. Events that never happened are missing.
     pub(super) fn counts(&self) -> BTreeMap<FaultEvent, u64> {
         self.0.lock().clone()
     }
@@ -194,6 +198,7 @@ pub struct FaultCount {
 }
 
 impl FaultCount {
+    /// Adds the counts of another run.
     pub(super) fn add(&mut self, requested: u64, fired: u64) {
         self.requested += requested;
         self.fired += fired;

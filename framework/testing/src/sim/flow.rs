@@ -55,20 +55,27 @@ type StepsRule<T> = Rc<dyn Fn(&World, &[T]) -> Result<(), String>>;
 /// dozens of seeds. Set `WHIZBANG_SIM_SEEDS=10000` for a long run, for example before a release.
 #[must_use = "a `Flow` does nothing until `check` is called"]
 pub struct Flow<T, F> {
+    /// The name, by which failing cases are stored and replayed.
     name: &'static str,
     /// Describes the cluster, for each run anew.
     sim: Rc<dyn Fn(Sim) -> Sim>,
     /// Draws a step.
     step: BoxedStrategy<T>,
+    /// Performs one step in a cluster.
     perform: Rc<F>,
+    /// The rules that hold after every commit.
     always: Vec<StepsRule<T>>,
+    /// The rules that hold at some time, once the faults have ended.
     eventually: Vec<StepsRule<T>>,
+    /// The rules that hold when the cluster is idle.
     at_end: Vec<StepsRule<T>>,
     /// Limits of the cases: steps, faults, clock jumps.
     bounds: CaseBounds,
+    /// A fault that hits nothing is no failure.
     allow_missed_faults: bool,
     /// The services that host a worker, and those that host an aggregate or a saga. Computed once.
     hosted: OnceCell<(Vec<usize>, Vec<usize>)>,
+    /// The failing cases of earlier times, which run first.
     regressions: Regressions,
 }
 

@@ -63,6 +63,7 @@ impl Broker {
         is_delivered
     }
 
+    /// Stores a forged packet in a stream. Returns false if the broker does not accept it.
     fn forge_message(&self, stream: &str, forgery: &Forgery) -> bool {
         let message =
             Arc::new(StoredPacket { from: NO_SERVICE, to: forged_shard(forgery), packet: forgery.packet.clone() });
@@ -73,6 +74,7 @@ impl Broker {
         stored.is_ok()
     }
 
+    /// Returns the links of attached nodes that a card selects.
     fn listeners(&self, is_listener: impl Fn(&NodeCard) -> bool) -> Vec<Arc<SimLink>> {
         self.links().into_iter().filter(|link| link.is_attached() && is_listener(&link.card)).collect()
     }
@@ -88,6 +90,7 @@ impl Broker {
         !listeners.is_empty()
     }
 
+    /// Sends a forged request to the first node that answers such requests. Returns false if there is none.
     fn forge_request(&self, forgery: &Forgery, is_responder: impl Fn(&NodeCard) -> bool) -> bool {
         let responders = self.listeners(is_responder);
         if let (Some(link), Ok(request)) = (responders.first(), forgery.packet.request()) {

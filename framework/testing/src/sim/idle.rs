@@ -1,6 +1,16 @@
 //! The end of a run: waiting until the cluster is idle, firing all timers, and running the final checks.
 //!
 //! Called by [`Sim::run`](super::Sim::run), and by scenarios through [`World::wait_idle`].
+//!
+//! # The end of a run
+//! 1. All faults have ended, and the cluster becomes idle.
+//! 2. Time advances to the next timer until none is left, and the cluster becomes idle after each.
+//! 3. The [store checks](super::store_checks) compare the stores of all services.
+//! 4. All nodes are killed and started again, and everything is checked once more: recovery must find the same.
+//! 5. Acknowledged commands are sent again, and must get the same replies.
+//!
+//! The cluster is idle if no message is in transit, no append is pending and no node has anything in flight. Each leased
+//! shard must have one owner. An idle limit that is exceeded names the first of these that is not so.
 
 use std::time::Duration;
 
@@ -89,6 +99,7 @@ impl World {
         Ok(())
     }
 
+    /// Returns the time of the next timer of all services, with the index of its service.
     fn next_timer(&self) -> Option<(usize, Timestamp)> {
         let services = self.0.services.iter().enumerate();
         let next = services.flat_map(|(at, service)| {
@@ -106,6 +117,10 @@ impl World {
         }
     }
 
+    /// Waits until nothing is left to do, or until the limit.
+    ///
+    /// # Errors
+    /// The work that is left at the limit.
     pub(super) async fn try_wait_idle(&self) -> Result<(), String> {
         let started = whizbang_core::clock::instant();
         let mut wait = Duration::from_millis(20);
@@ -159,6 +174,7 @@ impl World {
         self.0.services.iter().any(is)
     }
 
+    /// Returns true if a service of the cluster owns the domain.
     fn is_hosted(&self, domain: &Name) -> bool {
         let manifest = |service: &Service| {
             let manifest = service.manifest.borrow();
@@ -192,6 +208,7 @@ impl World {
         None
     }
 
+    /// Returns what is left to do, in words. `None` if the cluster is idle, apart from its views.
     fn pending_work(&self) -> Option<String> {
         if !self.0.broker.is_idle() {
             return Some("messages are in transit".to_owned());

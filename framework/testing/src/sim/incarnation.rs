@@ -18,20 +18,26 @@ pub(super) struct Incarnation {
     recorder: Weak<StoreRecorder>,
     /// The connection of the node.
     pub(super) handle: Arc<StoreHandle>,
+    /// The listener of the node, which gets the reports.
     listener: Arc<dyn CommitListener>,
     /// Added to tickets, so that the tickets of a listener keep rising when the store is reopened.
     pub(super) first_ticket: Ticket,
+    /// The appends that are not committed yet.
     pub(super) pending_appends: Mutex<PendingAppends>,
     /// The reports that the node has not received yet.
     reports: Mutex<VecDeque<Report>>,
 }
 
+/// A report of the store to the node.
 enum Report {
+    /// Everything up to this ticket is durable.
     Committed(Ticket),
+    /// The store has failed.
     Failed(StoreError),
 }
 
 impl Incarnation {
+    /// Creates the incarnation of a listener that the store sees for the first time.
     pub(super) fn new(
         recorder: Weak<StoreRecorder>,
         handle: Arc<StoreHandle>,
@@ -42,6 +48,7 @@ impl Incarnation {
         Arc::new(Self { recorder, handle, listener, first_ticket, pending_appends, reports: Mutex::default() })
     }
 
+    /// Returns true if the incarnation is that of this listener.
     pub(super) fn belongs_to(&self, listener: &Arc<dyn CommitListener>) -> bool {
         std::ptr::addr_eq(Arc::as_ptr(&self.listener), Arc::as_ptr(listener))
     }
@@ -51,6 +58,7 @@ impl Incarnation {
         Arc::clone(self) as _
     }
 
+    /// Returns true if nothing more can be appended, because the node or its store has ended.
     pub(super) fn is_closed(&self) -> bool {
         self.pending_appends.lock().closed
     }
@@ -73,6 +81,7 @@ impl Incarnation {
         self.report(Report::Failed(error));
     }
 
+    /// Reports now, or later if the connection is cut in that direction.
     fn report(&self, report: Report) {
         if self.handle.is_inbound_cut() {
             self.reports.lock().push_back(report);
@@ -81,6 +90,7 @@ impl Incarnation {
         }
     }
 
+    /// Passes a report to the node. Reports keep their order.
     fn deliver(&self, report: Report) {
         match report {
             Report::Committed(through) => self.listener.committed(through),

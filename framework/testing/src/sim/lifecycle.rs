@@ -19,6 +19,7 @@ pub(super) const LEASE: Duration = Duration::from_secs(2);
 const CHANGE_POLL: Duration = Duration::from_millis(1);
 
 impl World {
+    /// Starts all nodes, and the node of the clients.
     pub(super) async fn start_all(&self) {
         for (at, service) in self.0.services.iter().enumerate() {
             for seat in 0..service.seats.len() {
@@ -39,6 +40,7 @@ impl World {
         }
     }
 
+    /// Starts the node of a seat, unless it runs or is being started.
     async fn start(&self, at: usize, number: usize) {
         let Some(service) = self.0.services.get(at) else { return };
         let Some(seat) = service.seats.get(number) else { return };

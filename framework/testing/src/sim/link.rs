@@ -25,18 +25,25 @@ pub(super) const RECREATE_DELAY: Duration = Duration::from_secs(1);
 /// The state of a node's link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LinkState {
+    /// The node receives.
     Attached,
     /// The node accepts no more messages.
     Detaching,
+    /// The node has been killed: nothing of it arrives any longer.
     Gone,
 }
 
 /// The link of a node, as the broker sees it.
 pub(super) struct SimLink {
+    /// The index of the service in the cluster.
     pub(super) service: usize,
+    /// The number of the link, greater than those of all links before.
     pub(super) number: u64,
+    /// The card of the node: its domains, subscriptions and queries.
     pub(super) card: NodeCard,
+    /// The node.
     pub(super) inbound: Arc<dyn Inbound>,
+    /// The state of the link, which the tasks of the node watch.
     pub(super) state: watch::Sender<LinkState>,
     /// The seat of the node in its service.
     pub(super) seat: usize,
@@ -61,18 +68,22 @@ pub(super) struct SimLink {
 }
 
 impl SimLink {
+    /// Returns true while the node receives.
     pub(super) fn is_attached(&self) -> bool {
         *self.state.borrow() == LinkState::Attached
     }
 
+    /// Returns true if the node has been killed.
     pub(super) fn is_gone(&self) -> bool {
         *self.state.borrow() == LinkState::Gone
     }
 
+    /// Returns true if nothing arrives at the node at the moment.
     pub(super) fn is_inbound_cut(&self) -> bool {
         self.inbound_cut.load(Ordering::Relaxed)
     }
 
+    /// Returns true if nothing leaves the node at the moment.
     pub(super) fn is_outbound_cut(&self) -> bool {
         self.outbound_cut.load(Ordering::Relaxed)
     }
@@ -95,6 +106,7 @@ impl SimLink {
         }
     }
 
+    /// Ends the link as a kill does. Calls of the node that are in flight get no answer.
     pub(super) fn end(&self) {
         self.state.send_replace(LinkState::Gone);
     }
@@ -119,6 +131,7 @@ impl SimLink {
         self.is_attached() && self.in_flight.load(Ordering::Relaxed) > 0
     }
 
+    /// Decrements a counter of things in flight and wakes those who wait for zero.
     pub(super) fn decrement(&self, counter: &AtomicUsize) {
         counter.fetch_sub(1, Ordering::Relaxed);
         self.decremented.notify_waiters();
@@ -143,6 +156,7 @@ impl SimLink {
         self.owned.lock().get(shard).copied()
     }
 
+    /// Removes a shard from those that the node receives.
     pub(super) fn disown(&self, shard: &ShardId) {
         self.owned.lock().remove(shard);
     }

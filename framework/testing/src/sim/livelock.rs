@@ -38,6 +38,7 @@ pub(super) async fn fail_on_livelock<T, E: From<String>>(future: impl Future<Out
     .await
 }
 
+/// Returns the text of the failure, with the virtual time at which the run stopped.
 fn livelock_error(last_instant: Instant, started: Instant) -> String {
     let after: Duration = last_instant - started;
     format!("livelock: virtual time stopped at {after:?} for {MAX_ROUNDS} rounds")

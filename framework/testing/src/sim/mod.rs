@@ -29,6 +29,7 @@ mod bridge_calls;
 mod broker;
 mod broker_faults;
 mod broker_names;
+mod broker_records;
 mod broker_shards;
 mod consumer;
 mod crash_points;
@@ -57,6 +58,7 @@ mod dead_letters;
 mod delivery_checks;
 mod store_checks;
 
+mod committed_turn;
 mod delays;
 mod fault_counts;
 mod full_name;
@@ -143,22 +145,33 @@ const SCENARIO_LIMIT: Duration = Duration::from_secs(3600);
 #[must_use = "a `Sim` does nothing until `run` is called"]
 #[derive(Clone)]
 pub struct Sim {
+    /// The seed, from which everything else follows.
     seed: u64,
+    /// The services by name, with the code that builds their nodes.
     services: Vec<(String, Build)>,
     /// Other versions of services, with the index of the service.
     versions: Vec<(usize, Build)>,
     /// The number of nodes of each service.
     nodes: usize,
+    /// The rates of faults that may happen at any time.
     fault_profile: FaultProfile,
+    /// The faults with the times at which they begin.
     faults: Vec<(Duration, Fault)>,
     /// Rules after each commit.
     always: Vec<Rule>,
+    /// The rules that hold at some time, once the faults have ended.
     eventually: Vec<Rule>,
+    /// The rules that hold when the cluster is idle.
     at_end: Vec<Rule>,
+    /// A dead letter is no violation.
     allow_dead_letters: bool,
+    /// A saga that has not ended is no violation.
     allow_open_sagas: bool,
+    /// Actors leave memory after every turn, so that each turn tests loading.
     reload_actors: bool,
+    /// A fault that hits nothing is no violation.
     allow_missed_faults: bool,
+    /// The store of the services.
     store: StoreKind,
 }
 
@@ -403,6 +416,7 @@ impl Sim {
         run
     }
 
+    /// Runs the scenario in the time of the simulation, and checks all rules.
     async fn run_inside(self, scenario: impl AsyncFnOnce(&World)) -> Result<Run, RuleViolation> {
         let seed = self.seed;
         let started = whizbang_core::clock::instant();

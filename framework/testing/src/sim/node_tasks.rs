@@ -2,6 +2,9 @@
 //!
 //! Used for the nodes of services with [several nodes](super::Sim::nodes). A pause is that of SIGSTOP: virtual time goes on, and
 //! no task of the process is polled. An end is that of SIGKILL: all tasks are dropped at once.
+//!
+//! A process has a number, so that a store or a broker that is called knows which node calls. The number is set while the
+//! tasks of the process are polled.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, pending, poll_fn};
@@ -20,10 +23,13 @@ thread_local! {
 
 /// The tasks of one process.
 pub(super) struct NodeTasks {
+    /// The number of the process, for [`NodeTasks::current`]. `None` for tasks that are no node.
     number: Option<usize>,
     /// `None` once the process has ended.
     tasks: RefCell<Option<Rc<LocalSet>>>,
+    /// No task is polled while it is true.
     is_paused: Cell<bool>,
+    /// Wakes the task that polls all others.
     waker: RefCell<Option<Waker>>,
 }
 
@@ -41,6 +47,7 @@ impl NodeTasks {
         started
     }
 
+    /// Polls the tasks of the process until it is ended.
     async fn run(self: Rc<Self>, tasks: Rc<LocalSet>) {
         let mut tasks = pin!(tasks.run_until(pending::<()>()));
         poll_fn(|cx| {
@@ -75,11 +82,13 @@ impl NodeTasks {
         result.await.ok()
     }
 
+    /// Pauses or continues the process.
     pub(super) fn pause(&self, is_paused: bool) {
         self.is_paused.set(is_paused);
         self.wake();
     }
 
+    /// Returns true while the process is paused.
     pub(super) fn is_paused(&self) -> bool {
         self.is_paused.get()
     }
@@ -92,6 +101,7 @@ impl NodeTasks {
         drop(tasks);
     }
 
+    /// Wakes the process, which looks at its state again.
     fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();

@@ -18,6 +18,11 @@ use whizbang_core::store::Epoch;
 use whizbang_wire::Packet;
 
 impl SimulatedBridge {
+    /// Begins to receive the messages of a shard under an epoch, after a round trip to the broker.
+    ///
+    /// # Errors
+    /// [`BridgeError::Unreachable`] while the broker has no leader or the link is cut, and a refusal of an epoch that is not
+    /// greater than the last one.
     pub(super) async fn receive_shard(&self, shard: &ShardId, epoch: Epoch) -> Result<(), BridgeError> {
         let link = self.link()?;
         pause(self.broker.latency()).await;
@@ -38,6 +43,7 @@ impl SimulatedBridge {
         Ok(())
     }
 
+    /// Ends the receipt of a shard, and waits until its acknowledgements have arrived.
     pub(super) async fn release_shard(&self, shard: &ShardId) {
         let Ok(link) = self.link() else { return };
         link.disown(shard);

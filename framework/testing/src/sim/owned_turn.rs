@@ -14,18 +14,27 @@ use whizbang_core::store::{Mark, Note, Source, TimerWrite, Turn};
 
 /// An owned copy of the relevant parts of a [`Turn`].
 pub(super) struct OwnedTurn {
+    /// The actor type.
     pub(super) actor: Name,
+    /// The key.
     pub(super) key: String,
+    /// The number of the turn in its stream, from 1.
     pub(super) number: u64,
+    /// The id of the handled message.
     pub(super) id: MessageId,
+    /// The mark of that message.
     pub(super) mark: MarkedAs,
+    /// The encoded reply; empty without one.
     pub(super) reply: Vec<u8>,
+    /// The codec of the reply.
     pub(super) reply_codec: Codec,
     /// The recorded events.
     pub(super) events: Vec<Payload>,
+    /// The sent messages.
     pub(super) outbox: Vec<Envelope>,
     /// The names of timers: set with the time until they are due, or cleared with `None`.
     pub(super) timers: Vec<(String, Option<Duration>)>,
+    /// The notes, such as dead letters.
     pub(super) notes: Vec<Note>,
     /// The time of the append.
     pub(super) at: Instant,
@@ -35,13 +44,18 @@ pub(super) struct OwnedTurn {
 
 /// The mark that a turn sets for its message.
 pub(super) enum MarkedAs {
+    /// No message is finished by the turn.
     Not,
+    /// A message of a caller outside.
     Outside,
+    /// A message of a source, with its sequence.
     From(Source, u64),
+    /// A timer, by its stored name.
     Timer(String),
 }
 
 impl OwnedTurn {
+    /// Copies a turn.
     pub(super) fn of(turn: &Turn<'_>) -> Self {
         Self {
             actor: turn.actor.clone(),
@@ -97,6 +111,7 @@ fn digest_of(turn: &Turn<'_>) -> u64 {
     events.chain(sent).fold(digest("reply", turn.reply), |sum, one| sum.rotate_left(5) ^ one)
 }
 
+/// Returns a note in words. `None` for notes that a trace need not show.
 fn describe_note(note: &Note) -> Option<String> {
     match note {
         Note::Attempt { attempt, .. } => Some(format!("delivery {attempt} failed")),

@@ -3,6 +3,9 @@
 //! Called by the simulated [store](super::store) and its [leases](super::sim_leases), which see every opening, renewal, append and
 //! commit, and by the [links](super::link), which see every answer. The rules are checked against a model of their own, so that a
 //! fault in the leases of the store is found, too.
+//!
+//! The rules: no member opens a shard while the lease of its owner lasts. An owner appends nothing after its release. Only
+//! the last owner commits. A node without a lease answers nothing.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,26 +24,37 @@ const SLACK: Duration = Duration::from_millis(2);
 
 /// The leases of one service, as they must be.
 pub(super) struct OwnershipRules {
+    /// The name of the service, for violations.
     service: String,
+    /// The owners as the rules understand them.
     model: Mutex<LeaseModel>,
+    /// The step log, to which violations are reported.
     step_log: StepLog,
+    /// The counters of what the rules have seen, such as refused appends.
     fault_counts: FaultCounts,
 }
 
+/// A model of the leases of one service. It follows the calls, and does not ask the store.
 #[derive(Default)]
 struct LeaseModel {
     /// The ends of all leases.
     ends: BTreeMap<MemberId, Instant>,
+    /// The last owner of each shard.
     owners: BTreeMap<ShardId, ShardOwner>,
 }
 
+/// The owner of one shard.
 struct ShardOwner {
+    /// The member that opened the shard.
     member: MemberId,
+    /// The epoch of that opening.
     epoch: Epoch,
+    /// The owner has released the shard itself.
     is_released: bool,
 }
 
 impl OwnershipRules {
+    /// Creates the rules of a store without owners.
     pub(super) fn new(service: &str, step_log: StepLog, fault_counts: FaultCounts) -> Self {
         Self { service: service.to_owned(), model: Mutex::default(), step_log, fault_counts }
     }
@@ -119,6 +133,7 @@ impl OwnershipRules {
         }
     }
 
+    /// Reports a violation. The run goes on, and fails at its end with the first one.
     fn violated(&self, what: &str) {
         self.step_log.report(format!("ownership: {}: {what}", self.service));
     }

@@ -18,16 +18,21 @@ const MAX_CHARS: usize = 80;
 pub(super) struct Payload {
     /// The name of the message in its domain.
     pub(super) name: String,
+    /// The schema version.
     version: u32,
+    /// The codec.
     codec: Codec,
+    /// The encoded message.
     bytes: Bytes,
 }
 
 impl Payload {
+    /// Creates a payload of parts.
     pub(super) fn new(name: &str, version: u32, codec: Codec, bytes: Bytes) -> Self {
         Self { name: name.to_owned(), version, codec, bytes }
     }
 
+    /// Returns the payload of an envelope.
     pub(super) fn of(envelope: &Envelope) -> Self {
         Self::new(&envelope.name, envelope.version, envelope.codec, envelope.payload.clone())
     }
@@ -37,6 +42,7 @@ impl Payload {
         M::decode(self.version, self.codec, &self.bytes).ok()
     }
 
+    /// Returns the payload of an event that is written.
     pub(super) fn of_event(event: &EventWrite<'_>) -> Self {
         Self::new(event.name, event.version, event.codec, Bytes::copy_from_slice(event.payload))
     }
@@ -47,6 +53,7 @@ impl Payload {
 pub(super) struct PayloadRenderer(BTreeMap<String, PayloadTexts>);
 
 impl PayloadRenderer {
+    /// Collects the functions that render the messages of all services.
     pub(super) fn of<'a>(manifests: impl Iterator<Item = &'a Manifest>) -> Self {
         let mut texts: BTreeMap<String, PayloadTexts> = BTreeMap::new();
         let mut add = |card: &MessageCard| {
@@ -78,6 +85,7 @@ impl PayloadRenderer {
     }
 }
 
+/// Cuts a text to its maximal length. A message without fields gives nothing.
 fn shorten(text: Option<String>) -> String {
     match text {
         None => String::new(),

@@ -11,18 +11,25 @@ use whizbang_core::store::{Epoch, Ticket};
 /// Appends that are not committed.
 #[derive(Default)]
 pub(super) struct PendingAppends {
+    /// The appends in the order of their tickets.
     pub(super) pending: VecDeque<PendingAppend>,
+    /// The last ticket.
     pub(super) last: Ticket,
+    /// Nothing more is accepted.
     pub(super) closed: bool,
 }
 
 /// One append that is not committed.
 pub(super) struct PendingAppend {
+    /// The ticket.
     pub(super) ticket: Ticket,
+    /// The shard.
     pub(super) shard: ShardId,
+    /// The epoch of the writer at the append.
     pub(super) epoch: Epoch,
     /// `None` for records that only save work, such as watermarks.
     pub(super) turn: Option<Box<OwnedTurn>>,
+    /// The position of the shard after the append.
     pub(super) position: u64,
 }
 

@@ -71,12 +71,16 @@ pub(super) struct CaseGenerator<T> {
 /// A case without its steps. `gaps` holds the time before each of them.
 #[derive(Clone, Debug)]
 pub(super) struct Frame {
+    /// The rates of faults.
     profile: FaultProfile,
+    /// The faults with their times.
     faults: Vec<(Duration, Fault)>,
+    /// The virtual time before each step. Their number is that of the steps.
     gaps: Vec<Duration>,
 }
 
 impl Frame {
+    /// Returns the mask that keeps everything.
     pub(super) fn full(&self) -> ShrinkMask {
         ShrinkMask::full(self.gaps.len(), self.faults.len())
     }
@@ -85,11 +89,15 @@ impl Frame {
 /// Limits for the parts of a case.
 #[derive(Clone, Debug)]
 pub(super) struct CaseBounds {
+    /// The number of services, among which faults choose.
     pub(super) services: usize,
+    /// The range of the number of steps.
     pub(super) steps: std::ops::Range<usize>,
+    /// The maximal number of faults.
     pub(super) faults: usize,
     /// The maximum jump of a clock.
     pub(super) max_clock_jump: Duration,
+    /// Faults may let user code panic.
     pub(super) panics: bool,
     /// The services that host a worker.
     pub(super) workers: Vec<usize>,
@@ -106,6 +114,7 @@ pub(super) struct CaseBounds {
 }
 
 impl CaseBounds {
+    /// Creates a generator with the defaults of a flow.
     pub(super) fn new(services: usize, steps: std::ops::Range<usize>) -> Self {
         Self {
             services,
@@ -122,6 +131,7 @@ impl CaseBounds {
         }
     }
 
+    /// Returns the strategy that draws everything except the steps.
     pub(super) fn frame(&self) -> BoxedStrategy<Frame> {
         let profile = prop_oneof![
             1 => Just(FaultProfile::NONE),
@@ -357,6 +367,7 @@ fn schedule(frame: &Frame, drawn: &[Duration], mask: &ShrinkMask) -> BTreeMap<It
     moments
 }
 
+/// Draws a value from a seed. `part` separates the draws of one seed, so that each has its own random numbers.
 fn tree<T: fmt::Debug + 'static>(strategy: &BoxedStrategy<T>, seed: u64, part: u64) -> Box<dyn ValueTree<Value = T>> {
     let mut bytes = [7; 32];
     for (byte, of) in bytes.iter_mut().zip(seed.to_le_bytes().into_iter().chain(part.to_le_bytes())) {
@@ -375,6 +386,7 @@ fn durations(limit: u64, step: u64) -> impl Strategy<Value = Duration> {
     (0..=limit / step).prop_map(move |steps| Duration::from_millis(steps * step))
 }
 
+/// Returns the strategy of a rate from 0 to `limit`, in steps: round numbers make reports easier to read.
 fn rates(limit: u16, step: u16) -> impl Strategy<Value = u16> {
     (0..=limit / step).prop_map(move |steps| steps * step)
 }

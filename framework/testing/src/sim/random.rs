@@ -14,11 +14,14 @@ use whizbang_core::message::{IdSource, unkeyed_digest as digest};
 /// may get other numbers; [`of`](Self::of) returns a source for one subject that does not depend on other calls.
 #[derive(Clone)]
 pub struct Random {
+    /// The seed of this source, from that of the run and the name.
     seed: u64,
+    /// The generator.
     source: Arc<Mutex<IdSource>>,
 }
 
 impl Random {
+    /// Creates the source of a name. The same name gives the same numbers in a run, whatever else the run draws.
     pub(super) fn new(seed: u64, name: &str) -> Self {
         let seed = digest(name, &seed.to_le_bytes());
         let (clock, _) = Clock::manual(Timestamp::from_millis(0));

@@ -26,11 +26,14 @@ use whizbang_runtime::actor::{Count, ReplayChecker};
 /// The latency of reads. Clones share it.
 #[derive(Clone)]
 pub(super) struct ReadLatency {
+    /// The longest latency in milliseconds, and the source of the random part.
     max_millis: Arc<(AtomicU16, Mutex<IdSource>)>,
+    /// The keys that cannot be read at the moment.
     pub(super) unreadable_keys: UnreadableKeys,
 }
 
 impl ReadLatency {
+    /// Creates readers without latency.
     pub(super) fn new(rng: IdSource, unreadable_keys: UnreadableKeys) -> Self {
         Self { max_millis: Arc::new((AtomicU16::new(0), Mutex::new(rng))), unreadable_keys }
     }
@@ -57,17 +60,21 @@ impl ReadLatency {
 #[derive(Clone)]
 pub(super) struct UnreadableKeys(Arc<Mutex<State>>, StepLog, FaultCounts);
 
+/// The blocked keys of a store.
 #[derive(Default)]
 struct State {
+    /// The number of the last fault.
     last: u64,
     /// The unreadable keys by the number of the block; `None` until a key is loaded.
     keys: BTreeMap<u64, Option<(ShardId, Name, String)>>,
+    /// The counter of each fault: it has fired once a key of it was read.
     counts: BTreeMap<u64, SendWrapper<Count>>,
     /// All keys that were unreadable at some time.
     ever_blocked: BTreeSet<(ShardId, Name, String)>,
 }
 
 impl UnreadableKeys {
+    /// Creates a set without keys.
     pub(super) fn new(step_log: StepLog, fault_counts: FaultCounts) -> Self {
         Self(Arc::default(), step_log, fault_counts)
     }
@@ -82,6 +89,7 @@ impl UnreadableKeys {
         number
     }
 
+    /// Ends a fault: its keys can be read again.
     pub(super) fn unblock(&self, number: u64) {
         let mut state = self.0.lock();
         state.keys.remove(&number);
@@ -115,19 +123,25 @@ impl UnreadableKeys {
     }
 }
 
+/// Returns the error of a key that cannot be read.
 fn unreadable() -> StoreError {
     StoreError::io("reading a key", std::io::Error::other("simulated unreadable sector"))
 }
 
 /// A reader with latency. The data is as of some moment during the read.
 pub(super) struct SlowReader {
+    /// The shard.
     shard: ShardId,
+    /// The reader of the backend.
     inner: Arc<dyn ShardReader>,
+    /// The latency of the store.
     latency: ReadLatency,
+    /// The connection of the node, through which it reads.
     handle: Arc<StoreHandle>,
 }
 
 impl SlowReader {
+    /// Creates the reader of a node.
     pub(super) fn new(
         shard: ShardId,
         inner: Arc<dyn ShardReader>,
@@ -137,6 +151,7 @@ impl SlowReader {
         Self { shard, inner, latency, handle }
     }
 
+    /// Runs a read after the latency. A read waits while the connection is cut.
     fn delayed<'a, T: Send + 'a>(&self, read: impl FnOnce() -> BoxFuture<'a, T> + Send + 'a) -> BoxFuture<'a, T> {
         if self.handle.is_cut() && !ReplayChecker::is_reading() {
             let handle = Arc::clone(&self.handle);

@@ -24,6 +24,10 @@ impl World {
         Ok(())
     }
 
+    /// Sends an acknowledged command again. Its reply must be the same, unless the command has expired in between.
+    ///
+    /// # Errors
+    /// The violation of I4, in words.
     async fn recheck_reply(&self, ack: &AckedCommand) -> Result<(), String> {
         let encoded = &ack.encoded;
         let command = format!("{}.{} {} for `{}`", encoded.domain, encoded.name, encoded.id, encoded.key);

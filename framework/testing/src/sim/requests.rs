@@ -16,6 +16,11 @@ use whizbang_core::message::{MAX_PAYLOAD_BYTES, MessageId, ShardId};
 use whizbang_wire::Packet;
 
 impl SimulatedBridge {
+    /// Sends a request through the broker and waits for its response.
+    ///
+    /// # Errors
+    /// [`BridgeError::NoOwner`] if no node answers such requests, and [`BridgeError::NoResponse`] at the deadline: the
+    /// request may have been handled.
     pub(super) async fn ask(&self, to: Request, deadline: Duration) -> Result<Response, BridgeError> {
         let link = self.link()?;
         let packet = Packet::from_request(&to)?;
@@ -101,6 +106,7 @@ impl SimulatedBridge {
         }
     }
 
+    /// Sends a notification to all nodes that it concerns. It may be lost on the way to each of them.
     pub(super) async fn send_notification(&self, notification: Notification) -> Result<(), BridgeError> {
         let link = self.link()?;
         let packet = Packet::from_notification(&notification);

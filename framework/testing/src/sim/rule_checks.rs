@@ -89,12 +89,14 @@ impl World {
             .map(|(number, reason)| Violation::of_user("eventually", *number, reason))
     }
 
+    /// Records a violation. The first one is the result of the run.
     pub(super) fn report_violation(&self, violation: impl Into<Violation>) {
         let violation = violation.into();
         self.0.trace.add(format_args!("VIOLATED: {}", violation.reason));
         self.0.violation.borrow_mut().get_or_insert(violation);
     }
 
+    /// Returns the first violation so far.
     pub(super) fn violation(&self) -> Option<Violation> {
         self.0.violation.borrow().clone()
     }

@@ -18,11 +18,13 @@ use whizbang_runtime::router::{ActorCard, Manifest};
 
 /// Its store and clock outlive its nodes: a restarted node finds both.
 pub(super) struct Service {
+    /// The name.
     pub(super) name: String,
     /// The store that all nodes of the service share.
     pub(super) store: SimStore,
     /// The wall clock of its nodes, which faults set wrong.
     pub(super) clock: Clock,
+    /// The jumps of its wall clock so far.
     pub(super) jumps: ClockJumps,
     /// One place for each node.
     pub(super) seats: Vec<Seat>,
@@ -78,9 +80,11 @@ impl Seat {
 
 /// A node whose service was taken over by another node.
 pub(super) struct Zombie {
+    /// The running node.
     pub(super) node: Node,
     /// Its connection to the broker, which is interrupted.
     pub(super) link: Arc<SimLink>,
+    /// The handle to the store of the service, which ends with the node.
     pub(super) store_handle: Option<SimStore>,
 }
 

@@ -2,6 +2,15 @@
 //!
 //! Used by the [handles](super::store) of the nodes and by the [writers](super::writer) of their shards. Appends go to the
 //! [backend](super::backend) at once and are committed later, together with those that arrive until then.
+//!
+//! # Commits and crashes
+//! An append is pending until a commit. It takes a random time up to a maximum, and covers all appends that have arrived at
+//! its beginning. A crash ends the commit in between: a random prefix of the pending appends survives, in the order of their
+//! tickets, and the rest is lost. Neither is reported to the node. With the store on disk the simulated disk decides, so the
+//! outcome is known first when the shard is opened again.
+//!
+//! In a store that nodes share by leases, a crash of one node concerns its own pending appends. Those that a cut connection
+//! holds back have not arrived and are lost.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,23 +31,32 @@ use whizbang_core::store::{CommitListener, ShardReader, StoreError};
 
 /// The store of one service, which the handles of its nodes share.
 pub(super) struct SharedStore {
+    /// The trace, the step log and the rules.
     pub(super) recorder: Arc<StoreRecorder>,
+    /// The data.
     pub(super) backend: Backend,
     /// Appends that were being written when the power failed. Their fate is known after reopening.
     pub(super) uncertain: Mutex<Vec<PendingAppend>>,
+    /// The state of the commits.
     pub(super) state: Mutex<StoreState>,
+    /// The source of the decisions about commits.
     pub(super) rng: Mutex<IdSource>,
     /// Maximum duration of a commit in milliseconds.
     pub(super) max_commit_millis: Mutex<u16>,
+    /// The latency of reads, and the keys that cannot be read.
     pub(super) read_latency: ReadLatency,
+    /// The reader of each shard that was opened.
     pub(super) readers: Mutex<BTreeMap<ShardId, Arc<dyn ShardReader>>>,
 }
 
 /// The users of the store since it was opened.
 #[derive(Default)]
 pub(super) struct StoreState {
+    /// False after a crash, until the next opening.
     pub(super) is_open: bool,
+    /// A task commits the pending appends.
     pub(super) flushing: bool,
+    /// The incarnations with their pending appends, oldest first.
     pub(super) incarnations: Vec<Arc<Incarnation>>,
 }
 
@@ -171,6 +189,8 @@ impl SharedStore {
         }
     }
 
+    /// Commits pending appends until there are none. Each commit takes the drawn time and covers everything that has arrived
+    /// before.
     async fn flush(self: Arc<Self>) {
         loop {
             let arrived = {

@@ -32,12 +32,17 @@ pub struct FailingCase<T> {
 
 /// The state of shrinking one case.
 pub(super) struct Shrinker<'a, T, R> {
+    /// Draws the same case again under other masks.
     generator: &'a CaseGenerator<T>,
+    /// Everything drawn except the steps.
     frame: &'a Frame,
     /// Runs a plan.
     run: R,
+    /// The mask of the smallest case so far.
     mask: ShrinkMask,
+    /// The rule that the case violates. Smaller cases must violate the same one.
     rule: String,
+    /// The smallest case so far.
     found: FailingCase<T>,
 }
 

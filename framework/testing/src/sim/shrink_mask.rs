@@ -3,6 +3,8 @@
 //! Used by [shrinking](super::shrink) and printed in the replay command. Steps, faults and parts of the fault profile are removed,
 //! and the others stay as drawn, at their moments, so that each attempt differs in one thing only. (Value trees of collections
 //! would move everything behind a removed element.) The values of a step shrink by themselves, recorded as moves.
+//!
+//! A mask is printed as a short text. The same seed with the same mask gives the same case, on every machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,7 +16,9 @@ use super::FaultProfile;
 /// The kept part of a drawn case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ShrinkMask {
+    /// The indices of the kept steps, in order.
     pub(super) steps: Vec<usize>,
+    /// The indices of the kept faults, in order.
     pub(super) faults: Vec<usize>,
     /// One bit for each part of the fault profile that is kept, and [`RELOAD_BIT`].
     profile_bits: u8,
@@ -27,7 +31,9 @@ pub(super) struct ShrinkMask {
 /// A step or a fault of a case, by its index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Item {
+    /// A step, by its index.
     Step(usize),
+    /// A fault, by its index.
     Fault(usize),
 }
 
@@ -41,10 +47,12 @@ const RELOAD_BIT: u8 = 0b10_0000;
 pub(super) struct Moves(Vec<bool>);
 
 impl Moves {
+    /// Adds a move: to a simpler value, or back to a more complicated one.
     pub(super) fn push(&mut self, simpler: bool) {
         self.0.push(simpler);
     }
 
+    /// Repeats the moves on a freshly drawn value.
     pub(super) fn walk<T: fmt::Debug>(&self, tree: &mut dyn ValueTree<Value = T>) {
         for simpler in &self.0 {
             if *simpler {
@@ -84,6 +92,7 @@ impl std::str::FromStr for Moves {
 }
 
 impl ShrinkMask {
+    /// Returns the mask that keeps everything and simplifies nothing.
     pub(super) fn full(steps: usize, faults: usize) -> Self {
         Self {
             steps: (0..steps).collect(),
@@ -138,6 +147,7 @@ impl ShrinkMask {
         Self { at_once: self.at_once.union(&other.at_once).copied().collect(), ..self.clone() }
     }
 
+    /// Returns the drawn rates without those that are removed.
     pub(super) fn fault_profile(&self, drawn: FaultProfile) -> FaultProfile {
         let kept = |bit: u8, value: u16| if self.profile_bits & bit == 0 { 0 } else { value };
         FaultProfile {

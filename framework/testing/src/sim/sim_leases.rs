@@ -14,7 +14,9 @@ use whizbang_core::store::{CommitListener, Epoch, Leases, Member, MemberId, Shar
 
 /// The leases, for the node with this handle of the store.
 pub(super) struct SimLeases {
+    /// The store of the node.
     pub(super) store: SimStore,
+    /// The leases of the store in memory.
     pub(super) inner: Arc<dyn ShardLeases>,
 }
 

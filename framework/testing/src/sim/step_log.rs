@@ -2,17 +2,20 @@
 //!
 //! Written by the [stores](super::store) on append and commit, and by the clients when they send. Stores know messages by id; the
 //! log resolves their names.
+//!
+//! A turn is recorded at its commit and not at its append: what is lost in a crash never happened. The messages of the turn
+//! become known then, so that the turn that handles one of them can name its cause.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::committed_turn::{Cause, CommittedTurn, End, Phase};
 use super::delays::{Delays, WaitTimes};
-use super::full_name::{FullName, short_name};
+use super::full_name::FullName;
 use super::owned_turn::{MarkedAs, OwnedTurn};
 use super::payload::Payload;
 use super::sent_command::{Sender, SentOutcome};
@@ -21,123 +24,23 @@ use whizbang_core::message::{Codec, Envelope, Kind, MessageId, Name, ShardId, re
 use whizbang_core::store::{Note, SourceKind};
 use whizbang_runtime::actor::{begins_compensation, finishes_compensation, own_timer_name, restarts};
 
-/// The message that a turn handled.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Cause {
-    /// An accepted command.
-    Command(FullName),
-    /// A command rejected with this code.
-    Rejected(FullName, String),
-    /// An event.
-    Event(FullName),
-    /// The reply to a command that this actor sent.
-    Reply(FullName),
-    /// The rejection of a command that this actor sent.
-    Rejection(FullName),
-    /// A timer.
-    Timer(String),
-}
-
-impl Cause {
-    /// Describes the cause. Names are without their domain if that is `home`.
-    pub(super) fn describe(&self, home: &str) -> String {
-        let name = |full: &str| short_name(full, home).to_owned();
-        match self {
-            Self::Command(of) => name(of),
-            Self::Rejected(of, code) => format!("{} rejected as {code}", name(of)),
-            Self::Event(of) => name(of),
-            Self::Reply(of) => format!("reply to {}", name(of)),
-            Self::Rejection(of) => format!("rejection of {}", name(of)),
-            Self::Timer(of) => format!("timer {of}"),
-        }
-    }
-}
-
-/// The phase of a saga when it handles a message. Aggregates are always open.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Phase {
-    /// The saga is in progress.
-    #[default]
-    Open,
-    /// The saga compensates its steps.
-    Compensating,
-    /// The saga has ended.
-    Ended,
-}
-
-/// The kind of end of a saga.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum End {
-    Completed,
-    Compensated,
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Completed => "ends",
-            Self::Compensated => "ends, compensated",
-        })
-    }
-}
-
-/// One committed turn.
-#[derive(Clone, Debug)]
-pub(super) struct CommittedTurn {
-    pub(super) at: Duration,
-    /// The id of the handled message.
-    pub(super) id: MessageId,
-    /// The payload of that message; `None` for a timer.
-    pub(super) payload: Option<Payload>,
-    pub(super) domain: String,
-    pub(super) actor: String,
-    pub(super) key: String,
-    pub(super) cause: Cause,
-    pub(super) phase: Phase,
-    /// The last event recorded before this turn.
-    pub(super) from: Option<String>,
-    pub(super) records: Vec<Payload>,
-    /// The commands that were sent.
-    pub(super) sends: Vec<FullName>,
-    pub(super) sets: Vec<String>,
-    pub(super) clears: Vec<String>,
-    pub(super) compensates: bool,
-    pub(super) ends: Option<End>,
-}
-
-impl CommittedTurn {
-    /// Describes the effects of the turn, apart from its events.
-    pub(super) fn effects(&self) -> String {
-        let mut parts = Vec::new();
-        let mut part = |verb: &str, names: &[String]| {
-            let mut names: Vec<_> = names.iter().map(|name| short_name(name, &self.domain)).collect();
-            names.dedup();
-            if !names.is_empty() {
-                parts.push(format!("{verb} {}", names.join(", ")));
-            }
-        };
-        part("sends", &self.sends);
-        part("sets", &self.sets);
-        part("clears", &self.clears);
-        if self.compensates {
-            parts.push("starts compensation".to_owned());
-        }
-        parts.extend(self.ends.map(|end| end.to_string()));
-        parts.join(", ")
-    }
-}
-
 /// The log of one run. Clones write to the same log.
 #[derive(Clone)]
 pub(super) struct StepLog(Arc<Mutex<State>>);
 
+/// The state of the log. Turns are added in the order of their commits.
 struct State {
+    /// The virtual time at which the run began.
     started_at: tokio::time::Instant,
+    /// The messages that are known by their ids.
     messages: BTreeMap<MessageId, KnownMessage>,
     /// The commands sent by clients and actors: id, sender and time.
     sent: Vec<(MessageId, Option<Sender>, Duration)>,
+    /// The events by shard and position, to name the cause of a reaction.
     events: BTreeMap<(ShardId, u64), (FullName, Payload)>,
+    /// The state of each actor after its last committed turn.
     actors: BTreeMap<(ShardId, Name, String), ActorState>,
+    /// The committed turns.
     turns: Vec<CommittedTurn>,
     /// The outcomes of decided commands: by the id of the command, or for commands of actors by the id of the reply.
     outcomes: BTreeMap<MessageId, SentOutcome>,
@@ -149,7 +52,9 @@ struct State {
     decided: BTreeSet<(Name, MessageId)>,
     /// Commands whose clients were told that they had no effect.
     without_effect: BTreeSet<MessageId>,
+    /// The waiting times of messages.
     delays: Delays,
+    /// The first violation that a store has reported.
     violation: Option<String>,
     /// The first timer that fired before it was due by its own clock. Allowed if a clock has jumped.
     early_timer: Option<String>,
@@ -157,17 +62,24 @@ struct State {
 
 /// A message by its id.
 struct KnownMessage {
+    /// The kind of message.
     kind: Kind,
+    /// Its domain and name.
     name: FullName,
+    /// A reply rejects its command.
     rejected: bool,
+    /// The content.
     payload: Payload,
 }
 
 /// The state of one actor.
 #[derive(Clone, Default)]
 struct ActorState {
+    /// The phase after the last turn.
     phase: Phase,
+    /// Compensation has begun.
     compensated: bool,
+    /// The name of the last recorded event.
     last: Option<String>,
     /// The timers that are set, with the time of setting and the duration.
     timers: BTreeMap<String, (Instant, Duration)>,
@@ -230,6 +142,7 @@ impl StepLog {
         self.0.lock().delays.begin_disturbance()
     }
 
+    /// Ends a disturbance of the whole cluster: waiting times count again.
     pub(super) fn end_disturbance(&self, number: usize) {
         self.0.lock().delays.end_disturbance(number);
     }
@@ -254,6 +167,7 @@ impl StepLog {
         self.0.lock().early_timer.clone()
     }
 
+    /// Creates an empty log. The run begins now.
     pub(super) fn new() -> Self {
         Self(Arc::new(Mutex::new(State {
             started_at: instant(),
@@ -450,6 +364,7 @@ impl StepLog {
     }
 }
 
+/// Returns the outcome of a command from its encoded reply.
 fn outcome(codec: Codec, reply: &[u8]) -> SentOutcome {
     match rejection_in(codec, reply).ok().flatten() {
         Some(no) => SentOutcome::Rejected(no.code().to_owned()),
@@ -457,6 +372,7 @@ fn outcome(codec: Codec, reply: &[u8]) -> SentOutcome {
     }
 }
 
+/// Returns true if a reply rejects its command.
 fn is_rejection(reply: &Envelope) -> bool {
     rejection_in(reply.codec, &reply.payload).is_ok_and(|rejection| rejection.is_some())
 }

@@ -27,6 +27,7 @@ use whizbang_core::store::{CommitListener, ShardHandle, ShardReader, StoreError}
 pub(super) struct SimStore(pub(super) Arc<SharedStore>, pub(super) Arc<StoreHandle>);
 
 impl SimStore {
+    /// Creates the store of a service, and the handle of its first node.
     pub(super) fn new(
         service: &str,
         rng: IdSource,
@@ -50,6 +51,7 @@ impl SimStore {
         &self.1
     }
 
+    /// Returns the rules of leased shards.
     pub(super) fn ownership(&self) -> &OwnershipRules {
         &self.0.recorder.ownership
     }
@@ -87,10 +89,12 @@ impl SimStore {
         self.0.read_latency.set(read);
     }
 
+    /// Returns the keys that cannot be read at the moment.
     pub(super) fn unreadable_keys(&self) -> &UnreadableKeys {
         &self.0.read_latency.unreadable_keys
     }
 
+    /// Sets the function that is called after each commit, for the rules that always hold.
     pub(super) fn on_commit(&self, commit_watcher: CommitWatcher) {
         *self.0.recorder.commit_watcher.lock() = Some(commit_watcher);
     }
@@ -100,6 +104,7 @@ impl SimStore {
         self.0.readers.lock().iter().map(|(id, reader)| (id.clone(), Arc::clone(reader))).collect()
     }
 
+    /// Returns true if no append is pending.
     pub(super) fn is_idle(&self) -> bool {
         self.0.state.lock().pending() == 0
     }

@@ -26,20 +26,25 @@ pub(super) fn streams(reader: &Arc<dyn ShardReader>) -> Vec<(Name, String)> {
     streams
 }
 
+/// Returns the history of a stream. The stores of a simulation answer at once; one that cannot be read has no turns.
 pub(super) fn history(reader: &Arc<dyn ShardReader>, actor: &Name, key: &str) -> Vec<StoredTurn> {
     reader.history(actor, key).now_or_never().and_then(Result::ok).unwrap_or_default()
 }
 
+/// Returns all events of a shard.
 pub(super) fn events(reader: &Arc<dyn ShardReader>) -> Vec<StoredEvent> {
     reader.events(0, usize::MAX).now_or_never().and_then(Result::ok).unwrap_or_default()
 }
 
+/// The readers of all shards of a cluster.
 type Shards = BTreeMap<ShardId, Arc<dyn ShardReader>>;
 
+/// Returns the readers of all shards.
 fn shards(world: &World) -> Shards {
     world.services().iter().flat_map(|service| world.shards_of(service)).collect()
 }
 
+/// Returns the watermark of a source, or 0.
 fn through(reader: &Arc<dyn ShardReader>, source: &Source) -> u64 {
     reader
         .watermarks()
@@ -120,9 +125,13 @@ pub(super) fn pending_work(world: &World) -> Option<String> {
 
 /// A turn with its shard and stream.
 struct LocatedTurn {
+    /// The shard of the stream.
     shard: ShardId,
+    /// The actor type.
     actor: Name,
+    /// The key.
     key: String,
+    /// The turn.
     turn: StoredTurn,
 }
 

@@ -19,12 +19,16 @@ pub(super) type Statements<'a> = &'a [Statement];
 /// One node's connection to the store.
 #[derive(Default)]
 pub(super) struct StoreHandle {
+    /// The state of the connection.
     state: Mutex<ConnectionState>,
+    /// Notified when a cut ends, and when the connection ends.
     changed: Notify,
 }
 
+/// The cuts of a connection. They are counted, because two faults may cut it at the same time.
 #[derive(Default)]
 struct ConnectionState {
+    /// The node has ended, and the store accepts nothing more from it.
     is_revoked: bool,
     /// The number of faults because of which replies of the store do not arrive.
     inbound_cuts: u32,
@@ -41,6 +45,10 @@ impl StoreHandle {
         self.changed.notify_waiters();
     }
 
+    /// Checks that the node has not ended.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`] if it has.
     pub(super) fn check_alive(&self) -> Result<(), StoreError> {
         if self.state.lock().is_revoked { Err(StoreError::Closed) } else { Ok(()) }
     }
@@ -52,6 +60,7 @@ impl StoreHandle {
         state.outbound_cuts += u32::from(direction != LinkDirection::Inbound);
     }
 
+    /// Ends one cut of a direction.
     pub(super) fn restore(&self, direction: LinkDirection) {
         let mut state = self.state.lock();
         state.inbound_cuts -= u32::from(direction != LinkDirection::Outbound);
@@ -60,14 +69,17 @@ impl StoreHandle {
         self.changed.notify_waiters();
     }
 
+    /// Returns true if nothing of the store reaches the node.
     pub(super) fn is_inbound_cut(&self) -> bool {
         self.state.lock().inbound_cuts > 0
     }
 
+    /// Returns true if nothing of the node reaches the store.
     pub(super) fn is_outbound_cut(&self) -> bool {
         self.state.lock().outbound_cuts > 0
     }
 
+    /// Returns true if a direction is cut.
     pub(super) fn is_cut(&self) -> bool {
         self.is_inbound_cut() || self.is_outbound_cut()
     }
@@ -88,6 +100,10 @@ impl StoreHandle {
         drop(self.wait(Self::is_cut).await);
     }
 
+    /// Waits while a cut lasts.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`] if the node ends before.
     async fn wait(&self, is_cut: impl Fn(&Self) -> bool) -> Result<(), StoreError> {
         loop {
             // Registers before the check, so that a change in between is not missed.
@@ -102,10 +118,12 @@ impl StoreHandle {
         }
     }
 
+    /// Sets the member as which the node has renewed a lease.
     pub(super) fn set_member(&self, member: MemberId) {
         self.state.lock().member = Some(member);
     }
 
+    /// Returns that member. `None` before the first renewal.
     pub(super) fn member(&self) -> Option<MemberId> {
         self.state.lock().member
     }

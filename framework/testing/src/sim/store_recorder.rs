@@ -20,17 +20,24 @@ pub(super) type CommitWatcher = Arc<dyn Fn() + Send + Sync>;
 
 /// The record of the store of one service.
 pub(super) struct StoreRecorder {
+    /// The name of the service, for the trace.
     pub(super) service: String,
+    /// The trace of the run.
     pub(super) trace: Trace,
+    /// The step log of the run.
     pub(super) step_log: StepLog,
+    /// The counters of faults that took effect.
     pub(super) fault_counts: FaultCounts,
+    /// The crash points that commits reach.
     pub(super) crash_points: CrashPoints,
+    /// The rules of leased shards.
     pub(super) ownership: OwnershipRules,
     /// Set after the store was created, because it checks the rules of the whole cluster.
     pub(super) commit_watcher: Mutex<Option<CommitWatcher>>,
 }
 
 impl StoreRecorder {
+    /// Creates the record of a store without commits.
     pub(super) fn new(
         service: &str,
         trace: Trace,

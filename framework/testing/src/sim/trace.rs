@@ -11,13 +11,18 @@ use whizbang_core::clock::instant;
 #[derive(Clone)]
 pub(super) struct Trace(Arc<Mutex<Lines>>);
 
+/// The lines so far.
 struct Lines {
+    /// The virtual time at which the run began.
     started_at: tokio::time::Instant,
+    /// The text of all lines.
     text: String,
+    /// The number of lines.
     count: usize,
 }
 
 impl Trace {
+    /// Creates an empty trace. Its times count from now.
     pub(super) fn new() -> Self {
         Self(Arc::new(Mutex::new(Lines { started_at: instant(), text: String::new(), count: 0 })))
     }
@@ -31,10 +36,12 @@ impl Trace {
         lines.count += 1;
     }
 
+    /// Returns a copy of the text.
     pub(super) fn text(&self) -> String {
         self.0.lock().text.clone()
     }
 
+    /// Returns the number of lines.
     pub(super) fn count(&self) -> usize {
         self.0.lock().count
     }

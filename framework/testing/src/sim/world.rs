@@ -1,6 +1,8 @@
 //! A running simulated cluster: its services, nodes, clients and stores.
 //!
 //! Created by [`Sim::run`](super::Sim::run). Scenarios and rules use it through [`World`].
+//!
+//! A world is a handle: clones are the same cluster. It exists on one thread and for one run.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -13,13 +15,14 @@ use tokio::sync::Notify;
 use super::backend::Backend;
 use super::broker::Broker;
 use super::clients::Clients;
+use super::committed_turn::CommittedTurn;
 use super::failure_report::actor_steps;
 use super::fault_counts::FaultCounts;
 use super::fault_profile::{FaultProfile, InjectedFault};
 use super::node_tasks::{NodeTasks, set_outside};
 use super::payload::PayloadRenderer;
 use super::service::Service;
-use super::step_log::{CommittedTurn, StepLog};
+use super::step_log::StepLog;
 use super::store::SimStore;
 use super::trace::Trace;
 use super::violation::Violation;
@@ -57,13 +60,17 @@ pub(super) struct Inner {
     pub(super) step_log: StepLog,
     /// The simulated broker, with the links of all nodes.
     pub(super) broker: Broker,
+    /// The counters of faults that took effect.
     pub(super) fault_counts: FaultCounts,
     /// The number of killed nodes.
     pub(super) crashes: Cell<u64>,
+    /// The services, in the order in which they were added.
     pub(super) services: Vec<Service>,
     /// The node of the clients. It hosts nothing.
     pub(super) client: RefCell<Option<Node>>,
+    /// The source of ids and of further random sources.
     pub(super) ids: RefCell<IdSource>,
+    /// The clients.
     pub(super) clients: Clients,
     /// The first violation. Later ones are consequences.
     pub(super) violation: RefCell<Option<Violation>>,
@@ -169,14 +176,17 @@ impl World {
         world
     }
 
+    /// Returns the broker.
     pub(super) fn broker(&self) -> &Broker {
         &self.0.broker
     }
 
+    /// Returns the step log.
     pub(super) fn step_log(&self) -> &StepLog {
         &self.0.step_log
     }
 
+    /// Returns the services.
     pub(super) fn services(&self) -> &[Service] {
         &self.0.services
     }
@@ -210,14 +220,17 @@ impl World {
         self.0.trace.add(format_args!("{text}"));
     }
 
+    /// Returns true if a dead letter violates the rules of the run.
     pub(super) fn forbids_dead_letters(&self) -> bool {
         !self.0.sim.allow_dead_letters
     }
 
+    /// Returns true if a saga that has not ended violates the rules of the run.
     pub(super) fn requires_ended_sagas(&self) -> bool {
         !self.0.sim.allow_open_sagas
     }
 
+    /// Returns the committed turns so far, in the order of their commits.
     pub(super) fn committed_turns(&self) -> Vec<CommittedTurn> {
         self.0.step_log.turns()
     }
@@ -234,6 +247,7 @@ impl World {
         actor_steps(turns, &Attempt::recorded(), self.0.step_log.started_at(), &texts)
     }
 
+    /// Returns the coverage of the given turns, with the faults of the run.
     pub(super) fn coverage(&self, turns: &[CommittedTurn]) -> Coverage {
         let manifests = self.manifests();
         let waits = self.0.step_log.wait_times();

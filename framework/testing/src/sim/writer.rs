@@ -14,13 +14,22 @@ use whizbang_core::store::{Appended, Epoch, ShardWriter, Snapshot, StoreError, T
 
 /// The writer of one incarnation.
 pub(super) struct SimWriter {
+    /// The store.
     pub(super) shared: Arc<SharedStore>,
+    /// The incarnation of the node that has opened the shard.
     pub(super) incarnation: Arc<Incarnation>,
+    /// The shard.
     pub(super) id: ShardId,
+    /// The writer of the backend.
     pub(super) inner: Box<dyn ShardWriter>,
 }
 
 impl SimWriter {
+    /// Appends in the backend, and keeps the append as pending until the store commits it. `turn` is recorded in the step
+    /// log.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`] after the end of the incarnation, and the errors of the backend.
     fn append_with(
         &mut self,
         turn: Option<Box<OwnedTurn>>,
