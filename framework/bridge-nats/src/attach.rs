@@ -29,7 +29,7 @@ use super::publisher::PublisherLoop;
 use super::pull_consumer::PullConsumer;
 use super::report::Report;
 use super::session::Session;
-use super::streams::{self, Feed};
+use super::streams::{self, DeliveryMode};
 use super::subscriptions::{subscribe, subscriptions};
 use whizbang_core::bridge::{BridgeError, Inbound, NodeCard};
 
@@ -81,7 +81,7 @@ impl NatsBridge {
         let mut subscribers = SelectAll::new();
         let mut consumers = BTreeMap::new();
         for (index, source) in streams::sources(config, &card).into_iter().enumerate() {
-            if source.feed == Feed::Live {
+            if source.delivery == DeliveryMode::Live {
                 let events = subscribe(&client, config.namespace.event_filter(&source.domain), None).await?;
                 subscribers.push(ChannelSubscriber::new(Channel::Live(index), events));
                 consumers.insert(index, PullConsumer::live(source));

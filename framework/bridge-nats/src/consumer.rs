@@ -13,7 +13,7 @@
 //!
 //! # One round of the loop
 //! 1. Messages that were received are decoded and delivered, as many as the node has capacity for, in turn from each
-//! consumer.
+//!    consumer.
 //! 2. The server is asked for as many messages as there is capacity left.
 //! 3. Messages in flight whose ack wait is near its end are extended.
 //! 4. Acknowledgements, responses and pull requests are written together.
@@ -46,7 +46,7 @@ use super::ownership::OwnedShards;
 use super::publisher::PublisherLoop;
 use super::pull_consumer::{ConsumerStatus, DELETION_GRACE, MAX_HANDLING, PullConsumer};
 use super::report::Report;
-use super::streams::{Feed, StreamContent};
+use super::streams::{DeliveryMode, StreamContent};
 use whizbang_core::bridge::{AckOutcome, BridgeError, Inbound, RequestError, Response};
 use whizbang_core::clock::monotonic;
 use whizbang_core::message::Name;
@@ -315,7 +315,7 @@ impl ConsumerLoop {
         for index in std::mem::take(&mut in_flight.touched) {
             let Some(consumer) = self.consumers.get_mut(&index) else { continue };
             let is_due = matches!(consumer.status, ConsumerStatus::Missing(again) if again <= now);
-            let of_shard = of_shard.filter(|_| matches!(consumer.source.feed, Feed::Shard(_)));
+            let of_shard = of_shard.filter(|_| matches!(consumer.source.delivery, DeliveryMode::Shard(_)));
             if is_due || consumer.is_unanswered && of_shard.is_some() {
                 self.check_consumer(in_flight, index);
                 continue;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::config::StreamSetup;
 use super::jetstream::{ApiFailure, DesiredConfig, Incarnation, JetStream, RETRY_PAUSE};
-use super::streams::{Feed, StreamContent, StreamSource};
+use super::streams::{DeliveryMode, StreamContent, StreamSource};
 use whizbang_core::bridge::BridgeError;
 
 /// The delivery state of a consumer at the server.
@@ -59,7 +59,7 @@ impl JetStream {
     /// Missing ones are created if [`StreamSetup`] permits it. A consumer that has left messages behind is recreated. The cost is
     /// two or three requests, and a second request after a pause if messages seem to be left behind.
     pub(super) async fn ensure_source(&self, source: &StreamSource) -> Result<SourceState, BridgeError> {
-        if let Feed::Shard(shard) = &source.feed {
+        if let DeliveryMode::Shard(shard) = &source.delivery {
             return self.ensure_shard(source, shard).await;
         }
         let incarnation = match &source.owned {
@@ -98,7 +98,7 @@ impl JetStream {
     /// Deletes the consumer of a source and creates it again. No message is lost: the stream keeps unacknowledged messages, the new
     /// consumer redelivers them, and the receiver drops duplicates.
     pub(super) async fn recreate_consumer(&self, source: &StreamSource) -> Result<SourceState, BridgeError> {
-        if self.setup == StreamSetup::Existing && source.feed == Feed::Service {
+        if self.setup == StreamSetup::Existing && source.delivery == DeliveryMode::Service {
             let consumer = &source.consumer.label;
             let reason = format!(
                 "{consumer} stalled and this node must not recreate it: run `nats consumer rm`, then the setup"
@@ -129,7 +129,7 @@ impl JetStream {
     /// the receiver drops the duplicates and acknowledges them again.
     pub(super) async fn leaves_behind(&self, source: &StreamSource) -> bool {
         // A node that must not recreate a consumer continues to receive.
-        let may_recreate = self.setup == StreamSetup::Create || source.feed != Feed::Service;
+        let may_recreate = self.setup == StreamSetup::Create || source.delivery != DeliveryMode::Service;
         if source.content != StreamContent::Direct || !may_recreate {
             return false;
         }
@@ -146,7 +146,7 @@ impl JetStream {
         // Read the consumer first: messages acknowledged between the two reads are above the floor.
         let consumer = read(format!("CONSUMER.INFO.{}", source.consumer.path)).await?;
         let floor = number(&consumer, "/ack_floor/stream_seq");
-        if let Feed::Shard(_) = &source.feed {
+        if let DeliveryMode::Shard(_) = &source.delivery {
             let filter = consumer.pointer("/config/filter_subject").and_then(Value::as_str)?;
             return self.first_message(&source.stream, filter).await.filter(|first| *first <= floor);
         }

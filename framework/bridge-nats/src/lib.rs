@@ -75,7 +75,7 @@ use self::consumer_setup::SourceState;
 use self::jetstream::JetStream;
 use self::publisher::{Reply, ReplyKind};
 use self::session::Session;
-use self::streams::Feed;
+use self::streams::DeliveryMode;
 use whizbang_core::bridge::{
     Bridge, BridgeError, BridgeHealth, Inbound, LastPublished, NodeCard, Notification, Request, Response, Watch,
     Watcher,
@@ -173,7 +173,7 @@ impl NatsBridge {
                 jetstream.ensure_stream(&wanted).await?;
             }
         }
-        let has_consumer = |source: &streams::StreamSource| source.feed != Feed::Live;
+        let has_consumer = |source: &streams::StreamSource| source.delivery != DeliveryMode::Live;
         for source in cards.iter().flat_map(|card| streams::sources(config, card)).filter(has_consumer) {
             if jetstream.ensure_source(&source).await? == SourceState::Absent {
                 let reason = format!("stream `{}` does not exist: add the card of its owner", source.stream);

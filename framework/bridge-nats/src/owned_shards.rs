@@ -24,7 +24,7 @@ use super::in_flight::{InFlightMessages, ReceivedMessage};
 use super::ownership::OwnershipChange;
 use super::pull_consumer::PullConsumer;
 use super::session::Session;
-use super::streams::{self, Feed};
+use super::streams::{self, DeliveryMode};
 use super::subscriptions::{shard_subscriptions, subscribe};
 use whizbang_core::bridge::BridgeError;
 use whizbang_core::clock::monotonic;
@@ -46,7 +46,7 @@ impl NatsBridge {
         let ownership = &session.ownership;
         let malformed = || BridgeError::Malformed { reason: format!("shard {shard} is not a shard of this service") };
         let source = streams::shard_source(&self.config, &ownership.card, shard, epoch).ok_or_else(malformed)?;
-        let Feed::Shard(consumer) = source.feed.clone() else { return Err(malformed()) };
+        let DeliveryMode::Shard(consumer) = source.delivery.clone() else { return Err(malformed()) };
         let index = ownership.next_index.fetch_add(1, Ordering::Relaxed);
         let inbox = format!("{}.{index}", ownership.inbox);
         // Subscribed first: the server reads these before the pulls and before the requests that follow the creation.

@@ -75,7 +75,7 @@ pub(super) enum StreamContent {
 
 /// The way in which the messages of a stream reach a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Feed {
+pub(super) enum DeliveryMode {
     /// Through a consumer that the nodes of a service share.
     Service,
     /// Through the consumer of one shard, for its owner.
@@ -87,7 +87,7 @@ pub(super) enum Feed {
 /// A stream that this node reads.
 pub(super) struct StreamSource {
     /// The way in which its messages reach this node.
-    pub(super) feed: Feed,
+    pub(super) delivery: DeliveryMode,
     /// The kind of its messages. Others are refused.
     pub(super) content: StreamContent,
     /// The domain in its subjects: the destination of commands, or the source of events.
@@ -105,9 +105,9 @@ pub(super) struct StreamSource {
 impl StreamSource {
     /// Returns the key of issues about the source: the shards of a domain have one stream.
     pub(super) fn issue(&self) -> &str {
-        match &self.feed {
-            Feed::Shard(shard) => shard.prefix(),
-            Feed::Service | Feed::Live => &self.stream,
+        match &self.delivery {
+            DeliveryMode::Shard(shard) => shard.prefix(),
+            DeliveryMode::Service | DeliveryMode::Live => &self.stream,
         }
     }
 }
@@ -116,7 +116,7 @@ impl StreamSource {
 pub(super) fn sources(config: &NatsBuilder, card: &NodeCard) -> Vec<StreamSource> {
     let exclusive = card.owns.iter().filter(|_| !card.has_leased_shards);
     let own = exclusive.map(|(domain, shards)| StreamSource {
-        feed: Feed::Service,
+        delivery: DeliveryMode::Service,
         content: StreamContent::Direct,
         domain: domain.clone(),
         shards: *shards,
@@ -126,7 +126,7 @@ pub(super) fn sources(config: &NatsBuilder, card: &NodeCard) -> Vec<StreamSource
     });
     let others = card.subscribes.iter().map(|(domain, shards, _)| StreamSource {
         // Each shard of the service has watermarks of its own, so each node needs all events.
-        feed: if card.has_leased_shards { Feed::Live } else { Feed::Service },
+        delivery: if card.has_leased_shards { DeliveryMode::Live } else { DeliveryMode::Service },
         content: StreamContent::Events,
         domain: domain.clone(),
         shards: *shards,
@@ -157,7 +157,7 @@ pub(super) fn shard_source(
         settings.insert("filter_subject".to_owned(), json!(config.namespace.shard_filter(shard)));
     }
     Some(StreamSource {
-        feed: Feed::Shard(name),
+        delivery: DeliveryMode::Shard(name),
         content: StreamContent::Direct,
         domain: domain.clone(),
         shards: *shards,

@@ -442,9 +442,9 @@ impl Store for EmbeddedStore {
     }
 
     fn issues(&self) -> Vec<StoreError> {
-        let mut troubles: Vec<_> = self.inner.write_buffer.refused().into_iter().collect();
-        troubles.extend(self.inner.known_damage.lock().iter().cloned());
-        troubles
+        let mut issues: Vec<_> = self.inner.write_buffer.refused().into_iter().collect();
+        issues.extend(self.inner.known_damage.lock().iter().cloned());
+        issues
     }
 
     fn durability(&self) -> &'static str {

@@ -174,7 +174,7 @@ impl State {
 
     /// The snapshot of a stream that may be written: its turn is committed, so it never is one of a turn that gets lost.
     /// `None` while the turn is on its way, and for a shard that is not open.
-    pub(crate) fn ripe(&self, actor: &Name, key: &str) -> Option<Snapshot> {
+    pub(crate) fn due_snapshot(&self, actor: &Name, key: &str) -> Option<Snapshot> {
         let head = self.log.head(actor, key)?;
         self.fresh(actor, key, head.number).filter(|_| self.phase == Phase::Open)
     }

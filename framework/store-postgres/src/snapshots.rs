@@ -68,8 +68,8 @@ impl Batch {
                 break;
             }
             let Waiting { shard, actor, key } = next;
-            let (ripe, is_there) = shard.look(|state| (state.ripe(actor, key), state.has_fresh(actor, key)));
-            let Some(snapshot) = ripe else {
+            let (due, is_there) = shard.look(|state| (state.due_snapshot(actor, key), state.has_fresh(actor, key)));
+            let Some(snapshot) = due else {
                 if is_there {
                     at += 1;
                 } else {

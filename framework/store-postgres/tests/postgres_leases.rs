@@ -207,7 +207,7 @@ fn commit_waits_for_a_takeover_that_is_under_way() {
         let late = owner.append(&turn(2)).unwrap();
         until(|| waiting_sessions(&server) == 1).await;
         takeover.sql("COMMIT");
-        let outcome = owner.ears.until_settled(&owner.shard, owner.writer.epoch(), late.ticket).await;
+        let outcome = owner.listener.until_settled(&owner.shard, owner.writer.epoch(), late.ticket).await;
         assert!(matches!(outcome, Err(StoreError::Fenced { .. })), "{outcome:?}");
         assert_eq!(server.sql("SELECT count(*) FROM whizbang.turns"), "1");
     });

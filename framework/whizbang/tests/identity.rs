@@ -327,12 +327,12 @@ async fn events_and_answers_name_their_store() {
     let (hub, store, inbound) = (LoopbackHub::new(), MemoryStore::new(), Arc::new(RecordingInbound::default()));
     let node = owner(&store, &hub).start().await.unwrap();
     let bridge = hub.bridge();
-    let card = NodeCard::new(name("ears")).subscribing(name("wallets"), 1, [name("Filled")]);
+    let card = NodeCard::new(name("listener")).subscribing(name("wallets"), 1, [name("Filled")]);
     bridge.attach(card, Arc::clone(&inbound) as Arc<dyn Inbound>).await.unwrap();
     fill_times(&node, 2).await;
     let mine = Some(identity(&store).await);
     eventually(async || inbound.0.lock().unwrap().as_slice() == [mine, mine]).await;
-    let (shard, other) = (ShardId::new(name("wallets"), 0), ShardId::new(name("ears"), 0));
+    let (shard, other) = (ShardId::new(name("wallets"), 0), ShardId::new(name("listener"), 0));
     let ask = async |asked| bridge.request(asked, Duration::from_secs(5)).await.unwrap();
     let Response::Envelopes(page) = ask(Request::Events { shard: shard.clone(), after: 0, limit: 9 }).await else {
         panic!("no page")

@@ -100,10 +100,10 @@ mod shared {
                 let member = |id| Member::new(MemberId::from_u128(id), Name::new("bank").unwrap(), "node");
                 let ttl = Duration::from_secs(2);
                 leases.renew(&member(1), ttl).await.unwrap();
-                let ears = Arc::new(RecordingListener::default());
+                let listener = Arc::new(RecordingListener::default());
                 let (lost, kept) = (shard("bank", 0), shard("bank", 1));
                 let take =
-                    |id: u128, shard| Owner::lease_with(&store, MemberId::from_u128(id), shard, Arc::clone(&ears));
+                    |id: u128, shard| Owner::lease_with(&store, MemberId::from_u128(id), shard, Arc::clone(&listener));
                 let mut old = take(1, &lost).await.unwrap();
                 let mut other = take(1, &kept).await.unwrap();
                 old.commit(&turn("ada", 1)).await;
@@ -116,7 +116,7 @@ mod shared {
                 assert_eq!((control.waiting(), young.load("Account", "ada").await.turns.len()), (1, 1));
                 control.resume();
                 other.settled(good).await;
-                let outcome = ears.until_settled(&lost, old.writer.epoch(), fenced.ticket).await;
+                let outcome = listener.until_settled(&lost, old.writer.epoch(), fenced.ticket).await;
                 assert!(matches!(outcome, Err(StoreError::Fenced { .. })), "{outcome:?}");
                 assert_eq!((young.reader.position(), other.reader.position()), (1, 1));
             });
@@ -179,12 +179,12 @@ fn held_turn_is_invisible_until_committed() {
         assert_eq!(owner.load("Account", "ada").await.turns.len(), 1);
         assert_eq!((owner.reader.outbox_heads(), owner.reader.next_timer()), (vec![], None));
         assert_eq!(faults.commit(2), 2);
-        assert_eq!(owner.ears.reports(), [3]);
+        assert_eq!(owner.listener.reports(), [3]);
         assert_eq!(owner.load("Account", "ada").await.turns.len(), 3);
         assert_eq!(owner.reader.outbox_heads(), [(shop, 0, 2)]);
         assert_eq!(owner.reader.next_timer(), Some(Timestamp::from_millis(3)));
         faults.resume();
-        assert_eq!(owner.ears.reports(), [3, 4]);
+        assert_eq!(owner.listener.reports(), [3, 4]);
         assert!(owner.append(&turn("ada", 5)).unwrap().committed);
         drop(store);
     });
@@ -215,8 +215,8 @@ fn failed_commit_loses_only_uncommitted_turns() {
         }
         owner.snapshot("Account", "ada", 5, b"speculative");
         faults.fail(1, StoreError::Closed);
-        assert!(owner.ears.error().is_some());
-        assert!(owner.ears.reports().is_empty());
+        assert!(owner.listener.error().is_some());
+        assert!(owner.listener.reports().is_empty());
         assert!(matches!(owner.append(&turn("ada", 6)), Err(StoreError::Closed)));
         let mut next = Owner::take(&store, &owner.shard).await;
         let state = next.load("Account", "ada").await;

@@ -19,7 +19,7 @@ pub struct Owner {
     /// A reader.
     pub reader: Arc<dyn ShardReader>,
     /// The commit listener.
-    pub ears: Arc<RecordingListener>,
+    pub listener: Arc<RecordingListener>,
 }
 
 impl std::fmt::Debug for Owner {
@@ -41,10 +41,10 @@ impl Owner {
     ///
     /// # Panics
     /// If the store refuses the shard.
-    pub async fn take_with(store: &Arc<dyn Store>, shard: &ShardId, ears: Arc<RecordingListener>) -> Self {
-        let listener = Arc::clone(&ears) as Arc<_>;
-        let handle = store.open(shard, SHARDS, listener).await.expect("the shard opens");
-        Self { shard: shard.clone(), writer: handle.writer, reader: handle.reader, ears }
+    pub async fn take_with(store: &Arc<dyn Store>, shard: &ShardId, listener: Arc<RecordingListener>) -> Self {
+        let reported = Arc::clone(&listener) as Arc<_>;
+        let handle = store.open(shard, SHARDS, reported).await.expect("the shard opens");
+        Self { shard: shard.clone(), writer: handle.writer, reader: handle.reader, listener }
     }
 
     /// Takes ownership of a shard under the lease of a member. Returns `None` if the store refuses it.
@@ -60,12 +60,12 @@ impl Owner {
         store: &Arc<dyn Store>,
         member: MemberId,
         shard: &ShardId,
-        ears: Arc<RecordingListener>,
+        listener: Arc<RecordingListener>,
     ) -> Option<Self> {
         let leases = store.leases().expect("the store has leases");
-        let listener = Arc::clone(&ears) as Arc<_>;
-        let handle = leases.open(member, shard, SHARDS, listener).await.expect("the shard opens or is refused")?;
-        Some(Self { shard: shard.clone(), writer: handle.writer, reader: handle.reader, ears })
+        let reported = Arc::clone(&listener) as Arc<_>;
+        let handle = leases.open(member, shard, SHARDS, reported).await.expect("the shard opens or is refused")?;
+        Some(Self { shard: shard.clone(), writer: handle.writer, reader: handle.reader, listener })
     }
 
     /// Appends a turn and waits for its outcome. A store may reject a fenced writer in the append or when it commits.
@@ -75,7 +75,7 @@ impl Owner {
     pub async fn try_commit(&mut self, draft: &TurnBuilder) -> Result<Appended, StoreError> {
         let appended = self.append(draft)?;
         if !appended.committed {
-            self.ears.until_settled(&self.shard, self.writer.epoch(), appended.ticket).await?;
+            self.listener.until_settled(&self.shard, self.writer.epoch(), appended.ticket).await?;
         }
         Ok(appended)
     }
@@ -134,7 +134,7 @@ impl Owner {
     /// If the store fails before the commit.
     pub async fn settled(&self, appended: Appended) {
         if !appended.committed {
-            self.ears.until(appended.ticket).await.expect("the append is committed");
+            self.listener.until(appended.ticket).await.expect("the append is committed");
         }
     }
 
@@ -173,7 +173,7 @@ impl Owner {
         for appended in pending {
             let outcome = match appended.committed {
                 true => Ok(()),
-                false => self.ears.until_settled(&self.shard, self.writer.epoch(), appended.ticket).await,
+                false => self.listener.until_settled(&self.shard, self.writer.epoch(), appended.ticket).await,
             };
             match outcome {
                 Ok(()) => committed += 1,

@@ -35,7 +35,7 @@ pub(super) struct IndexSave {
     /// The number of timers at the beginning.
     pub(super) timers: usize,
     /// The number of dead letters at the beginning.
-    pub(super) letters: usize,
+    pub(super) dead_letters: usize,
 }
 
 /// The parts of an index, in the order in which they are saved.

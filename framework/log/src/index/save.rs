@@ -53,7 +53,7 @@ impl Index {
             destinations: self.outbox.committed(),
             watermarks: self.watermarks.clone(),
             timers: self.timers.len(),
-            letters: self.dead_letters.begin_saving(),
+            dead_letters: self.dead_letters.begin_saving(),
         });
     }
 
@@ -137,7 +137,7 @@ impl Index {
                 timers.iter().for_each(|(stream, timer)| encode_timer(into, *stream, timer));
                 if self.timers.is_saved() {
                     saving.go_to(Stage::DeadLetters);
-                    encode::number(into, saving.letters as u64);
+                    encode::number(into, saving.dead_letters as u64);
                 }
             }
             Stage::DeadLetters => {

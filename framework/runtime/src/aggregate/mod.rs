@@ -268,7 +268,7 @@ impl<A: Stateful> Plan<A> {
                 let command = C::decode(envelope.version, envelope.codec, &envelope.payload)?;
                 CommandCall::<A, C>::decoded(command, <A as Handle<C>>::handle).decide(state, effects)
             },
-            |door, routes| CommandDispatcher::<A, C>::register(door, <A as Handle<C>>::handle, routes),
+            |dispatcher, routes| CommandDispatcher::<A, C>::register(dispatcher, <A as Handle<C>>::handle, routes),
         );
     }
 

@@ -145,12 +145,12 @@ impl Ledger {
             _ => return None,
         };
         let above = saved.above.into_iter().map(|(domain, shard, subscriber, above)| {
-            let lane = match subscriber {
+            let kind = match subscriber {
                 None => SourceKind::Direct,
                 Some(name) => SourceKind::Events { subscriber: Name::new(&name).ok()? },
             };
             let shard = ShardId::new(Name::new(&domain).ok()?, shard);
-            Some((Source { shard, kind: lane }, above.into_iter().collect()))
+            Some((Source { shard, kind }, above.into_iter().collect()))
         });
         Some(Self {
             turns: snapshot.turn,

@@ -248,7 +248,7 @@ impl Writer {
             }
             left = !line.is_ready();
         }
-        // Before the queue is locked: the thread that looks for ripe snapshots locks in the other order.
+        // Before the queue is locked: the thread that looks for due snapshots locks in the other order.
         left |= !self.snapshots.lock().is_empty();
         let mut queue = self.queue.lock();
         if left || !queue.is_empty() {

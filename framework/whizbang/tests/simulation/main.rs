@@ -11,6 +11,7 @@ mod coverage;
 mod delayed_messages;
 mod exclusive_jobs;
 mod expiry;
+mod fenced_nodes;
 mod invariants;
 mod job_outbox;
 mod jobs;
@@ -28,7 +29,6 @@ mod trips;
 mod versions;
 mod worker_limits;
 mod wrong_flows;
-mod zombies;
 
 use std::time::Duration;
 

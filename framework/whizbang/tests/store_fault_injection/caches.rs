@@ -151,7 +151,7 @@ fn snapshot_of_a_lost_turn_is_not_used_for_its_successor() {
     owner.snapshot("Account", "a", 2, b"lost");
     machine.plan(machine.calls().len(), Fault::Broken);
     store.step();
-    assert!(machine.has_faulted() && owner.ears.error().is_some());
+    assert!(machine.has_faulted() && owner.listener.error().is_some());
     let is_written = |(name, bytes): (&String, &Vec<u8>)| {
         name.starts_with("snapshots-") && bytes.windows(4).any(|part| part == b"lost")
     };

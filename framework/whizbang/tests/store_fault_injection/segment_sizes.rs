@@ -43,9 +43,9 @@ impl Run {
 
     fn commit(&mut self, number: u64, bytes: usize) {
         self.append(number, bytes);
-        let before = self.owner.ears.reports().len();
+        let before = self.owner.listener.reports().len();
         self.store.step();
-        assert_eq!(self.owner.ears.reports().len(), before + 1, "turn {number} was not reported");
+        assert_eq!(self.owner.listener.reports().len(), before + 1, "turn {number} was not reported");
     }
 
     fn lengths(&self) -> Vec<usize> {

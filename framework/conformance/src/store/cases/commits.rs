@@ -27,11 +27,11 @@ pub async fn commits_are_reported_in_order(fixture: &impl Fixture) {
         last = Some(appended);
     }
     owner.settled(last.unwrap()).await;
-    let reports = owner.ears.reports();
+    let reports = owner.listener.reports();
     assert!(reports.is_sorted());
     assert!(reports.last().is_none_or(|report| *report <= ticket), "nothing is reported that was not appended");
     assert_eq!(owner.reader.position(), 500);
-    assert!(owner.ears.error().is_none());
+    assert!(owner.listener.error().is_none());
 }
 
 /// Turns appended alone are mixed with turns that are not.
@@ -53,7 +53,7 @@ pub async fn lone_turn_is_durable_if_reported_committed(fixture: &impl Fixture) 
             owner.settled(appended).await;
         }
     }
-    assert!(owner.ears.error().is_none() && owner.ears.reports().is_sorted());
+    assert!(owner.listener.error().is_none() && owner.listener.reports().is_sorted());
     store.close().await.unwrap();
     drop((store, owner));
     let store = fixture.store().await;
@@ -68,10 +68,10 @@ pub async fn lone_turn_is_durable_if_reported_committed(fixture: &impl Fixture) 
 /// A node waits for the commits of many shards with one listener and one queue of replies, ordered by ticket.
 pub async fn shards_with_one_listener_share_ticket_sequence(fixture: &impl Fixture) {
     let store = fixture.store().await;
-    let ears = Arc::new(RecordingListener::default());
+    let listener = Arc::new(RecordingListener::default());
     let mut owners = Vec::new();
     for number in 0..SHARDS {
-        owners.push(Owner::take_with(&store, &shard("bank", number), Arc::clone(&ears)).await);
+        owners.push(Owner::take_with(&store, &shard("bank", number), Arc::clone(&listener)).await);
     }
     let mut alone = Owner::take(&store, &shard("shop", 0)).await;
     let mut tickets = Vec::new();
@@ -97,11 +97,11 @@ pub async fn shards_with_one_listener_share_ticket_sequence(fixture: &impl Fixtu
 /// It happens when all shards move to another node and come back.
 pub async fn tickets_of_a_listener_rise_after_its_shards_closed(fixture: &impl Fixture) {
     let store = fixture.store().await;
-    let ears = Arc::new(RecordingListener::default());
+    let listener = Arc::new(RecordingListener::default());
     let mut last = 0;
     for opening in 0..3u64 {
         let number = u16::try_from(opening % 2).expect("small");
-        let mut owner = Owner::take_with(&store, &shard("bank", number), Arc::clone(&ears)).await;
+        let mut owner = Owner::take_with(&store, &shard("bank", number), Arc::clone(&listener)).await;
         for turn in 0..20u64 {
             let key = format!("ada-{opening}");
             let appended = owner.append(&TurnBuilder::new("Account", &key, turn).at(turn + 1, turn)).unwrap();
@@ -206,7 +206,7 @@ pub async fn closed_store_refuses_appends(fixture: &impl Fixture) {
     store.close().await.unwrap();
     assert!(matches!(owner.append(&draft.at(2, 1)), Err(StoreError::Closed)));
     if !appended.committed {
-        assert!(owner.ears.through() >= appended.ticket, "closing commits what was appended");
+        assert!(owner.listener.through() >= appended.ticket, "closing commits what was appended");
     }
     store.close().await.unwrap();
     drop((store, owner));

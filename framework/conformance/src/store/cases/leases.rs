@@ -219,11 +219,11 @@ pub async fn pending_append_of_expired_owner_is_found_or_refused(fixture: &impl 
 /// has lost one shard of many.
 pub async fn fenced_shard_does_not_stop_the_others(fixture: &impl SharedFixture) {
     let (one, other) = two(fixture).await;
-    let ears = Arc::new(RecordingListener::default());
+    let listener = Arc::new(RecordingListener::default());
     let mut owners = Vec::new();
     for number in 0..SHARDS {
         let bank = shard("bank", number);
-        owners.push(Owner::lease_with(&one, ADA, &bank, Arc::clone(&ears)).await.expect("the shard is free"));
+        owners.push(Owner::lease_with(&one, ADA, &bank, Arc::clone(&listener)).await.expect("the shard is free"));
     }
     for owner in &mut owners {
         owner.try_commit(&deposit("ada", 1)).await.unwrap();
@@ -237,7 +237,7 @@ pub async fn fenced_shard_does_not_stop_the_others(fixture: &impl SharedFixture)
         for (at, (owner, appended)) in owners.iter().zip(appended).enumerate() {
             let outcome = match appended {
                 Ok(appended) if !appended.committed => {
-                    ears.until_settled(&owner.shard, owner.writer.epoch(), appended.ticket).await
+                    listener.until_settled(&owner.shard, owner.writer.epoch(), appended.ticket).await
                 }
                 appended => appended.map(drop),
             };
@@ -248,9 +248,10 @@ pub async fn fenced_shard_does_not_stop_the_others(fixture: &impl SharedFixture)
             }
         }
     }
-    assert!(ears.error().is_none(), "{:?}", ears.error());
+    assert!(listener.error().is_none(), "{:?}", listener.error());
     assert!(
-        ears.fenced()
+        listener
+            .fenced()
             .iter()
             .all(|(error, _)| { matches!(error, StoreError::Fenced { shard, .. } if *shard == owners[lost].shard) })
     );
@@ -275,7 +276,7 @@ pub async fn fenced_owner_leaves_snapshots_and_watermarks_alone(fixture: &impl S
     for appended in appends {
         let outcome = match appended {
             Ok(appended) if !appended.committed => {
-                old.ears.until_settled(&old.shard, old.writer.epoch(), appended.ticket).await
+                old.listener.until_settled(&old.shard, old.writer.epoch(), appended.ticket).await
             }
             appended => appended.map(drop),
         };

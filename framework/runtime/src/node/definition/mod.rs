@@ -240,7 +240,7 @@ impl NodeDefinition {
             reasons.push("node is shutting down".to_owned());
         }
         reasons.extend(self.issues.reasons());
-        reasons.extend(self.store.issues().iter().map(|trouble| format!("the store: {}", error_chain(trouble))));
+        reasons.extend(self.store.issues().iter().map(|issue| format!("the store: {}", error_chain(issue))));
         if let Some(bridge) = &self.bridge {
             reasons.extend(bridge.health().issues);
         }

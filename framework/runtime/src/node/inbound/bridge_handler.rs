@@ -323,8 +323,8 @@ impl Inbound for BridgeHandler {
         })
     }
 
-    fn notify(&self, tidings: Notification) {
-        match tidings {
+    fn notify(&self, notification: Notification) {
+        match notification {
             // A forger can name any shard: only those that can matter here are queued.
             Notification::Committed { from, to, through } => {
                 if self.definition.owns(&from.domain).is_some_and(|shards| from.shard < shards) {

@@ -88,14 +88,14 @@ pub(super) fn plan(leases: &Leases, shards: &[ShardId], me: MemberId, moves: usi
     }
     let mut plan = Plan { unowned: unowned.len(), ..Plan::default() };
     share(&mut takers, shards.len());
-    let gifts = gifts(&takers);
-    plan.surplus = gifts.iter().filter(|gift| gift.from == me).count();
+    let handovers = handovers(&takers);
+    plan.surplus = handovers.iter().filter(|handover| handover.from == me).count();
     // Shards that every member refuses are not under way, and hold nothing back.
     let is_taken = |shard: &&&ShardId| takers.iter().any(|taker| taker.may_take(shard));
     let under_way = unowned.iter().filter(is_taken).count();
-    for gift in gifts.into_iter().take(moves.saturating_sub(under_way)).filter(|gift| gift.from == me) {
-        let list = if gift.is_yielded { &mut plan.give_soon } else { &mut plan.give };
-        list.push(gift.shard.clone());
+    for handover in handovers.into_iter().take(moves.saturating_sub(under_way)).filter(|handover| handover.from == me) {
+        let list = if handover.is_yielded { &mut plan.give_soon } else { &mut plan.give };
+        list.push(handover.shard.clone());
     }
     // The domains alternate, so that each is spread as well.
     unowned.sort_by_key(|shard| (shard.shard, &shard.domain));
@@ -135,7 +135,7 @@ fn share(takers: &mut [Taker<'_>], shards: usize) {
 }
 
 /// A shard that its owner gives away.
-struct Gift<'a> {
+struct Handover<'a> {
     from: MemberId,
     shard: &'a ShardId,
     is_yielded: bool,
@@ -143,8 +143,8 @@ struct Gift<'a> {
 
 /// Returns all shards that are given away, in order: those that are yielded, then those that exceed their owners' quotas, one
 /// of each owner in turn. A shard without a member that would take it stays.
-fn gifts<'a>(takers: &[Taker<'a>]) -> Vec<Gift<'a>> {
-    let mut gifts = Vec::new();
+fn handovers<'a>(takers: &[Taker<'a>]) -> Vec<Handover<'a>> {
+    let mut handovers = Vec::new();
     let mut room: BTreeMap<MemberId, usize> = takers.iter().map(|taker| (taker.id, taker.lacks())).collect();
     let mut excess = Vec::new();
     for taker in takers {
@@ -153,7 +153,7 @@ fn gifts<'a>(takers: &[Taker<'a>]) -> Vec<Gift<'a>> {
         for shard in &taker.shards {
             let is_wanted = || takers.iter().any(|other| other.id != taker.id && other.keeps(shard));
             if !taker.keeps(shard) && is_wanted() {
-                gifts.push(Gift { from: taker.id, shard, is_yielded: true });
+                handovers.push(Handover { from: taker.id, shard, is_yielded: true });
                 surplus = surplus.saturating_sub(1);
             } else {
                 kept.entry(&shard.domain).or_default().push(shard);
@@ -166,11 +166,11 @@ fn gifts<'a>(takers: &[Taker<'a>]) -> Vec<Gift<'a>> {
         for (id, surplus, kept) in excess.iter_mut().filter(|(_, surplus, _)| *surplus > 0) {
             *surplus -= 1;
             if let Some(shard) = excess_of(*id, kept, takers, &mut room) {
-                gifts.push(Gift { from: *id, shard, is_yielded: false });
+                handovers.push(Handover { from: *id, shard, is_yielded: false });
             }
         }
     }
-    gifts
+    handovers
 }
 
 /// Returns the next shard that an owner gives away, of the domain of which it has the most, so that each domain stays spread.

@@ -1,7 +1,7 @@
 //! Republishing: finds events that were committed but not published before the node ended, by asking the broker what
 //! it holds.
 //!
-//! Called by the publisher when it starts. Asks in the background, shard by shard: a hanging broker delays the events
+//! Called by the publisher when it starts. Asks in the background, shard by shard: a broker that does not answer delays the events
 //! of the shards that it has not answered for, and nothing else, and health reports it.
 //!
 //! A crash between a commit and its publication leaves events in the log that the broker never received. Nodes of
@@ -65,7 +65,7 @@ pub(in crate::node) fn find_published(
     runtime.publisher.unanswered.borrow_mut().extend(unknown.iter().map(|shard| shard.id.clone()));
     let me = Rc::downgrade(runtime);
     let issues = Arc::clone(&runtime.definition.issues);
-    let trouble = format!("published events of thread {}", runtime.index);
+    let issue = format!("published events of thread {}", runtime.index);
     Some(async move {
         let counted = unknown.len();
         let asking = join_all(unknown.into_iter().map(|shard| {
@@ -89,7 +89,7 @@ pub(in crate::node) fn find_published(
         }));
         let asking = async {
             if counted > 0 {
-                report_silence(asking, counted, &issues, &trouble).await;
+                report_silence(asking, counted, &issues, &issue).await;
             }
         };
         tokio::join!(asking, checking);
@@ -97,18 +97,18 @@ pub(in crate::node) fn find_published(
 }
 
 /// Waits for the broker's answers, and reports in health if they take long.
-async fn report_silence(asking: impl Future, counted: usize, issues: &HealthIssues, trouble: &str) {
+async fn report_silence(asking: impl Future, counted: usize, issues: &HealthIssues, issue: &str) {
     let mut asking = std::pin::pin!(asking);
     if tokio::time::timeout(REPORT_AFTER, &mut asking).await.is_err() {
         let why = format!(
             "the broker has not reported its last events of {counted} shards: \
              their events are not published yet; check the server"
         );
-        if issues.raise(trouble, why) {
+        if issues.raise(issue, why) {
             tracing::warn!(target: TARGET, "no answer from the broker about its last events: publishing delayed");
         }
         asking.await;
-        issues.resolve(trouble);
+        issues.resolve(issue);
     }
 }
 
