@@ -97,12 +97,13 @@ impl LogWriter {
         }
     }
 
-    // The time of the flush decides whether actors' threads may flush: on a slow disk a batch of many turns on the
-    // writing thread beats one flush per turn, and the thread's other actors are not delayed.
     /// Writes and flushes one batch, and measures how long that took.
     ///
+    /// The time decides whether actors' threads may flush: on a slow disk a batch of many turns on the writing thread beats one
+    /// flush per turn, and the thread's other actors are not delayed.
+    ///
     /// # Errors
-    /// Those of the disk. Whether the batch is durable is unknown then, so the caller stops the store.
+    /// Those of the disk. The batch may be durable or not then, so the caller stops the store.
     fn flush(&mut self, pending: &mut PendingBatch) -> io::Result<()> {
         let PendingBatch { segment, offset, bytes, .. } = pending;
         let location = segment.start + *offset;
