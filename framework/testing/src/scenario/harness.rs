@@ -349,9 +349,8 @@ impl<A: Stateful> Harness<A> {
         self.step(Action::Reply, envelope, DedupKey::Sequence { source, sequence, tracker: Rc::new(NoTracker) })
     }
 
-    /// Fires the timer of a type, or the one with an own name. It must be set and due; the clock is advanced to its time if
-    /// it is not.
-    #[track_caller]
+    /// Fires the timer of a type, or the one with an own name. Fails the test if it is not set; advances the clock if it is not
+    /// due yet.
     pub(super) fn fire_timer<T: Document>(&mut self, own_name: Option<&str>) -> Step {
         let stored = timer_name::<A, T>();
         let stored = own_name.map_or_else(|| stored.to_string(), |own| named_timer(&stored, own));

@@ -70,7 +70,7 @@ pub(super) struct State {
     pub(super) rng: IdSource,
     /// The pairs of services, from and to, between which no packet passes.
     pub(super) partitions: BTreeSet<(usize, usize)>,
-    /// Services whose inbound or outbound messages are lost.
+    /// The services to which no packet passes.
     pub(super) inbound_blocked: BTreeSet<usize>,
     /// The services from which no packet passes.
     pub(super) outbound_blocked: BTreeSet<usize>,
@@ -88,11 +88,11 @@ pub(super) struct State {
     pub(super) store_fails_until: Option<Instant>,
     /// The duplicate window of new streams.
     pub(super) window: Duration,
-    /// The settings of new consumers.
+    /// The settings of all consumers.
     pub(super) consumers: ConsumerSettings,
     /// Slow services: the end of the slowness and the delay per message. `busy` holds the end of their current work.
     pub(super) slow: BTreeMap<usize, (Instant, Duration)>,
-    /// The services whose nodes refuse requests until a time.
+    /// The end of the current work of each slow service, behind which its next message waits.
     pub(super) busy: BTreeMap<usize, Instant>,
     /// One notifier for each stream, for the consumers that wait for its messages.
     notifiers: BTreeMap<String, Arc<Notify>>,

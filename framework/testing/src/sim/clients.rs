@@ -151,7 +151,7 @@ struct Attempts {
     open: u32,
     /// True if one of them may have had an effect.
     may_have_happened: bool,
-    /// An attempt got no answer, so the command may have been handled or not.
+    /// No attempt with the id can have had an effect, and none may begin any longer.
     abandoned: bool,
 }
 
@@ -292,7 +292,7 @@ impl Clients {
         attempts.abandoned
     }
 
-    /// Returns true if an attempt of the command ended without an answer.
+    /// Returns true if the id is abandoned: no attempt with it can have had an effect.
     pub(super) fn is_abandoned(&self, id: MessageId) -> bool {
         self.attempts.borrow().get(&id).is_some_and(|attempts| attempts.abandoned)
     }
