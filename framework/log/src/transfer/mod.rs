@@ -111,22 +111,18 @@ pub struct MoveProgress {
 /// memory use is that of the two opened stores, and a few MiB for turns on their way. PostgreSQL as the target adds 24 bytes for
 /// each message id in the history of the source, because ids are only forgotten by a node.
 ///
-/// ```
-/// use whizbang::EmbeddedStore;
+/// ```no_run
 /// use whizbang::store::embedded::EmbeddedPlace;
-/// use whizbang::store::{Store as _, StoreError, move_store};
+/// use whizbang::store::{StoreError, move_store};
 ///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// # let (old, new) = (folder.path().join("old"), folder.path().join("new"));
-/// EmbeddedStore::open(&old)?.close().await?;
-/// // For PostgreSQL the place is a builder: `PostgresStore::builder(url)`.
-/// move_store(&EmbeddedPlace::new(&old), &EmbeddedPlace::new(&new), |progress| println!("{progress:?}")).await?;
-/// assert!(matches!(EmbeddedStore::open(&old), Err(StoreError::Moved { .. })));
-/// EmbeddedStore::open(&new)?.close().await?;
-/// # Ok(())
-/// # }
+/// #[whizbang::main]
+/// async fn main() -> Result<(), StoreError> {
+///     // For PostgreSQL the place is a builder: `PostgresStore::builder(url)`.
+///     let (from, to) = (EmbeddedPlace::new("/var/lib/bank"), EmbeddedPlace::new("/mnt/new/bank"));
+///     let moved = move_store(&from, &to, |progress| println!("{progress:?}")).await?;
+///     println!("{} events", moved.events);
+///     Ok(())
+/// }
 /// ```
 ///
 /// # Errors
