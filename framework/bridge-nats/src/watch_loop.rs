@@ -25,6 +25,10 @@ use whizbang_wire::subject::Namespace;
 
 impl NatsBridge {
     /// Begins a watch, with the subscription of another watch of the domain if there is one.
+    ///
+    /// # Errors
+    /// [`BridgeError::Refused`] if the server denies the subscription, and [`BridgeError::Closed`] once the bridge is detached.
+    /// Nothing is left behind then, and neither if the future is dropped.
     pub(super) async fn begin_watch(&self, domain: &Name, watcher: Arc<dyn Watcher>) -> Result<Watch, BridgeError> {
         let session = self.session()?;
         let mut domains = session.watches.domains.lock().await;
@@ -43,7 +47,11 @@ impl NatsBridge {
     }
 }
 
-/// Subscribes to the events and heads of a domain, and waits until the server has read it.
+/// Subscribes to the events and heads of a domain, and waits until the server has read it: an event that is published afterwards is
+/// reported. Without a connection it returns after two seconds; the reconnection is then reported as an interruption.
+///
+/// # Errors
+/// [`BridgeError::Refused`] with the subject that the server denies.
 async fn subscribe_to(session: &Session, namespace: &Namespace, domain: &Name) -> Result<[Subscriber; 2], BridgeError> {
     let mut denials = session.denials.subscribe();
     let subjects = [namespace.event_filter(domain), namespace.head_filter(domain)];
@@ -69,11 +77,17 @@ async fn subscribe_to(session: &Session, namespace: &Namespace, domain: &Name) -
 
 /// Starts the loop of a watch.
 pub(super) struct RunWatch {
+    /// The watched domain. Reports about others are dropped: the server may not check permissions.
     domain: Name,
+    /// The prefix of the subjects.
     namespace: Namespace,
+    /// The events and the heads.
     messages: [Subscriber; 2],
+    /// The state of the connection. Messages of the time without one are lost.
     link: watch::Receiver<LinkState>,
+    /// The watchers, which are notified when the loop ends.
     watchers: EndOfReports,
+    /// Resolves when the last watcher has left.
     ended: oneshot::Receiver<()>,
 }
 
@@ -95,6 +109,7 @@ impl Handler<RunWatch> for NatsActor {
 }
 
 impl RunWatch {
+    /// Reports until the last watcher has left, or the connection is closed. It never waits for a watcher.
     async fn run(self) {
         let Self { domain, namespace, messages: [events, heads], mut link, watchers, mut ended } = self;
         let mut messages = select(events, heads);

@@ -12,6 +12,9 @@ use whizbang_core::bridge::{Watch, Watcher};
 use whizbang_core::message::Name;
 
 /// The watched domains of a connection.
+///
+/// An entry holds no watch alive: the watchers do. Entries of ended watches are removed when the next watch of another domain
+/// begins, so there are at most as many as there were watched domains at once.
 #[derive(Default)]
 pub(super) struct Watches {
     /// Locked while a subscription begins, so that streams of one domain share it.
@@ -19,7 +22,10 @@ pub(super) struct Watches {
 }
 
 /// The watch of one domain, which ends with the last watcher.
+///
+/// All streams of a connection share it: a hundred readers of a domain cost the server and the network one subscription.
 pub(super) struct DomainWatch {
+    /// The watchers, which the loop reads as well.
     watchers: Arc<Watchers>,
     /// Ends the loop when it is dropped.
     end: oneshot::Sender<()>,
@@ -30,6 +36,7 @@ pub(super) struct DomainWatch {
 pub(super) struct Watchers(RwLock<Arc<Vec<Arc<dyn Watcher>>>>);
 
 impl Watchers {
+    /// Changes the list. Costs the number of watchers; it happens when a stream begins or ends, not for each report.
     fn change(&self, change: impl FnOnce(&mut Vec<Arc<dyn Watcher>>)) {
         let mut watchers = self.0.write();
         let mut changed = (**watchers).clone();
@@ -37,7 +44,7 @@ impl Watchers {
         *watchers = Arc::new(changed);
     }
 
-    /// Reports to each watcher.
+    /// Reports to each watcher. Costs their number: one reference count for the list, and one call for each.
     pub(super) fn each(&self, report: impl Fn(&dyn Watcher)) {
         let watchers = Arc::clone(&self.0.read());
         watchers.iter().for_each(|watcher| report(&**watcher));
@@ -53,12 +60,12 @@ impl DomainWatch {
         (watch, watchers, ended)
     }
 
-    /// Returns whether its loop runs.
+    /// Returns whether its loop runs. It has ended if it failed, or with the bridge; a new watch of the domain then has a new one.
     pub(super) fn is_running(&self) -> bool {
         !self.end.is_closed()
     }
 
-    /// Adds a watcher, until the returned watch is dropped.
+    /// Adds a watcher, until the returned watch is dropped. The returned watch keeps this one alive.
     pub(super) fn add(self: Arc<Self>, watcher: Arc<dyn Watcher>) -> Watch {
         self.watchers.change(|watchers| watchers.push(Arc::clone(&watcher)));
         Watch::new(move || self.watchers.change(|watchers| watchers.retain(|known| !Arc::ptr_eq(known, &watcher))))
@@ -66,6 +73,8 @@ impl DomainWatch {
 }
 
 /// Notifies the watchers that no further reports follow when the loop ends, also because the bridge does.
+///
+/// A value and not the last statement of the loop, because the loop is dropped when the bridge is abandoned.
 pub(super) struct EndOfReports(pub(super) Arc<Watchers>);
 
 impl Drop for EndOfReports {

@@ -15,8 +15,11 @@ use whizbang_core::message::ShardId;
 /// The reports that a watcher has received.
 #[derive(Debug, Default)]
 struct Reports {
+    /// The reported shards and positions, in the order of their arrival.
     grown: Mutex<Vec<(ShardId, u64)>>,
+    /// The number of reports that something may be missing.
     interruptions: Mutex<usize>,
+    /// Notified of each report.
     changed: Notify,
 }
 
@@ -33,6 +36,7 @@ impl Watcher for Reports {
 }
 
 impl Reports {
+    /// Returns true if the log of a shard was reported to reach a position.
     fn reaches(&self, of: &ShardId, position: u64) -> bool {
         self.grown.lock().iter().any(|(shard, reported)| shard == of && *reported >= position)
     }
@@ -51,6 +55,7 @@ impl Reports {
     }
 }
 
+/// Begins a watch through a node's bridge.
 async fn watch(node: &TestNode, domain: &'static str) -> (Arc<Reports>, Watch) {
     let reports = Arc::<Reports>::default();
     let watcher = Arc::clone(&reports) as Arc<dyn Watcher>;
@@ -59,6 +64,8 @@ async fn watch(node: &TestNode, domain: &'static str) -> (Arc<Reports>, Watch) {
 }
 
 /// Events and heads of a watched domain are reported to each watch, those of other domains to none. A card does not matter.
+///
+/// A stream of events is opened while a node runs, so its domain cannot be on the card. Its own node may record the events.
 pub async fn watch_reports_events_and_heads(fixture: &dyn Fixture) {
     let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
     let mail = TestNode::start(fixture, service("mail").owning(named("mail"), SHARDS)).await;
@@ -89,6 +96,8 @@ pub async fn watch_reports_events_and_heads(fixture: &dyn Fixture) {
 }
 
 /// A watch that was dropped reports nothing and releases its watcher. Another watch of the domain continues.
+///
+/// Streams begin and end as often as HTTP requests do: what one leaves behind would add up.
 pub async fn dropped_watch_releases_its_watcher(fixture: &dyn Fixture) {
     let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
     let reader = TestNode::start(fixture, service("reader")).await;
@@ -119,6 +128,8 @@ pub async fn dropped_watch_releases_its_watcher(fixture: &dyn Fixture) {
 }
 
 /// A reconnection is reported, and later events are.
+///
+/// Reports of the time without a connection are lost, so the readers must look for events themselves once.
 pub async fn watch_survives_a_reconnection(fixture: &dyn Fixture) {
     let bank = TestNode::start(fixture, service("bank").owning(named("bank"), SHARDS)).await;
     let reader = TestNode::start(fixture, service("reader")).await;
