@@ -35,6 +35,7 @@ mod in_flight;
 mod inboxes;
 mod jetstream;
 mod json_request;
+mod outgoing_message;
 mod owned_shards;
 mod ownership;
 mod pending_replies;

@@ -24,6 +24,7 @@ use super::acknowledgement;
 use super::connection::LinkState;
 use super::headers;
 use super::inboxes::Inboxes;
+use super::outgoing_message::{EncodedMessage, OutgoingMessage};
 use super::pending_replies::{PendingReplies, PendingReply};
 pub(super) use super::pending_replies::{Reply, ReplyError, ReplyKind};
 use whizbang_core::bridge::BridgeError;
@@ -36,38 +37,11 @@ use whizbang_wire::subject::{Address, Namespace};
 const MAX_QUEUED: usize = 64 * 1024;
 /// The maximum total payload of these messages in bytes.
 const MAX_QUEUED_BYTES: usize = 32 << 20;
-/// The maximum number and the maximum size in bytes of the events in one message. Only events that wait already are packed: none
+/// The maximum number of events in one message. Only events that wait already are packed: none
 /// waits for a pack to fill.
 const MAX_PACK_EVENTS: usize = 128;
+/// As [`MAX_PACK_EVENTS`], in bytes of their payloads.
 const MAX_PACK_BYTES: usize = 32 * 1024;
-
-/// A message in the queue.
-enum OutgoingMessage {
-    /// A command, reply, request, response or notification, encoded by its sender's thread.
-    Ready(EncodedMessage),
-    /// An event. It is encoded when it is written, alone or packed with the events behind it in the queue.
-    Event(Box<Envelope>, u64),
-}
-
-impl OutgoingMessage {
-    /// Returns the payload size in bytes.
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Ready(written) => written.payload.len(),
-            Self::Event(event, _) => event.payload.len(),
-        }
-    }
-}
-
-/// An encoded message.
-struct EncodedMessage {
-    /// The complete subject, with the namespace.
-    subject: Subject,
-    headers: HeaderMap,
-    payload: Bytes,
-    /// The number in the subject of its reply. `None` if no reply is expected.
-    number: Option<u64>,
-}
 
 /// The queues of messages to write, and the messages that wait for a reply. Shared by all threads of the node.
 pub(super) struct PublisherLoop {
@@ -77,7 +51,9 @@ pub(super) struct PublisherLoop {
     urgent: Queue<OutgoingMessage>,
     /// The payload size of both queues in bytes.
     queued_bytes: AtomicUsize,
+    /// The messages that wait for a reply, by their numbers.
     pending: Mutex<PendingReplies>,
+    /// The number of the next message with a reply. Never used twice in a connection.
     next_number: AtomicU64,
     /// No further messages are accepted. Never reset.
     closing: AtomicBool,
@@ -85,12 +61,16 @@ pub(super) struct PublisherLoop {
     pub(super) stream_missing: Notify,
     /// The connection: while it is down, messages are refused, and the senders retry.
     link: watch::Receiver<LinkState>,
+    /// The addresses of the servers, for errors.
     broker: Arc<str>,
+    /// The prefix of all subjects.
     namespace: Namespace,
+    /// The subjects to which replies are sent.
     inboxes: Inboxes,
 }
 
 impl PublisherLoop {
+    /// Creates a publisher with empty queues. Nothing is written before its loop runs.
     pub(super) fn new(
         inboxes: Inboxes,
         namespace: Namespace,
@@ -198,6 +178,7 @@ impl PublisherLoop {
         if self.link.borrow().up { Ok(()) } else { Err(self.connection_lost()) }
     }
 
+    /// Returns the error of a message that is refused while the connection is down. It was not sent.
     fn connection_lost(&self) -> BridgeError {
         BridgeError::Unreachable { broker: self.broker.to_string(), reason: "the connection is lost".to_owned() }
     }
@@ -455,8 +436,11 @@ async fn write_message(client: &Client, reply: Option<Subject>, message: Encoded
 
 /// The future of the reply to one message. Dropping it unregisters the message.
 pub(super) struct ReplyFuture {
+    /// The publisher, in which the message is registered.
     publisher: Arc<PublisherLoop>,
+    /// The number of the message, which its reply contains.
     number: u64,
+    /// Receives the reply, or the error with which the message has failed.
     reply: oneshot::Receiver<Result<Reply, ReplyError>>,
 }
 

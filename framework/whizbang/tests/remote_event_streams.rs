@@ -125,7 +125,7 @@ async fn moved_shards_continue_the_stream() {
     step(&one).await;
 }
 
-/// What a client does at its bridge.
+/// The counts of the calls that a client makes at its bridge.
 #[derive(Default)]
 struct Counts {
     pages: AtomicUsize,

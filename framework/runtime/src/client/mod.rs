@@ -187,11 +187,6 @@ impl Client {
         self.inner.clock.now()
     }
 
-    /// Returns the wait before attempt `attempt` + 1 of something that failed for now.
-    pub(crate) fn retry_wait(&self, attempt: u32) -> Duration {
-        retry::WAITS.wait(attempt, &self.inner.ids.lock())
-    }
-
     /// Closes the connection of a client created with [`connect`](Self::connect), after sending what it has posted.
     /// Its clones reach no node afterwards. No-op for a client of a node, which has no connection of its own.
     pub async fn disconnect(self) {

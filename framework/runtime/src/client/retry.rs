@@ -20,8 +20,14 @@ use whizbang_core::telemetry::{TARGET, error_chain};
 
 /// Waits between two attempts: from 10 ms, doubling up to 1 s, with half of each wait random. Short enough that a
 /// restarted owner is found at once, and one attempt per second of each waiting caller does not hold it down.
-pub(super) const WAITS: Retry =
-    Retry { attempts: u32::MAX, first: Duration::from_millis(10), longest: Duration::from_secs(1) };
+const WAITS: Retry = Retry { attempts: u32::MAX, first: Duration::from_millis(10), longest: Duration::from_secs(1) };
+
+impl Client {
+    /// Returns the wait before attempt `attempt` + 1 of something that failed for now.
+    pub(crate) fn retry_wait(&self, attempt: u32) -> Duration {
+        WAITS.wait(attempt, &self.inner.ids.lock())
+    }
+}
 
 /// Time that the first attempt waits for the reply of another process before the request is sent again; doubles with each
 /// attempt that had no reply, up to [`LONGEST_ATTEMPT`]. An owner that is killed never replies, and its successor may run within a second.

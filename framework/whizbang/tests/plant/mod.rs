@@ -36,7 +36,7 @@ pub async fn measure(client: &Client, numbers: impl IntoIterator<Item = u64>) {
     }
 }
 
-/// What a caller does with the events: it keeps them, and notes the position of the last one of each shard.
+/// The events of a caller, which keeps them and notes the position of the last one of each shard.
 #[derive(Debug, Default)]
 pub struct Collected {
     pub numbers: Vec<u64>,
