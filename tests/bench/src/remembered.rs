@@ -86,7 +86,7 @@ const PENDING: usize = 100_000;
 /// The number of other keys that set their timers.
 const SETTERS: usize = 1_000;
 /// The number of times that each of them does.
-const SETS: usize = 50;
+const SETS: usize = 200;
 
 /// Measures the turns per second that set a timer, with 100,000 pending timers of other keys and with none.
 pub(crate) fn timers() {

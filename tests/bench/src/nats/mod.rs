@@ -28,53 +28,63 @@ struct Measured {
 }
 
 pub(crate) fn command_alone() {
-    commands("nats_command_latency", 1, 3000, "us p50", |measured| measured.p50_us);
+    commands("nats_command_latency", 0, 1, 3000, "us p50", |measured| measured.p50_us);
+}
+
+/// The same with a node of the default configuration: an actor thread, and a thread for the bridge.
+pub(crate) fn command_alone_threads() {
+    commands("nats_command_latency_threads", 1, 1, 3000, "us p50", |measured| measured.p50_us);
 }
 
 pub(crate) fn command_256() {
-    commands("nats_command_256_in_flight", 256, 300, "commands/s", |measured| measured.rate);
+    commands("nats_command_256_in_flight", 0, 256, 300, "commands/s", |measured| measured.rate);
 }
 
-fn commands(bench: &str, in_flight: usize, each: usize, unit: &str, figure: fn(&Measured) -> f64) {
-    let pairs = command_pairs(in_flight, each, 1 + REPETITIONS);
+fn commands(bench: &str, threads: usize, in_flight: usize, each: usize, unit: &str, figure: fn(&Measured) -> f64) {
+    let pairs = command_pairs(threads, in_flight, each, 1 + REPETITIONS);
     let pairs: Vec<_> = pairs.iter().skip(1).map(|(ours, raw)| (figure(ours), figure(raw))).collect();
     report(bench, unit, "raw JetStream publish, pull, core reply, ack", &pairs);
 }
 
 /// Measures commands in alternation with their anchor.
-fn command_pairs(in_flight: usize, each: usize, repetitions: usize) -> Vec<(Measured, Measured)> {
+fn command_pairs(threads: usize, in_flight: usize, each: usize, repetitions: usize) -> Vec<(Measured, Measured)> {
     let server = NatsServer::start(RELEASE);
     let url = server.url();
     let pair = |_| {
         let raw = raw::commands(&url, in_flight, each);
-        (ours::commands(&url, in_flight, each), raw)
+        (ours::commands(&url, threads, in_flight, each), raw)
     };
     (0..repetitions).map(pair).collect()
 }
 
 pub(crate) fn events_1() {
-    events("nats_events_1_subscriber", 1, 100_000);
+    events("nats_events_1_subscriber", 0, 1, 100_000);
+}
+
+/// The same with nodes of the default configuration: an actor thread, and a thread for the bridge.
+pub(crate) fn events_1_threads() {
+    events("nats_events_1_subscriber_threads", 1, 1, 100_000);
 }
 
 pub(crate) fn events_4() {
-    events("nats_events_4_subscribers", 4, 50_000);
+    events("nats_events_4_subscribers", 0, 4, 50_000);
 }
 
 pub(crate) fn events_16() {
-    events("nats_events_16_subscribers", 16, 20_000);
+    events("nats_events_16_subscribers", 0, 16, 20_000);
 }
 
-fn events(bench: &str, subscribers: usize, count: usize) {
-    let pairs = event_pairs(subscribers, count, 1 + REPETITIONS);
+fn events(bench: &str, threads: usize, subscribers: usize, count: usize) {
+    let pairs = event_pairs(threads, subscribers, count, 1 + REPETITIONS);
     report(bench, "deliveries/s", "raw pull consumers with a set of ids", pairs.get(1..).unwrap_or_default());
 }
 
 /// Measures events in alternation with their anchor.
-fn event_pairs(subscribers: usize, count: usize, repetitions: usize) -> Vec<(f64, f64)> {
+fn event_pairs(threads: usize, subscribers: usize, count: usize, repetitions: usize) -> Vec<(f64, f64)> {
     let server = NatsServer::start(RELEASE);
     let pair = |_| {
         let raw = raw::events(&server.url(), subscribers, count);
-        (ours::events(&server.url(), subscribers, count), raw)
+        (ours::events(&server.url(), threads, subscribers, count), raw)
     };
     (0..repetitions).map(pair).collect()
 }
@@ -144,12 +154,12 @@ mod tests {
     /// The rows run with few messages, twice on one server as in a measurement.
     #[test]
     fn rows_complete_with_few_messages() {
-        for (in_flight, each) in [(1, 20), (16, 5)] {
-            for (ours, raw) in command_pairs(in_flight, each, 2) {
+        for (threads, in_flight, each) in [(0, 1, 20), (1, 16, 5)] {
+            for (ours, raw) in command_pairs(threads, in_flight, each, 2) {
                 assert!(ours.rate > 0.0 && ours.p50_us > 0.0 && raw.rate > 0.0 && raw.p50_us > 0.0);
             }
         }
-        for (ours, raw) in event_pairs(2, 300, 2) {
+        for (ours, raw) in event_pairs(0, 2, 300, 2).into_iter().chain(event_pairs(1, 1, 300, 2)) {
             assert!(ours > 0.0 && raw > 0.0, "{ours} {raw}");
         }
     }

@@ -88,11 +88,13 @@ pub(crate) fn next_run() -> u64 {
     RUNS.fetch_add(1, Ordering::Relaxed)
 }
 
-pub(super) fn commands(url: &str, in_flight: usize, each: usize) -> Measured {
+/// Measures commands to a node with this number of actor threads.
+pub(super) fn commands(url: &str, threads: usize, in_flight: usize, each: usize) -> Measured {
     let run = next_run();
     let owner = thread(url, move |url, ready, ended| async move {
         let bridge = bridge(&url, run).await;
         let node = Node::builder("notes", MemoryStore::new())
+            .threads(threads)
             .aggregate::<Book>()
             .bridge(bridge)
             .start()
@@ -122,12 +124,14 @@ pub(super) fn commands(url: &str, in_flight: usize, each: usize) -> Measured {
     measured
 }
 
-pub(super) fn events(url: &str, subscribers: usize, count: usize) -> f64 {
+/// Measures events of a node to others, each with this number of actor threads.
+pub(super) fn events(url: &str, threads: usize, subscribers: usize, count: usize) -> f64 {
     let run = next_run();
     PROJECTED.store(0, Ordering::Relaxed);
     let wanted = (count * subscribers) as u64;
     let (span, _) = block_on(async {
         let source = Node::builder("notes", MemoryStore::new())
+            .threads(threads)
             .aggregate::<Book>()
             .bridge(bridge(url, run).await)
             .start()
@@ -138,6 +142,7 @@ pub(super) fn events(url: &str, subscribers: usize, count: usize) -> f64 {
             for number in 0..subscribers {
                 let service = format!("reader-{number}");
                 let node = Node::builder(&service, MemoryStore::new())
+                    .threads(threads)
                     .projection::<Reader>()
                     .bridge(bridge(&url, run).await)
                     .start()
