@@ -3,12 +3,17 @@
 
 mod bank;
 mod eventually;
+mod instrumented_store;
 mod poll_once;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bank::*;
 use eventually::eventually;
+use instrumented_store::{InstrumentedStore, StoreProbe};
 use poll_once::poll_once;
 use whizbang::prelude::*;
 use whizbang::store::StoreError;
@@ -84,6 +89,57 @@ async fn failed_commit_is_unknown_to_dependents_and_safe_to_retry() {
         }
         assert_eq!(client.send(deposit("ada", 0)).await.unwrap(), 10);
     }
+}
+
+/// A shard that was reopened already must be reopened once more.
+#[whizbang::test]
+async fn store_that_fails_during_the_recovery_is_recovered_from() {
+    let (memory, faults) = MemoryStore::faulty();
+    let probe = Arc::new(StoreProbe::default());
+    let store = InstrumentedStore(memory, Arc::clone(&probe));
+    let node = Node::builder("bank", store).threads(0).aggregate::<Account>().start().await.unwrap();
+    let client = node.client();
+    let names = (0..1000).map(|n| format!("account{n}"));
+    let by_shard: BTreeMap<_, _> = names.map(|name| (whizbang::message::shard_of(&name, 16), name)).collect();
+    assert_eq!(by_shard.len(), 16);
+    for account in by_shard.values() {
+        client.send(deposit(account, 1)).await.unwrap();
+    }
+    for failures in 1..4 {
+        probe.opens.next.store(true, Ordering::Relaxed);
+        faults.fail(0, broken());
+        probe.opens.reads.notified().await;
+        for _ in 0..failures {
+            faults.fail(0, broken());
+        }
+        probe.opens.go.notify_one();
+        for account in by_shard.values() {
+            eventually(async || client.send(deposit(account, 0)).await.is_ok_and(|balance| balance == 1)).await;
+        }
+    }
+}
+
+/// Longer than any number of attempts: a disk or a server may be away for hours.
+#[whizbang::test]
+async fn store_that_cannot_be_opened_is_waited_for() {
+    let (memory, faults) = MemoryStore::faulty();
+    let probe = Arc::new(StoreProbe::default());
+    let store = InstrumentedStore(memory, Arc::clone(&probe));
+    let retry = Retry { attempts: 3, first: Duration::from_millis(1), longest: Duration::from_millis(2) };
+    let node = Node::builder("bank", store).threads(0).aggregate::<Account>().retry(retry).start().await.unwrap();
+    let client = node.client();
+    client.send(deposit("ada", 1)).await.unwrap();
+    let opened = probe.openings.load(Ordering::Relaxed);
+    probe.fail("open");
+    faults.fail(0, broken());
+    // Each attempt ends at the first shard.
+    eventually(async || probe.openings.load(Ordering::Relaxed) > opened + 50).await;
+    let health = node.health();
+    assert!(health.live && !health.ready, "{health:?}");
+    assert!(health.reasons.iter().any(|reason| reason.contains("failed to commit")), "{health:?}");
+    probe.heal();
+    eventually(async || client.send(deposit("ada", 0)).await.is_ok_and(|balance| balance == 1)).await;
+    assert!(node.health().ready, "{:?}", node.health());
 }
 
 /// Returns keys in shard 0 of sixteen.

@@ -17,8 +17,9 @@ use whizbang_core::store::{Timer, TimerCursor, TimerPage};
 /// Each timer is in both maps: by due time for the node, by stream and name for the turn that replaces or clears it.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
-    /// In the order in which they fire.
-    by_actor: BTreeMap<Name, BTreeMap<TimerCursor, (Stream, Timer)>>,
+    /// In the order in which they fire. Boxed, so that the nodes of a large map stay small: a turn that sets a timer again touches
+    /// two of them.
+    by_actor: BTreeMap<Name, BTreeMap<TimerCursor, Box<(Stream, Timer)>>>,
     /// The place of each timer in `by_actor`.
     by_name: HashMap<(Stream, Box<str>), (Name, TimerCursor), FixedState>,
     /// The number of timers ever set. It orders timers that are due at the same time.
@@ -51,8 +52,11 @@ impl Timers {
             self.remove(&actor, old);
         }
         match self.by_actor.get_mut(&timer.actor) {
-            Some(timers) => drop(timers.insert(place, (stream, timer))),
-            None => drop(self.by_actor.insert(timer.actor.clone(), BTreeMap::from([(place, (stream, timer))]))),
+            Some(timers) => drop(timers.insert(place, Box::new((stream, timer)))),
+            None => {
+                let name = timer.actor.clone();
+                drop(self.by_actor.insert(name, BTreeMap::from([(place, Box::new((stream, timer)))])));
+            }
         }
     }
 
@@ -74,7 +78,7 @@ impl Timers {
             && place.number <= saving.cut
             && saving.after.as_ref().is_none_or(|(saved, last)| (saved, *last) < (actor, place))
         {
-            saving.cleared.extend(removed);
+            saving.cleared.extend(removed.map(|timer| *timer));
         }
     }
 
@@ -104,7 +108,8 @@ impl Timers {
                 Some((saved, place)) if saved == actor => Bound::Excluded(*place),
                 _ => Bound::Unbounded,
             };
-            for (place, (stream, timer)) in timers.range((start, Bound::Unbounded)) {
+            for (place, timer) in timers.range((start, Bound::Unbounded)) {
+                let (stream, timer) = &**timer;
                 let is_behind = saving.last.as_ref().is_none_or(|(last, at)| (last, at) < (actor, place));
                 if visited >= limit || is_behind {
                     break 'all;
@@ -141,7 +146,7 @@ impl Timers {
         let end = TimerCursor { due: now, number: u64::MAX };
         let mut due: Vec<_> = self.by_actor.values().flat_map(|timers| timers.range(..=end).take(limit)).collect();
         due.sort_unstable_by_key(|(place, _)| **place);
-        due.into_iter().take(limit).map(|(_, (_, timer))| timer.clone()).collect()
+        due.into_iter().take(limit).map(|(_, timer)| timer.1.clone()).collect()
     }
 
     /// Returns the time of the earliest timer. Costs the number of types.
@@ -153,12 +158,12 @@ impl Timers {
     pub(super) fn of(&self, actor: &Name, after: TimerCursor, now: Timestamp, limit: usize) -> TimerPage {
         let mut page = TimerPage::default();
         let Some(timers) = self.by_actor.get(actor) else { return page };
-        for (place, (_, timer)) in timers.range((Bound::Excluded(after), Bound::Unbounded)) {
+        for (place, timer) in timers.range((Bound::Excluded(after), Bound::Unbounded)) {
             if place.due > now || page.due.len() >= limit {
                 page.next = Some(place.due);
                 break;
             }
-            page.due.push((*place, timer.clone()));
+            page.due.push((*place, timer.1.clone()));
         }
         page
     }

@@ -68,10 +68,14 @@ impl std::fmt::Debug for CommitNotifier {
 }
 
 impl CommitNotifier {
-    /// Clears a failure after the shards were reopened. Earlier appends count as completed.
+    /// Clears a failure before the shards are reopened. Earlier appends count as completed.
     pub(crate) fn clear_failure(&self) {
         *self.failed.lock() = None;
-        // A fence that was reported before the failure is handled now.
+    }
+
+    /// Wakes the task that calls the callbacks after the shards were reopened: commits, fences and failures may have been
+    /// reported in between.
+    pub(crate) fn wake(&self) {
         self.changed.notify_one();
     }
 }

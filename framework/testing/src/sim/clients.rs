@@ -39,7 +39,12 @@ pub(super) struct EncodedCommand {
     codec: Codec,
     /// The number of shards of the domain, to find the shard of the key.
     shards: u16,
+    /// Returns whether bytes are another command of the type for the same key.
+    is_for_key: fn(&Self, &[u8]) -> bool,
 }
+
+/// The most bytes that are changed in turn until the payload is a command again.
+const MAX_CHANGES: usize = 64;
 
 impl EncodedCommand {
     /// Encodes a command once, so that all attempts have the same bytes.
@@ -59,6 +64,9 @@ impl EncodedCommand {
             version: C::WRITES,
             codec,
             shards: C::Domain::SHARDS,
+            is_for_key: |encoded, bytes| {
+                C::decode(encoded.version, encoded.codec, bytes).is_ok_and(|other| other.key().as_str() == encoded.key)
+            },
         })
     }
 
@@ -72,10 +80,24 @@ impl EncodedCommand {
         Self { id, ..self.clone() }
     }
 
-    /// Returns a command with the same id and another payload.
+    /// Returns a command with the same id and key and another payload: with a changed bit in one of its last bytes if that is a
+    /// command, otherwise one that cannot be decoded.
     pub(super) fn with_changed_payload(&self) -> Self {
-        let bytes = self.bytes.iter().copied().chain([0]).collect();
-        Self { bytes, ..self.clone() }
+        let changed = (0..self.bytes.len()).rev().take(MAX_CHANGES).map(|at| {
+            let mut bytes = self.bytes.to_vec();
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte ^= 1;
+            }
+            bytes
+        });
+        let longer = || self.bytes.iter().copied().chain([0]).collect();
+        let bytes = changed.into_iter().find(|bytes| (self.is_for_key)(self, bytes)).unwrap_or_else(longer);
+        Self { bytes: Bytes::from(bytes), ..self.clone() }
+    }
+
+    /// Returns whether the payload is a command for the key.
+    pub(super) fn is_decodable(&self) -> bool {
+        (self.is_for_key)(self, &self.bytes)
     }
 
     /// Returns the payload for the failure report.

@@ -326,7 +326,8 @@ pub enum Fault {
         /// The number of commands.
         times: u8,
     },
-    /// Fails the store of the service: the outcome of pending commits is unknown, and the shards must be opened again.
+    /// Fails the store of the service: the outcome of pending commits is unknown, and the shards must be opened again. In every
+    /// second case it fails again soon after, possibly while they are.
     FailCommits {
         /// The service.
         service: usize,

@@ -15,6 +15,9 @@ use super::service::Seat;
 use super::{SimError, World};
 use whizbang_runtime::actor::{Count, Failpoint, Failpoints};
 
+/// The maximum time after which a store fails again, in milliseconds: about as long as its shards take to reopen.
+const MAX_RECOVERY: u64 = 300;
+
 impl World {
     /// Applies the fault profile and schedules the faults of the run.
     pub(super) fn start_faults(&self) -> Vec<tokio::sync::oneshot::Receiver<()>> {
@@ -196,6 +199,14 @@ impl World {
                 // Reopening shards takes ownership, and an old node must not do that.
                 self.kill_zombie(running);
                 running.store.fail();
+                // In every second case again, while the shards are reopened.
+                if self.below(2) == 0 {
+                    tokio::time::sleep(Duration::from_millis(self.below(MAX_RECOVERY))).await;
+                    if running.is_running() && !self.0.faults_stopped.get() {
+                        self.kill_zombie(running);
+                        running.store.fail();
+                    }
+                }
             }
             Fault::Panic { service, times } => {
                 self.arm(*service, &Failpoint::Panic, *times, count);

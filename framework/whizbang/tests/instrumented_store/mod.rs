@@ -37,12 +37,16 @@ pub struct StoreProbe {
     pub timers: AtomicUsize,
     /// The most timers in one page.
     pub largest: AtomicUsize,
+    /// The number of calls that open a shard.
+    pub openings: AtomicUsize,
     /// The number of turns of streams read.
     pub turns: AtomicUsize,
     /// The number of events read.
     pub events: AtomicUsize,
     /// Pauses the next read of dead letters.
     pub letters: Hold,
+    /// Pauses the next opening of a shard, after it was opened.
+    pub opens: Hold,
     /// Pauses the next save of a view with statements, before it begins.
     pub saves: Hold,
 }
@@ -58,6 +62,16 @@ pub struct Hold {
     pub go: Notify,
 }
 
+impl Hold {
+    /// Pauses the call if it is the next one.
+    async fn pass(&self) {
+        if self.next.swap(false, Ordering::Relaxed) {
+            self.reads.notify_one();
+            self.go.notified().await;
+        }
+    }
+}
+
 impl StoreProbe {
     /// Makes the next `times` calls of `method` panic. For `load` and `append`, `method` includes the name of an actor
     /// type.
@@ -65,7 +79,7 @@ impl StoreProbe {
         *self.panics.lock() = Some((method.to_owned(), times));
     }
 
-    /// Makes the calls of a reading method, or of `claim_view`, fail until [`heal`](Self::heal) is called. For `load`, `method`
+    /// Makes the calls of a reading method, of `open` or of `claim_view`, fail until [`heal`](Self::heal) is called. For `load`, `method`
     /// includes the name of an actor type.
     pub fn fail(&self, method: &str) {
         let error = StoreError::io("reading", std::io::Error::other("planned"));
@@ -156,7 +170,10 @@ impl Store for InstrumentedStore {
         let opened = self.0.open(shard, shards, listener);
         async move {
             self.1.called("open");
+            self.1.openings.fetch_add(1, Ordering::Relaxed);
+            self.1.reads("open")?;
             let ShardHandle { writer, reader } = opened.await?;
+            self.1.opens.pass().await;
             Ok(ShardHandle {
                 writer: Box::new(Writer(writer, Arc::clone(&self.1))),
                 reader: Arc::new(Reader(reader, Arc::clone(&self.1))),
@@ -210,10 +227,7 @@ impl Store for InstrumentedStore {
             return self.save_view(projection, epoch, view);
         }
         async move {
-            if self.1.saves.next.swap(false, Ordering::Relaxed) {
-                self.1.saves.reads.notify_one();
-                self.1.saves.go.notified().await;
-            }
+            self.1.saves.pass().await;
             let run = self.1.statements.lock().as_mut().map(|run| *run += statements.len()).is_some();
             if run {
                 return self.save_view(projection, epoch, view).await;
@@ -350,11 +364,7 @@ impl ShardReader for Reader {
         async move {
             self.1.reads("dead_letters")?;
             let letters = self.0.dead_letters(after, limit).await;
-            let hold = &self.1.letters;
-            if hold.next.swap(false, Ordering::Relaxed) {
-                hold.reads.notify_one();
-                hold.go.notified().await;
-            }
+            self.1.letters.pass().await;
             letters
         }
         .boxed()

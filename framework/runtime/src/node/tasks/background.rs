@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::actor::CommitFailure;
+use crate::actor::{CommitFailure, MIN_WAIT};
 use crate::node::error::NodeEnd;
 use crate::node::thread::ThreadRuntime;
 use whizbang_core::clock::instant;
 use whizbang_core::spawn::{FIRST_RESTART, LONGEST_RESTART};
-use whizbang_core::store::StoreError;
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::telemetry::error_chain;
 
@@ -49,16 +48,18 @@ pub(in crate::node) async fn complete_commits(runtime: Weak<ThreadRuntime>) {
         } else {
             context.report_append_error(&error);
         }
-        let mut failures = 0;
+        let mut failures = 0_u32;
         loop {
             match runtime.recover().await {
                 Ok(()) => {
                     context.panics_handled();
                     break;
                 }
-                Err(error @ (StoreError::Io { .. } | StoreError::Full { .. })) if failures < 8 => {
-                    failures += 1;
-                    let wait = context.settings.retry.all.wait(failures, &context.ids);
+                // Without a limit: a disk or a server may be away for long, and health says so meanwhile.
+                Err(error) if error.is_transient() => {
+                    failures = failures.saturating_add(1);
+                    context.report_append_error(&error);
+                    let wait = context.settings.retry.all.wait(failures, &context.ids).max(MIN_WAIT);
                     tracing::error!(
                         target: TARGET, error = %error_chain(&error), ?wait,
                         "failed to reopen the shards: retrying",
