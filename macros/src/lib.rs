@@ -5,8 +5,8 @@
 //! them. The output refers only to `::whizbang::derive`, which `#[whizbang(crate = …)]` replaces.
 //!
 //! # Reading order
-//! [message](crate::message) is the longest derive and shows the pattern of all: read the attribute, check the item, generate
-//! implementations, and return them with the mistakes. The attribute is read by [attribute](crate::attribute) from a table of
+//! `message` is the longest derive and shows the pattern of all: read the attribute, check the item, generate
+//! implementations, and return them with the mistakes. The attribute is read by `attribute` from a table of
 //! known keys, so all derives report the same mistakes in the same words.
 //!
 //! A derive never panics. Input that is not an item of Rust is reported by the compiler before, and everything else becomes a
