@@ -26,6 +26,7 @@ mod problem;
 mod request;
 mod route;
 mod schema;
+mod server_sent_events;
 
 pub use asyncapi::asyncapi;
 pub use error::GatewayError;
@@ -33,6 +34,7 @@ pub use gateway::Gateway;
 pub use health::health_routes;
 pub use problem::Problem;
 pub use schema::json_schema;
+pub use server_sent_events::ServerSentEvents;
 
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,161 @@
+//! Streams of events as server-sent events, for browsers and other HTTP clients.
+//!
+//! Called by handlers of the program. The id of each event is the cursor of the stream, so that a client that reconnects continues
+//! where it was; the server keeps nothing about it.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use serde::Serialize;
+use serde_json::{Value, json};
+use whizbang_core::message::Domain;
+use whizbang_core::user_code::user_code;
+use whizbang_runtime::subscribe::{Cursor, CursorError, EventStream, StreamedEvent, SubscribeError};
+
+use crate::problem::Problem;
+
+/// The interval of comments on a quiet connection, unless configured otherwise: shorter than the usual time limit of proxies.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Chooses the events of one client.
+type Choice<T> = Box<dyn Fn(&StreamedEvent<T>) -> bool + Send>;
+
+/// A response with the events of a stream, as `text/event-stream`. Return it from an axum handler.
+///
+/// | field | content |
+/// |---|---|
+/// | `id` | the [cursor](Cursor) behind the event; a client sends the last one as `Last-Event-ID` when it reconnects |
+/// | `data` | the event as JSON |
+/// | `event: unreadable` | an event that this program cannot decode: `{"shard": …, "position": …, "name": …}`. Others follow |
+/// | `event: end` | the stream has ended with an error: `{"code": …, "detail": …}`. The client should close the connection |
+///
+/// The response reads as fast as the client does, and holds two pages of events. A client that goes away ends the stream. The codes
+/// of an end are `gateway.stopped`, after which a client may reconnect; `gateway.other-log`, if the id belongs to another store or to
+/// a log that was restored; and `gateway.failed`.
+///
+/// ```
+/// use axum::extract::State;
+/// use axum::http::HeaderMap;
+/// use axum::response::{IntoResponse, Response};
+/// use whizbang::prelude::*;
+/// use whizbang_http::{Problem, ServerSentEvents};
+///
+/// #[derive(Domain)]
+/// struct Plant;
+///
+/// #[derive(Event, Serialize, Deserialize)]
+/// #[event(domain = Plant)]
+/// struct Measured { celsius: i32 }
+///
+/// async fn measured(State(client): State<Client>, headers: HeaderMap) -> Result<Response, Problem> {
+///     let events = ServerSentEvents::new(client.subscribe::<Measured>()).resume(&headers)?;
+///     Ok(events.only(|item| item.context.header("tenant") == Some("acme")).into_response())
+/// }
+///
+/// # fn routes(client: Client) -> axum::Router {
+/// axum::Router::new().route("/measured", axum::routing::get(measured)).with_state(client)
+/// # }
+/// ```
+#[must_use = "it does nothing until a handler returns it"]
+pub struct ServerSentEvents<T, D> {
+    stream: EventStream<T, D>,
+    choice: Choice<T>,
+    keep_alive: Duration,
+}
+
+impl<T: Serialize + Send + 'static, D: Domain> ServerSentEvents<T, D> {
+    /// Creates a response with the events of a stream, from where the stream starts.
+    pub fn new(stream: EventStream<T, D>) -> Self {
+        Self { stream, choice: Box::new(|_| true), keep_alive: KEEP_ALIVE }
+    }
+
+    /// Continues behind the last event that the client has received, if the request names it in `Last-Event-ID`.
+    ///
+    /// # Errors
+    /// A [`Problem`] with status 400 and the code `gateway.invalid-header` if the id is not a cursor.
+    pub fn resume(mut self, headers: &HeaderMap) -> Result<Self, Problem> {
+        let invalid = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "gateway.invalid-header", detail);
+        let Some(id) = headers.get("last-event-id") else { return Ok(self) };
+        let id = id.to_str().map_err(|_| invalid("Last-Event-ID is not text".to_owned()))?;
+        if !id.is_empty() {
+            let cursor: Cursor = id.parse().map_err(|error: CursorError| invalid(format!("Last-Event-ID: {error}")))?;
+            self.stream = self.stream.start_at(cursor);
+        }
+        Ok(self)
+    }
+
+    /// Sends only some of the events, for instance those of the client's tenant. Default: all.
+    pub fn only(mut self, choice: impl Fn(&StreamedEvent<T>) -> bool + Send + 'static) -> Self {
+        self.choice = Box::new(choice);
+        self
+    }
+
+    /// Sets the time without an event after which a comment is sent, so that a broken connection is noticed and proxies do not
+    /// close it. Default: 15 s.
+    pub fn keep_alive(mut self, interval: Duration) -> Self {
+        self.keep_alive = interval;
+        self
+    }
+}
+
+impl<T: Serialize + Send + 'static, D: Domain> IntoResponse for ServerSentEvents<T, D> {
+    fn into_response(self) -> Response {
+        let Self { stream, choice, keep_alive } = self;
+        let events = stream::unfold((stream, choice), |(mut stream, choice)| async move {
+            loop {
+                let item = stream.next().await?;
+                let (name, data) = match item {
+                    Ok(item) => match user_code(|| choice(&item).then(|| serde_json::to_value(&item.event))) {
+                        Ok(None) => continue,
+                        Ok(Some(Ok(data))) => (None, data),
+                        Ok(Some(Err(_))) | Err(_) => (Some("unreadable"), place(&item)),
+                    },
+                    Err(error) => named(&error),
+                };
+                let mut event = Event::default().data(data.to_string());
+                if let Some(name) = name {
+                    event = event.event(name);
+                }
+                if let Some(cursor) = stream.cursor() {
+                    event = event.id(cursor.to_string());
+                }
+                return Some((Ok::<_, Infallible>(event), (stream, choice)));
+            }
+        });
+        let keep_alive = KeepAlive::new().interval(keep_alive);
+        Sse::new(events).keep_alive(keep_alive).into_response()
+    }
+}
+
+/// Returns the place of an event that cannot be written as JSON.
+fn place<T>(item: &StreamedEvent<T>) -> Value {
+    json!({ "shard": item.context.shard, "position": item.context.position })
+}
+
+/// Returns the name and the data of the event that stands for an error.
+fn named(error: &SubscribeError) -> (Option<&'static str>, Value) {
+    let code = match error {
+        SubscribeError::Unreadable { shard, position, name, .. } => {
+            return (Some("unreadable"), json!({ "shard": shard, "position": position, "name": name }));
+        }
+        SubscribeError::Stopped => "gateway.stopped",
+        SubscribeError::OtherStore { .. } | SubscribeError::Diverged { .. } | SubscribeError::Cursor { .. } => {
+            "gateway.other-log"
+        }
+        _ => "gateway.failed",
+    };
+    (Some("end"), json!({ "code": code, "detail": error.to_string() }))
+}
+
+impl<T, D: Domain> std::fmt::Debug for ServerSentEvents<T, D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerSentEvents").field("stream", &self.stream).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;
