@@ -384,11 +384,12 @@ mod tests {
         stat.split(' ').next().unwrap().parse().unwrap()
     }
 
-    /// With a cost that grows with the line, eight times as many jobs would cost 64 times as much.
+    /// With a cost that grows with the line, 32 times as many jobs would cost 1,024 times as much. The limit is far from both, as
+    /// caches are shared with other work of the machine.
     #[test]
     fn cost_of_a_restored_line_grows_linearly() {
         let mut costs = Vec::new();
-        for jobs in [4_000, 32_000] {
+        for jobs in [4_000, 128_000] {
             let mut cheapest = u64::MAX;
             for _ in 0..2 {
                 let ((lines, _counts), shard) = (lines(), shard());
@@ -399,6 +400,6 @@ mod tests {
             }
             costs.push(cheapest);
         }
-        assert!(costs[1] < 24 * costs[0], "{costs:?} ns for 4,000 and 32,000 jobs");
+        assert!(costs[1] < 256 * costs[0], "{costs:?} ns for 4,000 and 128,000 jobs");
     }
 }
