@@ -15,6 +15,7 @@ use bank::*;
 use eventually::eventually;
 use instrumented_store::{InstrumentedStore, StoreProbe};
 use poll_once::poll_once;
+use whizbang::bridge::loopback::LoopbackHub;
 use whizbang::prelude::*;
 use whizbang::store::StoreError;
 use whizbang::{Retry, SendError};
@@ -140,6 +141,38 @@ async fn store_that_cannot_be_opened_is_waited_for() {
     probe.heal();
     eventually(async || client.send(deposit("ada", 0)).await.is_ok_and(|balance| balance == 1)).await;
     assert!(node.health().ready, "{:?}", node.health());
+}
+
+#[tokio::test(start_paused = true)]
+async fn stalled_destination_is_not_reported_once_it_commits() {
+    let test = async {
+        let (hub, (store, faults)) = (LoopbackHub::new(), MemoryStore::faulty());
+        let transfers = Node::builder("transfers", store).threads(0).saga::<Transfer>().bridge(hub.bridge());
+        let transfers = transfers.start().await.unwrap();
+        let client = transfers.client();
+        client.send(transfer("t1", "ada", "bob", 10)).await.unwrap();
+        let stalled = || transfers.health().reasons.iter().any(|reason| reason.contains("commits no messages of"));
+        while !stalled() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        // The windows begin anew with the reopened shards.
+        faults.hold();
+        let lost = poll_once(client.send(outcome("t1")));
+        turn_over().await;
+        faults.fail(0, broken());
+        lost.await.unwrap_err();
+        while client.send(outcome("t1")).await.is_err() {
+            turn_over().await;
+        }
+        let accounts = Node::builder("accounts", MemoryStore::new()).threads(0).aggregate::<Account>();
+        let accounts = accounts.bridge(hub.bridge()).start().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_ne!(client.send(outcome("t1")).await.unwrap(), "open");
+        assert!(transfers.health().reasons.is_empty(), "{:?}", transfers.health());
+        transfers.stop().await.unwrap();
+        accounts.stop().await.unwrap();
+    };
+    tokio::task::LocalSet::new().run_until(test).await;
 }
 
 /// Returns keys in shard 0 of sixteen.

@@ -118,6 +118,8 @@ struct Table {
     largest: AtomicUsize,
     /// So many saves fail without a fault of a statement.
     outages: AtomicU32,
+    /// Every save is cancelled, as by a time limit of the server.
+    cancels: AtomicBool,
     /// A value that violates a constraint; 0 for none.
     forbidden: AtomicU32,
 }
@@ -129,6 +131,10 @@ impl Table {
         self.largest.fetch_max(statements.len(), Ordering::Relaxed);
         if self.outages.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
             return Err(StoreError::io("saving a view", std::io::Error::other("the server is away")));
+        }
+        if self.cancels.load(Ordering::Relaxed) {
+            let reason = "ERROR 57014: canceling statement due to statement timeout".to_owned();
+            return Err(StoreError::Statement { number: 0, reason, is_transient: true });
         }
         let mut rows = self.rows.lock();
         let mut changed = rows.clone();
@@ -290,6 +296,25 @@ async fn save_that_fails_is_repeated_until_it_succeeds() {
     assert_eq!(node.client().query(Total {}).await.unwrap(), 7);
     node.stop().await.unwrap();
     assert!(table.is("ada", (7, 3)), "{:?}", table.of("ada"));
+}
+
+#[whizbang::test]
+async fn cancelled_statement_shows_in_health_while_it_is_repeated() {
+    let (store, table) = store();
+    let node = node::<Rows>(&store).await;
+    table.cancels.store(true, Ordering::Relaxed);
+    node.client().send(deposit("ada", 1)).await.unwrap();
+    // More often than a statement that is rejected for good.
+    eventually(async || table.saves.load(Ordering::Relaxed) > 8).await;
+    let health = node.health();
+    let note =
+        |reason: &String| reason.starts_with("projection `rows` waits for its tables") && reason.contains("57014");
+    assert!(health.ready && health.reasons.iter().any(note), "{health:?}");
+    assert!(node.metrics().retries > 5, "{:?}", node.metrics());
+    table.cancels.store(false, Ordering::Relaxed);
+    eventually(async || table.is("ada", (1, 1))).await;
+    eventually(async || node.health().reasons.is_empty()).await;
+    node.stop().await.unwrap();
 }
 
 #[whizbang::test]

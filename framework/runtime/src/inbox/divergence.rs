@@ -99,8 +99,15 @@ impl Subscription {
         }
     }
 
-    /// Ends the report of a log that could not be read: it was read, or is not read now.
-    pub(super) fn end_unread(&self) {
+    /// Ends what health reports about the log while it is not read. Read again, a diverged log is found and reported again.
+    pub(super) fn unlist(&self) {
+        self.end_unread();
+        if self.diverged.get() {
+            self.issues.resolve(&self.issue());
+        }
+    }
+
+    fn end_unread(&self) {
         if self.is_unread.replace(false) {
             self.issues.source_read(&self.source.domain);
         }

@@ -188,6 +188,10 @@ impl ReceiveWindow {
     /// Closes the window for good: its shard was closed, and an opened one gets a new window.
     pub(crate) fn close(&self) {
         self.closed.set(true);
+        if self.diverged.get() {
+            // The next window finds out by itself.
+            self.context.issues.resolve(&self.issue());
+        }
         self.release_held();
     }
 

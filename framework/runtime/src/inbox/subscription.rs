@@ -229,7 +229,7 @@ impl Subscription {
         let task = self.task.borrow_mut().take();
         drop(task);
         self.filling.set(false);
-        self.end_unread();
+        self.unlist();
         self.in_flight.take();
         let subscribers = std::mem::take(&mut *self.subscribers.borrow_mut());
         let held = self.held.borrow_mut().take();
@@ -242,7 +242,7 @@ impl Subscription {
         let task = self.task.borrow_mut().take();
         drop(task);
         self.filling.set(false);
-        self.end_unread();
+        self.unlist();
         let held = self.held.borrow_mut().take();
         held.for_each(|(_, done)| done());
         self.idle.notify();

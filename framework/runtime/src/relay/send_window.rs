@@ -299,9 +299,12 @@ impl SendWindows {
         found
     }
 
-    /// Forgets all windows: uncommitted entries are sent again.
-    pub(crate) fn reset(&self) {
-        self.windows.borrow_mut().clear();
+    /// Forgets all windows: uncommitted entries are sent again. Returns the destinations that were reported, as stalled or
+    /// because sending was stopped.
+    #[must_use]
+    pub(crate) fn reset(&self) -> Vec<ShardId> {
+        let windows = std::mem::take(&mut *self.windows.borrow_mut());
+        windows.into_iter().filter(|(_, window)| window.stalled || window.stopped).map(|(to, _)| to).collect()
     }
 
     /// Forwards stored entries to matching destinations, as far as the windows allow. Returns `false` if `onward`

@@ -228,9 +228,11 @@ impl Store for InstrumentedStore {
         }
         async move {
             self.1.saves.pass().await;
-            let run = self.1.statements.lock().as_mut().map(|run| *run += statements.len()).is_some();
-            if run {
-                return self.save_view(projection, epoch, view).await;
+            let runs = self.1.statements.lock().is_some();
+            if runs {
+                self.save_view(projection, epoch, view).await?;
+                self.1.statements.lock().iter_mut().for_each(|run| *run += statements.len());
+                return Ok(());
             }
             self.0.save_view_with(projection, epoch, view, statements).await
         }

@@ -334,3 +334,13 @@ fn watermark_is_reported_to_the_store_once() {
     assert_eq!((watermark.through, &watermark.source), (5, &*source));
     assert!(all.window.unstored().is_none());
 }
+
+#[test]
+fn closed_window_leaves_no_report() {
+    let all = Fixture::new(0);
+    all.admit(message(1));
+    all.window.report_divergence(1);
+    assert_eq!(all.issues.reasons().len(), 1);
+    all.window.close();
+    assert!(all.issues.reasons().is_empty(), "{:?}", all.issues.reasons());
+}

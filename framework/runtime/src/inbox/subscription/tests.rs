@@ -218,6 +218,23 @@ fn owner_with_diverged_log_is_not_read() {
     });
 }
 
+/// Nothing needs the events, so health does not report their log.
+#[test]
+fn suspended_subscription_leaves_no_report() {
+    run(async {
+        let subscriber = Taken::new(0, "");
+        let test = Fixture::new(std::slice::from_ref(&subscriber));
+        *test.owner.log.borrow_mut() = vec![other(1)];
+        test.live(event(1));
+        subscriber.finish();
+        test.live(other(1));
+        turn().await;
+        assert_eq!(test.issues.reasons().len(), 1);
+        test.source.suspend();
+        assert!(test.issues.reasons().is_empty(), "{:?}", test.issues.reasons());
+    });
+}
+
 #[test]
 fn activity_of_diverged_owner_triggers_a_check() {
     run(async {

@@ -65,6 +65,14 @@ impl ThreadRuntime {
         }
     }
 
+    /// Forgets the send windows of a shard, and what health reports about them.
+    pub(in crate::node) fn reset_windows(&self, from: &ShardId, windows: &SendWindows) {
+        for to in windows.reset() {
+            self.definition.issues.clear_note(&format!("{from} to {to} stalled"));
+            self.definition.issues.resolve(&format!("{from} to {to}"));
+        }
+    }
+
     /// Applies the watermark of a shard of this node for messages of one of this thread's shards.
     fn local_committed(&self, from: &ShardId, to: &ShardId, through: u64) {
         self.record_note(from, to, through);

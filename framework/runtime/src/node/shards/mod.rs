@@ -219,7 +219,7 @@ impl ThreadRuntime {
         closed.iter().for_each(|(_, window)| window.close());
         self.for_endpoints(id, |endpoint| endpoint.close_shard(id.shard));
         let windows = self.send_windows.borrow_mut().remove(id);
-        windows.iter().for_each(|windows| windows.reset());
+        windows.iter().for_each(|windows| self.reset_windows(id, windows));
         self.publisher.closed(id);
         self.unread.borrow_mut().retain(|(of, _), _| of != id);
         shard.drop_writer();

@@ -271,8 +271,8 @@ impl ThreadRuntime {
         }
         let windows = std::mem::take(&mut *self.receive_windows.borrow_mut());
         windows.values().for_each(|window| window.close());
-        for windows in self.send_windows.borrow().values() {
-            windows.reset();
+        for (from, windows) in self.send_windows.borrow().iter() {
+            self.reset_windows(from, windows);
         }
         for endpoint in self.endpoints.values() {
             endpoint.reset();
