@@ -121,26 +121,34 @@ async fn store_that_fails_during_the_recovery_is_recovered_from() {
 }
 
 /// Longer than any number of attempts: a disk or a server may be away for hours.
-#[whizbang::test]
+#[tokio::test(start_paused = true)]
 async fn store_that_cannot_be_opened_is_waited_for() {
-    let (memory, faults) = MemoryStore::faulty();
-    let probe = Arc::new(StoreProbe::default());
-    let store = InstrumentedStore(memory, Arc::clone(&probe));
-    let retry = Retry { attempts: 3, first: Duration::from_millis(1), longest: Duration::from_millis(2) };
-    let node = Node::builder("bank", store).threads(0).aggregate::<Account>().retry(retry).start().await.unwrap();
-    let client = node.client();
-    client.send(deposit("ada", 1)).await.unwrap();
-    let opened = probe.openings.load(Ordering::Relaxed);
-    probe.fail("open");
-    faults.fail(0, broken());
-    // Each attempt ends at the first shard.
-    eventually(async || probe.openings.load(Ordering::Relaxed) > opened + 50).await;
-    let health = node.health();
-    assert!(health.live && !health.ready, "{health:?}");
-    assert!(health.reasons.iter().any(|reason| reason.contains("failed to commit")), "{health:?}");
-    probe.heal();
-    eventually(async || client.send(deposit("ada", 0)).await.is_ok_and(|balance| balance == 1)).await;
-    assert!(node.health().ready, "{:?}", node.health());
+    let test = async {
+        let (memory, faults) = MemoryStore::faulty();
+        let probe = Arc::new(StoreProbe::default());
+        let store = InstrumentedStore(memory, Arc::clone(&probe));
+        let node = Node::builder("bank", store).threads(0).aggregate::<Account>().start().await.unwrap();
+        let client = node.client();
+        client.send(deposit("ada", 1)).await.unwrap();
+        let opened = probe.openings.load(Ordering::Relaxed);
+        probe.fail("open");
+        faults.fail(0, broken());
+        for _ in 0..60 {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            let health = node.health();
+            assert!(health.live && !health.ready, "{health:?}");
+            assert!(health.reasons.iter().any(|reason| reason.contains("failed to commit")), "{health:?}");
+        }
+        // Each attempt ends at the first shard.
+        assert!(probe.openings.load(Ordering::Relaxed) > opened + 50);
+        probe.heal();
+        // Without a commit: nothing is sent to a node that is not ready.
+        tokio::time::sleep(Duration::from_secs(45)).await;
+        assert!(node.health().ready, "{:?}", node.health());
+        assert_eq!(client.send(deposit("ada", 0)).await.unwrap(), 1);
+        node.stop().await.unwrap();
+    };
+    tokio::task::LocalSet::new().run_until(test).await;
 }
 
 #[tokio::test(start_paused = true)]

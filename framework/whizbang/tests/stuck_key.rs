@@ -242,6 +242,29 @@ async fn store_that_accepts_nothing_is_reported_once() {
     world.node.stop().await.unwrap();
 }
 
+/// A node that is not ready gets no commands, so no commit would ever end the report.
+#[tokio::test(start_paused = true)]
+async fn idle_node_is_ready_again_after_a_refused_turn() {
+    let test = async {
+        let world = World::start(3).await;
+        world.probe.refuse("tool", None, StoreError::Full { at: "memory".to_owned() });
+        for _ in 0..10 {
+            assert!(world.shape("a").await.is_err());
+            tokio::time::sleep(Duration::from_secs(7)).await;
+            assert!(!world.node.health().ready, "the store still refuses turns");
+        }
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert!(world.node.health().ready, "{:?}", world.node.health());
+        assert!(world.shape("a").await.is_err());
+        assert!(!world.node.health().ready);
+        world.probe.accept();
+        assert_eq!(world.shape("a").await.unwrap(), 1);
+        world.until_served().await;
+        world.node.stop().await.unwrap();
+    };
+    tokio::task::LocalSet::new().run_until(test).await;
+}
+
 #[whizbang::test]
 async fn refused_record_of_job_shows_in_health_until_it_is_kept() {
     let world = World::start(3).await;

@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 
 use super::owned_shard::OwnedShard;
 use super::pending_commits::{CommitNotifier, PendingCommits};
 use crate::inbox::{HealthIssues, IdleNotifier, QueuedBytes, QueuedKind};
 use crate::layer::Layers;
 use crate::router::{DedupKey, Delivery, NodeId, Outcome, PeerShapes, Remote};
-use whizbang_core::clock::{MonotonicTime, Timestamp};
+use whizbang_core::clock::{MonotonicTime, Timestamp, instant};
 use whizbang_core::message::{Digest, Envelope, IdSource, Kind, MessageId, ShardId};
 use whizbang_core::retry::Retries;
 use whizbang_core::store::{CommitListener as _, StoreError};
@@ -109,8 +110,10 @@ pub struct ThreadContext {
     pub(crate) jobs: Cell<usize>,
     /// Set while a turn runs outside a mailbox; a nested command is queued instead.
     pub(super) inline_running: Cell<bool>,
-    /// Set from a failed append until the next commit.
-    store_failing: Cell<bool>,
+    /// The time of the last failed append, until the next commit.
+    store_failed_at: Cell<Option<Instant>>,
+    /// Set while the shards are reopened after failed commits.
+    pub(crate) reopening: Cell<bool>,
     /// The callbacks that wait for commits.
     pub(super) pending_commits: PendingCommits,
     /// The buffer into which inline commands are encoded.
@@ -133,6 +136,9 @@ pub(super) const APPEND_TASK: &str = "append a turn";
 pub(super) const ACTOR_TASK: &str = "live actor";
 /// The name of the health issue for a store that rejects appends.
 const STORE_ISSUE: &str = "store";
+/// The time after which health no longer reports a store that has rejected an append and got none since. A node that is not
+/// ready gets no commands, so no commit would ever end the report.
+const STORE_ISSUE_FOR: Duration = Duration::from_secs(10);
 
 impl ThreadContext {
     #[doc(hidden)]
@@ -163,7 +169,8 @@ impl ThreadContext {
             queued: Rc::default(),
             jobs: Cell::new(0),
             inline_running: Cell::new(false),
-            store_failing: Cell::new(false),
+            store_failed_at: Cell::new(None),
+            reopening: Cell::new(false),
             pending_commits: PendingCommits::default(),
             scratch: RefCell::default(),
             remote: OnceCell::new(),
@@ -326,15 +333,17 @@ impl ThreadContext {
     }
 
     /// Reports a failed append. A fenced shard belongs to a newer owner, so it is closed here. If the disk is full or
-    /// broken, the node's health shows an issue until a commit succeeds.
-    pub(crate) fn report_append_error(&self, error: &StoreError) {
+    /// broken, the node's health shows an issue until a commit succeeds, or none was tried for a while.
+    pub(crate) fn report_append_error(self: &Rc<Self>, error: &StoreError) {
         match error {
             StoreError::Fenced { .. } => {
                 self.commits.failed(error.clone());
                 self.see_fences();
             }
             error if error.is_transient() => {
-                self.store_failing.set(true);
+                if self.store_failed_at.replace(Some(instant())).is_none() {
+                    self.end_store_issue_later();
+                }
                 if self.settings.issues.raise(STORE_ISSUE, format!("failed to commit: {}", error_chain(&error))) {
                     tracing::error!(
                         target: TARGET, error = %error_chain(&error),
@@ -348,9 +357,36 @@ impl ThreadContext {
 
     /// Reports a commit and resolves the health issue of earlier failures.
     pub(super) fn report_commit(&self) {
-        if self.store_failing.replace(false) && self.settings.issues.resolve(STORE_ISSUE) {
-            tracing::info!(target: TARGET, "store accepts turns again");
+        if self.store_failed_at.get().is_some() {
+            self.store_failed_at.set(None);
+            if self.settings.issues.resolve(STORE_ISSUE) {
+                tracing::info!(target: TARGET, "store accepts turns again");
+            }
         }
+    }
+
+    /// Resolves the health issue of failed appends once none has failed for a while.
+    fn end_store_issue_later(self: &Rc<Self>) {
+        let me = Rc::downgrade(self);
+        whizbang_core::spawn::detached(&self.user_code, "end the report of a failed store", async move {
+            while let Some(last) = me.upgrade().and_then(|context| context.store_failed_at.get()) {
+                let end = last + STORE_ISSUE_FOR;
+                if end > instant() {
+                    tokio::time::sleep_until(end).await;
+                    continue;
+                }
+                if let Some(context) = me.upgrade() {
+                    if context.reopening.get() {
+                        context.store_failed_at.set(Some(instant()));
+                        continue;
+                    }
+                    context.store_failed_at.set(None);
+                    if context.settings.issues.resolve(STORE_ISSUE) {
+                        tracing::info!(target: TARGET, "store has rejected no turn for a while: ready again");
+                    }
+                }
+            }
+        });
     }
 
     /// Returns whether the relay has read every dirty shard.

@@ -49,10 +49,12 @@ pub(in crate::node) async fn complete_commits(runtime: Weak<ThreadRuntime>) {
             context.report_append_error(&error);
         }
         let mut failures = 0_u32;
+        context.reopening.set(true);
         loop {
             match runtime.recover().await {
                 Ok(()) => {
                     context.panics_handled();
+                    context.reopening.set(false);
                     break;
                 }
                 // Without a limit: a disk or a server may be away for long, and health says so meanwhile.
