@@ -31,7 +31,7 @@ pub(crate) fn command_alone() {
     commands("nats_command_latency", 0, 1, 3000, "us p50", |measured| measured.p50_us);
 }
 
-/// The same with a node of the default configuration: an actor thread, and a thread for the bridge.
+/// The same with an owner of the default configuration, an actor thread and a thread for the bridge, and a client with its own thread.
 pub(crate) fn command_alone_threads() {
     commands("nats_command_latency_threads", 1, 1, 3000, "us p50", |measured| measured.p50_us);
 }

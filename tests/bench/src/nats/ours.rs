@@ -88,7 +88,8 @@ pub(crate) fn next_run() -> u64 {
     RUNS.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Measures commands to a node with this number of actor threads.
+/// Measures commands to a node with this number of actor threads, from another node if there are none and from a client with its
+/// own thread otherwise.
 pub(super) fn commands(url: &str, threads: usize, in_flight: usize, each: usize) -> Measured {
     let run = next_run();
     let owner = thread(url, move |url, ready, ended| async move {
@@ -105,7 +106,14 @@ pub(super) fn commands(url: &str, threads: usize, in_flight: usize, each: usize)
         node.stop().await.expect("stops");
     });
     let measured = block_on(async {
-        let client = Client::connect("caller", bridge(url, run).await).await.expect("connects");
+        let bridge = bridge(url, run).await;
+        let (client, node) = if threads == 0 {
+            let node = Node::builder("caller", MemoryStore::new()).threads(0).bridge(bridge).start().await;
+            let node = node.expect("starts");
+            (node.client(), Some(node))
+        } else {
+            (Client::connect("caller", bridge).await.expect("connects"), None)
+        };
         for book in 0..1000 {
             client.send(write(book)).await.expect("is handled");
         }
@@ -117,7 +125,10 @@ pub(super) fn commands(url: &str, threads: usize, in_flight: usize, each: usize)
             }
         })
         .await;
-        client.disconnect().await;
+        match node {
+            Some(node) => node.stop().await.expect("stops"),
+            None => client.disconnect().await,
+        }
         measured
     });
     owner.end();
