@@ -283,12 +283,22 @@ impl PostgresServer {
 
     /// Stops every process of the server with SIGSTOP: connections stay open and nothing answers.
     pub fn pause(&self) {
-        self.processes().into_iter().for_each(|process| signal(process, "STOP"));
+        self.signal_all("STOP");
     }
 
     /// Continues every process of the server after [`pause`](Self::pause).
     pub fn resume(&self) {
-        self.processes().into_iter().for_each(|process| signal(process, "CONT"));
+        self.signal_all("CONT");
+    }
+
+    /// Signals the server and its children. A child may end before it is signaled, as one that serves a closed connection does.
+    fn signal_all(&self, name: &str) {
+        let processes = self.processes();
+        processes.iter().take(1).for_each(|server| signal(*server, name));
+        for child in processes.iter().skip(1) {
+            let signaled = try_signal(*child, name);
+            assert!(signaled || !Path::new(&format!("/proc/{child}")).exists(), "kill -s {name} {child}");
+        }
     }
 
     /// The server's processes, its own first.
@@ -328,8 +338,12 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 fn signal(process: u32, signal: &str) {
-    let status = Command::new("kill").args(["-s", signal, &process.to_string()]).status().expect("runs kill");
-    assert!(status.success(), "kill -s {signal}: {status}");
+    assert!(try_signal(process, signal), "kill -s {signal} {process}");
+}
+
+/// Signals a process. Returns false if that failed, for instance because it has ended.
+fn try_signal(process: u32, signal: &str) -> bool {
+    Command::new("kill").args(["-s", signal, &process.to_string()]).status().expect("runs kill").success()
 }
 
 impl Drop for PostgresServer {

@@ -53,7 +53,7 @@ impl ThreadContext {
         ticket: Ticket,
         then: impl FnOnce(Result<(), StoreError>) + 'static,
     ) {
-        let through = self.commits.committed_through.load(Ordering::Acquire);
+        let (through, _) = self.commits.committed_so_far();
         self.see_fences();
         if shard.is_lost() {
             then(Err(StoreError::Closed));
@@ -70,16 +70,26 @@ impl ThreadContext {
     pub(crate) async fn complete_commits(&self) -> CommitFailure {
         loop {
             self.commits.changed.notified().await;
-            self.complete_ready_commits();
-            if let Some(error) = self.commits.failed.lock().clone() {
-                self.fail_pending_commits(&error);
-                return CommitFailure::Failed(error);
+            let (through, failed) = self.commits.committed_so_far();
+            self.complete_through(through);
+            if let Some(failed) = failed {
+                self.fail_pending_commits(&failed.error);
+                return CommitFailure::Failed(failed.error);
             }
             let fences = std::mem::take(&mut *self.pending_commits.fences.borrow_mut());
             if !fences.is_empty() {
                 return CommitFailure::Fenced(fences);
             }
         }
+    }
+
+    /// Takes the failure that is not handled yet, and fails every commit that it leaves open. Called before the shards are reopened:
+    /// the tickets of a reopened shard are higher, so that its next commit would seem to cover the open ones.
+    pub(crate) fn abandon_pending_commits(&self) {
+        let (through, _) = self.commits.committed_so_far();
+        self.complete_through(through);
+        let failed = self.commits.take_failure();
+        self.fail_pending_commits(&failed.map_or(StoreError::Closed, |failed| failed.error));
     }
 
     /// Fails every pending commit: its record may or may not have been written.
@@ -129,8 +139,8 @@ impl ThreadContext {
         }
     }
 
-    fn complete_ready_commits(&self) {
-        let through = self.commits.committed_through.load(Ordering::Acquire);
+    /// Runs the callbacks of commits up to a ticket.
+    fn complete_through(&self, through: Ticket) {
         self.see_fences();
         loop {
             // One at a time and outside the borrow: a callback may append and re-enter this function.
@@ -246,6 +256,53 @@ mod tests {
         let names: Vec<_> = reports.borrow().iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["lost", "kept", "kept too"]);
         assert!(kept.is_drained() && reports.borrow().iter().filter(|(_, result)| result.is_ok()).count() == 2);
+    }
+
+    fn broken() -> StoreError {
+        StoreError::io("flushing", std::io::Error::other("planned"))
+    }
+
+    #[test]
+    fn commit_after_a_failure_covers_no_lost_append() {
+        let context = context();
+        let (one, other) = (open(&context, 0), open(&context, 1));
+        let reports = Reports::default();
+        watch(&context, &one, 1, "kept", &reports);
+        watch(&context, &one, 2, "lost", &reports);
+        context.commits.committed(1);
+        context.commits.failed(broken());
+        // Of the other shard, which was reopened after the failure.
+        context.commits.committed(3);
+        watch(&context, &one, 2, "lost, asked for later", &reports);
+        let Some(CommitFailure::Failed(_)) = context.complete_commits().now_or_never() else { panic!("no failure") };
+        // The shards are reopened, and the store fails once more.
+        context.abandon_pending_commits();
+        watch(&context, &one, 4, "lost again", &reports);
+        context.commits.failed(broken());
+        context.abandon_pending_commits();
+        watch(&context, &other, 5, "kept after it", &reports);
+        context.commits.committed(5);
+        assert!(context.complete_commits().now_or_never().is_none());
+        let all: Vec<_> = reports.borrow().iter().map(|(name, result)| (*name, result.is_ok())).collect();
+        let lost = [("lost", false), ("lost, asked for later", false), ("lost again", false)];
+        assert_eq!(all, [&[("kept", true)], &lost[..], &[("kept after it", true)]].concat());
+    }
+
+    #[test]
+    fn panic_loses_no_commit_unless_the_store_fails_as_well() {
+        for fails in [false, true] {
+            let context = context();
+            let shard = open(&context, 0);
+            let reports = Reports::default();
+            context.commits.panicked(broken());
+            watch(&context, &shard, 1, "appended while the shards wait", &reports);
+            if fails {
+                context.commits.failed(broken());
+            }
+            context.commits.committed(1);
+            context.abandon_pending_commits();
+            assert_eq!(reports.borrow()[0].1.is_ok(), !fails);
+        }
     }
 
     #[test]

@@ -55,10 +55,19 @@ pub struct CommitNotifier {
     pub(super) fences: AtomicUsize,
     /// Shards that belong to a newer owner, since this thread has looked.
     pub(super) fenced: Mutex<Vec<StoreError>>,
-    /// The error after which no earlier append will be committed.
-    pub(super) failed: Mutex<Option<StoreError>>,
+    /// The failure that is not handled yet.
+    pub(super) failed: Mutex<Option<ReportedFailure>>,
     /// Wakes the task that calls the callbacks.
     pub(super) changed: Notify,
+}
+
+/// A failure after which the shards must be reopened.
+#[derive(Clone, Debug)]
+pub(crate) struct ReportedFailure {
+    pub(crate) error: StoreError,
+    /// The last ticket that was certainly committed: nothing behind it counts as committed, although later tickets of shards that
+    /// were reopened may be.
+    pub(crate) committed_through: Ticket,
 }
 
 impl std::fmt::Debug for CommitNotifier {
@@ -68,9 +77,23 @@ impl std::fmt::Debug for CommitNotifier {
 }
 
 impl CommitNotifier {
-    /// Clears a failure before the shards are reopened. Earlier appends count as completed.
-    pub(crate) fn clear_failure(&self) {
-        *self.failed.lock() = None;
+    /// Takes the failure before the shards are reopened. One that is reported later is another one.
+    pub(crate) fn take_failure(&self) -> Option<ReportedFailure> {
+        self.failed.lock().take()
+    }
+
+    /// Reports a panic that makes the shards reopen. The store works, so what it reports as committed is.
+    pub(super) fn panicked(&self, error: StoreError) {
+        self.failed.lock().get_or_insert(ReportedFailure { error, committed_through: Ticket::MAX });
+        self.changed.notify_one();
+    }
+
+    /// Returns the last ticket that counts as committed, and the failure that is not handled yet.
+    pub(super) fn committed_so_far(&self) -> (Ticket, Option<ReportedFailure>) {
+        // In this order: what was committed before a failure is reported is.
+        let through = self.committed_through.load(Ordering::Acquire);
+        let failed = self.failed.lock().clone();
+        (failed.as_ref().map_or(through, |failed| through.min(failed.committed_through)), failed)
     }
 
     /// Wakes the task that calls the callbacks after the shards were reopened: commits, fences and failures may have been
@@ -91,7 +114,10 @@ impl CommitListener for CommitNotifier {
             self.fenced.lock().push(error);
             self.fences.fetch_add(1, Ordering::Release);
         } else {
-            self.failed.lock().get_or_insert(error);
+            let through = self.committed_through.load(Ordering::Acquire);
+            let mut failed = self.failed.lock();
+            let failed = failed.get_or_insert(ReportedFailure { error, committed_through: through });
+            failed.committed_through = failed.committed_through.min(through);
         }
         self.changed.notify_one();
     }

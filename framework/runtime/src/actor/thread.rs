@@ -112,6 +112,8 @@ pub struct ThreadContext {
     pub(super) inline_running: Cell<bool>,
     /// The time of the last failed append, until the next commit.
     store_failed_at: Cell<Option<Instant>>,
+    /// Set while a task waits to end the report of a failed append.
+    store_watched: Cell<bool>,
     /// Set while the shards are reopened after failed commits.
     pub(crate) reopening: Cell<bool>,
     /// The callbacks that wait for commits.
@@ -170,6 +172,7 @@ impl ThreadContext {
             jobs: Cell::new(0),
             inline_running: Cell::new(false),
             store_failed_at: Cell::new(None),
+            store_watched: Cell::new(false),
             reopening: Cell::new(false),
             pending_commits: PendingCommits::default(),
             scratch: RefCell::default(),
@@ -210,7 +213,7 @@ impl ThreadContext {
         self.user_code.failed(task, &format!("{panicked}; reopening the shards"));
         let error = StoreError::io("running an actor", std::io::Error::other(panicked.to_owned()));
         self.panics.set(self.panics.get().saturating_add(1));
-        self.commits.failed(error.clone());
+        self.commits.panicked(error.clone());
         error
     }
 
@@ -342,8 +345,9 @@ impl ThreadContext {
             }
             error if error.is_transient() => {
                 if self.store_failed_at.replace(Some(instant())).is_none() {
-                    self.end_store_issue_later();
+                    self.settings.issues.count_failing_stores(1);
                 }
+                self.end_store_issue_later();
                 if self.settings.issues.raise(STORE_ISSUE, format!("failed to commit: {}", error_chain(&error))) {
                     tracing::error!(
                         target: TARGET, error = %error_chain(&error),
@@ -355,35 +359,41 @@ impl ThreadContext {
         }
     }
 
-    /// Reports a commit and resolves the health issue of earlier failures.
+    /// Reports a commit and resolves the health issue of earlier failures, unless shards of this thread are still closed.
     pub(super) fn report_commit(&self) {
-        if self.store_failed_at.get().is_some() {
-            self.store_failed_at.set(None);
-            if self.settings.issues.resolve(STORE_ISSUE) {
-                tracing::info!(target: TARGET, "store accepts turns again");
-            }
+        if self.store_failed_at.get().is_some() && !self.reopening.get() {
+            self.end_store_issue("store accepts turns again");
+        }
+    }
+
+    /// Resolves the health issue of failed appends, unless another thread has it.
+    fn end_store_issue(&self, why: &str) {
+        self.store_failed_at.set(None);
+        if self.settings.issues.count_failing_stores(-1) == 0 && self.settings.issues.resolve(STORE_ISSUE) {
+            tracing::info!(target: TARGET, "{why}");
         }
     }
 
     /// Resolves the health issue of failed appends once none has failed for a while.
     fn end_store_issue_later(self: &Rc<Self>) {
+        if self.store_watched.replace(true) {
+            return;
+        }
         let me = Rc::downgrade(self);
         whizbang_core::spawn::detached(&self.user_code, "end the report of a failed store", async move {
-            while let Some(last) = me.upgrade().and_then(|context| context.store_failed_at.get()) {
+            while let Some(context) = me.upgrade() {
+                let Some(last) = context.store_failed_at.get() else {
+                    context.store_watched.set(false);
+                    return;
+                };
                 let end = last + STORE_ISSUE_FOR;
                 if end > instant() {
+                    drop(context);
                     tokio::time::sleep_until(end).await;
-                    continue;
-                }
-                if let Some(context) = me.upgrade() {
-                    if context.reopening.get() {
-                        context.store_failed_at.set(Some(instant()));
-                        continue;
-                    }
-                    context.store_failed_at.set(None);
-                    if context.settings.issues.resolve(STORE_ISSUE) {
-                        tracing::info!(target: TARGET, "store has rejected no turn for a while: ready again");
-                    }
+                } else if context.reopening.get() {
+                    context.store_failed_at.set(Some(instant()));
+                } else {
+                    context.end_store_issue("store has rejected no turn for a while: ready again");
                 }
             }
         });

@@ -1,5 +1,7 @@
 //! Health issues of a node: what has stopped and needs an operator, listed until it is resolved.
 
+use std::sync::atomic::{AtomicIsize, Ordering};
+
 use whizbang_core::telemetry::Issues;
 
 /// Open issues by name. Blocking issues make the node unready; notes and keys do not.
@@ -10,9 +12,16 @@ pub struct HealthIssues {
     keys: Issues,
     stuck: Issues,
     sources: Issues,
+    /// The number of threads whose store fails.
+    failing_stores: AtomicIsize,
 }
 
 impl HealthIssues {
+    /// Adds to the number of threads whose store fails, and returns the sum.
+    pub(crate) fn count_failing_stores(&self, change: isize) -> isize {
+        self.failing_stores.fetch_add(change, Ordering::Relaxed) + change
+    }
+
     /// Raises a blocking issue. Returns whether it is new.
     pub(crate) fn raise(&self, what: &str, why: String) -> bool {
         self.issues.open(what, || why)

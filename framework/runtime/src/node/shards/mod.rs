@@ -234,7 +234,7 @@ impl ThreadRuntime {
     /// Reopens the shards after a failed commit. Discards all uncommitted state, in the store and in memory.
     pub(in crate::node) async fn recover(self: &Rc<Self>) -> Result<(), StoreError> {
         // Before anything is reopened: a failure that is reported from here on is another one, and makes the shards reopen again.
-        self.context.commits.clear_failure();
+        self.context.abandon_pending_commits();
         self.discard_uncommitted();
         for shard in self.shards() {
             match self.reopen(&shard.id).await? {
