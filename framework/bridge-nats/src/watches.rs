@@ -79,6 +79,6 @@ pub(super) struct EndOfReports(pub(super) Arc<Watchers>);
 
 impl Drop for EndOfReports {
     fn drop(&mut self) {
-        self.0.each(|watcher| watcher.interrupted());
+        self.0.each(|watcher| watcher.ended());
     }
 }

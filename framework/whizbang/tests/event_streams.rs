@@ -164,6 +164,24 @@ async fn unreadable_event_is_an_item_and_not_the_end() {
     node.stop().await.unwrap();
 }
 
+#[whizbang::test]
+async fn panicking_conversion_is_an_unreadable_event() {
+    let node = plant(&MemoryStore::new()).start().await.unwrap();
+    let client = node.client();
+    measure(&client, [10, 20, 30]).await;
+    let convert = |event: Measured| if event.number == 20 { panic!("not this one") } else { event.number };
+    let mut stream = client.subscribe_to::<Plant, u64>().event(convert).from_start();
+    assert_eq!(stream.next().await.unwrap().unwrap().event, 10);
+    match stream.next().await.unwrap() {
+        Err(SubscribeError::Unreadable { position: 2, source, .. }) => {
+            assert_eq!(source.to_string(), "panicked: not this one");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(stream.next().await.unwrap().unwrap().event, 30);
+    node.stop().await.unwrap();
+}
+
 #[derive(Domain)]
 #[domain(name = "plant", shards = 2)]
 struct SmallPlant;
@@ -183,6 +201,7 @@ async fn cursor_that_does_not_fit_ends_the_stream() {
         let error = stream.next().await.unwrap().unwrap_err();
         assert!(matches!(error, SubscribeError::Cursor { .. }) && error.is_last(), "{error}");
         assert!(stream.next().await.is_none() && stream.cursor().is_none());
+        assert!(matches!(stream.started().await, Err(SubscribeError::Stopped)), "it has ended");
     }
     node.stop().await.unwrap();
 }

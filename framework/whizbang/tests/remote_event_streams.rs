@@ -3,8 +3,8 @@
 mod eventually;
 mod plant;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use eventually::eventually;
@@ -14,7 +14,7 @@ use whizbang::NodeConfig;
 use whizbang::bridge::loopback::{LoopbackBridge, LoopbackHub};
 use whizbang::bridge::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, Response, Watch, Watcher};
 use whizbang::clock::Clock;
-use whizbang::message::{CodecError, Envelope, Name};
+use whizbang::message::{CodecError, Envelope, Name, ShardId};
 use whizbang::prelude::*;
 use whizbang::subscribe::SubscribeError;
 
@@ -132,6 +132,9 @@ struct Counts {
     open: AtomicUsize,
     most: AtomicUsize,
     watches: AtomicUsize,
+    begun: AtomicUsize,
+    /// The last watcher.
+    watcher: Mutex<Option<Arc<dyn Watcher>>>,
     /// The bridge reports nothing.
     is_silent: bool,
 }
@@ -170,7 +173,9 @@ impl Bridge for CountingBridge {
         }
         let counts = Arc::clone(&self.1);
         async move {
+            *counts.watcher.lock().unwrap() = Some(Arc::clone(&watcher));
             let watch = self.0.watch(domain, watcher).await?;
+            counts.begun.fetch_add(1, Ordering::Relaxed);
             counts.watches.fetch_add(1, Ordering::Relaxed);
             Ok(Some(Watch::new(move || {
                 drop(watch);
@@ -246,6 +251,48 @@ async fn bridge_without_reports_is_read_every_second() {
     collected.take(&mut stream, 20).await;
     collected.assert_exactly(0..20);
     assert!(begun.elapsed() < Duration::from_secs(20), "far sooner than with lost reports");
+    node.stop().await.unwrap();
+}
+
+#[whizbang::test]
+async fn false_report_of_a_shard_does_not_end_streams() {
+    let (store, hub) = (MemoryStore::new(), LoopbackHub::new());
+    let node = owner(&store, &hub).await;
+    let (client, counts) = counting_reader(&hub, false).await;
+    let (mut stream, mut collected) = (client.subscribe::<Measured>(), Collected::default());
+    stream.started().await.unwrap();
+    let watcher = counts.watcher.lock().unwrap().clone().unwrap();
+    let pages = || counts.pages.load(Ordering::Relaxed);
+    let before = pages();
+    let unknown = ShardId::new(Name::new("plant").unwrap(), 9);
+    watcher.grown(&unknown, 5);
+    eventually(async || poll(&mut stream).is_none() && pages() > before).await;
+    measure(&node.client(), 0..50).await;
+    for number in 0..50 {
+        watcher.grown(&unknown, number);
+        collected.take(&mut stream, 1).await;
+    }
+    collected.assert_exactly(0..50);
+    node.stop().await.unwrap();
+}
+
+#[whizbang::test]
+async fn ended_watch_is_begun_again() {
+    let (store, hub) = (MemoryStore::new(), LoopbackHub::new());
+    let node = owner(&store, &hub).await;
+    let (client, counts) = counting_reader(&hub, false).await;
+    let (mut stream, mut collected) = (client.subscribe::<Measured>(), Collected::default());
+    stream.started().await.unwrap();
+    for begun in 1..4 {
+        assert_eq!(counts.begun.load(Ordering::Relaxed), begun);
+        let watcher = counts.watcher.lock().unwrap().clone().unwrap();
+        watcher.ended();
+        eventually(async || poll(&mut stream).is_none() && counts.begun.load(Ordering::Relaxed) > begun).await;
+        assert_eq!(counts.watches.load(Ordering::Relaxed), 1, "the ended one is dropped");
+    }
+    measure(&node.client(), 0..20).await;
+    collected.take(&mut stream, 20).await;
+    collected.assert_exactly(0..20);
     node.stop().await.unwrap();
 }
 

@@ -12,8 +12,14 @@ pub trait Watcher: Send + Sync + 'static {
     /// Reports that the log of a shard reaches at least `position`.
     fn grown(&self, shard: &ShardId, position: u64);
 
-    /// Reports that reports may have been lost, or that no further ones follow: each log may have grown.
+    /// Reports that reports may have been lost: each log may have grown.
     fn interrupted(&self);
+
+    /// Reports that no further reports follow. The reader drops its watch and begins another one. Default: as
+    /// [`interrupted`](Self::interrupted).
+    fn ended(&self) {
+        self.interrupted();
+    }
 }
 
 /// A watch of a domain, which ends when it is dropped.

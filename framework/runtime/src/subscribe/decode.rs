@@ -11,6 +11,7 @@ use crate::client::Client;
 use crate::router::{Judgment, LogPage, MessageCard, PeerShapes, ReadError};
 use whizbang_core::clock::instant;
 use whizbang_core::message::{CodecError, Envelope, Event, MessageFacts};
+use whizbang_core::user_code::user_code;
 
 /// Appends the parts of an event to a list.
 type Decode<T> = Arc<dyn Fn(&Envelope, &mut VecDeque<T>) -> Result<(), CodecError> + Send + Sync>;
@@ -47,7 +48,7 @@ impl<T> EventTypes<T> {
         TakenEvents { names, shapes: PeerShapes::of_types(&self.cards) }
     }
 
-    /// Decodes an event, whose older version may have become several. On an error no part is appended.
+    /// Decodes an event, whose older version may have become several. On an error or a panic no part is appended.
     pub(super) fn decode(
         &self,
         taken: &TakenEvents,
@@ -59,7 +60,10 @@ impl<T> EventTypes<T> {
         }
         let Some(decode) = self.decode.get(event.name.as_str()) else { return Ok(()) };
         let before = parts.len();
-        decode(event, parts).inspect_err(|_| parts.truncate(before))
+        // Upcasters and the conversion are code of the caller.
+        let decoded = user_code(|| decode(event, parts))
+            .unwrap_or_else(|panicked| Err(CodecError::Decode { reason: panicked.to_string() }));
+        decoded.inspect_err(|_| parts.truncate(before))
     }
 }
 

@@ -36,6 +36,7 @@ const LONGEST_CHECK: Duration = Duration::from_secs(30);
 const WARN_AFTER: Duration = Duration::from_secs(5);
 
 type Reading = BoxFuture<'static, (usize, PageRequest, Result<LogPage, ReadError>)>;
+type Checking = BoxFuture<'static, (Shard, Result<LogPage, ReadError>)>;
 type Opening = BoxFuture<'static, Result<Option<Watch>, BridgeError>>;
 
 /// The condition of the watch of the domain.
@@ -78,6 +79,10 @@ pub(super) struct Follower {
     reading: FuturesUnordered<Reading>,
     loaded: VecDeque<Loaded>,
     heads: Arc<Heads>,
+    /// The reading of a reported shard that the domain does not have here.
+    checking: Option<Checking>,
+    /// The next time at which such a report is checked; `None` before the first false one.
+    unknown_at: Option<Instant>,
     watching: Watching,
     failed_watches: u32,
     /// The next time at which all logs are read without a report, and the interval after it.
@@ -110,6 +115,8 @@ impl Follower {
             reading: FuturesUnordered::new(),
             loaded: VecDeque::new(),
             heads: Arc::new(Heads::new(shards)),
+            checking: None,
+            unknown_at: None,
             watching: Watching::Closed(None),
             failed_watches: 0,
             check_at: instant() + FIRST_CHECK,
@@ -187,7 +194,11 @@ impl Follower {
         if !self.poll_watching(context)? {
             return Ok(self.poll_timer(context));
         }
-        self.note_reports(context)?;
+        self.note_reports(context);
+        if !matches!(self.watching, Watching::Open(_)) {
+            return Ok(true);
+        }
+        self.poll_checking(context)?;
         self.start_reading();
         if let Poll::Ready(Some((index, asked, page))) = self.reading.poll_next_unpin(context) {
             self.finish_reading(index, asked, page)?;
@@ -210,6 +221,7 @@ impl Follower {
                     Poll::Pending => return Ok(false),
                     Poll::Ready(Ok(watch)) => {
                         self.check_at = instant() + FIRST_CHECK;
+                        self.failed_watches = 0;
                         self.watching = Watching::Open(watch);
                     }
                     Poll::Ready(Err(error)) => match ReadError::from(error) {
@@ -226,11 +238,10 @@ impl Follower {
         }
     }
 
-    fn note_reports(&mut self, context: &Context<'_>) -> Result<(), SubscribeError> {
+    fn note_reports(&mut self, context: &Context<'_>) {
         let reports = self.heads.take(context);
         if let Some(shard) = reports.unknown {
-            let shards = Shard::try_from(self.logs.len()).unwrap_or(Shard::MAX);
-            return Err(SubscribeError::Shards { domain: self.domain.to_string(), shards, shard });
+            self.check_unknown(shard);
         }
         for (shard, position) in reports.grown {
             let index = usize::from(shard);
@@ -247,6 +258,33 @@ impl Follower {
             self.check_interval = FIRST_CHECK;
             self.check_at = self.check_at.min(instant() + FIRST_CHECK);
             self.read_all();
+        }
+        if reports.has_ended {
+            self.failed_watches += 1;
+            self.watching = Watching::Closed(Some(instant() + self.client.retry_wait(self.failed_watches)));
+        }
+    }
+
+    /// Checks a report about a shard that the domain does not have here: it may be forged, so only its log tells.
+    fn check_unknown(&mut self, shard: Shard) {
+        if self.checking.is_none() && self.unknown_at.is_none_or(|at| at <= instant()) {
+            let (client, id) = (self.client.clone(), ShardId::new(self.domain.clone(), shard));
+            self.checking = Some(Box::pin(async move { (shard, client.remote().read_log(id, u64::MAX, 0).await) }));
+        }
+    }
+
+    fn poll_checking(&mut self, context: &mut Context<'_>) -> Result<(), SubscribeError> {
+        let Some(checking) = &mut self.checking else { return Ok(()) };
+        let Poll::Ready((shard, page)) = checking.as_mut().poll(context) else { return Ok(()) };
+        self.checking = None;
+        let is_foreign = |page: &LogPage| self.store.zip(page.store).is_some_and(|(store, found)| store != found);
+        if page.is_ok_and(|page| !is_foreign(&page)) {
+            let shards = Shard::try_from(self.logs.len()).unwrap_or(Shard::MAX);
+            return Err(SubscribeError::Shards { domain: self.domain.to_string(), shards, shard });
+        }
+        if self.unknown_at.replace(instant() + LONGEST_CHECK).is_none() {
+            let domain = &self.domain;
+            tracing::warn!(target: TARGET, %domain, shard, "reports about a shard ignored: the domain does not have it, and no owner answers for it");
         }
         Ok(())
     }

@@ -28,6 +28,8 @@ pub(super) struct Reports {
     pub(super) unknown: Option<Shard>,
     /// Reports may have been lost.
     pub(super) is_interrupted: bool,
+    /// No further reports follow.
+    pub(super) has_ended: bool,
 }
 
 impl Heads {
@@ -57,6 +59,13 @@ impl Watcher for Heads {
 
     fn interrupted(&self) {
         self.waiting.lock().is_interrupted = true;
+        self.waker.wake();
+    }
+
+    fn ended(&self) {
+        let mut waiting = self.waiting.lock();
+        (waiting.is_interrupted, waiting.has_ended) = (true, true);
+        drop(waiting);
         self.waker.wake();
     }
 }

@@ -124,10 +124,9 @@ impl Progress {
         (self.verifies, self.doubts) = (false, 0);
         let (mut entries, mut last) = (VecDeque::<Entry>::new(), read);
         for event in events {
-            if place(&event) != last.position + 1 {
-                return Applied::Unusable("page with a gap");
-            }
-            last = Mark::of(last.position + 1, event.id);
+            let next = last.position.checked_add(1).filter(|next| *next == place(&event));
+            let Some(next) = next else { return Applied::Unusable("page with a gap") };
+            last = Mark::of(next, event.id);
             // Events that are not for the stream only move its cursor: one entry for several of them.
             let envelope = takes(&event.name).then(|| Box::new(event));
             match entries.back_mut() {

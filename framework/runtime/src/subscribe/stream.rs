@@ -109,12 +109,12 @@ impl<T: Send + 'static, D: Domain> EventStream<T, D> {
     /// Waits until it is known where the stream starts: it contains every event that is recorded afterwards. Cancel safe.
     ///
     /// # Errors
-    /// [`SubscribeError`]; the stream has ended.
+    /// [`SubscribeError`]; the stream has ended. [`SubscribeError::Stopped`] if it had ended before.
     pub async fn started(&mut self) -> Result<(), SubscribeError> {
         poll_fn(|context| {
             let follower = match self.follower() {
                 Ok(Some(follower)) => follower,
-                Ok(None) => return Poll::Ready(Ok(())),
+                Ok(None) => return Poll::Ready(Err(SubscribeError::Stopped)),
                 Err(error) => return Poll::Ready(Err(self.end(error))),
             };
             let started = ready!(follower.poll_started(context));
