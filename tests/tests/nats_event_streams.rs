@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::FutureExt;
 use whizbang::bridge::nats::{NatsBridge, NatsBuilder, NatsPermissions, StreamSetup};
 use whizbang::bridge::subject::Namespace;
 use whizbang::bridge::{BridgeError, NodeCard};
+use whizbang::clock::Clock;
 use whizbang::message::Name;
 use whizbang::prelude::*;
 use whizbang::subscribe::{EventStream, SubscribeError};
@@ -78,6 +80,25 @@ async fn stream_survives_restarts_of_the_server_and_the_owner() {
     }
 }
 
+#[whizbang::test]
+async fn unpolled_stream_does_not_delay_others() {
+    let server = NatsServer::start(Release::Pinned);
+    let builder = || NatsBridge::builder(&server.url());
+    let node = owner(&MemoryStore::new(), builder()).await;
+    let client = Client::connect("reader", builder().connect().await.unwrap()).await.unwrap();
+    measure(&node.client(), 0..10).await;
+    // It begins to watch the domain, and is then kept without being polled.
+    let mut unpolled = client.subscribe::<Measured>().from_start();
+    assert!(unpolled.next().now_or_never().is_none());
+    let (mut stream, mut all) = (client.subscribe::<Measured>().from_start(), BTreeSet::new());
+    take(&mut stream, 10, &mut all).await;
+    let mut later = BTreeSet::new();
+    take(&mut unpolled, 10, &mut later).await;
+    assert_eq!(all, later);
+    client.disconnect().await;
+    node.stop().await.unwrap();
+}
+
 /// Returns the card of a program that hosts nothing.
 fn card(service: &str) -> NodeCard {
     NodeCard::new(Name::new(service).unwrap())
@@ -125,4 +146,29 @@ async fn permissions_let_only_followers_read_events() {
         reader.disconnect().await;
         node.stop().await.unwrap();
     }
+}
+
+#[whizbang::test]
+async fn leased_service_reads_its_own_events() {
+    let cards = [card("plant").owning(Name::new("plant").unwrap(), 4).sharing_shards()];
+    let namespace = Namespace::default();
+    let (mut block, mut users) = (String::new(), String::new());
+    for permissions in [NatsPermissions::runtime(&cards[0], &namespace), NatsPermissions::setup(&cards, &namespace)] {
+        block += &permissions.to_string();
+        let name = &permissions.identity;
+        users += &format!("  {{ user: \"{name}\", password: \"{name}\", permissions: $WHIZBANG_{name} }}\n");
+    }
+    let config = NatsConfig::authorization(&format!("{block}users: [\n{users}]"));
+    let server = NatsServer::start_with(Release::Pinned, config);
+    let login = |name: &str| NatsBridge::builder(&server.url()).user(name, name).stream_setup(StreamSetup::Existing);
+    login("setup").set_up(&cards).await.unwrap();
+    let store = MemoryStore::shared(&Clock::system());
+    let one = owner(&store, login("plant")).await;
+    let two = owner(&store, login("plant")).await;
+    // Some of the shards are those of the other node.
+    let (mut stream, mut all) = (two.client().subscribe::<Measured>().from_start(), BTreeSet::new());
+    measure(&one.client(), 0..50).await;
+    take(&mut stream, 50, &mut all).await;
+    two.stop().await.unwrap();
+    one.stop().await.unwrap();
 }

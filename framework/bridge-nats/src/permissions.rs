@@ -99,6 +99,10 @@ impl NatsPermissions {
             publish.push(format!("$JS.API.STREAM.MSG.GET.{}", ns.event_stream(domain)));
             if card.has_leased_shards {
                 publish.extend(own_shards(&ns.direct_stream(domain), &ns.shards_filter(domain)));
+                // Streams of events of its own domain, whose shards other nodes of the service may own.
+                publish.push(format!("{ns}.ask.{domain}.evt.*"));
+                subscribe.push(ns.event_filter(domain));
+                subscribe.push(ns.head_filter(domain));
             } else {
                 publish.extend(read_stream(&ns.direct_stream(domain), &card.service));
             }

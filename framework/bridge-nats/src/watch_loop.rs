@@ -26,25 +26,85 @@ use whizbang_wire::subject::Namespace;
 impl NatsBridge {
     /// Begins a watch, with the subscription of another watch of the domain if there is one.
     ///
+    /// It begins in the actor and not in this future: a stream that is alive but not polled must not keep other streams from starting.
+    ///
     /// # Errors
     /// [`BridgeError::Refused`] if the server denies the subscription, and [`BridgeError::Closed`] once the bridge is detached.
     /// Nothing is left behind then, and neither if the future is dropped.
     pub(super) async fn begin_watch(&self, domain: &Name, watcher: Arc<dyn Watcher>) -> Result<Watch, BridgeError> {
         let session = self.session()?;
-        let mut domains = session.watches.domains.lock().await;
-        let running = domains.get(domain).and_then(Weak::upgrade).filter(|watch| watch.is_running());
-        if let Some(watch) = running {
-            return Ok(watch.add(watcher));
-        }
-        domains.retain(|_, watch| watch.strong_count() > 0);
-        let namespace = self.namespace().clone();
-        let (messages, link) = (subscribe_to(&session, &namespace, domain).await?, session.link.clone());
-        let (watch, watchers, ended) = DomainWatch::new();
-        let run = RunWatch { domain: domain.clone(), namespace, messages, link, watchers, ended };
-        session.actor.send(run).await.map_err(|_| BridgeError::Closed)?;
-        domains.insert(domain.clone(), Arc::downgrade(&watch));
-        Ok(watch.add(watcher))
+        let (begun, wait) = oneshot::channel();
+        let (actor, namespace, domain) = (session.actor.clone(), self.namespace().clone(), domain.clone());
+        let begin = BeginWatch { session, namespace, domain, watcher, begun };
+        actor.send(begin).await.map_err(|_| BridgeError::Closed)?;
+        wait.await.map_err(|_| BridgeError::Closed)?
     }
+}
+
+/// Begins a watch.
+pub(super) struct BeginWatch {
+    /// The connection.
+    session: Session,
+    /// The prefix of the subjects.
+    namespace: Namespace,
+    /// The domain to watch.
+    domain: Name,
+    /// The receiver of the reports.
+    watcher: Arc<dyn Watcher>,
+    /// Receives the watch. A watch that it does not take is dropped, which ends it.
+    begun: oneshot::Sender<Result<Watch, BridgeError>>,
+}
+
+impl Message for BeginWatch {
+    type Result = ();
+}
+
+impl Handler<BeginWatch> for NatsActor {
+    type Result = ();
+
+    fn handle(&mut self, begin: BeginWatch, context: &mut Context<Self>) {
+        let run = async move {
+            if let Err(error) = contained(begin.run()).await {
+                tracing::error!(target: TARGET, error, "failed to watch a domain");
+            }
+        };
+        context.spawn(run.into_actor(self));
+    }
+}
+
+impl BeginWatch {
+    /// Begins the watch, unless the caller is dropped before.
+    async fn run(self) {
+        let Self { session, namespace, domain, watcher, mut begun } = self;
+        let watch = tokio::select! {
+            biased;
+            () = begun.closed() => return,
+            watch = begin(&session, namespace, &domain, watcher) => watch,
+        };
+        // A caller that was dropped meanwhile leaves the watch to be dropped here.
+        drop(begun.send(watch));
+    }
+}
+
+/// Begins a watch. Streams of the connection take turns, so that those of one domain share a subscription.
+async fn begin(
+    session: &Session,
+    namespace: Namespace,
+    domain: &Name,
+    watcher: Arc<dyn Watcher>,
+) -> Result<Watch, BridgeError> {
+    let mut domains = session.watches.domains.lock().await;
+    let running = domains.get(domain).and_then(Weak::upgrade).filter(|watch| watch.is_running());
+    if let Some(watch) = running {
+        return Ok(watch.add(watcher));
+    }
+    domains.retain(|_, watch| watch.strong_count() > 0);
+    let (messages, link) = (subscribe_to(session, &namespace, domain).await?, session.link.clone());
+    let (watch, watchers, ended) = DomainWatch::new();
+    let run = RunWatch { domain: domain.clone(), namespace, messages, link, watchers, ended };
+    session.actor.send(run).await.map_err(|_| BridgeError::Closed)?;
+    domains.insert(domain.clone(), Arc::downgrade(&watch));
+    Ok(watch.add(watcher))
 }
 
 /// Subscribes to the events and heads of a domain, and waits until the server has read it: an event that is published afterwards is

@@ -22,6 +22,8 @@ use whizbang_core::telemetry::error_chain;
 const MAX_DOMAINS: usize = 1024;
 /// Shortest interval between reads of the claim on a domain.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest wait for another task that reads the claim. Reading takes at most [`MIN_INTERVAL`].
+const LONGEST_READING: Duration = Duration::from_secs(2);
 /// Time for which a domain without a claim counts as unclaimed.
 const UNCLAIMED: Duration = Duration::from_secs(30);
 /// Time for which a foreign store is listed after its last message.
@@ -110,7 +112,8 @@ impl KnownOwners {
             }
             Arc::clone(&peers.entry(domain.clone()).or_default().reading)
         };
-        let _reading = reading.lock().await;
+        // The task that reads may be one that its caller does not poll: the claim is then read by this one as well.
+        let _reading = tokio::time::timeout(LONGEST_READING, reading.lock()).await.ok();
         if self.ownership(domain, store) != Ownership::Unknown {
             return;
         }
