@@ -7,11 +7,13 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
+use whizbang_core::clock::instant;
 use whizbang_core::message::Domain;
 use whizbang_core::user_code::user_code;
 use whizbang_runtime::subscribe::{Cursor, CursorError, EventStream, StreamedEvent, SubscribeError};
@@ -20,6 +22,9 @@ use crate::problem::Problem;
 
 /// The interval of comments on a quiet connection, unless configured otherwise: shorter than the usual time limit of proxies.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Longest such interval, so that the time of the next comment can be represented.
+const LONGEST_KEEP_ALIVE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Chooses the events of one client.
 type Choice<T> = Box<dyn Fn(&StreamedEvent<T>) -> bool + Send>;
@@ -32,6 +37,9 @@ type Choice<T> = Box<dyn Fn(&StreamedEvent<T>) -> bool + Send>;
 /// | `data` | the event as JSON |
 /// | `event: unreadable` | an event that this program cannot decode: `{"shard": …, "position": …, "name": …}`. Others follow |
 /// | `event: end` | the stream has ended with an error: `{"code": …, "detail": …}`. The client should close the connection |
+///
+/// A block with only an `id` comes first, and again in quiet times once events that are not sent have moved the cursor. Clients
+/// remember the id and report no event, so a client that reconnects before its first event misses none.
 ///
 /// The response reads as fast as the client does, and holds two pages of events. A client that goes away ends the stream. The codes
 /// of an end are `gateway.stopped`, after which a client may reconnect; `gateway.other-log`, if the id belongs to another store or to
@@ -94,7 +102,7 @@ impl<T: Serialize + Send + 'static, D: Domain> ServerSentEvents<T, D> {
         self
     }
 
-    /// Sets the time without an event after which a comment is sent, so that a broken connection is noticed and proxies do not
+    /// Sets the time without an event after which a comment or an id is sent, so that a broken connection is noticed and proxies do not
     /// close it. Default: 15 s.
     pub fn keep_alive(mut self, interval: Duration) -> Self {
         self.keep_alive = interval;
@@ -104,30 +112,92 @@ impl<T: Serialize + Send + 'static, D: Domain> ServerSentEvents<T, D> {
 
 impl<T: Serialize + Send + 'static, D: Domain> IntoResponse for ServerSentEvents<T, D> {
     fn into_response(self) -> Response {
-        let Self { stream, choice, keep_alive } = self;
-        let events = stream::unfold((stream, choice), |(mut stream, choice)| async move {
-            loop {
-                let item = stream.next().await?;
-                let (name, data) = match item {
-                    Ok(item) => match user_code(|| choice(&item).then(|| serde_json::to_value(&item.event))) {
-                        Ok(None) => continue,
-                        Ok(Some(Ok(data))) => (None, data),
-                        Ok(Some(Err(_))) | Err(_) => (Some("unreadable"), place(&item)),
-                    },
-                    Err(error) => named(&error),
-                };
-                let mut event = Event::default().data(data.to_string());
-                if let Some(name) = name {
-                    event = event.event(name);
-                }
-                if let Some(cursor) = stream.cursor() {
-                    event = event.id(cursor.to_string());
-                }
-                return Some((Ok::<_, Infallible>(event), (stream, choice)));
-            }
+        let source = Source {
+            stream: self.stream,
+            choice: self.choice,
+            keep_alive: self.keep_alive.min(LONGEST_KEEP_ALIVE),
+            due: instant(),
+            is_started: false,
+            sent: None,
+        };
+        let events = stream::unfold(source.waiting(), |mut source| async move {
+            let event = source.next().await?;
+            Some((Ok::<_, Infallible>(event), source.waiting()))
         });
-        let keep_alive = KeepAlive::new().interval(keep_alive);
-        Sse::new(events).keep_alive(keep_alive).into_response()
+        Sse::new(events).into_response()
+    }
+}
+
+/// The source of the blocks of a response.
+struct Source<T, D> {
+    stream: EventStream<T, D>,
+    choice: Choice<T>,
+    keep_alive: Duration,
+    /// The time at which something is sent even without an event.
+    due: Instant,
+    /// The place where the stream starts is known, or it has ended.
+    is_started: bool,
+    /// The last cursor that the client has received.
+    sent: Option<Cursor>,
+}
+
+impl<T: Serialize + Send + 'static, D: Domain> Source<T, D> {
+    /// Begins an interval without an event.
+    fn waiting(mut self) -> Self {
+        self.due = instant() + self.keep_alive;
+        self
+    }
+
+    /// Returns the next block, or `None` after the end.
+    ///
+    /// The first one is the id of the place where the stream starts, so that a client that reconnects before its first event misses
+    /// none.
+    async fn next(&mut self) -> Option<Event> {
+        if !self.is_started {
+            let Ok(started) = timeout_at(self.due, self.stream.started()).await else { return Some(self.quiet()) };
+            self.is_started = true;
+            return Some(match started {
+                Ok(()) => self.quiet(),
+                Err(error) => self.block(named(&error)),
+            });
+        }
+        loop {
+            let Ok(item) = timeout_at(self.due, self.stream.next()).await else { return Some(self.quiet()) };
+            match item? {
+                Ok(item) => match user_code(|| (self.choice)(&item).then(|| serde_json::to_value(&item.event))) {
+                    Ok(None) if instant() < self.due => {}
+                    Ok(None) => return Some(self.quiet()),
+                    Ok(Some(Ok(data))) => return Some(self.block((None, data))),
+                    Ok(Some(Err(_))) | Err(_) => return Some(self.block((Some("unreadable"), place(&item)))),
+                },
+                Err(error) => return Some(self.block(named(&error))),
+            }
+        }
+    }
+
+    /// Returns a block with an event and the cursor behind it.
+    fn block(&mut self, (name, data): (Option<&'static str>, Value)) -> Event {
+        let mut event = Event::default().data(data.to_string());
+        if let Some(name) = name {
+            event = event.event(name);
+        }
+        self.sent = self.stream.cursor();
+        match &self.sent {
+            Some(cursor) => event.id(cursor.to_string()),
+            None => event,
+        }
+    }
+
+    /// Returns a block without an event, which a client does not report: the cursor if it has moved, or a comment.
+    fn quiet(&mut self) -> Event {
+        match self.stream.cursor() {
+            Some(cursor) if self.sent.as_ref() != Some(&cursor) => {
+                let event = Event::default().id(cursor.to_string());
+                self.sent = Some(cursor);
+                event
+            }
+            _ => Event::default().comment(""),
+        }
     }
 }
 

@@ -84,6 +84,16 @@ impl Reader {
         }
     }
 
+    /// Returns the next event or comment for which `holds`.
+    async fn until(&mut self, holds: impl Fn(&BTreeMap<String, String>) -> bool) -> BTreeMap<String, String> {
+        loop {
+            let fields = self.next().await.expect("another block");
+            if holds(&fields) {
+                return fields;
+            }
+        }
+    }
+
     /// Returns the next event.
     async fn event(&mut self) -> Option<BTreeMap<String, String>> {
         loop {
@@ -124,6 +134,39 @@ async fn last_event_id_continues_behind_the_event() {
     assert_eq!(end["event"], "end");
     assert!(end["data"].contains("gateway.stopped") && end["id"].starts_with("1:plant:"), "{end:?}");
     assert_eq!(reader.event().await, None);
+}
+
+async fn measured_from_now(State(client): State<Client>, headers: HeaderMap) -> Result<Response, Problem> {
+    let events = ServerSentEvents::new(client.subscribe::<Measured>()).resume(&headers)?;
+    Ok(events.only(|item| item.event.celsius >= 0).keep_alive(Duration::from_millis(20)).into_response())
+}
+
+#[whizbang::test]
+async fn reconnection_before_the_first_event_misses_none() {
+    let node = Node::builder("plant", MemoryStore::new()).publishes::<Measured>().start().await.expect("starts");
+    let client = node.client();
+    let publish = async |celsius| client.publish("boiler", Measured { celsius }).await.expect("publishes");
+    publish(1).await;
+    let request = async |last: Option<&str>| {
+        let routes = Router::new().route("/measured", get(measured_from_now)).with_state(client.clone());
+        let request =
+            last.into_iter().fold(Request::get("/measured"), |request, id| request.header("last-event-id", id));
+        routes.oneshot(request.body(Body::empty()).expect("a request")).await.expect("never fails")
+    };
+    let mut reader = Reader::new(request(None).await);
+    let first = reader.until(|block| block.contains_key("id")).await;
+    assert!(!first.contains_key("data"), "{first:?}");
+    drop(reader);
+    publish(2).await;
+    let mut reader = Reader::new(request(Some(&first["id"])).await);
+    let second = reader.event().await.expect("an event");
+    assert_eq!(celsius(&second), 2);
+    // An event that is not sent moves the cursor.
+    publish(-3).await;
+    let moved = reader.until(|block| block.contains_key("id")).await;
+    assert!(!moved.contains_key("data") && moved["id"] != second["id"], "{moved:?}");
+    assert!(reader.next().await.expect("a comment").contains_key(""), "the id is sent once");
+    node.stop().await.expect("stops");
 }
 
 #[whizbang::test]
