@@ -140,14 +140,13 @@ pub(super) fn open(disk: &Arc<dyn Disk>, seed: u64) -> Result<Layout, StoreError
 /// Initializes a folder without a store.
 ///
 /// # Errors
-/// [`StoreError::Unfinished`] if the folder contains the copy of an interrupted move, [`StoreError::NotEmpty`] if it contains
-/// anything else of a store. Nothing was changed.
+/// [`StoreError::NotEmpty`] if the folder contains anything of a store, also the copy of an interrupted move. Nothing was changed.
 pub(super) fn create(disk: &Arc<dyn Disk>, layout: Layout) -> Result<Layout, StoreError> {
     let names = disk.names().map_err(failure("listing the store's folder"))?;
     if names.iter().any(|name| name == NAME)
-        && let Some(MoveMark { state: MoveState::Copying | MoveState::Complete, .. }) = read(disk)?.mark
+        && let Some(mark) = read(disk)?.mark
     {
-        return Err(StoreError::Unfinished { at: place(disk) });
+        return Err(mark.occupies(place(disk)));
     }
     if names.iter().any(|name| PREFIXES.iter().any(|prefix| name.starts_with(prefix))) {
         return Err(StoreError::NotEmpty { at: place(disk) });
@@ -238,7 +237,8 @@ mod tests {
             move copying 00000000000000000000000000000005\nsum c26ecccb\n";
         assert_eq!(std::fs::read_to_string(folder.path().join(NAME)).unwrap(), lines);
         assert!(matches!(open(&disk, 9), Err(StoreError::Unfinished { .. })));
-        assert!(matches!(create(&disk, Layout::new(9)), Err(StoreError::Unfinished { .. })));
+        let occupied = create(&disk, Layout::new(9)).unwrap_err().to_string();
+        assert!(occupied.contains("delete it if its source was the same"), "{occupied}");
         for state in [Some(MoveState::Complete), None, Some(MoveState::Away("sum of\nseed 7".to_owned()))] {
             layout = layout.marked(state.map(|state| MoveMark::new(5, state)));
             layout.save(&disk, "testing").unwrap();

@@ -116,16 +116,32 @@ impl EmbeddedPlace {
     }
 
     /// Removes the mark of a complete copy. Returns `false` for any other folder, and changes nothing there.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] if another program has locked the folder, and those of reading and writing the mark.
     fn finish_now(&self, number: u128) -> Result<bool, StoreError> {
         let disk: Arc<dyn Disk> = Arc::new(Folder::at(&self.folder));
-        let layout = match layout::read(&disk) {
-            Err(StoreError::Missing { .. }) => return Ok(false),
-            layout => layout?,
+        let complete = MoveMark::new(number, MoveState::Complete);
+        let copy = || match layout::read(&disk) {
+            Err(StoreError::Missing { .. }) => Ok(None),
+            layout => layout.map(|layout| Some(layout).filter(|layout| layout.mark() == Some(&complete))),
         };
-        if layout.mark() != Some(&MoveMark::new(number, MoveState::Complete)) {
+        // Before the folder is locked: it may not exist.
+        if copy()?.is_none() {
             return Ok(false);
         }
-        layout.marked(None).save(&disk, MARKING).map(|()| true)
+        let at = layout::place(&disk);
+        let locked = disk.lock().map_err(|error| StoreError::io(format!("locking the store's folder {at}"), error));
+        if !locked? {
+            return Err(StoreError::InUse { at });
+        }
+        // Another program may have finished the move, and the store may have moved on.
+        let finished = copy().and_then(|copy| match copy {
+            Some(layout) => layout.marked(None).save(&disk, MARKING).map(|()| true),
+            None => Ok(false),
+        });
+        disk.unlock();
+        finished
     }
 }
 
@@ -210,9 +226,9 @@ impl MoveTarget for MovedFolder {
 
     fn activate(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
         async move {
-            // Closed first, so that a node that waits for the mark finds the folder unlocked.
-            self.store.close().await?;
-            self.mark(None)
+            // Under the lock: a later mark of another program is not lost.
+            self.mark(None)?;
+            self.store.close().await
         }
         .boxed()
     }
@@ -241,7 +257,7 @@ impl LogPages<'_> {
         while let (true, Some(from)) = (turns.is_empty(), self.place) {
             let (end, is_page) = scan::follow_page(segments, from, PAGE_BYTES, |location, record| {
                 let shard = |tag| shards.get(usize::try_from(tag).ok()?).cloned();
-                let read = CopiedTurn::read(location, &Bytes::copy_from_slice(record), &[], names, shard);
+                let read = CopiedTurn::read(location, &Bytes::copy_from_slice(record), None, names, shard);
                 turns.extend(read.map_err(|reason| segments.damaged(location, reason))?);
                 Ok(())
             })?;

@@ -1,4 +1,4 @@
-//! The mark of a store that is a part of a move, as a row of the store.
+//! The mark of a store that is a part of a move, as a row of the store, and the nodes that prevent a move.
 //!
 //! Read when a store is connected and when a shard is opened; written by the [ends of a move](crate::place).
 
@@ -20,8 +20,11 @@ const MARK: &str = "SELECT (SELECT value FROM {schema}.meta WHERE name = 'move')
 /// Waits for other moves of the same store. Held until the end of the transaction.
 pub(crate) const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('whizbang move {schema}', 0))";
 
+/// Reads the members whose lease has not expired, by the clock of the server. An exclusive node has no row.
+const LIVE: &str = "SELECT label FROM {schema}.members WHERE expires_at > clock_timestamp() ORDER BY label";
+
 /// The operation that errors of reading a mark name.
-const READING: &str = "reading the mark of a move from PostgreSQL";
+const READING: &str = "reading the state of a move from PostgreSQL";
 
 /// Reads a mark from its row.
 ///
@@ -66,4 +69,19 @@ pub(crate) async fn check(client: &Client, sql: &Sql) -> Result<(), StoreError> 
         (None, true) => Err(StoreError::InUse { at: place(sql) }),
         (None, false) => Ok(()),
     }
+}
+
+/// Rejects a store that has members.
+///
+/// # Errors
+/// [`StoreError::InUse`] with the labels of the nodes. After a crash of a node its lease must expire first.
+pub(crate) async fn refuse_live(client: &Client, sql: &Sql, at: &str) -> Result<(), StoreError> {
+    let no_parameters = &[] as &[(&(dyn tokio_postgres::types::ToSql + Sync), Type)];
+    let live = client.query_typed(&sql.text(LIVE), no_parameters).await;
+    let live = live.map_err(|error| Failure::from(error).store(READING))?;
+    let labels: Vec<&str> = live.iter().map(|row| row.get(0)).collect();
+    if labels.is_empty() {
+        return Ok(());
+    }
+    Err(StoreError::InUse { at: format!("{at} (nodes: {})", labels.join(", ")) })
 }

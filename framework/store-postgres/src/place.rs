@@ -31,17 +31,21 @@ use crate::store::PostgresStore;
 /// The operation that errors of a move name.
 const MOVING: &str = "moving the store in PostgreSQL";
 
+/// The first version of the tables that has one for members.
+const FIRST_WITH_MEMBERS: i32 = 2;
+
 /// A page of turns ends with the turn that reaches so many bytes.
 const PAGE_BYTES: usize = 1024 * 1024;
 
 /// Begins the transaction of a move. The wait for commits that are under way is limited; the transaction itself may take hours.
 const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = 0;
     SET LOCAL idle_in_transaction_session_timeout = 0";
+/// Begins a transaction that only reads, for hours if needed. Also behind a connection pool the setting ends with it.
+const BEGIN_READING: &str = "BEGIN READ ONLY; SET LOCAL statement_timeout = 0;
+    SET LOCAL idle_in_transaction_session_timeout = 0";
 /// Waits for every statement that changes the store, and keeps others from beginning.
 const LOCK_TABLES: &str =
     "LOCK TABLE {schema}.shards, {schema}.domains, {schema}.views, {schema}.meta, {schema}.members IN EXCLUSIVE MODE";
-/// Reads the members whose lease has not expired, by the clock of the server. An exclusive node has no row.
-const LIVE: &str = "SELECT label FROM {schema}.members WHERE expires_at > clock_timestamp() ORDER BY label";
 /// Marks the source. Every owner is behind its epoch from now on, so a node that has waited for the lock is fenced. Both are one
 /// statement: there is no mark without the new epochs.
 const MOVED: &str = "WITH fenced AS (UPDATE {schema}.shards SET epoch = epoch + 1, owner = NULL)
@@ -107,10 +111,9 @@ impl StorePlace for PostgresBuilder {
 async fn find_source(builder: PostgresBuilder) -> Result<FoundSource, StoreError> {
     let server = builder.reach(Sql::new(builder.schema_name())).await?;
     let at = place(&server);
-    if migrations::version(&server.client, &server.sql).await.map_err(failed)? == 0 {
+    if prepare(&builder, &server, &at).await? == 0 {
         return Err(StoreError::Missing { at });
     }
-    migrations::migrate(&server.client, &server.sql, builder.migrations_mode(), &server.at()).await?;
     let (pool, sql) = (Arc::clone(&server.pool), Arc::clone(&server.sql));
     match marks::read(&server.client, &sql).await? {
         (Some(mark @ MoveMark { state: MoveState::Away(_), .. }), _) => return Ok(FoundSource::Moved { at, mark }),
@@ -119,11 +122,11 @@ async fn find_source(builder: PostgresBuilder) -> Result<FoundSource, StoreError
         (None, false) => {}
     }
     // Before the lock, which would delay their renewals.
-    refuse_live(&server.client, &sql, &at).await?;
+    marks::refuse_live(&server.client, &sql, &at).await?;
     let lock = pool.separate().await.map_err(|failure| failure.store(MOVING))?;
     lock_tables(&lock, &sql, &at).await?;
     // A node or another move may have been faster.
-    refuse_live(&lock, &sql, &at).await?;
+    marks::refuse_live(&lock, &sql, &at).await?;
     if let (Some(mark), _) = marks::read(&lock, &sql).await? {
         return Err(mark.refusal(at));
     }
@@ -135,21 +138,19 @@ async fn find_source(builder: PostgresBuilder) -> Result<FoundSource, StoreError
 /// leaves a copy that nodes refuse.
 ///
 /// # Errors
-/// [`StoreError::Unfinished`] for the copy of an interrupted move, which an operator deletes. [`StoreError::NotEmpty`] for
-/// anything else that was ever used. Nothing was changed, except that missing tables may have been created.
+/// [`StoreError::NotEmpty`] for tables that were ever used, also by an interrupted move. [`StoreError::InUse`] if a member lives.
+/// Nothing was changed, except that missing tables may have been created.
 async fn create(builder: PostgresBuilder, new: NewStore) -> Result<Box<dyn MoveTarget>, StoreError> {
     let server = builder.reach(Sql::of_copy(builder.schema_name())).await?;
     let at = place(&server);
     let (pool, sql) = (Arc::clone(&server.pool), Arc::clone(&server.sql));
-    migrations::migrate(&server.client, &sql, builder.migrations_mode(), &server.at()).await?;
+    if prepare(&builder, &server, &at).await? == 0 {
+        migrations::migrate(&server.client, &sql, builder.migrations_mode(), &server.at()).await?;
+    }
     let client = pool.separate().await.map_err(|failure| failure.store(MOVING))?;
     lock_tables(&client, &sql, &at).await?;
-    match marks::read(&client, &sql).await?.0 {
-        Some(MoveMark { state: MoveState::Copying | MoveState::Complete, .. }) => {
-            return Err(StoreError::Unfinished { at });
-        }
-        Some(_) => return Err(StoreError::NotEmpty { at }),
-        None => {}
+    if let Some(mark) = marks::read(&client, &sql).await?.0 {
+        return Err(mark.occupies(at));
     }
     let used = client.query_typed(&sql.text(IS_USED), &[]).await.map_err(failed)?;
     if used.first().is_none_or(|row| row.get(0)) {
@@ -172,6 +173,19 @@ async fn create(builder: PostgresBuilder, new: NewStore) -> Result<Box<dyn MoveT
     drop(client);
     let store = builder.start(server).await?;
     Ok(Box::new(Target { end: End { store, pool, sql, at }, number: new.number }))
+}
+
+/// Brings existing tables to the newest version, unless a node of an older program uses them: it would refuse them at its next
+/// start. Returns the version that was found; 0 without tables, which are not created.
+async fn prepare(builder: &PostgresBuilder, server: &Server, at: &str) -> Result<i32, StoreError> {
+    let found = migrations::version(&server.client, &server.sql).await.map_err(failed)?;
+    if found >= FIRST_WITH_MEMBERS {
+        marks::refuse_live(&server.client, &server.sql, at).await?;
+    }
+    if found > 0 {
+        migrations::migrate(&server.client, &server.sql, builder.migrations_mode(), &server.at()).await?;
+    }
+    Ok(found)
 }
 
 /// Returns the server, the database and the schema, for messages.
@@ -201,30 +215,17 @@ async fn lock_tables(client: &Client, sql: &Sql, at: &str) -> Result<(), StoreEr
     })
 }
 
-/// Rejects a store that has members.
-///
-/// # Errors
-/// [`StoreError::InUse`] with the labels of the nodes. After a crash of a node its lease must expire first.
-async fn refuse_live(client: &Client, sql: &Sql, at: &str) -> Result<(), StoreError> {
-    let live = client.query_typed(&sql.text(LIVE), &[]).await.map_err(failed)?;
-    let labels: Vec<&str> = live.iter().map(|row| row.get(0)).collect();
-    if labels.is_empty() {
-        return Ok(());
-    }
-    Err(StoreError::InUse { at: format!("{at} (nodes: {})", labels.join(", ")) })
-}
-
 /// Removes the mark of a complete copy. A node that has waited for it since before the copy has other secrets: it has a lease,
 /// and as long as it lives the copy is not activated.
 ///
 /// # Errors
-/// Those of [`refuse_live`]. The mark is still there then, and the move can be finished later.
+/// Those of [`marks::refuse_live`]. The mark is still there then, and the move can be finished later.
 async fn activate(client: &Client, sql: &Sql, number: u128) -> Result<(), StoreError> {
     let at = marks::place(sql);
     let complete = MoveMark::new(number, MoveState::Complete).to_string().into_bytes();
     lock_tables(client, sql, &at).await?;
     let removed = async {
-        refuse_live(client, sql, &at).await?;
+        marks::refuse_live(client, sql, &at).await?;
         let parameters: &Parameters<'_> = &[(&complete, Type::BYTEA)];
         client.query_typed(&sql.text(ACTIVATE), parameters).await.map_err(failed)?;
         client.batch_execute("COMMIT").await.map_err(failed)
@@ -451,9 +452,8 @@ impl RowPages<'_> {
                 continue;
             };
             let location = row.get::<_, i64>(0).unsigned_abs();
-            let read = CopiedTurn::read(location, &bytes(&row, 1), &payloads(&row, 2), &mut self.names, |_| {
-                Some(shard.clone())
-            });
+            let (record, payloads) = (bytes(&row, 1), payloads(&row, 2));
+            let read = CopiedTurn::read(location, &record, Some(&payloads), &mut self.names, |_| Some(shard.clone()));
             let Some((shard, turn)) = read.map_err(|reason| self.damaged(location, reason))? else {
                 return Err(self.damaged(location, "the record is not a turn"));
             };
@@ -472,6 +472,7 @@ impl RowPages<'_> {
         }
         let Some((row, shard)) = self.shards.as_mut().and_then(Vec::pop) else { return Ok(false) };
         let client = self.end.pool.separate().await.map_err(|failure| failure.store(MOVING))?;
+        client.batch_execute(BEGIN_READING).await.map_err(failed)?;
         let rows = client.query_typed_raw(&self.end.sql.text(ALL_TURNS), [(row, Type::INT4)]).await.map_err(failed)?;
         self.rows = Some(ShardRows { shard: shard.id, rows: Box::pin(rows), _client: client });
         Ok(true)

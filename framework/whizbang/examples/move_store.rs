@@ -29,7 +29,15 @@ pub(crate) async fn main() -> ExitCode {
         eprintln!("usage: move_store FROM TO; each is a folder or postgres://user@host/database#schema");
         return ExitCode::from(2);
     };
-    match run(from, to).await {
+    let places = place(from).and_then(|from| Ok((from, place(to)?)));
+    let (from, to) = match places {
+        Ok(places) => places,
+        Err(reason) => {
+            eprintln!("failed to read the arguments: {reason}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&*from, &*to).await {
         Ok(moved) => {
             eprintln!("{}", summary(&moved));
             ExitCode::SUCCESS
@@ -41,7 +49,7 @@ pub(crate) async fn main() -> ExitCode {
     }
 }
 
-async fn run(from: &str, to: &str) -> Result<MovedStore, whizbang::store::StoreError> {
+async fn run(from: &dyn StorePlace, to: &dyn StorePlace) -> Result<MovedStore, whizbang::store::StoreError> {
     let mut last: Option<(MoveStep, Instant)> = None;
     let report = |progress: &MoveProgress| {
         let is_news = last.is_none_or(|(step, at)| step != progress.step || at.elapsed() >= PAUSE);
@@ -50,18 +58,31 @@ async fn run(from: &str, to: &str) -> Result<MovedStore, whizbang::store::StoreE
             last = Some((progress.step, Instant::now()));
         }
     };
-    move_store(&*place(from), &*place(to), report).await
+    move_store(from, to, report).await
 }
 
-/// Returns the place that an argument names.
-pub(crate) fn place(argument: &str) -> Box<dyn StorePlace> {
+/// Returns the place that an argument names. No error repeats the argument, which may contain a password.
+///
+/// # Errors
+/// If it is likely to be a database in another form, or if the text behind `#` is not the name of a schema.
+pub(crate) fn place(argument: &str) -> Result<Box<dyn StorePlace>, &'static str> {
     if !argument.starts_with("postgres://") && !argument.starts_with("postgresql://") {
-        return Box::new(EmbeddedPlace::new(argument));
+        let is_path = argument.starts_with(['/', '.']);
+        if !is_path && (argument.contains("://") || (argument.contains('=') && argument.contains(' '))) {
+            return Err("a database is named by a URL that begins with `postgres://`, in lower case; \
+                a folder with such a name is written with `./` before it");
+        }
+        return Ok(Box::new(EmbeddedPlace::new(argument)));
     }
-    match argument.rsplit_once('#') {
-        Some((url, schema)) => Box::new(PostgresStore::builder(url).schema(schema)),
-        None => Box::new(PostgresStore::builder(argument)),
+    let Some((url, schema)) = argument.rsplit_once('#') else {
+        return Ok(Box::new(PostgresStore::builder(argument)));
+    };
+    let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    if !(1..=63).contains(&schema.len()) || !schema.bytes().all(is_allowed) {
+        return Err("the text behind `#` is not a schema of up to 63 lower-case letters, digits and underscores; \
+            in a password `#` is written as `%23`");
     }
+    Ok(Box::new(PostgresStore::builder(url).schema(schema)))
 }
 
 fn summary(moved: &MovedStore) -> String {

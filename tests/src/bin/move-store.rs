@@ -14,7 +14,8 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [from, to, step] = &arguments[..] else { return program::main() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let moved = runtime.block_on(move_store(&*place(from), &*place(to), |progress| {
+    let (from, to) = (place(from).unwrap(), place(to).unwrap());
+    let moved = runtime.block_on(move_store(&*from, &*to, |progress| {
         // No destructor runs: neither files nor connections are closed in order.
         if progress.step.as_str() == step {
             std::process::abort();

@@ -71,7 +71,7 @@ async fn interrupted_at_each_step<'a>(mut from: Place<'a>, places: &[Place<'a>],
         // The same command again; the target is deleted only if the message asks for it.
         let mut again = program(from, to, None);
         let text = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
-        if text(&again).contains("is not finished") {
+        if text(&again).contains("delete it if its source was the same") {
             assert!(is_usable(from).await, "after {step:?}: nothing is lost with the target");
             to.delete();
             again = program(from, to, None);
@@ -142,7 +142,10 @@ async fn lost_connection_ends_the_move_and_keeps_the_source() {
     assert!(matches!(interrupted, Err(StoreError::Io { .. })), "{interrupted:?}");
     assert_eq!((is_usable(source).await, is_usable(Place::Folder(&first)).await), (true, false));
     let again = move_between(source, Place::Folder(&first), |_| {}).await;
-    assert!(matches!(again, Err(StoreError::Unfinished { .. })), "{again:?}");
+    assert!(matches!(again, Err(StoreError::NotEmpty { .. })), "{again:?}");
+    let from_copy = move_between(Place::Folder(&first), Place::Folder(&second), |_| {}).await;
+    let text = from_copy.unwrap_err().to_string();
+    assert!(text.contains("do not delete"), "a copy may be the only store that is left: {text}");
     move_between(source, Place::Folder(&second), |_| {}).await.unwrap();
     let store = open(&second).unwrap();
     assert_same(&expected, &content(&store).await);

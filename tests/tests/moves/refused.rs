@@ -140,3 +140,57 @@ async fn acknowledged_commits_during_a_move_are_in_the_copy() {
     assert!((acknowledged..=acknowledged + 1).contains(&balance), "{acknowledged} acknowledged, {balance} moved");
     node.stop().await.unwrap();
 }
+
+#[whizbang::test]
+async fn source_without_its_events_is_refused_as_corrupt() {
+    let server = PostgresServer::start();
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(connect(&server, "bank").await.unwrap(), false).await;
+    for _ in 0..3 {
+        node.client().send(deposit("ada", 5)).await.unwrap();
+    }
+    node.stop().await.unwrap();
+    let deleted = server.sql(
+        "WITH deleted AS (DELETE FROM bank.event_data WHERE (shard, position) IN \
+         (SELECT shard, min(position) FROM bank.event_data GROUP BY shard LIMIT 1) RETURNING *) SELECT count(*) FROM deleted",
+    );
+    assert_eq!(deleted.trim(), "1");
+    let refused = move_between(Place::Schema(&server, "bank"), Place::Folder(&folder.path().join("new")), |_| {}).await;
+    assert!(matches!(refused, Err(StoreError::Corrupt { .. })), "{refused:?}");
+    connect(&server, "bank").await.unwrap().close().await.unwrap();
+}
+
+#[whizbang::test]
+async fn tables_in_use_keep_their_version_if_refused() {
+    let server = PostgresServer::start();
+    let folder = tempfile::tempdir().unwrap();
+    let (first, new) = (folder.path().join("first"), folder.path().join("new"));
+    let shared = PostgresStore::builder(&server.url()).schema("bank").connect().await.unwrap();
+    let node = start(shared, false).await;
+    // As a node of an older program has left them.
+    server.sql("DELETE FROM bank.migrations WHERE version = 5 RETURNING version");
+    drop(open(&first).unwrap());
+    let (folder, schema) = (Place::Folder(&first), Place::Schema(&server, "bank"));
+    for (from, to) in [(schema, Place::Folder(&new)), (folder, schema)] {
+        let refused = move_between(from, to, |_| {}).await;
+        assert!(matches!(refused, Err(StoreError::InUse { .. })), "{refused:?}");
+        assert_eq!(server.sql("SELECT max(version) FROM bank.migrations").trim(), "4");
+    }
+    node.stop().await.unwrap();
+}
+
+#[test]
+fn unlikely_folders_and_schemas_are_refused() {
+    let program = |from: &str| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_move-store")).args([from, "new"]).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for from in ["postgre://u:secret@db/bank", "POSTGRES://u:secret@db/bank", "host=db password=secret"] {
+        let (code, text) = program(from);
+        assert!(code == Some(2) && text.contains("postgres://") && !text.contains("secret"), "{code:?}: {text}");
+    }
+    for from in ["postgres://u:pass#secret@db/bank", "postgres://u@db/bank#", "postgres://u@db/bank#Secret"] {
+        let (code, text) = program(from);
+        assert!(code == Some(2) && text.contains("schema") && !text.contains("ecret"), "{code:?}: {text}");
+    }
+}

@@ -96,9 +96,11 @@ pub enum StoreError {
         /// The new place.
         to: String,
     },
-    /// A move to this place was interrupted, so the store in it may lack a part. Nothing was changed; run the same move again. If
-    /// that returns this error as well, the source is still in use: delete this place and run the move again.
-    #[error("the move to {at} is not finished: run it again, or delete {at} first if that fails as well")]
+    /// A move to this place was interrupted, so the store in it may lack a part, or may be the only one that is left. Nothing was
+    /// changed; run the move again, from its original source to this place. Do not delete this place before.
+    #[error(
+        "the move to {at} is not finished: run it from its original source to this place again; do not delete {at}"
+    )]
     Unfinished {
         /// The folder or database.
         at: String,

@@ -162,15 +162,24 @@ fn copied_turn_has_the_same_record() {
     let (bytes, ..) = written();
     let bytes = Bytes::from(bytes);
     let shard = ShardId::new(name("orders"), 1);
-    let copied = CopiedTurn::read(5_000, &bytes, &[], &mut Names::default(), |tag| (tag == 5).then(|| shard.clone()));
+    let copied = CopiedTurn::read(5_000, &bytes, None, &mut Names::default(), |tag| (tag == 5).then(|| shard.clone()));
     let (read, turn) = copied.unwrap().unwrap();
-    assert_eq!((read, turn.position(), turn.events(), turn.bytes()), (shard, 102, 2, bytes.len()));
+    assert_eq!((read, turn.position(), turn.events(), turn.bytes()), (shard.clone(), 102, 2, bytes.len()));
     let sent = turn.sent().map(|(to, sequence)| (to.to_string(), sequence)).collect::<Vec<_>>();
     assert_eq!(sent, [("bank/3".to_owned(), 77), ("bank/3".to_owned(), 78)]);
     let mut again = Vec::new();
-    turn.write(|turn| write_turn(&mut again, turn, &place()));
+    turn.write(|turn| {
+        write_turn(&mut again, turn, &place());
+        let origins: Vec<_> = turn.outbox.iter().map(|write| write.envelope.origin.is_some()).collect();
+        assert_eq!(origins, [false, true], "a turn of the greatest size can be appended again");
+    });
     assert_eq!(again, bytes);
-    let unknown = CopiedTurn::read(5_000, &bytes, &[], &mut Names::default(), |_| None);
+    for count in [0, 1, 3] {
+        let payloads = vec![Bytes::new(); count];
+        let read = CopiedTurn::read(5_000, &bytes, Some(&payloads), &mut Names::default(), |_| Some(shard.clone()));
+        assert_eq!(read.map(|_| ()), Err("the turn has another number of events"), "{count} payloads");
+    }
+    let unknown = CopiedTurn::read(5_000, &bytes, None, &mut Names::default(), |_| None);
     assert_eq!(unknown.map(|_| ()), Err("unknown shard"));
 }
 

@@ -47,6 +47,19 @@ impl MoveMark {
         Some(Self { number: u128::from_str_radix(number, 16).ok()?, state })
     }
 
+    /// Returns the error for creating a store at `at`, where the store with this mark is.
+    ///
+    /// The source of the new move can be used, so a copy of it may be deleted. The copy of another source may be the only one.
+    pub fn occupies(&self, at: String) -> StoreError {
+        let at = match &self.state {
+            MoveState::Copying | MoveState::Complete => {
+                format!("{at}, with the copy of an interrupted move (delete it if its source was the same),")
+            }
+            MoveState::Away(_) => at,
+        };
+        StoreError::NotEmpty { at }
+    }
+
     /// Returns the error for opening the store at `at`.
     pub fn refusal(&self, at: String) -> StoreError {
         match &self.state {

@@ -128,8 +128,10 @@ pub struct MoveProgress {
 /// # Errors
 /// [`StoreError::InUse`] if a node uses the source, [`StoreError::Missing`] if there is no store, [`StoreError::NotEmpty`] if the
 /// target has content, [`StoreError::Moved`] if the source has moved already, and the errors of reading and writing.
-/// [`StoreError::Unfinished`] if an earlier move to the target was interrupted before the source was given up: delete the target
-/// and call it again. [`StoreError::Corrupt`] if the copy differs from the source, which then can still be used.
+/// [`StoreError::NotEmpty`] also if an earlier move to the target was interrupted before the source was given up: if its source was
+/// the same, delete the target and call it again. [`StoreError::Unfinished`] if the source is itself the copy of an interrupted
+/// move: do not delete it, and finish that move first. [`StoreError::Corrupt`] if the source is damaged or the copy differs from
+/// it; the source then can still be used.
 ///
 /// Dropping the future, a crash of the program and an error leave one store that can be opened, or none: then the same call
 /// finishes the move.

@@ -56,15 +56,16 @@ struct CopiedTimer {
 }
 
 impl CopiedTurn {
-    /// Reads the record at `location` of a log. `payloads` are those of its events if the record was written without them.
+    /// Reads the record at `location` of a log. `payloads` are those of its events, one each, if the record was written without
+    /// them; `None` if the record contains them.
     /// `shard` returns the shard with a number. Returns `None` for a record that is not a turn.
     ///
     /// # Errors
-    /// If the record is damaged, or its shard is unknown.
+    /// If the record is damaged, its shard is unknown, or a payload is missing.
     pub fn read(
         location: u64,
         bytes: &Bytes,
-        payloads: &[Bytes],
+        payloads: Option<&[Bytes]>,
         names: &mut Names,
         shard: impl FnOnce(u32) -> Option<ShardId>,
     ) -> Result<Option<(ShardId, Self)>, Damage> {
@@ -79,13 +80,14 @@ impl CopiedTurn {
         record: &TurnRecord<'_>,
         shard: &ShardId,
         bytes: &Bytes,
-        payloads: &[Bytes],
+        payloads: Option<&[Bytes]>,
         names: &mut Names,
     ) -> Result<Self, Malformed> {
         let mut turn = record.to_turn(bytes, names)?;
-        if !payloads.is_empty() && payloads.len() != turn.events.len() {
+        if payloads.is_some_and(|payloads| payloads.len() != turn.events.len()) {
             return Err(Malformed("the turn has another number of events"));
         }
+        let payloads = payloads.unwrap_or_default();
         for (event, payload) in turn.events.iter_mut().zip(payloads) {
             event.payload.clone_from(payload);
         }
@@ -108,7 +110,10 @@ impl CopiedTurn {
         let mut outbox = Vec::with_capacity(record.outbox_count());
         for entry in record.outbox() {
             let to = ShardId::new(names.get(entry.domain)?, entry.shard);
-            outbox.push((to, record.to_outbox_entry(entry, shard, bytes, names)?));
+            let mut entry = record.to_outbox_entry(entry, shard, bytes, names)?;
+            // As it was appended at first: an origin counts for the size of the turn.
+            entry.envelope.origin = entry.envelope.origin.filter(|origin| origin.key != record.key);
+            outbox.push((to, entry));
         }
         Ok(Self {
             position: record.position + record.events_count() as u64,
