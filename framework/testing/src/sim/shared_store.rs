@@ -226,10 +226,7 @@ impl SharedStore {
     pub(super) fn ensure_open(&self, state: &mut StoreState) -> Result<(), StoreError> {
         if !state.is_open {
             self.backend.reopen()?;
-            // The tickets of each listener keep rising, and several nodes open a shared store again one after the other.
-            if !self.backend.is_shared() {
-                state.incarnations.clear();
-            }
+            // Ended incarnations stay until their listener opens a shard: its tickets must keep rising, whatever opens the store.
             state.is_open = true;
         }
         Ok(())
