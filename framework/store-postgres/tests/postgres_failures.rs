@@ -152,6 +152,7 @@ fn commit_whose_answer_is_lost_is_found_and_not_repeated() {
         for round in 3..=12u64 {
             // The server gets the statement and executes it; its answer is thrown away with the connection.
             let after = server.sql("SELECT count(*) FROM whizbang.turns");
+            let lost = proxy.lost();
             proxy.lose_answers();
             for key in 0..8 {
                 owner.append(&turn(&key.to_string(), round)).unwrap();
@@ -159,6 +160,8 @@ fn commit_whose_answer_is_lost_is_found_and_not_repeated() {
             eventually("the server to commit", PATIENCE, || {
                 (server.sql("SELECT count(*) FROM whizbang.turns") != after).then_some(())
             });
+            // The commit is visible before its answer has reached the proxy.
+            eventually("the answer to be lost", PATIENCE, || (proxy.lost() > lost).then_some(()));
             proxy.restore();
             let last = owner.append(&TurnBuilder::new("Account", "end", round).at(round - 2, 0)).unwrap();
             owner.settled(last).await;
