@@ -26,7 +26,7 @@ use whizbang_core::clock::instant;
 use whizbang_core::message::{Envelope, Name, Shard, ShardId, StoreId};
 use whizbang_core::telemetry::{TARGET, error_chain};
 
-/// Most pages in memory and being read. With two, the next one is read while the caller handles the first.
+/// Most pages in memory and being read. With two, a shard that answers late does not hold up another.
 const PAGES: usize = 2;
 /// Interval at which the logs are read although nothing is reported: reports may be lost, and the first ones may be missing. It doubles
 /// up to [`LONGEST_CHECK`], and does not without a watch.
