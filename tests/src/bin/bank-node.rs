@@ -10,6 +10,7 @@ mod bank;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::time::Duration;
 
 use bank::{Account, Transfer, deposit, transfer, withdraw};
 use whizbang::client::SendCommand;
@@ -30,11 +31,14 @@ fn say(line: &str) {
     let _ = std::io::stdout().lock().write_all(line.as_bytes());
 }
 
-/// A command that was certainly not handled: the node ends.
-struct Refused;
+/// The node has stopped.
+struct Stopped;
+
+/// The pause after a refused command: the store is out of reach, and the client has retried until its deadline.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Sends a command and prints its result. Returns true if the reply is not a rejection.
-async fn send<C: Command>(id: MessageId, sending: SendCommand<C>) -> Result<bool, Refused>
+async fn send<C: Command>(id: MessageId, sending: SendCommand<C>) -> Result<bool, Stopped>
 where
     C::Reply: Clone,
 {
@@ -43,9 +47,15 @@ where
         Ok(reply) => Ok(reply),
         Err(SendError::Rejected(no)) => Err(no),
         Err(error) if error.may_have_happened() => return Ok(false),
-        Err(_) => {
+        Err(error) => {
             say(&format!("refused {id}\n"));
-            return Err(Refused);
+            if matches!(error, SendError::Stopped) {
+                return Err(Stopped);
+            }
+            // For a person who reads why a test has failed.
+            eprintln!("refused {id}: {error}");
+            tokio::time::sleep(PAUSE).await;
+            return Ok(false);
         }
     };
     let mut line = format!("replied {id} ");
@@ -57,7 +67,7 @@ where
     Ok(reply.is_ok())
 }
 
-async fn be_a_client(client: Client, life: u64, number: u64) -> Result<(), Refused> {
+async fn be_a_client(client: Client, life: u64, number: u64) -> Result<(), Stopped> {
     let account = |chance: u64| format!("account{}", chance % ACCOUNTS);
     for turn in 0.. {
         let chance = (life * 7_919 + number * 31 + turn).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33;

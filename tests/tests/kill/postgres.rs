@@ -38,8 +38,8 @@ async fn node_and_server_killed_under_load_lose_and_invent_nothing() {
             server.run();
         }
         if life % 8 != 7 {
-            // Counted in lines, so that a slow machine does as much work.
-            process.read_lines(&mut output, chance.below(400));
+            // Counted in replies, so that a slow machine does as much work, and a node that does not recover is found.
+            process.read_replies(&mut output, 1 + chance.below(200));
         }
         process.read_for(&mut output, Duration::from_millis(chance.below(50)));
         process.kill();

@@ -71,6 +71,17 @@ impl Process {
         }
     }
 
+    /// Reads until the clients got this many replies.
+    #[track_caller]
+    pub(crate) fn read_replies(&mut self, output: &mut Output, replies: u64) {
+        let end = Instant::now() + TIMEOUT;
+        let wanted = output.acknowledged + usize::try_from(replies).unwrap();
+        while output.acknowledged < wanted {
+            let left = end.saturating_duration_since(Instant::now());
+            output.add(&self.lines.recv_timeout(left).expect("the clients get replies"));
+        }
+    }
+
     /// Reads the lines of the next `span`.
     pub(crate) fn read_for(&mut self, output: &mut Output, span: Duration) {
         let end = Instant::now() + span;
