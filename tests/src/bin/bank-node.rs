@@ -53,7 +53,7 @@ where
                 return Err(Stopped);
             }
             // For a person who reads why a test has failed.
-            eprintln!("refused {id}: {error}");
+            eprintln!("refused {id}: {}", whizbang::error_chain(&error));
             tokio::time::sleep(PAUSE).await;
             return Ok(false);
         }
