@@ -57,6 +57,8 @@ pub struct CommitNotifier {
     pub(super) fenced: Mutex<Vec<StoreError>>,
     /// The failure that is not handled yet.
     pub(super) failed: Mutex<Option<ReportedFailure>>,
+    /// The number of failures reported so far, without fences.
+    failures: AtomicU64,
     /// Wakes the task that calls the callbacks.
     pub(super) changed: Notify,
 }
@@ -80,6 +82,18 @@ impl CommitNotifier {
     /// Takes the failure before the shards are reopened. One that is reported later is another one.
     pub(crate) fn take_failure(&self) -> Option<ReportedFailure> {
         self.failed.lock().take()
+    }
+
+    /// Returns the number of failures that the store has reported so far. Appends to a shard that was opened before the last of
+    /// them fail until it is opened again.
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Acquire)
+    }
+
+    /// Returns whether a failure is not handled yet.
+    #[cfg(test)]
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.lock().is_some()
     }
 
     /// Reports a panic that makes the shards reopen. The store works, so what it reports as committed is.
@@ -118,6 +132,7 @@ impl CommitListener for CommitNotifier {
             let mut failed = self.failed.lock();
             let failed = failed.get_or_insert(ReportedFailure { error, committed_through: through });
             failed.committed_through = failed.committed_through.min(through);
+            self.failures.fetch_add(1, Ordering::Release);
         }
         self.changed.notify_one();
     }

@@ -47,6 +47,7 @@ impl ShardHost for ThreadHost {
             }
             let home = definition.thread_of(shard.shard);
             let listener = threads.listener(home).await.ok_or(StoreError::Closed)?;
+            let failures = listener.failures();
             let shards = definition.owns(&shard.domain).unwrap_or(1);
             let opened = leases.open(membership.member.id, &shard, shards, listener).await?;
             let Some(handle) = opened else { return Ok(Opening::Taken) };
@@ -57,7 +58,7 @@ impl ShardHost for ThreadHost {
                 leases.release(membership.member.id, &shard, epoch).await?;
                 return Ok(Opening::Unknown(found));
             }
-            threads.open_shard(home, shard, handle).await?;
+            threads.open_shard(home, shard, handle, failures).await?;
             Ok(Opening::Open(epoch))
         })
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::actor::OwnedShard;
+use crate::actor::{CommitNotifier, OwnedShard};
 use crate::node::relay::republish;
 use crate::node::thread::ThreadRuntime;
 use crate::node::thread::Threads;
@@ -58,17 +58,24 @@ impl ThreadRuntime {
         of_domain.for_each(|(_, endpoint)| action(&**endpoint));
     }
 
-    /// Opens a shard that the store has leased to this node: its keys are served from now on.
+    /// Opens a shard that the store has leased to this node: its keys are served from now on. `failures` is the number of
+    /// [failures](crate::actor::CommitNotifier::failures) before the store opened it.
     ///
     /// # Errors
-    /// The errors of reading the shard. It is closed then.
+    /// A transient one if commits have failed since then: such a handle refuses every append, and [`recover`](Self::recover) may
+    /// have missed it. The errors of reading the shard, which is closed then.
     pub(in crate::node) async fn open_shard(
         self: &Rc<Self>,
         id: ShardId,
         handle: ShardHandle,
+        failures: u64,
     ) -> Result<(), StoreError> {
         if self.has_ended.get() || self.context.stopped.get() {
             return Err(StoreError::Closed);
+        }
+        // Without a wait between this look and the entry in the list of shards, which the next recovery reads.
+        if self.context.commits.failures() != failures {
+            return Err(StoreError::io("opening the shard", std::io::Error::other("commits have failed in between")));
         }
         if let Some(earlier) = self.shard(&id) {
             self.drop_shard(&earlier, &StoreError::Closed);
@@ -292,10 +299,10 @@ impl ThreadRuntime {
 
 impl Threads {
     /// Returns the listener with which the shards of a thread are opened; `None` if the thread has ended.
-    pub(in crate::node) async fn listener(&self, thread: usize) -> Option<Arc<dyn CommitListener>> {
+    pub(in crate::node) async fn listener(&self, thread: usize) -> Option<Arc<CommitNotifier>> {
         let (tell, told) = oneshot::channel();
         self.run(thread, Box::new(move |runtime| drop(tell.send(Arc::clone(&runtime.context.commits)))));
-        told.await.ok().map(|commits| commits as Arc<dyn CommitListener>)
+        told.await.ok()
     }
 
     /// Opens a shard on its thread, see [`ThreadRuntime::open_shard`].
@@ -307,12 +314,13 @@ impl Threads {
         thread: usize,
         id: ShardId,
         handle: ShardHandle,
+        failures: u64,
     ) -> Result<(), StoreError> {
         let (tell, told) = oneshot::channel();
         let open = move |runtime: &Rc<ThreadRuntime>| {
             let me = Rc::clone(runtime);
             whizbang_core::spawn::detached(&runtime.context.user_code, "open a shard", async move {
-                let _ = tell.send(me.open_shard(id, handle).await);
+                let _ = tell.send(me.open_shard(id, handle, failures).await);
             });
         };
         self.run(thread, Box::new(open));

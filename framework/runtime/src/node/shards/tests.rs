@@ -2,6 +2,7 @@
 
 mod hanging_broker;
 mod lost_lines;
+mod stale_handle;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -57,9 +58,10 @@ impl Peer {
         let definition = &self.node.definition;
         let thread = definition.thread_of(id.shard);
         let listener = self.node.threads.listener(thread).await.unwrap();
+        let failures = listener.failures();
         let Some(handle) = self.leases.open(self.member, id, SHARDS, listener).await.unwrap() else { return false };
         let epoch = handle.writer.epoch();
-        self.node.threads.open_shard(thread, id.clone(), wrap(handle)).await.unwrap();
+        self.node.threads.open_shard(thread, id.clone(), wrap(handle), failures).await.unwrap();
         self.epochs.lock().insert(id.clone(), epoch);
         definition.bridge.as_ref().unwrap().own(id, epoch).await.unwrap();
         true
