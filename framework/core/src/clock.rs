@@ -128,7 +128,7 @@ impl ClockJumps {
     }
 
     /// Undoes all jumps.
-    pub fn mend(&self) {
+    pub fn undo(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
 }

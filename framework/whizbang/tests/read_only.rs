@@ -245,12 +245,12 @@ async fn unreadable_store_is_named_and_nothing_is_created() {
     let whole = std::fs::read(&log).unwrap();
     // In the middle of data that was durable once.
     let end = whole.iter().rposition(|byte| *byte != 0).unwrap();
-    let mut spoilt = whole.clone();
-    spoilt[end / 2] ^= 0x40;
-    std::fs::write(&log, &spoilt).unwrap();
+    let mut damaged = whole.clone();
+    damaged[end / 2] ^= 0x40;
+    std::fs::write(&log, &damaged).unwrap();
     let error = EmbeddedStore::read_only(folder.path()).unwrap_err();
     assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
-    assert_eq!(std::fs::read(&log).unwrap(), spoilt, "the file is unchanged");
+    assert_eq!(std::fs::read(&log).unwrap(), damaged, "the file is unchanged");
     std::fs::write(&log, whole).unwrap();
 
     let format = folder.path().join("whizbang");

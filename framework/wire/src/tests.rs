@@ -165,7 +165,7 @@ fn answer() -> impl Strategy<Value = Response> {
     ]
 }
 
-fn tidings() -> impl Strategy<Value = Notification> {
+fn notification() -> impl Strategy<Value = Notification> {
     prop_oneof![
         (shard(), shard(), any::<u64>()).prop_map(|(from, to, through)| Notification::Committed { from, to, through }),
         (shard(), any::<u64>()).prop_map(|(shard, position)| Notification::Head { shard, position }),
@@ -235,8 +235,8 @@ proptest! {
     }
 
     #[test]
-    fn notification_round_trips(tidings in tidings()) {
-        prop_assert_eq!(Packet::from_notification(&tidings).notification().unwrap(), tidings);
+    fn notification_round_trips(sent in notification()) {
+        prop_assert_eq!(Packet::from_notification(&sent).notification().unwrap(), sent);
     }
 
     #[test]
@@ -245,7 +245,7 @@ proptest! {
             envelope().prop_map(|envelope| Packet::from_envelope(&envelope).unwrap()),
             asked().prop_map(|asked| Packet::from_request(&asked).unwrap()),
             answer().prop_map(|answer| Packet::from_response(&answer, 1024 * 1024)),
-            tidings().prop_map(|tidings| Packet::from_notification(&tidings)),
+            notification().prop_map(|sent| Packet::from_notification(&sent)),
         ].prop_flat_map(broken)
     ) {
         prop_assert!(read_or_refused(packet.envelope()));

@@ -97,14 +97,14 @@ impl UntrustedClient {
         taken.expect("writes").await.expect("is acknowledged");
     }
 
-    async fn tell(&self, tidings: &Notification) {
-        let subject = match tidings {
+    async fn tell(&self, notification: &Notification) {
+        let subject = match notification {
             Notification::Committed { from, to, .. } => {
                 format!("whizbang.done.{}.{}.{}.{}", from.domain, from.shard, to.domain, to.shard)
             }
             Notification::Head { shard, .. } => format!("whizbang.head.{}.{}", shard.domain, shard.shard),
         };
-        let packet = Packet::from_notification(tidings);
+        let packet = Packet::from_notification(notification);
         self.client.publish_with_headers(subject, headers(&packet), packet.payload).await.expect("writes");
     }
 

@@ -28,13 +28,27 @@ fn stale_versions(files: &[File], version: &str, rust: &str) -> Vec<Finding> {
                     findings.push(file.finding(at, format!("says version {said}, Cargo.toml says {version}")));
                 }
             }
-            for (_, rest) in line.match_indices("Rust 1.").map(|(at, _)| line.split_at(at + "Rust ".len())) {
-                let said: String = rest.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+            let names_rust = line.contains("Rust") || line.contains("rust:");
+            for said in line.split(|c: char| !c.is_ascii_digit() && c != '.').filter(|_| names_rust) {
                 let said = said.trim_end_matches('.');
-                if said != rust {
+                // Versions of the compiler have two digits behind the dot.
+                if said.len() == "1.95".len() && said.starts_with("1.") && said != rust {
                     findings.push(file.finding(at, format!("says Rust {said}, Cargo.toml says {rust}")));
                 }
             }
+        }
+    }
+    findings
+}
+
+/// Features of `whizbang` that a page or the crate's documentation does not list, in the form that it has there.
+fn unlisted_features(manifest: &File, places: &[(&File, &str)]) -> Vec<Finding> {
+    let table: toml::Table = manifest.text.parse().expect("Cargo.toml is TOML");
+    let features = table.get("features").and_then(toml::Value::as_table).expect("the crate has features");
+    let mut findings = Vec::new();
+    for feature in features.keys().filter(|feature| *feature != "default") {
+        for (place, form) in places.iter().filter(|(place, form)| !place.text.contains(&form.replace('…', feature))) {
+            findings.push(place.finding_at_top(format!("does not list the feature `{feature}`: `{form}`")));
         }
     }
     findings
@@ -131,6 +145,13 @@ fn documented_versions_match_the_code() {
 }
 
 #[test]
+fn every_feature_is_documented() {
+    let (page, root) = (file("framework/whizbang/README.md"), file("framework/whizbang/src/lib.rs"));
+    let places = [(&page, "| `…`"), (&root, "//! - `…`")];
+    assert_none(&unlisted_features(&file("framework/whizbang/Cargo.toml"), &places));
+}
+
+#[test]
 fn documented_links_and_paths_exist() {
     let files = repository();
     assert_none(&dead_links(&files, exists));
@@ -153,7 +174,15 @@ fn a_stale_version_is_found() {
     assert_eq!(found("whizbang = \"0.2\"\n"), 1);
     assert_eq!(found("whizbang = { version = \"0.3.0\", features = [\"nats\"] }\n"), 1);
     assert_eq!(found("needs Rust 1.94.\n"), 1);
+    assert_eq!(found("| minimum supported Rust version | 1.94; it may rise |\nFROM rust:1.96-slim AS build\n"), 2);
     assert_eq!(found("whizbang = \"0.3\"\nwhizbang = { features = [], version = \"0.3.1\" }\nneeds Rust 1.95.\n"), 0);
+}
+
+#[test]
+fn an_unlisted_feature_is_found() {
+    let manifest = File::new("Cargo.toml", "[features]\ndefault = [\"a\"]\na = []\nb = []\n");
+    let page = File::new("README.md", "| `a` (default) | x |\n");
+    assert_eq!(unlisted_features(&manifest, &[(&page, "| `…`")]).len(), 1);
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod english;
 mod file_cycles;
 mod folders;
 mod generics;
+mod growth;
 mod habits;
 mod lock_files;
 mod modules;

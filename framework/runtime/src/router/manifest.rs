@@ -11,6 +11,7 @@ use whizbang_core::message::{Codec, Coded, Command, Domain, Message, Name, NameE
 
 /// Composition of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Manifest {
     /// Service of the node.
     pub service: String,
@@ -22,6 +23,7 @@ pub struct Manifest {
 
 /// One domain that a node owns.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct DomainCard {
     /// Name of the domain.
     pub name: String,
@@ -36,6 +38,7 @@ pub struct DomainCard {
 
 /// One actor type, projection or worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct ActorCard {
     /// Name.
     pub name: String,
@@ -66,6 +69,7 @@ pub struct ActorCard {
 
 /// Stored state of an actor type or a projection.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct StateCard {
     /// Schema of the state.
     pub schema: u32,
@@ -83,6 +87,7 @@ impl Eq for StateCard {}
 
 /// One message type.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct MessageCard {
     /// Domain of the message.
     pub domain: String,

@@ -270,6 +270,7 @@ impl Job {
 /// assert!(matches!(price("4294967296"), Err(WorkError::Fail(_))));
 /// ```
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum WorkError {
     /// A rejection: stored as the command's reply and never retried.
     Rejected(Rejection),

@@ -247,7 +247,7 @@ impl Clients {
     /// Disarms all faults and corrects the clients' clock.
     pub(super) fn disarm(&self) {
         self.armed.borrow_mut().clear();
-        self.jumps.mend();
+        self.jumps.undo();
     }
 
     /// Takes the faults for the next command, at most one of each kind.

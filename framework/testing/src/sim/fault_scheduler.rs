@@ -335,7 +335,7 @@ impl World {
             self.step_log().end_disturbance(profile_disturbance);
         }
         for service in &self.0.services {
-            service.jumps.mend();
+            service.jumps.undo();
         }
         for service in 0..self.0.services.len() {
             self.restart(service).await;

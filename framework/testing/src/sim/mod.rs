@@ -101,6 +101,7 @@ pub use plan::Plan;
 pub use random::Random;
 pub use sent_command::{Sender, SentCommand, SentOutcome};
 pub use shrink::FailingCase;
+pub use violation::RuleViolation;
 pub use world::World;
 
 use self::backend::Backend;
@@ -460,6 +461,7 @@ impl Sim {
 
 /// A run without violations.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Run {
     /// The seed.
     pub seed: u64,
@@ -471,30 +473,4 @@ pub struct Run {
     pub elapsed: Duration,
     /// The paths that were taken.
     pub coverage: Coverage,
-}
-
-/// A run that violated a rule.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("seed {seed}: {reason}")]
-pub struct RuleViolation {
-    /// The seed.
-    pub seed: u64,
-    /// The name of the violated rule. `at the end 2` is the second rule added with [`Sim::at_end`]; rules of the framework have
-    /// names such as `I7`, `timers` or `state`.
-    pub rule: String,
-    /// The details of the violation.
-    pub reason: String,
-    /// The trace, one line per step.
-    pub trace: String,
-    /// The steps of each actor and each worker, by actor and key.
-    pub actor_steps: String,
-    /// The error in the description of the cluster, if there is one. Nothing else was checked then.
-    pub setup_error: Option<Box<SimError>>,
-}
-
-impl RuleViolation {
-    fn new(seed: u64, violation: Violation, trace: String, actor_steps: String) -> Self {
-        let Violation { rule, reason, setup_error } = violation;
-        Self { seed, rule, reason, trace, actor_steps, setup_error }
-    }
 }

@@ -17,6 +17,7 @@ const MAX_RUNS_FOR_VALUES: usize = 60;
 
 /// A failing case.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct FailingCase<T> {
     /// The seed of the case.
     pub seed: u64,

@@ -1,6 +1,34 @@
-//! Violated rules. Shrinking compares the name of the rule only.
+//! Violated rules, inside a run and as the result of one. Shrinking compares the name of the rule only.
 
 use super::SimError;
+
+/// A run that violated a rule.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("seed {seed}: {reason}")]
+#[non_exhaustive]
+pub struct RuleViolation {
+    /// The seed.
+    pub seed: u64,
+    /// The name of the violated rule. `at the end 2` is the second rule added with [`Sim::at_end`](super::Sim::at_end); rules of
+    /// the framework have names such as `I7`, `timers` or `state`.
+    pub rule: String,
+    /// The details of the violation.
+    pub reason: String,
+    /// The trace, one line per step.
+    pub trace: String,
+    /// The steps of each actor and each worker, by actor and key.
+    pub actor_steps: String,
+    /// The error in the description of the cluster, if there is one. Nothing else was checked then.
+    pub setup_error: Option<Box<SimError>>,
+}
+
+impl RuleViolation {
+    /// Completes a violation with the seed, the trace and the steps of its run.
+    pub(super) fn new(seed: u64, violation: Violation, trace: String, actor_steps: String) -> Self {
+        let Violation { rule, reason, setup_error } = violation;
+        Self { seed, rule, reason, trace, actor_steps, setup_error }
+    }
+}
 
 /// A violated rule.
 #[derive(Clone, Debug)]

@@ -135,7 +135,7 @@ impl Inbound for RejectingInbound {
         Box::pin(ready(Response::Refused(RequestError::NotHere)))
     }
 
-    fn notify(&self, _tidings: Notification) {}
+    fn notify(&self, _notification: Notification) {}
 
     fn reconnected(&self) {}
 
