@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
+use futures_util::future::{BoxFuture, pending};
 use futures_util::stream;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -73,12 +74,13 @@ pub struct ServerSentEvents<T, D> {
     stream: EventStream<T, D>,
     choice: Choice<T>,
     keep_alive: Duration,
+    until: BoxFuture<'static, ()>,
 }
 
 impl<T: Serialize + Send + 'static, D: Domain> ServerSentEvents<T, D> {
     /// Creates a response with the events of a stream, from where the stream starts.
     pub fn new(stream: EventStream<T, D>) -> Self {
-        Self { stream, choice: Box::new(|_| true), keep_alive: KEEP_ALIVE }
+        Self { stream, choice: Box::new(|_| true), keep_alive: KEEP_ALIVE, until: Box::pin(pending()) }
     }
 
     /// Continues behind the last event that the client has received, if the request names it in `Last-Event-ID`.
@@ -108,6 +110,33 @@ impl<T: Serialize + Send + 'static, D: Domain> ServerSentEvents<T, D> {
         self.keep_alive = interval;
         self
     }
+
+    /// Ends the response, with the code `gateway.stopped`, once `signal` completes. Default: never, so a graceful shutdown of the server
+    /// waits until the client goes away. Pass the signal of the shutdown, and clients reconnect to the next server.
+    ///
+    /// ```
+    /// use axum::extract::State;
+    /// use axum::response::{IntoResponse, Response};
+    /// use tokio::sync::watch;
+    /// use whizbang::prelude::*;
+    /// use whizbang_http::ServerSentEvents;
+    /// # #[derive(Domain)]
+    /// # struct Plant;
+    /// # #[derive(Event, Serialize, Deserialize)]
+    /// # #[event(domain = Plant)]
+    /// # struct Measured { celsius: i32 }
+    ///
+    /// async fn measured(State((client, mut stops)): State<(Client, watch::Receiver<bool>)>) -> Response {
+    ///     let stops = async move {
+    ///         let _ = stops.wait_for(|stops| *stops).await;
+    ///     };
+    ///     ServerSentEvents::new(client.subscribe::<Measured>()).until(stops).into_response()
+    /// }
+    /// ```
+    pub fn until(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.until = Box::pin(signal);
+        self
+    }
 }
 
 impl<T: Serialize + Send + 'static, D: Domain> IntoResponse for ServerSentEvents<T, D> {
@@ -116,12 +145,13 @@ impl<T: Serialize + Send + 'static, D: Domain> IntoResponse for ServerSentEvents
             stream: self.stream,
             choice: self.choice,
             keep_alive: self.keep_alive.min(LONGEST_KEEP_ALIVE),
+            until: Some(self.until),
             due: instant(),
             is_started: false,
             sent: None,
         };
         let events = stream::unfold(source.waiting(), |mut source| async move {
-            let event = source.next().await?;
+            let event = source.next_until_stopped().await?;
             Some((Ok::<_, Infallible>(event), source.waiting()))
         });
         Sse::new(events).into_response()
@@ -133,6 +163,8 @@ struct Source<T, D> {
     stream: EventStream<T, D>,
     choice: Choice<T>,
     keep_alive: Duration,
+    /// Completes when the response must end; `None` once it has.
+    until: Option<BoxFuture<'static, ()>>,
     /// The time at which something is sent even without an event.
     due: Instant,
     /// The place where the stream starts is known, or it has ended.
@@ -149,6 +181,18 @@ impl<T: Serialize + Send + 'static, D: Domain> Source<T, D> {
     }
 
     /// Returns the next block, or `None` after the end.
+    async fn next_until_stopped(&mut self) -> Option<Event> {
+        let mut until = self.until.take()?;
+        let next = tokio::select! {
+            biased;
+            () = &mut until => return Some(self.block(named(&SubscribeError::Stopped))),
+            next = self.next() => next,
+        };
+        self.until = Some(until);
+        next
+    }
+
+    /// Returns the next block of the stream, or `None` after its end.
     ///
     /// The first one is the id of the place where the stream starts, so that a client that reconnects before its first event misses
     /// none.

@@ -201,3 +201,24 @@ async fn unreadable_event_is_named_and_others_follow() {
     assert!(unreadable["id"].contains("2-"), "{unreadable:?}");
     node.stop().await.expect("stops");
 }
+
+#[whizbang::test]
+async fn shutdown_of_the_server_ends_open_responses() {
+    let node = Node::builder("plant", MemoryStore::new()).publishes::<Measured>().start().await.expect("starts");
+    let (stop, mut stops) = tokio::sync::watch::channel(false);
+    let stopped = async move { drop(stops.wait_for(|stops| *stops).await) };
+    let events = ServerSentEvents::new(node.client().subscribe::<Measured>()).until(stopped);
+    let mut reader = Reader::new(events.into_response());
+    // The response works until then.
+    let started = reader.next().await.expect("a block");
+    node.client().publish("boiler", Measured { celsius: 5 }).await.expect("publishes");
+    let measured = reader.event().await.expect("an event");
+    assert_eq!(celsius(&measured), 5);
+    stop.send(true).expect("the response waits");
+    let end = reader.event().await.expect("an end");
+    assert_eq!((end["event"].as_str(), end["data"].contains("gateway.stopped")), ("end", true), "{end:?}");
+    // A client that reconnects with it misses none.
+    assert!(end["id"] == measured["id"] && end["id"] != started["id"], "{started:?} {measured:?} {end:?}");
+    assert_eq!(reader.next().await, None);
+    node.stop().await.expect("stops");
+}
