@@ -9,7 +9,7 @@ use crate::modules::Table;
 use crate::source::{File, is_name_byte, name_at, places, repository};
 
 /// Cycles that stay: the crate, their files, and the reason.
-const KNOWN: [(&str, &[&str], &str); 6] = [
+const KNOWN: [(&str, &[&str], &str); 5] = [
     (
         "conformance",
         &["bridge", "bridge/cases/sample", "bridge/hostile", "bridge/node"],
@@ -24,22 +24,6 @@ const KNOWN: [(&str, &[&str], &str); 6] = [
         "log",
         &["memory", "memory/commit_control", "memory/leases", "memory/shard"],
         "a store creates its shards and leases, and each keeps its store alive",
-    ),
-    (
-        "runtime",
-        &[
-            "actor/dispatcher",
-            "actor/effects",
-            "actor/handler_table",
-            "actor/inline",
-            "actor/instance",
-            "actor/mailbox",
-            "actor/plan",
-            "actor/requested",
-            "actor/state",
-            "actor/turn",
-        ],
-        "a live actor, its mailbox, its dispatcher and its handler table are one state machine: decision 0036",
     ),
     ("testing", &["scenario", "scenario/harness"], "the harness fails a scenario with the report of the scenario"),
     (

@@ -11,9 +11,8 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::handler_table::typed_state_ref;
-use super::instance::ActorInstance;
-use super::mailbox::{Ctx, Delivered};
+use super::actor_type::typed_state_ref;
+use super::live_actor::{ActorInstance, Ctx, Delivered};
 use super::plan::{Plan, Stateful};
 use super::unanswered::Unanswered;
 use crate::router::Outcome;

@@ -8,12 +8,13 @@ use std::rc::Rc;
 
 use tokio::sync::oneshot;
 
-use super::dispatcher::Dispatcher;
+use super::actor_type::typed;
 use super::effects::Effects;
-use super::handler_table::{UserState, typed};
-use super::inline::TypedCommand;
+use super::live_actor::Dispatcher;
 use super::plan::Stateful;
 use super::requested::{AnyEffects, RequestedEffects};
+use super::typed_command::TypedCommand;
+use super::user_state::UserState;
 use crate::router::{
     CommandEndpoint, CommandFailure, CommandMeta, LocalRoutes, Outcome, SendError, SentReply, Submission, TypedReply,
 };

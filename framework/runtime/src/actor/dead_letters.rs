@@ -9,13 +9,12 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::dispatcher::Permit;
-use super::instance::ActorInstance;
-use super::mailbox::{Ctx, Delivered};
-use super::plan::Role;
+use super::identity::Role;
+use super::live_actor::{ActorInstance, Ctx, Delivered, Permit};
 use super::retry::complete;
 use super::routing::action_of;
-use super::turn::{DedupMark, TurnError};
+use super::turn::DedupMark;
+use super::turn_error::TurnError;
 use crate::router::{Action, ActorEndpoint as _, DedupKey, Delivery, Outcome};
 use whizbang_core::message::{Codec, Envelope, Kind, MessageId};
 use whizbang_core::store::{DeadLetter, DeadLetterReason, Note, StoreError};

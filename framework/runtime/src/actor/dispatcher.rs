@@ -9,52 +9,25 @@
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
-use actix::{Actor, Addr};
+use actix::Actor;
 
+use super::actor_type::ActorType;
 use super::backlog::{Backlog, Backlogs, Deliver};
-use super::handler_table::HandlerTable;
-use super::inline::{InlineGuard, InlineOutcome, PendingCommit, TypedCommand, delivery_of};
-use super::mailbox::{Delivered, FailedTurn, LiveActor, LocalMessage, Mailbox, MailboxMessage, TypedDelivery};
+use super::live_actor::{
+    Delivered, Dispatcher, FailedTurn, LiveActor, Mailbox, MailboxMessage, Permit, RegistryEntry, TypedDelivery,
+};
+use super::mailbox::LocalMessage;
 use super::owned_shard::OwnedShard;
 use super::registry::ActorRegistry;
 use super::requested::AnyEffects;
-use super::thread::{InFlightGuard, ThreadContext};
-use super::turn::TurnError;
+use super::thread::ThreadContext;
+use super::turn_error::TurnError;
+use super::typed_command::{InlineGuard, InlineOutcome, TypedCommand, UncommittedTurn, delivery_of};
 use crate::inbox::{MAX_QUEUED_BYTES_PER_KEY, QueuedKind, is_within};
 use crate::router::{ActorEndpoint as _, CommandMeta, Delivery, Outcome, SendError};
 use whizbang_core::message::{CodecError, Envelope, Key, Name, Shard, shard_of};
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::user_code::{Label, Panicked};
-
-/// The dispatcher of one actor type on one thread.
-pub struct Dispatcher {
-    pub(crate) context: Rc<ThreadContext>,
-    /// The handlers of the actor type.
-    pub(crate) handlers: Rc<HandlerTable>,
-    pub(crate) domain: Name,
-    pub(crate) actor: Name,
-    /// The live actors by key. Not borrowed while user code runs.
-    pub(super) registry: RefCell<ActorRegistry<RegistryEntry>>,
-    /// The buffers of the last turn, for the next one.
-    spare_effects: RefCell<Option<Box<dyn AnyEffects>>>,
-    /// The shards that are open on this thread, with their deferred messages.
-    pub(super) backlogs: Backlogs,
-    /// Delivers a deferred message.
-    deliver: Deliver,
-    /// The label of user code that runs for no particular message.
-    pub(super) label: Label,
-    /// True if appends of this actor type are durable when they return.
-    commits_at_once: Cell<bool>,
-    /// True if the last snapshot was skipped because the state cannot be saved.
-    pub(super) skips_snapshots: Cell<bool>,
-}
-
-/// A live actor. Dropping the last address stops the mailbox and with it the actor.
-pub(super) struct RegistryEntry {
-    /// The only permanent address of the mailbox.
-    addr: Addr<Mailbox>,
-    pub(super) live: Weak<LiveActor>,
-}
 
 /// The number of actors sampled to find the one that was idle for longest.
 const PROBES: usize = 16;
@@ -89,21 +62,6 @@ impl RegistryEntry {
         live.mailbox_len.set(live.mailbox_len.get() + 1);
         #[expect(clippy::disallowed_methods, reason = "the permit bounds what is queued; see `admit`")]
         self.addr.do_send(LocalMessage::new(message));
-    }
-}
-
-/// The right to have one turn in flight. It is returned when the turn is completed, or dropped with it.
-pub(crate) struct Permit {
-    /// `None` for a message that waits for an operator: it does not count as in flight.
-    pub(super) in_flight: Option<InFlightGuard>,
-    live: Rc<LiveActor>,
-    bytes: usize,
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.live.queued.set(self.live.queued.get() - 1);
-        self.live.queued_bytes.set(self.live.queued_bytes.get() - self.bytes);
     }
 }
 
@@ -171,13 +129,14 @@ impl Dispatcher {
     #[doc(hidden)]
     pub fn new(
         context: Rc<ThreadContext>,
-        plan: Rc<HandlerTable>,
+        actor_type: ActorType,
         domain: Name,
         actor: Name,
         shards: Shard,
     ) -> Rc<Self> {
         let keys = RefCell::new(ActorRegistry::new(context.ids.next_u64()));
-        let label = context.user_code.label(plan.facts.name, "");
+        let ActorType { table, new_live, .. } = actor_type;
+        let label = context.user_code.label(table.facts.name, "");
         Rc::new_cyclic(|me: &Weak<Self>| {
             let me = me.clone();
             let deliver: Deliver = Rc::new(move |delivery| match me.upgrade() {
@@ -188,9 +147,10 @@ impl Dispatcher {
             let skips_snapshots = Cell::new(false);
             Self {
                 context,
-                handlers: plan,
+                handlers: Rc::new(table),
                 domain,
                 actor,
+                new_live,
                 registry: keys,
                 spare_effects: effects,
                 backlogs: Backlogs::new(shards),
@@ -217,7 +177,9 @@ impl Dispatcher {
     /// Takes the buffers for one turn. They are put back after it, so their memory is reused.
     pub(crate) fn take_effects(&self) -> Box<dyn AnyEffects> {
         let kept = self.spare_effects.borrow_mut().take();
-        kept.unwrap_or_else(|| (self.handlers.facts.effects)(Rc::clone(&self.handlers), self.context.monotonic.clone()))
+        kept.unwrap_or_else(|| {
+            (self.handlers.new_effects)(Rc::clone(&self.handlers.identity), self.context.monotonic.clone())
+        })
     }
 
     /// Keeps the buffers of a turn for the next one.
@@ -291,7 +253,7 @@ impl Dispatcher {
             drop(self.registry.borrow_mut().remove(&key));
         }
         self.passivate_over_limit();
-        let live = (self.handlers.facts.new_live)(Rc::clone(self), Rc::clone(&backlog.shard), Rc::clone(&key));
+        let live = (self.new_live)(Rc::clone(self), Rc::clone(&backlog.shard), Rc::clone(&key));
         live.actor.borrow_mut().stuck = backlog.take_failures(&key);
         let entry = RegistryEntry { addr: Mailbox(Rc::clone(&live)).start(), live: Rc::downgrade(&live) };
         entry.send(&live, message.with(self.new_permit(&live, Some(held))));
@@ -480,7 +442,7 @@ enum NextStep {
     /// Queue it in the mailbox of its actor.
     Queue(Option<Box<CommandMeta>>),
     /// Reply after the commit.
-    Commit(PendingCommit, Permit),
+    Commit(UncommittedTurn, Permit),
     /// Recover from the failed turn.
     Recover(Box<(Envelope, TurnError)>, Permit, Rc<LiveActor>),
 }

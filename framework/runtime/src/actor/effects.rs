@@ -11,9 +11,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::compensation::CompensationChange;
-use super::handler_table::HandlerTable;
-use super::plan::{EventContext, Stateful};
-use super::requested::{AnyEffects, RequestedEffects};
+use super::event_context::EventContext;
+use super::identity::ActorIdentity;
+use super::plan::Stateful;
+use super::requested::{AnyEffects, RecordedSlot, RequestedEffects};
 use crate::router::PlannedCommand;
 use whizbang_core::clock::{MonotonicTime, Timestamp};
 use whizbang_core::message::{
@@ -70,12 +71,10 @@ impl<A: Stateful> std::fmt::Debug for Effects<A> {
     }
 }
 
-/// The slot of one recorded event until it is applied.
-pub(super) trait RecordedSlot: Any {
-    /// Applies the event to the state, if the slot holds one.
-    fn apply(&mut self, state: &mut dyn Any);
-    /// Drops the event.
-    fn clear(&mut self);
+impl<A: Stateful> AnyEffects for Effects<A> {
+    fn requested(&mut self) -> &mut RequestedEffects {
+        &mut self.requested
+    }
 }
 
 struct RecordedEvent<A, M> {
@@ -111,8 +110,8 @@ pub(crate) fn record_own<E: 'static, A: 'static>(
 
 impl<A: Stateful> Effects<A> {
     /// Returns effects without any request. Their type is unknown to the caller.
-    pub(super) fn empty(handlers: Rc<HandlerTable>, monotonic: MonotonicTime) -> Box<dyn AnyEffects> {
-        Box::new(Self { requested: RequestedEffects::new(handlers, monotonic), actor: PhantomData })
+    pub(super) fn empty(identity: Rc<ActorIdentity>, monotonic: MonotonicTime) -> Box<dyn AnyEffects> {
+        Box::new(Self { requested: RequestedEffects::new(identity, monotonic), actor: PhantomData })
     }
 
     /// Encodes a message and returns its range in the payloads. An error fails the turn.

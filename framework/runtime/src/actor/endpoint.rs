@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
 
-use super::dispatcher::{AdmitError, Dispatcher, Unadmitted};
-use super::mailbox::LiveActor;
+use super::dispatcher::{AdmitError, Unadmitted};
+use super::live_actor::{Dispatcher, LiveActor};
 use crate::router::{ActorEndpoint, Delivery, Outcome};
 use whizbang_core::message::{CodecError, Envelope, Shard, ShardId};
 use whizbang_core::store::StoreError;

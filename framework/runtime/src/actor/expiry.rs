@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::dispatcher::Dispatcher;
+use super::live_actor::Dispatcher;
 use super::requested::RequestedEffects;
 use crate::router::Action;
 use whizbang_core::message::{Envelope, MessageId, Rejection, expiry, set_expiry};

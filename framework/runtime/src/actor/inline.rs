@@ -9,111 +9,22 @@
 //! turn requires an empty mailbox, no back-off and no parked message. The reply waits for the commit like every other
 //! reply.
 
-use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::dispatcher::Dispatcher;
-use super::handler_table::UserState;
-use super::instance::ActorInstance;
-use super::mailbox::{Ctx, Delivered, TypedDelivery};
-use super::requested::{AnyEffects, RequestedEffects, TurnFacts};
+use super::live_actor::{ActorInstance, Ctx, Delivered, Dispatcher, TypedDelivery};
+use super::requested::TurnFacts;
 use super::thread::{ACTOR_TASK, ThreadContext};
-use super::turn::{DedupMark, TurnError};
+use super::turn::DedupMark;
+use super::turn_error::TurnError;
+use super::typed_command::{InlineOutcome, TypedCommand, UncommittedTurn, delivery_of};
 use crate::layer::{Call, Refusal};
-use crate::router::{Action, CommandMeta, DedupKey, Delivery, Outcome, SendError};
+use crate::router::{CommandMeta, SendError};
 use whizbang_core::clock::Timestamp;
-use whizbang_core::message::{
-    CodecError, Digest, Envelope, Key, Kind, MessageFacts, MessageId, Name, Rejection, expiry,
-};
-use whizbang_core::store::{StoreError, Ticket};
+use whizbang_core::message::{CodecError, Digest, Envelope, Kind, MessageFacts, MessageId, Name, Rejection, expiry};
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::user_code::{Label, user_code};
-
-/// A command inside one thread, with its sender: the operations that depend on the command's type. The path that calls
-/// them is compiled once.
-pub(super) trait TypedCommand {
-    /// Returns the constants of the command's type.
-    fn facts(&self) -> MessageFacts;
-
-    /// Returns the key. User code.
-    fn key(&self) -> Key<'_>;
-
-    /// Appends the command's bytes to `into` and replaces the command with the value decoded from them. User code.
-    ///
-    /// # Errors
-    /// The command cannot be encoded or decoded.
-    fn round_trip(&mut self, into: &mut Vec<u8>) -> Result<(), CodecError>;
-
-    /// Runs the handler. User code.
-    ///
-    /// # Errors
-    /// State or effects belong to another actor type.
-    fn handle(&mut self, state: &dyn UserState, effects: &mut dyn AnyEffects) -> Result<(), CodecError>;
-
-    /// Returns whether the handler has rejected the command.
-    fn is_rejected(&self) -> bool;
-
-    /// Rejects the command, regardless of the handler's result.
-    fn reject(&mut self, rejection: Rejection);
-
-    /// Encodes the handler's result into the turn. User code.
-    fn store_reply(&mut self, requested: &mut RequestedEffects);
-
-    /// Drops the command and the handler's result: only the sender is needed from now on. User code.
-    fn clear(&mut self);
-
-    /// Completes the command with the handler's result or with the error.
-    fn complete(self: Box<Self>, result: Result<(), SendError>);
-
-    /// Returns a command that was not accepted to its sender, which may send it again.
-    fn give_back(self: Box<Self>, error: SendError, meta: Option<Box<CommandMeta>>);
-
-    /// Completes the command with the outcome of its envelope.
-    fn complete_with(self: Box<Self>, id: MessageId, outcome: Outcome);
-}
-
-/// Marks that an inline turn runs. No other turn runs outside the mailboxes until it is dropped.
-pub(super) struct InlineGuard<'a>(&'a Cell<bool>);
-
-impl<'a> InlineGuard<'a> {
-    pub(super) fn enter(inline_running: &'a Cell<bool>) -> Self {
-        inline_running.set(true);
-        Self(inline_running)
-    }
-}
-
-impl Drop for InlineGuard<'_> {
-    fn drop(&mut self) {
-        self.0.set(false);
-    }
-}
-
-/// The outcome of an inline turn.
-pub(super) enum InlineOutcome {
-    /// The sender can be answered.
-    Done(Result<(), SendError>),
-    /// The sender can be answered after the commit.
-    Pending(PendingCommit),
-    /// The turn failed and the actor may have to recover.
-    Failed(Box<(Envelope, TurnError)>),
-}
-
-/// A turn that is appended and not yet committed.
-pub(super) struct PendingCommit {
-    /// The ticket whose commit the sender waits for.
-    pub(super) ticket: Ticket,
-    /// The id under which the sender may ask again.
-    id: MessageId,
-}
-
-impl PendingCommit {
-    /// Returns the sender's result after the commit.
-    pub(super) fn result(&self, committed: Result<(), StoreError>) -> Result<(), SendError> {
-        committed.map_err(|source| SendError::Unknown { id: self.id, source })
-    }
-}
 
 impl ActorInstance {
     /// Returns whether a command may run inline: its id is new, it does not expire, and the actor is loaded, in order and not stopped.
@@ -229,7 +140,7 @@ impl ActorInstance {
         });
         match turned {
             Ok(turned) => {
-                let appended = PendingCommit { ticket: turned.appended.ticket, id };
+                let appended = UncommittedTurn { ticket: turned.appended.ticket, id };
                 if ThreadContext::is_committed(&turned.appended) {
                     InlineOutcome::Done(appended.result(Ok(())))
                 } else {
@@ -323,43 +234,6 @@ impl Dispatcher {
         match encoded.unwrap_or_else(|panicked| Err(CodecError::Encode { reason: panicked.to_string() })) {
             Ok(()) => Ok(buffer),
             Err(error) => Err((error, buffer)),
-        }
-    }
-}
-
-/// Converts a typed command to a delivery, for the paths that need its bytes.
-pub(super) fn delivery_of(envelope: Envelope, command: Box<dyn TypedCommand>) -> Delivery {
-    let waiting = WaitingSender { id: envelope.id, command: Some(command) };
-    Delivery {
-        action: Action::Handle,
-        envelope,
-        dedup_key: DedupKey::MessageId,
-        completion: Box::new(move |outcome| waiting.complete(outcome)),
-    }
-}
-
-/// The sender of a command that has become a delivery. A panic that drops the delivery may have followed the append.
-struct WaitingSender {
-    id: MessageId,
-    command: Option<Box<dyn TypedCommand>>,
-}
-
-impl WaitingSender {
-    /// Passes the outcome to the sender.
-    fn complete(mut self, outcome: Outcome) {
-        if let Some(command) = self.command.take() {
-            command.complete_with(self.id, outcome);
-        }
-    }
-}
-
-impl Drop for WaitingSender {
-    fn drop(&mut self) {
-        if let Some(command) = self.command.take()
-            && whizbang_core::spawn::is_unwinding()
-        {
-            let panicked = StoreError::io("running an actor", std::io::Error::other("a turn panicked"));
-            command.complete_with(self.id, Outcome::Unknown(panicked));
         }
     }
 }

@@ -4,11 +4,9 @@
 //! letters](super::dead_letters) and [backlog](super::backlog). [Loading](super::loading) rebuilds its state.
 //!
 //! Why the order holds: a load or a lookup [holds](ActorInstance::hold) the mailbox. A back-off may last minutes, so the
-//! mailbox stays open. Messages with a sequence then go to the durable backlog, and the others wait in [`BackOffQueue`]. A
+//! mailbox stays open. Messages with a sequence then go to the durable backlog, and the others wait in [`BackOffQueue`](super::back_off::BackOffQueue). A
 //! later sequence handled first would make the waiting message a duplicate.
 
-use std::cell::Cell;
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,81 +14,13 @@ use actix::AsyncContext;
 use actix::fut::{ActorFutureExt, wrap_future};
 use tokio::sync::oneshot;
 
-use super::back_off::BackOffQueue;
 use super::backlog::{Backlog, MIN_WAIT};
-use super::dispatcher::{Dispatcher, Permit};
-use super::handler_table::UserSlot;
-use super::mailbox::{Ctx, Delivered, Mailbox};
-use super::owned_shard::OwnedShard;
-use super::state::KeyState;
-use super::stuck_key::StuckKey;
+use super::live_actor::{ActorInstance, Ctx, Delivered, Mailbox, Permit};
 use super::timer_name::timer_in;
 use crate::inbox::Admission;
 use crate::router::{Action, DedupKey, Delivery, Outcome};
-use whizbang_core::message::{Codec, MessageId};
-use whizbang_core::store::{StoreError, StreamHint, Ticket};
-
-/// The live actor of one key. While it loads, waits for a commit or looks up an id it [holds](Self::hold) its mailbox, so the
-/// order of its messages never changes.
-pub(crate) struct ActorInstance<U: ?Sized = dyn UserSlot> {
-    /// The dispatcher of its type on this thread.
-    pub(crate) dispatcher: Rc<Dispatcher>,
-    /// The shard of its key, in the opening in which the actor was activated.
-    pub(crate) shard: Rc<OwnedShard>,
-    pub(crate) key: Rc<str>,
-    /// The state of the framework: counters, deduplication, timers, compensation, parked messages.
-    pub(crate) state: KeyState,
-    /// The generation of the shard at the activation. In a later one the actor handles nothing.
-    pub(crate) generation: u64,
-    /// The hint of the shard's writer for this stream.
-    pub(super) stream: StreamHint,
-    /// The last append that is not known to be durable.
-    pub(crate) last_append: Cell<Option<Ticket>>,
-    /// The error of the last load. The next message loads again.
-    pub(crate) load_error: Option<Box<StoreError>>,
-    /// The failures of the store since its last success.
-    pub(super) stuck: StuckKey,
-    /// Messages of other actors that exceed the limit of parked messages. Bounded by the senders' windows.
-    #[allow(clippy::box_collection, reason = "few actors have one, and every live actor pays for the field")]
-    pub(super) overflow: Option<Box<VecDeque<Delivered>>>,
-    /// The message whose attempt was recorded before it began.
-    pub(super) recorded_attempt: Option<RecordedAttempt>,
-    /// The number of pending [holds](Self::hold).
-    pub(super) holds: u32,
-    /// The messages that arrived during a back-off and are not written to the backlog.
-    pub(super) back_off: Option<Box<BackOffQueue<Delivered>>>,
-    /// The user's state. Stored in place and not behind a pointer, because each turn reads it.
-    pub(super) user: U,
-}
-
-/// A message whose attempt was recorded before it began.
-pub(super) struct RecordedAttempt {
-    pub(super) id: MessageId,
-    /// A layer was busy, so the attempt has ended without its handler. Its record holds for the next one.
-    pub(super) is_refused: bool,
-}
-
-impl<U> ActorInstance<U> {
-    pub(crate) fn new(dispatcher: Rc<Dispatcher>, shard: Rc<OwnedShard>, key: Rc<str>, user: U) -> Self {
-        let generation = shard.generation.get();
-        Self {
-            dispatcher,
-            shard,
-            key,
-            state: KeyState::default(),
-            generation,
-            stream: StreamHint::default(),
-            last_append: Cell::new(None),
-            load_error: None,
-            stuck: StuckKey::default(),
-            overflow: None,
-            recorded_attempt: None,
-            holds: 0,
-            back_off: None,
-            user,
-        }
-    }
-}
+use whizbang_core::message::Codec;
+use whizbang_core::store::StoreError;
 
 impl ActorInstance {
     /// Returns the backlog of this key's shard, unless the shard was closed.

@@ -5,9 +5,9 @@
 
 use std::rc::Rc;
 
-use super::dispatcher::Dispatcher;
+use super::live_actor::Dispatcher;
 use super::requested::{AnyEffects, RequestedEffects};
-use super::turn::TurnError;
+use super::turn_error::TurnError;
 use crate::layer::{Call, CallOutcome, Layers, Refusal};
 use crate::router::Action;
 use whizbang_core::clock::Timestamp;

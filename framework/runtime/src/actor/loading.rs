@@ -6,9 +6,7 @@
 
 use std::rc::Rc;
 
-use super::dispatcher::Dispatcher;
-use super::instance::ActorInstance;
-use super::mailbox::{Ctx, Delivered};
+use super::live_actor::{ActorInstance, Ctx, Delivered, Dispatcher};
 use super::state::KeyState;
 use crate::router::{DedupKey, Outcome};
 use whizbang_core::message::CodecError;

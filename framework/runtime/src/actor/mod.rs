@@ -4,6 +4,7 @@
 //! it runs one turn at a time. A reply never leaves before its turn is committed. A panic in user code fails one turn
 //! and nothing else.
 
+mod actor_type;
 mod answers;
 mod back_off;
 mod backlog;
@@ -14,13 +15,16 @@ mod dead_letters;
 mod dispatcher;
 mod effects;
 mod endpoint;
+mod event_context;
 mod expiry;
 #[cfg(feature = "testing")]
 mod failpoints;
 mod handler_table;
+mod identity;
 mod inline;
 mod instance;
 mod layered;
+mod live_actor;
 mod loading;
 mod mailbox;
 mod owned_shard;
@@ -45,8 +49,12 @@ mod thread;
 mod timer_name;
 mod timer_requests;
 mod turn;
+mod turn_error;
+mod typed_command;
 mod unanswered;
+mod user_state;
 
+pub use actor_type::{ActorType, typed, typed_state};
 pub use answers::Answer;
 pub(crate) use answers::answer_with;
 pub use backlog::{DEFERRED, MIN_WAIT};
@@ -54,20 +62,22 @@ pub(crate) use command_dispatcher::{CommandCall, CommandDispatcher};
 pub(crate) use commits::CommitFailure;
 #[cfg(feature = "testing")]
 pub use compensation::CompensationChange;
-pub use dispatcher::Dispatcher;
 #[cfg(feature = "schedules")]
 pub(crate) use effects::record_own;
 pub use effects::{CompensationScope, Effects, Sent};
+pub use event_context::EventContext;
 #[cfg(feature = "testing")]
 pub use failpoints::{Count, Failpoint, Failpoints};
-pub use handler_table::{HandlerTable, typed, typed_state};
+pub use handler_table::HandlerTable;
+pub use identity::Role;
 pub(crate) use instance::duplicate_outcome;
 pub(crate) use layered::PUBLISHER;
+pub use live_actor::Dispatcher;
 pub(crate) use mailbox::LocalMessage;
 pub use owned_shard::OwnedShard;
 pub use pending_commits::CommitNotifier;
 pub(crate) use plan::names;
-pub use plan::{EventContext, Plan, Role, Stateful, timer_name};
+pub use plan::{Plan, Stateful, timer_name};
 #[cfg(feature = "testing")]
 pub use replay_checker::ReplayChecker;
 #[cfg(feature = "schedules")]

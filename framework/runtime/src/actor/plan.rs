@@ -5,24 +5,15 @@
 use std::any::TypeId;
 use std::borrow::Cow;
 use std::marker::PhantomData;
+use std::rc::Rc;
 
-use super::handler_table::{AddRoute, AnswerFromState, ApplyStored, Decide, HandlerTable, KeyOf};
+use super::handler_table::{AnswerFromState, ApplyStored, Decide, HandlerTable, KeyOf};
+use super::identity::Role;
+use super::live_actor::Dispatcher;
 use super::snapshot_policy::Snapshots;
 use super::timer_name::stored as stored_timer;
-use crate::router::MessageCard;
-use whizbang_core::clock::Timestamp;
-use whizbang_core::message::{
-    Command, Domain, Envelope, Message, MessageFacts, MessageId, Name, Query, StateCoding, header,
-};
-
-/// The role of an actor type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Guards one consistency boundary.
-    Aggregate,
-    /// Reacts to events by sending commands.
-    Saga,
-}
+use crate::router::{LocalRoutes, MessageCard};
+use whizbang_core::message::{Command, Domain, Message, MessageFacts, Query, StateCoding};
 
 /// The description of an actor type. `#[derive(Aggregate)]` and `#[derive(Saga)]` implement it.
 #[doc(hidden)]
@@ -59,61 +50,19 @@ pub trait Stateful: Sized + Unpin + 'static {
     }
 }
 
-/// The context of an event: the stream and position in which it was recorded. [`Project`](crate::Project) gets it with each
-/// event, and a saga or an aggregate from [`Effects::event_context`](crate::Effects::event_context).
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct EventContext {
-    /// The domain of the event.
-    pub domain: Name,
-    /// The key of the aggregate or saga that recorded it.
-    pub key: String,
-    /// The version in that stream, from 1.
-    pub version: u64,
-    /// The shard of the domain.
-    pub shard: u16,
-    /// The position in the shard's log.
-    pub position: u64,
-    /// The time of recording.
-    pub time: Timestamp,
-    /// The correlation id.
-    pub correlation: MessageId,
-    /// The headers: those that the turn that recorded it has [set](crate::Effects::set_header) or
-    /// [propagated](crate::NodeBuilder::propagate_headers), sorted by name.
-    pub headers: Vec<(String, String)>,
-}
-
-impl EventContext {
-    /// Returns the value of a header.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        header(&self.headers, name)
-    }
-
-    /// Reads the context from an event's envelope.
-    pub(crate) fn of(event: &Envelope) -> Self {
-        let origin = event.origin.as_ref();
-        Self {
-            domain: event.domain.clone(),
-            key: origin.map_or_else(String::new, |origin| origin.key.clone()),
-            version: origin.map_or(0, |origin| origin.version),
-            shard: origin.map_or(0, |origin| origin.shard.shard),
-            position: origin.map_or(0, |origin| origin.sequence),
-            time: event.time,
-            correlation: event.correlation,
-            headers: event.headers.clone(),
-        }
-    }
-}
-
 /// Returns the names that a stored or sent message of the type may have.
 pub(crate) fn names<M: Message>() -> impl Iterator<Item = &'static str> {
     MessageFacts::of::<M>().names()
 }
 
+/// Registers the endpoint of one command.
+pub(crate) type AddRoute = fn(&Rc<Dispatcher>, &mut LocalRoutes);
+
 /// The list that [`Stateful::wire`] fills.
 #[doc(hidden)]
 pub struct Plan<A: Stateful> {
     pub(super) table: HandlerTable,
+    pub(super) routes: Vec<AddRoute>,
     actor: PhantomData<fn() -> A>,
 }
 
@@ -126,12 +75,13 @@ impl<A: Stateful> std::fmt::Debug for Plan<A> {
 impl<A: Stateful> Plan<A> {
     /// Begins with an empty table.
     pub(super) fn new(wiring: HandlerTable) -> Self {
-        Self { table: wiring, actor: PhantomData }
+        Self { table: wiring, routes: Vec::new(), actor: PhantomData }
     }
 
     /// Adds a handled command, with its route for callers of this thread.
     pub(crate) fn add_command<M: Command>(&mut self, decide: Decide, route: AddRoute) {
-        self.table.add_command(MessageFacts::of::<M>(), MessageCard::of_command::<M>(), decide, route);
+        self.table.add_command(MessageFacts::of::<M>(), MessageCard::of_command::<M>(), decide);
+        self.routes.push(route);
     }
 
     /// Returns the table itself, for the framework's own commands and timers, which have no Rust types.

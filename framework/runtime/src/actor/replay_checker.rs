@@ -8,9 +8,10 @@ use std::cell::{Cell, RefCell};
 
 use futures_util::FutureExt;
 
-use super::handler_table::{HandlerTable, UserState};
-use super::instance::ActorInstance;
+use super::handler_table::HandlerTable;
+use super::live_actor::ActorInstance;
 use super::state::KeyState;
+use super::user_state::UserState;
 use crate::inbox::Admission;
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::Digest;

@@ -10,9 +10,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::compensation::CompensationChange;
-use super::effects::{Effects, RecordedSlot};
-use super::handler_table::HandlerTable;
-use super::plan::{EventContext, Stateful};
+use super::event_context::EventContext;
+use super::identity::ActorIdentity;
 use super::timer_name::TIMER_NAME;
 use crate::router::PlannedCommand;
 use whizbang_core::clock::{MonotonicTime, Timestamp};
@@ -26,7 +25,7 @@ pub struct RequestedEffects {
     pub(crate) turn: TurnFacts,
     /// The clock by which timers are due.
     pub(crate) monotonic: MonotonicTime,
-    pub(crate) handlers: Rc<HandlerTable>,
+    pub(crate) identity: Rc<ActorIdentity>,
     pub(crate) payloads: Vec<u8>,
     pub(super) events: Vec<EventSlot>,
     /// One slot for each of `events`. The slots after them are empty and kept for the next turn.
@@ -63,15 +62,17 @@ impl std::fmt::Debug for RequestedEffects {
     }
 }
 
-/// The [`Effects`] of an unknown actor type: handlers receive it, behind one virtual call.
+/// The [`Effects`](super::effects::Effects) of an unknown actor type: handlers receive it, behind one virtual call.
 pub trait AnyEffects: Any {
     fn requested(&mut self) -> &mut RequestedEffects;
 }
 
-impl<A: Stateful> AnyEffects for Effects<A> {
-    fn requested(&mut self) -> &mut RequestedEffects {
-        &mut self.requested
-    }
+/// The slot of one recorded event until it is applied.
+pub(super) trait RecordedSlot: Any {
+    /// Applies the event to the state, if the slot holds one.
+    fn apply(&mut self, state: &mut dyn Any);
+    /// Drops the event.
+    fn clear(&mut self);
 }
 
 /// The number of event slots kept for the next turn.
@@ -118,7 +119,7 @@ impl TimerSlot {
 }
 
 impl RequestedEffects {
-    pub(crate) fn new(handlers: Rc<HandlerTable>, monotonic: MonotonicTime) -> Self {
+    pub(crate) fn new(identity: Rc<ActorIdentity>, monotonic: MonotonicTime) -> Self {
         Self {
             turn: TurnFacts {
                 id: MessageId::from_u128(0),
@@ -129,7 +130,7 @@ impl RequestedEffects {
                 key: Rc::from(""),
             },
             monotonic,
-            handlers,
+            identity,
             payloads: Vec::new(),
             events: Vec::new(),
             recorded: Vec::new(),
@@ -165,7 +166,7 @@ impl RequestedEffects {
             if let Some(at) = self.turn.headers.iter().position(|(name, _)| name == TIMER_NAME) {
                 self.timer_name = Some(self.turn.headers.remove(at).1);
             }
-            propagate(&self.turn.headers, &self.handlers.propagated, &mut self.headers);
+            propagate(&self.turn.headers, &self.identity.propagated, &mut self.headers);
         }
     }
 
@@ -239,7 +240,7 @@ impl RequestedEffects {
         self.discard();
         self.rejected = true;
         self.reply.clear();
-        if let Err(error) = <()>::write_reply(&Err(rejection), self.handlers.facts.codec, &mut self.reply) {
+        if let Err(error) = <()>::write_reply(&Err(rejection), self.identity.facts.codec, &mut self.reply) {
             self.error.get_or_insert(error);
         }
     }
@@ -300,7 +301,7 @@ impl RequestedEffects {
     /// Returns the name of the actor's stream. Several actors may handle one message, and the ids they derive from it
     /// must differ.
     pub(super) fn stream_name(&self) -> String {
-        format!("{}/{}/{}", self.handlers.facts.domain, self.handlers.facts.name, self.turn.key)
+        format!("{}/{}/{}", self.identity.facts.domain, self.identity.facts.name, self.turn.key)
     }
 
     /// Returns an id for the handler: the same one in each attempt of the turn.

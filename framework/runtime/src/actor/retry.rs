@@ -11,12 +11,11 @@
 
 use std::rc::Rc;
 
-use super::dispatcher::Permit;
-use super::instance::{ActorInstance, RecordedAttempt};
-use super::mailbox::{Ctx, Delivered};
+use super::live_actor::{ActorInstance, Ctx, Delivered, Permit, RecordedAttempt};
 use super::requested::TurnFacts;
 use super::timer_name::timer_in;
-use super::turn::{DedupMark, TurnError};
+use super::turn::DedupMark;
+use super::turn_error::TurnError;
 use crate::router::{Action, DedupKey, Delivery, Outcome};
 use whizbang_core::message::Envelope;
 use whizbang_core::store::{Appended, DeadLetterReason, Note, StoreError};

@@ -4,12 +4,12 @@
 //! [turn](super::turn). Calls user code.
 
 use super::compensation::CompensationChange;
-use super::dispatcher::Dispatcher;
-use super::handler_table::UserSlot;
-use super::plan::Role;
+use super::identity::Role;
+use super::live_actor::Dispatcher;
 use super::requested::{AnyEffects, Outgoing, RequestedEffects};
 use super::state::KeyState;
-use super::turn::TurnError;
+use super::turn_error::TurnError;
+use super::user_state::UserSlot;
 use crate::router::Action;
 use whizbang_core::message::{CodecError, Envelope, Kind, MessageId, Rejection, rejection_in};
 use whizbang_core::telemetry::TARGET;

@@ -9,7 +9,7 @@ use std::any::TypeId;
 use bytes::Bytes;
 
 use super::compensation::CompensationChange;
-use super::plan::Role;
+use super::identity::Role;
 use super::requested::{Outgoing, RequestedEffects};
 use crate::router::{DelayedMessage, PlannedCommand, cancellation};
 use whizbang_core::clock::Timestamp;
@@ -43,7 +43,7 @@ impl RequestedEffects {
                 let reason = format!("`{}` is sent later and cannot be compensated", sent.envelope.name);
                 return Err(CodecError::Encode { reason });
             }
-            let facts = &self.handlers.facts;
+            let facts = &self.identity.facts;
             let home = Name::from_static(facts.domain)
                 .map_err(|_| CodecError::Encode { reason: format!("invalid name `{}`", facts.domain) })?;
             let (to, envelope) = DelayedMessage::schedule((&home, facts.shards), &sent.envelope, due, Codec::Bincode)?;
@@ -54,7 +54,7 @@ impl RequestedEffects {
 
     /// Drops a delayed command.
     pub(super) fn cancel(&mut self, id: MessageId) {
-        let Ok(home) = Name::from_static(self.handlers.facts.domain) else { return };
+        let Ok(home) = Name::from_static(self.identity.facts.domain) else { return };
         let like = Envelope {
             correlation: self.turn.correlation,
             causation: Some(self.turn.id),
@@ -62,15 +62,15 @@ impl RequestedEffects {
             ..Envelope::new(id, Kind::Command, home.clone(), home.clone(), self.turn.time)
         };
         let derived = self.derived_id();
-        let (to, envelope) = cancellation((&home, self.handlers.facts.shards), id, &like);
+        let (to, envelope) = cancellation((&home, self.identity.facts.shards), id, &like);
         self.outgoing.push(Outgoing { to, envelope: Envelope { id: derived, ..envelope } });
     }
 
     /// Sends a command of the given Rust type. Returns the command's id.
     pub(super) fn send(&mut self, command: TypeId, plan_command: Option<PlannedCommand>) -> MessageId {
-        let wants = if self.handlers.wants_reply(command) {
+        let wants = if self.identity.wants_reply(command) {
             ReplyMode::Reply
-        } else if self.handlers.facts.role == Role::Saga {
+        } else if self.identity.facts.role == Role::Saga {
             ReplyMode::Rejection
         } else {
             ReplyMode::Nothing
@@ -116,7 +116,7 @@ impl RequestedEffects {
             version: command.version,
             codec: command.codec.id(),
             payload,
-            shape: if self.handlers.shapes.leaves(command.domain) { shape() } else { None },
+            shape: if self.identity.shapes.leaves(command.domain) { shape() } else { None },
         })
     }
 

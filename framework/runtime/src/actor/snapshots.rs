@@ -3,7 +3,7 @@
 //! Called after each turn. A snapshot is a cache: a failure here changes no outcome, and the log is complete without
 //! it.
 
-use super::instance::ActorInstance;
+use super::live_actor::ActorInstance;
 use super::snapshot_policy::Snapshots;
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::user_code::user_code;
@@ -63,7 +63,7 @@ impl ActorInstance {
     pub(super) fn report_long_activation(&self) {
         let (dispatcher, turns) = (&self.dispatcher, self.state.turns);
         if turns > LONG_ACTIVATION
-            && dispatcher.handlers.facts.snapshots == Snapshots::IfCoded
+            && dispatcher.handlers.state.snapshots == Snapshots::IfCoded
             && dispatcher.handlers.snapshots.is_none()
             && !dispatcher.skips_snapshots.replace(true)
         {

@@ -10,11 +10,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::compensation::{Compensation, CompensationChange};
-use super::handler_table::{HandlerTable, UserState};
+use super::handler_table::HandlerTable;
 use super::parked::Parked;
 use super::planned_command::SavedShapes;
 use super::snapshot_policy::SnapshotPolicy;
 use super::timer_name::timer_in;
+use super::user_state::UserState;
 use crate::inbox::{DedupState, SavedDedupState};
 use whizbang_core::message::{Codec, CodecError, Coded, Kind, MessageId, ReplyMode};
 #[cfg(feature = "testing")]
@@ -24,7 +25,7 @@ use whizbang_core::store::{Note, Snapshot, StoredTurn};
 /// The state of one actor: the user's, and the framework's part of it.
 #[derive(Default)]
 pub(crate) struct KeyState {
-    /// The user's state while it is rebuilt. A live actor stores it in a [slot](super::handler_table::UserSlot) of its
+    /// The user's state while it is rebuilt. A live actor stores it in a [slot](super::user_state::UserSlot) of its
     /// own.
     pub(crate) user: Option<Box<dyn UserState>>,
     /// The number of events.
@@ -161,7 +162,7 @@ impl KeyState {
                 .and_then(|_| Self::restore(handlers, snapshot))
                 .ok_or_else(|| CodecError::Decode { reason: format!("unusable snapshot of turn {}", snapshot.turn) })?;
         } else {
-            state.user = Some((handlers.facts.initial)());
+            state.user = Some((handlers.state.initial)());
         }
         let bytes = snapshot.map_or(0, |snapshot| snapshot.bytes.len());
         state.snapshot_due = policy.map_or(u64::MAX, |policy| policy.next(state.turns, bytes));
@@ -271,7 +272,7 @@ impl KeyState {
             return None;
         }
         Some(Self {
-            user: Some((handlers.facts.restore)(&saved.user)?),
+            user: Some((handlers.state.restore)(&saved.user)?),
             version: snapshot.version,
             turns: snapshot.turn,
             snapshot_due: 0,

@@ -4,8 +4,8 @@
 
 use std::any::Any;
 
+use super::actor_type::ActorType;
 use super::compensation::CompensationChange;
-use super::handler_table::HandlerTable;
 use super::plan::Stateful;
 use super::state::KeyState;
 use whizbang_core::message::{Codec, CodecError};
@@ -15,7 +15,7 @@ use whizbang_core::user_code::user_code;
 /// Rebuilds the user's state from all turns of its stream.
 pub fn user_state<A: Stateful>(turns: &[StoredTurn]) -> Result<A, CodecError> {
     let stored = StreamState { snapshot: None, turns: turns.to_vec() };
-    let rebuilt = user_code(|| KeyState::rebuild(&HandlerTable::of::<A>(), &stored));
+    let rebuilt = user_code(|| KeyState::rebuild(&ActorType::of::<A>().table, &stored));
     let state = rebuilt.map_err(|panicked| CodecError::Decode { reason: panicked.to_string() })??;
     let user = state.user.and_then(|user| (user as Box<dyn Any>).downcast().ok());
     user.map(|user| *user).ok_or_else(|| CodecError::Decode { reason: "failed to rebuild a state".to_owned() })

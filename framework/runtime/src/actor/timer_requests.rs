@@ -45,7 +45,7 @@ impl RequestedEffects {
 
     /// Returns the stored name of a timer; `None` if its own name is invalid, which fails the turn.
     fn timer_of(&mut self, domain: &str, name: &'static str, own: Option<&str>) -> Option<Cow<'static, str>> {
-        let stored = stored(self.handlers.facts.domain, domain, name);
+        let stored = stored(self.identity.facts.domain, domain, name);
         match own {
             None => Some(stored),
             Some(own) if is_valid(own) => Some(named(&stored, own).into()),

@@ -11,21 +11,21 @@
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::compensation::{CompensationChange, NextCompensation};
-use super::handler_table::UserSlot;
-use super::instance::ActorInstance;
+use super::live_actor::ActorInstance;
 use super::requested::{AnyEffects, EventSlot, Outgoing, RequestedEffects, TimerSlot, TurnFacts};
 use super::state::KeyState;
 use super::thread::APPEND_TASK;
+use super::turn_error::TurnError;
+use super::user_state::UserSlot;
 use crate::router::SequenceTracker;
-use whizbang_core::message::{Codec, CodecError, Rejection};
+use whizbang_core::message::{Codec, CodecError};
 use whizbang_core::store::{Appended, EventWrite, Mark, Note, OutboxWrite, Source, StoreError, TimerWrite, Turn};
 use whizbang_core::telemetry::passes;
-use whizbang_core::user_code::{Panicked, user_code};
+use whizbang_core::user_code::user_code;
 
 /// The way in which a turn marks its message as handled.
 pub(crate) enum DedupMark {
@@ -43,37 +43,6 @@ pub(crate) enum DedupMark {
 pub(crate) struct AppendedTurn {
     pub(crate) appended: Appended,
     pub(crate) reply: Bytes,
-}
-
-/// The reason why a turn failed. Nothing of it is stored, unless it is [`Lost`](Self::Lost).
-#[derive(Debug)]
-pub(crate) enum TurnError {
-    /// User code panicked.
-    Panic(String),
-    /// The message cannot be decoded.
-    Undecodable(String),
-    /// The requested effects cannot be encoded.
-    Effects(String),
-    /// No handler exists.
-    Unhandled,
-    /// A compensating command was rejected.
-    Compensation(String),
-    /// A layer has rejected a message that has no reply.
-    Refused(Rejection),
-    /// A layer has refused the message for this time.
-    Busy(Duration),
-    /// The process ended during each of this many deliveries.
-    Crashed(u32),
-    /// The store rejected the append.
-    Store(StoreError),
-    /// The store panicked during the append: whether the turn is stored is unknown. The shards are reopened.
-    Lost(StoreError),
-}
-
-impl From<Panicked> for TurnError {
-    fn from(panicked: Panicked) -> Self {
-        Self::Panic(panicked.text().to_owned())
-    }
 }
 
 impl ActorInstance {

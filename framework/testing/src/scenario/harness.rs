@@ -26,7 +26,7 @@ use whizbang_core::store::{
 };
 use whizbang_log::memory::MemoryStore;
 use whizbang_runtime::actor::{
-    Dispatcher, HandlerTable, OwnedShard, Stateful, TIMER_NAME, ThreadContext, ThreadSettings, begins_compensation,
+    ActorType, Dispatcher, OwnedShard, Stateful, TIMER_NAME, ThreadContext, ThreadSettings, begins_compensation,
     finishes_compensation, named_timer, timer_name, user_state,
 };
 use whizbang_runtime::aggregate::Applies;
@@ -159,7 +159,7 @@ impl<A: Stateful> Harness<A> {
         let handle = opened.expect("memory does not wait").expect("an empty store opens");
         let owned = OwnedShard::new(id.clone(), handle, false);
         let dispatcher =
-            Dispatcher::new(context, Rc::new(HandlerTable::of::<A>()), self.domain.clone(), self.actor.clone(), shards);
+            Dispatcher::new(context, ActorType::of::<A>(), self.domain.clone(), self.actor.clone(), shards);
         dispatcher.open(&owned);
         dispatcher
             .load_deferred(id.shard)

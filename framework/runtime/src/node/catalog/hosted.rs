@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::actor::{Dispatcher, HandlerTable, Plan, Stateful, ThreadContext};
+use crate::actor::{ActorType, Dispatcher, HandlerTable, Plan, Stateful, ThreadContext};
 use crate::aggregate::{Publisher, publish};
 use crate::router::{ActorCard, ActorEndpoint, LocalRoutes};
 use crate::worker::{Worker, WorkerDispatcher, WorkerLimits, WorkerOptions, WorkerPlan};
@@ -56,7 +56,7 @@ pub(in crate::node) struct Hosted {
     domain: (&'static str, u16),
     codec: Codec,
     retired: &'static [&'static str],
-    wiring: fn() -> HandlerTable,
+    describe: fn() -> ActorType,
     /// The events of a publisher, which are listed one by one.
     published: Vec<fn(&mut HandlerTable)>,
     role: Option<&'static str>,
@@ -68,7 +68,7 @@ impl Hosted {
             domain: (A::Domain::NAME, A::Domain::SHARDS),
             codec: A::Domain::CODEC,
             retired: A::Domain::RETIRED,
-            wiring: HandlerTable::of::<A>,
+            describe: ActorType::of::<A>,
             published: Vec::new(),
             role: None,
         }
@@ -84,10 +84,10 @@ impl Hosted {
         self.published.push(publish::<E>);
     }
 
-    fn table(&self) -> HandlerTable {
-        let mut table = (self.wiring)();
-        self.published.iter().for_each(|add| add(&mut table));
-        table
+    fn actor_type(&self) -> ActorType {
+        let mut actor_type = (self.describe)();
+        self.published.iter().for_each(|add| add(&mut actor_type.table));
+        actor_type
     }
 }
 
@@ -105,13 +105,13 @@ impl HostedType for Hosted {
     }
 
     fn card(&self) -> ActorCard {
-        let card = self.table().card;
+        let card = self.actor_type().table.card;
         ActorCard { role: self.role.unwrap_or(card.role), ..card }
     }
 
     fn key_of(&self, event: &Envelope) -> Option<String> {
-        let plan = self.table();
-        let (key_of, _) = plan.reacts.get(&(event.domain.as_str(), event.name.as_str()))?;
+        let table = self.actor_type().table;
+        let (key_of, _) = table.reacts.get(&(event.domain.as_str(), event.name.as_str()))?;
         user_code(|| key_of(event)).ok()?.ok().flatten()
     }
 
@@ -124,13 +124,11 @@ impl HostedType for Hosted {
         events: &Arc<HashSet<String>>,
         routes: &mut LocalRoutes,
     ) -> Rc<dyn ActorEndpoint> {
-        let mut table = self.table();
-        table.events = Some(Arc::clone(events));
-        table.shapes = Arc::clone(&context.settings.shapes);
-        table.propagated = Arc::clone(&context.settings.propagated);
-        let table = Rc::new(table);
-        let endpoint = Dispatcher::new(Rc::clone(context), Rc::clone(&table), domain, actor, shards);
-        for add in &table.routes {
+        let mut actor_type = self.actor_type();
+        actor_type.table.connect(events, &context.settings.shapes, &context.settings.propagated);
+        let commands = std::mem::take(&mut actor_type.routes);
+        let endpoint = Dispatcher::new(Rc::clone(context), actor_type, domain, actor, shards);
+        for add in commands {
             add(&endpoint, routes);
         }
         Rc::new(endpoint)
