@@ -19,25 +19,26 @@
 //! #[derive(Event, Serialize, Deserialize)]
 //! #[event(domain = Bank)]
 //! struct Deposited {
-//!     cents: u64,
+//!     balance: u64,
 //! }
 //!
 //! #[derive(Aggregate, Default)]
 //! #[aggregate(domain = Bank, handles(Deposit), applies(Deposited))]
 //! struct Account {
-//!     cents: u64,
+//!     balance: u64,
 //! }
 //!
 //! impl Handle<Deposit> for Account {
 //!     fn handle(&self, deposit: Deposit, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
-//!         effects.record(Deposited { cents: deposit.cents });
-//!         Ok(self.cents + deposit.cents)
+//!         let balance = self.balance + deposit.cents;
+//!         effects.record(Deposited { balance });
+//!         Ok(balance)
 //!     }
 //! }
 //!
 //! impl Apply<Deposited> for Account {
 //!     fn apply(&mut self, deposited: &Deposited) {
-//!         self.cents += deposited.cents;
+//!         self.balance = deposited.balance;
 //!     }
 //! }
 //!

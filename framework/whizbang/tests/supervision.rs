@@ -115,7 +115,9 @@ async fn mill(hub: &LoopbackHub, probe: &Arc<StoreProbe>) -> Node {
 async fn failed_task_is_reported_and_restarted() {
     let test = async {
         // Each background task, and the store method that only this task calls.
-        for (task, method) in [("relay", "outbox"), ("carry", "events"), ("timers", "timers_of"), ("sweep", "sent")] {
+        for (task, method) in
+            [("relay", "outbox"), ("publish", "events"), ("fire timers", "timers_of"), ("passivate", "sent")]
+        {
             let (hub, probe) = (LoopbackHub::new(), Arc::<StoreProbe>::default());
             let node = mill(&hub, &probe).await;
             let client = node.client();
@@ -147,7 +149,7 @@ async fn failed_task_is_reported_and_restarted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_release_ends_the_node_and_fails_callers() {
+async fn failed_completion_ends_the_node_and_fails_callers() {
     let test = async {
         let (store, faults) = MemoryStore::faulty();
         let probe = Arc::<StoreProbe>::default();
@@ -159,7 +161,10 @@ async fn failed_release_ends_the_node_and_fails_callers() {
         faults.fail(0, StoreError::Closed);
         moved_until(Duration::from_millis(10), async || !node.health().live).await;
         let health = node.health();
-        assert!(health.reasons.iter().any(|reason| reason.contains("task `release` of thread 0")), "{health:?}");
+        assert!(
+            health.reasons.iter().any(|reason| reason.contains("task `complete commits` of thread 0")),
+            "{health:?}"
+        );
         assert_eq!(node.metrics().failed_tasks, 1);
         let refused = client.send(Count { bin: "a".into(), more: 1 }).await;
         assert!(matches!(refused, Err(SendError::Stopped)), "{refused:?}");

@@ -75,6 +75,45 @@ fn lines(files: &[File]) -> Vec<Line<'_>> {
     lines
 }
 
+/// The code spans that are commands of cargo, with the variables before them. The pages about decisions keep those of their time.
+fn spans(files: &[File]) -> Vec<Line<'_>> {
+    let mut spans = Vec::new();
+    let pages = files.iter().filter(|file| file.path.ends_with(".md") && !file.path.starts_with("docs/decisions/"));
+    for page in pages {
+        let mut is_block = false;
+        for (at, line) in page.lines() {
+            is_block ^= line.trim_start().starts_with("```");
+            for command in line.split('`').skip(1).step_by(2).filter(|_| !is_block) {
+                let mut words = command.split(' ').skip_while(|word| word.contains('='));
+                let is_cargo = words.next() == Some("cargo");
+                if is_cargo && words.next().is_some_and(|verb| ["run", "test", "nextest", "build"].contains(&verb)) {
+                    spans.push(Line { page, at, command });
+                }
+            }
+        }
+    }
+    spans
+}
+
+/// The name of a test that a command selects, and that the test it names does not contain.
+fn unknown_filter<'a>(command: &'a str, files: &[File]) -> Option<&'a str> {
+    let inside = |start: &str| Some(command.split_once(start)?.1.split(')').next().unwrap_or_default());
+    let (test, filter) = match (inside("binary("), inside("test(")) {
+        (Some(test), Some(filter)) => (test, filter),
+        _ => (option(command, "--test")?, command.split_whitespace().last().filter(|word| !word.starts_with('-'))?),
+    };
+    let of_test = |file: &&File| {
+        let path = file.path.split_once("tests/tests/").map_or("", |(_, path)| path);
+        path.strip_prefix(test).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+    };
+    let knows = |part: &str| {
+        let file = format!("/{part}.rs");
+        let is_named = |of: &File| of.text.contains(&format!("fn {part}")) || of.path.ends_with(&file);
+        files.iter().filter(of_test).any(is_named)
+    };
+    (filter != test && !filter.split("::").all(knows)).then_some(filter)
+}
+
 fn matches_row(row: &str, command: &str) -> bool {
     match row.strip_suffix('…') {
         Some(start) => command.len() > start.len() && command.starts_with(start),
@@ -193,6 +232,15 @@ fn every_command_line_of_a_page_names_what_exists() {
     let lines = lines(&files);
     let faulty = lines.iter().filter_map(|line| Some(line.page.finding(line.at, fault(line.command, &files)?)));
     assert_none(&faulty.collect::<Vec<_>>());
+    let spans = spans(&files);
+    assert!(spans.len() >= 5, "the spans were not found");
+    let mut findings = Vec::new();
+    for span in &spans {
+        findings.extend(fault(span.command, &files).map(|fault| span.page.finding(span.at, fault)));
+        let unknown = unknown_filter(span.command, &files);
+        findings.extend(unknown.map(|name| span.page.finding(span.at, format!("there is no test `{name}`"))));
+    }
+    assert_none(&findings);
     assert_none(&unknown_arguments(&lines, &file("tests/bench/src/main.rs"), &file("tests/run")));
 }
 
@@ -236,6 +284,29 @@ fn command_without_its_program_is_found() {
         "tests/run",
     ] {
         assert!(fault(bad, &files).is_some(), "{bad}");
+    }
+}
+
+#[test]
+fn command_in_a_sentence_is_found() {
+    let pages = [
+        File::new(
+            "docs/a.md",
+            "Run `A=1 cargo test --test flows one` or `cargo run`, with `cargo` or `x = cargo run`.\n",
+        ),
+        File::new("docs/decisions/0001-b.md", "`cargo test`\n"),
+        File::new("docs/c.md", "```text\n`cargo run`\n```\n"),
+    ];
+    assert_eq!(
+        spans(&pages).iter().map(|span| span.command).collect::<Vec<_>>(),
+        ["A=1 cargo test --test flows one", "cargo run"]
+    );
+    let tests = [File::new("tests/tests/flows/long.rs", "fn orders_hold() {}"), File::new("tests/tests/kill.rs", "")];
+    for good in ["cargo test --test flows long::orders", "cargo test --test flows", "cargo test --test kill --locked"] {
+        assert_eq!(unknown_filter(good, &tests), None, "{good}");
+    }
+    for bad in ["cargo test --test flows short::orders", "cargo nextest run -E 'binary(kill) and test(orders)'"] {
+        assert!(unknown_filter(bad, &tests).is_some(), "{bad}");
     }
 }
 

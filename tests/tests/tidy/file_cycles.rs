@@ -9,7 +9,7 @@ use crate::modules::Table;
 use crate::source::{File, is_name_byte, name_at, places, repository};
 
 /// Cycles that stay: the crate, their files, and the reason.
-const KNOWN: [(&str, &[&str], &str); 5] = [
+const KNOWN: [(&str, &[&str], &str); 4] = [
     (
         "conformance",
         &["bridge", "bridge/cases/sample", "bridge/hostile", "bridge/node"],
@@ -25,7 +25,6 @@ const KNOWN: [(&str, &[&str], &str); 5] = [
         &["memory", "memory/commit_control", "memory/leases", "memory/shard"],
         "a store creates its shards and leases, and each keeps its store alive",
     ),
-    ("testing", &["scenario", "scenario/harness"], "the harness fails a scenario with the report of the scenario"),
     (
         "wire",
         &["loopback", "loopback/member", "loopback/route", "loopback/shard_queue"],

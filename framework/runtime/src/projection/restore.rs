@@ -1,4 +1,7 @@
-//! Restoring: loads a view from the store, or starts an empty one.
+//! Restoring: loads a view from the store, or starts an empty one that is rebuilt from the first event.
+//!
+//! Called by the [endpoint](super::endpoint) when it starts, and when a view continues after a [halt](super::halt). Calls user
+//! code. A view that cannot be used costs time and loses nothing, because its events are in the logs.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +17,8 @@ pub(super) struct Restored<P> {
     pub(super) view: Box<P>,
     pub(super) positions: BTreeMap<ShardId, u64>,
     pub(super) bytes: usize,
-    /// Positions of the stored view, if it must be rebuilt from the first event.
+    /// `Some` if the view is rebuilt from the first event, with the positions that it must reach before it answers queries, beside
+    /// the ends of the logs: those of the stored view. Empty if none was stored, and if its positions are beyond the logs.
     pub(super) rebuilt: Option<Vec<(ShardId, u64)>>,
 }
 

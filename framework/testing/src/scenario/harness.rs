@@ -119,7 +119,7 @@ impl<A: Stateful> Harness<A> {
     /// Fails the test with all steps so far and the difference.
     #[track_caller]
     fn fail(&self, difference: &str) -> ! {
-        super::fail(&self.report(), difference)
+        fail(&self.report(), difference)
     }
 
     /// Sets the key of the actor, or checks that it is the same.
@@ -451,4 +451,10 @@ impl<A: Stateful> Harness<A> {
         let sent = turn.sent.iter().filter_map(|sent| entries.remove(&sent.id));
         sent.filter(|envelope| envelope.kind == Kind::Command).collect()
     }
+}
+
+/// Fails the test with a difference between expectation and effect.
+#[track_caller]
+pub(super) fn fail(report: &str, difference: &str) -> ! {
+    panic!("{report}{difference}")
 }

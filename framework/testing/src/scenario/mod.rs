@@ -12,7 +12,7 @@ mod step;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use harness::Harness;
+use harness::{Harness, fail};
 use step::Step;
 use whizbang_core::message::{Command, Document, Event, Rejection};
 use whizbang_runtime::actor::Stateful;
@@ -296,10 +296,4 @@ impl<A: Stateful> Drop for Run<A> {
             self.assert_no_unexpected();
         }
     }
-}
-
-/// Fails the test with a difference between expectation and effect.
-#[track_caller]
-fn fail(report: &str, difference: &str) -> ! {
-    panic!("{report}{difference}")
 }

@@ -108,7 +108,8 @@ impl Backend {
         self.leases().is_some()
     }
 
-    /// Commits the first pending appends of one listener.
+    /// Commits the first pending appends of one listener, which is one opening of a shard. Only in memory: the store on disk is
+    /// not shared, and [`commit`](Self::commit) commits for its one node.
     pub(super) fn commit_of(&self, listener: &Arc<dyn CommitListener>, appends: usize) {
         match self {
             Self::Memory(_, commit_control) => {
@@ -119,7 +120,7 @@ impl Backend {
         }
     }
 
-    /// Loses the pending appends of one listener, except the first `survivors`.
+    /// Loses the pending appends of one listener, except the first `survivors`. Only in memory, as [`commit_of`](Self::commit_of).
     pub(super) fn lose(&self, listener: &Arc<dyn CommitListener>, survivors: usize) {
         match self {
             Self::Memory(_, commit_control) => {

@@ -1,4 +1,5 @@
-//! The start of one thread's runtime: opens its shards, installs the endpoints, and starts the background tasks.
+//! The life of one thread's runtime, which [`node::thread`](crate::node::thread) defines: opens its shards, installs the
+//! endpoints, starts the background tasks, and runs the jobs of other threads until it ends.
 //!
 //! Called when the node's [threads start](crate::node::lifecycle::thread_start).
 
@@ -23,6 +24,9 @@ use crate::router::LocalRoutes;
 use whizbang_core::message::{IdSource, ShardId};
 use whizbang_core::store::{CommitListener, ShardHandle, StoreError};
 use whizbang_core::user_code::{caught, user_code};
+
+/// The name of the failed task if a job of another thread panics.
+const JOB_TASK: &str = "job of another thread";
 
 impl ThreadRuntime {
     /// Opens the shards of this thread, unless the store leases them one by one, and installs the endpoints. No task
@@ -59,6 +63,7 @@ impl ThreadRuntime {
                 &context,
                 hosted.domain.clone(),
                 hosted.actor.clone(),
+                // The number of shards of the domain.
                 definition.owns(&hosted.domain).unwrap_or(1),
                 &hosted.events,
                 &mut routes,
@@ -77,9 +82,9 @@ impl ThreadRuntime {
             Rc::clone(&routes).publish(definition.id);
         }
         let mut subscriptions: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        let theirs =
-            groups.iter().map(|group| &group.subscriptions).chain(views.iter().map(|view| view.subscriptions()));
-        for (source, subscription) in theirs.flatten() {
+        let of_groups = groups.iter().map(|group| &group.subscriptions);
+        let all = of_groups.chain(views.iter().map(|view| view.subscriptions()));
+        for (source, subscription) in all.flatten() {
             subscriptions.entry(source.clone()).or_default().push(Rc::clone(subscription));
         }
         let runtime = Rc::new(Self {
@@ -132,8 +137,8 @@ impl ThreadRuntime {
                 job = jobs.recv() => match job {
                     // A panicking job drops its reply channel, so its caller learns that it was stopped.
                     Some(job) => match user_code(|| job(self)) {
-                        Ok(()) => self.context.user_code.task_recovered("link"),
-                        Err(panicked) => self.context.user_code.failed("link", panicked.text()),
+                        Ok(()) => self.context.user_code.task_recovered(JOB_TASK),
+                        Err(panicked) => self.context.user_code.failed(JOB_TASK, panicked.text()),
                     },
                     None => return,
                 },
@@ -145,13 +150,13 @@ impl ThreadRuntime {
     pub(in crate::node) fn start_tasks(self: &Rc<Self>) {
         let mut running = self.tasks.borrow_mut();
         // A panic here loses the completions in progress: their callers would wait forever.
-        running.push(supervise(self, "release", Restart::Never, background::complete_commits));
+        running.push(supervise(self, "complete commits", Restart::Never, background::complete_commits));
         running.push(supervise(self, "relay", Restart::After(ThreadRuntime::restart_relay), local::run));
         if self.definition.bridge.is_some() {
-            running.push(supervise(self, "carry", Restart::After(ThreadRuntime::restart_relay), publisher::run));
+            running.push(supervise(self, "publish", Restart::After(ThreadRuntime::restart_relay), publisher::run));
         }
-        running.push(supervise(self, "timers", Restart::After(|_| {}), timers::fire));
-        running.push(supervise(self, "sweep", Restart::After(|_| {}), background::passivate_idle));
+        running.push(supervise(self, "fire timers", Restart::After(|_| {}), timers::fire));
+        running.push(supervise(self, "passivate", Restart::After(|_| {}), background::passivate_idle));
         drop(running);
         for shard in self.shards() {
             self.remind_senders(&shard);
