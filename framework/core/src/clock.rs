@@ -47,10 +47,10 @@ impl Timestamp {
 ///
 /// Never used for waiting: loops wait on tokio's monotonic timer.
 #[derive(Clone, Debug)]
-pub struct Clock(Source);
+pub struct Clock(TimeSource);
 
 #[derive(Clone, Debug)]
-enum Source {
+enum TimeSource {
     System,
     Manual(Arc<AtomicU64>),
     Ticking { start: Timestamp, began: tokio::time::Instant, jumped: Arc<std::sync::atomic::AtomicI64> },
@@ -59,20 +59,20 @@ enum Source {
 impl Clock {
     /// The clock of the operating system.
     pub const fn system() -> Self {
-        Self(Source::System)
+        Self(TimeSource::System)
     }
 
     /// Creates a clock that does not advance until it is [set](ManualClock::set).
     pub fn manual(start: Timestamp) -> (Self, ManualClock) {
         let millis = Arc::new(AtomicU64::new(start.0));
-        (Self(Source::Manual(Arc::clone(&millis))), ManualClock(millis))
+        (Self(TimeSource::Manual(Arc::clone(&millis))), ManualClock(millis))
     }
 
     /// Creates a clock that reads `start` now and advances with tokio's timer, which simulations pause, until it
     /// [jumps](ClockJumps::jump).
     pub fn ticking(start: Timestamp) -> (Self, ClockJumps) {
         let jumped = Arc::new(std::sync::atomic::AtomicI64::new(0));
-        (Self(Source::Ticking { start, began: monotonic(), jumped: Arc::clone(&jumped) }), ClockJumps(jumped))
+        (Self(TimeSource::Ticking { start, began: monotonic(), jumped: Arc::clone(&jumped) }), ClockJumps(jumped))
     }
 
     /// Returns the current time.
@@ -80,13 +80,13 @@ impl Clock {
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             // A clock before 1970 reads as 1970: only people read it.
-            Source::System => Timestamp(
+            TimeSource::System => Timestamp(
                 SystemTime::now()
                     .duration_since(UNIX_EPOCH)
                     .map_or(0, |span| span.as_secs().saturating_mul(1000) + u64::from(span.subsec_millis())),
             ),
-            Source::Manual(millis) => Timestamp(millis.load(Ordering::Relaxed)),
-            Source::Ticking { start, began, jumped } => {
+            TimeSource::Manual(millis) => Timestamp(millis.load(Ordering::Relaxed)),
+            TimeSource::Ticking { start, began, jumped } => {
                 Timestamp(start.after(began.elapsed()).0.saturating_add_signed(jumped.load(Ordering::Relaxed)))
             }
         }
@@ -111,7 +111,7 @@ impl MonotonicTime {
     /// Returns the current time. A [manual clock](Clock::manual) is the only time of its test, so it is used as it is.
     pub fn now(&self) -> Timestamp {
         match &self.clock.0 {
-            Source::Manual(_) => self.clock.now(),
+            TimeSource::Manual(_) => self.clock.now(),
             _ => self.start.after(self.began.elapsed()),
         }
     }

@@ -141,7 +141,7 @@ impl<T: Serialize + Send + 'static, D: Domain> ServerSentEvents<T, D> {
 
 impl<T: Serialize + Send + 'static, D: Domain> IntoResponse for ServerSentEvents<T, D> {
     fn into_response(self) -> Response {
-        let source = Source {
+        let source = EventSource {
             stream: self.stream,
             choice: self.choice,
             keep_alive: self.keep_alive.min(LONGEST_KEEP_ALIVE),
@@ -159,7 +159,7 @@ impl<T: Serialize + Send + 'static, D: Domain> IntoResponse for ServerSentEvents
 }
 
 /// The source of the blocks of a response.
-struct Source<T, D> {
+struct EventSource<T, D> {
     stream: EventStream<T, D>,
     choice: Choice<T>,
     keep_alive: Duration,
@@ -173,7 +173,7 @@ struct Source<T, D> {
     sent: Option<Cursor>,
 }
 
-impl<T: Serialize + Send + 'static, D: Domain> Source<T, D> {
+impl<T: Serialize + Send + 'static, D: Domain> EventSource<T, D> {
     /// Begins an interval without an event.
     fn waiting(mut self) -> Self {
         self.due = instant() + self.keep_alive;

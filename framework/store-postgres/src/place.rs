@@ -131,7 +131,7 @@ async fn find_source(builder: PostgresBuilder) -> Result<FoundSource, StoreError
         return Err(mark.refusal(at));
     }
     let store = builder.start(server).await?;
-    Ok(FoundSource::Ready(Box::new(Source { end: End { store, pool, sql, at }, lock })))
+    Ok(FoundSource::Ready(Box::new(PostgresSource { end: End { store, pool, sql, at }, lock })))
 }
 
 /// Creates the tables and the mark of a copy, and opens its store. The mark is committed before the store is opened: a crash
@@ -172,7 +172,7 @@ async fn create(builder: PostgresBuilder, new: NewStore) -> Result<Box<dyn MoveT
     client.batch_execute("COMMIT").await.map_err(failed)?;
     drop(client);
     let store = builder.start(server).await?;
-    Ok(Box::new(Target { end: End { store, pool, sql, at }, number: new.number }))
+    Ok(Box::new(PostgresTarget { end: End { store, pool, sql, at }, number: new.number }))
 }
 
 /// Brings existing tables to the newest version, unless a node of an older program uses them: it would refuse them at its next
@@ -301,13 +301,13 @@ impl MoveEnd for End {
 }
 
 /// The store that is moved away, with the transaction that holds it.
-struct Source {
+struct PostgresSource {
     end: End,
     /// The connection with the transaction. Dropping it releases the tables.
     lock: Arc<Client>,
 }
 
-impl MoveEnd for Source {
+impl MoveEnd for PostgresSource {
     fn store(&self) -> &dyn Store {
         self.end.store()
     }
@@ -329,7 +329,7 @@ impl MoveEnd for Source {
     }
 }
 
-impl MoveSource for Source {
+impl MoveSource for PostgresSource {
     fn mark_moved<'a>(&'a self, mark: &'a MoveMark) -> BoxFuture<'a, Result<(), StoreError>> {
         async move {
             let text = mark.to_string().into_bytes();
@@ -342,13 +342,13 @@ impl MoveSource for Source {
 }
 
 /// The copy that a move creates.
-struct Target {
+struct PostgresTarget {
     end: End,
     /// The number of the move, which the mark contains.
     number: u128,
 }
 
-impl MoveEnd for Target {
+impl MoveEnd for PostgresTarget {
     fn store(&self) -> &dyn Store {
         self.end.store()
     }
@@ -370,7 +370,7 @@ impl MoveEnd for Target {
     }
 }
 
-impl MoveTarget for Target {
+impl MoveTarget for PostgresTarget {
     fn open<'a>(
         &'a self,
         shard: &'a CopiedShard,
