@@ -34,7 +34,7 @@ struct Placed {
 
 #[derive(Event, Serialize, Deserialize)]
 #[event(domain = Orders)]
-struct Shipped {}
+struct Shipped;
 
 #[derive(Aggregate, Default, Serialize, Deserialize)]
 #[aggregate(domain = Orders, handles(Place, Ship), applies(Placed, Shipped))]
@@ -55,7 +55,7 @@ impl Handle<Place> for Order {
 impl Handle<Ship> for Order {
     fn handle(&self, _ship: Ship, effects: &mut Effects<Self>) -> Result<(), Rejection> {
         if self.is_placed && !self.is_shipped {
-            effects.record(Shipped {});
+            effects.record(Shipped);
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ pub(crate) struct Look {
 
 #[derive(Event, Serialize, Deserialize)]
 #[event(domain = Counter)]
-pub(crate) struct Ordered {}
+pub(crate) struct Ordered;
 
 #[derive(Event, Serialize, Deserialize)]
 #[event(domain = Counter)]
@@ -42,7 +42,7 @@ pub(crate) struct Guest {
 
 impl Handle<Order> for Guest {
     fn handle(&self, order: Order, effects: &mut Effects<Self>) -> Result<(), Rejection> {
-        effects.record(Ordered {});
+        effects.record(Ordered);
         // The machine belongs to another service. The command is sent there once this turn is committed.
         effects.send(Brew { machine: "left".into(), drink: order.drink, guest: order.guest });
         Ok(())

@@ -42,12 +42,12 @@ pub struct FulfilmentBegun {
 /// One line of the order is reserved.
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
 #[event(domain = Orders)]
-pub struct LineReserved {}
+pub struct LineReserved;
 
 /// The order is paid.
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
 #[event(domain = Orders)]
-pub struct FulfilmentPaid {}
+pub struct FulfilmentPaid;
 
 /// A service has rejected a step.
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
@@ -60,7 +60,7 @@ pub struct FulfilmentGivenUp {
 /// The payment has taken too long.
 #[derive(Document, Debug, Serialize, Deserialize)]
 #[document(domain = Orders)]
-pub struct PaymentOverdue {}
+pub struct PaymentOverdue;
 
 impl React<OrderPlaced> for Fulfilment {
     fn react(&self, placed: OrderPlaced, effects: &mut Effects<Self>) {
@@ -80,14 +80,14 @@ impl OnReply<Reserve> for Fulfilment {
         if let Err(rejection) = reply {
             return self.give_up(rejection, effects);
         }
-        effects.record(LineReserved {});
+        effects.record(LineReserved);
         let Some(cart) = &self.cart else { return };
         if self.reserved + 1 == cart.lines.len() {
             let order = effects.key().to_owned();
             effects
                 .send(TakePayment { order: order.clone(), cents: cart.total_cents() })
                 .compensate_with(RefundPayment { order });
-            effects.set_timer(&PaymentOverdue {}, PAYMENT_PATIENCE);
+            effects.set_timer(&PaymentOverdue, PAYMENT_PATIENCE);
         }
     }
 }
@@ -96,7 +96,7 @@ impl React<PaymentTaken> for Fulfilment {
     fn react(&self, _: PaymentTaken, effects: &mut Effects<Self>) {
         let Some(cart) = self.cart.clone() else { return };
         effects.clear_timer::<PaymentOverdue>();
-        effects.record(FulfilmentPaid {});
+        effects.record(FulfilmentPaid);
         let order = effects.key().to_owned();
         effects.send(Ship { order, cart });
     }

@@ -88,7 +88,7 @@ pub struct PaymentDeclined {
 /// A refund was requested. It starts once the charge has succeeded.
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]
 #[event(domain = Payments)]
-pub struct RefundBegun {}
+pub struct RefundBegun;
 
 /// The customer was refunded.
 #[derive(Event, Clone, Debug, Serialize, Deserialize)]

@@ -65,9 +65,9 @@ impl Handle<RefundPayment> for Payment {
         match self.stage {
             Stage::New | Stage::Declined => {}
             // The outcome of the charge is not known yet. Its reply triggers the refund.
-            Stage::Begun => effects.record(RefundBegun {}),
+            Stage::Begun => effects.record(RefundBegun),
             Stage::Taken => {
-                effects.record(RefundBegun {});
+                effects.record(RefundBegun);
                 self.refund_now(effects);
             }
         }
