@@ -1,4 +1,4 @@
-"""A client of the library, written from docs/wire.md alone: asks, posts, queries, and hears events with a durable of its own.
+"""A client of the library, written from docs/wire.md alone: asks, posts, queries, and receives events with a durable of its own.
 
     library.py URL TURN
 
@@ -72,40 +72,51 @@ async def post(js, name, key, body, id=None):
     await js.publish(subject, json.dumps(body).encode(), timeout=10, headers=headers("command", name, key, id))
 
 
-class Ear:
-    """Receives events, each once and in the order of its shard."""
+class Subscriber:
+    """Receives events, each once and in the order of its shard. Events that the broker has lost are read from the log of their owner.
+
+    A service stores `seen` with the effects of the events. This client does not, so it begins where its durable is.
+    """
 
     def __init__(self):
         self.seen = {}
 
-    async def hear(self, js, count):
+    def handle(self, place, sequence, name, key, version, body):
+        if sequence <= self.seen[place]:
+            say(duplicate=sequence)
+            return 0
+        self.seen[place] = sequence
+        say(event=name, key=key, version=version, body=body)
+        return 1
+
+    async def receive(self, nc, js, count):
         config = ConsumerConfig(durable_name="python", ack_policy=AckPolicy.EXPLICIT, ack_wait=30)
         pulled = await js.pull_subscribe(f"{NS}.evt.{DOMAIN}.>", durable="python", stream=f"{NS}_events_{DOMAIN}", config=config)
-        heard = 0
-        while heard < count:
+        handled = 0
+        while handled < count:
             for message in await pulled.fetch(batch=10, timeout=10):
                 place, sequence = message.headers["ce-partitionkey"], int(message.headers["ce-sequence"])
-                last = self.seen.get(place, sequence - 1)
+                last = self.seen.setdefault(place, sequence - 1)
                 if sequence > last + 1:
-                    say(gap=place, last=last, sequence=sequence)
-                if sequence == last + 1:
-                    self.seen[place] = sequence
-                    heard += 1
-                    say(
-                        event=message.headers["ce-type"],
-                        key=decoded(message.headers["ce-subject"]),
-                        version=int(message.headers["ce-streamversion"]),
-                        body=json.loads(message.data),
-                    )
-                else:
-                    say(duplicate=sequence)
+                    for event in await missing(nc, place, last):
+                        number, version = int(event["sequence"]), int(event["streamversion"])
+                        if number < sequence:
+                            handled += self.handle(place, number, event["type"], event["subject"], version, event["data"])
+                handled += self.handle(
+                    place,
+                    sequence,
+                    message.headers["ce-type"],
+                    decoded(message.headers["ce-subject"]),
+                    int(message.headers["ce-streamversion"]),
+                    json.loads(message.data),
+                )
                 await message.ack()
 
 
-async def missing(nc, place, after, names):
-    """Returns the events of these names after a position of a shard, from its owner's log."""
+async def missing(nc, place, after, names=None):
+    """Returns the events of these names, or all, after a position of a shard, from its owner's log."""
     domain, number = place.split("/")
-    question, found, last = {"after": after, "names": names}, [], None
+    question, found, last = {"after": after, **({"names": names} if names else {})}, [], None
     while last is None or question["after"] < last:
         answer = await nc.request(
             f"{NS}.ask.{domain}.evt.{number}",
@@ -131,19 +142,19 @@ async def third_turn(nc, js):
         stream=f"{NS}_events_{DOMAIN}",
         config=ConsumerConfig(durable_name="returns", ack_policy=AckPolicy.EXPLICIT, ack_wait=30),
     )
-    seen, heard = {}, 0
-    while heard < 3:
+    seen, received = {}, 0
+    while received < 3:
         for message in await pulled.fetch(batch=10, timeout=10):
             place, sequence = message.headers["ce-partitionkey"], int(message.headers["ce-sequence"])
             for event in await missing(nc, place, seen.get(place, 0), ["Returned"]):
                 found = int(event["sequence"])
                 if seen.get(place, 0) < found < sequence:
-                    heard += 1
+                    received += 1
                     say(filled=event["type"], key=event["subject"], version=int(event["streamversion"]), body=event["data"])
             if seen.get(place, 0) < sequence:
                 seen[place] = sequence
-                heard += 1
-                say(heard=message.headers["ce-type"], version=int(message.headers["ce-streamversion"]))
+                received += 1
+                say(received=message.headers["ce-type"], version=int(message.headers["ce-streamversion"]))
             await message.ack()
 
 
@@ -162,12 +173,12 @@ async def first_turn(nc, js):
     for _ in range(3):
         await post(js, "Return", moby, {"book": moby}, id)
     say(posted=3)
-    await Ear().hear(js, 2)
+    await Subscriber().receive(nc, js, 2)
 
 
 async def second_turn(nc, js):
     # The durable continues where the first step ended.
-    await Ear().hear(js, 3)
+    await Subscriber().receive(nc, js, 3)
     # A view is updated after its events.
     for _ in range(100):
         word, reply = await query(nc, "Out", {})

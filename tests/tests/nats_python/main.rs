@@ -192,9 +192,9 @@ fn python_subscriber_of_one_event_finds_and_fills_a_gap() {
             assert_eq!(
                 python(&server, "third").await,
                 [
-                    json!({ "heard": "library.Returned", "version": 2 }),
+                    json!({ "received": "library.Returned", "version": 2 }),
                     json!({ "filled": "library.Returned", "key": moby, "version": 4, "body": {} }),
-                    json!({ "heard": "library.Returned", "version": 6 }),
+                    json!({ "received": "library.Returned", "version": 6 }),
                 ]
             );
             node.stop().await.expect("stops");
