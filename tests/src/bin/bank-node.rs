@@ -54,6 +54,10 @@ where
             }
             // For a person who reads why a test has failed.
             eprintln!("refused {id}: {}", whizbang::error_chain(&error));
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a caller pauses after a refusal; no test waits for this time"
+            )]
             tokio::time::sleep(PAUSE).await;
             return Ok(false);
         }
