@@ -72,6 +72,11 @@ pub(crate) fn drop_what_does_not_compile(
             dropped.extend(blamed(error, &files));
         }
         println!("  round {round}: {} errors, {} mutants that do not compile", errors.len(), dropped.len());
+        // A fault of this program or of its switch is blamed on every mutant that an error touches.
+        if dropped.len() * 2 > tree.mutants.len() {
+            let text = errors.iter().filter_map(|error| error["rendered"].as_str()).take(3).collect::<String>();
+            return Err(format!("more than half of the mutants do not compile; the first errors are:\n{text}"));
+        }
         keep(&dropped)?;
         if dropped.len() == before {
             let text = errors.iter().filter_map(|error| error["rendered"].as_str()).collect::<String>();

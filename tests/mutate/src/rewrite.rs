@@ -119,7 +119,7 @@ static REACHED: [AtomicBool; COUNT] = [const { AtomicBool::new(false) }; COUNT];
 static FILE: std::sync::Mutex<Option<std::fs::File>> = std::sync::Mutex::new(None);
 
 #[inline(always)]
-pub(crate) fn on(number: u32) -> bool {
+pub fn on(number: u32) -> bool {
     let mutant = MUTANT.load(Relaxed);
     if mutant == NONE { return false; }
     mutant == number || (mutant >= RECORDS && first(number))
