@@ -56,7 +56,7 @@ pub(crate) enum Kind {
     Event,
     /// A question to a view or to one key.
     Query,
-    /// The content of a timer, or another stored value that is no message.
+    /// The content of a timer, or another stored value that is not a message.
     Document,
 }
 

@@ -81,7 +81,7 @@ impl BeginWatch {
             () = begun.closed() => return,
             watch = begin(&session, namespace, &domain, watcher) => watch,
         };
-        // A caller that was dropped meanwhile leaves the watch to be dropped here.
+        // A caller that was dropped since then leaves the watch to be dropped here.
         drop(begun.send(watch));
     }
 }

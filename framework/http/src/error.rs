@@ -6,14 +6,14 @@ use axum::http::Method;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum GatewayError {
-    /// A message is no struct with named fields, so no request can give it.
+    /// A message is not a struct with named fields, so no request can give it.
     #[error("`{message}` has no named fields; make it a struct with named fields")]
     Fields {
         /// The domain and the name of the message.
         message: String,
     },
-    /// A parameter of a path is no field of the message, or a field that a text cannot express.
-    #[error("parameter `{parameter}` of `{path}` is no field of `{message}` that a text can express")]
+    /// A parameter of a path is not a field of the message, or a field that a text cannot express.
+    #[error("parameter `{parameter}` of `{path}` is not a field of `{message}` that a text can express")]
     Parameter {
         /// The domain and the name of the message.
         message: String,

@@ -174,7 +174,7 @@ impl Gateway {
 
     /// Adds a query as a GET.
     ///
-    /// A list is given by a parameter that occurs several times. A parameter that is no field of the query is refused
+    /// A list is given by a parameter that occurs several times. A parameter that is not a field of the query is refused
     /// with 400, so that a misspelled one is noticed. If the reply is an `Option`, `None` is a 404.
     #[must_use]
     pub fn query<Q>(mut self, path: &str) -> Self
@@ -395,7 +395,7 @@ fn read_body(headers: &HeaderMap, body: &[u8]) -> Result<Map<String, Value>, Pro
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "gateway.invalid-request", detail));
     }
     serde_json::from_slice(body)
-        .map_err(|error| Problem::invalid_request(format!("the body is no JSON object: {error}")))
+        .map_err(|error| Problem::invalid_request(format!("the body is not a JSON object: {error}")))
 }
 
 fn pairs(path: Result<RawPathParams, RawPathParamsRejection>) -> Result<Vec<(String, String)>, Problem> {

@@ -58,7 +58,7 @@ fn numbers(disk: &dyn Disk) -> io::Result<Vec<u64>> {
 /// Returns the newest readable checkpoint. The cost grows with the size of the checkpoint, not with the log.
 ///
 /// # Errors
-/// The folder cannot be listed. An unreadable checkpoint is no error.
+/// The folder cannot be listed. An unreadable checkpoint is not an error.
 pub(super) fn newest(disk: &Arc<dyn Disk>, hasher: &StreamHasher) -> Result<Checkpoint, StoreError> {
     let numbers = numbers(&**disk).map_err(failure("listing the store's folder"))?;
     // The next checkpoint gets a higher number than an unusable one and removes it.

@@ -164,7 +164,7 @@ fn run(runtime: &tokio::runtime::Runtime, tasks: &Receiver<Task>, pool: &Pool, s
 ///
 /// # Errors
 /// The checkpoint would be larger than [`LIMIT`], or the statement failed. The former checkpoint stays. Nothing is written if
-/// another owner has the shard, which is no error.
+/// another owner has the shard, which is not an error.
 async fn save(pool: &Pool, sql: &Sql, shard: &Shard) -> Result<(), Failure> {
     let mut bytes = vec![VERSION];
     let last_turn = shard.last_turn();

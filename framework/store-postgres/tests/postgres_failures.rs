@@ -53,7 +53,7 @@ async fn fill(owner: &mut Owner, from: u64, to: u64) {
     owner.settled(last.expect("there are turns")).await;
 }
 
-/// Checks every stream and every position in a store that is opened anew.
+/// Checks every stream and every position in a store that is opened again.
 async fn verify(url: &str, turns: u64) {
     let store = connect(url).await;
     let owner = Owner::take(&store, &shard(0)).await;

@@ -241,7 +241,7 @@ async fn idempotency_key_is_remembered_and_expires() {
         for key in 25 * u64::from(restart)..25 + 25 * u64::from(restart) {
             cents += 1;
             let sent = node.client().send(add("ada", 1)).idempotency_key(&key.to_string());
-            assert_eq!(sent.await.unwrap(), cents, "handled anew");
+            assert_eq!(sent.await.unwrap(), cents, "handled again");
         }
     }
 }

@@ -209,7 +209,7 @@ async fn declared_headers_follow_causation_on_one_node() {
     assert_eq!(seen(), expected());
     assert_eq!(node.client().query(Events).await.unwrap(), EVENTS);
     drop(node);
-    // Read from the log again, by a view that begins anew.
+    // Read from the log again, by a view that begins again.
     let node = Node::builder("other", store).threads(0).saga::<Order>().worker(Charger(SEEN.with(Seen::clone)));
     let node = node.projection::<Log>().publishes::<Charged>().start().await.unwrap();
     node.wait_idle().await;

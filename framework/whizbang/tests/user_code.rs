@@ -316,7 +316,7 @@ async fn panic_in_any_drop_stays_inside_the_node() {
             for sent in [pack(parcel), pack(parcel).id(client.new_id()), pack(parcel).deadline(Duration::from_secs(20))]
             {
                 match sent.await {
-                    // The test's own drop is no place inside the node.
+                    // The test's own drop is not inside the node.
                     Ok(reply) => std::mem::forget(reply),
                     Err(_) if parcel == "b" => continue,
                     Err(_) => {

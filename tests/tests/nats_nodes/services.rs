@@ -74,8 +74,8 @@ impl Services {
         Self { url, replicas, money, moves, accounts, transfers, recorder, callers: Rc::default() }
     }
 
-    /// Runs the load of all callers, while `meanwhile` runs.
-    pub(crate) async fn call(&self, load: Load, meanwhile: impl Future<Output = ()>) {
+    /// Runs the load of all callers, while `other` runs.
+    pub(crate) async fn call(&self, load: Load, other: impl Future<Output = ()>) {
         let mut clients = Vec::new();
         for number in 0..4 {
             let name = format!("caller-{number}");
@@ -90,7 +90,7 @@ impl Services {
                 }
             }
         });
-        tokio::join!(join_all(calling), meanwhile);
+        tokio::join!(join_all(calling), other);
         for client in clients {
             client.disconnect().await;
         }

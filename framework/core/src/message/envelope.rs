@@ -147,7 +147,7 @@ pub struct Envelope {
     pub wants: ReplyMode,
     /// The W3C trace context it belongs to.
     pub traceparent: Option<String>,
-    /// Headers that whizbang does not interpret and passes through. They are no part of the message: two messages that
+    /// Headers that whizbang does not interpret and passes through. They are not part of the message: two messages that
     /// differ in headers alone are duplicates.
     pub headers: Vec<(String, String)>,
     /// The codec of the payload.

@@ -131,7 +131,7 @@ impl Timers {
         next
     }
 
-    /// Gives a save up. The next one begins anew.
+    /// Gives a save up. The next one begins again.
     pub(super) fn abort_saving(&mut self) {
         self.saving = None;
     }

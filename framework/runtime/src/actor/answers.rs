@@ -1,7 +1,7 @@
 //! Queries that a live actor answers from its committed state.
 //!
 //! Called by the [mailbox](super::mailbox) through [`ActorInstance::handle`]; projections share the trait and the encoding of
-//! answers. Calls user code. It never appends: an answer is no turn.
+//! answers. Calls user code. It never appends: an answer is not a turn.
 //!
 //! Why an answer may wait: the state in memory contains turns that are appended and not yet committed. An answer that shows
 //! one of them could be false later, because the commit may fail. So it leaves after the last append of its actor is durable,

@@ -148,7 +148,7 @@ impl<C: Command> SendCommand<C> {
     ///
     /// Ids are remembered for `remember`, by default 7 days. An id that contains its time (UUID version 7) is refused
     /// as [`SendError::Expired`] when it is older, handled or not, and as [`SendError::IdInFuture`] when it is more
-    /// than 5 minutes ahead of the owner's clock. An id without a time is handled anew after that period.
+    /// than 5 minutes ahead of the owner's clock. An id without a time is handled again after that period.
     pub fn id(self, id: MessageId) -> Self {
         self.changed(|unsent| unsent.meta().id = Some(id))
     }
@@ -158,7 +158,7 @@ impl<C: Command> SendCommand<C> {
     /// [`SendError::Conflict`]. With another target it is another command and is handled, so a caller that corrects
     /// the target of a command must not rely on the idempotency key.
     ///
-    /// Remembered for `remember`, by default 7 days; afterwards a command with it is handled anew. An empty key is
+    /// Remembered for `remember`, by default 7 days; afterwards a command with it is handled again. An empty key is
     /// refused with [`SendError::EmptyIdempotencyKey`].
     ///
     /// **All callers of a domain share its keys.** The first command with a key and a target owns it: a caller that

@@ -214,7 +214,7 @@ impl<A: Saga> Effects<A> {
 
     /// Lets this command start the saga again if it has ended, with an empty compensation log and without timers. Steps
     /// sent from now on can be undone, timers fire, and replies are handled. For keys that are used again, such as an
-    /// order that is placed anew after a failed attempt.
+    /// order that is placed again after a failed attempt.
     ///
     /// The saga's own state remains as its events have made it; record an event that resets it. Replies to commands of
     /// an earlier run are ignored. No effect while the saga has not ended, and outside a command's handler.

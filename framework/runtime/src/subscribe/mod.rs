@@ -1,4 +1,4 @@
-//! Streams of events for code that is no actor: a request handler, a script, a process that hosts nothing.
+//! Streams of events for code that is not an actor: a request handler, a script, a process that hosts nothing.
 //!
 //! Called by users through [`Client::subscribe`]. A stream reads the logs of the owner page by page and keeps nothing: the caller
 //! stores its [`Cursor`]. It runs inside the poll of the caller, without a task of its own.

@@ -105,7 +105,7 @@ impl<C: Command> Call<'_, C> {
     /// Leaves the retries to the client, as services do, instead of making one attempt. Its final error must be true for all of
     /// them.
     ///
-    /// A retry of the client has the same id, so a command is handled once all the same. Use it to test how a service handles the errors that remain.
+    /// A retry of the client has the same id, so a command is still handled once. Use it to test how a service handles the errors that remain.
     pub fn client_retries(mut self) -> Self {
         self.mode = AttemptMode::ClientRetries;
         self

@@ -43,7 +43,7 @@ impl World {
 
     /// Injects a fault now. Completes when the fault is over.
     ///
-    /// The time of the fault passes meanwhile: a node that crashes for 2 s is up again when this completes. A fault
+    /// The time of the fault passes during the call: a node that crashes for 2 s is up again when this completes. A fault
     /// that waits for its target, such as [`Fault::CrashAt`], waits until it hits, or for [`Fault::MAX_WAIT`].
     pub async fn inject(&self, fault: &Fault) {
         if let Some(error) = self.setup_error(fault) {

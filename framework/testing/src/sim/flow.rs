@@ -57,7 +57,7 @@ type StepsRule<T> = Rc<dyn Fn(&World, &[T]) -> Result<(), String>>;
 pub struct Flow<T, F> {
     /// The name, by which failing cases are stored and replayed.
     name: &'static str,
-    /// Describes the cluster, for each run anew.
+    /// Describes the cluster, once for each run.
     sim: Rc<dyn Fn(Sim) -> Sim>,
     /// Draws a step.
     step: BoxedStrategy<T>,
@@ -71,7 +71,7 @@ pub struct Flow<T, F> {
     at_end: Vec<StepsRule<T>>,
     /// Limits of the cases: steps, faults, clock jumps.
     bounds: CaseBounds,
-    /// A fault that hits nothing is no failure.
+    /// A fault that hits nothing is not a failure.
     allow_missed_faults: bool,
     /// The services that host a worker, and those that host an aggregate or a saga. Computed once.
     hosted: OnceCell<(Vec<usize>, Vec<usize>)>,

@@ -164,13 +164,13 @@ pub struct Sim {
     eventually: Vec<Rule>,
     /// The rules that hold when the cluster is idle.
     at_end: Vec<Rule>,
-    /// A dead letter is no violation.
+    /// A dead letter is not a violation.
     allow_dead_letters: bool,
-    /// A saga that has not ended is no violation.
+    /// A saga that has not ended is not a violation.
     allow_open_sagas: bool,
     /// Actors leave memory after every turn, so that each turn tests loading.
     reload_actors: bool,
-    /// A fault that hits nothing is no violation.
+    /// A fault that hits nothing is not a violation.
     allow_missed_faults: bool,
     /// The store of the services.
     store: StoreKind,

@@ -23,7 +23,7 @@ thread_local! {
 
 /// The tasks of one process.
 pub(super) struct NodeTasks {
-    /// The number of the process, for [`NodeTasks::current`]. `None` for tasks that are no node.
+    /// The number of the process, for [`NodeTasks::current`]. `None` for tasks that are not nodes.
     number: Option<usize>,
     /// `None` once the process has ended.
     tasks: RefCell<Option<Rc<LocalSet>>>,

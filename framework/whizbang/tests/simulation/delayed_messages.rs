@@ -139,7 +139,7 @@ fn plans() -> Flow<u64, impl AsyncFn(&World, u64)> {
         cluster(sim).at_end(move |world| check(world, &labels))
     };
     let plan = async |world: &World, _| planned(world, &LABELS.with(Arc::clone)).await;
-    // After a restart wall time counts. A clock that has jumped past the due time meanwhile lets a message overtake its
+    // After a restart wall time counts. A clock that has jumped past the due time lets a message overtake its
     // cancellation.
     Flow::new("delayed-messages", checked, 1..5u64, 1..6, plan).max_clock_jump(DELAY / 4).no_regressions()
 }

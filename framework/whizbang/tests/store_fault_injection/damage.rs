@@ -85,7 +85,11 @@ impl Log {
                 Outcome::Whole
             }
             Err(StoreError::Corrupt { file, .. }) => {
-                assert!(file.to_string_lossy().contains("/log-"), "{what}: {} is no file of the log", file.display());
+                assert!(
+                    file.to_string_lossy().contains("/log-"),
+                    "{what}: {} is not a file of the log",
+                    file.display()
+                );
                 Outcome::Refused
             }
             Err(error) => panic!("{what}: {error}"),

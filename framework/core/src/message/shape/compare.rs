@@ -42,7 +42,7 @@ impl Shape {
 
     /// Compares the shape of another service's message, `self`, with the shape as which this service reads it, `found`.
     ///
-    /// Like [`difference`](Self::difference), but a field that the receiver of JSON does not have is no difference: it
+    /// Like [`difference`](Self::difference), but a field that the receiver of JSON does not have is not a difference: it
     /// is ignored on reading, and nothing is written back.
     pub(crate) fn difference_received(&self, found: &Self, codec: Codec) -> Option<Difference> {
         if codec == Codec::Json { json::<true>(self, found) } else { in_order(self, found) }

@@ -57,7 +57,7 @@ pub(in crate::node) async fn complete_commits(runtime: Weak<ThreadRuntime>) {
                     context.reopening.set(false);
                     break;
                 }
-                // Without a limit: a disk or a server may be away for long, and health says so meanwhile.
+                // Without a limit: a disk or a server may be away for long, and health says so.
                 Err(error) if error.is_transient() => {
                     failures = failures.saturating_add(1);
                     context.report_append_error(&error);
