@@ -9,7 +9,7 @@ use crate::modules::Table;
 use crate::source::{File, is_name_byte, name_at, places, repository};
 
 /// Cycles that stay: the crate, their files, and the reason.
-const KNOWN: [(&str, &[&str], &str); 4] = [
+const KNOWN: [(&str, &[&str], &str); 3] = [
     (
         "conformance",
         &["bridge", "bridge/cases/sample", "bridge/hostile", "bridge/node"],
@@ -24,11 +24,6 @@ const KNOWN: [(&str, &[&str], &str); 4] = [
         "log",
         &["memory", "memory/commit_control", "memory/leases", "memory/shard"],
         "a store creates its shards and leases, and each keeps its store alive",
-    ),
-    (
-        "wire",
-        &["loopback", "loopback/member", "loopback/route", "loopback/shard_queue"],
-        "a hub and its members deliver to each other",
     ),
 ];
 

@@ -2,7 +2,7 @@
 //!
 //! Called when a node attaches, and when it is detached in order.
 
-use super::Hub;
+use super::hub::Hub;
 use whizbang_core::bridge::claim::Claim;
 use whizbang_core::bridge::{BridgeError, NodeCard, claim};
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::LoopbackHub;
+use super::hub::no_owner;
 use super::member::{Member, MessageKind, QueuedRequest};
-use super::{LoopbackHub, no_owner};
 use crate::Packet;
 use crate::subject::Address;
 use whizbang_core::bridge::BridgeError;

@@ -4,45 +4,33 @@
 //! Nothing is persisted. A node fetches the messages it missed from the logs of the other nodes.
 
 mod claims;
+mod delivery_loop;
+mod hub;
 mod injection;
 mod member;
 mod route;
 mod shard_queue;
 mod watches;
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt, join_all, ready};
-use parking_lot::{Mutex, RwLock};
+use futures_util::future::{BoxFuture, FutureExt, ready};
+use parking_lot::RwLock;
 use tokio::sync::oneshot;
 
-use self::member::{Member, MemberGuard, MessageKind, QueuedMessage, QueuedRequest};
-use self::route::Routes;
-use self::shard_queue::ShardQueues;
-use self::watches::Watches;
+use self::delivery_loop::MemberGuard;
+pub use self::hub::{DeliveryPolicy, RefusedPacket};
+use self::hub::{Hub, no_owner};
+use self::member::{Member, MessageKind, QueuedRequest};
+use self::shard_queue::BROKER_NAME;
 use crate::Packet;
-use crate::queue::PushOutcome;
-use whizbang_core::bridge::claim::Claim;
 use whizbang_core::bridge::{
     Bridge, BridgeError, Inbound, NodeCard, Notification, Request, RequestError, Response, Watch, Watcher,
 };
-use whizbang_core::message::{Envelope, Name, Shard, ShardId, StoreId};
+use whizbang_core::message::{Envelope, Name, ShardId, StoreId};
 use whizbang_core::store::Epoch;
-use whizbang_core::telemetry::error_chain;
-
-/// The number of messages that may wait for a node before its senders are slowed down.
-const QUEUE_CAPACITY: usize = 4096;
-/// The time an event may wait for a full queue. After that its subscriber is lagging and fetches the rest from the log.
-const SLOW_SUBSCRIBER_TIMEOUT: Duration = Duration::from_millis(200);
-/// The maximum number of refused packets that a hub keeps.
-const MAX_REFUSED: usize = 1000;
-/// The maximum total size of the kept packets in bytes, so that a flood of invalid packets does not fill the memory.
-const MAX_REFUSED_BYTES: usize = 4 << 20;
-/// The name of the hub in errors.
-const BROKER_NAME: &str = "the loopback hub";
 
 /// The meeting point of the nodes of one process. Clones refer to the same hub.
 ///
@@ -80,39 +68,6 @@ impl std::fmt::Debug for LoopbackHub {
     }
 }
 
-/// Returns the delay of each copy of the next message; an empty list loses it.
-pub type DeliveryPolicy = dyn FnMut() -> Vec<Duration> + Send;
-
-#[derive(Default)]
-struct Hub {
-    /// Replaced as a whole when a node joins or leaves, so a sender holds no lock while it delivers.
-    routes: RwLock<Arc<Routes>>,
-    /// The number of the last node, and the attached ones.
-    members: Mutex<(u64, Vec<Arc<Member>>)>,
-    /// The packets and their total size in bytes.
-    refused: Mutex<(VecDeque<RefusedPacket>, usize)>,
-    /// The claims by domain.
-    claims: Mutex<BTreeMap<Name, Claim>>,
-    /// The policy of deliveries, if a test has set one.
-    deliveries: Mutex<Option<Box<DeliveryPolicy>>>,
-    /// The messages for leased shards, and their owners.
-    shards: ShardQueues,
-    /// The watches of domains.
-    watches: Watches,
-}
-
-/// A received packet that could not be handled.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct RefusedPacket {
-    /// The service that refused it.
-    pub service: Name,
-    /// The reason.
-    pub error: BridgeError,
-    /// The received packet.
-    pub packet: Packet,
-}
-
 impl LoopbackHub {
     /// Creates a hub without nodes.
     pub fn new() -> Self {
@@ -128,145 +83,6 @@ impl LoopbackHub {
     pub fn refused(&self) -> Vec<RefusedPacket> {
         self.0.refused.lock().0.iter().cloned().collect()
     }
-}
-
-impl Hub {
-    /// Returns the current routes.
-    fn routes(&self) -> Arc<Routes> {
-        Arc::clone(&self.routes.read())
-    }
-
-    /// Returns the node that receives the messages for a shard.
-    fn owner(&self, domain: &Name, shard: Shard) -> Option<Arc<Member>> {
-        let routes = self.routes();
-        match routes.lease_holder(domain) {
-            Some(_) => self.shards.owner(&ShardId::new(domain.clone(), shard)),
-            None => routes.owner(domain, shard),
-        }
-    }
-
-    /// Returns the node that receives the command of a caller, which may not know the number of shards.
-    fn owner_for_command(&self, command: &Envelope) -> Option<Arc<Member>> {
-        let routes = self.routes();
-        let known = command.to.clone();
-        let shard = known.or_else(|| routes.lease_holder(&command.domain)?.shard_of_key(&command.domain, &command.key));
-        self.owner(&command.domain, shard.map_or(0, |shard| shard.shard))
-    }
-
-    /// Attaches a node and routes messages to it.
-    fn add(&self, card: NodeCard, inbound: Arc<dyn Inbound>) -> Arc<Member> {
-        let mut members = self.members.lock();
-        members.0 += 1;
-        let member = Arc::new(Member::new(members.0, card, inbound));
-        members.1.push(Arc::clone(&member));
-        *self.routes.write() = Arc::new(Routes::new(&members.1));
-        member
-    }
-
-    /// Detaches a node. Later messages for it are refused, and their senders keep them.
-    fn remove(&self, leaver: &Member) {
-        self.shards.disown_all(leaver);
-        let mut members = self.members.lock();
-        members.1.retain(|member| member.id != leaver.id);
-        *self.routes.write() = Arc::new(Routes::new(&members.1));
-        drop(members);
-        self.watches.end_all(leaver.id);
-    }
-
-    /// Reports the growth of a log to the watches of its domain.
-    fn report(&self, shard: &ShardId, position: u64) {
-        self.watches.report(shard, position, || self.sample_delays().is_empty());
-    }
-
-    /// Keeps a packet that could not be handled, for tests and programs that print it.
-    fn refuse(&self, member: &Member, packet: Packet, error: BridgeError) {
-        tracing::warn!(service = %member.card.service, error = %error_chain(&error), "refused a packet");
-        let (refused, bytes) = &mut *self.refused.lock();
-        *bytes += packet.size();
-        refused.push_back(RefusedPacket { service: member.card.service.clone(), error, packet });
-        // The newest packet is kept, whatever its size.
-        while refused.len() > 1 && (refused.len() > MAX_REFUSED || *bytes > MAX_REFUSED_BYTES) {
-            *bytes -= refused.pop_front().map_or(0, |oldest| oldest.packet.size());
-        }
-    }
-
-    /// Returns the delay of each copy of a message that will arrive.
-    fn sample_delays(&self) -> Vec<Duration> {
-        match &mut *self.deliveries.lock() {
-            Some(policy) => policy(),
-            None => vec![Duration::ZERO],
-        }
-    }
-
-    /// Queues a packet for the members `to`, within this call; the future waits until it is within the bounds of their queues.
-    fn enqueue(
-        &self,
-        to: &[Arc<Member>],
-        kind: MessageKind,
-        packet: Packet,
-        domain: &Name,
-    ) -> BoxFuture<'static, Result<(), BridgeError>> {
-        let mut waits = Vec::new();
-        for member in to {
-            if member.is_disconnected() {
-                continue;
-            }
-            for delay in self.sample_delays() {
-                let message = QueuedMessage { kind, packet: packet.clone(), delay, deliveries: 0, ticket: None };
-                match kind {
-                    MessageKind::Direct => match member.messages.push(message) {
-                        PushOutcome::Accepted => {}
-                        PushOutcome::Waiting(accepted) => {
-                            let domain = domain.clone();
-                            waits.push(async move { accepted.await.map_err(|_| no_owner(&domain)) }.boxed());
-                        }
-                        PushOutcome::Closed => return ready(Err(no_owner(domain))).boxed(),
-                    },
-                    MessageKind::Event => {
-                        if let PushOutcome::Waiting(accepted) = member.push_event(message) {
-                            waits.push(wait_for_space(Arc::clone(member), accepted).boxed());
-                        }
-                    }
-                    // A notification may be lost, so it never slows a sender down.
-                    MessageKind::Notification => drop(member.messages.try_push(message)),
-                }
-            }
-        }
-        if waits.is_empty() {
-            return ready(Ok(())).boxed();
-        }
-        async move { join_all(waits).await.into_iter().collect() }.boxed()
-    }
-
-    /// Queues a packet for a leased shard. The future waits until it is within the bound of the owner's queue.
-    fn enqueue_for_shard(&self, shard: &ShardId, packet: &Packet) -> BoxFuture<'static, Result<(), BridgeError>> {
-        let mut waits = Vec::new();
-        for delay in self.sample_delays() {
-            match self.shards.push(shard, packet.clone(), delay) {
-                None => return ready(Err(no_owner(&shard.domain))).boxed(),
-                // An owner that ends leaves its messages to the next one.
-                Some(PushOutcome::Waiting(accepted)) => waits.push(accepted.map(drop)),
-                Some(PushOutcome::Accepted | PushOutcome::Closed) => {}
-            }
-        }
-        join_all(waits).map(|_| Ok(())).boxed()
-    }
-}
-
-/// Waits until a message is within the bound of its receiver.
-async fn wait_for_space(member: Arc<Member>, accepted: oneshot::Receiver<()>) -> Result<(), BridgeError> {
-    // A subscriber that is gone does not slow the publisher down either.
-    if tokio::time::timeout(SLOW_SUBSCRIBER_TIMEOUT, accepted).await.is_err() {
-        tracing::warn!(service = %member.card.service, "slow subscriber: events dropped, it fetches them from the log");
-        member.lagging.store(true, Ordering::Relaxed);
-        member.messages.wake();
-    }
-    Ok(())
-}
-
-/// Returns the error for a domain without an attached owner. It is transient: the owner may join.
-fn no_owner(domain: &Name) -> BridgeError {
-    BridgeError::NoOwner { domain: domain.to_string() }
 }
 
 /// Returns the error of a node that a test has cut off.
@@ -327,7 +143,7 @@ impl Bridge for LoopbackBridge {
         *own = Some(Arc::clone(&member));
         drop(own);
         // `detach` awaits the task; a crash of the node drops it with the `LocalSet`.
-        whizbang_core::spawn::alone("loopback", member::run(MemberGuard { hub: Arc::clone(&self.hub), member }));
+        whizbang_core::spawn::alone("loopback", delivery_loop::run(MemberGuard { hub: Arc::clone(&self.hub), member }));
         ready(Ok(())).boxed()
     }
 

@@ -10,22 +10,15 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::member::{Member, MessageKind, QueuedMessage};
-use super::{BROKER_NAME, QUEUE_CAPACITY};
+use super::member::{Member, MessageKind, QUEUE_CAPACITY, QueuedMessage, ShardTicket};
 use crate::Packet;
 use crate::queue::PushOutcome;
 use whizbang_core::bridge::BridgeError;
 use whizbang_core::message::ShardId;
 use whizbang_core::store::Epoch;
 
-/// A message in the queue of a shard, as it was delivered to an owner.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ShardTicket {
-    /// The shard whose owner received the message.
-    shard: ShardId,
-    number: u64,
-    epoch: Epoch,
-}
+/// The name of the hub in errors.
+pub(super) const BROKER_NAME: &str = "the loopback hub";
 
 #[derive(Default)]
 pub(super) struct ShardQueues(Mutex<BTreeMap<ShardId, ShardQueue>>);
