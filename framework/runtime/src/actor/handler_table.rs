@@ -53,7 +53,9 @@ type ByDomainAndName<T> = HashMap<(&'static str, &'static str), T, FixedState>;
 /// The handlers of an actor type.
 pub struct HandlerTable {
     pub(crate) facts: ActorFacts,
+    /// The part that the effects of a turn read.
     pub(super) identity: Rc<ActorIdentity>,
+    /// The constants and constructors of the state.
     pub(super) state: StateFacts,
     pub(super) new_effects: NewEffects,
     pub(crate) commands: ByName<Decide>,

@@ -1,4 +1,5 @@
-//! The actix actor in front of an [live actor](super::live_actor::ActorInstance): messages that cannot be handled immediately wait here, in order.
+//! The actix actor in front of a [live actor](super::live_actor::ActorInstance): messages that cannot be handled immediately
+//! wait here, in order.
 //!
 //! Called by the [dispatcher](super::dispatcher), which sends, and by actix, which delivers one message after the
 //! other. Calls the actor. A typed command that finds nothing queued before it bypasses the mailbox as an [inline
