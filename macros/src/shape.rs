@@ -231,6 +231,17 @@ pub(crate) fn wire(given: &Given, ident: &Ident, lists: &[(&str, &str, &str)]) -
                     const _: () = ::whizbang::derive::listed_once::<#before, #checked>(#text);
                 });
             }
+            // A message has one handler.
+            if let Some(single) = list.strip_suffix("_batch") {
+                let twin = given.types(single).iter().position(|other| last_name(other) == last_name(listed));
+                if let Some(other) = twin {
+                    let other = alias_ident("Checked", single, other, span);
+                    let text = format!("found the same type in `{single}(…)` and `{list}(…)`; keep one of the two");
+                    aliases.extend(quote_spanned! {span=>
+                        const _: () = ::whizbang::derive::listed_once::<#other, #checked>(#text);
+                    });
+                }
+            }
             // Not in `call`: an error there shows the name of the alias.
             if kind == "query" {
                 let for_key = call == "answers_for_key";
@@ -276,8 +287,11 @@ fn alias_ident(step: &str, list: &str, at: usize, span: Span) -> Ident {
     Ident::new(&format!("__Whizbang{step}In{}{at}", capitalized(list)), span)
 }
 
-/// Returns a word with an upper-case first letter.
-fn capitalized(word: &str) -> String {
-    let mut letters = word.chars();
-    letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect()
+/// Returns the name of a key in the case of types: `OnBatch` for `on_batch`.
+fn capitalized(key: &str) -> String {
+    let word = |word: &str| {
+        let mut letters = word.chars();
+        letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect::<String>()
+    };
+    key.split('_').map(word).collect()
 }

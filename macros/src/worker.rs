@@ -33,19 +33,28 @@ use crate::attribute::{Form, Known, read};
 use crate::diagnostics::Diagnostics;
 use crate::{names, shape};
 
-/// The keys of the attribute. `domain` is required, and one of `performs` and `on`.
+/// The keys of the attribute. `domain` is required, and one of the lists of handled messages.
 const KEYS: &[Known] = &[
     Known { name: "domain", form: Form::Path, write: "domain = Payments" },
     Known { name: "performs", form: Form::Paths, write: "performs(Charge)" },
     Known { name: "on", form: Form::Paths, write: "on(OrderShipped)" },
+    Known { name: "performs_batch", form: Form::Paths, write: "performs_batch(Charge)" },
+    Known { name: "on_batch", form: Form::Paths, write: "on_batch(OrderShipped)" },
     Known { name: "replies", form: Form::Paths, write: "replies(Reserve)" },
     Known { name: "name", form: Form::Name, write: "name = \"card-charger\"" },
     Known { name: "formerly", form: Form::Names, write: "formerly = \"charger\"" },
 ];
 
 /// The lists, the kind of message in each, and the function that checks and lists an entry.
-const LISTS: &[(&str, &str, &str)] =
-    &[("performs", "command", "performs"), ("on", "event", "on"), ("replies", "command", "replied")];
+const LISTS: &[(&str, &str, &str)] = &[
+    ("performs", "command", "performs"),
+    ("on", "event", "on"),
+    ("performs_batch", "command", "performs_batch"),
+    ("on_batch", "event", "on_batch"),
+    ("replies", "command", "replied"),
+];
+/// The lists of which one is required.
+const HANDLED: &[&str] = &["performs", "on", "performs_batch", "on_batch"];
 
 /// Expands the derive.
 pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
@@ -58,7 +67,7 @@ pub(crate) fn expand(input: &DeriveInput) -> TokenStream {
     let ident = &input.ident;
     let name = shape::name(&given, ident, "worker", names::kebab(&ident.unraw().to_string()), &mut mistakes);
     let formerly = shape::formerly(&given, &name, &mut mistakes);
-    let idle = given.key("performs").is_none() && given.key("on").is_none();
+    let idle = HANDLED.iter().all(|list| given.key(list).is_none());
     if mistakes.is_empty() && idle && given.key("domain").is_some() {
         mistakes.add(
             ident.span(),

@@ -28,6 +28,7 @@ pages! {
     RepeatRequests = "docs/how-to/repeat-requests.md",
     CallExternalServices = "docs/how-to/call-external-services.md",
     LimitWorkers = "docs/how-to/limit-workers.md",
+    HandleBatches = "docs/how-to/handle-batches.md",
     RunSeveralNodes = "docs/how-to/run-several-nodes.md",
     MoveAStore = "docs/how-to/move-a-store.md",
     UpgradeWithoutDowntime = "docs/how-to/upgrade-without-downtime.md",

@@ -57,7 +57,7 @@
 //! | an aggregate: decides on commands and records events | [`Aggregate`], [`Handle`], [`Apply`] |
 //! | a saga: leads a flow through several services and undoes it if a step fails | [`Saga`], [`React`], [`OnReply`], [`OnTimer`] |
 //! | a projection: a view of events that answers queries | [`Projection`], [`Project`], [`Answer`] |
-//! | a worker: performs I/O | [`Worker`], [`Perform`], [`OnEvent`] |
+//! | a worker: performs I/O | [`Worker`], [`Perform`], [`OnEvent`], [`PerformBatch`] |
 //! | a node, its configuration and shutdown | [`Node`], [`NodeConfig`] |
 //! | a caller | [`Client`], [`SendError`] |
 //! | a test of a flow | `testing` (feature of that name): scenarios and the simulated cluster |
@@ -165,5 +165,6 @@ pub use whizbang_core::retry::Retry;
 pub use whizbang_core::telemetry::{ErrorChain, error_chain};
 pub use whizbang_runtime::actor::{CompensationScope, Effects, EventContext, Role, Sent, Stateful};
 pub use worker::{
-    CircuitBreaker, Job, JobError, OnEvent, OnJobReply, Perform, RetryDecision, WorkError, Worker, WorkerOptions,
+    CircuitBreaker, Job, JobError, OnEvent, OnEventBatch, OnJobReply, Perform, PerformBatch, RetryDecision, WorkError,
+    Worker, WorkerOptions,
 };

@@ -14,6 +14,6 @@ pub use crate::NatsBridge;
 pub use crate::derive::derives::{Deserialize, Serialize};
 pub use crate::{
     Aggregate, Answer, Apply, Client, Command, Document, Domain, Effects, Event, EventContext, Handle, Job,
-    MemoryStore, Node, OnEvent, OnJobReply, OnReply, OnTimer, Perform, Project, Projection, Query, React, Rejection,
-    Saga, WorkError, Worker,
+    MemoryStore, Node, OnEvent, OnEventBatch, OnJobReply, OnReply, OnTimer, Perform, PerformBatch, Project, Projection,
+    Query, React, Rejection, Saga, WorkError, Worker,
 };

@@ -11,7 +11,7 @@ use crate::actor::{Answer, Stateful};
 use crate::aggregate::{Apply, Handle, OnReply, React};
 use crate::projection::{Project, Projection};
 use crate::saga::OnTimer;
-use crate::worker::{OnEvent, OnJobReply, Perform, Worker};
+use crate::worker::{OnEvent, OnEventBatch, OnJobReply, Perform, PerformBatch, Worker};
 use whizbang_core::message::{Codec, CodecError, Command, Document, Domain, Event, Key, Message, Of, Query, Shape};
 
 /// The type of a field marked `#[key]`.
@@ -246,6 +246,16 @@ pub const fn answering<M: Query>(for_key: bool) {
 
 /// Checks an entry of `performs(…)`.
 pub const fn performs<W: Worker + Perform<M>, M: Command + Of<W::Domain>>() -> usize {
+    0
+}
+
+/// Checks an entry of `performs_batch(…)`.
+pub const fn performs_batch<W: Worker + PerformBatch<M>, M: Command + Of<W::Domain>>() -> usize {
+    0
+}
+
+/// Checks an entry of `on_batch(…)`.
+pub const fn on_batch<W: OnEventBatch<M>, M: Event>() -> usize {
     0
 }
 

@@ -348,11 +348,13 @@ pub use whizbang_macros::Projection;
 /// | `domain = Payments` | the domain whose commands it performs | a type that derives `Domain` | required |
 /// | `performs(Charge)` | commands of its domain, with [`Perform`](crate::Perform) | one or more | none |
 /// | `on(OrderShipped)` | events of any domain, with [`OnEvent`](crate::OnEvent) | one or more | none |
+/// | `performs_batch(Charge)` | commands of its domain, several in a call, with [`PerformBatch`](crate::PerformBatch) | one or more | none |
+/// | `on_batch(OrderShipped)` | events of any domain, several in a call, with [`OnEventBatch`](crate::OnEventBatch) | one or more | none |
 /// | `replies(Reserve)` | commands that its jobs send, whose replies it handles with [`OnJobReply`](crate::OnJobReply) | one or more | none |
 /// | `name = "charger"` | its name in the store, unique in its domain | 1 to 64 of `A-Z a-z 0-9 _ -` | the type's name, `CardCharger` as `card-charger` |
 /// | `formerly = "charger"` | its former names: data stored under them belongs to it | names, or `formerly("a", "b")` | none |
 ///
-/// At least one of `performs` and `on` is required.
+/// At least one of `performs`, `on`, `performs_batch` and `on_batch` is required.
 ///
 /// ```
 /// use whizbang::prelude::*;

@@ -15,7 +15,8 @@ pub mod serial;
 
 pub use check::{
     Downcast, KeyField, Split, Upcast, answering, answers, answers_for_key, applies, command, document, event, handles,
-    listed_once, not_in_bincode, not_in_json, on, performs, projects, query, reacts, records, replied, replies, timers,
+    listed_once, not_in_bincode, not_in_json, on, on_batch, performs, performs_batch, projects, query, reacts, records,
+    replied, replies, timers,
 };
 pub use coding::{Coding, coding, never_coded, state_coding};
 pub use described::{Described, DescribedByDebug, NotDescribed};

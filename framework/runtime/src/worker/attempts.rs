@@ -9,8 +9,8 @@ use std::rc::Rc;
 
 use tokio::time::Instant;
 
-use super::failure::Failure;
-use super::plan::{Done, JobFailure};
+use super::failure::{Failure, JobFailure};
+use super::plan::Done;
 use crate::actor::{Failpoint, Failpoints};
 use whizbang_core::clock::instant;
 use whizbang_core::message::{Envelope, MessageId};

@@ -86,7 +86,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             let Ok(_slot) = self.slots.acquire().await else { return Outcome::Stopped };
             let Some(admitted) = self.admit_job(&log.shard).await else { return Outcome::Stopped };
             self.begin(number);
-            self.run_once(&log.shard.id, envelope, dead_letter.attempts + 1, admitted).await
+            self.run_once(&log.shard, envelope, dead_letter.attempts + 1, admitted).await
         };
         match done {
             Ok(done) => match self.finish(log, ledger, envelope, End::Resolved, &done).await {

@@ -223,7 +223,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             }
         }
         self.begin(number);
-        let done = self.run_once(&shard.id, &envelope, failed + 1, admitted).await;
+        let done = self.run_once(shard, &envelope, failed + 1, admitted).await;
         drop(alone);
         drop(slot);
         match done {

@@ -2,12 +2,27 @@
 //!
 //! Made by the path of a [job](super::job), which retries it or makes a dead letter of its message.
 
+use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::options::RetryDecision;
+use whizbang_core::message::CodecError;
 use whizbang_core::store::DeadLetterReason;
 
-/// Reason why a job is not done.
+/// Reason why a handler has not done a job.
+pub(crate) enum JobFailure {
+    /// The message cannot be decoded; nothing was done.
+    Undecodable(CodecError),
+    /// Another attempt may succeed.
+    Retry(Box<dyn Error + Send + Sync>),
+    /// Permanent failure.
+    Fail(String),
+    /// A call for several jobs has failed, and this one may not be the cause.
+    Batch(Arc<dyn Error + Send + Sync>),
+}
+
+/// Reason why an attempt has not done its job.
 pub(super) enum Failure {
     Undecodable(String),
     Unhandled,

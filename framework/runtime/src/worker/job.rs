@@ -311,7 +311,7 @@ impl<W: Worker> WorkerDispatcher<W> {
                     caution = false;
                 }
                 self.begin(number);
-                let mut job = pin!(self.run_once(&log.shard.id, envelope, failed + 1, admitted.unwrap_or_default()));
+                let mut job = pin!(self.run_once(&log.shard, envelope, failed + 1, admitted.unwrap_or_default()));
                 match tokio::time::timeout(DEFER_AFTER, &mut job).await {
                     Ok(done) => (done, false),
                     Err(_) if self.can_defer(arrival) => {

@@ -4,7 +4,8 @@
 
 use std::rc::Rc;
 
-use super::plan::{Done, JobFailure, text_of};
+use super::failure::JobFailure;
+use super::plan::{Done, text_of};
 use crate::actor::{MIN_WAIT, StuckKey, ThreadContext};
 use crate::layer::{Call, CallOutcome, Layers, Refusal};
 use whizbang_core::clock::Clock;
@@ -61,6 +62,7 @@ impl JobLayers<'_> {
         let failed = match &done {
             Ok(_) => None,
             Err(JobFailure::Retry(error)) => Some(text_of(&**error)),
+            Err(JobFailure::Batch(error)) => Some(text_of(&**error)),
             Err(JobFailure::Fail(text)) => Some(text.clone()),
             Err(JobFailure::Undecodable(_)) => Some("failed to decode message".to_owned()),
         };

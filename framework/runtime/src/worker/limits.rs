@@ -3,11 +3,12 @@
 //! Created with the hosted worker; read where a [job](super::job) starts. A worker without limits pays two checks.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
 use super::circuit::{Circuit, Pass};
-use super::options::WorkerOptions;
+use super::options::{DEFAULT_BATCH, WorkerOptions};
 use super::rate::{RateLimit, Start};
 
 /// The options of a worker, and the state of its limits.
@@ -39,6 +40,12 @@ impl WorkerLimits {
     /// Returns an option that is out of its range, with the range.
     pub(crate) fn invalid_option(&self) -> Option<(&'static str, &'static str)> {
         self.options.invalid()
+    }
+
+    /// Returns the number of jobs of a batch, of those that may run at once, and the time for which it is open.
+    pub(super) fn batch(&self, of_thread: usize) -> (usize, Duration) {
+        let (jobs, wait) = self.options.batch.unwrap_or(DEFAULT_BATCH);
+        (jobs.min(self.options.jobs.unwrap_or(of_thread)), wait)
     }
 
     /// Returns whether a job may have to wait for more than a slot.

@@ -8,6 +8,7 @@
 
 #[cfg(feature = "testing")]
 mod attempts;
+mod batch;
 mod circuit;
 mod commit;
 mod dead_letters;
@@ -23,6 +24,7 @@ mod layered;
 mod ledger;
 mod limits;
 mod line;
+mod open_batch;
 mod options;
 mod outbox;
 mod plan;
@@ -33,6 +35,7 @@ mod waiting;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub use attempts::{Attempt, AttemptEnd, JobAttempt};
+pub use batch::{OnEventBatch, PerformBatch};
 pub use circuit::CircuitBreaker;
 pub(crate) use dispatcher::WorkerDispatcher;
 pub(crate) use limits::WorkerLimits;

@@ -14,6 +14,11 @@ use whizbang_core::retry::Retry;
 /// Longest wait that a rule may ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// Jobs of a batch, and the time for which it is open.
+pub(super) const DEFAULT_BATCH: (usize, Duration) = (32, Duration::from_millis(10));
+/// Most jobs of a batch. They are held in memory until the call ends.
+const MAX_BATCH: usize = 10_000;
+
 /// Decision about a failed attempt of a job, see [`WorkerOptions::retry_error`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -92,6 +97,7 @@ pub struct WorkerOptions {
     pub(super) job_limit: Option<Duration>,
     pub(super) rate: Option<(u32, Duration)>,
     pub(super) breaker: Option<CircuitBreaker>,
+    pub(super) batch: Option<(usize, Duration)>,
     pub(super) is_exclusive: bool,
     /// True if expired commands become dead letters.
     pub(super) keeps_expired: bool,
@@ -169,6 +175,19 @@ impl WorkerOptions {
         self
     }
 
+    /// Limits the calls of [batch handlers](crate::PerformBatch): a call starts with this many jobs, or when `wait` has passed
+    /// since its first job. Default: 32 jobs, 10 ms. 1 to 10,000 jobs, 1 ms to 10 s.
+    ///
+    /// Each message type has its own calls on each thread, and each job of a call counts for the other limits. So a call has at
+    /// most [`jobs`](Self::jobs) jobs, or [`NodeConfig::jobs`](crate::NodeConfig::jobs) without that limit; twice as many let a call
+    /// fill while another runs. A job that is started again after a failed attempt has a call of its own, which starts at once.
+    /// The time limit of an attempt holds for the call. Above 100 ms, waiting jobs are recorded like long ones, at the cost of a
+    /// commit each.
+    pub fn batch(mut self, jobs: usize, wait: Duration) -> Self {
+        self.batch = Some((jobs, wait));
+        self
+    }
+
     /// Runs the jobs of one key one after the other, across restarts. Default: at the same time.
     ///
     /// The messages of one actor or log are handled in the order in which they were sent; a job that is retried holds up
@@ -212,6 +231,7 @@ impl WorkerOptions {
         let day = Duration::from_secs(24 * 3600);
         let is_time = |time: Duration| (Duration::from_millis(1)..=day).contains(&time);
         let (starts, window) = self.rate.unwrap_or((1, day));
+        let (batch, wait) = self.batch.unwrap_or(DEFAULT_BATCH);
         let checks = [
             ("WorkerOptions::retry attempts", retry.attempts >= 1, "at least 1"),
             ("WorkerOptions::retry longest", retry.longest >= retry.first, "at least first"),
@@ -223,6 +243,12 @@ impl WorkerOptions {
             ),
             ("WorkerOptions::rate attempts", (1..=MAX_STARTS).contains(&starts), "1 to 65,536"),
             ("WorkerOptions::rate window", is_time(window), "1 ms to 24 h"),
+            ("WorkerOptions::batch jobs", (1..=MAX_BATCH).contains(&batch), "1 to 10,000"),
+            (
+                "WorkerOptions::batch wait",
+                (Duration::from_millis(1)..=Duration::from_secs(10)).contains(&wait),
+                "1 ms to 10 s",
+            ),
             ("CircuitBreaker percent", (1..=100).contains(&breaker.percent), "1 to 100"),
             ("CircuitBreaker attempts", (1..=MAX_ATTEMPTS).contains(&breaker.attempts), "1 to 10,000"),
             ("CircuitBreaker pause", is_time(breaker.pause), "1 ms to 24 h"),
@@ -240,6 +266,7 @@ impl fmt::Debug for WorkerOptions {
             .field("job_limit", &self.job_limit)
             .field("rate", &self.rate)
             .field("breaker", &self.breaker)
+            .field("batch", &self.batch)
             .field("is_exclusive", &self.is_exclusive)
             .field("keeps_expired", &self.keeps_expired)
             .finish()

@@ -3,20 +3,33 @@
 use std::any::TypeId;
 use std::collections::HashMap;
 use std::error::Error;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use futures_util::future::LocalBoxFuture;
 
-use super::{Job, OnEvent, OnJobReply, Perform, WorkError, Worker};
+use super::failure::JobFailure;
+use super::open_batch::{Batches, JoinBatch};
+use super::{Job, OnEvent, OnEventBatch, OnJobReply, Perform, PerformBatch, WorkError, Worker};
 use crate::actor::{Outgoing, names};
 use crate::router::{ActorCard, MessageCard};
-use whizbang_core::message::{CodecError, Coded, Command, Domain, Envelope, Event, Message, Of, encode_reply_verified};
+use whizbang_core::message::{Coded, Command, Domain, Envelope, Event, Message, Of, encode_reply_verified};
 use whizbang_core::telemetry::{error_chain, shortened};
 
 /// Runs one job.
 type Doing<W> = fn(Arc<W>, Envelope, Job) -> LocalBoxFuture<'static, Result<Done, JobFailure>>;
+/// Runs one job in a call that it may share with others.
+type BatchDoing<W> = Rc<dyn Fn(Arc<W>, Envelope, Job, JoinBatch) -> LocalBoxFuture<'static, Result<Done, JobFailure>>>;
 type ByName<T> = HashMap<(&'static str, &'static str), T, FixedState>;
+
+/// The handler of a message.
+pub(crate) enum Handler<W: ?Sized> {
+    /// Handles one message in a call.
+    One(Doing<W>),
+    /// Handles the messages of a batch in a call.
+    Batch(BatchDoing<W>),
+}
 
 /// A finished job.
 pub(crate) struct Done {
@@ -32,16 +45,6 @@ impl Done {
     pub(crate) const NOTHING: Self = Self { reply: Vec::new(), rejected: false, sent: Vec::new() };
 }
 
-/// Reason why a job is not done.
-pub(crate) enum JobFailure {
-    /// The message cannot be decoded; nothing was done.
-    Undecodable(CodecError),
-    /// Another attempt may succeed.
-    Retry(Box<dyn Error + Send + Sync>),
-    /// Permanent failure.
-    Fail(String),
-}
-
 /// Returns the text of an error with its causes, as logs and dead letters contain it.
 pub(super) fn text_of(error: &(dyn Error + 'static)) -> String {
     shortened(error_chain(error).to_string())
@@ -50,9 +53,9 @@ pub(super) fn text_of(error: &(dyn Error + 'static)) -> String {
 /// List filled by [`Worker::wire`].
 #[doc(hidden)]
 pub struct WorkerPlan<W: ?Sized> {
-    pub(crate) performs: ByName<Doing<W>>,
-    pub(crate) on: ByName<Doing<W>>,
-    pub(crate) replied: ByName<Doing<W>>,
+    pub(crate) performs: ByName<Handler<W>>,
+    pub(crate) on: ByName<Handler<W>>,
+    pub(crate) replied: ByName<Handler<W>>,
     /// Commands whose replies are handled.
     pub(crate) awaited: Vec<TypeId>,
     pub(crate) card: ActorCard,
@@ -88,7 +91,30 @@ impl<W: Worker> WorkerPlan<W> {
                 reply::<W, C::Reply>(worker.perform(command, job).await)
             })
         };
-        self.performs.extend(names::<C>().map(|name| ((<C::Domain as Domain>::NAME, name), perform)));
+        self.performs.extend(names::<C>().map(|name| ((<C::Domain as Domain>::NAME, name), Handler::One(perform))));
+    }
+
+    /// Lists a command with a batch handler.
+    pub fn performs_batch<C: Command + Of<W::Domain>>(&mut self)
+    where
+        W: PerformBatch<C>,
+    {
+        self.card.handles.push(MessageCard::of_command::<C>());
+        let batches = Batches::new(|worker: Arc<W>, batch| Box::pin(async move { worker.perform_batch(batch).await }));
+        let perform: BatchDoing<W> = Rc::new(move |worker, envelope, job, join| {
+            let batches = Rc::clone(&batches);
+            Box::pin(async move {
+                let command = <C as Message>::decode(envelope.version, envelope.codec, &envelope.payload)
+                    .map_err(JobFailure::Undecodable)?;
+                let results = batches.join(worker, vec![(command, job)], join).await?;
+                let result = results.into_iter().next();
+                reply::<W, C::Reply>(
+                    result.unwrap_or_else(|| Err(WorkError::Retry("the command has no result".into()))),
+                )
+            })
+        });
+        let batch = |name| ((<C::Domain as Domain>::NAME, name), Handler::Batch(Rc::clone(&perform)));
+        self.performs.extend(names::<C>().map(batch));
     }
 
     /// Lists an event with a handler.
@@ -99,24 +125,38 @@ impl<W: Worker> WorkerPlan<W> {
         self.card.takes.push(MessageCard::of::<E>());
         let perform: Doing<W> = |worker, envelope, job| {
             Box::pin(async move {
-                let mut events = Vec::new();
-                <E as Message>::decode_each(envelope.version, envelope.codec, &envelope.payload, &mut |event| {
-                    events.push(event);
-                })
-                .map_err(JobFailure::Undecodable)?;
                 let mut done = reply::<W, ()>(Ok(()))?;
-                for (event, nth) in events.into_iter().zip(0..) {
-                    let mut job = job.clone();
-                    // If one stored event was split into several, each has its own external effect.
-                    if nth > 0 {
-                        job.idempotency_key = job.idempotency_key.derive("split", nth);
-                    }
+                for (event, job) in split_event(&envelope, &job)? {
                     done = reply::<W, ()>(worker.on_event(event, job).await)?;
                 }
                 Ok(done)
             })
         };
-        self.on.extend(names::<E>().map(|name| ((<E::Domain as Domain>::NAME, name), perform)));
+        self.on.extend(names::<E>().map(|name| ((<E::Domain as Domain>::NAME, name), Handler::One(perform))));
+    }
+
+    /// Lists an event with a batch handler.
+    pub fn on_batch<E: Event>(&mut self)
+    where
+        W: OnEventBatch<E>,
+    {
+        self.card.takes.push(MessageCard::of::<E>());
+        let batches = Batches::new(|worker: Arc<W>, batch| Box::pin(async move { worker.on_event_batch(batch).await }));
+        let perform: BatchDoing<W> = Rc::new(move |worker, envelope, job, join| {
+            let batches = Rc::clone(&batches);
+            Box::pin(async move {
+                let events = split_event(&envelope, &job)?;
+                let mut done = reply::<W, ()>(Ok(()))?;
+                if !events.is_empty() {
+                    for result in batches.join(worker, events, join).await? {
+                        done = reply::<W, ()>(result)?;
+                    }
+                }
+                Ok(done)
+            })
+        });
+        let batch = |name| ((<E::Domain as Domain>::NAME, name), Handler::Batch(Rc::clone(&perform)));
+        self.on.extend(names::<E>().map(batch));
     }
 
     /// Lists a command whose replies are handled.
@@ -133,8 +173,24 @@ impl<W: Worker> WorkerPlan<W> {
                 reply::<W, ()>(worker.on_job_reply(answer, job).await)
             })
         };
-        self.replied.extend(names::<C>().map(|name| ((<C::Domain as Domain>::NAME, name), perform)));
+        self.replied.extend(names::<C>().map(|name| ((<C::Domain as Domain>::NAME, name), Handler::One(perform))));
     }
+}
+
+/// Returns the events of a message, each with its job: one, or those into which a stored event was split.
+fn split_event<E: Event>(envelope: &Envelope, job: &Job) -> Result<Vec<(E, Job)>, JobFailure> {
+    let mut events = Vec::new();
+    let mut split = |event| {
+        let (nth, mut job) = (events.len() as u32, job.clone());
+        // If one stored event was split into several, each has its own external effect.
+        if nth > 0 {
+            job.idempotency_key = job.idempotency_key.derive("split", nth);
+        }
+        events.push((event, job));
+    };
+    <E as Message>::decode_each(envelope.version, envelope.codec, &envelope.payload, &mut split)
+        .map_err(JobFailure::Undecodable)?;
+    Ok(events)
 }
 
 fn reply<W: Worker, R: Coded + 'static>(result: Result<R, WorkError>) -> Result<Done, JobFailure> {

@@ -2,19 +2,23 @@
 //!
 //! Called by the path of a [job](super::job), which decides what follows from the result.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::circuit::Counted;
 use super::dispatcher::WorkerDispatcher;
-use super::failure::Failure;
+use super::failure::{Failure, JobFailure};
 use super::layered::JobLayers;
 use super::limits::Admitted;
+use super::open_batch::{JoinBatch, later, within};
 use super::options::{JobError, RetryDecision};
 use super::outbox::JobOutbox;
-use super::plan::{Done, JobFailure, text_of};
+use super::plan::{Done, Handler, text_of};
 use super::rate::Start;
 use super::{Job, Worker};
-use whizbang_core::message::{Domain, Envelope, Kind, ShardId};
+use crate::actor::OwnedShard;
+use whizbang_core::message::{Domain, Envelope, Kind};
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::user_code::Label;
 
@@ -22,7 +26,7 @@ impl<W: Worker> WorkerDispatcher<W> {
     /// Calls user code once, and counts the result for the circuit of the worker.
     pub(super) async fn run_once(
         &self,
-        shard: &ShardId,
+        shard: &Rc<OwnedShard>,
         envelope: &Envelope,
         delivery: u32,
         admitted: Admitted,
@@ -46,7 +50,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             correlation = %envelope.correlation, delivery, "job started",
         );
         let now = self.context.ids.clock().now();
-        let outbox = Arc::new(JobOutbox::new(&self.sender, envelope, shard, &self.actor, now));
+        let outbox = Arc::new(JobOutbox::new(&self.sender, envelope, &shard.id, &self.actor, now));
         let job = Job {
             idempotency_key: envelope.id,
             delivery,
@@ -70,15 +74,35 @@ impl<W: Worker> WorkerDispatcher<W> {
             codec: <W::Domain as Domain>::CODEC,
             clock: self.context.ids.clock().clone(),
             context: &self.context,
-            shard,
+            shard: &shard.id,
         });
         let in_layers = layered.as_ref();
+        let limit = self.limits.options.job_limit.unwrap_or(self.context.settings.job_limit);
+        let code = &self.context.user_code;
+        let label = code.label(W::NAME, &envelope.name);
+        let deadline = Rc::new(Cell::new(later(limit)));
+        let (size, wait) = self.limits.batch(self.context.settings.jobs);
+        let join = JoinBatch {
+            // An attempt that follows a failed one may be the cause of the failure.
+            is_alone: delivery > 1,
+            size,
+            wait,
+            limit,
+            deadline: Rc::clone(&deadline),
+            context: Rc::clone(&self.context),
+            shard: Rc::clone(shard),
+            label,
+        };
+        let handle = async move |message| match run {
+            Handler::One(run) => run(worker, message, job).await,
+            Handler::Batch(run) => run(worker, message, job, join).await,
+        };
         let running = async move {
             #[cfg(feature = "testing")]
             crate::actor::Failpoints::hit(W::Domain::NAME, &message);
             let done = match in_layers {
-                Some(layered) => layered.run(message, async |message| run(worker, message, job).await).await,
-                None => run(worker, message, job).await,
+                Some(layered) => layered.run(message, handle).await,
+                None => handle(message).await,
             };
             #[cfg(feature = "testing")]
             let done = watched.returned(done).await;
@@ -88,11 +112,15 @@ impl<W: Worker> WorkerDispatcher<W> {
                     Failure::decided(limits.options.decide(&*error, delivery), text_of(&*error))
                 }
                 JobFailure::Fail(text) => Failure::Fail(text),
+                JobFailure::Batch(error) => {
+                    let decision = match limits.options.decide(&*error, delivery) {
+                        RetryDecision::GiveUp => RetryDecision::Policy,
+                        decision => decision,
+                    };
+                    Failure::decided(decision, text_of(&*error))
+                }
             })
         };
-        let limit = self.limits.options.job_limit.unwrap_or(self.context.settings.job_limit);
-        let code = &self.context.user_code;
-        let label = code.label(W::NAME, &envelope.name);
         let ended_early = |error: JobError| {
             if let Some(layered) = in_layers {
                 let _ = code.call(label, || layered.failed(envelope, &error.to_string()));
@@ -101,10 +129,10 @@ impl<W: Worker> WorkerDispatcher<W> {
         };
         let Admitted { pass, start } = admitted;
         start.into_iter().for_each(Start::begin);
-        let ended = match tokio::time::timeout(limit, code.run(label, running)).await {
-            Ok(Ok(ended)) => ended,
-            Ok(Err(panicked)) => Err(ended_early(JobError::Panicked { text: panicked.text().to_owned() })),
-            Err(_) => Err(ended_early(JobError::TimedOut { limit })),
+        let ended = match within(&deadline, code.run(label, running)).await {
+            Some(Ok(ended)) => ended,
+            Some(Err(panicked)) => Err(ended_early(JobError::Panicked { text: panicked.text().to_owned() })),
+            None => Err(ended_early(JobError::TimedOut { limit })),
         };
         // Closed however the attempt has ended: a clone of the job in a detached task sends nothing more.
         let ended = match (ended, outbox.close()) {

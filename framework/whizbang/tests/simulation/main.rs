@@ -27,6 +27,7 @@ mod singletons;
 mod stuck_keys;
 mod trips;
 mod versions;
+mod worker_batches;
 mod worker_limits;
 mod wrong_flows;
 
