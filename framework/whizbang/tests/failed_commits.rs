@@ -120,6 +120,34 @@ async fn store_that_fails_during_the_recovery_is_recovered_from() {
     }
 }
 
+/// The store takes an append of the earlier handle for one of an earlier owner.
+#[whizbang::test]
+async fn commands_during_the_recovery_are_no_takeover() {
+    let (memory, faults) = MemoryStore::faulty();
+    let probe = Arc::new(StoreProbe::default());
+    let store = InstrumentedStore(memory, Arc::clone(&probe));
+    let node = Node::builder("bank", store).threads(0).aggregate::<Account>().start().await.unwrap();
+    let client = node.client();
+    let names = (0..1000).map(|n| format!("account{n}"));
+    let by_shard: BTreeMap<_, _> = names.map(|name| (whizbang::message::shard_of(&name, 16), name)).collect();
+    probe.opens.next.store(true, Ordering::Relaxed);
+    faults.fail(0, broken());
+    probe.opens.reads.notified().await;
+    // One shard is open again, and its handle is not installed yet.
+    let sent: Vec<_> = by_shard.values().map(|account| poll_once(client.send(deposit(account, 1)))).collect();
+    turn_over().await;
+    probe.opens.go.notify_one();
+    for reply in sent {
+        assert_eq!(reply.await.unwrap(), 1);
+    }
+    assert_eq!(node.ended(), None);
+    for account in by_shard.values() {
+        assert_eq!(client.send(deposit(account, 1)).await.unwrap(), 2);
+    }
+    eventually(async || node.health().ready).await;
+    node.stop().await.unwrap();
+}
+
 /// Longer than any number of attempts: a disk or a server may be away for hours.
 #[tokio::test(start_paused = true)]
 async fn store_that_cannot_be_opened_is_waited_for() {

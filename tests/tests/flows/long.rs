@@ -23,7 +23,8 @@ where
     let flow = flow.max_faults(MAX_FAULTS).steps(1..MAX_STEPS);
     let (begun, seeds) = (Instant::now(), brief_or_long(10, 10_000));
     let (mut coverage, mut simulated) = (Coverage::default(), Duration::ZERO);
-    for seed in 0..seeds {
+    let first = std::env::var("FIRST").map_or(0, |text| text.parse().unwrap());
+    for seed in first..seeds {
         let run = flow
             .run(seed)
             .unwrap_or_else(|violation| panic!("{name}: {violation}\n{}\n{}", violation.actor_steps, violation.trace));

@@ -6,26 +6,73 @@ use std::collections::VecDeque;
 
 use super::stuck_key::StuckKey;
 
-/// The messages that arrived during a back-off and are not written to the backlog: commands of callers, and timers. Permits bound
-/// their number.
+/// The messages that arrived during a back-off and are not written to the backlog: commands of callers and timers, whose number
+/// permits bound, and those with a sequence that the store did not accept, which the windows of their senders bound.
 pub(super) struct BackOffQueue<T> {
     /// The back-off is not over.
     pub(super) is_active: bool,
+    /// The message in back-off has a sequence and is not in the log. A later one that is written to the backlog before would make it
+    /// a duplicate.
+    pub(super) is_unrecorded: bool,
+    /// A timer will try to write the unrecorded messages.
+    pub(super) is_retrying: bool,
     /// The refusals of the message in back-off by a layer.
     pub(super) refusals: StuckKey,
+    /// The refusals of messages with a sequence by the store.
+    pub(super) unrecordable: StuckKey,
     /// In the order of their arrival.
     queue: VecDeque<T>,
+    /// The messages with a sequence that the backlog does not keep, in the order of their arrival.
+    unrecorded: VecDeque<T>,
 }
 
 impl<T> Default for BackOffQueue<T> {
     fn default() -> Self {
-        Self { is_active: false, refusals: StuckKey::default(), queue: VecDeque::new() }
+        Self {
+            is_active: false,
+            is_unrecorded: false,
+            is_retrying: false,
+            refusals: StuckKey::default(),
+            unrecordable: StuckKey::default(),
+            queue: VecDeque::new(),
+            unrecorded: VecDeque::new(),
+        }
     }
 }
 
 impl<T> BackOffQueue<T> {
     pub(super) fn push(&mut self, message: T) {
         self.queue.push_back(message);
+    }
+
+    /// Returns whether a message with a sequence must wait here: one before it is not in the log.
+    pub(super) fn blocks_sequences(&self) -> bool {
+        !self.unrecorded.is_empty() || self.is_active && self.is_unrecorded
+    }
+
+    /// Adds a message with a sequence behind the others.
+    pub(super) fn push_unrecorded(&mut self, message: T) {
+        self.unrecorded.push_back(message);
+    }
+
+    /// Adds the first message with a sequence again.
+    pub(super) fn return_unrecorded(&mut self, message: T) {
+        self.unrecorded.push_front(message);
+    }
+
+    /// Returns the first message with a sequence, unless it waits for the timer.
+    pub(super) fn next_unrecorded(&mut self) -> Option<T> {
+        if self.is_retrying { None } else { self.unrecorded.pop_front() }
+    }
+
+    /// Returns whether messages with a sequence wait.
+    pub(super) fn has_unrecorded(&self) -> bool {
+        !self.unrecorded.is_empty()
+    }
+
+    /// Takes the messages with a sequence, in order.
+    pub(super) fn take_unrecorded(&mut self) -> VecDeque<T> {
+        std::mem::take(&mut self.unrecorded)
     }
 
     /// Returns the next message, once the one in back-off is handled.

@@ -129,8 +129,9 @@ impl ThreadContext {
             let StoreError::Fenced { shard, mine, .. } = &error else { continue };
             let shards = self.shards.borrow();
             match shards.get(shard) {
-                // A fence of an earlier opening.
-                Some(opened) if opened.epoch() > *mine => continue,
+                // A fence of an earlier opening. One that is being reopened is replaced by this node itself, and the
+                // result of that shows whether it has another owner.
+                Some(opened) if opened.epoch() > *mine || opened.is_reopening() => continue,
                 Some(opened) => opened.lose(),
                 None => {}
             }
@@ -158,7 +159,7 @@ impl ThreadContext {
             }
             self.report_commit();
             let shard = pending.complete(Ok(()));
-            if !shard.is_open() && shard.is_drained() {
+            if shard.is_leaving() && shard.is_drained() {
                 self.idle.notify();
             }
         }

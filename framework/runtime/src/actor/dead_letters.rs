@@ -93,7 +93,7 @@ impl ActorInstance {
         let Some(delivered) = overflow.pop_front() else { return };
         // The last hold ends first: the others follow everything that this message waits for, and precede the mailbox.
         self.hold(ctx, std::future::ready(()), move |this, (), ctx| this.admit_all(overflow, ctx));
-        self.handle(delivered, ctx);
+        self.handle_in_order(delivered, true, ctx);
     }
 
     /// Returns whether the message is parked now; if not, it was refused or will be delivered again.
@@ -157,9 +157,15 @@ impl ActorInstance {
         }
         let reading = self.read_dead_letters(ids);
         self.hold(ctx, reading, move |this, dead_letters, ctx| match dead_letters {
-            Ok(dead_letters) if dead_letters.is_empty() => complete(delivery, permit, Outcome::Unhandled),
+            Ok(dead_letters) if dead_letters.is_empty() => {
+                complete(delivery, permit, Outcome::Unhandled);
+                this.admit_overflow(ctx);
+            }
             Ok(dead_letters) => this.redrive_slice(dead_letters, delivery, permit, ctx),
-            Err(error) => complete(delivery, permit, Outcome::Refused(error)),
+            Err(error) => {
+                complete(delivery, permit, Outcome::Refused(error));
+                this.admit_overflow(ctx);
+            }
         });
     }
 
@@ -183,7 +189,11 @@ impl ActorInstance {
                 dispatcher.decide(state, user, &action, envelope, effects, true)
             });
             if let Err(failure) = turned {
-                return self.recover(ctx, move |_, _| complete(delivery, permit, failure.into_outcome()));
+                return self.recover(ctx, move |this, ctx| {
+                    complete(delivery, permit, failure.into_outcome());
+                    // Those before it have made room.
+                    this.admit_overflow(ctx);
+                });
             }
         }
         self.redrive(delivery, permit, ctx);

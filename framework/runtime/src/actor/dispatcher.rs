@@ -68,7 +68,7 @@ impl RegistryEntry {
 pub(super) enum AdmitError {
     /// A limit is reached: of the thread, of the key, or in bytes.
     Busy,
-    /// The node stops.
+    /// The node stops, or reopens the shard after a failed commit.
     Stopped,
     /// An invalid key of this many bytes.
     InvalidKey(usize),
@@ -76,6 +76,13 @@ pub(super) enum AdmitError {
     Panicked(Panicked),
     /// The shard is not open here, or is handed over.
     Moved,
+}
+
+impl AdmitError {
+    /// Returns the error for a shard that is not open.
+    fn closed(shard: &OwnedShard) -> Self {
+        if shard.is_leaving() { Self::Moved } else { Self::Stopped }
+    }
 }
 
 /// A message that has no permit yet.
@@ -230,7 +237,9 @@ impl Dispatcher {
         let (key, died) = match lookup {
             Err(panicked) => return Err((AdmitError::Panicked(panicked), message)),
             Ok(Lookup::Invalid(bytes)) => return Err((AdmitError::InvalidKey(bytes), message)),
-            Ok(Lookup::Live(_, live)) if !live.shard.is_open() => return Err((AdmitError::Moved, message)),
+            Ok(Lookup::Live(_, live)) if !live.shard.is_open() => {
+                return Err((AdmitError::closed(&live.shard), message));
+            }
             Ok(Lookup::Live(entry, live)) => {
                 if !inside && !self.key_has_capacity(&live, bytes) {
                     context.counts.busy.one();
@@ -243,10 +252,12 @@ impl Dispatcher {
             Ok(Lookup::Absent { key, died }) => (key, died),
         };
         drop(keys);
-        let backlog = self.backlogs.get(shard_of(&key, self.backlogs.shards()));
-        let Some(backlog) = backlog.filter(|backlog| backlog.shard.is_open()) else {
+        let Some(backlog) = self.backlogs.get(shard_of(&key, self.backlogs.shards())) else {
             return Err((AdmitError::Moved, message));
         };
+        if !backlog.shard.is_open() {
+            return Err((AdmitError::closed(&backlog.shard), message));
+        }
         if died {
             // Two entries for one key would be two actors that decide on one stream.
             tracing::error!(target: TARGET, actor = %self.actor, %key, "live actor ended unexpectedly; activated again");

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use futures_util::future::LocalBoxFuture;
 
 use super::dispatcher::{AdmitError, Unadmitted};
-use super::live_actor::{Dispatcher, LiveActor};
+use super::live_actor::{Delivered, Dispatcher, LiveActor, RegistryEntry};
 use crate::router::{ActorEndpoint, Delivery, Outcome};
 use whizbang_core::message::{CodecError, Envelope, Shard, ShardId};
 use whizbang_core::store::StoreError;
@@ -87,7 +87,7 @@ impl ActorEndpoint for Rc<Dispatcher> {
 
     fn reset(&self) {
         let gone = self.registry.borrow_mut().extract(|_| true);
-        drop(gone);
+        refuse_waiting(gone);
         self.backlogs.all().iter().for_each(|backlog| backlog.reset());
     }
 
@@ -103,7 +103,7 @@ impl ActorEndpoint for Rc<Dispatcher> {
         let is_of = |live: Rc<LiveActor>| Rc::ptr_eq(&live.shard, &backlog.shard);
         let gone = self.registry.borrow_mut().extract(|entry| entry.live.upgrade().is_none_or(is_of));
         // The mailboxes refuse what is queued: the shard is lost to them.
-        drop(gone);
+        refuse_waiting(gone);
         backlog.reset();
     }
 
@@ -122,5 +122,19 @@ impl ActorEndpoint for Rc<Dispatcher> {
 
     fn is_idle(&self) -> bool {
         self.backlogs.all().iter().all(|backlog| backlog.is_idle())
+    }
+}
+
+/// Completes the messages that wait in the memory of actors that end. Their permits refer to the actors, which would never be freed.
+fn refuse_waiting(gone: Vec<RegistryEntry>) {
+    for live in gone.iter().filter_map(|entry| entry.live.upgrade()) {
+        // No turn closes its own shard, so the actor is not borrowed.
+        let Ok(mut actor) = live.actor.try_borrow_mut() else { continue };
+        let waiting = actor.take_waiting();
+        drop(actor);
+        for Delivered { delivery, permit } in waiting {
+            drop(permit);
+            (delivery.completion)(live.shard.stopped_outcome());
+        }
     }
 }

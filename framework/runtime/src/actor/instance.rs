@@ -7,6 +7,7 @@
 //! mailbox stays open. Messages with a sequence then go to the durable backlog, and the others wait in [`BackOffQueue`](super::back_off::BackOffQueue). A
 //! later sequence handled first would make the waiting message a duplicate.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -50,10 +51,18 @@ impl ActorInstance {
     pub(super) fn retry_after(&mut self, delivered: Delivered, wait: Duration, ctx: &mut Ctx) {
         let Delivered { delivery, permit } = delivered;
         let delivery = match self.backlog() {
-            Some(backlog) => backlog.defer_current(&self.key, delivery),
+            Some(backlog) => {
+                let (delivery, deferred) = backlog.defer_current(&self.key, delivery);
+                match deferred {
+                    Ok(()) => self.deferral_accepted(),
+                    Err(error) => self.count_refused_deferral(&error),
+                }
+                delivery
+            }
             None => delivery,
         };
-        self.back_off.get_or_insert_default().is_active = true;
+        let waiting = self.back_off.get_or_insert_default();
+        (waiting.is_active, waiting.is_unrecorded) = (true, is_fresh(&delivery));
         let waits =
             Rc::clone(&self.dispatcher.context).sleep_unless_closing(Rc::clone(&self.shard), wait.max(MIN_WAIT));
         let again = wrap_future::<_, Mailbox>(waits).map(move |(), mailbox, ctx| {
@@ -66,7 +75,7 @@ impl ActorInstance {
                 drop(permit);
                 (delivery.completion)(actor.shard.stopped_outcome());
             } else {
-                actor.handle(Delivered { delivery, permit }, ctx);
+                actor.handle_in_order(Delivered { delivery, permit }, true, ctx);
             }
             actor.drain_back_off(ctx);
         });
@@ -78,8 +87,14 @@ impl ActorInstance {
         while self.holds == 0
             && let Some(waiting) = self.back_off.as_mut().filter(|waiting| !waiting.is_active)
         {
+            if let Some(delivered) = waiting.next_unrecorded() {
+                self.handle_in_order(delivered, true, ctx);
+                continue;
+            }
             match waiting.next() {
                 Some(delivered) => self.handle(delivered, ctx),
+                // The timer continues.
+                None if waiting.has_unrecorded() => return,
                 None => {
                     self.back_off = None;
                     if let Some(backlog) = self.backlog() {
@@ -117,7 +132,7 @@ impl ActorInstance {
         if self.is_stopped() { Some(StoreError::Closed) } else { self.load_error.as_deref().cloned() }
     }
 
-    /// Holds the mailbox for a while, then handles the message: the store rejects appends, so the backlog cannot keep it.
+    /// Holds the mailbox for a while, then handles the message: the store rejects its turn, or the shard is being reopened.
     pub(crate) fn handle_later(&mut self, delivered: Delivered, ctx: &mut Ctx) {
         let context = &self.dispatcher.context;
         if context.is_closing(&self.shard) {
@@ -127,12 +142,54 @@ impl ActorInstance {
         }
         let wait = context.settings.retry.all.wait(3, &context.ids).max(MIN_WAIT);
         let waits = Rc::clone(context).sleep_unless_closing(Rc::clone(&self.shard), wait);
-        self.hold(ctx, waits, move |this, (), ctx| this.handle(delivered, ctx));
+        self.hold(ctx, waits, move |this, (), ctx| this.handle_in_order(delivered, true, ctx));
+    }
+
+    /// Keeps a message that the backlog does not accept in memory, before all later ones of this key, and tries again after a while.
+    /// The mailbox stays open: the messages before it arrive there, or are retried by a task of the actor.
+    fn keep_unrecorded(&mut self, mut delivered: Delivered, ctx: &mut Ctx) {
+        let context = Rc::clone(&self.dispatcher.context);
+        if context.is_closing(&self.shard) {
+            let Delivered { delivery, permit } = delivered;
+            drop(permit);
+            return (delivery.completion)(self.shard.stopped_outcome());
+        }
+        // It uses no capacity for turns while it waits, and a node that stops does not wait for it.
+        delivered.permit.in_flight = None;
+        let waiting = self.back_off.get_or_insert_default();
+        waiting.return_unrecorded(delivered);
+        if waiting.is_retrying {
+            return;
+        }
+        waiting.is_retrying = true;
+        let wait = context.settings.retry.all.wait(3, &context.ids).max(MIN_WAIT);
+        let waits = context.sleep_unless_closing(Rc::clone(&self.shard), wait);
+        ctx.spawn(wrap_future::<_, Mailbox>(waits).map(|(), mailbox, ctx| {
+            let mut actor = mailbox.actor();
+            if let Some(waiting) = &mut actor.back_off {
+                waiting.is_retrying = false;
+            }
+            actor.drain_back_off(ctx);
+        }));
+    }
+
+    /// Takes the messages that wait in memory for an operator or for the store: the actor ends.
+    pub(super) fn take_waiting(&mut self) -> VecDeque<Delivered> {
+        let mut waiting = self.overflow.take().map_or_else(VecDeque::new, |overflow| *overflow);
+        if let Some(back_off) = &mut self.back_off {
+            waiting.append(&mut back_off.take_unrecorded());
+        }
+        waiting
+    }
+
+    /// Returns whether a message must wait in memory, because one before it is not in the log.
+    fn must_wait(&self, delivery: &Delivery) -> bool {
+        self.back_off.as_ref().is_some_and(|waiting| waiting.blocks_sequences()) && is_fresh(delivery)
     }
 
     /// Returns whether a message must be deferred behind others, because it would overtake them.
     fn must_defer(&self, delivery: &Delivery) -> bool {
-        let fresh = matches!(&delivery.dedup_key, DedupKey::Sequence { tracker, .. } if !tracker.is_deferred());
+        let fresh = is_fresh(delivery);
         let in_back_off = || self.back_off.as_ref().is_some_and(|waiting| waiting.is_active);
         fresh && (in_back_off() || self.backlog().is_some_and(|backlog| backlog.has(&self.key)))
     }
@@ -147,15 +204,34 @@ impl ActorInstance {
         self.settle_deferral(deferred, ctx);
     }
 
-    /// Handles a message later that could not be written to the backlog.
+    /// Keeps a message in memory that could not be written to the backlog.
     pub(super) fn settle_deferral(&mut self, deferred: Result<(), (Delivery, Permit, StoreError)>, ctx: &mut Ctx) {
         match deferred {
-            Ok(()) => self.stuck.served(),
+            Ok(()) => self.deferral_accepted(),
             Err((delivery, permit, error)) => {
-                self.count_refusal(&error, "deferred messages");
-                self.handle_later(Delivered { delivery, permit }, ctx);
+                self.count_refused_deferral(&error);
+                self.keep_unrecorded(Delivered { delivery, permit }, ctx);
             }
         }
+    }
+
+    fn deferral_accepted(&mut self) {
+        self.stuck.served();
+        if let Some(waiting) = &mut self.back_off {
+            waiting.unrecordable.served();
+        }
+    }
+
+    /// Counts a refused deferral for this key. Its turns do not end the series, because records of attempts may be accepted.
+    fn count_refused_deferral(&mut self, error: &StoreError) {
+        let Self { dispatcher, shard, key, back_off, .. } = self;
+        let (actor, shard) = (&dispatcher.actor, &shard.id);
+        back_off.get_or_insert_default().unrecordable.refused(
+            &dispatcher.context,
+            error,
+            || format!("{shard}/{actor}/{key} deferred"),
+            || format!("deferred messages of key `{}` of `{actor}` in {shard}", key.escape_debug()),
+        );
     }
 
     /// Counts a refused append for this key.
@@ -172,11 +248,20 @@ impl ActorInstance {
 
     /// Handles a message: answers duplicates, parks messages behind a dead letter, and runs the turns of the others.
     pub(crate) fn handle(&mut self, delivered: Delivered, ctx: &mut Ctx) {
+        self.handle_in_order(delivered, false, ctx);
+    }
+
+    /// Handles a message. `is_first` if it precedes all that wait in memory.
+    pub(super) fn handle_in_order(&mut self, mut delivered: Delivered, is_first: bool, ctx: &mut Ctx) {
         if self.is_stopped() {
             return (delivered.delivery.completion)(self.shard.stopped_outcome());
         }
         if delivered.delivery.action == Action::Answer {
             return self.answer(delivered, ctx);
+        }
+        if !is_first && self.must_wait(&delivered.delivery) {
+            delivered.permit.in_flight = None;
+            return self.back_off.get_or_insert_default().push_unrecorded(delivered);
         }
         if self.backlog().is_some_and(|backlog| !backlog.is_loaded()) {
             // The shard is being reopened.
@@ -321,6 +406,11 @@ impl ActorInstance {
             None => then(Ok(())),
         }
     }
+}
+
+/// Returns whether a message has a sequence and is not in the log of this shard.
+fn is_fresh(delivery: &Delivery) -> bool {
+    matches!(&delivery.dedup_key, DedupKey::Sequence { tracker, .. } if !tracker.is_deferred())
 }
 
 /// Returns the outcome of a duplicate. A dead letter has no reply yet.

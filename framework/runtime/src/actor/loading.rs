@@ -64,7 +64,7 @@ impl ActorInstance {
     pub(super) fn handle_after_load(&mut self, delivered: Delivered, ctx: &mut Ctx) {
         self.load_error = None;
         self.load(ctx, move |this, ctx| match this.load_error.as_deref().cloned() {
-            None => this.handle(delivered, ctx),
+            None => this.handle_in_order(delivered, true, ctx),
             Some(error) => this.handle_unloadable(delivered, error, ctx),
         });
     }

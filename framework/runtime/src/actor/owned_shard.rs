@@ -45,6 +45,8 @@ pub struct OwnedShard {
     /// The position up to which the events are announced to the subscribers of this node.
     pub(crate) announced: Cell<u64>,
     phase: Cell<ShardPhase>,
+    /// Commits have failed, and the shard is not reopened yet.
+    reopening: Cell<bool>,
     /// Incremented when commits of the shard have failed. Messages queued for an actor of an older generation are
     /// refused and not handled.
     pub(crate) generation: Cell<u64>,
@@ -84,6 +86,7 @@ impl OwnedShard {
             opened_at,
             announced: Cell::new(opened_at),
             phase: Cell::new(ShardPhase::Open),
+            reopening: Cell::new(false),
             generation: Cell::new(0),
             in_flight: Cell::new(0),
             singletons: Cell::new(0),
@@ -108,7 +111,24 @@ impl OwnedShard {
 
     /// Returns whether the shard accepts messages.
     pub(crate) fn is_open(&self) -> bool {
-        self.phase.get() == ShardPhase::Open
+        !self.is_leaving() && !self.reopening.get()
+    }
+
+    /// Returns whether the shard is handed over, or belongs to another owner.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.phase.get() != ShardPhase::Open
+    }
+
+    /// Returns whether the shard waits until it is [reopened](Self::reopen).
+    pub(crate) fn is_reopening(&self) -> bool {
+        self.reopening.get()
+    }
+
+    /// Accepts nothing until the shard is [reopened](Self::reopen). Its writer is dropped, because the store refuses its appends as
+    /// those of an earlier owner from the moment at which it opens the shard again.
+    pub(crate) fn begin_reopening(&self) {
+        self.reopening.set(true);
+        self.drop_writer();
     }
 
     /// Returns whether the shard belongs to another owner.
@@ -118,7 +138,7 @@ impl OwnedShard {
 
     /// Returns the outcome of a message that was not handled because the node stops or the shard closes.
     pub(crate) fn stopped_outcome(&self) -> Outcome {
-        if self.is_open() { Outcome::Stopped } else { Outcome::Moved }
+        if self.is_leaving() { Outcome::Moved } else { Outcome::Stopped }
     }
 
     /// Returns the outcome of a job that was ended: unknown, if an attempt had begun.
@@ -133,7 +153,7 @@ impl OwnedShard {
 
     /// Stops accepting messages. Turns and jobs in flight continue.
     pub(crate) fn begin_moving(&self) {
-        if self.is_open() {
+        if !self.is_leaving() {
             self.phase.set(ShardPhase::Moving);
         }
     }
@@ -159,6 +179,7 @@ impl OwnedShard {
     pub(crate) fn reopen(&self, handle: ShardHandle) {
         self.epoch.set(handle.writer.epoch());
         let earlier = (self.writer.replace(handle.writer), self.reader.replace(handle.reader));
+        self.reopening.set(false);
         drop(earlier);
     }
 

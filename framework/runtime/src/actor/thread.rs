@@ -299,7 +299,7 @@ impl ThreadContext {
     /// Returns whether work of a shard that has not begun must not begin: the node is draining or has stopped, or the
     /// shard is handed over or lost.
     pub(crate) fn is_closing(&self, shard: &OwnedShard) -> bool {
-        self.draining.get() || self.stopped.get() || !shard.is_open()
+        self.draining.get() || self.stopped.get() || shard.is_leaving()
     }
 
     /// Sleeps for `wait`, or until the [shard closes](Self::is_closing).
@@ -454,7 +454,7 @@ impl Drop for InFlightGuard {
             context.counts.in_flight.set(in_flight as u64);
         }
         self.shard.in_flight.set(self.shard.in_flight.get() - 1);
-        if context.is_idle() || (!self.shard.is_open() && self.shard.is_drained()) {
+        if context.is_idle() || (self.shard.is_leaving() && self.shard.is_drained()) {
             context.idle.notify();
         }
     }

@@ -116,7 +116,7 @@ impl<W: Worker> WorkerDispatcher<W> {
     /// Returns the outcome of a message that is not admitted.
     fn refused(&self, delivery: &Delivery) -> Option<Outcome> {
         let outside = matches!(delivery.dedup_key, DedupKey::MessageId);
-        if self.context.stopped.get() || self.context.draining.get() {
+        if self.context.stopped.get() || self.context.draining.get() || self.is_reopening(&delivery.envelope.key) {
             return Some(Outcome::Stopped);
         }
         // Jobs have their own bound, so that jobs waiting for slow services use up no turns. Messages of the node
@@ -134,6 +134,12 @@ impl<W: Worker> WorkerDispatcher<W> {
     fn shard(&self, key: &str) -> Option<Rc<OwnedShard>> {
         let shards = Shard::try_from(self.shards.len()).unwrap_or(Shard::MAX);
         self.opened(shard_of(key, shards)).filter(|shard| shard.is_open())
+    }
+
+    /// Returns whether the shard of a key waits until it is reopened.
+    fn is_reopening(&self, key: &str) -> bool {
+        let shards = Shard::try_from(self.shards.len()).unwrap_or(Shard::MAX);
+        self.opened(shard_of(key, shards)).is_some_and(|shard| shard.is_reopening())
     }
 
     fn opened(&self, shard: Shard) -> Option<Rc<OwnedShard>> {

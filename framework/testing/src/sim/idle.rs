@@ -137,13 +137,29 @@ impl World {
             match pending_work {
                 None => return Ok(()),
                 Some(reason) if started.elapsed() > IDLE_LIMIT => {
-                    return Err(format!("the cluster does not become idle: {reason}"));
+                    return Err(format!("the cluster does not become idle: {reason}{}", self.unwell_nodes()));
                 }
                 Some(_) => {}
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(Duration::from_secs(10));
         }
+    }
+
+    /// Returns the state of each node that is not well, or does not run, for a report.
+    fn unwell_nodes(&self) -> String {
+        let mut text = String::new();
+        for service in &self.0.services {
+            let nodes = service.each_node(|node| (node.health(), node.ended()));
+            if nodes.is_empty() {
+                text += &format!("; no node of {} runs", service.name);
+            }
+            for (health, ended) in nodes.into_iter().filter(|(health, ended)| !health.ready || ended.is_some()) {
+                let end = ended.map_or(String::new(), |end| format!(" (ended: {end:?})"));
+                text += &format!("; {}{end}: {}", service.name, health.reasons.join(", "));
+            }
+        }
+        text
     }
 
     /// Returns a violation if a message or event has waited for too long.

@@ -259,9 +259,14 @@ impl World {
         }
     }
 
-    /// Restarts the node of a seat, if it was killed.
+    /// Restarts the node of a seat, if it was killed or has ended itself.
     pub(super) async fn restart_seat(&self, service: usize, number: usize) {
         let seat = self.0.services.get(service).and_then(|service| service.seats.get(number));
+        // A process manager restarts a node that has ended itself: an old node of its store took its shards back while it recovered.
+        let has_ended = seat.is_some_and(|seat| seat.node.borrow().as_ref().is_some_and(|node| node.ended().is_some()));
+        if has_ended {
+            self.try_kill_seat(service, number);
+        }
         if seat.is_some_and(|seat| !seat.is_running() && !seat.stopping.get()) {
             self.start(service, number).await;
         }

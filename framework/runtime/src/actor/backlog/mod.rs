@@ -165,18 +165,25 @@ impl Backlog {
     }
 
     /// Defers a message that its actor retries. Its delivery is completed, and the returned one replaces it. Returns the
-    /// delivery unchanged if it cannot be written, or was deferred before.
-    pub(crate) fn defer_current(self: &Rc<Self>, key: &Rc<str>, delivery: Delivery) -> Delivery {
+    /// delivery unchanged if it was deferred before, or cannot be written, and then with the reason.
+    pub(crate) fn defer_current(
+        self: &Rc<Self>,
+        key: &Rc<str>,
+        delivery: Delivery,
+    ) -> (Delivery, Result<(), StoreError>) {
         let fresh = matches!(&delivery.dedup_key, DedupKey::Sequence { tracker, .. } if !tracker.is_deferred());
         if !fresh || self.has(key) {
-            return delivery;
+            return (delivery, Ok(()));
         }
-        let Ok(appended) = self.write_message(key, &delivery) else { return delivery };
+        let appended = match self.write_message(key, &delivery) {
+            Ok(appended) => appended,
+            Err(error) => return (delivery, Err(error)),
+        };
         let Delivery { action, envelope, dedup_key, completion } = delivery;
         self.push((key, envelope.id), &dedup_key, &appended, None);
         self.set_head(key, HeadState::Delivered);
         self.context.after_commit(&self.shard, appended, move |committed| completion(outcome_of(committed)));
-        self.delivery(key, action, envelope, dedup_key)
+        (self.delivery(key, action, envelope, dedup_key), Ok(()))
     }
 
     /// Reads a deferred message; `None` if it is not deferred.
@@ -306,7 +313,7 @@ impl Backlog {
         count.set((count.get() + state.waiting as u64).saturating_sub(before as u64));
     }
 
-    fn generation(&self) -> u64 {
+    pub(super) fn generation(&self) -> u64 {
         self.state.borrow().generation
     }
 

@@ -32,7 +32,7 @@ impl Backlog {
     /// # Errors
     /// Reading the log failed.
     pub(crate) async fn load_deferred(self: Rc<Self>) -> Result<(), StoreError> {
-        let reader = self.shard.reader();
+        let (reader, generation) = (self.shard.reader(), self.generation());
         let key = self.actor.to_string();
         let mut stored = reader.load(&self.deferred, &key).await?;
         if stored.snapshot.as_ref().is_some_and(|snapshot| self.restore(snapshot).is_none()) {
@@ -85,6 +85,10 @@ impl Backlog {
             }
         }
         let mut state = self.state.borrow_mut();
+        // The shard was reopened or closed meanwhile, or another call has loaded them.
+        if state.loaded || state.generation != generation {
+            return Ok(());
+        }
         state.turns = turns;
         for (key, entry) in order.into_values() {
             state.push(&key, entry);

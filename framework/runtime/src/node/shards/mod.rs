@@ -242,8 +242,10 @@ impl ThreadRuntime {
     pub(in crate::node) async fn recover(self: &Rc<Self>) -> Result<(), StoreError> {
         // Before anything is reopened: a failure that is reported from here on is another one, and makes the shards reopen again.
         self.context.abandon_pending_commits();
+        // Nothing is accepted, or read for a turn, with the earlier handles.
+        self.shards().iter().for_each(|shard| shard.begin_reopening());
         self.discard_uncommitted();
-        for shard in self.shards() {
+        for shard in self.shards().into_iter().filter(|shard| shard.is_reopening()) {
             match self.reopen(&shard.id).await? {
                 // Closed in between.
                 _ if !self.is_current(&shard) => {}
