@@ -267,7 +267,7 @@ impl PostgresBuilder {
         let Server { connector, sql, pool, client, durability } = server;
         let prepares = !is_pooled(&client, &pool).await.map_err(failed)?;
         if !prepares {
-            tracing::info!(target: crate::TARGET, "a connection pooler changes the session: statements are not prepared");
+            tracing::info!(target: crate::TARGET, "statements not prepared: a connection pooler changes the session");
         }
         let number = async |name: &str| {
             let value = views::meta(&pool, &sql, name).await?;

@@ -151,7 +151,7 @@ fn run(runtime: &tokio::runtime::Runtime, tasks: &Receiver<Task>, pool: &Pool, s
         };
         if let Some(error) = error {
             shard.look(|state| state.log.abort_saving());
-            tracing::warn!(target: crate::TARGET, shard = %shard.id, error = %error_chain(&error), "a checkpoint could not be saved");
+            tracing::warn!(target: crate::TARGET, shard = %shard.id, error = %error_chain(&error), "failed to write a checkpoint");
         }
         // Saving costs as much as there are streams, so that there are as many turns between two checkpoints.
         let streams = shard.look(|state| state.log.streams() as u64);

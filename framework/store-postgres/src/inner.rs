@@ -177,7 +177,7 @@ impl Inner {
     /// Remembers damage for the health of the node.
     fn damaged(&self, error: &StoreError) {
         if let StoreError::Corrupt { .. } = error {
-            tracing::error!(target: crate::TARGET, error = %error_chain(error), "a part of the log is damaged");
+            tracing::error!(target: crate::TARGET, error = %error_chain(error), "log damaged: restore the database from a backup");
             let mut damages = self.damages.lock();
             if damages.len() < 16 {
                 damages.push(error.clone());

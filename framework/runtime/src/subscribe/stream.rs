@@ -37,6 +37,30 @@ use whizbang_core::message::{Domain, Envelope, Event, Message, Name};
 /// failures are [`SubscribeError`]; all but an unreadable event are the last item.
 ///
 /// Dropping the stream ends it. It needs a tokio runtime with a timer.
+///
+/// ```
+/// # use whizbang::doc_fixtures::{Account, Deposit, Deposited};
+/// use whizbang::prelude::*;
+///
+/// # whizbang::derive::block_on(async {
+/// let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().start().await?;
+/// let client = node.client();
+/// client.send(Deposit { account: "ada".into(), cents: 500 }).await?;
+/// client.send(Deposit { account: "ada".into(), cents: 20 }).await?;
+///
+/// let mut deposits = client.subscribe::<Deposited>().from_start();
+/// let first = deposits.next().await.expect("the stream does not end")?;
+/// // Saved with the effects of the first event.
+/// let saved = deposits.cursor().expect("an event was read");
+/// drop(deposits);
+/// // After a restart: nothing is repeated, nothing is missing.
+/// let mut deposits = client.subscribe::<Deposited>().start_at(saved);
+/// let second = deposits.next().await.expect("the stream does not end")?;
+/// assert_eq!((first.event.cents, second.event.cents), (500, 20));
+/// # drop(deposits);
+/// node.stop().await?;
+/// # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
+/// ```
 pub struct EventStream<T, D> {
     state: State,
     types: EventTypes<T>,

@@ -106,7 +106,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         if read.turns + 1 >= expected || read.turns > ledger.turns {
             tracing::warn!(
                 target: TARGET, worker = %self.actor, shard = %log.shard.id, known = ledger.turns, read = read.turns,
-                "records of jobs were out of turn: read again",
+                "job records outdated: reading them again",
             );
             *ledger = read;
         }

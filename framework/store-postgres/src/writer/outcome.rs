@@ -95,7 +95,7 @@ impl Writer {
 
     /// Nothing that was appended will be committed: all shards have to be opened again.
     pub(super) fn fail(&self, error: &StoreError) {
-        tracing::error!(target: crate::TARGET, error = %error_chain(error), "commits have failed; the shards are to be opened again");
+        tracing::error!(target: crate::TARGET, error = %error_chain(error), "commits failed: the shards must be opened again");
         // First the shards: what they append behind this would be written with a gap before it.
         let mut all: Vec<Arc<Tickets>> = Vec::new();
         self.each_open(|shard, tickets| {

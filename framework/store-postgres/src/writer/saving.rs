@@ -30,7 +30,7 @@ impl Writer {
         let (client, sql, sent) = (Arc::clone(&driver.client), Arc::clone(&self.sql), Arc::clone(&batch));
         let mut saving = Box::pin(async move { sent.save(&client, &sql).await });
         if let Some(Err(error)) = self.wait(driver, saving.as_mut()) {
-            tracing::warn!(target: crate::TARGET, error = %Failure::from(error), "snapshots could not be saved");
+            tracing::warn!(target: crate::TARGET, error = %Failure::from(error), "failed to write snapshots");
         }
         let newer = batch.done();
         self.snapshots.lock().extend(newer);
