@@ -191,7 +191,7 @@ async fn stalled_destination_is_not_reported_once_it_commits() {
         while !stalled() {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        // The windows begin anew with the reopened shards.
+        // The windows begin again with the reopened shards.
         faults.hold();
         let lost = poll_once(client.send(outcome("t1")));
         turn_over().await;

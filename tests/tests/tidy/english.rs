@@ -1,5 +1,5 @@
 //! Rules for the English of comments, docs, messages, Markdown and names of tests: software is not a person, a doc comment does not
-//! start with a question word, a name is short.
+//! start with a question word, worn words are avoided, a name is short.
 //!
 //! Other names in code and code spans of Markdown are not read. CONTRIBUTING.md explains the rules.
 
@@ -8,6 +8,9 @@ use crate::source::{File, Finding, assert_none, places, repository};
 
 /// Words for persons. A caller, store, node or subscriber has a name of its own.
 const PERSONS: [&str; 8] = ["whoever", "nobody", "somebody", "anybody", "no one", "he", "his", "him"];
+
+/// Worn words. "Until then", "still" and "again" say the same.
+const WORN: [&str; 7] = ["meanwhile", "all the same", "in vain", "at present", "over and over", "any more", "anew"];
 
 /// Words that do not start a doc comment. "Returns …", "Publishes …" and "A node that …" do.
 const QUESTIONS: [&str; 8] = ["What", "Who", "Whom", "Whoever", "Where", "Whether", "How", "Which"];
@@ -68,6 +71,18 @@ fn persons(files: &[&File]) -> Vec<Finding> {
     findings
 }
 
+fn worn(files: &[&File]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for file in files.iter().filter(|file| file.path != THIS && file.path != "CONTRIBUTING.md") {
+        let prose = prose(file);
+        for word in WORN {
+            let places = places(&prose, word);
+            findings.extend(places.into_iter().map(|at| file.finding(at, format!("`{word}`: use a plain word"))));
+        }
+    }
+    findings
+}
+
 fn questions(files: &[&File]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in files.iter().filter(|file| file.is_rust() && file.path != THIS) {
@@ -108,6 +123,11 @@ fn software_is_not_a_person() {
 }
 
 #[test]
+fn prose_has_no_worn_words() {
+    assert_none(&worn(&repository().iter().collect::<Vec<_>>()));
+}
+
+#[test]
 fn doc_comments_start_with_a_noun_or_a_verb() {
     assert_none(&questions(&repository().iter().collect::<Vec<_>>()));
 }
@@ -136,6 +156,13 @@ fn word_for_a_person_is_found_in_prose_only() {
         1
     );
     assert_eq!(found("run", "#!/bin/sh\n# nobody\nsu nobody\n"), 1);
+}
+
+#[test]
+fn worn_word_is_found_in_prose_only() {
+    let found = |path: &str, text: &str| worn(&[&File::new(path, text)]).len();
+    assert_eq!(found("a.rs", "// Meanwhile it is sent over and over.\nlet meanwhile = anew();"), 2);
+    assert_eq!(found("a.md", "How many more?\n"), 0);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Activation of a live actor: reads the stream of its key and rebuilds the state from a snapshot and the turns after it.
 //!
 //! Called when a message arrives for a key that is not loaded, and after a failed append. The [instance](super::instance) holds
-//! its mailbox meanwhile. If the key cannot be loaded, messages with a sequence wait in the log and all others are answered with
+//! its mailbox until it is done. If the key cannot be loaded, messages with a sequence wait in the log and all others are answered with
 //! the error; the next message loads again.
 
 use std::rc::Rc;

@@ -85,7 +85,7 @@ impl Backlog {
             }
         }
         let mut state = self.state.borrow_mut();
-        // The shard was reopened or closed meanwhile, or another call has loaded them.
+        // The shard was reopened or closed since then, or another call has loaded them.
         if state.loaded || state.generation != generation {
             return Ok(());
         }
