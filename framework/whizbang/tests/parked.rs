@@ -1,10 +1,15 @@
 //! Keys parked behind dead letters: reported by health, bounded, and redriven without delaying other keys.
 
+#![cfg(feature = "testing")]
+
+mod eventually;
 mod orders;
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
+use eventually::eventually;
 use orders::*;
 use whizbang::SendError;
 use whizbang::prelude::*;
@@ -87,16 +92,33 @@ struct Packed {
     number: u64,
 }
 
+thread_local! {
+    /// Each live crate has a copy.
+    static TOKEN: Arc<()> = Arc::default();
+    /// The number of a pack that fails.
+    static FAILING: Cell<u64> = const { Cell::new(u64::MAX) };
+}
+
+struct Token(#[allow(dead_code, reason = "counted")] Arc<()>);
+
+impl Default for Token {
+    fn default() -> Self {
+        Self(TOKEN.with(Arc::clone))
+    }
+}
+
 #[derive(Aggregate, Default)]
 #[aggregate(domain = Stock, handles(Pack), applies(Packed))]
 struct Crate {
     packed: Vec<u64>,
+    _token: Token,
 }
 
 impl Handle<Pack> for Crate {
     fn handle(&self, pack: Pack, effects: &mut Effects<Self>) -> Result<u64, Rejection> {
         // The first one parks the crate.
         assert!(pack.number > 0 || !FAULTS.with(|faults| faults.0.load(std::sync::atomic::Ordering::SeqCst)));
+        assert_ne!(pack.number, FAILING.get(), "planned");
         if let Some(last) = self.packed.last().filter(|last| **last >= pack.number && pack.number < 1_000_000) {
             panic!("{} comes behind {last}", pack.number);
         }
@@ -141,31 +163,80 @@ fn pack(number: u64, bytes: usize) -> Pack {
     Pack { name: "c".to_owned(), number, bytes: "x".repeat(bytes) }
 }
 
-#[whizbang::test]
-async fn messages_parked_behind_a_dead_letter_are_bounded() {
-    const BYTES: usize = 400 * 1024;
-    const SENT: u64 = 60;
-    let builder = Node::builder("shop", MemoryStore::new())
-        .threads(0)
-        .aggregate::<Crate>()
-        .aggregate::<Shipment>()
-        .aggregate::<Shelf>();
+const BYTES: usize = 400 * 1024;
+
+fn ship(from: u64, to: u64, bytes: usize) -> Ship {
+    Ship { order: "o".to_owned(), from, to, bytes }
+}
+
+/// A node with a crate that is parked, and whose bound of parked messages is reached.
+async fn full_crate(store: MemoryStore) -> Node {
+    let builder =
+        Node::builder("shop", store).threads(0).aggregate::<Crate>().aggregate::<Shipment>().aggregate::<Shelf>();
     let node = builder.retry(quick()).start().await.unwrap();
     let client = node.client();
-    let ship = |from, to, bytes| Ship { order: "o".to_owned(), from, to, bytes };
     client.send(ship(0, 1, 0)).await.unwrap();
     node.wait_idle().await;
     assert_eq!(node.dead_letters().await.unwrap().len(), 1);
     // Callers fill the bound of parked messages, and are rejected from then on.
     let mut accepted = 0;
     let error = loop {
-        match client.send(pack(1_000_000, BYTES)).no_retry().await {
+        match client.send(pack(1_000_000 + accepted, BYTES)).no_retry().await {
             Err(SendError::DeadLetter { .. }) => accepted += 1,
             other => break other.unwrap_err(),
         }
         assert!(accepted < 1_000, "nothing ends it");
     };
     assert!(matches!(error, SendError::Busy { .. }) && accepted >= 100, "{accepted}: {error}");
+    node
+}
+
+/// The messages in memory refer to their actor, and the actor to them.
+#[whizbang::test]
+async fn reopened_shard_frees_messages_over_the_limit() {
+    let (store, faults) = MemoryStore::faulty();
+    let node = full_crate(store).await;
+    for from in [1, 4, 7] {
+        node.client().send(ship(from, from + 3, BYTES)).await.unwrap();
+    }
+    for _ in 0..5 {
+        let broken = whizbang::store::StoreError::io("flushing", std::io::Error::other("planned"));
+        faults.fail(0, broken);
+        // The crate is live again once it has received a message.
+        eventually(async || {
+            let sent = node.client().send(pack(1_000_001, 0)).no_retry().await;
+            matches!(sent, Err(SendError::Busy { .. } | SendError::DeadLetter { .. }))
+        })
+        .await;
+    }
+    // One for the test, one for the live crate.
+    eventually(async || TOKEN.with(Arc::strong_count) <= 2).await;
+    node.stop().await.unwrap();
+}
+
+#[whizbang::test]
+async fn redrive_that_fails_admits_messages_over_the_limit() {
+    let node = full_crate(MemoryStore::new()).await;
+    node.client().send(ship(1, 4, BYTES)).await.unwrap();
+    let before = node.dead_letters().await.unwrap();
+    repair();
+    FAILING.set(1_000_050);
+    let failed = node.redrive(&before[0]).await;
+    assert!(failed.is_err(), "{failed:?}");
+    // The first one and 50 others are resolved, and those three are parked.
+    eventually(async || node.dead_letters().await.unwrap().len() == before.len() - 51 + 3).await;
+    FAILING.set(u64::MAX);
+    node.redrive(&before[51]).await.unwrap();
+    node.wait_idle().await;
+    assert_eq!(node.dead_letters().await.unwrap(), []);
+    node.stop().await.unwrap();
+}
+
+#[whizbang::test]
+async fn messages_parked_behind_a_dead_letter_are_bounded() {
+    const SENT: u64 = 60;
+    let node = full_crate(MemoryStore::new()).await;
+    let client = node.client();
     // Messages of actors are neither lost nor overtaken, and other keys proceed.
     for from in (1..SENT).step_by(3) {
         client.send(ship(from, from + 3, BYTES)).await.unwrap();
