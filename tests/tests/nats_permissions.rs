@@ -228,35 +228,39 @@ fn every_foreign_publish_and_subscribe_is_denied() {
 
 #[test]
 fn missing_permission_is_named_at_attach() {
-    run(async {
-        let server = guarded(Release::Pinned).await;
-        // The shop's user, with a card that owns the bank's domain.
-        let builder = login(&server, "e-shop").stream_setup(StreamSetup::Existing);
-        let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
-        let thief = service("e-shop").owning(named("bank"), SHARDS);
-        let attached = TestNode::attach(bridge, thief, NodeBehavior::default()).await;
-        match attached.map(|_| ()) {
-            Err(BridgeError::Refused { reason, .. }) => assert!(reason.contains("_bank"), "{reason}"),
-            other => panic!("{other:?}"),
-        }
-    });
+    for release in [Release::Distribution, Release::Pinned] {
+        run(async {
+            let server = guarded(release).await;
+            // The shop's user, with a card that owns the bank's domain.
+            let builder = login(&server, "e-shop").stream_setup(StreamSetup::Existing);
+            let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
+            let thief = service("e-shop").owning(named("bank"), SHARDS);
+            let attached = TestNode::attach(bridge, thief, NodeBehavior::default()).await;
+            match attached.map(|_| ()) {
+                Err(BridgeError::Refused { reason, .. }) => assert!(reason.contains("_bank"), "{reason}"),
+                other => panic!("{other:?}"),
+            }
+        });
+    }
 }
 
 #[test]
 fn denied_publish_fails_immediately() {
-    run(async {
-        let server = guarded(Release::Pinned).await;
-        let (bank, shop) = (start(&server, bank()).await, start(&server, shop()).await);
-        let start = tokio::time::Instant::now();
-        let forged = shop.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 1)).await;
-        assert!(matches!(&forged, Err(BridgeError::Refused { .. })), "{forged:?}");
-        let forged = shop.bridge.publish(event(&shard("bank", 0), 1)).await;
-        assert!(matches!(&forged, Err(BridgeError::Refused { .. })), "{forged:?}");
-        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
-        bank.inspect(|got| assert_eq!(effects(&got.direct).len(), 0));
-        bank.stop().await;
-        shop.stop().await;
-    });
+    for release in [Release::Distribution, Release::Pinned] {
+        run(async {
+            let server = guarded(release).await;
+            let (bank, shop) = (start(&server, bank()).await, start(&server, shop()).await);
+            let start = tokio::time::Instant::now();
+            let forged = shop.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 1)).await;
+            assert!(matches!(&forged, Err(BridgeError::Refused { .. })), "{forged:?}");
+            let forged = shop.bridge.publish(event(&shard("bank", 0), 1)).await;
+            assert!(matches!(&forged, Err(BridgeError::Refused { .. })), "{forged:?}");
+            assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+            bank.inspect(|got| assert_eq!(effects(&got.direct).len(), 0));
+            bank.stop().await;
+            shop.stop().await;
+        });
+    }
 }
 
 #[test]

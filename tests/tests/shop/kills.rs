@@ -40,18 +40,20 @@ fn kill_of_each_service_keeps_balances() {
 
 #[test]
 fn kill_of_nats_server_keeps_balances() {
-    let mut server = NatsServer::start(Release::Distribution);
-    let shop = Shop::new();
-    let run = shop.start(&["--orders", "300", "--nats", &server.url()]);
-    shop.wait_for_mails(30);
-    server.restart();
-    shop.wait_for_mails(90);
-    // This restart loses all messages in the server.
-    server.restart_empty();
-    assert!(shop.mails() < 300, "the server was killed too late");
-    assert_eq!(run.end(), Some(0));
-    assert_balanced(&shop.report(&["report"], 0), 300);
-    Recount::of(&shop.data()).assert_holds();
+    for release in [Release::Distribution, Release::Pinned] {
+        let mut server = NatsServer::start(release);
+        let shop = Shop::new();
+        let run = shop.start(&["--orders", "300", "--nats", &server.url()]);
+        shop.wait_for_mails(30);
+        server.restart();
+        shop.wait_for_mails(90);
+        // This restart loses all messages in the server.
+        server.restart_empty();
+        assert!(shop.mails() < 300, "the server was killed too late");
+        assert_eq!(run.end(), Some(0));
+        assert_balanced(&shop.report(&["report"], 0), 300);
+        Recount::of(&shop.data()).assert_holds();
+    }
 }
 
 #[test]
