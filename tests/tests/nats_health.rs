@@ -11,6 +11,7 @@ use whizbang::testing::bridge::cases::sample::{command, event, external_command,
 use whizbang::testing::bridge::node::{NodeBehavior, TestNode, named, service};
 use whizbang::testing::bridge::{SHARDS, run};
 use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
+use whizbang_tests::until;
 
 const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
 
@@ -156,18 +157,102 @@ fn refused_messages_stay_while_their_stream_is_full() {
             for number in 1..=3 {
                 node.bridge.send(large(number)).await.expect("sends");
             }
-            until_health(&node, "an issue", |health| {
-                health.issues.iter().any(|issue| issue.contains(name) && issue.contains("purge"))
+            until_health(&node, "a note", |health| {
+                health.notes.iter().any(|note| note.contains(name) && note.contains("purge"))
             })
             .await;
-            assert_eq!(node.bridge.health().refused, 1);
+            assert_eq!((node.bridge.health().refused, node.bridge.health().issues), (1, Vec::new()));
             let mut own = admin.get_stream("whizbang_commands_bank").await.expect("a stream");
             assert_eq!(own.info().await.expect("its state").state.messages, 2, "two wait in their own stream");
             config.max_bytes = 16 << 20;
             admin.update_stream(&config).await.expect("updates");
-            until_health(&node, "all refused", |health| health.refused == 3 && health.issues.is_empty()).await;
+            until_health(&node, "all refused", |health| health.refused == 3 && health.notes.is_empty()).await;
+            assert_eq!(node.bridge.health().discarded, 0);
             assert_eq!(refused_sizes(&server, 3).await, [500_000; 3]);
             node.stop().await;
+        });
+    }
+}
+
+/// A client fills the stream of refused messages, and writes more of them than the server delivers without an acknowledgement. Valid
+/// messages are delivered, and the refused messages of another sender wait for an operator.
+#[test]
+fn client_that_fills_the_refused_stream_stops_no_message() {
+    const JUNK: u64 = 12_000;
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let node = bank(&server, NodeBehavior::default()).await;
+            let admin = operator(&server).await;
+            let name = "whizbang_refused_bank";
+            let mut config = admin.get_stream(name).await.expect("a stream").cached_info().config.clone();
+            config.max_bytes = 100_000;
+            admin.update_stream(&config).await.expect("updates");
+            let client = async_nats::connect(server.url()).await.expect("connects");
+            for _ in 0..JUNK {
+                client.publish("whizbang.cmd.bank.1.outside", vec![7; 2_000].into()).await.expect("writes");
+            }
+            client.flush().await.expect("flushes");
+            // Undecodable as well, from a service.
+            for _ in 0..3 {
+                let sent = admin.publish("whizbang.cmd.bank.1.shop.0", vec![7; 2_500].into()).await.expect("writes");
+                sent.await.expect("is kept");
+            }
+            node.bridge.send(command(&shard("shop", 0), &shard("bank", 1), 1)).await.expect("sends");
+            node.wait_until("the valid command", |received| received.direct.len() == 1).await;
+            let waiting = async || {
+                let mut own = admin.get_stream("whizbang_commands_bank").await.expect("a stream");
+                own.info().await.expect("its state").state.messages
+            };
+            // The client has a share of 256 messages, the service keeps its three.
+            until_health(&node, "discarded messages", |health| {
+                health.refused + health.discarded + 256 + 3 == JUNK + 3
+                    && health.notes.iter().any(|note| note.contains("purge"))
+            })
+            .await;
+            until("only these are left", async || waiting().await == 256 + 3).await;
+            assert_eq!(node.bridge.health().issues, Vec::<String>::new());
+            config.max_bytes = 16 << 20;
+            admin.update_stream(&config).await.expect("updates");
+            until_health(&node, "all copied", |health| {
+                health.refused + health.discarded == JUNK + 3 && health.notes.is_empty()
+            })
+            .await;
+            let mut copies = refused_sizes(&server, usize::try_from(node.bridge.health().refused).expect("fits")).await;
+            copies.retain(|size| *size == 2_500);
+            assert_eq!(copies.len(), 3);
+            node.stop().await;
+        });
+    }
+}
+
+/// A stream that refuses new messages when it is full must keep the old ones. nats-server 2.9.10 removes some, and a node warns.
+#[test]
+fn full_stream_loses_messages_only_on_older_servers() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let admin = operator(&server).await;
+            let config = stream::Config {
+                name: "full".to_owned(),
+                subjects: vec!["full".to_owned()],
+                retention: stream::RetentionPolicy::WorkQueue,
+                discard: stream::DiscardPolicy::New,
+                max_bytes: 10_000,
+                ..stream::Config::default()
+            };
+            let mut full = admin.create_stream(config).await.expect("creates");
+            let mut accepted = 0;
+            for _ in 0..1_000 {
+                // A refusal is an error.
+                accepted += u64::from(admin.publish("full", "".into()).await.expect("writes").await.is_ok());
+            }
+            let kept = full.info().await.expect("its state").state.messages;
+            println!("{release:?}: {accepted} accepted, {kept} kept");
+            match release {
+                Release::Distribution => assert!(kept < accepted, "nats-server 2.9.10 removes accepted messages"),
+                Release::Pinned => assert_eq!(kept, accepted),
+            }
         });
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use whizbang::bridge::nats::{NatsBridge, NatsBuilder, NatsPermissions, StreamSetup};
 use whizbang::bridge::subject::Namespace;
 use whizbang::bridge::wire::Packet;
-use whizbang::bridge::{Bridge, NodeCard, Request, Response};
+use whizbang::bridge::{Bridge, BridgeError, NodeCard, Request, Response};
 use whizbang::testing::bridge::cases::sample::{event, external_command, shard};
 use whizbang::testing::bridge::node::{NodeBehavior, TestNode, named, service};
 use whizbang::testing::bridge::{SHARDS, run};
@@ -30,11 +30,17 @@ fn shop() -> NodeCard {
 
 /// Starts a server with a user for each service, which has its runtime permissions, and with all streams.
 async fn guarded(release: Release) -> NatsServer {
+    guarded_by_hand(release, |_| {}).await
+}
+
+/// Starts a server where the permissions of the bank were changed by hand.
+async fn guarded_by_hand(release: Release, change: impl Fn(&mut NatsPermissions)) -> NatsServer {
     let cards = [bank(), shop(), service("evil").owning(named("evil"), SHARDS)];
     let namespace = Namespace::default();
-    let runtime = cards.iter().map(|card| NatsPermissions::runtime(card, &namespace));
+    let mut all = cards.iter().map(|card| NatsPermissions::runtime(card, &namespace)).collect::<Vec<_>>();
+    change(&mut all[0]);
     let (mut blocks, mut users) = (String::new(), "  { user: operator, password: operator }\n".to_owned());
-    for permissions in runtime.chain([NatsPermissions::setup(&cards, &namespace)]) {
+    for permissions in all.into_iter().chain([NatsPermissions::setup(&cards, &namespace)]) {
         blocks += &permissions.to_string();
         let name = &permissions.identity;
         users += &format!("  {{ user: \"{name}\", password: \"secret of {name}\", permissions: $WHIZBANG_{name} }}\n");
@@ -229,14 +235,19 @@ fn request_with_a_denied_inbox_is_dropped() {
             // A wrong inbox beside those of the services stops no response to them.
             ask("_INBOX_whizbang.x".to_owned()).await;
             denied(102).await;
-            bank.inspect(|received| assert_eq!(received.requests.len(), 2, "the first request of each inbox"));
+            // Neither does the first token of the bank's own inboxes, which is not a sign of incomplete permissions.
+            ask("_INBOX_whizbang_bank".to_owned()).await;
+            denied(103).await;
+            let notes = bank.bridge.health().notes;
+            assert!(notes.len() == 1 && notes[0].contains("below `_INBOX_foreign`:"), "{notes:?}");
+            bank.inspect(|received| assert_eq!(received.requests.len(), 3, "the first request of each inbox"));
             // An inbox of its own is answered, from the same client.
             let own = "_INBOX_whizbang.evil.own";
             let mut responses = client.subscribe(own).await.expect("subscribes");
             ask(own.to_owned()).await;
             let response = tokio::time::timeout(Duration::from_secs(10), responses.next()).await;
             assert_eq!(response.expect("in time").expect("a response").payload, packet.payload);
-            assert_eq!(bank.bridge.health().denied_responses, 102);
+            assert_eq!(bank.bridge.health().denied_responses, 103);
             bank.stop().await;
         });
     }
@@ -273,5 +284,91 @@ fn acknowledgement_is_a_request_only_on_older_servers() {
                 Release::Pinned => assert_eq!(messages, 3),
             }
         });
+    }
+}
+
+/// A node that is not permitted to respond would be silent for its callers. Its start names the inbox.
+#[test]
+fn missing_permission_to_respond_is_named_at_attach() {
+    for release in BOTH {
+        for own_inboxes in [&["_INBOX_whizbang.e-shop.>"][..], &[]] {
+            run(async {
+                let server = guarded_by_hand(release, |bank| {
+                    bank.publish.retain(|subject| subject != "_INBOX_whizbang.*.>");
+                    bank.publish.extend(own_inboxes.iter().map(|inbox| (*inbox).to_owned()));
+                })
+                .await;
+                let builder = login(&server, "bank").stream_setup(StreamSetup::Existing);
+                let bridge: Arc<dyn Bridge> = Arc::new(builder.connect().await.expect("connects"));
+                match TestNode::attach(bridge, bank(), NodeBehavior::default()).await.map(drop) {
+                    Err(BridgeError::Refused { reason, .. }) => {
+                        assert!(reason.contains("`_INBOX_whizbang.bank."), "{reason}");
+                    }
+                    other => panic!("{other:?}"),
+                }
+            });
+        }
+    }
+}
+
+/// Permissions that list the services one by one, and forget one: its requests get no response, and the node says so.
+#[test]
+fn denied_responses_to_a_service_are_noted() {
+    for release in BOTH {
+        run(async {
+            let server = guarded_by_hand(release, |bank| {
+                bank.publish.retain(|subject| subject != "_INBOX_whizbang.*.>");
+                bank.publish.extend(["bank", "evil"].map(|service| format!("_INBOX_whizbang.{service}.>")));
+            })
+            .await;
+            let (_permit, permitted) = watch::channel(true);
+            let bank = start(&server, bank(), permitted.clone()).await;
+            let shop = start(&server, shop(), permitted).await;
+            assert_eq!(bank.bridge.health().notes, Vec::<String>::new());
+            let command = external_command(&shard("bank", 1), 1);
+            let asked = shop.bridge.request(Request::Command(command.clone()), Duration::from_secs(1)).await;
+            assert!(matches!(asked, Err(BridgeError::NoResponse { .. })), "{asked:?}");
+            let health = bank.bridge.health();
+            assert!(health.notes.len() == 1 && health.notes[0].contains("`_INBOX_whizbang.e-shop`"), "{health:?}");
+            assert_eq!((health.denied_responses, health.issues), (1, Vec::new()), "it stays ready");
+            // Another service is answered.
+            let (client, _) = hostile(&server).await;
+            let mut responses = client.subscribe("_INBOX_whizbang.evil.own").await.expect("subscribes");
+            let packet = Packet::from_envelope(&command).expect("can be written");
+            let mut headers = async_nats::HeaderMap::new();
+            for (name, value) in &packet.headers {
+                headers.insert(&**name, value.as_str());
+            }
+            let (to, inbox) = ("whizbang.ask.bank.cmd.1", "_INBOX_whizbang.evil.own");
+            client.publish_with_reply_and_headers(to, inbox, headers, packet.payload).await.expect("writes");
+            tokio::time::timeout(Duration::from_secs(10), responses.next())
+                .await
+                .expect("in time")
+                .expect("a response");
+            bank.stop().await;
+            shop.stop().await;
+        });
+    }
+}
+
+/// A permission that is used first when the node runs: the node names the subject, whether or not a message waits for it.
+#[test]
+fn denied_subject_of_a_running_node_is_noted() {
+    for release in BOTH {
+        for denied in ["$JS.API.CONSUMER.MSG.NEXT.whizbang_commands_bank.bank", "whizbang.evt.bank.>"] {
+            run(async {
+                let server = guarded_by_hand(release, |bank| bank.publish.retain(|subject| subject != denied)).await;
+                let (_permit, permitted) = watch::channel(true);
+                let bank = start(&server, bank(), permitted).await;
+                if denied.contains("evt") {
+                    let published = bank.bridge.publish(event(&shard("bank", 0), 1)).await;
+                    assert!(matches!(published, Err(BridgeError::Refused { .. })), "{published:?}");
+                }
+                let named = denied.trim_end_matches(".>");
+                until("a note", async || bank.bridge.health().notes.iter().any(|note| note.contains(named))).await;
+                assert_eq!(bank.bridge.health().issues, Vec::<String>::new());
+                bank.bridge.abandon();
+            });
+        }
     }
 }

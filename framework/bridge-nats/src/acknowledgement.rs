@@ -10,6 +10,9 @@ use std::sync::Arc;
 use async_nats::{Message, StatusCode};
 use serde::Deserialize;
 
+/// The limit of the account, of the servers, and of the stream.
+const FULL: [u64; 5] = [10002, 10023, 10028, 10047, 10077];
+
 /// The reason for which a stream did not store a message.
 #[derive(Clone, Debug)]
 pub(super) enum PublishFailure {
@@ -58,6 +61,11 @@ pub(super) fn parse_payload(payload: &[u8]) -> Result<(), PublishFailure> {
         Ok(Acknowledgement { error: Some(error) }) => Err(PublishFailure::Rejected(Arc::new(error))),
         Err(error) => Err(PublishFailure::Rejected(Arc::new(error))),
     }
+}
+
+/// Returns true if a stream rejected a message because it, its account or its server is full.
+pub(super) fn is_full(rejected: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    rejected.downcast_ref::<StreamError>().is_some_and(|error| FULL.contains(&error.err_code))
 }
 
 /// Returns true if no subscriber listens to the subject.

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actix::Actor;
+use bytes::Bytes;
 use futures_util::stream::SelectAll;
 use tokio::sync::{Notify, oneshot};
 
@@ -56,7 +57,9 @@ impl NatsBridge {
         }
         let jetstream = JetStream::new(&connection, config.stream_setup);
         let claims_stream = streams::claims_stream(config);
-        let claims = Claims::new(jetstream.clone(), config.namespace.clone(), claims_stream, &card).map(Arc::new);
+        let claims =
+            Claims::new(jetstream.clone(), config.namespace.clone(), claims_stream, &card, &connection.log_limits)
+                .map(Arc::new);
         // Check the claims before changing anything: a domain of another store must stay untouched.
         if let Some(claims) = &claims {
             claims.check().await?;
@@ -102,6 +105,11 @@ impl NatsBridge {
             let group = shared.then(|| "whizbang".to_owned());
             subscribers.push(ChannelSubscriber::new(channel, subscribe(&client, subject, group).await?));
         }
+        if !card.owns.is_empty() || !card.answers.is_empty() {
+            // A denied response is otherwise found out by its requester only. Nothing subscribes to this subject.
+            let written = client.publish(inboxes.start_check(), Bytes::new()).await;
+            written.map_err(|error| connection.unreachable(error.to_string()))?;
+        }
         let mut watched = Vec::new();
         for subject in claims.iter().flat_map(|claims| claims.subjects()) {
             watched.push(subscribe(&client, subject, None).await?);
@@ -130,7 +138,11 @@ impl NatsBridge {
             Arc::clone(&connection.broker),
         ));
         let (closing, closed) = oneshot::channel();
-        let report = Arc::new(Report { denied_inboxes: Arc::clone(&connection.denied_inboxes), ..Report::default() });
+        let report = Arc::new(Report {
+            denied_inboxes: Arc::clone(&connection.denied_inboxes),
+            log_limits: Arc::clone(&connection.log_limits),
+            ..Report::default()
+        });
         let link = connection.link.clone();
         let watch = ClaimWatch::new(watched, connection.link.clone(), Arc::clone(&inbound), Arc::clone(&report));
         let renewed = claims.clone().map(|claims| (claims, watch));
@@ -144,6 +156,7 @@ impl NatsBridge {
             inbound,
             publisher: Arc::clone(&publisher),
             link: connection.link,
+            drops: connection.drops.clone(),
             ack_wait: config.ack_wait,
             consumers,
             shards,
@@ -166,6 +179,7 @@ impl NatsBridge {
             ending,
             link,
             denials: connection.denials,
+            drops: connection.drops,
             report,
             jetstream,
             claims,

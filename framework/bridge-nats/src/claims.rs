@@ -20,12 +20,14 @@ use tokio::sync::watch;
 
 use super::connection::LinkState;
 use super::jetstream::{DesiredConfig, JetStream, PublishOutcome};
+use super::log_limits::LogLimits;
 use super::report::Report;
 use whizbang_core::bridge::claim;
 use whizbang_core::bridge::claim::Claim;
 use whizbang_core::bridge::{BridgeError, Inbound, NodeCard, StoreCard};
+use whizbang_core::clock::monotonic;
 use whizbang_core::message::{Name, StoreId};
-use whizbang_core::telemetry::error_chain;
+use whizbang_core::telemetry::{LogLimit, error_chain};
 use whizbang_wire::subject::Namespace;
 
 /// The interval of renewals. A renewal also reveals a rival whose message was missed.
@@ -47,6 +49,8 @@ pub(super) struct Claims {
     pub(super) stream: DesiredConfig,
     /// The description of the node: its service, its domains, and whether it shares their shards.
     pub(super) card: NodeCard,
+    /// The limits of log lines that a stranger can cause.
+    pub(super) log_limits: Arc<LogLimits>,
     /// The identity of the store, and the starts of the node on it.
     pub(super) store: StoreCard,
     /// The stream sequence of this node's claim, by domain.
@@ -105,7 +109,7 @@ fn parse_claim(domain: &Name, payload: &[u8]) -> Result<Claim, BridgeError> {
 
 /// Reads the last message on the subject of a claim. `None` if it is not a claim: a service can direct a response of JetStream there,
 /// which replaces the claim. A claim that this version cannot read is an error.
-fn read_claim(domain: &Name, payload: &[u8]) -> Result<Option<Claim>, BridgeError> {
+fn read_claim(domain: &Name, payload: &[u8], limit: &LogLimit) -> Result<Option<Claim>, BridgeError> {
     let error = match parse_claim(domain, payload) {
         Ok(claim) => return Ok(Some(claim)),
         Err(error) => error,
@@ -113,7 +117,9 @@ fn read_claim(domain: &Name, payload: &[u8]) -> Result<Option<Claim>, BridgeErro
     if serde_json::from_slice::<serde_json::Value>(payload).is_ok_and(|message| message.get("store").is_some()) {
         return Err(error);
     }
-    tracing::warn!(%domain, "another program has replaced the claim on a domain with a message that is not a claim");
+    if limit.admits(monotonic()) {
+        tracing::warn!(%domain, "another program has replaced the claim on a domain with a message that is not a claim");
+    }
     Ok(None)
 }
 
@@ -124,6 +130,7 @@ impl Claims {
         namespace: Namespace,
         stream: DesiredConfig,
         card: &NodeCard,
+        log_limits: &Arc<LogLimits>,
     ) -> Option<Self> {
         let store = card.store.clone().filter(|_| !card.owns.is_empty())?;
         Some(Self {
@@ -131,6 +138,7 @@ impl Claims {
             namespace,
             stream,
             card: card.clone(),
+            log_limits: Arc::clone(log_limits),
             store,
             held: Mutex::default(),
             ended: AtomicBool::new(false),
@@ -224,7 +232,7 @@ impl Claims {
                             "failed to renew the claim on domain `{domain}`: {}; retrying",
                             error_chain(&error)
                         );
-                        if report.issues.open(ISSUE, || text) {
+                        if report.issues.open(ISSUE, || text) && self.log_limits.claims.admits(monotonic()) {
                             tracing::error!(
                                 %domain, error = %error_chain(&error),
                                 "failed to renew a claim; retrying",
@@ -363,7 +371,7 @@ impl Claims {
         let Some(stored) = self.jetstream.last_message(&self.stream.path, &subject).await? else {
             return Ok((0, None));
         };
-        Ok((stored.number, read_claim(domain, &stored.payload)?))
+        Ok((stored.number, read_claim(domain, &stored.payload, &self.log_limits.claims)?))
     }
 
     /// Replaces the claim with the sequence `last`. Returns false if that was no longer the last one.

@@ -19,7 +19,10 @@ use tokio::time::Instant;
 
 use super::config::{Login, NatsBuilder};
 use super::credentials::log_in;
-use super::denied_inboxes::{Denial, DeniedInboxes};
+use super::denied_inboxes::{Denial, DeniedInboxes, OwnInboxes};
+use super::excerpt::excerpt;
+use super::inboxes::response_inbox;
+use super::log_limits::LogLimits;
 use super::servers::Servers;
 use whizbang_core::bridge::BridgeError;
 use whizbang_core::clock::monotonic;
@@ -33,6 +36,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// The maximum pause between two attempts to reconnect. The first attempt follows immediately, the second after 20 ms, and each
 /// further pause doubles. A random half of each pause keeps the clients of a restarted server from reconnecting together.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
+/// The time for which dropped messages are noted in health.
+const DROPS_NOTED_FOR: Duration = Duration::from_secs(60);
 /// The number of buffered denials. A missed denial turns into a timeout of the denied request.
 const DENIAL_CAPACITY: usize = 64;
 
@@ -53,6 +58,32 @@ impl Default for LinkState {
     }
 }
 
+/// The messages that the client has dropped because this node read them too slowly. Its report of a message may be lost in a flood
+/// of them, so there may be more.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Drops {
+    /// The number of messages since the start.
+    pub(super) count: u64,
+    /// The time of the last one.
+    pub(super) last: Option<Instant>,
+}
+
+impl Drops {
+    /// Returns the note for operators, if messages were dropped in the last minute.
+    pub(super) fn note(&self, now: Instant) -> Option<String> {
+        let ago = now.saturating_duration_since(self.last?);
+        let text = || {
+            format!(
+                "{} messages from the server were dropped, the last one {} s ago: this node reads too slowly, or a client floods it; \
+                 senders send again, and events are read from the logs",
+                self.count,
+                ago.as_secs()
+            )
+        };
+        (ago < DROPS_NOTED_FOR).then(text)
+    }
+}
+
 /// A connection and its state.
 pub(super) struct Connection {
     /// Dropped before the client.
@@ -65,6 +96,10 @@ pub(super) struct Connection {
     pub(super) denials: broadcast::Sender<String>,
     /// The inboxes of other parties that the server does not permit this node to respond to.
     pub(super) denied_inboxes: Arc<DeniedInboxes>,
+    /// The limits of log lines that a stranger can cause.
+    pub(super) log_limits: Arc<LogLimits>,
+    /// Changes when messages are dropped.
+    pub(super) drops: watch::Receiver<Drops>,
     /// The address of the server without credentials.
     pub(super) broker: Arc<str>,
 }
@@ -97,6 +132,8 @@ impl Connection {
         let (link_writer, link) = watch::channel(LinkState::default());
         let denials = broadcast::Sender::new(DENIAL_CAPACITY);
         let denied_inboxes = Arc::<DeniedInboxes>::default();
+        let (drop_writer, drops) = watch::channel(Drops::default());
+        let log_limits = Arc::<LogLimits>::default();
         let inbox = format!("_INBOX_{name}");
         let events = EventLog {
             broker: Arc::clone(&broker),
@@ -104,8 +141,9 @@ impl Connection {
             link: link_writer,
             denials: denials.clone(),
             denied_inboxes: Arc::clone(&denied_inboxes),
-            inbox: inbox.clone(),
-            shared_inbox: format!("_INBOX_{}", config.namespace),
+            log_limits: Arc::clone(&log_limits),
+            drops: drop_writer,
+            inboxes: own_inboxes(&config.namespace, name),
         };
         let login = match &config.login {
             Login::None => servers.login.clone(),
@@ -125,7 +163,7 @@ impl Connection {
                 async {}
             });
         let client = options.connect(servers.addresses).await.map_err(|error| connect_error(&broker, &error))?;
-        Ok(Self { client, link, denials, denied_inboxes, broker, ending })
+        Ok(Self { client, link, denials, denied_inboxes, log_limits, drops, broker, ending })
     }
 
     /// Waits until the first connection is recorded, which may happen shortly after `open` returns.
@@ -154,6 +192,16 @@ pub(super) async fn round_trip(client: &Client) {
 /// Returns the name of a service's connection, which its inboxes contain.
 pub(super) fn client_name(namespace: &Namespace, service: &Name) -> String {
     format!("{namespace}_{service}")
+}
+
+/// Returns the inboxes of a connection with this [name](client_name).
+fn own_inboxes(namespace: &Namespace, name: &str) -> OwnInboxes {
+    let service = name.strip_prefix(&format!("{namespace}_")).unwrap_or(name);
+    OwnInboxes {
+        private: format!("_INBOX_{name}"),
+        shared: format!("_INBOX_{namespace}"),
+        responses: response_inbox(namespace, service),
+    }
 }
 
 /// Returns the options of the client for a login, with the certificates.
@@ -224,10 +272,12 @@ struct EventLog {
     denials: broadcast::Sender<String>,
     /// The inboxes of callers that the server denies.
     denied_inboxes: Arc<DeniedInboxes>,
-    /// The first token of the inboxes of this connection.
-    inbox: String,
-    /// The first token of the inboxes for responses to services.
-    shared_inbox: String,
+    /// The limits of log lines that a stranger can cause.
+    log_limits: Arc<LogLimits>,
+    /// The messages that were dropped.
+    drops: watch::Sender<Drops>,
+    /// The inboxes of this connection and of the services.
+    inboxes: OwnInboxes,
 }
 
 impl EventLog {
@@ -251,10 +301,21 @@ impl EventLog {
             }
             Event::ServerError(ServerError::Other(text)) => match denied_subject(text) {
                 Some(subject) => self.record_denial(subject, text),
-                None => tracing::warn!(broker, "server error: {}", excerpt(text)),
+                None if self.log_limits.server_errors.admits(monotonic()) => {
+                    tracing::warn!(broker, "server error: {}", excerpt(text));
+                }
+                None => {}
             },
+            // The client reports each dropped message.
             Event::SlowConsumer(_) => {
-                tracing::warn!(broker, "slow consumer: messages dropped, will be redelivered");
+                let now = monotonic();
+                self.drops.send_modify(|drops| *drops = Drops { count: drops.count + 1, last: Some(now) });
+                if self.log_limits.dropped.admits(now) {
+                    tracing::warn!(
+                        broker,
+                        "slow consumer: messages dropped; senders send again, events come from the logs"
+                    );
+                }
             }
             Event::LameDuckMode => tracing::info!(broker, "server is shutting down"),
             other => tracing::warn!(broker, "{other}"),
@@ -265,9 +326,11 @@ impl EventLog {
     /// a reply from there.
     fn record_denial(&self, subject: &str, text: &str) {
         let broker = &*self.broker;
-        match self.denied_inboxes.record(subject, &self.inbox, &self.shared_inbox, monotonic()) {
+        match self.denied_inboxes.record(subject, &self.inboxes, monotonic()) {
             Denial::OwnSubject => {
-                tracing::error!(broker, subject, "permission denied by the server: {}", excerpt(text));
+                if self.log_limits.server_errors.admits(monotonic()) {
+                    tracing::error!(broker, subject, "permission denied by the server: {}", excerpt(text));
+                }
                 // There may be no request that waits for it.
                 let _ = self.denials.send(subject.to_owned());
             }
@@ -275,6 +338,11 @@ impl EventLog {
                 broker,
                 inbox = excerpt(subject),
                 "response denied by the server; requests with such an inbox are dropped: the requester must use its own inbox",
+            ),
+            Denial::Service => tracing::warn!(
+                broker,
+                inbox = excerpt(subject),
+                "response to a service denied by the server: the permissions of this node are incomplete",
             ),
             Denial::KnownInbox => tracing::debug!(broker, inbox = excerpt(subject), "response denied by the server"),
         }
@@ -286,11 +354,6 @@ fn denied_subject(text: &str) -> Option<&str> {
     let rest = text.trim_matches('\'');
     let violation = rest.get(..22).is_some_and(|start| start.eq_ignore_ascii_case("permissions violation "));
     rest.split('"').nth(1).filter(|_| violation)
-}
-
-/// Returns the text of a server, shortened and escaped for a log.
-fn excerpt(text: &str) -> String {
-    text.chars().take(300).flat_map(char::escape_debug).collect()
 }
 
 /// Converts an error of the client. A wrong login or certificate is permanent; anything else may pass, so the caller may retry.

@@ -36,9 +36,10 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::channel::{Channel, ChannelSubscriber};
-use super::connection::{LinkState, round_trip};
-use super::decode::{self, excerpt};
+use super::connection::{Drops, LinkState, round_trip};
+use super::decode;
 use super::denied_inboxes::is_inbox;
+use super::excerpt::excerpt;
 use super::in_flight::{Completed, InFlightMessages, OutboundMessage, ReceivedMessage, RequestContext};
 use super::jetstream::{DesiredConfig, JetStream};
 use super::json_request;
@@ -59,6 +60,8 @@ pub(super) const MAX_IN_FLIGHT: usize = 4096;
 const MAX_UNFLUSHED_BYTES: usize = 4 * 1024 * 1024;
 /// The interval at which a node without capacity is polled. A completed message triggers an earlier poll.
 const CAPACITY_POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// The time after a dropped message at which the node looks for gaps. Messages that are dropped in it cause no further look.
+const GAPS_AFTER_DROPS: Duration = Duration::from_secs(5);
 
 /// The loop that receives. One task owns it, so nothing in it is locked.
 pub(super) struct ConsumerLoop {
@@ -78,6 +81,8 @@ pub(super) struct ConsumerLoop {
     pub(super) publisher: Arc<PublisherLoop>,
     /// The state of the connection. A changed epoch means a reconnection.
     pub(super) link: watch::Receiver<LinkState>,
+    /// The messages that the client has dropped, which may be live events.
+    pub(super) drops: watch::Receiver<Drops>,
     /// The time after which the server delivers again. Messages in flight are extended at a third of it.
     pub(super) ack_wait: Duration,
     /// The consumers by index. An index is never used again.
@@ -110,6 +115,11 @@ impl ConsumerLoop {
             let now = monotonic();
             let up = self.link.borrow_and_update().up;
             self.release_waiting(in_flight, now);
+            self.forget_refused(in_flight, now);
+            if in_flight.find_gaps_at.is_some_and(|due| due <= now) {
+                in_flight.find_gaps_at = None;
+                self.inbound.reconnected();
+            }
             let mut at_capacity = self.deliver_ready(in_flight, now);
             if up {
                 at_capacity |= self.pull_messages(in_flight, now);
@@ -120,6 +130,7 @@ impl ConsumerLoop {
                 self.write_outgoing(in_flight).await;
             }
             self.report_disowned(in_flight);
+            let summary_at = self.report.log_limits.flush(now);
             let wake = self.next_wake(in_flight, now, at_capacity, up);
             tokio::select! {
                 biased;
@@ -129,13 +140,16 @@ impl ConsumerLoop {
                         break;
                     }
                 }
+                Ok(()) = self.drops.changed() => {
+                    in_flight.find_gaps_at.get_or_insert(monotonic() + GAPS_AFTER_DROPS);
+                }
                 Some(completed) = in_flight.tasks.next() => self.complete(in_flight, completed),
                 Some(change) = self.shards.changes.recv() => self.change_ownership(in_flight, change).await,
                 Some((channel, message)) = self.subscribers.next() => self.receive(in_flight, channel, message),
                 () = self.publisher.stream_missing.notified() => {
                     in_flight.check_write_only_at.get_or_insert(monotonic() + DELETION_GRACE);
                 }
-                () = sleep_until(wake) => {}
+                () = sleep_until(wake.into_iter().chain(summary_at).min()) => {}
             }
             // Drain everything that is ready, so that capacity is polled and messages are written once per batch.
             while let Some(Some(completed)) = in_flight.tasks.next().now_or_never() {
@@ -163,10 +177,11 @@ impl ConsumerLoop {
             Channel::Requests => self.receive_request(in_flight, &message),
             Channel::Notifications => match decode::notification(&self.namespace, &message) {
                 Ok(notification) => self.inbound.notify(notification),
-                Err(error) => tracing::warn!(
+                Err(error) if self.refuse_request(&self.report.log_limits.notifications) => tracing::warn!(
                     subject = excerpt(&message.subject), error = %error_chain(&error),
                     "dropped a notification",
                 ),
+                Err(_) => {}
             },
         }
     }
@@ -183,7 +198,10 @@ impl ConsumerLoop {
         }
         // Only JetStream publishes here. A message that cannot be acknowledged did not come from it.
         let Some(ack_subject) = message.reply.clone().filter(|reply| reply.starts_with("$JS.ACK.")) else {
-            tracing::warn!(stream = consumer.source.stream, "dropped a message that JetStream did not deliver");
+            let stream = Arc::clone(&consumer.source);
+            if self.refuse_request(&self.report.log_limits.forged_deliveries) {
+                tracing::warn!(stream = stream.stream, "dropped a message that JetStream did not deliver");
+            }
             return;
         };
         in_flight.next_number += 1;
@@ -272,7 +290,9 @@ impl ConsumerLoop {
                 self.end_handling(in_flight, number);
                 self.copy_to_refused(in_flight, number, &message, &BridgeError::Unhandled { reason });
             }
-            Completed::CopiedToRefused(number, copied) => self.copy_completed(in_flight, number, copied),
+            Completed::CopiedToRefused(number, refused, copied) => {
+                self.copy_completed(in_flight, number, refused, copied);
+            }
             Completed::Handled(number, outcome) => {
                 self.end_handling(in_flight, number);
                 in_flight.complete(number, outcome == AckOutcome::Retry);
@@ -284,7 +304,7 @@ impl ConsumerLoop {
                     (Some((after, names)), Response::Envelopes(page)) => {
                         let limit = self.client.max_payload();
                         match json_request::response(after, &page.envelopes, page.last, &names, limit) {
-                            Ok(packet) => Self::queue_reply(in_flight, reply, packet),
+                            Ok(packet) => self.queue_reply(in_flight, reply, packet),
                             Err(error) => {
                                 let refused = Response::Refused(RequestError::Undecodable(error.to_string()));
                                 self.respond(in_flight, reply, &refused);
@@ -371,7 +391,9 @@ impl ConsumerLoop {
                     if unflushed >= MAX_UNFLUSHED_BYTES {
                         unflushed = 0;
                     }
-                    if let Err(error) = published {
+                    if let Err(error) = published
+                        && self.report.log_limits.unwritten.admits(monotonic())
+                    {
                         tracing::error!(
                             error = %error_chain(&error),
                             "failed to write an acknowledgement or response",
@@ -388,7 +410,8 @@ impl ConsumerLoop {
     /// if nothing is due.
     fn next_wake(&self, in_flight: &InFlightMessages, now: Instant, at_capacity: bool, up: bool) -> Option<Instant> {
         let due = in_flight.extend_at.into_iter().chain(in_flight.check_write_only_at).chain(in_flight.touch_all_at);
-        due.filter(|_| up).chain(in_flight.release_at).chain(at_capacity.then(|| now + CAPACITY_POLL_INTERVAL)).min()
+        let always = in_flight.release_at.into_iter().chain(in_flight.forget_refused_at).chain(in_flight.find_gaps_at);
+        due.filter(|_| up).chain(always).chain(at_capacity.then(|| now + CAPACITY_POLL_INTERVAL)).min()
     }
 
     /// Stops receiving, returns undelivered messages to the server, and waits for the delivered ones.
@@ -431,7 +454,7 @@ impl ConsumerLoop {
 }
 
 /// Sleeps until a moment, or for ever.
-async fn sleep_until(wake: Option<Instant>) {
+pub(super) async fn sleep_until(wake: Option<Instant>) {
     match wake {
         Some(wake) => tokio::time::sleep_until(wake).await,
         None => pending().await,

@@ -9,6 +9,7 @@ use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::excerpt::excerpt;
 use super::headers;
 use super::stored_message::StoredMessage;
 use super::streams::{StreamContent, StreamSource};
@@ -149,11 +150,6 @@ pub fn parses_response(payload: &[u8]) -> bool {
     }
     let _ = delivery_numbers(answer.get("reply").and_then(Value::as_str).unwrap_or_default());
     acknowledged.is_ok() || stored.is_some()
-}
-
-/// Returns the text of another party, shortened and escaped for logs and headers.
-pub(super) fn excerpt(text: &str) -> String {
-    text.chars().take(300).flat_map(char::escape_debug).collect()
 }
 
 /// Returns the number of deliveries of a message and its sequence in the stream, from the subject of its acknowledgement.

@@ -74,6 +74,19 @@ pub(super) fn warnings(info: &ServerInfo) -> Vec<String> {
             info.version
         ));
     }
+    // Fixed in 2.9.24 and 2.10.5 (nats-server issue 4771).
+    let loses_messages = match parse_version(&info.version) {
+        (2, 9, patch) => patch < 24,
+        (2, 10, patch) => patch < 5,
+        _ => false,
+    };
+    if loses_messages {
+        warnings.push(format!(
+            "nats-server {} removes the oldest messages of a stream that is full instead of refusing new ones: commands without a \
+             sender in a log, and refused messages, may be lost; use 2.9.24, 2.10.5 or later",
+            info.version
+        ));
+    }
     // Observed: 2.9.10, 2.10.26, 2.11.0 and 2.11.11 do, 2.12.0 and later do not.
     if info.auth_required && parse_version(&info.version) < (2, 12, 0) {
         warnings.push(format!(
@@ -102,12 +115,20 @@ mod tests {
     fn outdated_server_causes_a_warning() {
         let info =
             |version: &str| ServerInfo { version: version.to_owned(), max_payload: 1 << 20, ..ServerInfo::default() };
-        for (version, count) in
-            [("2.9.10", 1), ("2.11.15", 1), ("2.11.16", 0), ("2.12.8", 0), ("2.13.9", 1), ("2.15.1", 0)]
-        {
+        for (version, count) in [
+            ("2.9.10", 2),
+            ("2.9.24", 1),
+            ("2.10.4", 2),
+            ("2.10.5", 1),
+            ("2.11.15", 1),
+            ("2.11.16", 0),
+            ("2.12.8", 0),
+            ("2.13.9", 1),
+            ("2.15.1", 0),
+        ] {
             assert_eq!(warnings(&info(version)).len(), count, "{version}");
         }
-        for (version, count) in [("2.9.10", 2), ("2.11.16", 1), ("2.12.0", 1), ("2.12.8", 0)] {
+        for (version, count) in [("2.9.10", 3), ("2.11.16", 1), ("2.12.0", 1), ("2.12.8", 0)] {
             let guarded = ServerInfo { auth_required: true, ..info(version) };
             assert_eq!(warnings(&guarded).len(), count, "{version} with logins");
         }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::consumer_setup::{ConsumerState, SourceState};
 use super::decode;
 use super::json_request::Names;
+use super::refused_backlog::{RefusedBacklog, RefusedMessage};
 use whizbang_core::bridge::{AckOutcome, BridgeError, Response};
 
 /// The delay before the first redelivery of a message; it doubles up to [`MAX_REDELIVERY_DELAY`].
@@ -103,7 +104,7 @@ pub(super) enum Completed {
     /// No handler exists here; with the message and the reason.
     Unhandled(u64, Box<Message>, String),
     /// A refused message was copied to the refused stream, or the copy failed.
-    CopiedToRefused(u64, Result<(), BridgeError>),
+    CopiedToRefused(u64, RefusedMessage, Result<(), BridgeError>),
     /// The response to a request.
     Responded(RequestContext, Response),
     /// The state of a consumer, and whether it has left messages behind.
@@ -153,6 +154,12 @@ pub(super) struct InFlightMessages {
     pub(super) releases: u32,
     /// The moment of the next check for messages that wait in the node for too long. `None` while no limit is reached.
     pub(super) released_at: Option<Instant>,
+    /// The refused messages that cannot be copied and wait in their own stream.
+    pub(super) refused: RefusedBacklog,
+    /// The time to forget refused messages that were removed from their stream.
+    pub(super) forget_refused_at: Option<Instant>,
+    /// The time to look for gaps, because the client has dropped messages.
+    pub(super) find_gaps_at: Option<Instant>,
     /// The disowned shards whose last acknowledgements are not written yet.
     pub(super) disowned: Vec<(oneshot::Sender<Option<Subject>>, Option<Subject>)>,
 }

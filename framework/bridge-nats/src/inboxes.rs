@@ -47,6 +47,12 @@ impl Inboxes {
         [format!("{}.*", self.acknowledgements), format!("{}.*.*", self.responses)]
     }
 
+    /// Returns a subject beside those of the responses to this node, without a subscriber: the server denies a message to it if this
+    /// node is not permitted to respond to services.
+    pub(super) fn start_check(&self) -> Subject {
+        Subject::from(format!("{}.start", self.responses))
+    }
+
     /// Returns the reply subject of a message.
     pub(super) fn reply_subject(&self, number: u64, kind: ReplyKind) -> Subject {
         Subject::from(match kind {

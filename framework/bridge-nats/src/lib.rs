@@ -30,11 +30,13 @@ mod credentials;
 pub mod decode;
 mod denied_inboxes;
 mod durability;
+mod excerpt;
 mod headers;
 mod in_flight;
 mod inboxes;
 mod jetstream;
 mod json_request;
+mod log_limits;
 mod outgoing_message;
 mod owned_shards;
 mod ownership;
@@ -44,6 +46,7 @@ mod publisher;
 mod pull_consumer;
 mod recovery;
 mod refused;
+mod refused_backlog;
 mod report;
 mod requests;
 mod restart;
@@ -353,7 +356,8 @@ impl Bridge for NatsBridge {
             AttachState::Attached(session) | AttachState::Detaching(session) => session.clone(),
             AttachState::New | AttachState::Attaching | AttachState::Closed => return BridgeHealth::default(),
         };
-        let mut issues = session.report.issues.texts();
+        let report = &session.report;
+        let mut issues = report.issues.texts();
         let link = *session.link.borrow();
         let down = instant().saturating_duration_since(link.since);
         if !link.up && down >= DOWN_THRESHOLD {
@@ -364,9 +368,15 @@ impl Bridge for NatsBridge {
             ));
         }
         let mut health = BridgeHealth::new(issues);
-        health.refused = session.report.refused.load(Ordering::Relaxed);
-        health.denied_responses = session.report.denied_inboxes.dropped();
-        health.recreated_consumers = session.report.recreated_consumers.load(Ordering::Relaxed);
+        let (now, drops) = (instant(), *session.drops.borrow());
+        health.notes = report.notes.texts();
+        health.notes.extend(drops.note(now).into_iter().chain(report.denied_inboxes.notes(now)));
+        health.dropped_messages = drops.count;
+        health.refused = report.refused.load(Ordering::Relaxed);
+        health.discarded = report.discarded.load(Ordering::Relaxed);
+        health.refused_requests = report.refused_requests.load(Ordering::Relaxed);
+        health.denied_responses = report.denied_inboxes.dropped();
+        health.recreated_consumers = report.recreated_consumers.load(Ordering::Relaxed);
         health
     }
 

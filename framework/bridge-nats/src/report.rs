@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::denied_inboxes::DeniedInboxes;
+use super::log_limits::LogLimits;
 use whizbang_core::telemetry::Issues;
 
 /// The condition that the loops report.
@@ -14,10 +15,18 @@ use whizbang_core::telemetry::Issues;
 pub(super) struct Report {
     /// Open issues by key. Each loop resolves those that it has raised.
     pub(super) issues: Issues,
+    /// Open issues that stop no valid message, by key.
+    pub(super) notes: Issues,
     /// The number of messages moved to the refused stream since the start.
     pub(super) refused: AtomicU64,
+    /// The number of refused messages that were discarded, because their sender had too many.
+    pub(super) discarded: AtomicU64,
+    /// The number of requests, notifications and forged deliveries that were refused or dropped since the start.
+    pub(super) refused_requests: AtomicU64,
     /// The number of consumers that had stalled and were created again since the start.
     pub(super) recreated_consumers: AtomicU64,
     /// The inboxes that the server does not permit this node to respond to.
     pub(super) denied_inboxes: Arc<DeniedInboxes>,
+    /// The limits of log lines that a stranger can cause.
+    pub(super) log_limits: Arc<LogLimits>,
 }

@@ -3,18 +3,21 @@
 //! Called by the [consumer loop](super::consumer). The number of requests and of pages at once is bounded; beyond it a caller is
 //! answered `Busy`, so that it retries instead of waiting for its deadline.
 
+use std::sync::atomic::Ordering;
+
 use async_nats::{Message, Subject};
 use futures_util::FutureExt;
 
 use super::consumer::{ConsumerLoop, MAX_IN_FLIGHT};
-use super::decode::{self, excerpt};
+use super::decode;
 use super::denied_inboxes::is_inbox;
+use super::excerpt::excerpt;
 use super::headers;
 use super::in_flight::{Completed, InFlightMessages, OutboundMessage, RequestContext};
 use super::json_request;
 use whizbang_core::bridge::{Request, RequestError, Response};
 use whizbang_core::clock::monotonic;
-use whizbang_core::telemetry::error_chain;
+use whizbang_core::telemetry::{LogLimit, error_chain};
 use whizbang_wire::Packet;
 
 /// The maximum number of pages that are read or written at once as responses. A page has up to the server's `max_payload` bytes
@@ -27,7 +30,12 @@ impl ConsumerLoop {
     pub(super) fn receive_request(&mut self, in_flight: &mut InFlightMessages, message: &Message) {
         // Reply only to inbox subjects, so a caller cannot make this node publish with its permissions (confused deputy).
         let Some(reply) = message.reply.clone().filter(|reply| is_inbox(reply)) else {
-            tracing::warn!(subject = excerpt(&message.subject), "dropped a request without an inbox for its response");
+            if self.refuse_request(&self.report.log_limits.missing_inboxes) {
+                tracing::warn!(
+                    subject = excerpt(&message.subject),
+                    "dropped a request without an inbox for its response"
+                );
+            }
             return;
         };
         if self.report.denied_inboxes.drops(&reply, monotonic()) {
@@ -56,13 +64,21 @@ impl ConsumerLoop {
                 in_flight.tasks.push(response.map(move |response| Completed::Responded(context, response)).boxed());
             }
             Err(error) => {
-                tracing::warn!(
-                    subject = excerpt(&message.subject), error = %error_chain(&error),
-                    "refused a request",
-                );
+                if self.refuse_request(&self.report.log_limits.refused_requests) {
+                    tracing::warn!(
+                        subject = excerpt(&message.subject), error = %error_chain(&error),
+                        "refused a request",
+                    );
+                }
                 self.respond(in_flight, reply, &Response::Refused(RequestError::Undecodable(error.to_string())));
             }
         }
+    }
+
+    /// Counts a request or another message outside of a stream that is refused or dropped. Returns whether a line is logged for it.
+    pub(super) fn refuse_request(&self, limit: &LogLimit) -> bool {
+        self.report.refused_requests.fetch_add(1, Ordering::Relaxed);
+        limit.admits(monotonic())
     }
 
     /// Queues a response. One that exceeds the limit of the server is replaced by an error, so that the caller need not wait
@@ -74,11 +90,11 @@ impl ConsumerLoop {
             let reason = format!("response of {} bytes exceeds the broker's limit of {limit}", packet.size());
             packet = Packet::from_response(&Response::Refused(RequestError::Unknown(reason)), limit);
         }
-        Self::queue_reply(in_flight, reply, packet);
+        self.queue_reply(in_flight, reply, packet);
     }
 
     /// Queues an encoded response for an inbox.
-    pub(super) fn queue_reply(in_flight: &mut InFlightMessages, reply: Subject, packet: Packet) {
+    pub(super) fn queue_reply(&self, in_flight: &mut InFlightMessages, reply: Subject, packet: Packet) {
         match headers::to_nats(&packet) {
             Ok(headers) => {
                 in_flight.outgoing.push_back(OutboundMessage {
@@ -88,7 +104,10 @@ impl ConsumerLoop {
                     payload: packet.payload,
                 });
             }
-            Err(error) => tracing::error!(error = %error_chain(&error), "failed to encode a response"),
+            Err(error) if self.report.log_limits.unwritten.admits(monotonic()) => {
+                tracing::error!(error = %error_chain(&error), "failed to encode a response");
+            }
+            Err(_) => {}
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, broadcast, watch};
 use super::acknowledgement::PublishFailure;
 use super::actor::NatsActor;
 use super::claims::Claims;
-use super::connection::{Ending, LinkState};
+use super::connection::{Drops, Ending, LinkState};
 use super::headers;
 use super::jetstream::JetStream;
 use super::ownership::Ownership;
@@ -45,6 +45,8 @@ pub(super) struct Session {
     pub(super) link: watch::Receiver<LinkState>,
     /// The subjects that the server denies this user, as they are reported.
     pub(super) denials: broadcast::Sender<String>,
+    /// The messages that the client has dropped.
+    pub(super) drops: watch::Receiver<Drops>,
     /// The condition of the loops, for the health of the bridge.
     pub(super) report: Arc<Report>,
     /// The requests to the JetStream API, for shards and for the last published events.

@@ -4,6 +4,7 @@
 //! events are used, so a lost or forged message costs a delay or a request.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use actix::{AsyncContext, Context, Handler, Message, WrapFuture};
 use async_nats::Subscriber;
@@ -12,16 +13,21 @@ use tokio::sync::{broadcast, oneshot, watch};
 
 use super::NatsBridge;
 use super::actor::NatsActor;
-use super::connection::{LinkState, round_trip};
+use super::connection::{Drops, LinkState, round_trip};
+use super::consumer::sleep_until;
 use super::decode::reported_position;
 use super::session::Session;
 use super::subscriptions::subscribe;
 use super::watches::{DomainWatch, EndOfReports};
 use whizbang_core::bridge::{BridgeError, Watch, Watcher};
+use whizbang_core::clock::monotonic;
 use whizbang_core::message::Name;
 use whizbang_core::spawn::contained;
 use whizbang_core::telemetry::TARGET;
 use whizbang_wire::subject::Namespace;
+
+/// The time after a dropped message at which a watch reports an interruption. Messages that are dropped in it cause no further one.
+const INTERRUPTED_AFTER_DROPS: Duration = Duration::from_secs(1);
 
 impl NatsBridge {
     /// Begins a watch, with the subscription of another watch of the domain if there is one.
@@ -99,9 +105,12 @@ async fn begin(
         return Ok(watch.add(watcher));
     }
     domains.retain(|_, watch| watch.strong_count() > 0);
-    let (messages, link) = (subscribe_to(session, &namespace, domain).await?, session.link.clone());
+    let mut drops = session.drops.clone();
+    drops.mark_unchanged();
+    let messages = subscribe_to(session, &namespace, domain).await?;
+    let link = session.link.clone();
     let (watch, watchers, ended) = DomainWatch::new();
-    let run = RunWatch { domain: domain.clone(), namespace, messages, link, watchers, ended };
+    let run = RunWatch { domain: domain.clone(), namespace, messages, link, drops, watchers, ended };
     session.actor.send(run).await.map_err(|_| BridgeError::Closed)?;
     domains.insert(domain.clone(), Arc::downgrade(&watch));
     Ok(watch.add(watcher))
@@ -145,6 +154,8 @@ pub(super) struct RunWatch {
     messages: [Subscriber; 2],
     /// The state of the connection. Messages of the time without one are lost.
     link: watch::Receiver<LinkState>,
+    /// The messages that the client has dropped, which may be reports.
+    drops: watch::Receiver<Drops>,
     /// The watchers, which are notified when the loop ends.
     watchers: EndOfReports,
     /// Resolves when the last watcher has left.
@@ -171,9 +182,10 @@ impl Handler<RunWatch> for NatsActor {
 impl RunWatch {
     /// Reports until the last watcher has left, or the connection is closed. It never waits for a watcher.
     async fn run(self) {
-        let Self { domain, namespace, messages: [events, heads], mut link, watchers, mut ended } = self;
+        let Self { domain, namespace, messages: [events, heads], mut link, mut drops, watchers, mut ended } = self;
         let mut messages = select(events, heads);
         let mut epoch = link.borrow_and_update().epoch;
+        let mut interrupted_at = None;
         loop {
             tokio::select! {
                 biased;
@@ -187,6 +199,13 @@ impl RunWatch {
                         epoch = now.epoch;
                         watchers.0.each(|watcher| watcher.interrupted());
                     }
+                }
+                Ok(()) = drops.changed() => {
+                    interrupted_at.get_or_insert(monotonic() + INTERRUPTED_AFTER_DROPS);
+                }
+                () = sleep_until(interrupted_at) => {
+                    interrupted_at = None;
+                    watchers.0.each(|watcher| watcher.interrupted());
                 }
                 message = messages.next() => {
                     let Some(message) = message else { return };

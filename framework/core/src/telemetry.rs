@@ -4,11 +4,13 @@
 
 mod error_chain;
 mod issues;
+mod log_limit;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use error_chain::{ErrorChain, error_chain};
 pub use issues::Issues;
+pub use log_limit::{LOG_INTERVAL, LogLimit};
 
 /// Target of all spans and log lines.
 pub const TARGET: &str = "whizbang";

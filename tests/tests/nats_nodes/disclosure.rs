@@ -48,7 +48,7 @@ fn remote_caller_gets_a_code_and_the_log_has_the_text() {
 /// payload.
 #[test]
 fn documented_filter_logs_no_payload() {
-    const DOCUMENTED: &str = "trace,async_nats=info";
+    const DOCUMENTED: &str = "trace,async_nats=warn";
     assert!(include_str!("../../../docs/running.md").contains(DOCUMENTED));
     let logged = |filter: &'static str| {
         let mut found = (0, 0);

@@ -7,6 +7,7 @@ mod adversary;
 mod bank;
 mod callers;
 mod claims;
+mod clocks;
 mod cluster;
 #[path = "../../../framework/whizbang/tests/schema_drift/contracts.rs"]
 mod contracts;
@@ -17,6 +18,7 @@ mod forgery;
 mod hostile;
 mod jobs;
 mod log_capture;
+mod log_floods;
 mod memory;
 mod no_logins;
 mod older_copy;
@@ -27,6 +29,7 @@ mod republish;
 mod server_faults;
 mod services;
 mod shape_drift;
+mod slow_readers;
 mod start_failures;
 mod windows;
 

@@ -81,8 +81,15 @@ pub struct Metrics {
     /// Messages moved to the service's refused stream by the bridge: undecodable, or without a handler here. They
     /// stay there for an operator.
     pub refused: u64,
+    /// Refused messages that were discarded: the refused stream was full, and too many messages of their sender waited.
+    pub discarded: u64,
+    /// Requests and notifications of other services and clients that the bridge refused or dropped: they cannot be decoded,
+    /// contradict their subject, or name no inbox for the response.
+    pub refused_requests: u64,
     /// Requests without a response because the broker does not permit this node to respond to their inbox.
     pub denied_responses: u64,
+    /// Messages that the client of the broker dropped because this node read too slowly: at least so many.
+    pub dropped_messages: u64,
     /// Stalled broker consumers that were recreated.
     pub recreated_consumers: u64,
     /// Shards that this node owns now, by leases in a shared store.

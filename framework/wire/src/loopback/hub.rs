@@ -19,8 +19,9 @@ use crate::Packet;
 use crate::queue::PushOutcome;
 use whizbang_core::bridge::claim::Claim;
 use whizbang_core::bridge::{BridgeError, Inbound, NodeCard};
+use whizbang_core::clock::monotonic;
 use whizbang_core::message::{Envelope, Name, Shard, ShardId};
-use whizbang_core::telemetry::error_chain;
+use whizbang_core::telemetry::{LogLimit, error_chain};
 
 /// The time an event may wait for a full queue. After that its subscriber is lagging and fetches the rest from the log.
 const SLOW_SUBSCRIBER_TIMEOUT: Duration = Duration::from_millis(200);
@@ -32,6 +33,15 @@ const MAX_REFUSED_BYTES: usize = 4 << 20;
 /// Returns the delay of each copy of the next message; an empty list loses it.
 pub type DeliveryPolicy = dyn FnMut() -> Vec<Duration> + Send;
 
+/// The limit of the log lines about refused packets, of which a member can send any number.
+struct RefusalLines(LogLimit);
+
+impl Default for RefusalLines {
+    fn default() -> Self {
+        Self(LogLimit::new("refused a packet", 3))
+    }
+}
+
 /// The state of a hub.
 #[derive(Default)]
 pub(super) struct Hub {
@@ -41,6 +51,8 @@ pub(super) struct Hub {
     pub(super) members: Mutex<(u64, Vec<Arc<Member>>)>,
     /// The packets and their total size in bytes.
     pub(super) refused: Mutex<(VecDeque<RefusedPacket>, usize)>,
+    /// The limit of the log lines about refused packets.
+    refusals: RefusalLines,
     /// The claims by domain.
     pub(super) claims: Mutex<BTreeMap<Name, Claim>>,
     /// The policy of deliveries, if a test has set one.
@@ -113,7 +125,9 @@ impl Hub {
 
     /// Keeps a packet that could not be handled, for tests and programs that print it.
     pub(super) fn refuse(&self, member: &Member, packet: Packet, error: BridgeError) {
-        tracing::warn!(service = %member.card.service, error = %error_chain(&error), "refused a packet");
+        if self.refusals.0.admits(monotonic()) {
+            tracing::warn!(service = %member.card.service, error = %error_chain(&error), "refused a packet");
+        }
         let (refused, bytes) = &mut *self.refused.lock();
         *bytes += packet.size();
         refused.push_back(RefusedPacket { service: member.card.service.clone(), error, packet });
@@ -194,8 +208,10 @@ impl Hub {
 async fn wait_for_space(member: Arc<Member>, accepted: oneshot::Receiver<()>) -> Result<(), BridgeError> {
     // A subscriber that is gone does not slow the publisher down either.
     if tokio::time::timeout(SLOW_SUBSCRIBER_TIMEOUT, accepted).await.is_err() {
-        tracing::warn!(service = %member.card.service, "slow subscriber: events dropped, it fetches them from the log");
-        member.lagging.store(true, Ordering::Relaxed);
+        // Each event that waited reports it.
+        if !member.lagging.swap(true, Ordering::Relaxed) {
+            tracing::warn!(service = %member.card.service, "slow subscriber: events dropped, it fetches them from the log");
+        }
         member.messages.wake();
     }
     Ok(())

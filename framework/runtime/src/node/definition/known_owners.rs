@@ -15,8 +15,7 @@ use tokio::time::Instant;
 use whizbang_core::bridge::Bridge;
 use whizbang_core::clock::instant;
 use whizbang_core::message::{Envelope, Kind, Name, StoreId};
-use whizbang_core::telemetry::TARGET;
-use whizbang_core::telemetry::error_chain;
+use whizbang_core::telemetry::{LogLimit, TARGET, error_chain};
 
 /// Most domains remembered. A forger can name any number of domains.
 const MAX_DOMAINS: usize = 1024;
@@ -54,13 +53,25 @@ struct DomainClaim {
 }
 
 /// Owning stores of remote domains.
-#[derive(Default)]
 pub(in crate::node) struct KnownOwners {
     domains: Mutex<BTreeMap<Name, DomainClaim>>,
     /// Events of foreign stores that were dropped.
     pub(in crate::node) events_dropped: AtomicU64,
     /// Commands and replies of foreign stores that were dropped.
     pub(in crate::node) commands_dropped: AtomicU64,
+    /// The limit of lines about claims: a forger can name any number of domains and stores.
+    pub(in crate::node) log_limit: LogLimit,
+}
+
+impl Default for KnownOwners {
+    fn default() -> Self {
+        Self {
+            domains: Mutex::default(),
+            events_dropped: AtomicU64::new(0),
+            commands_dropped: AtomicU64::new(0),
+            log_limit: LogLimit::new("claims of domains", 10),
+        }
+    }
 }
 
 impl KnownOwners {
@@ -123,7 +134,9 @@ impl KnownOwners {
         peer.read_at = Some(instant());
         match claimed {
             Ok(Ok(Some(owner))) if peer.owner != Some(owner) => {
-                if let Some(before) = peer.owner {
+                if let Some(before) = peer.owner
+                    && self.log_limit.admits(instant())
+                {
                     tracing::warn!(target: TARGET, %domain, %before, store = %owner, "domain claimed for a different store than before");
                 }
                 peer.owner = Some(owner);
@@ -131,6 +144,7 @@ impl KnownOwners {
             }
             // A lost claim is renewed by its node: until then the known owner stands.
             Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) if !self.log_limit.admits(instant()) => {}
             Ok(Err(error)) => tracing::warn!(
                 target: TARGET, %domain, error = %error_chain(&error),
                 "failed to read the claim on a domain",
@@ -140,6 +154,7 @@ impl KnownOwners {
         let owner = peer.owner;
         if let (Some(store), Some(owner)) = (store, owner)
             && store != owner
+            && self.log_limit.admits(instant())
         {
             tracing::error!(target: TARGET, %domain, %store, %owner, "messages dropped: their store does not own the domain");
         }

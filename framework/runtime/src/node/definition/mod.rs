@@ -5,6 +5,7 @@
 
 pub(in crate::node) mod known_owners;
 pub(in crate::node) mod local_watches;
+pub(in crate::node) mod log_limits;
 pub(in crate::node) mod peers;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -26,6 +27,7 @@ use crate::node::catalog::newer_types::NewerTypes;
 use crate::node::config::NodeConfig;
 use crate::node::definition::known_owners::KnownOwners;
 use crate::node::definition::local_watches::LocalWatches;
+use crate::node::definition::log_limits::LogLimits;
 use crate::node::error::NodeEnd;
 use crate::node::health::{Health, Metrics};
 use crate::node::ownership::{Membership, MembershipCounts};
@@ -103,6 +105,7 @@ pub(in crate::node) struct NodeDefinition {
     /// Identity of the store; set before any message leaves the node.
     pub(in crate::node) identity: OnceLock<OwnIdentity>,
     pub(in crate::node) known_owners: KnownOwners,
+    pub(in crate::node) log_limits: Arc<LogLimits>,
     /// Streams of events that clients of this node read.
     pub(in crate::node) watches: Arc<LocalWatches>,
     /// The leases of this node, if several nodes share the store.
@@ -187,6 +190,12 @@ impl NodeDefinition {
         self.readers.get(shard).map(|reader| Arc::clone(&reader))
     }
 
+    /// Writes the summaries of log lines that were left out.
+    pub(in crate::node) fn flush_log_limits(&self, now: Instant) {
+        self.log_limits.flush(now);
+        self.known_owners.log_limit.flush(now);
+    }
+
     /// Returns the identity of the store, if it has one.
     pub(in crate::node) fn store_id(&self) -> Option<StoreId> {
         self.identity.get().map(|own| own.store)
@@ -241,9 +250,8 @@ impl NodeDefinition {
         }
         reasons.extend(self.issues.reasons());
         reasons.extend(self.store.issues().iter().map(|issue| format!("the store: {}", error_chain(issue))));
-        if let Some(bridge) = &self.bridge {
-            reasons.extend(bridge.health().issues);
-        }
+        let bridge = self.bridge.as_ref().map(|bridge| bridge.health()).unwrap_or_default();
+        reasons.extend(bridge.issues);
         for (thread, code) in self.user_code.iter().enumerate() {
             if let Some((since, actor, message)) = code.blocked(self.config.blocked_after) {
                 reasons.push(format!("thread {thread} blocked by user code for {since:?}: `{message}` of `{actor}`"));
@@ -251,6 +259,7 @@ impl NodeDefinition {
         }
         let ready = reasons.is_empty();
         reasons.extend(self.issues.notes());
+        reasons.extend(bridge.notes);
         for (thread, code) in self.user_code.iter().enumerate() {
             reasons.extend(code.failed_tasks().into_iter().map(|failure| format!("thread {thread}: {failure}")));
         }
@@ -345,7 +354,10 @@ impl NodeDefinition {
             sent: sum(|counts| counts.sent.get()),
             shape_refusals: self.shapes.refused.load(Ordering::Relaxed),
             refused: bridge.refused,
+            discarded: bridge.discarded,
+            refused_requests: bridge.refused_requests,
             denied_responses: bridge.denied_responses,
+            dropped_messages: bridge.dropped_messages,
             recreated_consumers: bridge.recreated_consumers,
             shards_owned: self.membership.as_ref().map_or(0, |membership| membership.owned()),
             shards_opened: owned(|counts| &counts.opened),

@@ -218,7 +218,8 @@ impl BridgeHandler {
                 }
                 envelope.to = Some(to);
                 let outcome = run_command(&self.definition, &self.threads, envelope);
-                Box::pin(async move { asker.answer(outcome.await) })
+                let limits = Arc::clone(&self.definition.log_limits);
+                Box::pin(async move { asker.answer(outcome.await, &limits) })
             }
             Request::Query(mut envelope) => {
                 if let Some(refused) = self.refusal(&mut envelope) {
@@ -226,7 +227,10 @@ impl BridgeHandler {
                 }
                 let asker = RemoteRequest::of(&envelope);
                 match run_query(&self.definition, &self.threads, &envelope) {
-                    Some(outcome) => Box::pin(async move { asker.answer(outcome.await) }),
+                    Some(outcome) => {
+                        let limits = Arc::clone(&self.definition.log_limits);
+                        Box::pin(async move { asker.answer(outcome.await, &limits) })
+                    }
                     None => {
                         let name = envelope.name.to_string();
                         Box::pin(async move { Response::Refused(RequestError::Unhandled(name)) })
@@ -236,6 +240,7 @@ impl BridgeHandler {
             Request::Events { shard, after, limit } => {
                 let (reader, store) = (self.definition.reader(&shard), self.definition.store_id());
                 let shapes = Arc::clone(&self.definition.shapes);
+                let limits = Arc::clone(&self.definition.log_limits);
                 let limit = usize::try_from(limit).unwrap_or(MAX_ENTRIES).min(MAX_ENTRIES);
                 Box::pin(async move {
                     let Some(reader) = reader else { return Response::Refused(RequestError::NotHere) };
@@ -247,13 +252,14 @@ impl BridgeHandler {
                                 events.into_iter().map(|event| shapes.mark(envelope_of(&shard, event))).collect();
                             Response::Envelopes(Page::new(envelopes, head).store(store))
                         }
-                        Err(error) => page_unreadable(&shard, &error),
+                        Err(error) => page_unreadable(&shard, &error, &limits),
                     }
                 })
             }
             Request::Outbox { from, to, after, limit } => {
                 let (reader, store) = (self.definition.reader(&from), self.definition.store_id());
                 let limit = usize::try_from(limit).unwrap_or(MAX_ENTRIES).min(MAX_ENTRIES);
+                let limits = Arc::clone(&self.definition.log_limits);
                 let (tell, told) = oneshot::channel();
                 let place = (from.clone(), to.clone());
                 self.threads.run(
@@ -272,7 +278,7 @@ impl BridgeHandler {
                             let entries = entries.into_iter().map(|entry| entry.envelope).collect();
                             Response::Envelopes(Page::new(entries, head).committed(Some(committed)).store(store))
                         }
-                        Err(error) => page_unreadable(&from, &error),
+                        Err(error) => page_unreadable(&from, &error, &limits),
                     }
                 })
             }

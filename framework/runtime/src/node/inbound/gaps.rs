@@ -13,6 +13,7 @@ use crate::node::error::NodeEnd;
 use crate::node::thread::ThreadRuntime;
 use crate::relay::page;
 use whizbang_core::bridge::{Page, Request, Response};
+use whizbang_core::clock::instant;
 use whizbang_core::message::{Envelope, ShardId};
 use whizbang_core::retry::Retry;
 use whizbang_core::telemetry::TARGET;
@@ -100,10 +101,12 @@ impl ThreadRuntime {
         }
         let (from, to) = (&window.from, &window.to);
         if self.definition.identity.get().is_none_or(|own| own.in_place_of_other) {
-            tracing::warn!(
-                target: TARGET, %from, %to, committed, here,
-                "store older than its peers know: messages are handled again, as configured",
-            );
+            if self.definition.log_limits.untrue_answers.admits(instant()) {
+                tracing::warn!(
+                    target: TARGET, %from, %to, committed, here,
+                    "store older than its peers know: messages are handled again, as configured",
+                );
+            }
             return false;
         }
         let end = NodeEnd::OlderStore { from: from.to_string(), to: to.to_string(), committed, here };
@@ -142,7 +145,9 @@ async fn read_outbox(
                 definition.resolve_shapes(&mut entries).await.map_err(|_| true)?;
                 return Ok(OutboxPage { entries, head, committed: committed.unwrap_or(0) });
             }
-            tracing::error!(target: TARGET, %from, %to, "owner returned entries of a different shard");
+            if definition.log_limits.untrue_answers.admits(instant()) {
+                tracing::error!(target: TARGET, %from, %to, "owner returned entries of a different shard");
+            }
             Err(false)
         }
         Ok(_) => Err(true),

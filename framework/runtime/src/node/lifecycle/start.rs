@@ -19,6 +19,7 @@ use crate::node::catalog::newer_types::NewerTypes;
 use crate::node::config::ConfigError;
 use crate::node::config::default_label;
 use crate::node::definition::known_owners::KnownOwners;
+use crate::node::definition::log_limits::LogLimits;
 use crate::node::definition::{ActorDefinition, NodeDefinition, ViewDefinition};
 use crate::node::error::StartError;
 use crate::node::inbound::bridge_handler::BridgeHandler;
@@ -181,6 +182,7 @@ impl NodeBuilder {
             ended: watch::Sender::default(),
             identity: OnceLock::new(),
             known_owners: KnownOwners::default(),
+            log_limits: Arc::new(LogLimits::default()),
             watches: Arc::default(),
             membership,
         });

@@ -17,6 +17,7 @@ use crate::node::definition::{NodeDefinition, REQUEST_TIMEOUT};
 use crate::node::thread::ThreadRuntime;
 use crate::relay::{ConfirmationCheck, SendWindows, page};
 use whizbang_core::bridge::{Request, Response};
+use whizbang_core::clock::instant;
 use whizbang_core::message::ShardId;
 use whizbang_core::retry::Retry;
 use whizbang_core::telemetry::TARGET;
@@ -195,7 +196,7 @@ impl ThreadRuntime {
             tracing::info!(target: TARGET, %from, %to, "receiver matches the log again: sending resumed");
         }
         let is_less = windows.confirm(to, through, noted);
-        if is_less {
+        if is_less && self.definition.log_limits.untrue_answers.admits(instant()) {
             tracing::warn!(
                 target: TARGET, %from, %to, through, noted,
                 "forged or outdated note: uncommitted messages are sent again",

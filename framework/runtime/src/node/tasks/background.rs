@@ -110,6 +110,7 @@ pub(in crate::node) async fn passivate_idle(runtime: Weak<ThreadRuntime>) {
         }
         runtime.store_watermarks(1);
         if runtime.index == 0 {
+            runtime.definition.flush_log_limits(instant());
             runtime.definition.store.forget_ids(runtime.context.dedup_horizon());
         }
     }
