@@ -54,6 +54,6 @@ pub use saga::{OnTimer, Saga};
 pub use whizbang_core::message::{Command, Document, Domain, Event, Message, Query, Rejection};
 pub use whizbang_core::retry::Retry;
 pub use worker::{
-    CircuitBreaker, Job, JobError, OnEvent, OnEventBatch, OnJobReply, Perform, PerformBatch, RetryDecision, WorkError,
-    Worker, WorkerOptions,
+    CircuitBreaker, Job, JobError, OnEvent, OnEventBatch, OnJobReply, Perform, PerformBatch, Priority, RetryDecision,
+    WorkError, Worker, WorkerOptions,
 };

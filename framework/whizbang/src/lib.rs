@@ -165,6 +165,6 @@ pub use whizbang_core::retry::Retry;
 pub use whizbang_core::telemetry::{ErrorChain, error_chain};
 pub use whizbang_runtime::actor::{CompensationScope, Effects, EventContext, Role, Sent, Stateful};
 pub use worker::{
-    CircuitBreaker, Job, JobError, OnEvent, OnEventBatch, OnJobReply, Perform, PerformBatch, RetryDecision, WorkError,
-    Worker, WorkerOptions,
+    CircuitBreaker, Job, JobError, OnEvent, OnEventBatch, OnJobReply, Perform, PerformBatch, Priority, RetryDecision,
+    WorkError, Worker, WorkerOptions,
 };

@@ -83,8 +83,10 @@ impl<W: Worker> WorkerDispatcher<W> {
             return Outcome::Stopped;
         }
         let done = {
+            let pass = self.enter(&log.shard, self.priority(envelope)).await;
             let Ok(_slot) = self.slots.acquire().await else { return Outcome::Stopped };
             let Some(admitted) = self.admit_job(&log.shard).await else { return Outcome::Stopped };
+            drop(pass);
             self.begin(number);
             self.run_once(&log.shard, envelope, dead_letter.attempts + 1, admitted).await
         };

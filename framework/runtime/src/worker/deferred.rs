@@ -19,10 +19,12 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::Worker;
 use super::commit::{End, JobEntry};
 use super::dispatcher::WorkerDispatcher;
+use super::entrance::Pass;
 use super::failure::Failure;
 use super::job_log::{JobLog, JobNumber};
 use super::ledger::Ledger;
 use super::plan::Done;
+use super::priority::Priority;
 use crate::actor::OwnedShard;
 use crate::router::{DedupKey, Outcome};
 use whizbang_core::clock::instant;
@@ -78,20 +80,32 @@ impl<W: Worker> WorkerDispatcher<W> {
     }
 
     /// Schedules a deferred job to start after `wait`, when a slot is free.
-    pub(super) fn begin_later(self: &Rc<Self>, shard: &Rc<OwnedShard>, id: MessageId, wait: Duration) {
-        self.pending.push(shard, id, instant() + wait);
+    pub(super) fn begin_later(
+        self: &Rc<Self>,
+        shard: &Rc<OwnedShard>,
+        id: MessageId,
+        priority: Priority,
+        wait: Duration,
+    ) {
+        self.pending.push(shard, id, priority, instant() + wait);
         self.begin_queued();
     }
 
-    /// Starts the task that begins queued jobs, unless it runs.
+    /// Starts the tasks that begin queued jobs, unless they run.
     pub(super) fn begin_queued(self: &Rc<Self>) {
-        self.pending.task.borrow_mut().get_or_insert_with(|| {
+        self.priorities().iter().for_each(|priority| self.begin_queued_of(*priority));
+    }
+
+    fn begin_queued_of(self: &Rc<Self>, priority: Priority) {
+        self.pending.task(priority).borrow_mut().get_or_insert_with(|| {
             let (me, pending, slots) = (Rc::downgrade(self), Rc::clone(&self.pending), Arc::clone(&self.slots));
+            let has_priorities = self.has_priorities();
             let begin = move || {
                 let (me, pending, slots) = (me.clone(), Rc::clone(&pending), Arc::clone(&slots));
                 async move {
                     loop {
-                        pending.is_due().await;
+                        pending.is_due(priority).await;
+                        let pass = if has_priorities { pending.entrance.enter(priority).await } else { None };
                         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
                         let Some(me) = me.upgrade() else { return };
                         if me.context.draining.get() || me.context.stopped.get() {
@@ -99,13 +113,18 @@ impl<W: Worker> WorkerDispatcher<W> {
                             return;
                         }
                         // A shard that is handed over keeps its jobs in its log.
-                        if let Some((shard, id)) = pending.pop_due().filter(|(shard, _)| shard.is_open()) {
-                            me.start(shard, id, slot);
+                        if let Some((shard, id)) = pending.pop_due(priority).filter(|(shard, _)| shard.is_open()) {
+                            // The task of the job lets the next one go. By then this task waits at the entrance again: the
+                            // choice must see the next job of this priority.
+                            me.start(shard, id, priority, slot, pass);
                         }
                     }
                 }
             };
-            let name = format!("deferred jobs of {}", self.actor);
+            let name = match priority {
+                Priority::Normal => format!("deferred jobs of {}", self.actor),
+                _ => format!("deferred {priority:?} jobs of {}", self.actor).to_lowercase(),
+            };
             whizbang_core::spawn::local(whizbang_core::spawn::restart_until_done(
                 Arc::clone(&self.context.user_code),
                 name,
@@ -114,22 +133,29 @@ impl<W: Worker> WorkerDispatcher<W> {
         });
     }
 
-    fn start(self: &Rc<Self>, shard: Rc<OwnedShard>, id: MessageId, slot: OwnedSemaphorePermit) {
+    fn start(
+        self: &Rc<Self>,
+        shard: Rc<OwnedShard>,
+        id: MessageId,
+        priority: Priority,
+        slot: OwnedSemaphorePermit,
+        pass: Option<Pass>,
+    ) {
         let me = Rc::clone(self);
         let flight = self.context.track_job(&shard);
         self.spawn(&Rc::clone(&shard), flight, None, move |number| async move {
-            let running = caught(me.run_deferred(number, &shard, id, slot)).await;
+            let running = caught(me.run_deferred(number, &shard, id, priority, slot, pass)).await;
             if let Err(panicked) = &running {
                 let log = me.shard_log(&shard);
                 me.close(&log, id, number);
                 me.context.user_code.failed(&me.task(), &format!("{}; restarting its job", panicked.text()));
-                me.begin_later(&shard, id, REREAD_AFTER);
+                me.begin_later(&shard, id, priority, REREAD_AFTER);
             }
             if let Ok(Ok(())) = running {
                 me.report_recovered();
             }
             if let Ok(Err(_)) = running {
-                me.begin_later(&shard, id, REREAD_AFTER);
+                me.begin_later(&shard, id, priority, REREAD_AFTER);
             }
             me.settle(number, &no_reply());
         });
@@ -146,10 +172,16 @@ impl<W: Worker> WorkerDispatcher<W> {
                         self.restore_lines(lines, &shard, generation, waiting).await;
                         return;
                     }
-                    let running = |id: &MessageId| log.running.borrow().contains_key(id);
-                    waiting.into_iter().filter(|id| !running(id)).for_each(|id| {
-                        self.begin_later(&shard, id, Duration::ZERO);
-                    });
+                    for id in waiting {
+                        if log.running.borrow().contains_key(&id) {
+                            continue;
+                        }
+                        let priority = self.recorded_priority(&log, id).await;
+                        if shard.is_lost() || shard.generation.get() != generation || !shard.is_open() {
+                            return;
+                        }
+                        self.begin_later(&shard, id, priority, Duration::ZERO);
+                    }
                     return;
                 }
                 Err(error) => {
@@ -168,13 +200,29 @@ impl<W: Worker> WorkerDispatcher<W> {
         }
     }
 
+    /// Returns the priority of a recorded job, which is read for that if the worker has priorities. One that cannot be read is
+    /// a normal one: it is read again when it begins.
+    async fn recorded_priority(&self, log: &JobLog, id: MessageId) -> Priority {
+        if !self.has_priorities() {
+            return Priority::Normal;
+        }
+        match self.deferred_job(log, id).await {
+            Ok(Some(dead_letter)) => self.priority(&Envelope { key: dead_letter.key, ..dead_letter.envelope }),
+            Ok(None) | Err(_) => Priority::Normal,
+        }
+    }
+
     async fn run_deferred(
         self: &Rc<Self>,
         number: JobNumber,
         shard: &Rc<OwnedShard>,
         id: MessageId,
+        priority: Priority,
         slot: OwnedSemaphorePermit,
+        pass: Option<Pass>,
     ) -> Result<(), StoreError> {
+        // Without other limits the next one need not wait until the job is read.
+        let pass = pass.filter(|_| self.limits.delays_jobs());
         let log = self.shard_log(shard);
         let ledger = self.ledger(&log).await?;
         let Some(dead_letter) = self.deferred_job(&log, id).await? else { return Ok(()) };
@@ -182,7 +230,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             return Ok(());
         }
         let envelope = Envelope { key: dead_letter.key, ..dead_letter.envelope };
-        if self.lines.as_ref().is_some_and(|lines| !lines.claim(&envelope.key, shard, id)) {
+        if self.lines.as_ref().is_some_and(|lines| !lines.claim(&envelope.key, shard, id, priority)) {
             return Ok(());
         }
         log.running.borrow_mut().insert(id, (number, self.context.digest(&envelope).value()));
@@ -205,6 +253,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             self.close(&log, id, number);
             return Ok(());
         };
+        drop(pass);
         // It may have waited long for the limits of the worker.
         if self.has_expired(&envelope, failed) {
             self.expire_deferred(&log, ledger, &envelope).await;
@@ -249,7 +298,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         match self.finish(log, ledger, envelope, End::Resolved, done).await {
             Ok(Outcome::Done(..)) => self.leave_line(envelope),
             // It is still recorded as waiting.
-            Ok(_) => self.begin_later(&log.shard, envelope.id, REREAD_AFTER),
+            Ok(_) => self.begin_later(&log.shard, envelope.id, self.priority(envelope), REREAD_AFTER),
             Err(failure) => self.failed_deferred(log, ledger, envelope, &failure, attempts).await,
         }
     }
@@ -280,11 +329,12 @@ impl<W: Worker> WorkerDispatcher<W> {
         let noted = self.commit(log, ledger, &entry, no_reply()).await;
         match noted {
             Outcome::Done(..) if again => {
-                self.begin_later(&log.shard, envelope.id, self.wait(envelope, failure, failed));
+                let wait = self.wait(envelope, failure, failed);
+                self.begin_later(&log.shard, envelope.id, self.priority(envelope), wait);
             }
             Outcome::Done(..) => self.leave_line(envelope),
             // It is still recorded as waiting.
-            _ => self.begin_later(&log.shard, envelope.id, REREAD_AFTER),
+            _ => self.begin_later(&log.shard, envelope.id, self.priority(envelope), REREAD_AFTER),
         }
     }
 

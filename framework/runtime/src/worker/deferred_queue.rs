@@ -1,4 +1,4 @@
-//! The queue of deferred jobs of one worker and thread: by due time, with an id for each.
+//! The queues of deferred jobs of one worker and thread: by priority and due time, with an id for each.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -8,6 +8,8 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::entrance::Entrance;
+use super::priority::{PRIORITIES, Priority};
 use crate::actor::OwnedShard;
 use whizbang_core::clock::instant;
 use whizbang_core::message::MessageId;
@@ -20,29 +22,61 @@ const MAX_DEFERRED: usize = 65_536;
 /// Deferred jobs by due time and insertion number: the shard and the message.
 type Due = BTreeMap<(Instant, u64), (Rc<OwnedShard>, MessageId)>;
 
-/// Deferred jobs, by the time when they are due.
-pub(super) struct DeferredJobs {
+/// Deferred jobs of one priority, by the time when they are due.
+#[derive(Default)]
+struct Queue {
     due: RefCell<Due>,
+    wake: Notify,
+    task: RefCell<Option<Task>>,
+}
+
+/// Deferred jobs. Those of a worker without priorities are normal ones.
+pub(super) struct DeferredJobs {
+    low: Queue,
+    normal: Queue,
+    urgent: Queue,
+    /// Entrance to the slots of a worker with priorities, for jobs of the queues and for messages that are not recorded.
+    pub(super) entrance: Rc<Entrance>,
     next: Cell<u64>,
     /// Recorded jobs that wait for others of their key, and are not in the queue.
     behind: Cell<usize>,
-    wake: Notify,
-    pub(super) task: RefCell<Option<Task>>,
     counts: Arc<Counts>,
 }
 
 impl DeferredJobs {
     pub(super) fn new(counts: Arc<Counts>) -> Rc<Self> {
-        let (due, next, wake, task) = (RefCell::default(), Cell::default(), Notify::new(), RefCell::default());
-        Rc::new(Self { due, next, behind: Cell::new(0), wake, task, counts })
+        let (low, normal, urgent) = (Queue::default(), Queue::default(), Queue::default());
+        let (entrance, next, behind) = (Rc::default(), Cell::default(), Cell::new(0));
+        Rc::new(Self { low, normal, urgent, entrance, next, behind, counts })
+    }
+
+    fn queue(&self, priority: Priority) -> &Queue {
+        match priority {
+            Priority::Low => &self.low,
+            Priority::Normal => &self.normal,
+            Priority::Urgent => &self.urgent,
+        }
+    }
+
+    fn queues(&self) -> [&Queue; 3] {
+        PRIORITIES.map(|priority| self.queue(priority))
+    }
+
+    /// Returns the task that begins the jobs of a priority.
+    pub(super) fn task(&self, priority: Priority) -> &RefCell<Option<Task>> {
+        &self.queue(priority).task
+    }
+
+    fn len(&self) -> usize {
+        self.queues().map(|queue| queue.due.borrow().len()).into_iter().sum()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.due.borrow().is_empty()
+        self.len() == 0
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.due.borrow().len() + self.behind.get() >= MAX_DEFERRED
+        self.len() + self.behind.get() >= MAX_DEFERRED
     }
 
     /// Counts recorded jobs that begin and that end to wait for others of their key.
@@ -53,47 +87,52 @@ impl DeferredJobs {
     }
 
     pub(super) fn clear(&self) {
-        let task = self.task.borrow_mut().take();
-        drop(task);
-        let gone = std::mem::take(&mut *self.due.borrow_mut());
-        self.counts.deferred.set(self.counts.deferred.get().saturating_sub(gone.len() as u64));
+        for queue in self.queues() {
+            let task = queue.task.borrow_mut().take();
+            drop(task);
+            let gone = std::mem::take(&mut *queue.due.borrow_mut());
+            self.counts.deferred.set(self.counts.deferred.get().saturating_sub(gone.len() as u64));
+        }
     }
 
     /// Removes the jobs of a shard that is closed. Its next owner reads them from the log.
     pub(super) fn remove(&self, shard: &Rc<OwnedShard>) {
-        let before = self.due.borrow().len();
-        self.due.borrow_mut().retain(|_, (of, _)| !Rc::ptr_eq(of, shard));
-        let gone = before - self.due.borrow().len();
+        let before = self.len();
+        for queue in self.queues() {
+            queue.due.borrow_mut().retain(|_, (of, _)| !Rc::ptr_eq(of, shard));
+        }
+        let gone = before - self.len();
         self.counts.deferred.set(self.counts.deferred.get().saturating_sub(gone as u64));
     }
 
-    pub(super) fn push(&self, shard: &Rc<OwnedShard>, id: MessageId, due: Instant) {
-        let number = self.next.replace(self.next.get() + 1);
-        self.due.borrow_mut().insert((due, number), (Rc::clone(shard), id));
+    pub(super) fn push(&self, shard: &Rc<OwnedShard>, id: MessageId, priority: Priority, due: Instant) {
+        let (queue, number) = (self.queue(priority), self.next.replace(self.next.get() + 1));
+        queue.due.borrow_mut().insert((due, number), (Rc::clone(shard), id));
         self.counts.deferred.set(self.counts.deferred.get() + 1);
-        self.wake.notify_one();
+        queue.wake.notify_one();
     }
 
-    pub(super) fn pop_due(&self) -> Option<(Rc<OwnedShard>, MessageId)> {
-        let mut due = self.due.borrow_mut();
+    pub(super) fn pop_due(&self, priority: Priority) -> Option<(Rc<OwnedShard>, MessageId)> {
+        let mut due = self.queue(priority).due.borrow_mut();
         let first = due.first_entry().filter(|entry| entry.key().0 <= instant())?;
         let job = first.remove();
         self.counts.deferred.set(self.counts.deferred.get().saturating_sub(1));
         Some(job)
     }
 
-    /// Waits until a job is due.
-    pub(super) async fn is_due(&self) {
+    /// Waits until a job of a priority is due.
+    pub(super) async fn is_due(&self, priority: Priority) {
+        let queue = self.queue(priority);
         loop {
-            let next = self.due.borrow().first_key_value().map(|((due, _), _)| *due);
+            let next = queue.due.borrow().first_key_value().map(|((due, _), _)| *due);
             match next {
                 Some(due) if due <= instant() => return,
                 Some(due) => tokio::select! {
                     biased;
-                    () = self.wake.notified() => {}
+                    () = queue.wake.notified() => {}
                     () = tokio::time::sleep_until(due) => {}
                 },
-                None => self.wake.notified().await,
+                None => queue.wake.notified().await,
             }
         }
     }

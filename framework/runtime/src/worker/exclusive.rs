@@ -14,6 +14,7 @@ use foldhash::fast::FixedState;
 use tokio::sync::Notify;
 
 use super::deferred_queue::DeferredJobs;
+use super::priority::Priority;
 use crate::actor::OwnedShard;
 use whizbang_core::clock::instant;
 use whizbang_core::message::{MessageId, Shard};
@@ -24,7 +25,7 @@ enum Entry {
     /// Its task waits in memory.
     Task { number: u64, wake: Rc<Notify>, is_recordable: bool },
     /// Its job is recorded, and begins when it holds the line.
-    Recorded(MessageId),
+    Recorded(MessageId, Priority),
 }
 
 /// Line of one key. Empty lines are dropped.
@@ -48,7 +49,7 @@ impl Line {
     /// Adds a waiting message that is recorded, or that never will be. Returns whether it is recorded.
     fn settle(&mut self, entry: Entry) -> bool {
         let is_recorded = match &entry {
-            Entry::Recorded(id) => self.recorded.insert(*id),
+            Entry::Recorded(id, _) => self.recorded.insert(*id),
             Entry::Task { .. } => false,
         };
         self.settled.push_back(entry);
@@ -132,8 +133,8 @@ impl Lines {
     }
 
     /// Lets a recorded job begin: returns true if it holds the line of its key now; otherwise it is in the line.
-    pub(super) fn claim(&self, key: &str, shard: &Rc<OwnedShard>, id: MessageId) -> bool {
-        let is_it = |entry: &Entry| matches!(entry, Entry::Recorded(known) if *known == id);
+    pub(super) fn claim(&self, key: &str, shard: &Rc<OwnedShard>, id: MessageId, priority: Priority) -> bool {
+        let is_it = |entry: &Entry| matches!(entry, Entry::Recorded(known, _) if *known == id);
         let lines = self.lines.borrow();
         let known =
             lines.get(key).map(|line| (is_it(&line.holder), is_it(&line.holder) || line.recorded.contains(&id)));
@@ -141,7 +142,7 @@ impl Lines {
         if let Some((is_holder, true)) = known {
             return is_holder;
         }
-        self.add(key, shard, Entry::Recorded(id), false);
+        self.add(key, shard, Entry::Recorded(id, priority), false);
         known.is_none()
     }
 
@@ -165,7 +166,7 @@ impl Lines {
 
     /// Ends the place of a recorded job that is done or a dead letter.
     pub(super) fn leave(&self, key: &str, id: MessageId) {
-        let is_holder = |line: &Line| matches!(line.holder, Entry::Recorded(holder) if holder == id);
+        let is_holder = |line: &Line| matches!(line.holder, Entry::Recorded(holder, _) if holder == id);
         if self.lines.borrow().get(key).is_some_and(is_holder) {
             self.pass_on(key);
         }
@@ -179,10 +180,10 @@ impl Lines {
             None => drop(lines.remove(key)),
             Some(entry) => {
                 match &entry {
-                    Entry::Recorded(id) => {
+                    Entry::Recorded(id, priority) => {
                         line.recorded.remove(id);
                         self.pending.count(0, 1);
-                        self.pending.push(&line.shard, *id, instant());
+                        self.pending.push(&line.shard, *id, *priority, instant());
                     }
                     Entry::Task { wake, .. } => wake.notify_one(),
                 }
@@ -286,18 +287,18 @@ impl Place {
     }
 
     /// Leaves the place to the recorded job. Returns whether the job holds the line, so that its caller begins it.
-    pub(super) fn recorded(&self, id: MessageId) -> bool {
+    pub(super) fn recorded(&self, id: MessageId, priority: Priority) -> bool {
         self.is_left.set(true);
         let mut lines = self.lines.lines.borrow_mut();
         let Some(line) = lines.get_mut(&self.key) else { return false };
         let is_holder = self.is_it(&line.holder);
         if is_holder {
-            line.holder = Entry::Recorded(id);
+            line.holder = Entry::Recorded(id, priority);
         } else {
             if line.unrecorded.front().is_some_and(|first| self.is_it(first)) {
                 line.unrecorded.pop_front();
             }
-            self.lines.pending.count(usize::from(line.settle(Entry::Recorded(id))), 0);
+            self.lines.pending.count(usize::from(line.settle(Entry::Recorded(id, priority))), 0);
         }
         line.wake_unrecorded();
         is_holder
@@ -363,7 +364,7 @@ mod tests {
     #[test]
     fn recorded_jobs_hold_their_line_in_order() {
         let ((lines, counts), shard) = (lines(), shard());
-        let claims = |number| lines.claim("t", &shard, id(number));
+        let claims = |number| lines.claim("t", &shard, id(number), Priority::Normal);
         assert_eq!([1, 2, 3, 2, 1].map(claims), [true, false, false, false, true], "each enters once");
         assert_eq!(counts.deferred.get(), 2);
         lines.leave("t", id(2));
@@ -394,7 +395,7 @@ mod tests {
             for _ in 0..2 {
                 let ((lines, _counts), shard) = (lines(), shard());
                 let before = cpu_time();
-                let begun = (0..jobs).filter(|number| lines.claim("t", &shard, id(*number))).count();
+                let begun = (0..jobs).filter(|number| lines.claim("t", &shard, id(*number), Priority::Normal)).count();
                 cheapest = cheapest.min(cpu_time() - before);
                 assert_eq!(begun, 1);
             }

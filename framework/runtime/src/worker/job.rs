@@ -57,7 +57,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             let waits = |ledger: &RefCell<Ledger>| ledger.borrow().waiting.contains(&envelope.id);
             if log.ledger.get().is_some_and(waits) {
                 // It was deferred before the panic.
-                self.begin_later(&shard, envelope.id, wait);
+                self.begin_later(&shard, envelope.id, self.priority(&envelope), wait);
                 return self.settle(number, &no_reply());
             }
         }
@@ -254,7 +254,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         arrival: &DedupKey,
         queued: Option<&Queued>,
     ) -> Outcome {
-        let retry = self.retries.of(envelope);
+        let (retry, priority) = (self.retries.of(envelope), self.priority(envelope));
         let mut failed = ledger.borrow().failing.get(&envelope.id).copied().unwrap_or(0);
         // A fresh job needs no record before it begins. One that may have crashed the process has each attempt
         // recorded first, and a recorded, unfinished one runs alone, so that no job is blamed for the crash of
@@ -274,9 +274,9 @@ impl<W: Worker> WorkerDispatcher<W> {
             }
             if self.must_wait(arrival) && self.defer(log, ledger, envelope, arrival, failed).await {
                 if let Some(place) = &place {
-                    place.recorded(envelope.id);
+                    place.recorded(envelope.id, priority);
                 }
-                self.begin_later(&log.shard, envelope.id, Duration::ZERO);
+                self.begin_later(&log.shard, envelope.id, priority, Duration::ZERO);
                 return no_reply();
             }
             if caution && failed >= retry.crashes() {
@@ -284,8 +284,10 @@ impl<W: Worker> WorkerDispatcher<W> {
             }
             let runs_alone = caution && failed > 0;
             let (done, kept) = {
+                let pass = self.enter(&log.shard, priority).await;
                 let Ok(_slot) = self.slots.acquire().await else { return Outcome::Stopped };
                 let admitted = self.admit_job(&log.shard).await;
+                drop(pass);
                 // After the slot, as for a deferred job: in another order each could wait for the other. After the limits: a
                 // paused worker must not hold up the suspects of others.
                 let _alone = self.alone(runs_alone).await;
@@ -322,7 +324,7 @@ impl<W: Worker> WorkerDispatcher<W> {
                             let kept = self.defer(log, ledger, envelope, arrival, begun).await;
                             if kept {
                                 if let Some(place) = &place {
-                                    place.recorded(envelope.id);
+                                    place.recorded(envelope.id, priority);
                                 }
                                 self.settle_early(number, &no_reply());
                             }
@@ -368,9 +370,9 @@ impl<W: Worker> WorkerDispatcher<W> {
             let wait = self.wait(envelope, &failure, failed);
             if self.can_defer(arrival) && self.defer(log, ledger, envelope, arrival, failed).await {
                 if let Some(place) = &place {
-                    place.recorded(envelope.id);
+                    place.recorded(envelope.id, priority);
                 }
-                self.begin_later(&log.shard, envelope.id, wait);
+                self.begin_later(&log.shard, envelope.id, priority, wait);
                 return no_reply();
             }
             // Recorded before the next attempt: a failing job must reach its last attempt even across restarts.

@@ -65,8 +65,9 @@ impl<W: Worker> WorkerDispatcher<W> {
                 && self.can_defer(arrival)
                 && self.defer(log, ledger, envelope, arrival, failed).await
             {
-                if place.recorded(envelope.id) {
-                    self.begin_later(&log.shard, envelope.id, Duration::ZERO);
+                let priority = self.priority(envelope);
+                if place.recorded(envelope.id, priority) {
+                    self.begin_later(&log.shard, envelope.id, priority, Duration::ZERO);
                 }
                 self.begin_queued();
                 return InLine::Recorded;
@@ -138,10 +139,12 @@ impl<W: Worker> WorkerDispatcher<W> {
             if is_stale() {
                 return;
             }
-            if let Some(dead_letter) = read
-                && lines.claim(&dead_letter.key, shard, id)
-            {
-                self.begin_later(shard, id, Duration::ZERO);
+            if let Some(dead_letter) = read {
+                let envelope = Envelope { key: dead_letter.key, ..dead_letter.envelope };
+                let priority = self.priority(&envelope);
+                if lines.claim(&envelope.key, shard, id, priority) {
+                    self.begin_later(shard, id, priority, Duration::ZERO);
+                }
             }
         }
         self.begin_queued();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use whizbang::prelude::*;
 use whizbang::testing::{Flow, Sim, World};
-use whizbang::{CircuitBreaker, Retry, WorkerOptions};
+use whizbang::{CircuitBreaker, Priority, Retry, WorkerOptions};
 
 /// More attempts than all faults together use up, but for a message that always fails.
 const ATTEMPTS: u32 = 20;
@@ -156,6 +156,21 @@ fn few_slots_and_pauses_keep_the_order_of_a_key() {
         options().exclusive_by_key().jobs(1).rate(5, Duration::from_millis(500)).circuit_breaker(breaker)
     };
     loads(limited).check(0..100);
+}
+
+#[test]
+fn priorities_keep_the_order_of_a_key() {
+    let urgent = || {
+        let retry = Retry { attempts: ATTEMPTS, ..Retry::default() };
+        let options = WorkerOptions::new().retry(retry).exclusive_by_key().jobs(1);
+        // Later loads are more urgent.
+        options.priority(|call| match call.message::<Load>() {
+            Ok(Some(Load { number: 0..3, .. })) => Priority::Low,
+            Ok(Some(Load { number: 3..6, .. })) => Priority::Normal,
+            _ => Priority::Urgent,
+        })
+    };
+    loads(urgent).check(0..100);
 }
 
 #[test]
