@@ -111,16 +111,20 @@ async fn order(node: &Node, number: u64) {
     node.client().send(Order { customer: "ada".to_owned(), number }).await.unwrap();
 }
 
+async fn list(node: &Node) -> Vec<u64> {
+    node.client().send(List { tool: "saw".to_owned() }).deadline(Duration::from_secs(60)).await.expect("a reply")
+}
+
 async fn handles_all(node: Node, numbers: &[u64]) {
     FAILS.with(|fails| fails.store(false, Ordering::Relaxed));
     let mut last = Vec::new();
     eventually(async || {
-        last = node.client().send(List { tool: "saw".to_owned() }).await.unwrap();
+        last = list(&node).await;
         last.len() >= numbers.len()
     })
     .await;
     node.wait_idle().await;
-    assert_eq!(node.client().send(List { tool: "saw".to_owned() }).await.unwrap(), numbers);
+    assert_eq!(list(&node).await, numbers);
     assert_eq!(node.health().reasons, [""; 0]);
     node.stop().await.unwrap();
 }
