@@ -1,4 +1,4 @@
-//! Many seeds with many crashes. docs/evidence.md has the results of `tests/run --long`.
+//! Many seeds with many crashes. docs/evidence.md has the results of `tests/run --long`. `FIRST_SEED` begins with a later one.
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ where
     let flow = flow.max_faults(MAX_FAULTS).steps(1..MAX_STEPS);
     let (begun, seeds) = (Instant::now(), brief_or_long(10, 10_000));
     let (mut coverage, mut simulated) = (Coverage::default(), Duration::ZERO);
-    let first = std::env::var("FIRST").map_or(0, |text| text.parse().unwrap());
+    let first = std::env::var("FIRST_SEED").map_or(0, |text| text.parse().expect("a number"));
     for seed in first..seeds {
         let run = flow
             .run(seed)
