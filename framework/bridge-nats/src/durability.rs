@@ -74,7 +74,7 @@ pub(super) fn warnings(info: &ServerInfo) -> Vec<String> {
             info.version
         ));
     }
-    // Fixed in 2.9.24 and 2.10.5 (nats-server issue 4771).
+    // Fixed in 2.9.24 and 2.10.5; the warning says what is fixed.
     let loses_messages = match parse_version(&info.version) {
         (2, 9, patch) => patch < 24,
         (2, 10, patch) => patch < 5,
