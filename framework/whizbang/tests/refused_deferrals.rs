@@ -92,12 +92,20 @@ impl Apply<Shaped> for Tool {
 
 /// A node whose store refuses deferred messages, and whose first message is in back-off.
 async fn refusing() -> (Node, Arc<StoreProbe>) {
-    let probe = Arc::<StoreProbe>::default();
+    refusing_on(&MemoryStore::new()).await
+}
+
+async fn start(store: &MemoryStore, probe: &Arc<StoreProbe>) -> Node {
     let retry = Retry { attempts: u32::MAX, first: Duration::from_millis(400), longest: Duration::from_millis(400) };
     let config = NodeConfig { threads: 0, retry, ..NodeConfig::default() };
-    let store = InstrumentedStore(MemoryStore::new(), Arc::clone(&probe));
+    let store = InstrumentedStore(store.clone(), Arc::clone(probe));
     let node = Node::builder("forge", store).config(config).aggregate::<Customer>().aggregate::<Tool>();
-    let node = node.start().await.unwrap();
+    node.start().await.unwrap()
+}
+
+async fn refusing_on(store: &MemoryStore) -> (Node, Arc<StoreProbe>) {
+    let probe = Arc::<StoreProbe>::default();
+    let node = start(store, &probe).await;
     let full = StoreError::io("writing a deferred message", std::io::Error::other("planned"));
     probe.refuse("whizbang-deferred", None, full);
     FAILS.with(|fails| fails.store(true, Ordering::Relaxed));
@@ -167,4 +175,18 @@ async fn deferrals_that_are_refused_in_between_keep_their_order() {
         order(&node, number).await;
     }
     handles_all(node, &(1..=9).collect::<Vec<_>>()).await;
+}
+
+/// A message that a stopping node gives back is delivered again, so those behind it must not be handled before.
+#[whizbang::test]
+async fn node_that_stops_gives_back_all_messages_in_order() {
+    let store = MemoryStore::new();
+    let (node, probe) = refusing_on(&store).await;
+    for number in 2..=5 {
+        order(&node, number).await;
+    }
+    node.stop().await.unwrap();
+    probe.accept();
+    let node = start(&store, &probe).await;
+    handles_all(node, &[1, 2, 3, 4, 5]).await;
 }

@@ -14,6 +14,9 @@ pub(super) struct BackOffQueue<T> {
     /// The message in back-off has a sequence and is not in the log. A later one that is written to the backlog before would make it
     /// a duplicate.
     pub(super) is_unrecorded: bool,
+    /// A message with a sequence was given back to its sender, because the shard closes. A later one that is handled here would make
+    /// it a duplicate.
+    pub(super) has_given_up: bool,
     /// A timer will try to write the unrecorded messages.
     pub(super) is_retrying: bool,
     /// The refusals of the message in back-off by a layer.
@@ -32,6 +35,7 @@ impl<T> Default for BackOffQueue<T> {
             is_active: false,
             is_unrecorded: false,
             is_retrying: false,
+            has_given_up: false,
             refusals: StuckKey::default(),
             unrecordable: StuckKey::default(),
             queue: VecDeque::new(),
@@ -47,7 +51,7 @@ impl<T> BackOffQueue<T> {
 
     /// Returns whether a message with a sequence must wait here: one before it is not in the log.
     pub(super) fn blocks_sequences(&self) -> bool {
-        !self.unrecorded.is_empty() || self.is_active && self.is_unrecorded
+        self.has_given_up || !self.unrecorded.is_empty() || self.is_active && self.is_unrecorded
     }
 
     /// Adds a message with a sequence behind the others.
@@ -63,11 +67,6 @@ impl<T> BackOffQueue<T> {
     /// Returns the first message with a sequence, unless it waits for the timer.
     pub(super) fn next_unrecorded(&mut self) -> Option<T> {
         if self.is_retrying { None } else { self.unrecorded.pop_front() }
-    }
-
-    /// Returns whether messages with a sequence wait.
-    pub(super) fn has_unrecorded(&self) -> bool {
-        !self.unrecorded.is_empty()
     }
 
     /// Takes the messages with a sequence, in order.

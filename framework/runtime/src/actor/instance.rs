@@ -72,8 +72,7 @@ impl ActorInstance {
             }
             if actor.dispatcher.context.is_closing(&actor.shard) {
                 // It is in the log, or its caller learns that nothing was done.
-                drop(permit);
-                (delivery.completion)(actor.shard.stopped_outcome());
+                actor.give_up(Delivered { delivery, permit });
             } else {
                 actor.handle_in_order(Delivered { delivery, permit }, true, ctx);
             }
@@ -93,8 +92,8 @@ impl ActorInstance {
             }
             match waiting.next() {
                 Some(delivered) => self.handle(delivered, ctx),
-                // The timer continues.
-                None if waiting.has_unrecorded() => return,
+                // The timer continues, or the shard closes.
+                None if waiting.blocks_sequences() => return,
                 None => {
                     self.back_off = None;
                     if let Some(backlog) = self.backlog() {
@@ -136,9 +135,7 @@ impl ActorInstance {
     pub(crate) fn handle_later(&mut self, delivered: Delivered, ctx: &mut Ctx) {
         let context = &self.dispatcher.context;
         if context.is_closing(&self.shard) {
-            let Delivered { delivery, permit } = delivered;
-            drop(permit);
-            return (delivery.completion)(self.shard.stopped_outcome());
+            return self.give_up(delivered);
         }
         let wait = context.settings.retry.all.wait(3, &context.ids).max(MIN_WAIT);
         let waits = Rc::clone(context).sleep_unless_closing(Rc::clone(&self.shard), wait);
@@ -150,9 +147,7 @@ impl ActorInstance {
     fn keep_unrecorded(&mut self, mut delivered: Delivered, ctx: &mut Ctx) {
         let context = Rc::clone(&self.dispatcher.context);
         if context.is_closing(&self.shard) {
-            let Delivered { delivery, permit } = delivered;
-            drop(permit);
-            return (delivery.completion)(self.shard.stopped_outcome());
+            return self.give_up(delivered);
         }
         // It uses no capacity for turns while it waits, and a node that stops does not wait for it.
         delivered.permit.in_flight = None;
@@ -171,6 +166,22 @@ impl ActorInstance {
             }
             actor.drain_back_off(ctx);
         }));
+    }
+
+    /// Gives a message back to its sender, because the shard closes. If it is not in the log, later messages with a sequence
+    /// are given back as well.
+    fn give_up(&mut self, delivered: Delivered) {
+        let is_fresh = is_fresh(&delivered.delivery);
+        let mut returned = VecDeque::from([delivered]);
+        if is_fresh {
+            let waiting = self.back_off.get_or_insert_default();
+            waiting.has_given_up = true;
+            returned.append(&mut waiting.take_unrecorded());
+        }
+        for Delivered { delivery, permit } in returned {
+            drop(permit);
+            (delivery.completion)(self.shard.stopped_outcome());
+        }
     }
 
     /// Takes the messages that wait in memory for an operator or for the store: the actor ends.
@@ -260,6 +271,9 @@ impl ActorInstance {
             return self.answer(delivered, ctx);
         }
         if !is_first && self.must_wait(&delivered.delivery) {
+            if self.dispatcher.context.is_closing(&self.shard) {
+                return self.give_up(delivered);
+            }
             delivered.permit.in_flight = None;
             return self.back_off.get_or_insert_default().push_unrecorded(delivered);
         }
