@@ -401,6 +401,8 @@ mod tests {
             }
             costs.push(cheapest);
         }
-        assert!(costs[1] < 256 * costs[0], "{costs:?} ns for 4,000 and 128,000 jobs");
+        // The kernel advances this clock in steps of up to 4 ms. Quadratic, the large line takes many seconds.
+        let small = costs[0].max(4_000_000);
+        assert!(costs[1] < 256 * small, "{costs:?} ns for 4,000 and 128,000 jobs");
     }
 }
