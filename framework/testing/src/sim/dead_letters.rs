@@ -163,7 +163,7 @@ pub(super) fn resolved_once(stream: &[StoredTurn]) -> Result<(), String> {
     let mut open: BTreeMap<MessageId, &DeadLetter> = BTreeMap::new();
     let mut resolved: BTreeSet<MessageId> = BTreeSet::new();
     for turn in stream {
-        let (mut is_failed, mut resolves) = (false, None);
+        let (mut is_failed, mut resolves_itself) = (false, false);
         for note in &turn.notes {
             match note {
                 Note::Attempt { .. } => is_failed = true,
@@ -175,7 +175,8 @@ pub(super) fn resolved_once(stream: &[StoredTurn]) -> Result<(), String> {
                     if !resolved.insert(*message) {
                         return Err(format!("resolves {message} a second time in turn {}", turn.number));
                     }
-                    resolves = Some(*message);
+                    // A redriven message may also resolve the dead letters of timers that it clears.
+                    resolves_itself |= *message == turn.id;
                     if let Some(dead_letter) = open.remove(message) {
                         check_reply_sent(dead_letter, turn)?;
                     }
@@ -187,7 +188,7 @@ pub(super) fn resolved_once(stream: &[StoredTurn]) -> Result<(), String> {
             return Err(format!("handles {} in turn {} without resolving its dead letter", turn.id, turn.number));
         }
         // A timer has the same id each time.
-        if !is_failed && resolves != Some(turn.id) && turn.timer.is_none() && resolved.contains(&turn.id) {
+        if !is_failed && !resolves_itself && turn.timer.is_none() && resolved.contains(&turn.id) {
             return Err(format!("handles {} in turn {}, whose dead letter is already resolved", turn.id, turn.number));
         }
         if turn.timer.is_some() {
@@ -209,4 +210,51 @@ fn check_reply_sent(dead_letter: &DeadLetter, turn: &StoredTurn) -> Result<(), S
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use whizbang_core::clock::Timestamp;
+    use whizbang_core::message::Codec;
+
+    use super::*;
+
+    const MESSAGE: MessageId = MessageId::from_u128(1);
+    const TIMER: MessageId = MessageId::from_u128(2);
+
+    /// Returns a turn that handles the message and resolves dead letters.
+    fn turn(number: u64, resolved: &[MessageId]) -> StoredTurn {
+        StoredTurn {
+            number,
+            version: 0,
+            time: Timestamp::default(),
+            id: MESSAGE,
+            correlation: MESSAGE,
+            from: None,
+            digest: None,
+            timer: None,
+            reply: Bytes::new(),
+            reply_codec: Codec::Bincode,
+            events: Vec::new(),
+            timers: Vec::new(),
+            sent: Vec::new(),
+            notes: resolved.iter().map(|message| Note::Resolved { message: *message }).collect(),
+        }
+    }
+
+    #[test]
+    fn redriven_message_may_resolve_timers_that_it_clears() {
+        for resolved in [&[MESSAGE, TIMER], &[TIMER, MESSAGE]] {
+            assert_eq!(resolved_once(&[turn(1, resolved)]), Ok(()));
+        }
+    }
+
+    #[test]
+    fn resolved_message_that_is_handled_again_is_found() {
+        let error = resolved_once(&[turn(1, &[MESSAGE]), turn(2, &[])]).unwrap_err();
+        assert!(error.ends_with("in turn 2, whose dead letter is already resolved"), "{error}");
+        let error = resolved_once(&[turn(1, &[MESSAGE]), turn(2, &[MESSAGE])]).unwrap_err();
+        assert!(error.ends_with("a second time in turn 2"), "{error}");
+    }
 }
