@@ -24,6 +24,14 @@ fn broken() -> StoreError {
     StoreError::io("flushing", std::io::Error::other("the disk is gone"))
 }
 
+/// Returns one account for each shard.
+fn account_of_each_shard() -> BTreeMap<u16, String> {
+    let names = (0..1000).map(|n| format!("account{n}"));
+    let by_shard: BTreeMap<_, _> = names.map(|name| (whizbang::message::shard_of(&name, 16), name)).collect();
+    assert_eq!(by_shard.len(), 16);
+    by_shard
+}
+
 async fn turn_over() {
     for _ in 0..50 {
         tokio::task::yield_now().await;
@@ -100,9 +108,7 @@ async fn store_that_fails_during_the_recovery_is_recovered_from() {
     let store = InstrumentedStore(memory, Arc::clone(&probe));
     let node = Node::builder("bank", store).threads(0).aggregate::<Account>().start().await.unwrap();
     let client = node.client();
-    let names = (0..1000).map(|n| format!("account{n}"));
-    let by_shard: BTreeMap<_, _> = names.map(|name| (whizbang::message::shard_of(&name, 16), name)).collect();
-    assert_eq!(by_shard.len(), 16);
+    let by_shard = account_of_each_shard();
     for account in by_shard.values() {
         client.send(deposit(account, 1)).await.unwrap();
     }
@@ -128,8 +134,7 @@ async fn commands_during_the_recovery_are_no_takeover() {
     let store = InstrumentedStore(memory, Arc::clone(&probe));
     let node = Node::builder("bank", store).threads(0).aggregate::<Account>().start().await.unwrap();
     let client = node.client();
-    let names = (0..1000).map(|n| format!("account{n}"));
-    let by_shard: BTreeMap<_, _> = names.map(|name| (whizbang::message::shard_of(&name, 16), name)).collect();
+    let by_shard = account_of_each_shard();
     probe.opens.next.store(true, Ordering::Relaxed);
     faults.fail(0, broken());
     probe.opens.reads.notified().await;

@@ -145,7 +145,7 @@ async fn low_priority_does_not_starve_in_a_flood_of_urgent_jobs() {
     let begun = &press.begun()[1..];
     assert_in_order(begun);
     let (low, normal) = (places(begun, Priority::Low), places(begun, Priority::Normal));
-    // One job had passed the entrance before the others arrived. Then the stated bounds, and no less: urgent jobs go first.
+    // One job had left the admission queue before the others arrived. Then the stated bounds, and no less: urgent jobs go first.
     assert_eq!(low, [0, 17, 34, 51]);
     assert!(normal[0] == 5 && normal.windows(2).all(|pair| (5..=6).contains(&(pair[1] - pair[0]))), "{normal:?}");
     node.stop().await.unwrap();
@@ -169,7 +169,7 @@ async fn recorded_jobs_overtake_by_priority_and_after_a_restart() {
     assert_eq!(begun.len(), 51);
     assert_in_order(begun);
     let urgent = places(begun, Priority::Urgent);
-    assert!(urgent[11] <= 12, "at most one that was at the entrance: {urgent:?}");
+    assert!(urgent[11] <= 12, "at most one that was admitted already: {urgent:?}");
     node.stop().await.unwrap();
 }
 
@@ -217,7 +217,7 @@ async fn job_is_a_normal_one_if_its_rule_panics() {
 }
 
 #[whizbang::test]
-async fn stop_does_not_wait_for_jobs_before_the_entrance() {
+async fn stop_does_not_wait_for_queued_jobs() {
     let press = Press::closed();
     let hour = Duration::from_secs(3600);
     press.open();

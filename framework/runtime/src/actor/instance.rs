@@ -15,7 +15,7 @@ use actix::AsyncContext;
 use actix::fut::{ActorFutureExt, wrap_future};
 use tokio::sync::oneshot;
 
-use super::backlog::{Backlog, MIN_WAIT};
+use super::backlog::{Backlog, MIN_WAIT, is_fresh};
 use super::live_actor::{ActorInstance, Ctx, Delivered, Mailbox, Permit};
 use super::timer_name::timer_in;
 use crate::inbox::Admission;
@@ -245,15 +245,15 @@ impl ActorInstance {
         );
     }
 
-    /// Counts a refused append for this key.
-    pub(super) fn count_refusal(&mut self, error: &StoreError, what: &str) {
+    /// Counts a refused turn for this key.
+    pub(super) fn count_refused_turn(&mut self, error: &StoreError) {
         let Self { dispatcher, shard, key, stuck, .. } = self;
         let (actor, shard) = (&dispatcher.actor, &shard.id);
         stuck.refused(
             &dispatcher.context,
             error,
             || format!("{shard}/{actor}/{key}"),
-            || format!("{what} of key `{}` of `{actor}` in {shard}", key.escape_debug()),
+            || format!("turns of key `{}` of `{actor}` in {shard}", key.escape_debug()),
         );
     }
 
@@ -420,11 +420,6 @@ impl ActorInstance {
             None => then(Ok(())),
         }
     }
-}
-
-/// Returns whether a message has a sequence and is not in the log of this shard.
-fn is_fresh(delivery: &Delivery) -> bool {
-    matches!(&delivery.dedup_key, DedupKey::Sequence { tracker, .. } if !tracker.is_deferred())
 }
 
 /// Returns the outcome of a duplicate. A dead letter has no reply yet.

@@ -145,7 +145,7 @@ impl ActorInstance {
             }
             Err(error) => {
                 self.dispatcher.context.report_append_error(&error);
-                self.count_refusal(&error, "turns");
+                self.count_refused_turn(&error);
                 // The actor must be rebuilt before its next turn if its state has changed and the log has not, or if the log has
                 // a turn that the state lacks: the shard's earlier owner may have committed it after this state was loaded.
                 if undoes || !effects.events.is_empty() || matches!(error, StoreError::OutOfTurn { .. }) {

@@ -17,9 +17,9 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Worker;
+use super::admission_queue::AdmissionPermit;
 use super::commit::{End, JobEntry};
 use super::dispatcher::WorkerDispatcher;
-use super::entrance::Pass;
 use super::failure::Failure;
 use super::job_log::{JobLog, JobNumber};
 use super::ledger::Ledger;
@@ -105,7 +105,7 @@ impl<W: Worker> WorkerDispatcher<W> {
                 async move {
                     loop {
                         pending.is_due(priority).await;
-                        let pass = if has_priorities { pending.entrance.enter(priority).await } else { None };
+                        let permit = if has_priorities { pending.admissions.enter(priority).await } else { None };
                         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
                         let Some(me) = me.upgrade() else { return };
                         if me.context.draining.get() || me.context.stopped.get() {
@@ -114,9 +114,9 @@ impl<W: Worker> WorkerDispatcher<W> {
                         }
                         // A shard that is handed over keeps its jobs in its log.
                         if let Some((shard, id)) = pending.pop_due(priority).filter(|(shard, _)| shard.is_open()) {
-                            // The task of the job lets the next one go. By then this task waits at the entrance again: the
+                            // The task of the job admits the next one. By then this task waits in the admission queue again: the
                             // choice must see the next job of this priority.
-                            me.start(shard, id, priority, slot, pass);
+                            me.start(shard, id, priority, slot, permit);
                         }
                     }
                 }
@@ -139,12 +139,12 @@ impl<W: Worker> WorkerDispatcher<W> {
         id: MessageId,
         priority: Priority,
         slot: OwnedSemaphorePermit,
-        pass: Option<Pass>,
+        permit: Option<AdmissionPermit>,
     ) {
         let me = Rc::clone(self);
         let flight = self.context.track_job(&shard);
         self.spawn(&Rc::clone(&shard), flight, None, move |number| async move {
-            let running = caught(me.run_deferred(number, &shard, id, priority, slot, pass)).await;
+            let running = caught(me.run_deferred(number, &shard, id, priority, slot, permit)).await;
             if let Err(panicked) = &running {
                 let log = me.shard_log(&shard);
                 me.close(&log, id, number);
@@ -219,10 +219,10 @@ impl<W: Worker> WorkerDispatcher<W> {
         id: MessageId,
         priority: Priority,
         slot: OwnedSemaphorePermit,
-        pass: Option<Pass>,
+        permit: Option<AdmissionPermit>,
     ) -> Result<(), StoreError> {
         // Without other limits the next one need not wait until the job is read.
-        let pass = pass.filter(|_| self.limits.delays_jobs());
+        let permit = permit.filter(|_| self.limits.delays_jobs());
         let log = self.shard_log(shard);
         let ledger = self.ledger(&log).await?;
         let Some(dead_letter) = self.deferred_job(&log, id).await? else { return Ok(()) };
@@ -253,7 +253,7 @@ impl<W: Worker> WorkerDispatcher<W> {
             self.close(&log, id, number);
             return Ok(());
         };
-        drop(pass);
+        drop(permit);
         // It may have waited long for the limits of the worker.
         if self.has_expired(&envelope, failed) {
             self.expire_deferred(&log, ledger, &envelope).await;

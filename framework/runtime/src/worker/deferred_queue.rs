@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::entrance::Entrance;
+use super::admission_queue::AdmissionQueue;
 use super::priority::{PRIORITIES, Priority};
 use crate::actor::OwnedShard;
 use whizbang_core::clock::instant;
@@ -35,8 +35,8 @@ pub(super) struct DeferredJobs {
     low: Queue,
     normal: Queue,
     urgent: Queue,
-    /// Entrance to the slots of a worker with priorities, for jobs of the queues and for messages that are not recorded.
-    pub(super) entrance: Rc<Entrance>,
+    /// The queue before the slots of a worker with priorities, for jobs of the queues and for messages that are not recorded.
+    pub(super) admissions: Rc<AdmissionQueue>,
     next: Cell<u64>,
     /// Recorded jobs that wait for others of their key, and are not in the queue.
     behind: Cell<usize>,
@@ -46,8 +46,8 @@ pub(super) struct DeferredJobs {
 impl DeferredJobs {
     pub(super) fn new(counts: Arc<Counts>) -> Rc<Self> {
         let (low, normal, urgent) = (Queue::default(), Queue::default(), Queue::default());
-        let (entrance, next, behind) = (Rc::default(), Cell::default(), Cell::new(0));
-        Rc::new(Self { low, normal, urgent, entrance, next, behind, counts })
+        let (admissions, next, behind) = (Rc::default(), Cell::default(), Cell::new(0));
+        Rc::new(Self { low, normal, urgent, admissions, next, behind, counts })
     }
 
     fn queue(&self, priority: Priority) -> &Queue {

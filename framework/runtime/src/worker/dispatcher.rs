@@ -116,7 +116,7 @@ impl<W: Worker> WorkerDispatcher<W> {
     /// Returns the outcome of a message that is not admitted.
     fn refused(&self, delivery: &Delivery) -> Option<Outcome> {
         let outside = matches!(delivery.dedup_key, DedupKey::MessageId);
-        if self.context.stopped.get() || self.context.draining.get() || self.is_reopening(&delivery.envelope.key) {
+        if self.context.stopped.get() || self.context.draining.get() {
             return Some(Outcome::Stopped);
         }
         // Jobs have their own bound, so that jobs waiting for slow services use up no turns. Messages of the node
@@ -130,16 +130,14 @@ impl<W: Worker> WorkerDispatcher<W> {
         (!key.is_valid()).then(|| Outcome::Undecodable("a key has 1 to 256 bytes".to_owned()))
     }
 
-    /// Returns the shard of a key, if it accepts messages here.
-    fn shard(&self, key: &str) -> Option<Rc<OwnedShard>> {
+    /// Returns the shard of a key.
+    ///
+    /// # Errors
+    /// The outcome of a message, if the shard accepts none here.
+    fn shard(&self, key: &str) -> Result<Rc<OwnedShard>, Outcome> {
         let shards = Shard::try_from(self.shards.len()).unwrap_or(Shard::MAX);
-        self.opened(shard_of(key, shards)).filter(|shard| shard.is_open())
-    }
-
-    /// Returns whether the shard of a key waits until it is reopened.
-    fn is_reopening(&self, key: &str) -> bool {
-        let shards = Shard::try_from(self.shards.len()).unwrap_or(Shard::MAX);
-        self.opened(shard_of(key, shards)).is_some_and(|shard| shard.is_reopening())
+        let shard = self.opened(shard_of(key, shards)).ok_or(Outcome::Moved)?;
+        if shard.is_open() { Ok(shard) } else { Err(shard.stopped_outcome()) }
     }
 
     fn opened(&self, shard: Shard) -> Option<Rc<OwnedShard>> {
@@ -263,7 +261,10 @@ impl<W: Worker> ActorEndpoint for Rc<WorkerDispatcher<W>> {
             return (delivery.completion)(outcome);
         }
         let Delivery { action: work, envelope, dedup_key: arrival, completion: settle } = delivery;
-        let Some(shard) = self.shard(&envelope.key) else { return settle(Outcome::Moved) };
+        let shard = match self.shard(&envelope.key) {
+            Ok(shard) => shard,
+            Err(outcome) => return settle(outcome),
+        };
         let dispatcher = Rc::clone(self);
         // Before the first wait of its task: messages that arrive one after the other must enter their lines so.
         let has_order = matches!(arrival, DedupKey::Sequence { .. });

@@ -7,6 +7,7 @@
 //! recorded about them, `outbox.rs` what they send.
 
 #[cfg(feature = "testing")]
+mod admission_queue;
 mod attempts;
 mod batch;
 mod circuit;
@@ -15,7 +16,6 @@ mod dead_letters;
 mod deferred;
 mod deferred_queue;
 mod dispatcher;
-mod entrance;
 mod exclusive;
 mod expiry;
 mod failure;

@@ -3,8 +3,8 @@
 //! Called by the path of a [job](super::job) before it waits for a slot. Asks the rule of the worker, which is user code.
 
 use super::Worker;
+use super::admission_queue::AdmissionPermit;
 use super::dispatcher::WorkerDispatcher;
-use super::entrance::Pass;
 use super::priority::{PRIORITIES, Priority};
 use crate::actor::OwnedShard;
 use crate::layer::Call;
@@ -31,13 +31,13 @@ impl<W: Worker> WorkerDispatcher<W> {
     }
 
     /// Waits until a job may go for its slot; `None` if the worker has no priorities, or if the shard closes first.
-    pub(super) async fn enter(&self, shard: &OwnedShard, priority: Priority) -> Option<Pass> {
+    pub(super) async fn enter(&self, shard: &OwnedShard, priority: Priority) -> Option<AdmissionPermit> {
         if !self.has_priorities() {
             return None;
         }
         tokio::select! {
             biased;
-            pass = self.pending.entrance.enter(priority) => pass,
+            permit = self.pending.admissions.enter(priority) => permit,
             () = self.context.closes(shard) => None,
         }
     }

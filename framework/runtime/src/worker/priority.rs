@@ -1,6 +1,6 @@
 //! Priorities of jobs, and the choice of the next one.
 //!
-//! Set by the [options](super::WorkerOptions) of a worker. Used by the [entrance](super::entrance). The algorithm is that of
+//! Set by the [options](super::WorkerOptions) of a worker. Used by the [admission queue](super::admission_queue). The algorithm is that of
 //! the deadline I/O scheduler of Linux for reads and writes (`writes_starved` in Documentation/block/deadline-iosched): the
 //! higher priority goes first, but only so many times in a row while a lower one waits.
 

@@ -171,7 +171,7 @@ impl Backlog {
         key: &Rc<str>,
         delivery: Delivery,
     ) -> (Delivery, Result<(), StoreError>) {
-        let fresh = matches!(&delivery.dedup_key, DedupKey::Sequence { tracker, .. } if !tracker.is_deferred());
+        let fresh = is_fresh(&delivery);
         if !fresh || self.has(key) {
             return (delivery, Ok(()));
         }
@@ -479,6 +479,11 @@ impl SequenceTracker for DeferredTracker {
     fn is_near_start(&self, _sequence: u64) -> bool {
         true
     }
+}
+
+/// Returns whether a message has a sequence and is not in the log of this shard.
+pub(super) fn is_fresh(delivery: &Delivery) -> bool {
+    matches!(&delivery.dedup_key, DedupKey::Sequence { tracker, .. } if !tracker.is_deferred())
 }
 
 #[cfg(test)]

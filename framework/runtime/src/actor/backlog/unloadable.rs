@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::super::stuck_key::StuckKey;
 use super::queues::{HeadState, Unloadable};
-use super::{Backlog, MAX_DEFERRED, MIN_WAIT, SLOW_RETRY, outcome_of};
-use crate::router::{DedupKey, Delivery};
+use super::{Backlog, MAX_DEFERRED, MIN_WAIT, SLOW_RETRY, is_fresh, outcome_of};
+use crate::router::Delivery;
 use whizbang_core::clock::instant;
 use whizbang_core::store::{DeadLetter, DeadLetterReason, Mark, Note, StoreError};
 use whizbang_core::telemetry::error_chain;
@@ -32,7 +32,7 @@ impl Backlog {
         permit: P,
         error: &StoreError,
     ) -> Result<(), (Delivery, P, StoreError)> {
-        let fresh = matches!(&delivery.dedup_key, DedupKey::Sequence { tracker, .. } if !tracker.is_deferred());
+        let fresh = is_fresh(&delivery);
         let failures = self.state.borrow().queues.get(key).map_or(0, |queue| queue.failures) + 1;
         let retry = self.context.settings.retry.all;
         let spent = failures >= retry.attempts.max(1);

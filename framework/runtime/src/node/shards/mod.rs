@@ -245,7 +245,7 @@ impl ThreadRuntime {
         // Nothing is accepted, or read for a turn, with the earlier handles.
         self.shards().iter().for_each(|shard| shard.begin_reopening());
         self.discard_uncommitted();
-        for shard in self.shards().into_iter().filter(|shard| shard.is_reopening()) {
+        for shard in self.shards() {
             match self.reopen(&shard.id).await? {
                 // Closed in between.
                 _ if !self.is_current(&shard) => {}

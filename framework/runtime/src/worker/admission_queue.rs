@@ -1,7 +1,7 @@
-//! Entrance of a worker with priorities on one thread: one job at a time goes from it to its slot and past the limits.
+//! The admission queue of a worker with priorities on one thread: one job at a time waits for its slot and the limits.
 //!
-//! Called where a [job](super::job) starts. All others wait before the entrance, by priority, because slots, rates and
-//! circuits admit in the order of arrival. A job whose task is dropped makes way. A step costs the same however many wait.
+//! Called where a [job](super::job) starts. All others wait in the queue, by priority, because slots, rates and
+//! circuits admit in the order of arrival. A job whose task is dropped is skipped. A step costs the same however many wait.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -13,27 +13,27 @@ use super::priority::{Passed, Priority};
 
 /// Jobs that wait, by priority.
 #[derive(Default)]
-pub(super) struct Entrance {
+pub(super) struct AdmissionQueue {
     state: RefCell<State>,
 }
 
 #[derive(Default)]
 struct State {
     is_taken: bool,
-    waiting: [VecDeque<oneshot::Sender<Pass>>; 3],
+    waiting: [VecDeque<oneshot::Sender<AdmissionPermit>>; 3],
     passed: Passed,
 }
 
-/// Permission to go for a slot. Dropped, it lets the next job go.
-pub(super) struct Pass {
-    entrance: Rc<Entrance>,
-    /// False if the job has ended before it got the permission.
+/// The right to wait for a slot. Dropping it admits the next job.
+pub(super) struct AdmissionPermit {
+    queue: Rc<AdmissionQueue>,
+    /// False if the job ended before it was admitted.
     is_held: bool,
 }
 
-impl Entrance {
-    /// Waits until a job may go for its slot. Cancelled, it makes way.
-    pub(super) async fn enter(self: &Rc<Self>, priority: Priority) -> Option<Pass> {
+impl AdmissionQueue {
+    /// Waits until a job may wait for its slot. Cancellation safe: a job that is dropped is skipped.
+    pub(super) async fn enter(self: &Rc<Self>, priority: Priority) -> Option<AdmissionPermit> {
         let next = {
             let state = &mut *self.state.borrow_mut();
             let (send, next) = oneshot::channel();
@@ -41,14 +41,14 @@ impl Entrance {
             next
         };
         if !self.state.borrow().is_taken {
-            self.let_next();
+            self.admit_next();
         }
-        // The entrance keeps the sender until it sends.
+        // The queue keeps the sender until it sends.
         next.await.ok()
     }
 
-    /// Lets the next job go, if one waits.
-    fn let_next(self: &Rc<Self>) {
+    /// Admits the next job, if one waits.
+    fn admit_next(self: &Rc<Self>) {
         loop {
             let next = {
                 let state = &mut *self.state.borrow_mut();
@@ -62,18 +62,18 @@ impl Entrance {
                 next
             };
             let Some(next) = next else { return };
-            match next.send(Pass { entrance: Rc::clone(self), is_held: true }) {
+            match next.send(AdmissionPermit { queue: Rc::clone(self), is_held: true }) {
                 Ok(()) => return,
-                Err(mut pass) => pass.is_held = false,
+                Err(mut permit) => permit.is_held = false,
             }
         }
     }
 }
 
-impl Drop for Pass {
+impl Drop for AdmissionPermit {
     fn drop(&mut self) {
         if self.is_held {
-            self.entrance.let_next();
+            self.queue.admit_next();
         }
     }
 }
@@ -85,19 +85,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn job_that_ends_before_or_with_its_pass_makes_way() {
-        let entrance = Rc::<Entrance>::default();
-        let first = entrance.enter(Priority::Normal).now_or_never().flatten().expect("nothing waits");
+    fn job_that_ends_before_or_after_its_admission_is_skipped() {
+        let queue = Rc::<AdmissionQueue>::default();
+        let first = queue.enter(Priority::Normal).now_or_never().flatten().expect("nothing waits");
         let [mut low, mut ended, mut urgent] =
-            [Priority::Low, Priority::Urgent, Priority::Urgent].map(|priority| Box::pin(entrance.enter(priority)));
+            [Priority::Low, Priority::Urgent, Priority::Urgent].map(|priority| Box::pin(queue.enter(priority)));
         assert!((&mut low).now_or_never().is_none());
         assert!((&mut ended).now_or_never().is_none() && (&mut urgent).now_or_never().is_none());
         drop(ended);
         drop(first);
-        // It has the permission and ends before it is polled again.
+        // It is admitted and ends before it is polled again.
         drop(urgent);
         let low = low.now_or_never().flatten().expect("the others have ended");
-        let mut next = Box::pin(entrance.enter(Priority::Urgent));
+        let mut next = Box::pin(queue.enter(Priority::Urgent));
         assert!((&mut next).now_or_never().is_none());
         drop(low);
         assert!(next.now_or_never().flatten().is_some());
