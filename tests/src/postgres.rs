@@ -190,6 +190,8 @@ impl PostgresServer {
         let mut command = command("postgres", true);
         command.arg("-D").arg(self.folder.path().join("data")).args(["-p", &self.port.number().to_string()]);
         command.arg("-k").arg(self.folder.path()).args(["-h", "127.0.0.1"]);
+        // Files of the cluster, which go with it. POSIX segments would outlive a server that is killed.
+        command.args(["-c", "dynamic_shared_memory_type=mmap"]);
         for (name, value) in &self.settings {
             command.args(["-c", &format!("{name}={value}")]);
         }
@@ -276,6 +278,7 @@ impl PostgresServer {
     /// If the server runs.
     pub fn restore(&self, copy: &TempDir) {
         assert!(self.process.is_none(), "a cluster is replaced only while its server is stopped");
+        free_shared_memory(self.folder.path());
         let data = self.folder.path().join("data");
         fs::remove_dir_all(&data).expect("removes the cluster");
         copy_folder(&copy.path().join("data"), &data);
@@ -337,6 +340,31 @@ fn copy_folder(from: &Path, to: &Path) {
     assert!(status.success(), "cp -a: {status}");
 }
 
+/// Removes the segment of shared memory by which a server claims its cluster. A server that is killed leaves it, and a machine
+/// has 4,096 of them at most. One that still has users is removed with the last of them.
+fn free_shared_memory(folder: &Path) {
+    if let Some(id) = shared_memory(folder) {
+        // The server may remove it itself at this moment.
+        let _ = Command::new("ipcrm").args(["-m", &id]).stderr(Stdio::null()).status().expect("runs ipcrm");
+    }
+}
+
+/// Returns the id of the segment of a server that did not end in an orderly way.
+fn shared_memory(folder: &Path) -> Option<String> {
+    // The first line has the process, the seventh the key and the id of its segment.
+    let file = fs::read_to_string(folder.join("data/postmaster.pid")).ok()?;
+    let process = file.lines().next()?;
+    let mut segment = file.lines().nth(6)?.split_whitespace();
+    let (key, id) = (segment.next()?, segment.next()?);
+    // The columns: key, id, mode, size, creator. After a reboot, the id may be that of another program.
+    let segments = fs::read_to_string("/proc/sysvipc/shm").expect("the list of shared memory");
+    let is_own = |line: &str| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        columns.len() > 4 && columns[0] == key && columns[1] == id && columns[4] == process
+    };
+    segments.lines().any(is_own).then(|| id.to_owned())
+}
+
 fn signal(process: u32, signal: &str) {
     assert!(try_signal(process, signal), "kill -s {signal} {process}");
 }
@@ -353,6 +381,7 @@ impl Drop for PostgresServer {
             let _ = process.kill();
             let _ = process.wait();
         }
+        free_shared_memory(self.folder.path());
         if std::thread::panicking() {
             let log = self.log();
             let complaints =
@@ -360,5 +389,26 @@ impl Drop for PostgresServer {
             eprintln!("complaints of PostgreSQL:");
             complaints.rev().take(10).for_each(|line| eprintln!("  {line}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn killed_servers_leave_no_shared_memory() {
+        let mut server = PostgresServer::start();
+        server.kill();
+        let id = shared_memory(server.folder()).expect("a killed server leaves its segment");
+        server.run();
+        assert_ne!(shared_memory(server.folder()), Some(id), "the next one replaces it");
+        let id = shared_memory(server.folder()).expect("the segment of a running server");
+        drop(server);
+        eventually("the segment to be removed", PATIENCE, || {
+            let segments = fs::read_to_string("/proc/sysvipc/shm").expect("the list of shared memory");
+            let ids = segments.lines().filter_map(|line| line.split_whitespace().nth(1));
+            (!ids.into_iter().any(|other| other == id)).then_some(())
+        });
     }
 }

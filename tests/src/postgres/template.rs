@@ -9,7 +9,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::{NAME, command, copy_folder, hand_over, programs};
+use super::{NAME, command, copy_folder, free_shared_memory, hand_over, programs};
 
 /// The place for clusters on a disk.
 pub(super) const DISK: &str = "/tmp";
@@ -37,6 +37,7 @@ pub(super) fn folder(place: &str) -> TempDir {
         let name = entry.file_name();
         let Some(owner) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()) else { continue };
         if owner.parse::<u32>().is_ok_and(|owner| !Path::new(&format!("/proc/{owner}")).exists()) {
+            free_shared_memory(&entry.path());
             // Another process may remove it as well.
             let _ = fs::remove_dir_all(entry.path());
         }

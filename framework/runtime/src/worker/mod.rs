@@ -3,11 +3,11 @@
 //! Called by the router with commands, events and replies; calls user code, then the [store](whizbang_core::store). The
 //! mark that a job is done, its reply and the messages that it sends are committed together, after the job. So an
 //! external effect happens at least once, each time with the same idempotency key, and everything else once. Jobs have
-//! no order, unless the worker is exclusive by key. Start reading at `job.rs`, the path of one job; `deferred.rs` has jobs that wait, `commit.rs` what is
-//! recorded about them, `outbox.rs` what they send.
+//! no order, unless the worker is exclusive by key. Start reading at `job.rs`, the path of one job; `deferred.rs` has jobs
+//! that wait, `commit.rs` what is recorded about them, `outbox.rs` what they send.
 
-#[cfg(feature = "testing")]
 mod admission_queue;
+#[cfg(feature = "testing")]
 mod attempts;
 mod batch;
 mod circuit;
