@@ -106,10 +106,41 @@ fn blamed(error: &Value, files: &BTreeMap<String, Rewritten>) -> BTreeSet<u32> {
     if primary.is_empty() { by(false) } else { primary }
 }
 
-/// Builds every test and every program of the copy, or the unit tests alone, and returns the programs with tests.
-pub(crate) fn build(tree: &Tree, target: &Path, only_units: bool) -> Result<Vec<Program>, String> {
+/// The programs with tests that are built: all if nothing is selected.
+#[derive(Debug, Default)]
+pub(crate) struct Selection {
+    pub(crate) packages: Vec<String>,
+    /// Only the unit tests, with [`tests`](Self::tests).
+    pub(crate) lib: bool,
+    /// Only these integration tests, with the unit tests.
+    pub(crate) tests: Vec<String>,
+}
+
+impl Selection {
+    /// The arguments of `cargo test`.
+    fn arguments(&self) -> Vec<&str> {
+        let mut arguments = ALL.to_vec();
+        if !self.packages.is_empty() {
+            arguments.retain(|argument| *argument != "--workspace");
+            arguments.extend(self.packages.iter().flat_map(|package| ["--package", package]));
+        }
+        if !self.is_everything() {
+            arguments.push("--lib");
+        }
+        arguments.extend(self.tests.iter().flat_map(|test| ["--test", test]));
+        arguments
+    }
+
+    /// Returns whether the integration tests are built that run programs.
+    fn is_everything(&self) -> bool {
+        !self.lib && self.tests.is_empty()
+    }
+}
+
+/// Builds the selected tests and the programs of the copy, and returns the programs with tests.
+pub(crate) fn build(tree: &Tree, target: &Path, selection: &Selection) -> Result<Vec<Program>, String> {
     let mut command = cargo(tree, target);
-    command.args(["test", "--no-run"]).args(ALL).args(only_units.then_some("--lib"));
+    command.args(["test", "--no-run"]).args(selection.arguments());
     let (lines, success) = messages(command)?;
     if !success {
         let errors = lines.iter().map(|line| &line["message"]).filter(|message| message["level"] == "error");
@@ -119,7 +150,7 @@ pub(crate) fn build(tree: &Tree, target: &Path, only_units: bool) -> Result<Vec<
     // Build the programs that tests run in advance, so that no test waits for the compiler.
     let mut bins = cargo(tree, target);
     bins.args(["build", "--bins"]).args(ALL);
-    if !only_units && !messages(bins)?.1 {
+    if selection.is_everything() && !messages(bins)?.1 {
         return Err("the programs of the copy do not build".to_owned());
     }
     let programs = lines.iter().filter(|line| line["profile"]["test"] == true).filter_map(|line| {

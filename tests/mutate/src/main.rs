@@ -22,6 +22,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
+use build::Selection;
 use report::Equivalents;
 use tree::{FOLDERS, Mutant, Tree};
 use trial::{Plan, Verdicts};
@@ -38,6 +39,8 @@ cargo run --release --manifest-path tests/mutate/Cargo.toml -- [OPTION]...
   --minutes N        begin no mutant after this time; a later run resumes
   --again            try mutants again that were missed: after new tests
   --lib              use unit tests only: builds and runs less
+  --package NAME     tests of this package only; may be repeated
+  --test NAME        its unit tests and this integration test only; may be repeated
   --skip PART        no tests whose name contains this; may be repeated
   --no-run           build and stop
   --list             print the mutants and do nothing else
@@ -54,7 +57,7 @@ struct Options {
     budget: f64,
     minutes: Option<u64>,
     again: bool,
-    lib: bool,
+    selection: Selection,
     skip: Vec<String>,
     no_run: bool,
     list: bool,
@@ -73,7 +76,7 @@ impl Options {
             budget: 120.0,
             minutes: None,
             again: false,
-            lib: false,
+            selection: Selection::default(),
             skip: Vec::new(),
             no_run: false,
             list: false,
@@ -96,7 +99,9 @@ impl Options {
                 "--minutes" => options.minutes = Some(number(&value()?)?),
                 "--below" => options.below = number(&value()?)?,
                 "--again" => options.again = true,
-                "--lib" => options.lib = true,
+                "--lib" => options.selection.lib = true,
+                "--package" => options.selection.packages.push(value()?),
+                "--test" => options.selection.tests.push(value()?),
                 "--skip" => options.skip.push(value()?),
                 "--no-run" => options.no_run = true,
                 "--list" => options.list = true,
@@ -186,7 +191,7 @@ fn run(options: &Options) -> Result<f64, String> {
     println!("==> {} mutants: drop those that do not compile", tree.mutants.len());
     dropped = build::drop_what_does_not_compile(&tree, &target, dropped, keep)?;
     println!("==> {} viable mutants: build the tests", tree.mutants.len() - dropped.len());
-    let programs = build::build(&tree, &target, options.lib)?;
+    let programs = build::build(&tree, &target, &options.selection)?;
     if options.no_run {
         return Ok(0.0);
     }
