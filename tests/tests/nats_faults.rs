@@ -13,7 +13,7 @@ use whizbang::message::Envelope;
 use whizbang::testing::bridge::cases::sample::{command, effects, event, shard};
 use whizbang::testing::bridge::node::{NodeBehavior, Received, TestNode, named, service};
 use whizbang::testing::bridge::{SHARDS, run};
-use whizbang_tests::nats::{NatsServer, Release};
+use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
 
 const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
 
@@ -62,6 +62,34 @@ fn messages_arrive_although_the_server_is_killed_twice() {
                 "{release:?}: 10,000 messages in {} deliveries over two kills",
                 shop.inspect(|received| received.direct.len())
             );
+            bank.stop().await;
+            shop.stop().await;
+        });
+    }
+}
+
+/// A pull has a limit in bytes. A message above it is received alone, and the ones behind it as usual.
+#[test]
+fn message_with_more_bytes_than_a_pull_stops_nothing() {
+    const BYTES: usize = 6 << 20;
+    for release in BOTH {
+        run(async {
+            let mut server = NatsServer::start(release);
+            server.restart_with(NatsConfig { max_payload: Some(8 << 20), ..NatsConfig::default() });
+            let bank = start(&server, service("bank").owning(named("bank"), SHARDS), NodeBehavior::default()).await;
+            let shop = start(&server, service("shop").owning(named("shop"), SHARDS), NodeBehavior::default()).await;
+            let stranger = jetstream::new(async_nats::connect(server.url()).await.expect("connects"));
+            let send = async |at| relay(&bank, [command(&shard("bank", 0), &shard("shop", 0), at)]).await;
+            for at in 1..=3 {
+                send(at).await;
+                let stored = stranger.publish("whizbang.cmd.shop.0.1", vec![b'x'; BYTES].into()).await;
+                stored.expect("is sent").await.expect("is stored");
+            }
+            send(4).await;
+            shop.wait_until("all commands", |received| effects(&received.direct).len() == 4).await;
+            while shop.bridge.health().refused < 3 {
+                shop.wait_for_message(Duration::from_millis(20)).await;
+            }
             bank.stop().await;
             shop.stop().await;
         });

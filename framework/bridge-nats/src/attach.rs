@@ -81,6 +81,11 @@ impl NatsBridge {
                 jetstream.delete_consumer_at(&format!("{stream}.{}", card.service)).await?;
             }
         }
+        let report = Arc::new(Report {
+            denied_inboxes: Arc::clone(&connection.denied_inboxes),
+            log_limits: Arc::clone(&connection.log_limits),
+            ..Report::default()
+        });
         let mut subscribers = SelectAll::new();
         let mut consumers = BTreeMap::new();
         for (index, source) in streams::sources(config, &card).into_iter().enumerate() {
@@ -97,7 +102,7 @@ impl NatsBridge {
             let pulled = format!("{inbox}.p.{index}");
             subscribers
                 .push(ChannelSubscriber::new(Channel::Stream(index), subscribe(&client, pulled.clone(), None).await?));
-            consumers.insert(index, PullConsumer::new(source, pulled.into(), incarnation));
+            consumers.insert(index, PullConsumer::new(source, pulled.into(), incarnation, report.lag.of_consumer()));
         }
         let (ownership, shards) = ownership(&card, format!("{inbox}.p"), consumers.len());
         for (channel, subject, shared) in subscriptions(&config.namespace, &card) {
@@ -138,11 +143,6 @@ impl NatsBridge {
             Arc::clone(&connection.broker),
         ));
         let (closing, closed) = oneshot::channel();
-        let report = Arc::new(Report {
-            denied_inboxes: Arc::clone(&connection.denied_inboxes),
-            log_limits: Arc::clone(&connection.log_limits),
-            ..Report::default()
-        });
         let link = connection.link.clone();
         let watch = ClaimWatch::new(watched, connection.link.clone(), Arc::clone(&inbound), Arc::clone(&report));
         let renewed = claims.clone().map(|claims| (claims, watch));

@@ -205,7 +205,8 @@ impl ConsumerLoop {
             return;
         };
         in_flight.next_number += 1;
-        let received = ReceivedMessage::new(index, Some(ack_subject), now);
+        let bytes = consumer.held.hold(message.length);
+        let received = ReceivedMessage::new(index, Some(ack_subject), Some(bytes), now);
         in_flight.messages.insert(in_flight.next_number, received);
         in_flight.extend_at.get_or_insert(now + self.ack_wait / 3);
         in_flight.ready.insert(index);
@@ -236,7 +237,7 @@ impl ConsumerLoop {
                 capacity -= 1;
                 in_flight.handling += 1;
                 consumer.handling += 1;
-                if consumer.handling >= MAX_HANDLING || in_flight.handling >= MAX_IN_FLIGHT {
+                if consumer.is_full() || in_flight.handling >= MAX_IN_FLIGHT {
                     in_flight.release_soon(now);
                 }
                 if let Some(received) = in_flight.messages.get_mut(&number) {
@@ -318,6 +319,7 @@ impl ConsumerLoop {
             Completed::Inspected(index, state, leaves_behind) => {
                 self.inspection_completed(in_flight, index, state, leaves_behind);
             }
+            Completed::Measured(index, state) => self.measurement_completed(index, state),
         }
     }
 
@@ -342,6 +344,8 @@ impl ConsumerLoop {
             }
             if consumer.is_suspect {
                 self.inspect_consumer(in_flight, index);
+            } else if consumer.should_measure(now) {
+                self.measure_consumer(in_flight, index);
             }
             let Some(consumer) = self.consumers.get_mut(&index) else { continue };
             let pulled = consumer.pull_size(of_shard.unwrap_or(capacity).min(capacity), now);
@@ -438,7 +442,7 @@ impl ConsumerLoop {
             }
         }
         while let Some(completed) = in_flight.tasks.next().await {
-            if !matches!(completed, Completed::Checked(..) | Completed::Inspected(..)) {
+            if !matches!(completed, Completed::Checked(..) | Completed::Inspected(..) | Completed::Measured(..)) {
                 self.complete(in_flight, completed);
             }
             self.extend_ack_deadlines(in_flight, monotonic());

@@ -152,13 +152,29 @@ pub fn parses_response(payload: &[u8]) -> bool {
     acknowledged.is_ok() || stored.is_some()
 }
 
-/// Returns the number of deliveries of a message and its sequence in the stream, from the subject of its acknowledgement.
-pub(super) fn delivery_numbers(ack_subject: &str) -> (u32, u64) {
-    // `$JS.ACK.stream.consumer.deliveries.sequence…`; later servers may put a domain and an account before the stream.
+/// The numbers with which the server delivers a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DeliveryNumbers {
+    /// The number of deliveries of the message, with this one.
+    pub(super) deliveries: u32,
+    /// Its sequence in the stream.
+    pub(super) sequence: u64,
+    /// The number of messages that wait for the consumer after it.
+    pub(super) pending: u64,
+}
+
+/// Returns the numbers in the subject of an acknowledgement. Missing ones count as the first delivery, and as 0.
+pub(super) fn delivery_numbers(ack_subject: &str) -> DeliveryNumbers {
+    // `$JS.ACK.stream.consumer.deliveries.sequence.of-consumer.time.pending`; later servers may put a domain and an account before
+    // the stream.
     let tokens: Vec<&str> = ack_subject.split('.').collect();
     let index = if tokens.len() > 9 { 6 } else { 4 };
-    let deliveries = tokens.get(index).and_then(|token| token.parse().ok()).unwrap_or(1);
-    (deliveries, tokens.get(index + 1).and_then(|token| token.parse().ok()).unwrap_or(0))
+    let number = |after: usize| tokens.get(index + after).and_then(|token| token.parse().ok());
+    DeliveryNumbers {
+        deliveries: tokens.get(index).and_then(|token| token.parse().ok()).unwrap_or(1),
+        sequence: number(1).unwrap_or(0),
+        pending: number(4).unwrap_or(0),
+    }
 }
 
 #[cfg(test)]
@@ -167,12 +183,12 @@ mod tests {
 
     #[test]
     fn delivery_numbers_are_read_from_both_acknowledgement_forms() {
-        for (reply, found) in [
-            ("$JS.ACK.stream.consumer.3.10.7.1700000000000000000.5", (3, 10)),
-            ("$JS.ACK.hub.ABCDEF.stream.consumer.4.11.7.1700000000000000000.5.x", (4, 11)),
-            ("$JS.ACK", (1, 0)),
+        for (reply, (deliveries, sequence, pending)) in [
+            ("$JS.ACK.stream.consumer.3.10.7.1700000000000000000.5", (3, 10, 5)),
+            ("$JS.ACK.hub.ABCDEF.stream.consumer.4.11.7.1700000000000000000.6.x", (4, 11, 6)),
+            ("$JS.ACK", (1, 0, 0)),
         ] {
-            assert_eq!(delivery_numbers(reply), found, "{reply}");
+            assert_eq!(delivery_numbers(reply), DeliveryNumbers { deliveries, sequence, pending }, "{reply}");
         }
     }
 }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::consumer_setup::{ConsumerState, SourceState};
 use super::decode;
+use super::held_bytes::MessageBytes;
 use super::json_request::Names;
 use super::refused_backlog::{RefusedBacklog, RefusedMessage};
 use whizbang_core::bridge::{AckOutcome, BridgeError, Response};
@@ -42,11 +43,18 @@ pub(super) struct ReceivedMessage {
     /// It waits in the node for long and no longer counts as being handled. The server redelivers it, unless the node completes
     /// it before.
     pub(super) is_released: bool,
+    /// Its bytes, which count for its consumer. `None` for a live event, and once it is released.
+    pub(super) bytes: Option<MessageBytes>,
 }
 
 impl ReceivedMessage {
     /// Creates a message that is not decoded yet.
-    pub(super) fn new(consumer: usize, ack_subject: Option<Subject>, now: Instant) -> Self {
+    pub(super) fn new(
+        consumer: usize,
+        ack_subject: Option<Subject>,
+        bytes: Option<MessageBytes>,
+        now: Instant,
+    ) -> Self {
         Self {
             consumer,
             ack_subject,
@@ -55,6 +63,7 @@ impl ReceivedMessage {
             redeliver: false,
             handled_since: None,
             is_released: false,
+            bytes,
         }
     }
 }
@@ -109,6 +118,8 @@ pub(super) enum Completed {
     Responded(RequestContext, Response),
     /// The state of a consumer, and whether it has left messages behind.
     Inspected(usize, Result<ConsumerState, BridgeError>, bool),
+    /// The state of a consumer that does not pull.
+    Measured(usize, Result<ConsumerState, BridgeError>),
     /// The check of a consumer, or, with `None`, of the streams that are only written to.
     Checked(Option<usize>, Result<SourceState, BridgeError>),
 }
@@ -187,7 +198,7 @@ impl InFlightMessages {
 
 /// Returns a negative acknowledgement whose delay begins at `first` and grows with the number of deliveries.
 pub(super) fn nak_with_delay(ack_subject: &Subject, first: Duration) -> Bytes {
-    let doubled = decode::delivery_numbers(ack_subject).0.saturating_sub(1).min(10);
+    let doubled = decode::delivery_numbers(ack_subject).deliveries.saturating_sub(1).min(10);
     let delay = first.saturating_mul(1 << doubled).min(MAX_REDELIVERY_DELAY);
     Bytes::from(format!("-NAK {{\"delay\":{}}}", delay.as_nanos()))
 }

@@ -74,7 +74,7 @@ impl NatsBridge {
             }
         };
         session.report.issues.close(&issue);
-        let consumer = Box::new(PullConsumer::new(source, inbox.into(), incarnation));
+        let consumer = Box::new(PullConsumer::new(source, inbox.into(), incarnation, session.report.lag.of_consumer()));
         ownership.change(|done| OwnershipChange::Consume { index, consumer, done }).await
     }
 }
@@ -188,7 +188,7 @@ impl ConsumerLoop {
         in_flight.next_number += 1;
         let number = in_flight.next_number;
         if consumer.receive_live(number, message) {
-            in_flight.messages.insert(number, ReceivedMessage::new(index, None, monotonic()));
+            in_flight.messages.insert(number, ReceivedMessage::new(index, None, None, monotonic()));
             in_flight.ready.insert(index);
         }
     }

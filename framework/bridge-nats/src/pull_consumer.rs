@@ -15,7 +15,9 @@ use tokio::time::Instant;
 
 use super::consumer_setup::ConsumerState;
 use super::decode;
+use super::held_bytes::HeldBytes;
 use super::jetstream::Incarnation;
+use super::lag::{ConsumerLag, Lag};
 use super::streams::StreamSource;
 use whizbang_core::clock::monotonic;
 use whizbang_core::message::Envelope;
@@ -78,6 +80,10 @@ pub(super) struct PullConsumer {
     /// The number of envelopes of this consumer that the node handles. Each consumer has a window of its own, so one with messages
     /// that wait for a slow job or behind a gap leaves capacity to the others.
     pub(super) handling: usize,
+    /// The bytes of the messages that are received and not completed.
+    pub(super) held: HeldBytes,
+    /// The server ended the last pull because the next message has more bytes than were left: the next pull is for this message.
+    awaits_large: bool,
     /// A pull expired and no message arrived since the previous one: the consumer should be inspected.
     pub(super) is_suspect: bool,
     /// No message has arrived since the last pull expired.
@@ -94,6 +100,10 @@ pub(super) struct PullConsumer {
     live_bytes: usize,
     /// A live event was dropped since the queue was full: the node must check for gaps.
     is_lagging: bool,
+    /// The messages that wait for it at the server.
+    lag: ConsumerLag,
+    /// The time of the last report of the server about them.
+    measured_at: Instant,
 }
 
 /// The limits of the received events of a live subscription. The node fetches further ones from the logs.
@@ -101,12 +111,21 @@ const MAX_LIVE_EVENTS: usize = 4096;
 /// The most bytes of live events that wait in memory for one stream. Others are dropped, and read from the owner's log.
 const MAX_LIVE_BYTES: usize = 16 << 20;
 
+/// The most bytes of messages that one consumer holds. It asks for more while it holds less than half.
+const MAX_HELD_BYTES: usize = 16 << 20;
+/// The most bytes of one pull. At most two are open.
+const MAX_PULL_BYTES: usize = MAX_HELD_BYTES / 4;
 /// The maximum number of envelopes of one consumer that the node handles at once.
 pub(super) const MAX_HANDLING: usize = 1024;
 
 impl PullConsumer {
     /// Creates a consumer of a stream; `None` as incarnation means that the stream is missing.
-    pub(super) fn new(source: StreamSource, inbox: Subject, incarnation: Option<Incarnation>) -> Self {
+    pub(super) fn new(
+        source: StreamSource,
+        inbox: Subject,
+        incarnation: Option<Incarnation>,
+        lag: ConsumerLag,
+    ) -> Self {
         Self {
             pull_subject: Subject::from(format!("$JS.API.CONSUMER.MSG.NEXT.{}", source.consumer.path)),
             source: Arc::new(source),
@@ -123,6 +142,8 @@ impl PullConsumer {
             paused_until: None,
             backoff: MIN_BACKOFF,
             handling: 0,
+            held: HeldBytes::default(),
+            awaits_large: false,
             is_suspect: false,
             is_silent: false,
             suspect_state: None,
@@ -131,12 +152,16 @@ impl PullConsumer {
             is_unanswered: false,
             live_bytes: 0,
             is_lagging: false,
+            lag,
+            measured_at: monotonic(),
         }
     }
 
     /// Creates the receiver of a live subscription.
     pub(super) fn live(source: StreamSource) -> Self {
-        Self { status: ConsumerStatus::Live, ..Self::new(source, Subject::from_static("live"), None) }
+        // Events are pushed to it; none waits at the server.
+        let lag = Lag::default().of_consumer();
+        Self { status: ConsumerStatus::Live, ..Self::new(source, Subject::from_static("live"), None, lag) }
     }
 
     /// Accepts a live event. Returns false if it was dropped since too many are waiting.
@@ -181,6 +206,16 @@ impl PullConsumer {
         }
     }
 
+    /// Returns true if the node handles as much as one consumer may hold.
+    pub(super) fn is_full(&self) -> bool {
+        self.handling >= MAX_HANDLING || self.held.sum() >= MAX_HELD_BYTES / 2
+    }
+
+    /// Returns true if more than half of the room is taken.
+    pub(super) fn is_half_full(&self) -> bool {
+        self.handling > MAX_HANDLING / 2 || self.held.sum() > MAX_HELD_BYTES / 4
+    }
+
     /// Returns true if every received message was delivered.
     pub(super) fn is_empty(&self) -> bool {
         self.received.is_empty() && self.decoded.is_empty()
@@ -201,6 +236,12 @@ impl PullConsumer {
         {
             return None;
         }
+        if self.held.sum() >= MAX_HELD_BYTES / 2 {
+            return None;
+        }
+        if self.awaits_large {
+            return (capacity > 0 && self.outstanding() == 0).then_some(1);
+        }
         let enough = capacity.min(MAX_BATCH).min(MAX_HANDLING.saturating_sub(self.handling));
         let outstanding = self.outstanding();
         // Pull again at half, so that messages arrive without a pause and not one by one.
@@ -210,17 +251,22 @@ impl PullConsumer {
     /// Records a pull and returns its body.
     pub(super) fn start_pull(&mut self, count: usize, now: Instant) -> String {
         self.pulls.push_back((count, now + PULL_EXPIRY + PULL_GRACE));
-        format!("{{\"batch\":{count},\"expires\":{}}}", PULL_EXPIRY.as_nanos())
+        let expires = PULL_EXPIRY.as_nanos();
+        if self.awaits_large {
+            return format!("{{\"batch\":{count},\"expires\":{expires}}}");
+        }
+        format!("{{\"batch\":{count},\"expires\":{expires},\"max_bytes\":{MAX_PULL_BYTES}}}")
     }
 
     /// Accepts a message, which belongs to the oldest pull.
     pub(super) fn receive(&mut self, number: u64, message: Message) {
         self.backoff = MIN_BACKOFF;
         (self.is_silent, self.is_suspect, self.suspect_state) = (false, false, None);
-        self.is_unanswered = false;
+        (self.is_unanswered, self.awaits_large) = (false, false);
         self.ack_subject.clone_from(&message.reply);
-        let (_, in_stream) = decode::delivery_numbers(message.reply.as_deref().unwrap_or_default());
-        self.incarnation.last = self.incarnation.last.max(in_stream);
+        let numbers = decode::delivery_numbers(message.reply.as_deref().unwrap_or_default());
+        self.incarnation.last = self.incarnation.last.max(numbers.sequence);
+        self.measured(numbers.pending);
         if let Some((count, _)) = self.pulls.front_mut() {
             *count -= 1;
             if *count == 0 {
@@ -228,6 +274,26 @@ impl PullConsumer {
             }
         }
         self.received.push_back((number, message));
+    }
+
+    /// Records the number of messages that wait for the consumer, as the server reports it.
+    pub(super) fn measured(&mut self, waiting: u64) {
+        self.lag.set(waiting);
+        self.measured_at = monotonic();
+    }
+
+    /// Returns true if the server should be asked how many messages wait: the node pulls none, so no delivery tells it.
+    pub(super) fn should_measure(&mut self, now: Instant) -> bool {
+        let is_due = self.measured_at + PULL_EXPIRY <= now && self.is_blocked();
+        if is_due {
+            self.measured_at = now;
+        }
+        is_due
+    }
+
+    /// The consumer can deliver, and the node asks for nothing, because its own messages or those of others occupy it.
+    fn is_blocked(&self) -> bool {
+        self.status == ConsumerStatus::Open && self.pulls.is_empty()
     }
 
     /// Handles the end of a pull as the server reports it.
@@ -238,12 +304,18 @@ impl PullConsumer {
             // Expired, or no messages.
             404 | 408 => {
                 self.pulls.pop_front();
+                // A pull waits as long as no messages do.
+                self.measured(0);
                 self.is_suspect = self.is_silent;
                 self.is_silent = true;
             }
             // No responders, or the consumer was deleted.
             503 => self.mark_missing(now),
             409 if description.to_ascii_lowercase().contains("deleted") => self.mark_missing(now),
+            409 if description.to_ascii_lowercase().contains("maxbytes") => {
+                self.pulls.pop_front();
+                self.awaits_large = true;
+            }
             // The leader changed, too many pulls, or too many unacknowledged messages: retry after a pause.
             _ => {
                 tracing::debug!(stream = self.source.stream, status, description, "pull rejected");
@@ -311,7 +383,8 @@ impl PullConsumer {
         match self.status {
             ConsumerStatus::Open => {
                 let end = self.pulls.front().map(|(_, end)| *end);
-                end.into_iter().chain(self.paused_until.filter(|until| *until > now)).min()
+                let measure = self.is_blocked().then(|| self.measured_at + PULL_EXPIRY);
+                end.or(measure).into_iter().chain(self.paused_until.filter(|until| *until > now)).min()
             }
             ConsumerStatus::Checking | ConsumerStatus::Live => None,
             ConsumerStatus::Missing(again) => Some(again),
@@ -320,54 +393,4 @@ impl PullConsumer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::config::NatsBuilder;
-    use super::super::streams;
-    use super::*;
-    use whizbang_core::bridge::NodeCard;
-    use whizbang_core::message::Name;
-
-    fn pull_consumer() -> PullConsumer {
-        let bank = Name::new("bank").unwrap();
-        let card = NodeCard::new(bank.clone()).owning(bank, 1);
-        let source = streams::sources(&NatsBuilder::new("nats://host"), &card).remove(0);
-        PullConsumer::new(source, "inbox".into(), Some(Incarnation::default()))
-    }
-
-    #[test]
-    fn two_silent_pulls_raise_suspicion() {
-        let (mut consumer, now) = (pull_consumer(), monotonic());
-        consumer.end_pull(408, "", now);
-        assert!(!consumer.is_suspect);
-        consumer.end_pull(408, "", now);
-        assert!(consumer.is_suspect);
-        let message = Message {
-            subject: "x".into(),
-            reply: Some("$JS.ACK.s.c.1.2.3.4.5".into()),
-            payload: Default::default(),
-            headers: None,
-            status: None,
-            description: None,
-            length: 0,
-        };
-        consumer.receive(1, message);
-        assert!(!consumer.is_suspect);
-    }
-
-    #[test]
-    fn unchanged_outstanding_messages_mean_a_stall() {
-        let mut consumer = pull_consumer();
-        let outstanding = ConsumerState { pending: 3, delivered: 7, ..ConsumerState::default() };
-        assert!(!consumer.has_stalled(outstanding));
-        // The consumer has delivered since.
-        assert!(!consumer.has_stalled(ConsumerState { delivered: 8, ..outstanding }));
-        assert!(consumer.has_stalled(ConsumerState { delivered: 8, ..outstanding }));
-        let idle = ConsumerState { delivered: 8, ..ConsumerState::default() };
-        assert!(!consumer.has_stalled(idle));
-        assert!(!consumer.has_stalled(idle));
-        // Messages in flight on this node do not count.
-        consumer.handling = 1;
-        assert!(!consumer.has_stalled(outstanding));
-        assert!(!consumer.has_stalled(outstanding));
-    }
-}
+mod tests;

@@ -75,7 +75,7 @@ impl ConsumerLoop {
     fn refused_message(&self, in_flight: &InFlightMessages, number: u64, message: &Message) -> RefusedMessage {
         let received = in_flight.messages.get(&number);
         let consumer = received.map_or(usize::MAX, |received| received.consumer);
-        let in_stream = message.reply.as_deref().map_or(0, |reply| decode::delivery_numbers(reply).1);
+        let in_stream = message.reply.as_deref().map_or(0, |reply| decode::delivery_numbers(reply).sequence);
         let sender = match self.namespace.parse(&message.subject) {
             Some(Address::Direct { from, .. }) => from.map(|from| from.domain),
             Some(Address::Event { shard, .. } | Address::Events(shard)) => Some(shard.domain),

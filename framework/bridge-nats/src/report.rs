@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::denied_inboxes::DeniedInboxes;
+use super::lag::Lag;
 use super::log_limits::LogLimits;
 use whizbang_core::telemetry::Issues;
 
@@ -25,6 +26,8 @@ pub(super) struct Report {
     pub(super) refused_requests: AtomicU64,
     /// The number of consumers that had stalled and were created again since the start.
     pub(super) recreated_consumers: AtomicU64,
+    /// The messages that wait at the server.
+    pub(super) lag: Lag,
     /// The inboxes that the server does not permit this node to respond to.
     pub(super) denied_inboxes: Arc<DeniedInboxes>,
     /// The limits of log lines that a stranger can cause.

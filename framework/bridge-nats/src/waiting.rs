@@ -10,7 +10,6 @@ use tokio::time::Instant;
 
 use super::consumer::{ConsumerLoop, MAX_IN_FLIGHT};
 use super::in_flight::{InFlightMessages, OutboundMessage, ReceivedMessage, nak_with_delay};
-use super::pull_consumer::MAX_HANDLING;
 
 /// The time for which a message may wait in the node while its window is full. It is halved with each successive release, down to
 /// [`MIN_PATIENCE`]: many windows of waiting messages may have arrived before the next unrelated one.
@@ -75,11 +74,12 @@ impl ConsumerLoop {
             // The node has to receive the rest of a message first.
             let is_partial = consumer.decoded.front().is_some_and(|(first, ..)| first == number);
             // Half of a window stays: that is enough room for what arrives.
-            let fills = consumer.handling > MAX_HANDLING / 2 || in_flight.handling > MAX_IN_FLIGHT / 2;
+            let fills = consumer.is_half_full() || in_flight.handling > MAX_IN_FLIGHT / 2;
             if received.is_released || is_partial || !is_long || !fills {
                 continue;
             }
             received.is_released = true;
+            received.bytes = None;
             in_flight.handling -= received.remaining;
             consumer.handling = consumer.handling.saturating_sub(received.remaining);
             in_flight.touched.insert(received.consumer);

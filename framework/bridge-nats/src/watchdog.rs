@@ -30,6 +30,22 @@ impl ConsumerLoop {
         in_flight.tasks.push(inspection.boxed());
     }
 
+    /// Asks the server how many messages wait for a consumer that does not pull.
+    pub(super) fn measure_consumer(&mut self, in_flight: &mut InFlightMessages, index: usize) {
+        let Some(consumer) = self.consumers.get(&index) else { return };
+        let (jetstream, source) = (self.jetstream.clone(), Arc::clone(&consumer.source));
+        let measuring =
+            async move { Completed::Measured(index, jetstream.consumer_state(&source.consumer.path).await) };
+        in_flight.tasks.push(measuring.boxed());
+    }
+
+    /// Records how many messages wait for a consumer. A failure to ask is repeated with the next question.
+    pub(super) fn measurement_completed(&mut self, index: usize, state: Result<ConsumerState, BridgeError>) {
+        if let (Some(consumer), Ok(state)) = (self.consumers.get_mut(&index), state) {
+            consumer.measured(state.pending);
+        }
+    }
+
     /// Compares two inspections of a consumer. One that has messages, and delivers none between them, has stalled: it is
     /// created again.
     pub(super) fn inspection_completed(
@@ -41,6 +57,9 @@ impl ConsumerLoop {
     ) {
         let Some(consumer) = self.consumers.get_mut(&index) else { return };
         let source = Arc::clone(&consumer.source);
+        if let Ok(state) = &state {
+            consumer.measured(state.pending);
+        }
         match state {
             Ok(state) if consumer.status == ConsumerStatus::Open && (consumer.has_stalled(state) || leaves_behind) => {
                 tracing::error!(

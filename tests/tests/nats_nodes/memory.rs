@@ -18,6 +18,7 @@ use whizbang_tests::nats::NatsServer;
 use whizbang_tests::{brief_or_long, resident_mib};
 
 use crate::bank::{Account, Bank, Withdraw, deposit};
+use crate::windows::{self, Device};
 use crate::{BOTH, services, until};
 
 /// The maximum growth in MiB of this process.
@@ -212,6 +213,64 @@ fn outbox_recorded_without_broker_is_sent_in_pieces() {
             assert!(grown < GROWTH, "{grown} MiB");
             scans.stop().await.expect("stops");
             archive.stop().await.expect("stops");
+        });
+    }
+}
+
+#[derive(Domain)]
+#[domain(name = "bindery", shards = 4)]
+struct Bindery;
+
+#[derive(Command, Serialize, Deserialize)]
+#[command(domain = Bindery)]
+struct Bind {
+    #[key]
+    book: String,
+    image: String,
+}
+
+#[derive(Worker)]
+#[worker(domain = Bindery, performs(Bind))]
+struct Binder(Device);
+
+impl Perform<Bind> for Binder {
+    async fn perform(&self, bind: Bind, _job: Job) -> Result<(), WorkError> {
+        assert_eq!(bind.image.len(), LARGE);
+        self.0.use_once().await;
+        Ok(())
+    }
+}
+
+/// Large jobs of a client wait for a worker that does none: most stay at the broker, and few in the memory of the node.
+#[test]
+fn large_jobs_that_wait_do_not_fill_memory() {
+    // Less than the stream of a domain holds.
+    const JOBS: u64 = 300;
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let device = Device::broken();
+            let node = Node::builder("bindery", MemoryStore::new());
+            // A running job has its message twice: encoded and decoded.
+            let node = node.worker_with(Binder(device.clone()), whizbang::WorkerOptions::new().jobs(4));
+            let node = node.bridge(services::bridge(&server.url()).await).start().await.expect("starts");
+            let client = windows::client(&server, "office").await;
+            let sampler = MemorySampler::start();
+            for number in 0..JOBS {
+                let bind = Bind { book: format!("book {number}"), image: "x".repeat(LARGE) };
+                client.post(bind).await.expect("is accepted");
+            }
+            // Each refusal means that the node had as many as it keeps.
+            until("refusals of all jobs", async || node.metrics().busy >= JOBS).await;
+            let grown = sampler.end();
+            println!("{release:?}: {grown} MiB more while {JOBS} jobs of {LARGE} bytes waited");
+            assert!(grown < GROWTH, "{grown} MiB");
+            device.repair();
+            until("all jobs", async || device.uses() >= JOBS).await;
+            node.wait_idle().await;
+            assert_eq!(device.uses(), JOBS, "each job is done once");
+            client.disconnect().await;
+            node.stop().await.expect("stops");
         });
     }
 }

@@ -83,26 +83,26 @@ impl Apply<Written> for Paper {
 
 /// A device whose jobs wait until it is repaired.
 #[derive(Clone)]
-struct Device {
+pub(crate) struct Device {
     repaired: Arc<Semaphore>,
     done: Arc<AtomicU64>,
 }
 
 impl Device {
-    fn broken() -> Self {
+    pub(crate) fn broken() -> Self {
         Self { repaired: Arc::new(Semaphore::new(0)), done: Arc::default() }
     }
 
-    async fn use_once(&self) {
+    pub(crate) async fn use_once(&self) {
         drop(self.repaired.acquire().await);
         self.done.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn repair(&self) {
+    pub(crate) fn repair(&self) {
         self.repaired.add_permits(1_000_000);
     }
 
-    fn uses(&self) -> u64 {
+    pub(crate) fn uses(&self) -> u64 {
         self.done.load(Ordering::Relaxed)
     }
 }
@@ -181,7 +181,7 @@ async fn timed(what: &str, holds: impl AsyncFnMut() -> bool) -> Duration {
     began.elapsed()
 }
 
-async fn client(server: &NatsServer, name: &str) -> Client {
+pub(crate) async fn client(server: &NatsServer, name: &str) -> Client {
     Client::connect(name, services::bridge(&server.url()).await).await.expect("connects")
 }
 

@@ -24,6 +24,9 @@ pub struct BridgeHealth {
     /// The number of messages that the client of the broker dropped since the node started, because the node read too slowly. There
     /// may be more.
     pub dropped_messages: u64,
+    /// The number of messages that now wait in the broker for this node, as the broker last reported it for each consumer. A
+    /// consumer that the nodes of a service share counts at each of them.
+    pub lag: u64,
     /// The number of stalled consumers that were recreated since the node started.
     pub recreated_consumers: u64,
 }

@@ -90,6 +90,9 @@ pub struct Metrics {
     pub denied_responses: u64,
     /// Messages that the client of the broker dropped because this node read too slowly: at least so many.
     pub dropped_messages: u64,
+    /// Messages that currently wait in the broker for this node, as the broker last reported it. Nodes that share a consumer
+    /// count the same messages.
+    pub lag: u64,
     /// Stalled broker consumers that were recreated.
     pub recreated_consumers: u64,
     /// Shards that this node owns now, by leases in a shared store.

@@ -28,6 +28,11 @@ use whizbang_core::user_code::caught;
 
 /// Most posts of a worker on a thread that wait for a slot. More wait in their stream.
 const MAX_WAITING_POSTS: usize = 64;
+/// Most bytes of the posts of a worker on a thread that are running or wait for a slot. A few wait whatever their size, so that a free
+/// slot finds one.
+const MAX_POST_BYTES: usize = 32 << 20;
+/// The number of posts that wait whatever their size.
+const MIN_WAITING_POSTS: usize = 8;
 
 /// Endpoint of one worker on one thread.
 pub(crate) struct WorkerDispatcher<W: Worker> {
@@ -52,8 +57,8 @@ pub(crate) struct WorkerDispatcher<W: Worker> {
     /// Logs by stream key.
     pub(super) logs: RefCell<HashMap<String, Rc<JobLog>, FixedState>>,
     jobs: RefCell<HashMap<JobNumber, RunningJob, FixedState>>,
-    /// Number of admitted posts. Their completions hold it.
-    posts: Rc<Cell<usize>>,
+    /// Number of admitted posts, and their bytes. Their completions hold them.
+    posts: Rc<Cell<(usize, usize)>>,
     next: Cell<JobNumber>,
 }
 
@@ -288,14 +293,18 @@ impl<W: Worker> ActorEndpoint for Rc<WorkerDispatcher<W>> {
     /// unfinished, and those of other actors need room.
     fn deliver_post(&self, mut delivery: Delivery) {
         let jobs = self.limits.options.jobs.unwrap_or(self.context.settings.jobs);
-        if self.posts.get() >= jobs.saturating_add(MAX_WAITING_POSTS) {
+        let (posts, bytes) = self.posts.get();
+        let is_large = posts >= jobs.saturating_add(MIN_WAITING_POSTS) && bytes >= MAX_POST_BYTES;
+        if is_large || posts >= jobs.saturating_add(MAX_WAITING_POSTS) {
             self.context.counts.busy.one();
             return (delivery.completion)(Outcome::Busy);
         }
-        self.posts.set(self.posts.get() + 1);
-        let (posts, settle) = (Rc::clone(&self.posts), delivery.completion);
+        let own = delivery.envelope.payload.len();
+        self.posts.set((posts + 1, bytes + own));
+        let (admitted, settle) = (Rc::clone(&self.posts), delivery.completion);
         delivery.completion = Box::new(move |outcome| {
-            posts.set(posts.get() - 1);
+            let (posts, bytes) = admitted.get();
+            admitted.set((posts - 1, bytes - own));
             settle(outcome);
         });
         self.deliver(delivery);

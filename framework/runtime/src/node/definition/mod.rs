@@ -358,6 +358,7 @@ impl NodeDefinition {
             refused_requests: bridge.refused_requests,
             denied_responses: bridge.denied_responses,
             dropped_messages: bridge.dropped_messages,
+            lag: bridge.lag,
             recreated_consumers: bridge.recreated_consumers,
             shards_owned: self.membership.as_ref().map_or(0, |membership| membership.owned()),
             shards_opened: owned(|counts| &counts.opened),

@@ -1,0 +1,111 @@
+//! Tests of the pulls of one consumer, without a server.
+
+use super::*;
+use crate::config::NatsBuilder;
+use crate::streams;
+use whizbang_core::bridge::NodeCard;
+use whizbang_core::message::Name;
+
+fn pull_consumer() -> PullConsumer {
+    let bank = Name::new("bank").unwrap();
+    let card = NodeCard::new(bank.clone()).owning(bank, 1);
+    let source = streams::sources(&NatsBuilder::new("nats://host"), &card).remove(0);
+    PullConsumer::new(source, "inbox".into(), Some(Incarnation::default()), Lag::default().of_consumer())
+}
+
+fn message(ack_subject: &'static str) -> Message {
+    Message {
+        subject: "x".into(),
+        reply: Some(ack_subject.into()),
+        payload: Default::default(),
+        headers: None,
+        status: None,
+        description: None,
+        length: 0,
+    }
+}
+
+#[test]
+fn two_silent_pulls_raise_suspicion() {
+    let (mut consumer, now) = (pull_consumer(), monotonic());
+    consumer.end_pull(408, "", now);
+    assert!(!consumer.is_suspect);
+    consumer.end_pull(408, "", now);
+    assert!(consumer.is_suspect);
+    consumer.receive(1, message("$JS.ACK.s.c.1.2.3.4.5"));
+    assert!(!consumer.is_suspect);
+}
+
+#[test]
+fn lag_follows_deliveries_and_expired_pulls() {
+    let all = Lag::default();
+    let (mut consumer, now) = (pull_consumer(), monotonic());
+    consumer.lag = all.of_consumer();
+    consumer.receive(1, message("$JS.ACK.s.c.1.2.3.4.500"));
+    assert_eq!(all.messages(), 500);
+    consumer.receive(2, message("$JS.ACK.s.c.1.3.4.5.499"));
+    assert_eq!(all.messages(), 499);
+    // Another node of the service has received the others.
+    consumer.end_pull(408, "", now);
+    assert_eq!(all.messages(), 0);
+}
+
+#[test]
+fn consumer_that_does_not_pull_is_measured_from_time_to_time() {
+    let (mut consumer, now) = (pull_consumer(), monotonic());
+    let later = now + PULL_EXPIRY + Duration::from_secs(1);
+    assert!(!consumer.should_measure(now), "the server has just reported");
+    assert!(consumer.next_wake(now).is_some_and(|wake| wake <= later));
+    assert!(consumer.should_measure(later) && !consumer.should_measure(later), "once");
+    consumer.start_pull(10, later);
+    assert!(!consumer.should_measure(later + PULL_EXPIRY * 2), "deliveries tell it");
+    consumer.end_pull(408, "", later);
+    consumer.status = ConsumerStatus::Checking;
+    assert!(!consumer.should_measure(later + PULL_EXPIRY * 4), "it may not exist");
+}
+
+#[test]
+fn pulls_are_limited_in_bytes_unless_for_a_large_message() {
+    let (mut consumer, now) = (pull_consumer(), monotonic());
+    assert_eq!(consumer.pull_size(10, now), Some(10));
+    assert!(consumer.start_pull(10, now).ends_with(",\"max_bytes\":4194304}"));
+    consumer.end_pull(409, "Message Size Exceeds MaxBytes", now);
+    assert_eq!(consumer.outstanding(), 0);
+    assert_eq!(consumer.pull_size(10, now), Some(1), "without a pause");
+    assert_eq!(consumer.start_pull(1, now), "{\"batch\":1,\"expires\":15000000000}");
+    assert_eq!(consumer.pull_size(10, now), None, "the message is not here yet");
+    consumer.receive(1, message("$JS.ACK.s.c.1.2.3.4.5"));
+    consumer.received.clear();
+    assert_eq!(consumer.pull_size(10, now), Some(10));
+}
+
+#[test]
+fn consumer_that_holds_many_bytes_pulls_nothing() {
+    let (mut consumer, now) = (pull_consumer(), monotonic());
+    let held = consumer.held.hold(MAX_HELD_BYTES / 2 - 1);
+    assert!(!consumer.is_full() && consumer.is_half_full());
+    let more = consumer.held.hold(1);
+    assert!(consumer.is_full());
+    assert_eq!(consumer.pull_size(10, now), None);
+    drop(more);
+    assert_eq!(consumer.pull_size(10, now), Some(10));
+    drop(held);
+    assert!(!consumer.is_half_full());
+}
+
+#[test]
+fn unchanged_outstanding_messages_mean_a_stall() {
+    let mut consumer = pull_consumer();
+    let outstanding = ConsumerState { pending: 3, delivered: 7, ..ConsumerState::default() };
+    assert!(!consumer.has_stalled(outstanding));
+    // The consumer has delivered since.
+    assert!(!consumer.has_stalled(ConsumerState { delivered: 8, ..outstanding }));
+    assert!(consumer.has_stalled(ConsumerState { delivered: 8, ..outstanding }));
+    let idle = ConsumerState { delivered: 8, ..ConsumerState::default() };
+    assert!(!consumer.has_stalled(idle));
+    assert!(!consumer.has_stalled(idle));
+    // Messages in flight on this node do not count.
+    consumer.handling = 1;
+    assert!(!consumer.has_stalled(outstanding));
+    assert!(!consumer.has_stalled(outstanding));
+}
