@@ -26,6 +26,7 @@
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::ops::Bound;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ use whizbang_wire::subject::Namespace;
 pub(super) const MAX_IN_FLIGHT: usize = 4096;
 /// The number of written bytes after which the loop waits until the client has sent them to the server.
 const MAX_UNFLUSHED_BYTES: usize = 4 * 1024 * 1024;
+/// The number of messages that wait to be written from which on requests are dropped.
+const MAX_QUEUED_WRITES: usize = 16_384;
 /// The interval at which a node without capacity is polled. A completed message triggers an earlier poll.
 const CAPACITY_POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// The time after a dropped message at which the node looks for gaps. Messages that are dropped in it cause no further look.
@@ -371,43 +374,49 @@ impl ConsumerLoop {
     /// Writes the outgoing messages. One that is lost with the connection costs a redelivery.
     ///
     /// The client bounds its queue by count, so large responses are flushed after [`MAX_UNFLUSHED_BYTES`]: this bounds the memory by
-    /// bytes, whatever was requested.
+    /// bytes, whatever was requested. While a write waits, the loop goes on receiving: the client would keep what arrives, up to a
+    /// large number of messages of any size.
     async fn write_outgoing(&mut self, in_flight: &mut InFlightMessages) {
+        if in_flight.outgoing.is_empty() {
+            return;
+        }
+        let client = self.client.clone();
         let mut unflushed = 0;
         while let Some(message) = in_flight.outgoing.pop_front() {
-            let OutboundMessage { subject, reply, headers, payload } = message;
-            let client = &self.client;
-            unflushed += payload.len();
-            let published = async {
-                match reply {
-                    Some(reply) => client.publish_with_reply_and_headers(subject, reply, headers, payload).await?,
-                    None => client.publish_with_headers(subject, headers, payload).await?,
+            unflushed += message.payload.len();
+            let flushes = unflushed >= MAX_UNFLUSHED_BYTES;
+            if flushes {
+                unflushed = 0;
+            }
+            let mut writing = pin!(write(&client, message, flushes));
+            let written = loop {
+                tokio::select! {
+                    biased;
+                    written = &mut writing => break written,
+                    // While the client reconnects and its queue is full, the write blocks; the lost connection ends it.
+                    () = lost(&mut self.link) => return,
+                    Some((channel, message)) = self.subscribers.next() => {
+                        self.receive_during_write(in_flight, channel, message);
+                    }
                 }
-                if unflushed >= MAX_UNFLUSHED_BYTES {
-                    // A failure means a lost connection, which the loop observes through `link`.
-                    let _ = client.flush().await;
-                }
-                Ok::<_, async_nats::PublishError>(())
             };
-            tokio::select! {
-                biased;
-                published = published => {
-                    if unflushed >= MAX_UNFLUSHED_BYTES {
-                        unflushed = 0;
-                    }
-                    if let Err(error) = published
-                        && self.report.log_limits.unwritten.admits(monotonic())
-                    {
-                        tracing::error!(
-                            error = %error_chain(&error),
-                            "failed to write an acknowledgement or response",
-                        );
-                    }
-                }
-                // While the client reconnects and its queue is full, the write blocks; the lost connection ends it.
-                _ = self.link.wait_for(|link| !link.up) => return,
+            if let Err(error) = written
+                && self.report.log_limits.unwritten.admits(monotonic())
+            {
+                tracing::error!(error = %error_chain(&error), "failed to write an acknowledgement or response");
             }
         }
+    }
+
+    /// Handles a message that arrives while a write waits. A request is dropped if too many responses wait already.
+    fn receive_during_write(&mut self, in_flight: &mut InFlightMessages, channel: Channel, message: Message) {
+        if matches!(channel, Channel::Requests) && in_flight.outgoing.len() >= MAX_QUEUED_WRITES {
+            if self.refuse_request(&self.report.log_limits.unwritten) {
+                tracing::warn!("dropped a request: the connection accepts no responses");
+            }
+            return;
+        }
+        self.receive(in_flight, channel, message);
     }
 
     /// Returns when the loop has to run although nothing happens: the next extension, check, or poll of the capacity. `None`
@@ -455,6 +464,25 @@ impl ConsumerLoop {
             round_trip(&self.client).await;
         }
     }
+}
+
+/// Writes a message, and sends it to the server if it `flushes`. A failure to send means a lost connection, which the loop observes
+/// itself.
+async fn write(client: &Client, message: OutboundMessage, flushes: bool) -> Result<(), async_nats::PublishError> {
+    let OutboundMessage { subject, reply, headers, payload } = message;
+    match reply {
+        Some(reply) => client.publish_with_reply_and_headers(subject, reply, headers, payload).await?,
+        None => client.publish_with_headers(subject, headers, payload).await?,
+    }
+    if flushes {
+        let _ = client.flush().await;
+    }
+    Ok(())
+}
+
+/// Returns when the connection is lost.
+async fn lost(link: &mut watch::Receiver<LinkState>) {
+    let _ = link.wait_for(|link| !link.up).await;
 }
 
 /// Sleeps until a moment, or for ever.

@@ -15,7 +15,8 @@ use whizbang::testing::bridge::cases::sample::shard;
 use whizbang::testing::bridge::node::{NodeBehavior, TestNode, service};
 use whizbang::testing::bridge::run;
 use whizbang_tests::nats::NatsServer;
-use whizbang_tests::{brief_or_long, resident_mib};
+
+use whizbang_tests::{Direction, StallingProxy, brief_or_long, resident_mib};
 
 use crate::bank::{Account, Bank, Withdraw, deposit};
 use crate::windows::{self, Device};
@@ -270,6 +271,56 @@ fn large_jobs_that_wait_do_not_fill_memory() {
             node.wait_idle().await;
             assert_eq!(device.uses(), JOBS, "each job is done once");
             client.disconnect().await;
+            node.stop().await.expect("stops");
+        });
+    }
+}
+
+/// The connection of a node accepts no more bytes while requests flood it. It goes on receiving, and keeps only what it must.
+#[test]
+fn requests_during_a_stalled_write_do_not_fill_memory() {
+    const REQUESTS: u64 = 2_000;
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let proxy = StallingProxy::start(server.port());
+            let behind = format!("nats://127.0.0.1:{}", proxy.port());
+            let node = Node::builder("accounts", MemoryStore::new()).aggregate::<Account>();
+            let node = node.bridge(services::bridge(&behind).await).start().await.expect("starts");
+            let client = node.client();
+            client.send(deposit("ada", 100)).await.expect("is handled");
+            for _ in 0..20 {
+                let withdraw = Withdraw { account: "ada".to_owned(), cents: 1, transfer: "x".repeat(LARGE) };
+                client.send(withdraw).await.expect("is handled");
+            }
+            node.wait_idle().await;
+            let asked = shard("bank", shard_of("ada", Bank::SHARDS));
+            let stranger = async_nats::connect(server.url()).await.expect("connects");
+            let sampler = MemorySampler::start();
+            proxy.stall(Direction::Requests);
+            // The pages fill the connection.
+            for _ in 0..200 {
+                ask(&stranger, "_INBOX.nothing", Request::Events { shard: asked.clone(), after: 0, limit: 1_000 })
+                    .await;
+            }
+            let subject = Namespace::default()
+                .subject(&Address::for_request(&Request::Watermark { from: shard("shop", 0), to: asked.clone() }));
+            for number in 0..REQUESTS {
+                let request = vec![b'x'; LARGE / 4].into();
+                let written = stranger.publish_with_reply(subject.clone(), "_INBOX.nothing", request).await;
+                written.expect("the connection is open");
+                // This process has the stranger's queue, too.
+                if number % 20 == 0 {
+                    stranger.flush().await.expect("sends");
+                }
+            }
+            until("all requests", async || node.metrics().refused_requests >= REQUESTS).await;
+            let grown = sampler.end();
+            println!("{release:?}: {grown} MiB more during {REQUESTS} requests that cannot be answered");
+            assert!(proxy.held() > 0, "the connection was not stalled");
+            assert!(grown < GROWTH, "{grown} MiB");
+            proxy.resume();
+            until("a command after the stall", async || client.send(deposit("ada", 1)).await.is_ok()).await;
             node.stop().await.expect("stops");
         });
     }

@@ -1,8 +1,13 @@
 //! A node that reads too slowly: its client or the server drops messages. Nothing that is kept elsewhere is lost, and health says so.
 
+use std::sync::Arc;
+
+use whizbang::bridge::Bridge;
 use whizbang::message::shard_of;
 use whizbang::prelude::*;
-use whizbang::testing::bridge::run;
+use whizbang::testing::bridge::cases::sample::{command, shard};
+use whizbang::testing::bridge::node::{NodeBehavior, TestNode, named, service};
+use whizbang::testing::bridge::{SHARDS, run};
 use whizbang_tests::nats::{NatsConfig, NatsServer};
 use whizbang_tests::{Direction, StallingProxy};
 
@@ -22,37 +27,66 @@ fn ask() -> String {
     format!("whizbang.ask.bank.cmd.{}", shard_of("ada", Bank::SHARDS))
 }
 
-/// The node cannot write its responses, so requests wait for it until its client drops further ones.
+/// Connects on a thread of its own, which goes on reading while the thread of the node is blocked.
+fn bridge_of_another_thread(url: &str) -> Arc<dyn Bridge> {
+    let (send, connected) = std::sync::mpsc::channel();
+    let url = url.to_owned();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            send.send(bridge(&url).await).expect("the test waits");
+            // The connection ends with the process.
+            std::future::pending::<()>().await;
+        });
+    });
+    Arc::new(connected.recv().expect("connects"))
+}
+
+/// Floods a node with requests from another thread, and blocks this one until the server has sent them.
+fn flood_while_blocked(url: String, requests: usize) {
+    let flood = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let stranger = async_nats::connect(url).await.expect("connects");
+            for _ in 0..requests {
+                let written = stranger.publish_with_reply(ask(), "_INBOX.nothing", "junk".into()).await;
+                written.expect("writes");
+            }
+            stranger.flush().await.expect("flushes");
+        });
+    });
+    flood.join().expect("the flood ends");
+}
+
+/// The thread of a node is blocked, so requests wait until its client drops further ones. Live events may be among the dropped
+/// messages, so the node looks for gaps.
 #[test]
 fn messages_dropped_by_the_client_are_reported() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
-            let proxy = StallingProxy::start(server.port());
             // The client library logs each of its events.
             let log = Log::listen_to("info,async_nats=warn");
-            let node = bank_behind(&proxy).await;
-            let stranger = async_nats::connect(server.url()).await.expect("connects");
-            let inbox = stranger.new_inbox();
-            proxy.stall(Direction::Requests);
+            let card = service("bank").owning(named("bank"), SHARDS);
+            let node = TestNode::attach(bridge_of_another_thread(&server.url()), card, NodeBehavior::default());
+            let node = node.await.expect("attaches");
+            let before = node.inspect(|received| received.reconnected);
             until("a dropped request", async || {
-                for _ in 0..10_000 {
-                    let written = stranger.publish_with_reply(ask(), inbox.clone(), "junk".into()).await;
-                    written.expect("writes");
-                }
-                stranger.flush().await.expect("flushes");
-                node.metrics().dropped_messages > 0
+                flood_while_blocked(server.url(), 50_000);
+                node.bridge.health().dropped_messages > 0
             })
             .await;
-            let health = node.health();
-            assert!(health.ready, "{health:?}");
-            assert!(health.reasons.iter().any(|reason| reason.contains("messages from the server were dropped")));
-            proxy.resume();
-            let client = Client::connect("cashier", bridge(&server.url()).await).await.expect("connects");
-            until("a response", async || client.send(deposit("ada", 1)).await.is_ok()).await;
+            let health = node.bridge.health();
+            assert!(health.issues.is_empty(), "{health:?}");
+            assert!(
+                health.notes.iter().any(|note| note.contains("messages from the server were dropped")),
+                "{health:?}"
+            );
+            node.wait_until("a look for gaps", |received| received.reconnected > before).await;
             assert!((1..=12).contains(&log.says("slow consumer")), "{:#?}", log.lines());
-            client.disconnect().await;
-            node.stop().await.expect("stops");
+            node.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 1)).await.expect("sends");
+            node.wait_until("a command", |received| received.direct.len() == 1).await;
+            node.stop().await;
         });
     }
 }
