@@ -223,3 +223,6 @@ impl CheckpointWriter {
         Ok(self.offset)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,3 +63,6 @@ impl EmbeddedConfig {
         (self.first_segment_bytes << (2 * steps)).min(self.segment_bytes)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -311,3 +311,6 @@ pub(super) fn read_all(disk: &dyn Disk, name: &str) -> io::Result<Vec<u8>> {
     bytes.truncate(read);
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests;

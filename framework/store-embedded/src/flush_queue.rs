@@ -215,3 +215,6 @@ impl FlushQueue {
         Some(Job::Maintain { write_ids, forget: waiting.forget.take(), checkpoint })
     }
 }
+
+#[cfg(test)]
+mod tests;

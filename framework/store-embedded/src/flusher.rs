@@ -293,3 +293,6 @@ fn save_shard(store: &Inner, shard: &Shard, writing: &mut CheckpointWriter) -> i
     checkpoint::encode_snapshots(&mut piece, &shard.stored.read());
     writing.write(&piece)
 }
+
+#[cfg(test)]
+mod tests;

@@ -176,4 +176,37 @@ mod tests {
             assert!(!whole, "bit {bit}");
         }
     }
+
+    #[test]
+    fn checksum_of_known_bytes_is_frozen() {
+        // Computed by another program, from the CRC-32 of zlib.
+        assert_eq!(sum(0, 0, 0, b""), 0);
+        assert_eq!(sum(0x0123_4567_89AB_CDEF, 1000, 5, b"hello"), 0x2EBD_67B3);
+        assert_eq!(sum(u64::MAX, 1 << 40, 70_000, &[0; 9]), 0xFF6F_1570);
+        assert_eq!(sum(7, 536, 1, b"x"), 0xA71A_9FB1);
+    }
+
+    #[test]
+    fn frame_without_a_record_is_invalid() {
+        let mut frames = vec![0; FRAME_BYTES];
+        close_frame(&mut frames, 0);
+        seal_frames(&mut frames, 1, 512);
+        assert_eq!(open_frame(&frames, 1, 512), None);
+        frames.push(7);
+        close_frame(&mut frames, 0);
+        seal_frames(&mut frames, 1, 512);
+        assert_eq!(open_frame(&frames, 1, 512), Some(&[7][..]));
+        assert_eq!(open_frame(&frames[..FRAME_BYTES], 1, 512), None, "cut off");
+        assert_eq!(open_frame(&frames[..3], 1, 512), None, "no length");
+    }
+
+    #[test]
+    fn bytes_after_the_last_frame_are_invalid() {
+        let mut batch_bytes = batch(1, 1_000);
+        let ranges = records(&batch_bytes[BATCH_BYTES..], 1, 1_024).unwrap();
+        assert_eq!(ranges, [(1_024, 8..11), (1_035, 19..26), (1_050, 34..35)]);
+        batch_bytes.push(0);
+        assert_eq!(records(&batch_bytes[BATCH_BYTES..], 1, 1_024), None);
+        assert_eq!(records(&[], 1, 1_024), Some(Vec::new()));
+    }
 }

@@ -57,3 +57,6 @@ fn parse(bytes: &[u8]) -> Result<StoreIdentity, String> {
     }
     serde_json::from_slice(content).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

@@ -484,5 +484,4 @@ fn next_merged(walks: &mut [RunCursor]) -> io::Result<Option<Entry>> {
 }
 
 #[cfg(test)]
-#[path = "ids_tests.rs"]
 mod tests;

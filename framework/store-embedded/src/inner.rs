@@ -284,3 +284,6 @@ impl LogSource for Inner {
         Some(Arc::clone(&self.long_reads))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -262,4 +262,96 @@ mod tests {
             assert!(matches!(error, StoreError::Corrupt { .. } | StoreError::Newer { .. }), "{at}: {error}");
         }
     }
+
+    #[test]
+    fn digest_key_of_a_known_seed_is_frozen() {
+        // Computed by another program.
+        assert_eq!(Layout::new(0).digest_key(), 0x6996_4D90_2470_71E4_EBF0_E9B5_208B_695A);
+        assert_eq!(Layout::new(0x1234).digest_key(), 0x1FBF_A878_5D9D_80C6_43B3_5D1E_F30E_FBDE);
+        assert_eq!(Layout::new(u64::MAX).digest_key(), 0xCB17_0E1E_684C_337A_8954_6424_BACF_02F8);
+        assert_eq!(Layout::copied(1, 77, 5).digest_key(), 77, "a copy keeps the key of its source");
+    }
+
+    #[test]
+    fn mark_of_a_store_that_never_moved_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = disk(&folder);
+        let away = MoveMark::new(5, MoveState::Away("elsewhere".to_owned()));
+        open(&disk, 7).unwrap().marked(Some(away.clone())).save(&disk, "testing").unwrap();
+        let found = read(&disk).unwrap();
+        assert_eq!((found.seed, found.mark(), found.digest_key()), (7, Some(&away), digest_key(7)));
+        assert!(matches!(open(&disk, 8), Err(StoreError::Moved { to, .. }) if to == "elsewhere"));
+    }
+
+    #[test]
+    fn invalid_files_are_refused_with_a_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = disk(&folder);
+        for (text, reason) in [
+            ("another store\nformat 1\nseed 1\n", "its first line is wrong"),
+            ("whizbang store\nseed 1\n", "its format is missing"),
+            ("whizbang store\nformat one\nseed 1\n", "its format is missing"),
+            ("whizbang store\nformat 0\nseed 1\n", "its format is invalid"),
+            ("whizbang store\nformat 1\n", "its seed is missing"),
+            ("whizbang store\nformat 1\nseed x\n", "a line is invalid"),
+            ("whizbang store\nformat 2\nseed 1\n", "its checksum is wrong"),
+        ] {
+            std::fs::write(folder.path().join(NAME), text).unwrap();
+            match read(&disk) {
+                Err(StoreError::Corrupt { file, reason: found, .. }) => {
+                    assert_eq!((found.as_str(), file), (reason, folder.path().join(NAME)), "{text}");
+                }
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+        std::fs::write(folder.path().join(NAME), "whizbang store\nformat 3\n").unwrap();
+        assert!(matches!(read(&disk), Err(StoreError::Newer { found: 3, known: 2, .. })));
+    }
+
+    #[test]
+    fn only_the_seed_of_the_first_format_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(NAME), "whizbang store\nformat 1\nseed ff\ndigest 5\nanything\n").unwrap();
+        let found = open(&disk(&folder), 9).unwrap();
+        assert_eq!((found.seed, found.digest_key()), (255, digest_key(255)));
+    }
+
+    #[test]
+    fn unknown_line_of_a_moved_store_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let content = "whizbang store\nformat 2\nseed 1\ncolor red\n";
+        let text = format!("{content}sum {:08x}\n", crc32fast::hash(content.as_bytes()));
+        std::fs::write(folder.path().join(NAME), text).unwrap();
+        assert!(
+            matches!(read(&disk(&folder)), Err(StoreError::Corrupt { reason, .. }) if reason == "a line is invalid")
+        );
+    }
+
+    #[test]
+    fn folder_with_files_of_a_store_is_not_initialized() {
+        for name in ["log-0000000001", "index-0000000001", "snapshots-1", "view-x", "ids", "identity", "catalog"] {
+            let folder = tempfile::tempdir().unwrap();
+            let disk = disk(&folder);
+            std::fs::write(folder.path().join("notes.txt"), "kept").unwrap();
+            std::fs::write(folder.path().join(name), "kept").unwrap();
+            let at = folder.path().display().to_string();
+            assert!(matches!(create(&disk, Layout::new(1)), Err(StoreError::NotEmpty { at: found }) if found == at));
+            assert!(!folder.path().join(NAME).exists(), "{name}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let disk = disk(&folder);
+        assert!(matches!(read(&disk), Err(StoreError::Missing { .. })));
+        std::fs::write(folder.path().join("notes.txt"), "kept").unwrap();
+        assert_eq!(create(&disk, Layout::new(1)).unwrap().text(), read(&disk).unwrap().text());
+        assert!(matches!(create(&disk, Layout::new(1)), Err(StoreError::NotEmpty { .. })), "it has a store now");
+    }
+
+    #[test]
+    fn log_without_its_seed_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("log-0000000001"), "x").unwrap();
+        let error = open(&disk(&folder), 1).unwrap_err();
+        assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+        assert!(!folder.path().join(NAME).exists());
+    }
 }

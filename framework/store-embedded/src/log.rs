@@ -172,3 +172,6 @@ impl ReadWindow {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,3 +62,6 @@ impl WriteBuffer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

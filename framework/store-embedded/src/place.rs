@@ -275,3 +275,6 @@ impl TurnPages for LogPages<'_> {
         async { self.read_page() }.boxed()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -80,3 +80,6 @@ impl Preallocator {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

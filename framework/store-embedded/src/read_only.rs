@@ -238,3 +238,6 @@ impl Disk for ReadOnlyFolder {
         self.0.path(name)
     }
 }
+
+#[cfg(test)]
+mod tests;

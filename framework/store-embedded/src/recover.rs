@@ -323,3 +323,6 @@ fn clean_end(segments: &Segments, end: &LogEnd) -> Result<(), StoreError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -323,3 +323,6 @@ impl SegmentWindow {
         Ok(None)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -288,3 +288,6 @@ impl Segments {
 fn damaged(disk: &Arc<dyn Disk>, number: u64, offset: u64, reason: &str) -> StoreError {
     StoreError::Corrupt { file: disk.path(&name(number)), offset, reason: reason.to_owned() }
 }
+
+#[cfg(test)]
+mod tests;

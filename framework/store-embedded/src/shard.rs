@@ -126,3 +126,6 @@ impl ShardState {
         newest.into_iter().chain([next]).find(|named| named.located.snapshot.turn <= number)
     }
 }
+
+#[cfg(test)]
+mod tests;

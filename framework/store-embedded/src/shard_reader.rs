@@ -258,3 +258,6 @@ impl ShardReader for EmbeddedReader {
         self.finish_read(traverse::streams(&self.log(), &heads))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -147,3 +147,6 @@ impl ShardWriter for EmbeddedWriter {
         self.store.enqueue_snapshots(&self.shard, &mut state);
     }
 }
+
+#[cfg(test)]
+mod tests;

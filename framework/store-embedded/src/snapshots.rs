@@ -274,3 +274,6 @@ fn decode_named(record: &[u8], frame: &Bytes) -> Result<NamedSnapshot, Malformed
         located: Located { location, snapshot: Snapshot { turn, version, schema, bytes } },
     })
 }
+
+#[cfg(test)]
+mod tests;

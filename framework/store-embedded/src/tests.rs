@@ -1,11 +1,16 @@
 //! Logs with valid checksums and arbitrary content are read or rejected without a panic.
 
+pub(crate) mod memory_disk;
+pub(crate) mod test_log;
+pub(crate) mod test_store;
+
 use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::frame::{BATCH_BYTES, BatchHead, FRAME_BYTES, close_frame, seal_frames};
+use self::test_log::frames_of;
+use super::frame::{BATCH_BYTES, BatchHead, seal_frames};
 use super::segment::{BatchLocation, FIRST_OFFSET, Segment, name};
 use super::{EmbeddedConfig, EmbeddedStore, scan};
 use whizbang_conformance::store::{RecordingListener, TurnBuilder, run};
@@ -32,17 +37,6 @@ fn write(folder: &Path, mut frames: Vec<u8>, length: Option<u32>) {
     bytes.extend_from_slice(&frames);
     bytes.resize(SIZE as usize, 0);
     fs::write(folder.join(name(1)), bytes).unwrap();
-}
-
-fn frames_of(records: &[Vec<u8>]) -> Vec<u8> {
-    let mut frames = Vec::new();
-    for record in records {
-        let start = frames.len();
-        frames.extend_from_slice(&[0; FRAME_BYTES]);
-        frames.extend_from_slice(record);
-        close_frame(&mut frames, start);
-    }
-    frames
 }
 
 /// Opens a store and reads everything. Returns whether no damage was found.

@@ -89,3 +89,6 @@ fn parse(bytes: &Bytes) -> Result<View, Malformed> {
     let bytes = bytes.slice_ref(decoder.bytes()?);
     if decoder.is_empty() { Ok(View { schema, checkpoint, bytes }) } else { Err(Malformed("trailing bytes")) }
 }
+
+#[cfg(test)]
+mod tests;

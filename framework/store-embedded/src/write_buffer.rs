@@ -448,3 +448,6 @@ impl WriteBuffer {
         &self.at
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -148,3 +148,6 @@ impl LogWriter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

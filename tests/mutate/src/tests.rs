@@ -149,3 +149,10 @@ fn equivalent_mutants_do_not_count_as_missed() {
     assert_eq!(missed, 50.0, "{text}");
     assert!(Equivalents::read("a.rs | f | no reason").is_err());
 }
+
+#[test]
+fn files_of_tests_are_not_mutated() {
+    let folder = |file: &str| crate::tree::folder_of(&format!("framework/store-embedded/src/{file}"));
+    assert_eq!(["scan.rs", "scan/place.rs"].map(folder), [Some("store-embedded"); 2]);
+    assert_eq!(["lib.rs", "tests.rs", "scan/tests.rs", "tests/memory_disk.rs", "notes.md"].map(folder), [None; 5]);
+}

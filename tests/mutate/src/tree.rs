@@ -173,8 +173,9 @@ impl Tree {
 }
 
 /// Returns the mutated folder that contains a file.
-fn folder_of(path: &str) -> Option<&'static str> {
-    let is_code = path.ends_with(".rs") && !path.ends_with("/tests.rs") && !USERS.contains(&path);
+pub(crate) fn folder_of(path: &str) -> Option<&'static str> {
+    let is_test = path.ends_with("/tests.rs") || path.contains("/tests/");
+    let is_code = path.ends_with(".rs") && !is_test && !USERS.contains(&path);
     SOURCES.into_iter().find(|(_, folder)| is_code && path.starts_with(folder)).map(|(name, _)| name)
 }
 
