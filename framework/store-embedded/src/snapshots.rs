@@ -224,16 +224,16 @@ fn scan(
         let rest = piece.get(at..).unwrap_or_default();
         let need = frame_length(rest).map_or(FRAME_BYTES, |length| length.saturating_add(FRAME_BYTES));
         if rest.len() < need {
-            // A length beyond the end of the file is invalid. Any other length may be that of a snapshot.
-            if need - FRAME_BYTES > usize::try_from(end.saturating_sub(*offset)).unwrap_or(usize::MAX) {
+            // A frame beyond the end of the file is invalid, so a false length allocates no memory.
+            if need as u64 > end.saturating_sub(*offset) {
                 return Ok(());
             }
-            let had = rest.len();
             piece.resize(need.max(PIECE), 0);
             let read = file.read_at(&mut piece, *offset)?;
             piece.truncate(read);
             start = *offset;
-            if piece.len() <= had && piece.len() < need {
+            // The file was cut off since its length was read.
+            if piece.len() < need {
                 return Ok(());
             }
             continue;

@@ -4,7 +4,7 @@ use crate::snapshots::NamedSnapshot;
 use crate::tests::memory_disk::MemoryDisk;
 use crate::tests::test_store::{append_all, bank, commit, kill, now, open, own, turn, turns};
 use whizbang_conformance::store::{Owner, TurnBuilder};
-use whizbang_core::store::{Snapshot, Store as _};
+use whizbang_core::store::{Snapshot, Source, SourceKind, Store as _};
 
 fn actor() -> Name {
     Name::new("Account").unwrap()
@@ -203,4 +203,33 @@ fn damage_is_returned_and_remembered() {
     assert!(matches!(now(owner.reader.events(0, 9)), Err(StoreError::Corrupt { .. })));
     assert_eq!(store.issues().len(), 1);
     assert!(now(owner.reader.pages(&actor(), "a", true)).is_err() && now(owner.reader.history(&actor(), "a")).is_err());
+}
+
+#[test]
+fn reader_returns_what_a_turn_has_left() {
+    let store = open(&MemoryDisk::default());
+    let mut owner = own(&store, 0);
+    let (other, source) = (Name::new("Other").unwrap(), Source { shard: bank(1), kind: SourceKind::Direct });
+    owner.append(&turn("a", 1, 10).set("early", 5).set("late", 50).dead(9)).unwrap();
+    owner.append(&TurnBuilder::new("Account", "b", 2).from(&source, 7, 6)).unwrap();
+    store.step();
+    let reader = &owner.reader;
+    let at = Timestamp::from_millis;
+    let due = |now, limit| reader.timers_due(at(now), limit).into_iter().map(|timer| timer.name).collect::<Vec<_>>();
+    assert_eq!(
+        (due(4, 9), due(5, 9), due(50, 1), due(50, 9)),
+        (vec![], vec!["early".to_owned()], vec!["early".to_owned()], vec!["early".to_owned(), "late".to_owned()],)
+    );
+    let first = TimerCursor { due: at(0), number: 0 };
+    let page = reader.timers_of(&actor(), first, at(5), 9);
+    assert_eq!((page.due.len(), page.next), (1, Some(at(50))));
+    assert!(reader.timers_of(&other, first, at(50), 9).due.is_empty());
+    assert_eq!((reader.timer_counts(), reader.next_timer()), (vec![(actor(), 2)], Some(at(5))));
+    let letters = now(reader.dead_letters(None, 9)).unwrap();
+    assert_eq!((letters.len(), letters[0].attempts, reader.dead_letter_count()), (1, 5, 1));
+    assert!(now(reader.dead_letters(Some(letters[0].envelope.id), 9)).unwrap().is_empty());
+    let mut streams = now(reader.streams()).unwrap();
+    streams.sort();
+    assert_eq!(streams, [(actor(), "a".to_owned()), (actor(), "b".to_owned())]);
+    assert_eq!((reader.watermark(&source), reader.watermarks()), (6, vec![Watermark { source, through: 6 }]));
 }
