@@ -96,6 +96,35 @@ fn message_with_more_bytes_than_a_pull_stops_nothing() {
     }
 }
 
+/// A node without capacity pulls nothing, so no delivery tells it how many messages wait: it asks.
+#[test]
+fn lag_of_a_node_without_capacity_is_measured() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let bank = start(&server, service("bank").owning(named("bank"), SHARDS), NodeBehavior::default()).await;
+            let behavior = NodeBehavior { capacity: 100, open: false, ..NodeBehavior::default() };
+            let shop = start(&server, service("shop").owning(named("shop"), SHARDS), behavior).await;
+            let send = async |from, to| {
+                relay(&bank, (from..=to).map(|at| command(&shard("bank", 0), &shard("shop", 0), at))).await;
+            };
+            send(1, 100).await;
+            shop.wait_until("as many as it handles", |received| received.direct.len() == 100).await;
+            send(101, 3_000).await;
+            while shop.bridge.health().lag < 2_800 {
+                shop.wait_for_message(Duration::from_millis(50)).await;
+            }
+            shop.open();
+            shop.wait_until("all commands", |received| effects(&received.direct).len() == 3_000).await;
+            while shop.bridge.health().lag > 0 {
+                shop.wait_for_message(Duration::from_millis(50)).await;
+            }
+            bank.stop().await;
+            shop.stop().await;
+        });
+    }
+}
+
 #[test]
 fn loop_that_panics_is_restarted_and_loses_nothing() {
     for release in BOTH {

@@ -380,14 +380,8 @@ fn unfinished_events_leave_capacity_to_commands() {
             node.wait_until("a full window of events", |received| received.events.len() >= 1_024).await;
             node.bridge.send(command(&shard("shop", 0), &shard("bank", 1), 1)).await.expect("sends");
             node.wait_until("the command", |received| received.direct.len() == 1).await;
-            // No delivery tells the node of these: it asks.
-            for position in 5_001..=7_000 {
-                shop.bridge.publish(event(&shard("shop", 0), position)).await.expect("publishes");
-            }
-            until_health(&node, "the lag of the later events", |health| health.lag > 4_000).await;
             node.open();
-            node.wait_until("all events", |received| received.events.len() >= 7_000).await;
-            until_health(&node, "no lag", |health| health.lag == 0).await;
+            node.wait_until("all events", |received| received.events.len() >= 5_000).await;
             shop.stop().await;
             node.stop().await;
         });

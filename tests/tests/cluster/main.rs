@@ -116,12 +116,22 @@ fn rolling_restart_under_load_shows_no_error_to_callers() {
 
 #[test]
 fn killed_and_paused_nodes_and_servers_lose_and_invent_nothing() {
+    run_with_faults(Release::Pinned);
+}
+
+#[test]
+fn killed_and_paused_nodes_and_old_servers_lose_nothing() {
+    run_with_faults(Release::Distribution);
+}
+
+/// Kills and pauses nodes and servers at random while commands run, and checks the logs afterwards.
+fn run_with_faults(release: Release) {
     let seed = std::env::var("TESTS_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| IdSource::random(Clock::system()).next_u64());
     println!("TESTS_SEED={seed}");
     let chance = IdSource::seeded(Clock::system(), seed);
     let runtime = runtime();
-    let mut cluster = Cluster::start(Release::Pinned);
+    let mut cluster = Cluster::start(release);
     let callers = runtime.block_on(Callers::connect(&cluster.nats.url()));
     runtime.block_on(callers.open_accounts());
     let calling = start_callers(&runtime, &callers);
