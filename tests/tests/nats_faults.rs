@@ -14,6 +14,7 @@ use whizbang::testing::bridge::cases::sample::{command, effects, event, shard};
 use whizbang::testing::bridge::node::{NodeBehavior, Received, TestNode, named, service};
 use whizbang::testing::bridge::{SHARDS, run};
 use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
+use whizbang_tests::until;
 
 const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
 
@@ -87,9 +88,7 @@ fn message_with_more_bytes_than_a_pull_stops_nothing() {
             }
             send(4).await;
             shop.wait_until("all commands", |received| effects(&received.direct).len() == 4).await;
-            while shop.bridge.health().refused < 3 {
-                shop.wait_for_message(Duration::from_millis(20)).await;
-            }
+            until("three refused messages", async || shop.bridge.health().refused == 3).await;
             bank.stop().await;
             shop.stop().await;
         });
@@ -111,14 +110,10 @@ fn lag_of_a_node_without_capacity_is_measured() {
             send(1, 100).await;
             shop.wait_until("as many as it handles", |received| received.direct.len() == 100).await;
             send(101, 3_000).await;
-            while shop.bridge.health().lag < 2_800 {
-                shop.wait_for_message(Duration::from_millis(50)).await;
-            }
+            until("the lag", async || shop.bridge.health().lag >= 2_800).await;
             shop.open();
             shop.wait_until("all commands", |received| effects(&received.direct).len() == 3_000).await;
-            while shop.bridge.health().lag > 0 {
-                shop.wait_for_message(Duration::from_millis(50)).await;
-            }
+            until("no lag", async || shop.bridge.health().lag == 0).await;
             bank.stop().await;
             shop.stop().await;
         });
