@@ -346,7 +346,7 @@ impl OutboxRecords {
 /// If the record is damaged.
 pub fn sent_by(location: u64, record: &[u8]) -> Result<Vec<(ShardId, u64)>, Damage> {
     match Record::read(record, location) {
-        Ok((_, _, Record::Turn(turn))) if turn.outbox_count() > 0 => {
+        Ok((_, _, Record::Turn(turn))) => {
             let names = &mut Names::default();
             let sent = turn.outbox().map(|entry| {
                 let domain = names.get(entry.domain).map_err(|malformed| malformed.0)?;
@@ -399,3 +399,6 @@ pub fn dead_letter(location: u64, record: &Bytes, id: MessageId) -> Result<DeadL
     let letter = letter.ok_or("the record has no such dead letter")?;
     turn.to_dead_letter(letter, record, &mut Names::default()).map_err(|malformed| malformed.0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -311,3 +311,6 @@ pub fn streams(log: &impl Log, heads: &[Location]) -> Result<Vec<(Name, String)>
     }
     Ok(streams)
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,3 +40,27 @@ pub(super) fn decode_anchors(decoder: &mut Decoder<'_>) -> Result<Vec<u64>, Malf
     }
     Ok(marks)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn anchors_are_saved_in_slices() {
+        for count in [0, 1, ENTRIES_AT_ONCE - 1, ENTRIES_AT_ONCE, ENTRIES_AT_ONCE + 1, 2 * ENTRIES_AT_ONCE + 7] {
+            // Later anchors are added while a save runs, and are not part of it.
+            let marks: Vec<u64> = (1..).map(|nth| nth * 1_000).take(count + 3).collect();
+            let mut bytes = Vec::new();
+            encode::number(&mut bytes, count as u64);
+            let (mut next, mut before, mut slices) = (0, 0, 1);
+            while !encode_anchors(&mut bytes, &marks, count, &mut next, &mut before) {
+                assert_eq!(next, slices * ENTRIES_AT_ONCE);
+                slices += 1;
+            }
+            assert_eq!((next, slices), (count, count.div_ceil(ENTRIES_AT_ONCE).max(1)));
+            let mut decoder = Decoder(&bytes);
+            assert_eq!(decode_anchors(&mut decoder), Ok(marks[..count].to_vec()));
+            assert!(decoder.is_empty());
+        }
+    }
+}

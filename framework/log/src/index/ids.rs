@@ -179,4 +179,87 @@ mod tests {
             assert_eq!(ids.find(id(hour.saturating_sub(9))).count(), 1, "{hour} is not old enough");
         }
     }
+
+    #[test]
+    fn id_expires_after_the_time_of_its_turn() {
+        let found = |ids: &Ids| [1, 2].map(|number| ids.find(id(number)).count());
+        let mut ids = Ids::default();
+        ids.add(id(1), 10, time(100));
+        // A span that is not longer than the allowed one stays in one generation.
+        ids.add(id(2), 20, time(300));
+        ids.expire(time(0), 200);
+        assert_eq!((ids.frozen.len(), found(&ids)), (0, [1, 1]));
+        ids.expire(time(300), 200);
+        assert_eq!((ids.frozen.len(), found(&ids)), (0, [1, 1]), "the newest turn is not older");
+        ids.expire(time(0), 199);
+        assert_eq!((ids.frozen.len(), ids.current.turns.len(), found(&ids)), (1, 0, [1, 1]));
+        ids.expire(time(300), 199);
+        assert_eq!(found(&ids), [1, 1], "a frozen generation expires with its newest turn");
+        ids.expire(time(301), 199);
+        assert_eq!((ids.frozen.len(), ids.len(), found(&ids)), (0, 0, [0, 0]));
+        ids.add(id(1), 30, time(400));
+        ids.expire(time(400), 199);
+        assert_eq!(found(&ids), [1, 0]);
+        ids.expire(time(401), 199);
+        assert_eq!((ids.len(), found(&ids)), (0, [0, 0]));
+    }
+
+    #[test]
+    fn generation_knows_its_ids_and_its_newest_turn() {
+        let mut ids = Ids::default();
+        assert_eq!(ids.freeze().len(), 0, "there is no empty generation");
+        ids.add(id(1), 10, time(5));
+        ids.add(id(2), 20, time(3));
+        ids.add(id(1), 30, time(4));
+        let frozen = ids.freeze();
+        assert_eq!((frozen.len(), frozen[0].newest(), frozen[0].oldest), (1, time(5), time(3)));
+        let mut held: Vec<_> = frozen[0].iter().collect();
+        held.sort_unstable();
+        assert_eq!(held, [(id(1), 30), (id(2), 20)]);
+        assert_eq!((ids.freeze().len(), ids.len()), (1, 2), "freezing again changes nothing");
+        ids.add(id(3), 40, time(6));
+        let both = ids.freeze();
+        assert_eq!(both.iter().map(|generation| generation.newest()).collect::<Vec<_>>(), [time(5), time(6)]);
+        ids.replace_frozen(&both[..1], []);
+        assert_eq!([1, 2, 3].map(|number| ids.find(id(number)).count()), [0, 0, 1], "others are kept");
+    }
+
+    #[test]
+    fn id_left_by_a_generation_does_not_hide_a_younger_turn() {
+        for (younger, found) in [(19, 20), (20, 20), (21, 21)] {
+            let mut ids = Ids::default();
+            ids.add(id(1), 20, time(2));
+            let frozen = ids.freeze();
+            ids.add(id(1), younger, time(9));
+            ids.replace_frozen(&frozen, [(id(1), 20, time(2))]);
+            assert_eq!(ids.find(id(1)).collect::<Vec<_>>(), [found]);
+        }
+        // An equal location was added before, so its time is not extended.
+        let mut ids = Ids::default();
+        ids.add(id(1), 20, time(2));
+        ids.replace_frozen(&[], [(id(1), 20, time(1))]);
+        assert_eq!((ids.current.oldest, ids.current.newest), (time(2), time(2)));
+    }
+
+    #[test]
+    fn new_ids_are_noted_until_they_are_saved() {
+        let mut ids = Ids::default();
+        ids.add(id(1), 10, time(1));
+        assert!(ids.noted().is_empty());
+        ids.note_new();
+        ids.add_saved(id(2), 20, time(2));
+        ids.add(id(3), 30, time(3));
+        ids.add(id(4), 40, time(4));
+        ids.note_new();
+        assert_eq!(ids.noted(), [(id(3), 30, time(3)), (id(4), 40, time(4))]);
+        assert_eq!([1, 2, 3, 4].map(|number| ids.find(id(number)).count()), [1; 4]);
+        ids.forget_new(30);
+        assert_eq!(ids.noted().len(), 2);
+        ids.forget_new(31);
+        assert_eq!(ids.noted(), [(id(4), 40, time(4))]);
+        ids.forget_new(40);
+        assert_eq!(ids.noted().len(), 1);
+        ids.forget_new(u64::MAX);
+        assert_eq!((ids.noted().len(), ids.len()), (0, 4));
+    }
 }

@@ -69,3 +69,36 @@ impl IndexSave {
         (self.stage, self.next, self.last_anchor) = (stage, 0, 0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn former_heads_are_kept_until_they_are_saved() {
+        let mut saving = IndexSave {
+            stage: Stage::Heads,
+            next: 3,
+            count: 5,
+            old: HashMap::default(),
+            anchors: 0,
+            last_anchor: 9,
+            destinations: Vec::new(),
+            watermarks: Vec::new(),
+            timers: 0,
+            dead_letters: 0,
+        };
+        let head = |number: u64| Head { location: number * 10, number };
+        for number in 0..7 {
+            saving.preserve(number, head(u64::from(number)));
+            saving.preserve(number, head(100));
+        }
+        let mut kept: Vec<_> = saving.old.drain().collect();
+        kept.sort_unstable_by_key(|(number, _)| *number);
+        assert_eq!(kept, [(3, Some(head(3))), (4, Some(head(4)))], "the first value of heads that are not saved yet");
+        saving.go_to(Stage::Anchors);
+        assert_eq!((saving.stage, saving.next, saving.last_anchor), (Stage::Anchors, 0, 0));
+        saving.preserve(3, head(3));
+        assert!(saving.old.is_empty(), "all heads are saved");
+    }
+}

@@ -168,10 +168,7 @@ impl Index {
 
     /// Makes every record that begins before `through` visible to readers.
     pub fn commit(&mut self, through: Location) {
-        if through <= self.committed.through {
-            return;
-        }
-        self.committed.through = through;
+        self.committed.through = self.committed.through.max(through);
         while let Some(pending) = self.pending.pop_front_if(|pending| pending.location < through) {
             self.committed.position = pending.position;
             self.committed.events = pending.events;

@@ -89,3 +89,41 @@ fn hash(
     }
     IdHash(feed(quality.build_hasher(), stream, id), feed(fast.build_hasher(), stream, id))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// A caller that chooses keys must know the whole seed to make two streams equal.
+    #[test]
+    fn each_bit_of_the_seed_changes_both_halves() {
+        let streams: Vec<Stream> = (0..64).map(|bit| StreamHasher::new(1 << bit).stream("a", "b")).collect();
+        assert_eq!(streams.iter().map(|stream| stream.0).collect::<HashSet<_>>().len(), 64);
+        assert_eq!(streams.iter().map(|stream| stream.1).collect::<HashSet<_>>().len(), 64);
+    }
+
+    #[test]
+    fn id_is_hashed_with_its_stream() {
+        let hasher = StreamHasher::new(1);
+        let ids: HashSet<IdHash> = (0..10u64)
+            .flat_map(|stream| (0..10u128).map(move |id| (stream, id)))
+            .map(|(stream, id)| hasher.id(Stream(stream / 3, stream % 3), MessageId::from_u128(id)))
+            .collect();
+        assert_eq!(ids.len(), 100);
+        let halves: HashSet<u64> = ids.iter().flat_map(|IdHash(first, second)| [*first, *second]).collect();
+        assert_eq!(halves.len(), 200);
+    }
+
+    #[test]
+    fn stream_is_restored_from_its_halves() {
+        let stream = StreamHasher::new(1).stream("a", "b");
+        let (first, second) = stream.halves();
+        assert_eq!((stream.0, stream.1), (first, second));
+        assert_eq!(Stream::from_halves(first, second), stream);
+        let state = foldhash::fast::FixedState::with_seed(1);
+        let hashes: HashSet<u64> = (0..100).map(|half| state.hash_one(Stream(half, 7))).collect();
+        assert_eq!(hashes.len(), 100, "the streams of a table are spread over it");
+    }
+}

@@ -1,5 +1,7 @@
 //! Lookup of streams in the index, and saving the index during appends.
 
+mod reads;
+
 use super::*;
 use whizbang_core::store::StreamHint;
 

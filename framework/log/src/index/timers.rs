@@ -173,3 +173,6 @@ impl Timers {
         self.by_actor.iter().map(|(actor, timers)| (actor.clone(), timers.len())).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

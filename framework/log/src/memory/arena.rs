@@ -107,3 +107,114 @@ impl Log for Arena {
         StoreError::Corrupt { file: "memory".into(), offset: location, reason: reason.to_owned() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Appends a record that may use less than its bound. Returns its location.
+    fn append(arena: &mut Arena, bound: usize, record: &[u8]) -> Location {
+        let (location, into) = arena.begin(bound);
+        let memory = into.as_ptr();
+        into.extend_from_slice(record);
+        assert_eq!(into.as_ptr(), memory, "records never move");
+        arena.finish(location);
+        location
+    }
+
+    fn capacities(arena: &Arena) -> Vec<usize> {
+        arena.chunks.iter().map(|chunk| chunk.bytes.capacity()).collect()
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Append { length: usize, unused: usize },
+        Cut(proptest::sample::Index),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => (0..3_000usize, 0..3_000usize).prop_map(|(length, unused)| Step::Append { length, unused }),
+            1 => any::<proptest::sample::Index>().prop_map(Step::Cut),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn records_are_read_at_their_locations(steps in proptest::collection::vec(step(), 0..60)) {
+            let mut arena = Arena::default();
+            let mut expected: Vec<(Location, Vec<u8>)> = Vec::new();
+            let mut end = 1;
+            for (step, fill) in steps.into_iter().zip(1u8..) {
+                match step {
+                    Step::Append { length, unused } => {
+                        let record = vec![fill; length];
+                        prop_assert_eq!(append(&mut arena, length + unused, &record), end);
+                        expected.push((end, record));
+                        end += (length + LENGTH_BYTES) as u64;
+                    }
+                    Step::Cut(at) => {
+                        let nth = at.index(expected.len() + 1);
+                        end = expected.get(nth).map_or(end, |(location, _)| *location);
+                        expected.truncate(nth);
+                        arena.cut(end);
+                    }
+                }
+                prop_assert_eq!(arena.end(), end);
+                for (location, record) in &expected {
+                    prop_assert_eq!(arena.read(*location).unwrap(), record);
+                }
+                let records = arena.records();
+                prop_assert!(records.iter().map(|(location, record)| (*location, record.to_vec())).eq(expected.iter().cloned()));
+            }
+        }
+    }
+
+    #[test]
+    fn chunks_double_up_to_one_mebibyte() {
+        let mut arena = Arena::default();
+        (0..100).for_each(|_| assert!(append(&mut arena, 64 * 1024 - LENGTH_BYTES, &[1]) > 0));
+        // Most of a bound is not used, so many records share a chunk.
+        assert_eq!(capacities(&arena), [64 * 1024, 128 * 1024]);
+        let mut arena = Arena::default();
+        let record = vec![0; 1024 - LENGTH_BYTES];
+        (0..6 * 1024).for_each(|_| assert!(append(&mut arena, record.len(), &record) > 0));
+        let doubled: Vec<usize> = (2..=10).map(|bit| 1024 << bit).collect();
+        let mebibytes = [doubled, vec![1024 * 1024; 5]].concat();
+        assert_eq!(capacities(&arena), mebibytes);
+        assert!(
+            arena.chunks.iter().rev().skip(1).all(|chunk| chunk.bytes.len() == chunk.bytes.capacity()),
+            "no chunk has a gap"
+        );
+        // A larger record has a chunk of its own size.
+        (0..2).for_each(|_| assert!(append(&mut arena, 3 * 1024 * 1024, &[1]) > 0));
+        assert_eq!(capacities(&arena)[mebibytes.len()..], [3 * 1024 * 1024 + LENGTH_BYTES; 2]);
+    }
+
+    #[test]
+    fn cut_chunk_is_freed_with_its_first_record() {
+        let mut arena = Arena::default();
+        let places: Vec<Location> = (0..3).map(|_| append(&mut arena, 9, &[7; 9])).collect();
+        let large = append(&mut arena, LARGEST_CHUNK_BYTES, &[8]);
+        assert_eq!(arena.chunks.len(), 2);
+        arena.cut(large);
+        assert_eq!((arena.chunks.len(), arena.end(), arena.records().len()), (1, large, 3));
+        arena.cut(places[1]);
+        assert_eq!((arena.end(), arena.records().len()), (places[1], 1));
+        arena.cut(places[0]);
+        assert_eq!((arena.chunks.len(), arena.end()), (0, 1));
+    }
+
+    #[test]
+    fn missing_record_is_damage() {
+        let mut arena = Arena::default();
+        let location = append(&mut arena, 4, &[1, 2]);
+        for missing in [0, arena.end(), arena.end() + 1, u64::MAX] {
+            let Err(StoreError::Corrupt { file, offset, reason }) = arena.read(missing) else { panic!("at {missing}") };
+            assert_eq!((file, offset, reason.as_str()), ("memory".into(), missing, "no record found"));
+        }
+        assert_eq!(arena.read(location).unwrap(), [1, 2][..]);
+    }
+}

@@ -176,3 +176,88 @@ impl ShardLeases for MemoryLeases {
         ready(Ok(())).boxed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use whizbang_conformance::store::{Owner, run};
+    use whizbang_core::store::Store;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    fn shard(number: u16) -> ShardId {
+        ShardId::new(name("bank"), number)
+    }
+
+    fn member(number: u128) -> Member {
+        Member::new(MemberId::from_u128(number), name("bank"), "node")
+    }
+
+    #[test]
+    fn lease_ends_exactly_after_its_time() {
+        run(async {
+            let (clock, time) = Clock::manual(Timestamp::from_millis(1_000));
+            let memory = MemoryStore::shared(&clock);
+            let is_known = |number| {
+                let table = memory.shared.leases.as_ref().unwrap();
+                table.state.lock().members.contains_key(&MemberId::from_u128(number))
+            };
+            let store = Arc::new(memory.clone()) as Arc<dyn Store>;
+            let leases = store.leases().unwrap();
+            let owner_of = |leases: &Leases| {
+                leases.shards.iter().find(|lease| lease.shard == shard(0)).and_then(|lease| lease.owner)
+            };
+            let renew = async |number, ttl| {
+                let renewed = leases.renew(&member(number), ttl).await.unwrap();
+                (renewed.members.iter().map(|member| member.id.as_u128()).collect::<Vec<_>>(), owner_of(&renewed))
+            };
+            let open = async |number| Owner::lease(&store, MemberId::from_u128(number), &shard(0)).await;
+            let owned = Some(MemberId::from_u128(1));
+            assert_eq!(renew(1, 100 * MS).await, (vec![1], None));
+            assert_eq!(open(1).await.unwrap().writer.epoch(), 1);
+            renew(3, 100 * MS).await;
+            time.advance(99 * MS);
+            assert_eq!(renew(2, 1_000 * MS).await, (vec![1, 2, 3], owned));
+            assert!(open(2).await.is_none(), "the owner is alive");
+            assert_eq!(open(1).await.unwrap().writer.epoch(), 2, "the owner opens its shard again");
+            time.advance(MS);
+            assert!(open(1).await.is_none(), "the lease has ended");
+            assert_eq!(renew(2, 1_000 * MS).await, (vec![2], owned));
+            assert_eq!([1, 2, 3].map(is_known), [true, true, false], "an expired member is kept while it owns a shard");
+            assert_eq!(open(2).await.unwrap().writer.epoch(), 3);
+            assert_eq!(renew(2, 1_000 * MS).await, (vec![2], Some(MemberId::from_u128(2))));
+            assert_eq!([1, 2, 3].map(is_known), [false, true, false]);
+        });
+    }
+
+    #[test]
+    fn shard_is_released_only_by_its_present_owner() {
+        run(async {
+            let store = Arc::new(MemoryStore::shared(&Clock::system())) as Arc<dyn Store>;
+            let leases = store.leases().unwrap();
+            let (one, two) = (MemberId::from_u128(1), MemberId::from_u128(2));
+            for number in 1..=2 {
+                leases.renew(&member(number), Duration::from_secs(60)).await.unwrap();
+            }
+            let owned = [Owner::lease(&store, one, &shard(0)).await, Owner::lease(&store, two, &shard(1)).await];
+            assert_eq!(owned.map(|owner| owner.unwrap().writer.epoch()), [1, 1]);
+            let owners = async || {
+                let renewed = leases.renew(&member(1), Duration::from_secs(60)).await.unwrap();
+                [0, 1].map(|number| renewed.owner(&shard(number)))
+            };
+            for (member, epoch) in [(two, 1), (one, 2), (one, 0)] {
+                leases.release(member, &shard(0), epoch).await.unwrap();
+                assert_eq!(owners().await, [Some(one), Some(two)], "{member:?} under {epoch}");
+            }
+            leases.release(one, &shard(0), 1).await.unwrap();
+            assert_eq!(owners().await, [None, Some(two)]);
+            Owner::lease(&store, one, &shard(0)).await.unwrap();
+            leases.leave(two).await.unwrap();
+            assert_eq!(owners().await, [Some(one), None]);
+        });
+    }
+}

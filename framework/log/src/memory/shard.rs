@@ -3,6 +3,7 @@
 //! A loss removes records from the end and rebuilds the index from the rest, as the recovery of a store on disk would.
 //! Readers that began before the loss get an error for their next page.
 
+use std::cmp::Ordering::{Equal, Greater, Less};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -218,11 +219,12 @@ impl ShardWriter for MemoryWriter {
     fn save_snapshot(&mut self, actor: &Name, key: &str, snapshot: Snapshot) {
         let mut state = self.shard.state.lock();
         let stream = state.index.stream(actor, key);
-        let location = match state.index.newest(stream) {
-            Some(head) if head.number == snapshot.turn => head.location,
-            Some(head) if head.number > snapshot.turn => 0,
+        let newest = state.index.newest(stream).map(|head| (snapshot.turn.cmp(&head.number), head.location));
+        let location = match newest {
+            Some((Equal, location)) => location,
+            Some((Less, _)) => 0,
             // The log does not have this turn: the snapshot is invalid.
-            _ => return,
+            Some((Greater, _)) | None => return,
         };
         if state.epoch == self.epoch && state.accepting {
             state.snapshots.insert(stream, Located { location, snapshot });

@@ -107,3 +107,96 @@ impl<'a> Decoder<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn number_has_at_most_64_bits() {
+        let long = |last: &[u8]| [&[0xFF; 9], last].concat();
+        for (bytes, number) in [
+            (vec![0], 0),
+            (vec![0x7F], 0x7F),
+            (vec![0x80, 0x01], 0x80),
+            (vec![0x80, 0x00], 0),
+            (long(&[0]), u64::MAX >> 1),
+            (long(&[1]), u64::MAX),
+            ([[0x80].repeat(9), vec![1]].concat(), 1 << 63),
+        ] {
+            let mut decoder = Decoder(&bytes);
+            assert_eq!((decoder.number(), decoder.is_empty()), (Ok(number), true), "{bytes:?}");
+        }
+        for (bytes, reason) in [
+            (vec![], "unexpected end of the bytes"),
+            (vec![0x80], "unexpected end of the bytes"),
+            (long(&[2]), "a number is too large"),
+            (long(&[0x7F]), "a number is too large"),
+            (long(&[0x81, 0]), "a number is too long"),
+        ] {
+            assert_eq!(Decoder(&bytes).number(), Err(Malformed(reason)), "{bytes:?}");
+        }
+    }
+
+    /// Returns the encoded number, with `more` bytes behind it.
+    fn number(value: u64, more: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        super::super::encode::number(&mut bytes, value);
+        bytes.extend(std::iter::repeat_n(7, more));
+        bytes
+    }
+
+    #[test]
+    fn numbers_of_other_types_are_limited() {
+        let (small, shard) = (u64::from(u32::MAX), u64::from(u16::MAX));
+        assert_eq!(Decoder(&number(small, 0)).small(), Ok(u32::MAX));
+        assert_eq!(Decoder(&number(small + 1, 0)).small(), Err(Malformed("a number is too large")));
+        assert_eq!(Decoder(&number(shard, 0)).shard(), Ok(u16::MAX));
+        assert_eq!(Decoder(&number(shard + 1, 0)).shard(), Err(Malformed("a shard's number is too large")));
+    }
+
+    #[test]
+    fn count_is_at_most_the_remaining_bytes() {
+        for count in [0, 1, 2, 5] {
+            assert_eq!(Decoder(&number(count, 5)).count(), Ok(count as usize));
+        }
+        assert_eq!(Decoder(&number(6, 5)).count(), Err(Malformed("a count is larger than what follows")));
+    }
+
+    #[test]
+    fn bytes_are_read_in_pieces() {
+        let bytes = [3, b'a', b'b', b'c', 9, 8, 7, 2, 0xFF, 0xFF];
+        let mut decoder = Decoder(&bytes);
+        let before = decoder;
+        assert_eq!((decoder.text(), decoder.since(before)), (Ok("abc"), &bytes[..4]));
+        assert_eq!((decoder.byte(), decoder.array(), decoder.is_empty()), (Ok(9), Ok([8, 7]), false));
+        assert_eq!(decoder.text(), Err(Malformed("a text is not UTF-8")));
+        let mut decoder = Decoder(&bytes[7..9]);
+        assert_eq!(decoder.bytes(), Err(Malformed("unexpected end of the bytes")));
+        let mut decoder = Decoder(&bytes[4..7]);
+        assert_eq!(decoder.exactly(4), Err(Malformed("unexpected end of the bytes")));
+        assert_eq!(decoder.array::<4>(), Err(Malformed("unexpected end of the bytes")));
+        assert_eq!(
+            (decoder.exactly(3), decoder.byte()),
+            (Ok(&bytes[4..7]), Err(Malformed("unexpected end of the bytes")))
+        );
+    }
+
+    #[test]
+    fn link_leads_to_an_earlier_location() {
+        let before = Err(Malformed("a link leads before the log's beginning"));
+        for (back, to) in [(0, Ok(0)), (1, Ok(9)), (9, Ok(1)), (10, before), (11, before), (u64::MAX, before)] {
+            assert_eq!(Decoder(&number(back, 0)).link(10), to, "{back} back");
+        }
+    }
+
+    #[test]
+    fn ids_and_codecs_are_read_as_they_were_written() {
+        let mut bytes = Vec::new();
+        super::super::encode::id(&mut bytes, MessageId::from_u128(u128::MAX - 7));
+        bytes.extend([Codec::Json.id(), 0xEE]);
+        let mut decoder = Decoder(&bytes);
+        assert_eq!((decoder.id(), decoder.codec()), (Ok(MessageId::from_u128(u128::MAX - 7)), Ok(Codec::Json)));
+        assert_eq!(decoder.codec(), Err(Malformed("a codec is unknown")));
+    }
+}

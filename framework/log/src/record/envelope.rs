@@ -56,7 +56,8 @@ impl<'a> Given<'a> {
     }
 }
 
-/// Returns an upper bound for the number of bytes that [`write`] appends.
+/// Returns an upper bound for the number of bytes that [`write`] appends, and for the other fields of the outbox entry or of the
+/// dead letter around the envelope, without their texts.
 pub(super) fn bound(envelope: &Envelope) -> usize {
     let headers: usize = envelope.headers.iter().map(|(name, value)| name.len() + value.len() + 20).sum();
     let texts = envelope.name.len()
@@ -69,8 +70,8 @@ pub(super) fn bound(envelope: &Envelope) -> usize {
             .as_ref()
             .map_or(0, |origin| origin.shard.domain.len() + origin.actor.len() + origin.key.len())
         + envelope.traceparent.as_ref().map_or(0, String::len);
-    // Three ids, at most twenty numbers of ten bytes, a fingerprint, and the name of the header with the sender.
-    350 + texts + headers + envelope.payload.len()
+    // Three ids, at most twenty-six numbers of ten bytes, a fingerprint, and the name of the header with the sender.
+    414 + texts + headers + envelope.payload.len()
 }
 
 /// Appends an envelope. Its origin is included only if `origin` is given.
@@ -205,9 +206,9 @@ pub(super) fn read(bytes: &[u8], record: &Bytes, given: Given<'_>, names: &mut N
     let origin = if has(ORIGIN) { Some(read_origin(decoder, names)?) } else { None };
     let mut headers = Vec::new();
     if has(HEADERS) {
-        // Each header has at least two lengths, which bounds the reserved memory by the remaining bytes.
+        // The count is at most that of the remaining bytes, so the reserved memory is bounded as well.
         let count = decoder.count()?;
-        headers.reserve_exact(count.min(decoder.0.len() / 2));
+        headers.reserve_exact(count);
         for _ in 0..count {
             headers.push((decoder.text()?.to_owned(), decoder.text()?.to_owned()));
         }
@@ -252,3 +253,6 @@ fn read_origin(decoder: &mut Decoder<'_>, names: &mut Names) -> Result<Origin, M
         store: None,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,3 +24,27 @@ impl Names {
         Ok(name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeated_name_is_allocated_once() {
+        let mut names = Names::default();
+        let read: Vec<Name> = (0..100).map(|nth| names.get(&format!("name-{nth}")).unwrap()).collect();
+        assert_eq!(
+            read.iter().map(Name::as_str).collect::<Vec<_>>(),
+            (0..100).map(|nth| format!("name-{nth}")).collect::<Vec<_>>()
+        );
+        let again = |names: &mut Names, nth: usize| {
+            let name = names.get(&format!("name-{nth}")).unwrap();
+            assert_eq!(name, read[nth]);
+            std::ptr::eq(name.as_str(), read[nth].as_str())
+        };
+        let shared = (0..100).filter(|nth| again(&mut names, *nth)).collect::<Vec<_>>();
+        assert_eq!(shared, (0..64).collect::<Vec<_>>(), "the search is short in a log with very many names");
+        assert_eq!(names.0.len(), 64);
+        assert_eq!(names.get("a.b"), Err(Malformed("a name has invalid characters")));
+    }
+}

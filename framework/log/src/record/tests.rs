@@ -271,3 +271,23 @@ proptest! {
         prop_assert_eq!(decode::Decoder(&bytes).number(), Ok(value));
     }
 }
+
+#[test]
+fn valid_record_is_distinguished_from_a_corrupt_one() {
+    let (bytes, ..) = written();
+    let bytes = Bytes::from(bytes);
+    assert!(reads_record(&bytes));
+    let mut progress = Vec::new();
+    write_sent(&mut progress, &ShardId::new(name("bank"), 1), 7, 0, 1);
+    assert!(reads_record(&Bytes::from(progress.clone())));
+    progress.pop();
+    assert!(!reads_record(&Bytes::from(progress)));
+    // Names of the turn, of its mark, of an outbox entry and of a dead letter.
+    for text in ["Account", "bank", "Deposit", "Saga"] {
+        for at in (0..bytes.len()).filter(|at| bytes[*at..].starts_with(text.as_bytes())) {
+            let mut corrupt = bytes.to_vec();
+            corrupt[at] = b'.';
+            assert!(!reads_record(&Bytes::from(corrupt)), "{text} at {at}");
+        }
+    }
+}

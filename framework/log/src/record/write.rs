@@ -59,7 +59,8 @@ pub struct Sent {
 ///
 /// The bound is not exact: numbers count with their greatest length.
 pub fn turn_bound(turn: &Turn<'_>) -> usize {
-    let mut bound = 256 + turn.actor.len() + turn.key.len() + turn.reply.len() + turn.traceparent.map_or(0, str::len);
+    let texts = turn.actor.len() + turn.key.len() + turn.reply.len() + turn.traceparent.map_or(0, str::len);
+    let mut bound = 256 + texts;
     bound += match turn.mark {
         Mark::None | Mark::Outside { .. } => 0,
         Mark::From { source, .. } => source_bound(source),
@@ -69,7 +70,7 @@ pub fn turn_bound(turn: &Turn<'_>) -> usize {
         bound += 32 + event.name.len() + event.payload.len();
     }
     for entry in turn.outbox {
-        bound += 64 + entry.to.domain.len() + envelope::bound(entry.envelope);
+        bound += entry.to.domain.len() + envelope::bound(entry.envelope);
     }
     for timer in turn.timers {
         bound += match timer {
@@ -82,7 +83,7 @@ pub fn turn_bound(turn: &Turn<'_>) -> usize {
         bound += 32
             + match note {
                 Note::DeadLetter(letter) => {
-                    64 + letter.actor.len() + letter.key.len() + letter.error.len() + envelope::bound(&letter.envelope)
+                    letter.actor.len() + letter.key.len() + letter.error.len() + envelope::bound(&letter.envelope)
                 }
                 Note::Own(bytes) => bytes.len(),
                 Note::Attempt { .. } | Note::Resolved { .. } | Note::Ended => 0,
@@ -325,3 +326,6 @@ fn write_head(into: &mut Vec<u8>, kind: u8, tag: u32, epoch: Epoch) {
     encode::number(into, u64::from(tag));
     encode::number(into, epoch);
 }
+
+#[cfg(test)]
+mod tests;

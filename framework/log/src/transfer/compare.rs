@@ -64,3 +64,94 @@ pub(super) fn differs(target: &dyn MoveTarget, shard: &ShardId, part: &str) -> S
     let reason = format!("the {part} of shard {shard} differ from those of the source; nothing was moved");
     StoreError::Corrupt { file: target.at().into(), offset: 0, reason }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::index::append::AppendContext;
+    use crate::index::{Index, StreamHasher};
+    use crate::memory::MemoryStore;
+    use crate::record::Names;
+    use whizbang_conformance::store::{Owner, TurnBuilder, run};
+    use whizbang_core::message::Name;
+    use whizbang_core::store::{Source, SourceKind, Store, Watermark};
+
+    fn shard(number: u16) -> ShardId {
+        ShardId::new(Name::from_static("bank").unwrap(), number)
+    }
+
+    /// Returns the digests of shards whose turns are these.
+    fn digests(shards: &[(u16, &[TurnBuilder])]) -> Digests {
+        let mut digests = Digests::default();
+        for (number, drafts) in shards {
+            let mut index = Index::new(StreamHasher::new(1));
+            for (draft, location) in drafts.iter().zip((100..).step_by(100)) {
+                let at = AppendContext { tag: 0, epoch: 1, location, committed: true };
+                let mut bytes = Vec::new();
+                draft.write(|turn| index.append_turn(turn, at, &mut bytes)).unwrap();
+                let names = &mut Names::default();
+                let read = CopiedTurn::read(location, &bytes.into(), None, names, |_| Some(shard(*number)));
+                digests.add(&shard(*number), &read.unwrap().unwrap().1);
+            }
+        }
+        digests
+    }
+
+    #[test]
+    fn shard_with_other_turns_is_found() {
+        let turn = |key, payload: &str| TurnBuilder::new("Account", key, 1).event("A", payload);
+        let (ada, bob) = (turn("ada", "1"), turn("bob", "1"));
+        let both = [ada.clone(), bob.clone()];
+        let original = digests(&[(1, &both), (2, &both)]);
+        assert_eq!(original.first_difference(&digests(&[(2, &both), (1, &both)])), None);
+        for (other, differs) in [
+            (digests(&[(1, &both), (2, &both[..1])]), 2),
+            (digests(&[(1, &both[1..]), (2, &both)]), 1),
+            (digests(&[(1, &both), (2, &[bob.clone(), ada.clone()])]), 2),
+            (digests(&[(1, &[ada.clone(), turn("bob", "2")]), (2, &both)]), 1),
+            (digests(&[(1, &both)]), 2),
+            (digests(&[(2, &both)]), 1),
+            (digests(&[(1, &both), (2, &both), (3, &both)]), 3),
+        ] {
+            assert_eq!(original.first_difference(&other), Some(shard(differs)));
+            assert_eq!(other.first_difference(&original), Some(shard(differs)));
+        }
+    }
+
+    #[test]
+    fn part_that_differs_is_named() {
+        run(async {
+            let source = Source { shard: shard(3), kind: SourceKind::Direct };
+            let turn = || TurnBuilder::new("Account", "ada", 1);
+            let open = async || {
+                let mut owner = Owner::take(&(Arc::new(MemoryStore::new()) as Arc<dyn Store>), &shard(1)).await;
+                let first = turn().event("A", "1").send(&shard(2), 1).set("pay", 50).dead(8).from(&source, 3, 3);
+                owner.commit(&first).await;
+                owner
+            };
+            let original = open().await;
+            let mut copy = open().await;
+            assert_eq!(compare(&*original.reader, &*copy.reader), Ok(()));
+            copy.sent(&shard(2), 1).await;
+            assert_eq!(compare(&*original.reader, &*copy.reader), Err("outboxes"));
+            for (draft, part) in [
+                (turn().event("A", "2"), "positions"),
+                (turn().send(&shard(2), 2), "outboxes"),
+                (turn().from(&source, 4, 4), "watermarks"),
+                (turn().set("ship", 50), "timers"),
+                (turn().set("pay", 51), "timers"),
+                (turn().dead(9), "dead letters"),
+            ] {
+                let mut copy = open().await;
+                copy.commit(&draft.at(2, 1)).await;
+                assert_eq!(compare(&*original.reader, &*copy.reader), Err(part));
+                assert_eq!(compare(&*copy.reader, &*original.reader), Err(part));
+            }
+            let mut copy = open().await;
+            copy.advance(&Watermark { source, through: 9 }).await;
+            assert_eq!(compare(&*original.reader, &*copy.reader), Err("watermarks"));
+        });
+    }
+}

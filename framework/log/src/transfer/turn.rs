@@ -202,8 +202,61 @@ impl CopiedTurn {
     /// Appends a form of the turn that is the same in every store.
     pub(super) fn write_canonical(&self, into: &mut Vec<u8>) {
         let sent: Vec<Sent> = self.sent().map(|(_, sequence)| Sent { sequence, before: 0 }).collect();
-        let position = self.position - self.events() as u64;
+        let position = self.position;
         let place = RecordContext { tag: 0, epoch: 0, location: 1, stream: 0, position, events: 0, sent: &sent };
         self.write(|turn| write_turn(into, turn, &place));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use whizbang_conformance::store::TurnBuilder;
+
+    /// Returns the record of a turn with two events at the positions 41 and 42.
+    fn record(payloads: [&str; 2]) -> Bytes {
+        let draft = TurnBuilder::new("Account", "ada", 1).at(3, 5).header("tenant", "acme").outside(7);
+        let draft = draft.event("A", payloads[0]).event("B", payloads[1]).set("pay", 9).clear("ship").rang("pay");
+        let place = RecordContext { tag: 2, epoch: 1, location: 50, stream: 40, position: 40, events: 40, sent: &[] };
+        let mut bytes = Vec::new();
+        draft.write(|turn| write_turn(&mut bytes, turn, &place));
+        bytes.into()
+    }
+
+    fn copied(record: &Bytes, payloads: Option<&[Bytes]>) -> CopiedTurn {
+        let shard = ShardId::new(Name::from_static("bank").unwrap(), 3);
+        CopiedTurn::read(50, record, payloads, &mut Names::default(), |tag| (tag == 2).then_some(shard))
+            .unwrap()
+            .unwrap()
+            .1
+    }
+
+    #[test]
+    fn payloads_are_added_to_a_turn_without_them() {
+        let (whole, without) = (record(["one", "second"]), record(["", ""]));
+        let payloads = [Bytes::from_static(b"one"), Bytes::from_static(b"second")];
+        let (whole, filled) = (copied(&whole, None), copied(&without, Some(&payloads)));
+        for turn in [&whole, &filled] {
+            assert_eq!((turn.position(), turn.events(), turn.sent().count()), (42, 2, 0));
+            let read: Vec<_> = turn.write(|turn| turn.events.iter().map(|event| event.payload.to_vec()).collect());
+            assert_eq!(read, payloads);
+        }
+        assert_eq!(filled.bytes(), without.len() + 9, "the record and the payloads");
+        let canonical = |turn: &CopiedTurn| {
+            let mut bytes = Vec::new();
+            turn.write_canonical(&mut bytes);
+            bytes
+        };
+        assert_eq!(canonical(&whole), canonical(&filled), "the form is the same in every store");
+        assert_ne!(canonical(&whole), canonical(&copied(&without, None)));
+    }
+
+    #[test]
+    fn record_that_is_not_a_turn_is_skipped() {
+        let mut bytes = Vec::new();
+        let shard = ShardId::new(Name::from_static("bank").unwrap(), 3);
+        crate::record::write_sent(&mut bytes, &shard, 1, 2, 1);
+        let read = CopiedTurn::read(50, &bytes.into(), None, &mut Names::default(), |_| None);
+        assert!(matches!(read, Ok(None)), "{read:?}");
     }
 }
