@@ -141,6 +141,19 @@ fn failed_store_keeps_the_first_appends() {
     });
 }
 
+/// Without a loss nothing is read again, so the kept appends must be committed themselves.
+#[test]
+fn end_of_an_owner_may_keep_all_appends() {
+    run(async {
+        let held = Held::new().await;
+        held.control.lose(&held.listener(), 3);
+        assert_eq!((held.positions(), held.control.waiting(), held.reports()), ([3, 0], 2, [vec![], vec![]]));
+        let held = Held::new().await;
+        held.control.fail(5, StoreError::Closed);
+        assert_eq!((held.positions(), held.control.waiting(), held.reports()), ([3, 2], 0, [vec![], vec![]]));
+    });
+}
+
 #[test]
 fn appends_of_the_present_owner_are_not_fenced() {
     run(async {
@@ -286,6 +299,7 @@ fn store_describes_itself() {
         let store = Arc::new(MemoryStore::new()) as Arc<dyn Store>;
         assert_eq!((store.digest_key(), store.runs_statements()), (0x5EED, false), "every run is the same");
         assert!(store.durability().starts_with("in memory: "));
+        assert!(MemoryStore::run_statements_by(|_| Ok(())).runs_statements());
         assert!(Owner::take(&store, &shard(0)).await.writer.commits_at_once());
         let ids = [store.identity().await.unwrap(), store.identity().await.unwrap()];
         assert!(ids[0] == ids[1] && ids[0].is_some());

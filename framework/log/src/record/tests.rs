@@ -134,6 +134,7 @@ fn turn_with_everything_is_read_as_it_was_written() {
     assert_eq!((tag, epoch), (5, 6));
     let Record::Turn(turn) = record else { panic!("not a turn") };
     assert_eq!((turn.stream, turn.events_before), (4_000, 4_990));
+    assert_eq!((turn.events_count(), turn.outbox_count()), (2, 2));
     let names = &mut Names::default();
     let stored = turn.to_turn(&bytes, names).unwrap();
     assert_eq!((stored.number, stored.version), (12, 30));

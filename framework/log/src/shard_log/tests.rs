@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::*;
 use whizbang_conformance::store::TurnBuilder;
-use whizbang_core::store::{Note, SourceKind};
+use whizbang_core::store::{DeadLetterReason, Note, SourceKind};
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -74,6 +74,10 @@ fn with_everything() -> Rows {
     rows.sent(&shop, 1);
     rows.advance(6);
     rows.turn(&TurnBuilder::new("Account", "bob", 4).send(&shop, 3).send(&shard("shop", 2), 4));
+    // The same message of another actor, which only waits.
+    let mut letter = dead_letter(2, &rows.rows[1], id(8)).unwrap();
+    letter.reason = DeadLetterReason::Deferred;
+    rows.turn(&TurnBuilder::new("Saga", "bob", 5).note(Note::DeadLetter(Box::new(letter))));
     rows.commit();
     rows
 }
@@ -86,7 +90,7 @@ fn seen(log: &mut ShardLog) -> String {
     }
     let (destinations, due) = (log.destinations(), log.timers_due(millis(u64::MAX), usize::MAX));
     write!(all, "{destinations:?}{due:?}{:?}{:?}", log.watermarks(), log.dead_letters(None, usize::MAX)).unwrap();
-    write!(all, "{} {} {}", log.position(), log.committed(), log.streams()).unwrap();
+    write!(all, "{} {} {} {}", log.position(), log.committed(), log.streams(), log.dead_letter_count()).unwrap();
     all
 }
 
@@ -122,7 +126,8 @@ fn appended_record_is_visible_after_its_commit() {
 fn reads_return_the_committed_state() {
     let mut rows = with_everything();
     let (log, shop) = (&mut rows.log, shard("shop", 1));
-    assert_eq!((log.position(), log.committed(), log.streams()), (3, 7, 3));
+    assert_eq!((log.position(), log.committed(), log.streams()), (3, 8, 4));
+    assert_eq!((log.dead_letter_count(), log.dead_letters(None, 9).len()), (1, 2), "a deferred message is not counted");
     assert_eq!(log.head("Account", "ada"), Some(Head { location: 2, number: 2 }));
     assert_eq!(log.destinations(), [(shop.clone(), 1, 3), (shard("shop", 2), 0, 1)]);
     assert_eq!(log.destination(&shop, 1), Some((3, 6)));
@@ -163,8 +168,8 @@ fn applied_rows_show_what_was_appended() {
     }
     assert_eq!(seen(&mut again), seen(&mut rows.log));
     assert_eq!(again.turns_of("Account", "ada", id(1)), [1]);
-    assert_eq!(again.apply(7, &rows.rows[0]), Err("its position does not follow the last position"));
-    assert_eq!(again.apply(7, b"\x02"), Err("unknown record format"));
+    assert_eq!(again.apply(8, &rows.rows[0]), Err("its position does not follow the last position"));
+    assert_eq!(again.apply(8, b"\x02"), Err("unknown record format"));
     assert_eq!(seen(&mut again), seen(&mut rows.log), "damage changes nothing");
 }
 
@@ -174,7 +179,7 @@ fn turn_with_a_wrong_number_is_not_appended() {
     for (number, expected) in [(2, 3), (4, 3)] {
         let mut bytes = Vec::new();
         let draft = TurnBuilder::new("Account", "ada", 5).at(number, 2).event("A", "1");
-        let refused = draft.write(|turn| rows.log.append_turn_without_payloads(turn, 2, 5, 7, &mut bytes));
+        let refused = draft.write(|turn| rows.log.append_turn_without_payloads(turn, 2, 5, 8, &mut bytes));
         assert_eq!((refused.map(|_| ()), bytes.len()), (Err(expected), 0));
     }
 }
@@ -278,7 +283,7 @@ fn record_that_is_not_a_turn_is_recognized() {
     // The one of two dead letters with the id.
     let two = rows.turn(&TurnBuilder::new("Account", "eve", 9).dead(21).dead(22).note(Note::Ended));
     assert_eq!(two.position, 3);
-    let of = |number| dead_letter(7, &rows.rows[6], id(number)).unwrap().envelope.id;
+    let of = |number| dead_letter(8, &rows.rows[7], id(number)).unwrap().envelope.id;
     assert_eq!([of(22), of(21)], [id(22), id(21)]);
 }
 
@@ -296,13 +301,13 @@ fn saved_log_is_restored_as_of_the_beginning() {
     let mut rows = with_everything();
     let expected = seen(&mut rows.log);
     let mut saved = Vec::new();
-    assert_eq!(rows.log.begin_saving(&mut saved), 7);
+    assert_eq!(rows.log.begin_saving(&mut saved), 8);
     rows.turn(&TurnBuilder::new("Account", "ada", 5).at(3, 2).event("D", "4").clear("pay"));
     rows.commit();
     assert!((0..40).any(|_| !rows.log.save_next(&mut saved)));
     let mut restored = ShardLog::restore(&saved, 7).unwrap();
     assert_eq!(seen(&mut restored), expected);
-    restored.apply(7, &rows.rows[6]).unwrap();
+    restored.apply(8, &rows.rows[7]).unwrap();
     assert_eq!(seen(&mut restored), seen(&mut rows.log));
     let other = ShardLog::restore(&saved, 8).map(|_| ());
     assert_eq!(other, Err("its streams were hashed with another seed or function"));
@@ -315,12 +320,12 @@ fn saved_log_is_restored_as_of_the_beginning() {
 fn aborted_save_begins_again() {
     let mut rows = with_everything();
     let (mut aborted, mut saved) = (Vec::new(), Vec::new());
-    assert_eq!((rows.log.begin_saving(&mut aborted), rows.log.save_next(&mut aborted)), (7, true));
+    assert_eq!((rows.log.begin_saving(&mut aborted), rows.log.save_next(&mut aborted)), (8, true));
     rows.log.abort_saving();
     assert!(!rows.log.save_next(&mut aborted), "nothing is saved");
     rows.turn(&TurnBuilder::new("Account", "ada", 5).at(3, 2).event("D", "4").clear("pay"));
     rows.commit();
-    assert_eq!(rows.log.begin_saving(&mut saved), 8);
+    assert_eq!(rows.log.begin_saving(&mut saved), 9);
     assert!((0..40).any(|_| !rows.log.save_next(&mut saved)));
     assert_eq!(seen(&mut ShardLog::restore(&saved, 7).unwrap()), seen(&mut rows.log));
 }

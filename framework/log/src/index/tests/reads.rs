@@ -124,7 +124,7 @@ impl Reference {
         let streams = (0..STREAMS).filter(|of| self.head(*of, self.made.len()).is_some()).count();
         assert_eq!(index.streams(), streams);
         let with_events = |(nth, made): (usize, &Made)| Some(location(nth)).filter(|_| events_of(made) > 0);
-        let last = self.made.iter().take(self.committed).enumerate().filter_map(with_events).last();
+        let last = self.made.iter().enumerate().take(self.committed).rev().find_map(with_events);
         assert_eq!(index.events_from(index.position()), last.unwrap_or(0));
         self.check_destinations(index);
         for number in 0..2 {

@@ -93,6 +93,9 @@ fn fields_of_the_record_take_no_bytes() {
     let least = size(Some(&bank), 9, &envelope);
     assert_eq!(size(None, 9, &envelope), least + 5, "the domain");
     assert_eq!(size(Some(&bank), 1, &envelope), least + 16, "the correlation id");
+    envelope.headers = vec![("a".to_owned(), "b".to_owned())];
+    assert_eq!(size(Some(&bank), 9, &envelope), least + 5, "the number of headers and one header");
+    envelope.headers.clear();
     envelope.to = Some(bank.clone());
     assert_eq!(size(Some(&bank), 9, &envelope), least, "the destination");
     assert_eq!(size(None, 9, &envelope), least + 11, "the destination and the domain");
