@@ -24,6 +24,9 @@ use crate::{BOTH, services, until};
 
 /// The maximum growth in MiB of this process.
 const GROWTH: u64 = 64;
+/// The same while two nodes in it have as many large messages as they may: 32 MiB in the queue of the sender, 16 unacknowledged, 16
+/// in its window, 8 in the batch that it reads; 16 that the receiver has pulled and 16 in its windows. The messages have 160 MB.
+const GROWTH_OF_TWO_NODES: u64 = 112;
 /// The bytes of a large message.
 const LARGE: usize = 400_000;
 
@@ -211,7 +214,7 @@ fn outbox_recorded_without_broker_is_sent_in_pieces() {
             assert_eq!(kept().await, entries, "each entry is handled once");
             let grown = sampler.end();
             println!("{release:?}: {entries} entries recorded in {recorded:?}, sent in {took:?}, {grown} MiB more");
-            assert!(grown < GROWTH, "{grown} MiB");
+            assert!(grown < GROWTH_OF_TWO_NODES, "{grown} MiB");
             scans.stop().await.expect("stops");
             archive.stop().await.expect("stops");
         });
@@ -265,7 +268,7 @@ fn large_jobs_that_wait_do_not_fill_memory() {
             until("refusals of all jobs", async || node.metrics().busy >= JOBS).await;
             let grown = sampler.end();
             println!("{release:?}: {grown} MiB more while {JOBS} jobs of {LARGE} bytes waited");
-            assert!(grown < GROWTH, "{grown} MiB");
+            assert!(grown < GROWTH + 8, "{grown} MiB");
             device.repair();
             until("all jobs", async || device.uses() >= JOBS).await;
             node.wait_idle().await;
