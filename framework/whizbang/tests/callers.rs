@@ -1,10 +1,12 @@
 //! Commands of clients: a failing command fails for its caller only, and the key handles the next one.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use whizbang::prelude::*;
-use whizbang::{Retry, SendError};
+use whizbang::{NodeConfig, Retry, SendError};
 
 #[derive(Domain)]
 #[domain(name = "notes")]
@@ -122,4 +124,81 @@ async fn failed_command_runs_again_under_its_id() {
     for _ in 0..2 {
         assert_eq!(client.send(write(What::PanicForNow)).id(id).await.unwrap(), "1", "handled once, remembered then");
     }
+}
+
+/// The log lines so far: the message, or the cause and the number of lines that were left out.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    fn count(&self, line: &str) -> usize {
+        self.0.lock().unwrap().iter().filter(|known| *known == line).count()
+    }
+}
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    cause: String,
+    left_out: u64,
+}
+
+impl tracing::field::Visit for Fields {
+    fn record_u64(&mut self, field: &tracing::field::Field, value: u64) {
+        if field.name() == "left_out" {
+            self.left_out = value;
+        }
+    }
+
+    fn record_str(&mut self, field: &tracing::field::Field, value: &str) {
+        if field.name() == "cause" {
+            value.clone_into(&mut self.cause);
+        }
+    }
+
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        // The text of the line; the name of the failed message follows in a field of the same name.
+        if field.name() == "message" && self.message.is_empty() {
+            self.message = format!("{value:?}");
+        }
+    }
+}
+
+impl<S: tracing::Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &tracing::Event<'_>, _context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let Fields { message, cause, left_out } = fields;
+        self.0.lock().unwrap().push(if left_out > 0 { format!("{cause}: {left_out}") } else { message });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn flood_of_failing_commands_writes_few_log_lines() {
+    let test = async {
+        let lines = Lines::default();
+        let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(lines.clone()));
+        let retry = Retry { attempts: 2, first: Duration::from_millis(1), longest: Duration::from_millis(2) };
+        let node = Node::builder("notes", MemoryStore::new())
+            .aggregate::<Note>()
+            .config(NodeConfig { threads: 0, passivate_after: Duration::from_secs(8), ..NodeConfig::default() })
+            .retry(retry)
+            .start()
+            .await
+            .unwrap();
+        for _ in 0..101 {
+            let failed = node.client().send(write(What::Panic)).await;
+            assert!(matches!(failed, Err(SendError::Failed { .. })), "{failed:?}");
+        }
+        let failed = "command failed after its last attempt; the caller receives the error";
+        assert_eq!((lines.count("delivery failed"), lines.count(failed)), (100, 100));
+        assert_eq!((node.metrics().failed, node.metrics().retries, node.metrics().panics), (101, 101, 202));
+        // The sweep after the end of the interval reports the lines that were left out, once.
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let left_out = ["delivery of a command failed: 102", "command failed after its last attempt: 1"];
+        assert_eq!(left_out.map(|line| lines.count(line)), [1, 1], "{:?}", lines.0.lock().unwrap().last());
+        assert!(node.client().send(write(What::Panic)).await.is_err());
+        assert_eq!((lines.count("delivery failed"), lines.count(failed)), (102, 101), "a new interval");
+    };
+    tokio::task::LocalSet::new().run_until(test).await;
 }

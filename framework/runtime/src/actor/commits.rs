@@ -192,6 +192,7 @@ mod tests {
             live_actors: 10,
             remember: std::time::Duration::from_secs(1),
             issues: Arc::default(),
+            failure_log: Arc::default(),
             shapes: Arc::default(),
             suspect_permits: Arc::new(tokio::sync::Semaphore::new(1)),
             propagated: Arc::default(),

@@ -49,10 +49,12 @@ impl ActorInstance {
         attempts: u32,
         ctx: &mut Ctx,
     ) {
-        tracing::error!(
-            target: TARGET, actor = %self.dispatcher.actor, message = %delivery.envelope.name, id = %delivery.envelope.id,
-            attempts, error = failure.text(), "message dead-lettered and key parked; redrive or discard it",
-        );
+        if self.dispatcher.context.settings.failure_log.admits_dead_letter() {
+            tracing::error!(
+                target: TARGET, actor = %self.dispatcher.actor, message = %delivery.envelope.name, id = %delivery.envelope.id,
+                attempts, error = failure.text(), "message dead-lettered and key parked; redrive or discard it",
+            );
+        }
         let note = self.dead_letter_note(delivery.envelope.clone(), failure.reason(), failure.text(), attempts);
         if self.park_message(delivery, permit, note, failure.text(), ctx) {
             self.dispatcher.context.counts.dead_letters.one();

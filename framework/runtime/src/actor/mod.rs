@@ -19,6 +19,7 @@ mod event_context;
 mod expiry;
 #[cfg(feature = "testing")]
 mod failpoints;
+mod failure_log;
 mod handler_table;
 mod identity;
 mod inline;
@@ -68,6 +69,7 @@ pub use effects::{CompensationScope, Effects, Sent};
 pub use event_context::EventContext;
 #[cfg(feature = "testing")]
 pub use failpoints::{Count, Failpoint, Failpoints};
+pub use failure_log::FailureLog;
 pub use handler_table::HandlerTable;
 pub use identity::Role;
 pub(crate) use instance::duplicate_outcome;

@@ -215,10 +215,12 @@ impl ActorInstance {
                 let before = self.recorded_attempts(&delivery.envelope);
                 let attempt = if is_recorded { before } else { before + 1 };
                 let retry = self.dispatcher.context.settings.retry.of(&delivery.envelope);
-                tracing::warn!(
-                    target: TARGET, actor = %self.dispatcher.actor, message = %delivery.envelope.name, %id, attempt,
-                    error = failure.text(), "delivery failed",
-                );
+                if self.dispatcher.context.settings.failure_log.admits_delivery(outside) {
+                    tracing::warn!(
+                        target: TARGET, actor = %self.dispatcher.actor, message = %delivery.envelope.name, %id, attempt,
+                        error = failure.text(), "delivery failed",
+                    );
+                }
                 if failure.is_transient() && attempt < retry.attempts.max(1) {
                     self.recover(ctx, move |this, ctx| this.schedule_retry(delivery, permit, attempt, ctx));
                 } else {
@@ -249,10 +251,12 @@ impl ActorInstance {
             return self.dead_letter(delivery, permit, &failure, attempts, ctx);
         }
         self.dispatcher.context.counts.failed.one();
-        tracing::error!(
-            target: TARGET, actor = %self.dispatcher.actor, message = %delivery.envelope.name, id = %delivery.envelope.id,
-            attempts, error = failure.text(), "command failed after its last attempt; the caller receives the error",
-        );
+        if self.dispatcher.context.settings.failure_log.admits_command() {
+            tracing::error!(
+                target: TARGET, actor = %self.dispatcher.actor, message = %delivery.envelope.name, id = %delivery.envelope.id,
+                attempts, error = failure.text(), "command failed after its last attempt; the caller receives the error",
+            );
+        }
         complete(delivery, permit, Outcome::Failed(failure.text()));
     }
 

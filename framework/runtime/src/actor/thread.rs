@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
+use super::failure_log::FailureLog;
 use super::owned_shard::OwnedShard;
 use super::pending_commits::{CommitNotifier, PendingCommits};
 use crate::inbox::{HealthIssues, IdleNotifier, QueuedBytes, QueuedKind};
@@ -47,6 +48,8 @@ pub struct ThreadSettings {
     pub remember: Duration,
     /// The health issues of the node.
     pub issues: Arc<HealthIssues>,
+    /// The limits of the log lines about failed messages.
+    pub failure_log: Arc<FailureLog>,
     /// The known message shapes of other services.
     pub shapes: Arc<PeerShapes>,
     /// One permit for the whole node; see `ThreadContext::suspect_permits`.

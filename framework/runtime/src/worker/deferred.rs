@@ -314,10 +314,12 @@ impl<W: Worker> WorkerDispatcher<W> {
     ) {
         let again = failure.is_transient() && failed < self.retries.of(envelope).attempts.max(1);
         let note = if again {
-            tracing::warn!(
-                target: TARGET, worker = %self.actor, message = %envelope.name, id = %envelope.id, attempt = failed,
-                error = failure.text(), again, "job failed",
-            );
+            if self.context.settings.failure_log.admits_delivery(false) {
+                tracing::warn!(
+                    target: TARGET, worker = %self.actor, message = %envelope.name, id = %envelope.id, attempt = failed,
+                    error = failure.text(), again, "job failed",
+                );
+            }
             self.context.counts.retries.one();
             Note::Attempt { message: envelope.id, attempt: failed }
         } else {

@@ -359,10 +359,12 @@ impl<W: Worker> WorkerDispatcher<W> {
             }
             failed += 1;
             let again = failure.is_transient() && failed < retry.attempts.max(1);
-            tracing::warn!(
-                target: TARGET, worker = %self.actor, message = %envelope.name, id = %envelope.id, attempt = failed,
-                error = failure.text(), again, "job failed",
-            );
+            if self.context.settings.failure_log.admits_delivery(matches!(arrival, DedupKey::MessageId)) {
+                tracing::warn!(
+                    target: TARGET, worker = %self.actor, message = %envelope.name, id = %envelope.id, attempt = failed,
+                    error = failure.text(), again, "job failed",
+                );
+            }
             if !again {
                 return self.dead_letter(log, ledger, envelope, arrival, &failure, failed).await;
             }
@@ -425,10 +427,12 @@ impl<W: Worker> WorkerDispatcher<W> {
     /// Returns the note that a message is a dead letter.
     pub(super) fn dead_letter_note(&self, envelope: &Envelope, failure: &Failure, attempts: u32) -> Note {
         self.context.counts.dead_letters.one();
-        tracing::error!(
-            target: TARGET, worker = %self.actor, message = %envelope.name, id = %envelope.id, attempts,
-            error = failure.text(), "message dead-lettered: redrive or discard it",
-        );
+        if self.context.settings.failure_log.admits_dead_letter() {
+            tracing::error!(
+                target: TARGET, worker = %self.actor, message = %envelope.name, id = %envelope.id, attempts,
+                error = failure.text(), "message dead-lettered: redrive or discard it",
+            );
+        }
         Note::DeadLetter(Box::new(DeadLetter {
             actor: self.actor.clone(),
             key: envelope.key.clone(),

@@ -148,6 +148,7 @@ impl<A: Stateful> Harness<A> {
             live_actors: usize::MAX,
             remember: Duration::from_secs(7 * 24 * 3600),
             issues: Arc::default(),
+            failure_log: Arc::default(),
             shapes: Arc::default(),
             suspect_permits: Arc::new(tokio::sync::Semaphore::new(1)),
             propagated: Arc::default(),

@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
+use crate::actor::FailureLog;
 use crate::inbox::HealthIssues;
 use crate::layer::Layers;
 use crate::node::catalog::hosted::HostedType;
@@ -106,6 +107,7 @@ pub(in crate::node) struct NodeDefinition {
     pub(in crate::node) identity: OnceLock<OwnIdentity>,
     pub(in crate::node) known_owners: KnownOwners,
     pub(in crate::node) log_limits: Arc<LogLimits>,
+    pub(in crate::node) failure_log: Arc<FailureLog>,
     /// Streams of events that clients of this node read.
     pub(in crate::node) watches: Arc<LocalWatches>,
     /// The leases of this node, if several nodes share the store.
@@ -193,6 +195,7 @@ impl NodeDefinition {
     /// Writes the summaries of log lines that were left out.
     pub(in crate::node) fn flush_log_limits(&self, now: Instant) {
         self.log_limits.flush(now);
+        self.failure_log.flush(now);
         self.known_owners.log_limit.flush(now);
     }
 

@@ -183,6 +183,7 @@ impl NodeBuilder {
             identity: OnceLock::new(),
             known_owners: KnownOwners::default(),
             log_limits: Arc::new(LogLimits::default()),
+            failure_log: Arc::default(),
             watches: Arc::default(),
             membership,
         });

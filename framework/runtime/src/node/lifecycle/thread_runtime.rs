@@ -46,6 +46,7 @@ impl ThreadRuntime {
             live_actors: definition.config.live_actors,
             remember: definition.config.remember,
             issues: Arc::clone(&definition.issues),
+            failure_log: Arc::clone(&definition.failure_log),
             shapes: Arc::clone(&definition.shapes),
             suspect_permits: Arc::clone(&definition.suspect_permits),
             propagated: Arc::clone(&definition.propagated),
