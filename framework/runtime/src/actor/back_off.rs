@@ -80,3 +80,39 @@ impl<T> BackOffQueue<T> {
         self.queue.pop_front()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_wait_behind_a_message_outside_of_the_log() {
+        let blocks = |change: fn(&mut BackOffQueue<u32>)| {
+            let mut queue = BackOffQueue::default();
+            change(&mut queue);
+            queue.blocks_sequences()
+        };
+        assert!(!blocks(|_| {}));
+        assert!(!blocks(|queue| queue.is_active = true) && !blocks(|queue| queue.is_unrecorded = true));
+        assert!(!blocks(|queue| queue.push(1)), "it has no sequence");
+        assert!(blocks(|queue| (queue.is_active, queue.is_unrecorded) = (true, true)));
+        assert!(blocks(|queue| queue.has_given_up = true));
+        assert!(blocks(|queue| queue.push_unrecorded(1)));
+    }
+
+    #[test]
+    fn messages_leave_in_the_order_of_their_arrival() {
+        let mut queue = BackOffQueue::default();
+        (1..=2).for_each(|message| queue.push(message));
+        (11..=14).for_each(|message| queue.push_unrecorded(message));
+        assert_eq!(queue.next_unrecorded(), Some(11));
+        queue.return_unrecorded(11);
+        queue.is_retrying = true;
+        assert_eq!(queue.next_unrecorded(), None, "the timer takes it");
+        queue.is_retrying = false;
+        assert_eq!((queue.next_unrecorded(), queue.next_unrecorded()), (Some(11), Some(12)));
+        assert_eq!(queue.take_unrecorded(), [13, 14]);
+        assert_eq!((queue.next_unrecorded(), queue.blocks_sequences()), (None, false));
+        assert_eq!([queue.next(), queue.next(), queue.next()], [Some(1), Some(2), None]);
+    }
+}

@@ -169,47 +169,14 @@ impl ThreadContext {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
-    use std::sync::Arc;
 
     use futures_util::FutureExt as _;
 
+    use super::super::tests::{broken, context, open};
     use super::*;
-    use crate::actor::ThreadSettings;
-    use whizbang_core::clock::Clock;
-    use whizbang_core::message::{IdSource, Name, ShardId};
-    use whizbang_core::store::{CommitListener as _, Store as _};
-    use whizbang_log::memory::MemoryStore;
+    use whizbang_core::store::CommitListener as _;
 
     type Reports = Rc<RefCell<Vec<(&'static str, Result<(), String>)>>>;
-
-    fn context() -> Rc<ThreadContext> {
-        let settings = ThreadSettings {
-            in_flight: 10,
-            in_flight_per_key: 10,
-            retry: Default::default(),
-            jobs: 1,
-            job_limit: std::time::Duration::from_secs(1),
-            live_actors: 10,
-            remember: std::time::Duration::from_secs(1),
-            issues: Arc::default(),
-            failure_log: Arc::default(),
-            shapes: Arc::default(),
-            suspect_permits: Arc::new(tokio::sync::Semaphore::new(1)),
-            propagated: Arc::default(),
-            layers: Arc::default(),
-            digest_key: 0,
-        };
-        ThreadContext::new(IdSource::seeded(Clock::system(), 1), settings, Arc::default())
-    }
-
-    fn open(context: &Rc<ThreadContext>, number: u16) -> Rc<OwnedShard> {
-        let id = ShardId::new(Name::from_static("bank").unwrap(), number);
-        let handle =
-            MemoryStore::new().open(&id, 2, Arc::clone(&context.commits) as _).now_or_never().unwrap().unwrap();
-        let shard = OwnedShard::new(id.clone(), handle, false);
-        context.shards.borrow_mut().insert(id, Rc::clone(&shard));
-        shard
-    }
 
     fn fence(shard: &OwnedShard) -> StoreError {
         StoreError::Fenced { shard: shard.id.clone(), mine: shard.epoch(), current: shard.epoch() + 1 }
@@ -258,10 +225,6 @@ mod tests {
         let names: Vec<_> = reports.borrow().iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["lost", "kept", "kept too"]);
         assert!(kept.is_drained() && reports.borrow().iter().filter(|(_, result)| result.is_ok()).count() == 2);
-    }
-
-    fn broken() -> StoreError {
-        StoreError::io("flushing", std::io::Error::other("planned"))
     }
 
     #[test]

@@ -294,10 +294,13 @@ impl ActorInstance {
     /// Returns the mark of a redriven message. A command of an external caller is marked again, so that a repeated
     /// request gets the reply.
     fn mark_again(&self, envelope: &Envelope) -> DedupMark {
-        if envelope.kind == Kind::Command && envelope.origin.is_none() && action_of(envelope) == Action::Handle {
+        if envelope.kind == Kind::Command && envelope.origin.is_none() {
             DedupMark::MessageId { digest: self.dispatcher.context.digest(envelope).value() }
         } else {
             DedupMark::None
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -457,3 +457,6 @@ enum NextStep {
     /// Recover from the failed turn.
     Recover(Box<(Envelope, TurnError)>, Permit, Rc<LiveActor>),
 }
+
+#[cfg(test)]
+mod tests;

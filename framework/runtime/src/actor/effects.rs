@@ -385,3 +385,37 @@ impl<A: Stateful> CompensationScope<'_, A> {
         self
     }
 }
+
+#[cfg(all(test, feature = "schedules"))]
+mod tests {
+    use super::super::ActorType;
+    use super::super::requested::TurnFacts;
+    use super::super::tests::{START, context};
+    use super::*;
+    use crate::tests::Account;
+
+    #[test]
+    fn discarded_events_are_dropped_before_the_next_turn() {
+        let table = ActorType::of::<Account>().table;
+        let mut effects = (table.new_effects)(Rc::clone(&table.identity), context().monotonic.clone());
+        let requested = effects.requested();
+        let (id, event) = (MessageId::from_u128(1), Rc::new(()));
+        let facts = || {
+            let key = Rc::from("k");
+            TurnFacts { id, correlation: id, traceparent: None, headers: Vec::new(), time: START, key }
+        };
+        for is_applied in [false, true] {
+            requested.begin(facts());
+            for _ in 0..3 {
+                record_own(requested, "Happened", 0, Rc::clone(&event), |_, _: &mut Account| {});
+            }
+            assert_eq!((Rc::strong_count(&event), requested.events.len()), (4, 3));
+            if is_applied {
+                requested.apply_to(&mut Account::default());
+                assert_eq!(Rc::strong_count(&event), 1);
+            }
+            requested.begin(facts());
+            assert_eq!((Rc::strong_count(&event), requested.events.len()), (1, 0), "{is_applied}");
+        }
+    }
+}

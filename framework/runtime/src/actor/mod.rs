@@ -93,3 +93,6 @@ pub use thread::{InFlightGuard, ThreadContext, ThreadSettings};
 pub use timer_name::stored as stored_timer;
 pub use timer_name::{TIMER_NAME, named as named_timer, own_name as own_timer_name, parts as timer_parts};
 pub(crate) use unanswered::Unanswered;
+
+#[cfg(test)]
+mod tests;

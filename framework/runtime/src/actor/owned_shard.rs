@@ -221,3 +221,6 @@ impl ShardWriter for ClosedWriter {
 
     fn save_snapshot(&mut self, _actor: &Name, _key: &str, _snapshot: Snapshot) {}
 }
+
+#[cfg(test)]
+mod tests;

@@ -133,6 +133,9 @@ impl From<Parked> for Vec<MessageId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use whizbang_core::clock::Timestamp;
+    use whizbang_core::message::{Envelope, Name};
+    use whizbang_core::store::DeadLetterReason;
 
     fn entry(n: u128, bytes: usize, timer: Option<&str>) -> ParkedMessage {
         ParkedMessage { message: MessageId::from_u128(n), bytes, timer: timer.map(str::to_owned) }
@@ -151,6 +154,8 @@ mod tests {
         assert_eq!(parked.first(10, 1000), ids(&[3, 1, 2, 4]));
         assert_eq!(parked.first(2, 1000), ids(&[3, 1]));
         assert_eq!(parked.first(10, 25), ids(&[3, 1]));
+        assert_eq!(parked.first(10, 20), ids(&[3, 1]), "exactly full");
+        assert_eq!(parked.first(10, 19), ids(&[3]));
         assert_eq!(parked.first(10, 1), ids(&[3]), "at least one");
         parked.remove(MessageId::from_u128(3));
         parked.put(entry(1, 5, None));
@@ -181,5 +186,32 @@ mod tests {
             parked.put(entry(n as u128, 0, None));
         }
         assert!(!parked.has_capacity());
+    }
+
+    #[test]
+    fn only_documents_are_parked_as_timers() {
+        let mut parked = Parked::new();
+        let name = |name| Name::from_static(name).unwrap();
+        for (n, kind) in [(1, Kind::Command), (2, Kind::Document), (3, Kind::Event)] {
+            let message = MessageId::from_u128(n);
+            let envelope = Envelope::new(message, kind, name("bank"), name("Bell"), Timestamp::default());
+            let (actor, key, reason) = (name("account"), "a".to_owned(), DeadLetterReason::Attempts);
+            let (error, time) = (String::new(), Timestamp::default());
+            let envelope = Envelope { payload: vec![0; 7].into(), ..envelope };
+            parked.add(&DeadLetter { actor, key, reason, error, attempts: 1, time, envelope }, "Bell");
+        }
+        assert_eq!((parked.timers("Bell"), parked.timers("Other")), (&ids(&[2])[..], &[][..]));
+        assert_eq!((parked.first(9, 21), parked.bytes, parked.len()), (ids(&[1, 2, 3]), 21, 3));
+        assert!(parked.contains(MessageId::from_u128(3)) && !parked.contains(MessageId::from_u128(4)));
+    }
+
+    #[test]
+    fn parked_messages_are_equal_in_the_same_order_only() {
+        let of = |numbers: &[u128]| Parked::from(ids(numbers));
+        assert!(of(&[1, 2]) == of(&[1, 2]) && of(&[]) == Parked::new());
+        for other in [&[2, 1][..], &[1], &[1, 2, 3], &[1, 3]] {
+            assert!(of(&[1, 2]) != of(other), "{other:?}");
+        }
+        assert_eq!(Vec::from(of(&[3, 1, 2])), ids(&[3, 1, 2]));
     }
 }

@@ -27,3 +27,16 @@ impl SavedShapes {
         self.steps.is_empty() && self.finally.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn saved_shapes_are_empty_without_any() {
+        let step = (MessageId::from_u128(1), 7);
+        let is_empty = |steps, finally| SavedShapes { steps, finally }.is_empty();
+        assert!(is_empty(vec![], vec![]));
+        assert!(!is_empty(vec![step], vec![]) && !is_empty(vec![], vec![None]) && !is_empty(vec![step], vec![Some(1)]));
+    }
+}

@@ -188,4 +188,20 @@ mod tests {
             assert_eq!(keys.get(key), Some(&nth), "{key:?}");
         }
     }
+
+    #[test]
+    fn cursor_returns_to_the_first_value_after_the_last() {
+        let mut keys = ActorRegistry::new(5);
+        assert_eq!(keys.advance_cursor(), (0, None));
+        (0..3).for_each(|n| keys.add(Rc::from(format!("k{n}")), n));
+        let mut next = || {
+            let (at, value) = keys.advance_cursor();
+            (at, value.copied())
+        };
+        let round: Vec<_> = (0..7).map(|_| next()).collect();
+        let expected = [1, 2, 0, 1, 2, 0, 1].map(|at| (at, Some(at)));
+        assert_eq!(round, expected);
+        assert_eq!((keys.remove_at(3), keys.len()), (None, 3));
+        assert_eq!((keys.remove_at(2), keys.len()), (Some(2), 2));
+    }
 }

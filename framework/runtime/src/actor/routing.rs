@@ -240,3 +240,6 @@ impl std::fmt::Debug for Dispatcher {
         f.debug_struct("Dispatcher").field("domain", &self.domain).field("actor", &self.actor).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

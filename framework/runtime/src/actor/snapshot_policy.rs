@@ -88,6 +88,7 @@ fn fnv1a(text: &str) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use whizbang_core::message::Codec;
 
     fn policy(every: u64, adapts: bool) -> SnapshotPolicy {
         SnapshotPolicy { every, scales_with_size: adapts, schema: 1 }
@@ -98,5 +99,31 @@ mod tests {
         assert_eq!(policy(200, true).next(1_000, 200 * BYTES_PER_TURN), 1_200);
         assert_eq!(policy(200, true).next(1_000, 5_000 * BYTES_PER_TURN), 6_000);
         assert_eq!(policy(2, false).next(1_000, 5_000 * BYTES_PER_TURN), 1_002);
+    }
+
+    #[test]
+    fn schema_of_a_shape_is_the_same_in_every_build() {
+        // The published vectors of FNV-1a.
+        assert_eq!(["", "a", "foobar"].map(fnv1a), [0x811C_9DC5, 0xE40C_292C, 0xBF9C_F968]);
+        let shapes: [fn() -> Option<Arc<Shape>>; 4] = [
+            || Some(Shape::of::<u64>(Codec::Bincode)),
+            || Some(Shape::of::<String>(Codec::Bincode)),
+            || Some(Shape::of::<Vec<u8>>(Codec::Bincode)),
+            || Some(Shape::of::<bool>(Codec::Bincode)),
+        ];
+        let mut schemas = shapes.map(|shape| SnapshotPolicy::of(Snapshots::IfCoded, true, shape).unwrap().schema);
+        assert!(schemas.iter().all(|schema| schema & SHAPE_SCHEMA_BIT != 0), "{schemas:x?}");
+        schemas.sort_unstable();
+        assert!(schemas.is_sorted_by(|a, b| a < b), "{schemas:x?}");
+    }
+
+    #[test]
+    fn policy_depends_on_setting_and_coding() {
+        let of = |setting, is_coded| SnapshotPolicy::of(setting, is_coded, || None);
+        let given = Snapshots::Given { every: 7, schema: 3 };
+        assert!(of(given, false).is_none() && of(Snapshots::Never, true).is_none());
+        assert!(of(Snapshots::IfCoded, true).is_none(), "a change of the state would not be detected");
+        let policy = of(given, true).unwrap();
+        assert_eq!((policy.schema, policy.next(10, 1 << 30)), (3, 17));
     }
 }

@@ -75,3 +75,30 @@ impl ActorInstance {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::super::ActorType;
+    use super::super::live_actor::Dispatcher;
+    use super::super::tests::{context, open};
+    use super::*;
+    use crate::tests::Account;
+    use whizbang_core::message::Name;
+
+    #[test]
+    fn long_activation_is_reported_beyond_its_limit() {
+        for (turns, is_reported) in [(0, false), (LONG_ACTIVATION, false), (LONG_ACTIVATION + 1, true)] {
+            let context = context();
+            let shard = open(&context, 0);
+            let name = |name| Name::from_static(name).unwrap();
+            // Its state has no coding, so it keeps no snapshots.
+            let dispatcher = Dispatcher::new(context, ActorType::of::<Account>(), name("bank"), name("account"), 2);
+            let live = (dispatcher.new_live)(Rc::clone(&dispatcher), shard, Rc::from("a"));
+            live.actor.borrow_mut().state.turns = turns;
+            live.actor.borrow().report_long_activation();
+            assert_eq!(dispatcher.skips_snapshots.get(), is_reported, "{turns}");
+        }
+    }
+}

@@ -281,3 +281,6 @@ impl KeyState {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

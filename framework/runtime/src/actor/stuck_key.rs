@@ -144,3 +144,6 @@ impl Drop for Failures {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -462,3 +462,6 @@ impl Drop for InFlightGuard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -357,3 +357,37 @@ impl ActorInstance {
         Ok(!changes.is_empty())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::ActorType;
+    use super::super::live_actor::Dispatcher;
+    use super::super::tests::{START, context, open};
+    use super::*;
+    use crate::tests::pots::Watch;
+    use whizbang_core::message::{MessageId, Name};
+
+    /// An actor whose compensation log has changed is rebuilt if its turn is not appended.
+    #[test]
+    fn changes_of_the_compensation_log_are_reported() {
+        let (context, name) = (context(), |name| Name::from_static(name).unwrap());
+        let shard = open(&context, 0);
+        let dispatcher = Dispatcher::new(context, ActorType::of::<Watch>(), name("pots"), name("watch"), 8);
+        let live = (dispatcher.new_live)(Rc::clone(&dispatcher), shard, Rc::from("k"));
+        let advance = |request: fn(&mut RequestedEffects)| {
+            let mut effects = dispatcher.take_effects();
+            let (id, key) = (MessageId::from_u128(1), Rc::from("k"));
+            let facts = TurnFacts { id, correlation: id, traceparent: None, headers: Vec::new(), time: START, key };
+            effects.requested().begin(facts);
+            request(effects.requested());
+            let mut notes = Vec::new();
+            let changed = live.actor.borrow_mut().advance_compensation(effects.requested(), &mut notes).unwrap();
+            (changed, notes.len(), effects.requested().ended)
+        };
+        assert_eq!(advance(|_| {}), (false, 0, false));
+        assert_eq!(advance(|effects| effects.ended = true), (false, 1, true));
+        // Nothing is to be undone, so the compensation ends at once.
+        assert_eq!(advance(RequestedEffects::begin_compensation), (true, 3, true));
+        assert_eq!(advance(|_| {}), (false, 0, false));
+    }
+}

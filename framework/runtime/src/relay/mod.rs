@@ -48,3 +48,6 @@ pub(crate) fn envelope_of(shard: &ShardId, event: StoredEvent) -> Envelope {
         payload: event.payload,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -99,33 +99,63 @@ impl PageReader {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{CountedReader, bank};
     use super::*;
 
-    /// Returns how many entries of these sizes a page has, and the most bytes read in one step.
-    fn page(sizes: &[usize], limit: usize) -> (usize, usize) {
-        let (mut entries, mut read, mut most) = (Vec::new(), PageReader::default(), 0);
-        while let Some(step) = read.next_count(limit) {
-            let taken: Vec<usize> = sizes.iter().skip(entries.len()).take(step).copied().collect();
-            read.record(step, taken.iter().copied());
-            most = most.max(taken.iter().sum());
-            entries.extend(taken);
-        }
-        read.truncate(&mut entries, |size| *size);
-        (entries.len(), most)
+    /// Returns the positions of a page of events of these sizes, and the reads, each with its first position and its size.
+    async fn page_of(sizes: &[usize], after: u64, limit: usize) -> (Vec<u64>, Vec<(u64, usize)>) {
+        let to = bank(3);
+        let reader = CountedReader {
+            events: sizes.to_vec(),
+            outbox: vec![(to.clone(), 0, sizes.to_vec())],
+            ..Default::default()
+        };
+        let events = events(&reader, after, limit).await.unwrap();
+        let reads = std::mem::take(&mut *reader.reads.lock());
+        let entries = outbox(&reader, &to, after, limit).await.unwrap();
+        let positions: Vec<u64> = events.iter().map(|event| event.position).collect();
+        assert_eq!(entries.iter().map(|entry| entry.sequence).collect::<Vec<_>>(), positions);
+        assert_eq!(*reader.reads.lock(), reads);
+        (positions, reads)
+    }
+
+    #[tokio::test]
+    async fn page_ends_at_its_limit_or_at_the_end() {
+        let (page, reads) = page_of(&[10; 100], 0, 20).await;
+        assert_eq!((page, reads), ((1..=20).collect(), vec![(0, 8), (8, 8), (16, 4)]));
+        let (page, reads) = page_of(&[0; 10], 3, 256).await;
+        assert_eq!((page, reads), ((4..=10).collect(), vec![(3, 8)]), "fewer than requested are the end");
+        let (page, reads) = page_of(&[10; 8], 0, 256).await;
+        assert_eq!((page, reads), ((1..=8).collect(), vec![(0, 8), (8, 8)]));
+        assert_eq!(page_of(&[], 0, 256).await, (vec![], vec![(0, 8)]));
+        assert_eq!(page_of(&[10; 9], 0, 0).await, (vec![], vec![]));
+    }
+
+    #[tokio::test]
+    async fn page_ends_behind_the_entry_that_fills_it() {
+        let (page, reads) = page_of(&[PAGE_BYTES / 8; 20], 0, 256).await;
+        assert_eq!((page, reads), ((1..=8).collect(), vec![(0, 8)]), "exactly full");
+        let (page, reads) = page_of(&[PAGE_BYTES / 4; 20], 0, 256).await;
+        assert_eq!((page, reads), ((1..=4).collect(), vec![(0, 8)]));
+        let (page, _) = page_of(&[400_000; 1500], 0, 1024).await;
+        assert_eq!(page, [1, 2, 3]);
+    }
+
+    #[tokio::test]
+    async fn steps_grow_as_far_as_entries_fit() {
+        let (page, reads) = page_of(&[10_000; 200], 0, 256).await;
+        assert_eq!(page.len(), 105, "the last one exceeds the page");
+        assert_eq!(reads, [(0, 8), (8, 8), (16, 16), (32, 32), (64, 32), (96, 8), (104, 1)]);
+        // Small entries at the front promise nothing about those behind them.
+        let mixed: Vec<usize> = std::iter::repeat_n(100, 64).chain(std::iter::repeat_n(500_000, 1000)).collect();
+        let (page, reads) = page_of(&mixed, 0, 1024).await;
+        assert_eq!((page.len(), reads.last()), (67, Some(&(64, MAX_STEP))));
     }
 
     #[test]
-    fn pages_are_bounded_in_count_and_bytes() {
-        assert_eq!(page(&[10; 1000], 256).0, 256);
-        assert_eq!(page(&[10; 100], 256).0, 100);
-        assert_eq!(page(&[], 256).0, 0);
-        assert_eq!(page(&[0; 1000], 1000).0, 1000);
-        let large = page(&[400_000; 1500], 1024);
-        assert_eq!(large, (3, FIRST_STEP * 400_000));
-        // Small entries at the front promise nothing about those behind them.
-        let mixed: Vec<usize> = std::iter::repeat_n(100, 64).chain(std::iter::repeat_n(500_000, 1000)).collect();
-        let (count, most) = page(&mixed, 1024);
-        assert_eq!(count, 67);
-        assert!(most <= MAX_STEP * 500_000, "{most}");
+    fn last_sent_sequence_is_that_of_the_destination() {
+        let outbox = vec![(bank(1), 2, vec![0; 5]), (bank(2), 0, vec![0; 7])];
+        let reader = CountedReader { outbox, ..Default::default() };
+        assert_eq!([1, 2, 3].map(|shard| sent_to(&reader, &bank(shard))), [5, 7, 0]);
     }
 }

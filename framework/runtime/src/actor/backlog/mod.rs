@@ -487,11 +487,4 @@ pub(super) fn is_fresh(delivery: &Delivery) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reserved_actor_type_is_a_valid_name() {
-        assert!(Name::from_static(DEFERRED).is_ok());
-    }
-}
+mod tests;

@@ -121,3 +121,85 @@ impl Queue {
         self.last_sequences.iter().any(|(known, last)| known == source && sequence <= *last)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::super::super::tests::{bank, command};
+    use super::*;
+    use whizbang_core::clock::Timestamp;
+    use whizbang_core::store::SourceKind;
+
+    fn source(shard: u16) -> Rc<Source> {
+        Rc::new(Source { shard: bank(shard), kind: SourceKind::Direct })
+    }
+
+    fn entry(id: u128, shard: u16, sequence: u64) -> Deferred {
+        let (id, source) = (MessageId::from_u128(id), source(shard));
+        Deferred { id, source, sequence, ticket: None, parked: false, message: None }
+    }
+
+    fn message(id: u128, bytes: usize) -> Option<Box<(Action, Envelope)>> {
+        let envelope = Envelope { payload: Bytes::from(vec![0; bytes]), ..command(id, Timestamp::default()) };
+        Some(Box::new((Action::Handle, envelope)))
+    }
+
+    #[test]
+    fn queues_keep_order_and_count_what_waits() {
+        let (mut state, key, other) = (BacklogState::default(), Rc::<str>::from("a"), Rc::<str>::from("b"));
+        for (id, key) in [(1, &key), (2, &other), (3, &key), (4, &key)] {
+            state.push(key, entry(id, 1, id as u64));
+        }
+        let ids = |state: &BacklogState| {
+            let queue = state.queues.get("a");
+            queue.map(|queue| queue.entries.iter().map(|entry| entry.id.as_u128()).collect::<Vec<_>>())
+        };
+        assert_eq!((state.waiting, ids(&state)), (4, Some(vec![1, 3, 4])));
+        assert_eq!(state.remove("a", 1).map(|entry| entry.id.as_u128()), Some(3));
+        assert_eq!((state.waiting, ids(&state)), (3, Some(vec![1, 4])));
+        assert!(state.remove("a", 2).is_none() && state.remove("c", 0).is_none());
+        assert_eq!(state.waiting, 3);
+        for id in [1, 4] {
+            assert_eq!(state.remove("a", 0).map(|entry| entry.id.as_u128()), Some(id));
+        }
+        assert_eq!((state.waiting, ids(&state), state.queues.len()), (1, None, 1));
+    }
+
+    #[test]
+    fn redelivery_is_detected_by_source_and_sequence() {
+        let (mut state, key) = (BacklogState::default(), Rc::<str>::from("a"));
+        for (shard, sequence) in [(1, 3), (2, 9), (1, 5), (1, 4)] {
+            state.push(&key, entry(u128::from(sequence), shard, sequence));
+        }
+        let queue = &state.queues["a"];
+        let has = |shard, sequence| queue.has_sequence(&source(shard), sequence);
+        assert_eq!([3, 5, 6].map(|sequence| has(1, sequence)), [true, true, false]);
+        assert_eq!([9, 10].map(|sequence| has(2, sequence)), [true, false]);
+        assert!(!has(3, 1) && queue.last_sequences.len() == 2);
+    }
+
+    #[test]
+    fn cached_payloads_are_bounded_and_counted_once() {
+        let (mut state, key) = (BacklogState::default(), Rc::<str>::from("a"));
+        (1..=4).for_each(|id| state.push(&key, entry(id, 1, id as u64)));
+        let cached = |state: &BacklogState| {
+            let entries = &state.queues["a"].entries;
+            (state.cached_bytes, entries.iter().map(|entry| entry.message.is_some()).collect::<Vec<_>>())
+        };
+        let half = MAX_CACHED_BYTES / 2;
+        let mut cache = |id: u128, bytes| {
+            state.cache("a", MessageId::from_u128(id), message(id, bytes));
+            cached(&state)
+        };
+        assert_eq!(cache(2, half), (half, vec![false, true, false, false]));
+        assert_eq!(cache(2, 1), (half, vec![false, true, false, false]), "it is cached already");
+        assert_eq!(cache(3, half + 1), (half, vec![false, true, false, false]), "it does not fit");
+        assert_eq!(cache(3, half), (MAX_CACHED_BYTES, vec![false, true, true, false]));
+        assert_eq!(cache(9, 0), (MAX_CACHED_BYTES, vec![false, true, true, false]), "it does not wait");
+        state.cache("a", MessageId::from_u128(1), None);
+        state.cache("b", MessageId::from_u128(1), message(1, 0));
+        assert_eq!(state.remove("a", 1).and_then(|entry| entry.message).map(|message| message.1.id.as_u128()), None);
+        assert_eq!(cached(&state), (half, vec![false, true, false]));
+    }
+}

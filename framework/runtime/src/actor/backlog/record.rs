@@ -18,9 +18,9 @@ use whizbang_core::store::{
 use whizbang_core::telemetry::TARGET;
 
 /// The number of turns between snapshots of deferred messages, unless more than [`MAX_SNAPSHOT_MESSAGES`] are deferred.
-const SNAPSHOT_EVERY: u64 = 1024;
-const MAX_SNAPSHOT_MESSAGES: usize = 4096;
-const SCHEMA: u32 = 1;
+pub(super) const SNAPSHOT_EVERY: u64 = 1024;
+pub(super) const MAX_SNAPSHOT_MESSAGES: usize = 4096;
+pub(super) const SCHEMA: u32 = 1;
 
 /// One deferred message in a snapshot: key, id, the source's domain and shard, whether it is an event, its sequence, whether
 /// it is parked.

@@ -14,9 +14,9 @@ use whizbang_core::telemetry::error_chain;
 use whizbang_core::telemetry::{TARGET, shortened};
 
 /// The longest wait before a key with a transient error is loaded again.
-const SLOWEST_RETRY: Duration = Duration::from_secs(60);
+pub(super) const SLOWEST_RETRY: Duration = Duration::from_secs(60);
 /// The most passivated keys of one actor type and shard whose failures are kept. Each takes about 200 bytes.
-const MAX_PASSIVATED: usize = 4096;
+pub(super) const MAX_PASSIVATED: usize = 4096;
 
 impl Backlog {
     /// Defers a message whose key could not be loaded, and retries it according to [`Retry`](whizbang_core::retry::Retry). After the

@@ -1,5 +1,8 @@
 //! Tests of send windows in isolation: entries in flight, notes and confirmations.
 
+mod forwarding;
+mod progress;
+
 use super::*;
 use whizbang_core::message::Name;
 
