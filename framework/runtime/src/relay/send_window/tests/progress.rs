@@ -74,9 +74,9 @@ fn note_up_to_the_last_sent_entry_needs_no_read() {
     on_paused_time(async {
         let (windows, to) = windows(5);
         tokio::time::advance(FIRST_RETRY / 2).await;
-        assert_eq!(windows.committed(&to, 4, || unreachable!()), ConfirmationCheck::Advanced);
+        assert_eq!(windows.committed(&to, 4, || panic!("the head is not needed")), ConfirmationCheck::Advanced);
         assert_eq!(windows.next_retry(|_| true), Some(instant() + FIRST_RETRY), "progress begins the delay again");
-        assert_eq!(windows.committed(&to, 5, || unreachable!()), ConfirmationCheck::Advanced);
+        assert_eq!(windows.committed(&to, 5, || panic!("the head is not needed")), ConfirmationCheck::Advanced);
         assert_eq!((windows.next_retry(|_| true), windows.confirmed(&to)), (None, 0));
     });
 }
