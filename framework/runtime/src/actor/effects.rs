@@ -386,8 +386,10 @@ impl<A: Stateful> CompensationScope<'_, A> {
     }
 }
 
-#[cfg(all(test, feature = "schedules"))]
+#[cfg(test)]
 mod tests {
+    #![cfg(feature = "schedules")]
+
     use super::super::ActorType;
     use super::super::requested::TurnFacts;
     use super::super::tests::{START, context};

@@ -1,3 +1,5 @@
+//! Tests of the catalog.
+
 use std::io;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of checkpoints.
+
 use std::io::ErrorKind;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of the configuration.
+
 use super::*;
 
 fn sizes(config: &EmbeddedConfig) -> Vec<u64> {

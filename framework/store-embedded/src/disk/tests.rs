@@ -1,3 +1,5 @@
+//! Tests of disks in memory and on files.
+
 use std::cell::Cell;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Barrier;

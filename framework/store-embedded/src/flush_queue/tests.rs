@@ -1,3 +1,5 @@
+//! Tests of the queue of flushes.
+
 use super::*;
 use whizbang_core::message::ShardId;
 use whizbang_log::index::{Index, StreamHasher};

@@ -1,3 +1,5 @@
+//! Tests of the flusher.
+
 use std::io::ErrorKind;
 
 use super::*;

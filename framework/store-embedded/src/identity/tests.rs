@@ -1,3 +1,5 @@
+//! Tests of the identity of a store.
+
 use std::io;
 
 use super::*;

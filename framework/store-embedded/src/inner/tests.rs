@@ -1,3 +1,5 @@
+//! Tests of the parts that threads share.
+
 use std::io::ErrorKind;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of the log reader.
+
 use super::*;
 use crate::segment::FIRST_OFFSET;
 use crate::tests::test_log::TestLog;

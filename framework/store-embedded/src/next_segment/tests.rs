@@ -1,3 +1,5 @@
+//! Tests of the next segment.
+
 use std::sync::Arc;
 use std::thread;
 

@@ -1,3 +1,5 @@
+//! Tests of the place of a store.
+
 use super::*;
 use crate::tests::test_store::{now, small, turn};
 use whizbang_conformance::store::{Owner, RecordingListener, run};

@@ -1,3 +1,5 @@
+//! Tests of the preallocation of segments.
+
 use std::io::ErrorKind;
 use std::thread;
 

@@ -1,3 +1,5 @@
+//! Tests of stores that are opened for reading.
+
 use std::fs;
 
 use super::*;

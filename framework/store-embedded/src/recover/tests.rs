@@ -1,3 +1,5 @@
+//! Tests of the recovery of a log.
+
 use std::io::ErrorKind;
 
 use proptest::prelude::*;

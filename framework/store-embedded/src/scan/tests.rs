@@ -1,3 +1,5 @@
+//! Tests of the scan of a log.
+
 use std::sync::LazyLock;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tests of segments.
+
 use std::io::ErrorKind;
 
 use super::*;

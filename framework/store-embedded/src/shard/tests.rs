@@ -1,3 +1,5 @@
+//! Tests of the state of a shard.
+
 use super::*;
 use crate::reserved_bytes::SnapshotMemory;
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! Tests of the reader of a shard.
+
 use super::*;
 use crate::reserved_bytes::SnapshotMemory;
 use crate::snapshots::NamedSnapshot;

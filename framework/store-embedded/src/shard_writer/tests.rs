@@ -1,3 +1,5 @@
+//! Tests of the writer of a shard.
+
 use super::*;
 use crate::shard::Shard;
 use crate::tests::memory_disk::MemoryDisk;

@@ -1,3 +1,5 @@
+//! Tests of snapshots.
+
 use std::io::ErrorKind;
 
 use super::*;

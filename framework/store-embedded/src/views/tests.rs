@@ -1,3 +1,5 @@
+//! Tests of saved views.
+
 use std::io;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of the write buffer.
+
 use super::*;
 use futures_util::FutureExt as _;
 use whizbang_conformance::store::RecordingListener;

@@ -1,3 +1,5 @@
+//! Tests of the log writer.
+
 use std::io::ErrorKind;
 
 use super::*;
