@@ -178,6 +178,13 @@ fn begin(node: &Node, n: u64) -> impl Future<Output = Result<(), SendError>> + u
     node.client().send(start).idempotency_key(&format!("t{n}"))
 }
 
+/// Starts a node that delivers a message again however often the process has ended during its delivery.
+async fn start_patient(store: MemoryStore) -> Node {
+    let retry = Retry { attempts: 1_000, ..Retry::default() };
+    let builder = Node::builder("bank", store).threads(0).aggregate::<Account>().saga::<Transfer>();
+    builder.retry(retry).start().await.unwrap()
+}
+
 #[whizbang::test]
 async fn saga_resumes_after_its_node_was_killed_at_any_moment() {
     let (store, faults) = MemoryStore::faulty();
@@ -189,7 +196,7 @@ async fn saga_resumes_after_its_node_was_killed_at_any_moment() {
     }
     let mut open = 0;
     for n in 0..50u64 {
-        let node = start(store.clone()).await;
+        let node = start_patient(store.clone()).await;
         faults.hold();
         let asked = tokio::task::spawn_local(begin(&node, n));
         // The number of commits that the node knows when it dies; some of the pending ones are in the log.
@@ -208,7 +215,7 @@ async fn saga_resumes_after_its_node_was_killed_at_any_moment() {
         open += u32::from(is_under_way(&store, &format!("t{n}")).await);
     }
     assert!(open >= 20, "{open} of 50 sagas were under way when their node was killed");
-    let node = start(store).await;
+    let node = start_patient(store).await;
     let client = node.client();
     for n in 0..50 {
         // Begun before the kill or now, it begins once.
