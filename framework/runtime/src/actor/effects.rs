@@ -386,10 +386,9 @@ impl<A: Stateful> CompensationScope<'_, A> {
     }
 }
 
+#[cfg(feature = "schedules")]
 #[cfg(test)]
 mod tests {
-    #![cfg(feature = "schedules")]
-
     use super::super::ActorType;
     use super::super::requested::TurnFacts;
     use super::super::tests::{START, context};
