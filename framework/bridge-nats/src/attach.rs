@@ -102,7 +102,7 @@ impl NatsBridge {
             let pulled = format!("{inbox}.p.{index}");
             subscribers
                 .push(ChannelSubscriber::new(Channel::Stream(index), subscribe(&client, pulled.clone(), None).await?));
-            consumers.insert(index, PullConsumer::new(source, pulled.into(), incarnation, report.lag.of_consumer()));
+            consumers.insert(index, PullConsumer::new(source, pulled.into(), incarnation, report.lag.add(0)));
         }
         let (ownership, shards) = ownership(&card, format!("{inbox}.p"), consumers.len());
         for (channel, subject, shared) in subscriptions(&config.namespace, &card) {

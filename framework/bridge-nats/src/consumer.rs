@@ -59,7 +59,7 @@ use whizbang_wire::subject::Namespace;
 pub(super) const MAX_IN_FLIGHT: usize = 4096;
 /// The number of written bytes after which the loop waits until the client has sent them to the server.
 const MAX_UNFLUSHED_BYTES: usize = 4 * 1024 * 1024;
-/// The number of messages that wait to be written from which on requests are dropped.
+/// The maximum number of messages that wait to be written while requests are accepted. Further requests are dropped.
 const MAX_QUEUED_WRITES: usize = 16_384;
 /// The interval at which a node without capacity is polled. A completed message triggers an earlier poll.
 const CAPACITY_POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -208,12 +208,12 @@ impl ConsumerLoop {
             return;
         };
         in_flight.next_number += 1;
-        let bytes = consumer.held.hold(message.length);
+        let bytes = consumer.held.add(message.length as u64);
         let received = ReceivedMessage::new(index, Some(ack_subject), Some(bytes), now);
         in_flight.messages.insert(in_flight.next_number, received);
         in_flight.extend_at.get_or_insert(now + self.ack_wait / 3);
         in_flight.ready.insert(index);
-        consumer.receive(in_flight.next_number, message);
+        consumer.receive(in_flight.next_number, message, now);
     }
 
     /// Delivers as many messages as the node has capacity for, in turn from each consumer. Returns true if some are left.

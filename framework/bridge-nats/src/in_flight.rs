@@ -16,9 +16,9 @@ use tokio::time::Instant;
 
 use super::consumer_setup::{ConsumerState, SourceState};
 use super::decode;
-use super::held_bytes::MessageBytes;
 use super::json_request::Names;
 use super::refused_backlog::{RefusedBacklog, RefusedMessage};
+use super::sum::Part;
 use whizbang_core::bridge::{AckOutcome, BridgeError, Response};
 
 /// The delay before the first redelivery of a message; it doubles up to [`MAX_REDELIVERY_DELAY`].
@@ -44,17 +44,12 @@ pub(super) struct ReceivedMessage {
     /// it before.
     pub(super) is_released: bool,
     /// Its bytes, which count for its consumer. `None` for a live event, and once it is released.
-    pub(super) bytes: Option<MessageBytes>,
+    pub(super) bytes: Option<Part>,
 }
 
 impl ReceivedMessage {
     /// Creates a message that is not decoded yet.
-    pub(super) fn new(
-        consumer: usize,
-        ack_subject: Option<Subject>,
-        bytes: Option<MessageBytes>,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn new(consumer: usize, ack_subject: Option<Subject>, bytes: Option<Part>, now: Instant) -> Self {
         Self {
             consumer,
             ack_subject,

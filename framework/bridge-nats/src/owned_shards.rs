@@ -74,7 +74,7 @@ impl NatsBridge {
             }
         };
         session.report.issues.close(&issue);
-        let consumer = Box::new(PullConsumer::new(source, inbox.into(), incarnation, session.report.lag.of_consumer()));
+        let consumer = Box::new(PullConsumer::new(source, inbox.into(), incarnation, session.report.lag.add(0)));
         ownership.change(|done| OwnershipChange::Consume { index, consumer, done }).await
     }
 }

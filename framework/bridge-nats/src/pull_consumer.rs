@@ -15,10 +15,9 @@ use tokio::time::Instant;
 
 use super::consumer_setup::ConsumerState;
 use super::decode;
-use super::held_bytes::HeldBytes;
 use super::jetstream::Incarnation;
-use super::lag::{ConsumerLag, Lag};
 use super::streams::StreamSource;
+use super::sum::{Part, Sum};
 use whizbang_core::clock::monotonic;
 use whizbang_core::message::Envelope;
 
@@ -81,7 +80,7 @@ pub(super) struct PullConsumer {
     /// that wait for a slow job or behind a gap leaves capacity to the others.
     pub(super) handling: usize,
     /// The bytes of the messages that are received and not completed.
-    pub(super) held: HeldBytes,
+    pub(super) held: Sum,
     /// The server ended the last pull because the next message has more bytes than were left: the next pull is for this message.
     awaits_large: bool,
     /// A pull expired and no message arrived since the previous one: the consumer should be inspected.
@@ -101,7 +100,7 @@ pub(super) struct PullConsumer {
     /// A live event was dropped since the queue was full: the node must check for gaps.
     is_lagging: bool,
     /// The messages that wait for it at the server.
-    lag: ConsumerLag,
+    lag: Part,
     /// The time of the last report of the server about them.
     measured_at: Instant,
 }
@@ -112,20 +111,15 @@ const MAX_LIVE_EVENTS: usize = 4096;
 const MAX_LIVE_BYTES: usize = 16 << 20;
 
 /// The most bytes of messages that one consumer holds. It asks for more while it holds less than half.
-const MAX_HELD_BYTES: usize = 16 << 20;
+const MAX_HELD_BYTES: u64 = 16 << 20;
 /// The most bytes of one pull. At most two are open.
-const MAX_PULL_BYTES: usize = MAX_HELD_BYTES / 4;
+const MAX_PULL_BYTES: u64 = MAX_HELD_BYTES / 4;
 /// The maximum number of envelopes of one consumer that the node handles at once.
 pub(super) const MAX_HANDLING: usize = 1024;
 
 impl PullConsumer {
     /// Creates a consumer of a stream; `None` as incarnation means that the stream is missing.
-    pub(super) fn new(
-        source: StreamSource,
-        inbox: Subject,
-        incarnation: Option<Incarnation>,
-        lag: ConsumerLag,
-    ) -> Self {
+    pub(super) fn new(source: StreamSource, inbox: Subject, incarnation: Option<Incarnation>, lag: Part) -> Self {
         Self {
             pull_subject: Subject::from(format!("$JS.API.CONSUMER.MSG.NEXT.{}", source.consumer.path)),
             source: Arc::new(source),
@@ -142,7 +136,7 @@ impl PullConsumer {
             paused_until: None,
             backoff: MIN_BACKOFF,
             handling: 0,
-            held: HeldBytes::default(),
+            held: Sum::default(),
             awaits_large: false,
             is_suspect: false,
             is_silent: false,
@@ -160,7 +154,7 @@ impl PullConsumer {
     /// Creates the receiver of a live subscription.
     pub(super) fn live(source: StreamSource) -> Self {
         // Events are pushed to it; none waits at the server.
-        let lag = Lag::default().of_consumer();
+        let lag = Sum::default().add(0);
         Self { status: ConsumerStatus::Live, ..Self::new(source, Subject::from_static("live"), None, lag) }
     }
 
@@ -208,12 +202,12 @@ impl PullConsumer {
 
     /// Returns true if the node handles as much as one consumer may hold.
     pub(super) fn is_full(&self) -> bool {
-        self.handling >= MAX_HANDLING || self.held.sum() >= MAX_HELD_BYTES / 2
+        self.handling >= MAX_HANDLING || self.held.get() >= MAX_HELD_BYTES / 2
     }
 
     /// Returns true if more than half of the room is taken.
     pub(super) fn is_half_full(&self) -> bool {
-        self.handling > MAX_HANDLING / 2 || self.held.sum() > MAX_HELD_BYTES / 4
+        self.handling > MAX_HANDLING / 2 || self.held.get() > MAX_HELD_BYTES / 4
     }
 
     /// Returns true if every received message was delivered.
@@ -236,7 +230,7 @@ impl PullConsumer {
         {
             return None;
         }
-        if self.held.sum() >= MAX_HELD_BYTES / 2 {
+        if self.held.get() >= MAX_HELD_BYTES / 2 {
             return None;
         }
         if self.awaits_large {
@@ -259,14 +253,14 @@ impl PullConsumer {
     }
 
     /// Accepts a message, which belongs to the oldest pull.
-    pub(super) fn receive(&mut self, number: u64, message: Message) {
+    pub(super) fn receive(&mut self, number: u64, message: Message, now: Instant) {
         self.backoff = MIN_BACKOFF;
         (self.is_silent, self.is_suspect, self.suspect_state) = (false, false, None);
         (self.is_unanswered, self.awaits_large) = (false, false);
         self.ack_subject.clone_from(&message.reply);
         let numbers = decode::delivery_numbers(message.reply.as_deref().unwrap_or_default());
         self.incarnation.last = self.incarnation.last.max(numbers.sequence);
-        self.measured(numbers.pending);
+        self.measured(numbers.pending, now);
         if let Some((count, _)) = self.pulls.front_mut() {
             *count -= 1;
             if *count == 0 {
@@ -277,9 +271,9 @@ impl PullConsumer {
     }
 
     /// Records the number of messages that wait for the consumer, as the server reports it.
-    pub(super) fn measured(&mut self, waiting: u64) {
+    pub(super) fn measured(&mut self, waiting: u64, now: Instant) {
         self.lag.set(waiting);
-        self.measured_at = monotonic();
+        self.measured_at = now;
     }
 
     /// Returns true if the server should be asked how many messages wait: the node pulls none, so no delivery tells it.
@@ -305,7 +299,7 @@ impl PullConsumer {
             404 | 408 => {
                 self.pulls.pop_front();
                 // A pull waits as long as no messages do.
-                self.measured(0);
+                self.measured(0, now);
                 self.is_suspect = self.is_silent;
                 self.is_silent = true;
             }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::denied_inboxes::DeniedInboxes;
-use super::lag::Lag;
 use super::log_limits::LogLimits;
+use super::sum::Sum;
 use whizbang_core::telemetry::Issues;
 
 /// The condition that the loops report.
@@ -27,7 +27,7 @@ pub(super) struct Report {
     /// The number of consumers that had stalled and were created again since the start.
     pub(super) recreated_consumers: AtomicU64,
     /// The messages that wait at the server.
-    pub(super) lag: Lag,
+    pub(super) lag: Sum,
     /// The inboxes that the server does not permit this node to respond to.
     pub(super) denied_inboxes: Arc<DeniedInboxes>,
     /// The limits of log lines that a stranger can cause.

@@ -14,6 +14,7 @@ use super::consumer_setup::ConsumerState;
 use super::in_flight::{Completed, InFlightMessages};
 use super::pull_consumer::ConsumerStatus;
 use whizbang_core::bridge::BridgeError;
+use whizbang_core::clock::monotonic;
 use whizbang_core::telemetry::error_chain;
 
 impl ConsumerLoop {
@@ -42,7 +43,7 @@ impl ConsumerLoop {
     /// Records how many messages wait for a consumer. A failure to ask is repeated with the next question.
     pub(super) fn measurement_completed(&mut self, index: usize, state: Result<ConsumerState, BridgeError>) {
         if let (Some(consumer), Ok(state)) = (self.consumers.get_mut(&index), state) {
-            consumer.measured(state.pending);
+            consumer.measured(state.pending, monotonic());
         }
     }
 
@@ -58,7 +59,7 @@ impl ConsumerLoop {
         let Some(consumer) = self.consumers.get_mut(&index) else { return };
         let source = Arc::clone(&consumer.source);
         if let Ok(state) = &state {
-            consumer.measured(state.pending);
+            consumer.measured(state.pending, monotonic());
         }
         match state {
             Ok(state) if consumer.status == ConsumerStatus::Open && (consumer.has_stalled(state) || leaves_behind) => {

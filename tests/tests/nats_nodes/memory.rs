@@ -57,6 +57,20 @@ impl MemorySampler {
     }
 }
 
+/// Starts a node whose log has 20 large events of one shard.
+async fn bank_with_large_events(url: &str) -> Node {
+    let node = Node::builder("accounts", MemoryStore::new()).aggregate::<Account>();
+    let node = node.bridge(services::bridge(url).await).start().await.expect("starts");
+    let client = node.client();
+    client.send(deposit("ada", 100)).await.expect("is handled");
+    for _ in 0..20 {
+        let withdraw = Withdraw { account: "ada".to_owned(), cents: 1, transfer: "x".repeat(LARGE) };
+        client.send(withdraw).await.expect("is handled");
+    }
+    node.wait_idle().await;
+    node
+}
+
 /// A stranger publishes questions for the events of a shard faster than they can be answered.
 #[test]
 fn questions_for_pages_do_not_fill_memory() {
@@ -64,15 +78,7 @@ fn questions_for_pages_do_not_fill_memory() {
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
-            let node = Node::builder("accounts", MemoryStore::new()).aggregate::<Account>();
-            let node = node.bridge(services::bridge(&server.url()).await).start().await.expect("starts");
-            let client = node.client();
-            client.send(deposit("ada", 100)).await.expect("is handled");
-            for _ in 0..20 {
-                let withdraw = Withdraw { account: "ada".to_owned(), cents: 1, transfer: "x".repeat(LARGE) };
-                client.send(withdraw).await.expect("is handled");
-            }
-            node.wait_idle().await;
+            let node = bank_with_large_events(&server.url()).await;
             let asked = shard("bank", shard_of("ada", Bank::SHARDS));
             let stranger = async_nats::connect(server.url()).await.expect("connects");
             let sampler = MemorySampler::start();
@@ -288,15 +294,7 @@ fn requests_during_a_stalled_write_do_not_fill_memory() {
             let server = NatsServer::start(release);
             let proxy = StallingProxy::start(server.port());
             let behind = format!("nats://127.0.0.1:{}", proxy.port());
-            let node = Node::builder("accounts", MemoryStore::new()).aggregate::<Account>();
-            let node = node.bridge(services::bridge(&behind).await).start().await.expect("starts");
-            let client = node.client();
-            client.send(deposit("ada", 100)).await.expect("is handled");
-            for _ in 0..20 {
-                let withdraw = Withdraw { account: "ada".to_owned(), cents: 1, transfer: "x".repeat(LARGE) };
-                client.send(withdraw).await.expect("is handled");
-            }
-            node.wait_idle().await;
+            let node = bank_with_large_events(&behind).await;
             let asked = shard("bank", shard_of("ada", Bank::SHARDS));
             let stranger = async_nats::connect(server.url()).await.expect("connects");
             let sampler = MemorySampler::start();
@@ -323,7 +321,7 @@ fn requests_during_a_stalled_write_do_not_fill_memory() {
             assert!(proxy.held() > 0, "the connection was not stalled");
             assert!(grown < GROWTH, "{grown} MiB");
             proxy.resume();
-            until("a command after the stall", async || client.send(deposit("ada", 1)).await.is_ok()).await;
+            until("a command after the stall", async || node.client().send(deposit("ada", 1)).await.is_ok()).await;
             node.stop().await.expect("stops");
         });
     }

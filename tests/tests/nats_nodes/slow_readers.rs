@@ -100,7 +100,7 @@ fn node_closed_by_the_server_receives_its_messages_later() {
             .await;
             proxy.resume();
             until("the post", async || node.client().send(deposit("ada", 0)).await.is_ok_and(|sum| sum == 7)).await;
-            // What the server sent before it closed the connection may arrive before the end of the connection.
+            // The messages from before the end may arrive before the node notices it.
             until("the lost connection", async || log.says("connection lost") > 0).await;
             until("readiness", async || node.health().ready).await;
             assert_eq!(client.send(deposit("ada", 1)).await.expect("is answered"), 8);

@@ -10,7 +10,7 @@ fn pull_consumer() -> PullConsumer {
     let bank = Name::new("bank").unwrap();
     let card = NodeCard::new(bank.clone()).owning(bank, 1);
     let source = streams::sources(&NatsBuilder::new("nats://host"), &card).remove(0);
-    PullConsumer::new(source, "inbox".into(), Some(Incarnation::default()), Lag::default().of_consumer())
+    PullConsumer::new(source, "inbox".into(), Some(Incarnation::default()), Sum::default().add(0))
 }
 
 fn message(ack_subject: &'static str) -> Message {
@@ -32,22 +32,22 @@ fn two_silent_pulls_raise_suspicion() {
     assert!(!consumer.is_suspect);
     consumer.end_pull(408, "", now);
     assert!(consumer.is_suspect);
-    consumer.receive(1, message("$JS.ACK.s.c.1.2.3.4.5"));
+    consumer.receive(1, message("$JS.ACK.s.c.1.2.3.4.5"), monotonic());
     assert!(!consumer.is_suspect);
 }
 
 #[test]
 fn lag_follows_deliveries_and_expired_pulls() {
-    let all = Lag::default();
+    let all = Sum::default();
     let (mut consumer, now) = (pull_consumer(), monotonic());
-    consumer.lag = all.of_consumer();
-    consumer.receive(1, message("$JS.ACK.s.c.1.2.3.4.500"));
-    assert_eq!(all.messages(), 500);
-    consumer.receive(2, message("$JS.ACK.s.c.1.3.4.5.499"));
-    assert_eq!(all.messages(), 499);
+    consumer.lag = all.add(0);
+    consumer.receive(1, message("$JS.ACK.s.c.1.2.3.4.500"), monotonic());
+    assert_eq!(all.get(), 500);
+    consumer.receive(2, message("$JS.ACK.s.c.1.3.4.5.499"), monotonic());
+    assert_eq!(all.get(), 499);
     // Another node of the service has received the others.
     consumer.end_pull(408, "", now);
-    assert_eq!(all.messages(), 0);
+    assert_eq!(all.get(), 0);
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn pulls_are_limited_in_bytes_unless_for_a_large_message() {
     assert_eq!(consumer.pull_size(10, now), Some(1), "without a pause");
     assert_eq!(consumer.start_pull(1, now), "{\"batch\":1,\"expires\":15000000000}");
     assert_eq!(consumer.pull_size(10, now), None, "the message is not here yet");
-    consumer.receive(1, message("$JS.ACK.s.c.1.2.3.4.5"));
+    consumer.receive(1, message("$JS.ACK.s.c.1.2.3.4.5"), monotonic());
     consumer.received.clear();
     assert_eq!(consumer.pull_size(10, now), Some(10));
 }
@@ -82,9 +82,9 @@ fn pulls_are_limited_in_bytes_unless_for_a_large_message() {
 #[test]
 fn consumer_that_holds_many_bytes_pulls_nothing() {
     let (mut consumer, now) = (pull_consumer(), monotonic());
-    let held = consumer.held.hold(MAX_HELD_BYTES / 2 - 1);
+    let held = consumer.held.add(MAX_HELD_BYTES / 2 - 1);
     assert!(!consumer.is_full() && consumer.is_half_full());
-    let more = consumer.held.hold(1);
+    let more = consumer.held.add(1);
     assert!(consumer.is_full());
     assert_eq!(consumer.pull_size(10, now), None);
     drop(more);

@@ -16,7 +16,7 @@ pub struct BridgeHealth {
     /// the room for the messages of their sender.
     pub discarded: u64,
     /// The number of messages outside of streams that were refused or dropped since the node started, because they cannot be
-    /// decoded, contradict their subject, or name no inbox: requests and notifications.
+    /// decoded, contradict their subject, or name no inbox, or because too many responses waited: requests and notifications.
     pub refused_requests: u64,
     /// The number of requests without a response since the node started, because the broker does not permit this node to
     /// respond to their inbox.

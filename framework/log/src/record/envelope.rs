@@ -206,9 +206,9 @@ pub(super) fn read(bytes: &[u8], record: &Bytes, given: Given<'_>, names: &mut N
     let origin = if has(ORIGIN) { Some(read_origin(decoder, names)?) } else { None };
     let mut headers = Vec::new();
     if has(HEADERS) {
-        // The count is at most that of the remaining bytes, so the reserved memory is bounded as well.
+        // Each header has at least two lengths, which bounds the reserved memory by the remaining bytes.
         let count = decoder.count()?;
-        headers.reserve_exact(count);
+        headers.reserve_exact(count.min(decoder.0.len() / 2));
         for _ in 0..count {
             headers.push((decoder.text()?.to_owned(), decoder.text()?.to_owned()));
         }

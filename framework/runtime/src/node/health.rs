@@ -84,7 +84,7 @@ pub struct Metrics {
     /// Refused messages that were discarded: the refused stream was full, and too many messages of their sender waited.
     pub discarded: u64,
     /// Requests and notifications of other services and clients that the bridge refused or dropped: they cannot be decoded,
-    /// contradict their subject, or name no inbox for the response.
+    /// contradict their subject, or name no inbox for the response; or too many responses waited for the connection.
     pub refused_requests: u64,
     /// Requests without a response because the broker does not permit this node to respond to their inbox.
     pub denied_responses: u64,

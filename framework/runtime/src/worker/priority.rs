@@ -1,8 +1,8 @@
 //! Priorities of jobs, and the choice of the next one.
 //!
-//! Set by the [options](super::WorkerOptions) of a worker. Used by the [admission queue](super::admission_queue). The algorithm is that of
-//! the deadline I/O scheduler of Linux for reads and writes (`writes_starved` in Documentation/block/deadline-iosched): the
-//! higher priority goes first, but only so many times in a row while a lower one waits.
+//! Set by the [options](super::WorkerOptions) of a worker. Used by the [admission queue](super::admission_queue). The algorithm
+//! is that of the deadline I/O scheduler of Linux for reads and writes (`writes_starved` in
+//! Documentation/block/deadline-iosched): the higher priority goes first, but only so many times in a row while a lower one waits.
 
 /// Priority of a job among those of its worker, see [`WorkerOptions::priority`](crate::WorkerOptions::priority).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
