@@ -62,7 +62,7 @@ impl NatsBridge {
                 .map(Arc::new);
         // Check the claims before changing anything: a domain of another store must stay untouched.
         if let Some(claims) = &claims {
-            claims.check().await?;
+            claims.check(&client).await?;
         }
         let written = streams::write_only(config, &card);
         for wanted in &written {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_nats::Subscriber;
+use async_nats::{Client, Subscriber};
 use futures_util::StreamExt;
 use futures_util::stream::{SelectAll, select_all};
 use parking_lot::Mutex;
@@ -31,7 +31,7 @@ use whizbang_core::telemetry::{LogLimit, error_chain};
 use whizbang_wire::subject::Namespace;
 
 /// The interval of renewals. A renewal also reveals a rival whose message was missed.
-const RENEW_INTERVAL: Duration = Duration::from_secs(5);
+pub(super) const RENEW_INTERVAL: Duration = Duration::from_secs(5);
 /// The minimum interval of renewals: messages on the subject of a claim must not cause a loop of writes.
 const MIN_RENEW_INTERVAL: Duration = Duration::from_millis(250);
 /// The maximum number of attempts of a write whose result is unknown or that met another write.
@@ -159,15 +159,26 @@ impl Claims {
     /// yet. Called before anything is created at the server.
     ///
     /// # Errors
-    /// [`BridgeError::Claimed`] names the store that has a domain.
-    pub(super) async fn check(&self) -> Result<(), BridgeError> {
+    /// [`BridgeError::Claimed`] names the store that has a domain, or the node on this store that still renews its claim.
+    pub(super) async fn check(&self, client: &Client) -> Result<(), BridgeError> {
         self.jetstream.ensure_stream(&self.stream).await?;
         for domain in self.domains() {
-            if let (_, Some(found)) = self.read(domain).await? {
+            if let (last, Some(found)) = self.read(domain).await? {
                 found.admits(&self.card, &self.store, domain)?;
+                if self.continues(&found) && self.is_renewed(client, domain, last, &found).await? {
+                    return Err(found.renewed_error(&self.store, domain));
+                }
             }
         }
         Ok(())
+    }
+
+    /// Returns true for the claim of an earlier start on this store that was not stopped in order, or of a start on a copy. Nodes with
+    /// leases do not ask: the leases fence an exclusive node.
+    fn continues(&self, found: &Claim) -> bool {
+        let is_of_another_start = found.store == self.store.store && !found.is_of(&self.store);
+        let is_accepted = found.released || self.card.has_leased_shards || self.store.replaces.includes(found.store);
+        is_of_another_start && !is_accepted
     }
 
     /// Claims all domains and returns those that another store held before. Releases the new claims again after an error.
@@ -366,7 +377,7 @@ impl Claims {
     }
 
     /// Returns the sequence of the last message on the subject of a claim, 0 if there is none, and the claim in it.
-    async fn read(&self, domain: &Name) -> Result<(u64, Option<Claim>), BridgeError> {
+    pub(super) async fn read(&self, domain: &Name) -> Result<(u64, Option<Claim>), BridgeError> {
         let subject = self.namespace.claim_subject(domain);
         let Some(stored) = self.jetstream.last_message(&self.stream.path, &subject).await? else {
             return Ok((0, None));

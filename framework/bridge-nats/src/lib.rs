@@ -32,6 +32,7 @@ mod denied_inboxes;
 mod durability;
 mod excerpt;
 mod headers;
+mod holder;
 mod in_flight;
 mod inboxes;
 mod jetstream;

@@ -26,6 +26,7 @@ mod ordinary_starts;
 mod outage;
 mod processes;
 mod republish;
+mod running_copy;
 mod server_faults;
 mod services;
 mod shape_drift;

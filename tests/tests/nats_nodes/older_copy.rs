@@ -25,7 +25,7 @@ async fn bank(server: &NatsServer, folder: &Path, replaces: ReplacedStore) -> No
     node.bridge(services::bridge(&server.url()).await).start().await.expect("its claim continues")
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("creates");
     for entry in fs::read_dir(from).expect("reads") {
         let entry = entry.expect("an entry");
@@ -147,17 +147,17 @@ fn forged_later_event_ends_the_next_start() {
     });
 }
 
-/// A second start on the same store takes the claim over. The server then loses all claims.
+/// A second start on the same store takes the claim over, as configured. The server then loses all claims.
 #[test]
 fn replaced_start_ends_although_the_claims_are_lost() {
     on_both(async |server| {
         let store = MemoryStore::new();
-        let start = async || {
-            let node = Node::builder("bank", store.clone()).aggregate::<Account>();
+        let start = async |replaces| {
+            let node = Node::builder("bank", store.clone()).aggregate::<Account>().replaces_store(replaces);
             node.bridge(services::bridge(&server.url()).await).start().await.expect("starts")
         };
-        let first = start().await;
-        let second = start().await;
+        let first = start(ReplacedStore::None).await;
+        let second = start(ReplacedStore::Any).await;
         let operator = jetstream::new(async_nats::connect(server.url()).await.expect("connects"));
         operator.delete_stream("whizbang_claims").await.expect("deletes");
         let end = end_of(&first).await;

@@ -1,5 +1,6 @@
 //! Three services on one server: accounts, transfers between them, and a record of all events.
 
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use whizbang::bridge::nats::{NatsBridge, NatsBuilder};
 use whizbang::prelude::*;
 use whizbang_tests::checker::{ShardLog, Stage, Verdict};
 use whizbang_tests::nats::NatsServer;
+use whizbang_tests::wait_for;
 
 use crate::bank::{Account, Bank, Transfer, Transfers, deposit, outcome, transfer};
 use crate::callers::Callers;
@@ -45,6 +47,11 @@ pub(crate) async fn bridge(url: &str) -> NatsBridge {
 
 pub(crate) fn builder(url: &str) -> NatsBuilder {
     NatsBridge::builder(url).ack_wait(Duration::from_secs(1))
+}
+
+/// Opens a store once the threads of an earlier node have closed it.
+pub(crate) async fn open(folder: &Path) -> EmbeddedStore {
+    wait_for("the folder", async || EmbeddedStore::open(folder).ok()).await
 }
 
 impl Services {

@@ -2,7 +2,8 @@
 //!
 //! Used by bridges, which keep one claim per domain and replace it only by compare-and-set. The result of that write decides,
 //! never a clock. A start on the same store continues the claim of the previous start. Another store is refused, and so is a
-//! copy of the store whose starts do not include the start of the claim.
+//! copy of the store whose starts do not include the start of the claim. A copy that was made while its node ran includes it: a
+//! bridge that can observe that the node renews its claim refuses such a start with [`Claim::renewed_error`].
 //!
 //! Nodes that share the shards of a domain by leases hold its claim together: the first one writes it as shared, and it admits
 //! every node with the same store. Which of them owns a shard is decided by the leases, so their starts are not compared. A
@@ -143,14 +144,26 @@ impl Claim {
                  as `replaces_store`"
             }
         };
-        Err(BridgeError::Claimed(Box::new(RivalClaim {
+        Err(self.refuses(mine, domain, remedy))
+    }
+
+    /// Returns the error for a start that continues the claim while the node that wrote it still renews it: one of the two runs on a
+    /// copy of the store that was made while the other one ran.
+    pub fn renewed_error(&self, mine: &StoreCard, domain: &Name) -> BridgeError {
+        let remedy = "a node on this store, or on a copy of it, runs and renews the claim: end that node first, or start once with the \
+                      store as `replaces_store`, which ends it";
+        self.refuses(mine, domain, remedy)
+    }
+
+    fn refuses(&self, mine: &StoreCard, domain: &Name, remedy: &'static str) -> BridgeError {
+        BridgeError::Claimed(Box::new(RivalClaim {
             domain: domain.to_string(),
             service: self.service.clone(),
             store: self.store,
             epoch: self.run.epoch,
             mine: mine.store,
             remedy,
-        })))
+        }))
     }
 }
 
