@@ -462,6 +462,8 @@ async fn consumer_is_recreated(node: TestNode) {
     until_health(&node, "a recreated consumer", |health| health.recreated_consumers == 1).await;
     node.wait_until("the command", |received| received.direct.len() == 1).await;
     until_health(&node, "no issue", |health| health.issues.is_empty()).await;
+    let notes = node.bridge.health().notes;
+    assert!(notes.iter().any(|note| note.contains("consumer `bank`") && note.contains("created again")), "{notes:?}");
     node.stop().await;
 }
 

@@ -1,16 +1,21 @@
 //! The setup of a bridge on a server: missing, matching and conflicting streams and consumers.
 
+#[path = "nats_nodes/log_capture.rs"]
+mod log_capture;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::{self, consumer, stream};
 use whizbang::bridge::nats::NatsBridge;
 use whizbang::bridge::subject::Namespace;
-use whizbang::bridge::{Bridge, BridgeError, NodeCard};
+use whizbang::bridge::{Bridge, BridgeError, BridgeHealth, NodeCard};
 use whizbang::testing::bridge::cases::sample::{command, shard};
 use whizbang::testing::bridge::node::{NodeBehavior, TestNode, named, service};
 use whizbang::testing::bridge::{SHARDS, run};
 use whizbang_tests::nats::{NatsConfig, NatsServer, Release};
+
+use crate::log_capture::Log;
 
 const BOTH: [Release; 2] = [Release::Distribution, Release::Pinned];
 
@@ -250,10 +255,73 @@ fn resized_streams_are_used_as_they_are() {
                 )
                 .await
                 .expect("attaches");
-                assert_eq!(again.bridge.health(), whizbang::bridge::BridgeHealth::default());
+                assert_eq!(again.bridge.health(), BridgeHealth::default());
                 again.stop().await;
             });
         }
+    }
+}
+
+/// All settings that an operator may change, of a stream and of a consumer: a node uses them unchanged, and logs each once.
+#[test]
+fn adjusted_settings_are_used_and_logged_once() {
+    for release in BOTH {
+        run(async {
+            let mut server = NatsServer::start(release);
+            let card = || service("bank").owning(named("bank"), SHARDS);
+            attach(&server, card()).await.expect("attaches").stop().await;
+            let admin = operator(&server).await;
+            let mut events =
+                admin.get_stream("whizbang_events_bank").await.expect("a stream").cached_info().config.clone();
+            (events.max_age, events.max_bytes) = (Duration::from_secs(7_200), 1 << 20);
+            admin.update_stream(events).await.expect("updates");
+            let settings = consumer::pull::Config {
+                durable_name: Some("bank".to_owned()),
+                ack_policy: consumer::AckPolicy::Explicit,
+                ack_wait: Duration::from_secs(10),
+                max_ack_pending: 5_000,
+                ..consumer::pull::Config::default()
+            };
+            let commands = admin.get_stream("whizbang_commands_bank").await.expect("a stream");
+            commands.create_consumer(settings).await.expect("updates");
+            let mut larger = commands.cached_info().config.clone();
+            larger.max_bytes = 1 << 30;
+            admin.update_stream(larger).await.expect("updates");
+            let log = Log::listen();
+            // The operator of a server without a cluster cannot have other replicas than one, but a node can be configured so.
+            let bridge: Arc<dyn Bridge> =
+                Arc::new(NatsBridge::builder(&server.url()).replicas(3).connect().await.expect("connects"));
+            let node = TestNode::attach(bridge, card(), NodeBehavior::default()).await.expect("attaches");
+            let send = || node.bridge.send(command(&shard("bank", 0), &shard("bank", 1), 1));
+            node.retry_until("a command", send, |received| !received.direct.is_empty()).await;
+            assert_eq!(node.bridge.health(), BridgeHealth::default());
+            server.restart();
+            node.wait_until("the reconnection", |received| received.reconnected > 0).await;
+            for (of, setting, found) in [
+                ("stream `whizbang_events_bank`", "max_age", "7200000000000"),
+                ("stream `whizbang_events_bank`", "max_bytes", "1048576"),
+                ("stream `whizbang_events_bank`", "num_replicas", "1"),
+                ("stream `whizbang_commands_bank`", "num_replicas", "1"),
+                ("consumer `bank`", "ack_wait", "10000000000"),
+                ("consumer `bank`", "max_ack_pending", "5000"),
+            ] {
+                let is_about = |line: &&String| {
+                    [of, "is used unchanged", &format!("\"{setting}\""), &format!("found=\"{found}\"")]
+                        .iter()
+                        .all(|part| line.contains(part))
+                };
+                assert_eq!(log.lines().iter().filter(is_about).count(), 1, "{of} {setting}: {:?}", log.lines());
+            }
+            // The stream of refused messages has other replicas, too. Larger values than configured are not logged.
+            assert_eq!(log.says("is used unchanged"), 7, "{:?}", log.lines());
+            let admin = operator(&server).await;
+            let left = admin.get_stream("whizbang_events_bank").await.expect("a stream").cached_info().config.clone();
+            assert_eq!((left.max_age, left.max_bytes, left.num_replicas), (Duration::from_secs(7_200), 1 << 20, 1));
+            let commands = admin.get_stream("whizbang_commands_bank").await.expect("a stream");
+            let left = commands.consumer_info("bank").await.expect("a consumer").config;
+            assert_eq!((left.ack_wait, left.max_ack_pending), (Duration::from_secs(10), 5_000));
+            node.stop().await;
+        });
     }
 }
 

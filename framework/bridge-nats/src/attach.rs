@@ -102,7 +102,11 @@ impl NatsBridge {
             let pulled = format!("{inbox}.p.{index}");
             subscribers
                 .push(ChannelSubscriber::new(Channel::Stream(index), subscribe(&client, pulled.clone(), None).await?));
-            consumers.insert(index, PullConsumer::new(source, pulled.into(), incarnation, report.lag.add(0)));
+            let may_recreate = jetstream.may_recreate(&source);
+            let mut consumer = PullConsumer::new(source, pulled.into(), incarnation, report.lag.add(0));
+            // The check of the source has repaired it, or this node may not repair it and inspects it to report it.
+            consumer.is_suspect = !may_recreate;
+            consumers.insert(index, consumer);
         }
         let (ownership, shards) = ownership(&card, format!("{inbox}.p"), consumers.len());
         for (channel, subject, shared) in subscriptions(&config.namespace, &card) {

@@ -11,6 +11,9 @@ use super::jetstream::{ApiFailure, DesiredConfig, Incarnation, JetStream, RETRY_
 use super::streams::{DeliveryMode, StreamContent, StreamSource};
 use whizbang_core::bridge::BridgeError;
 
+/// The number of consumers that an error names.
+const MAX_SHOWN: usize = 3;
+
 /// The delivery state of a consumer at the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ConsumerState {
@@ -67,7 +70,7 @@ impl JetStream {
             None => self.stream_info(&source.stream).await?,
         };
         if incarnation.is_some() {
-            if self.leaves_behind(source).await {
+            if self.may_recreate(source) && self.leaves_behind(source).await {
                 tracing::warn!(
                     stream = source.stream,
                     "messages below the acknowledgement floor of the consumer remain in the stream; recreating the consumer"
@@ -85,6 +88,26 @@ impl JetStream {
         self.ensure("CONSUMER", wanted, &body).await.map(|_| ())
     }
 
+    /// Returns the error for a consumer of a work queue beside others, which have the same messages. It names them: they are of the
+    /// service under an earlier name, or from before it shared its shards by leases, or stopped doing so.
+    pub(super) async fn overlap_error(&self, wanted: &DesiredConfig) -> BridgeError {
+        let stream = wanted.path.split('.').next().unwrap_or_default();
+        // A login of an earlier version may not list them.
+        let names = self.consumer_names(stream).await.unwrap_or_default();
+        let shown = names.iter().take(MAX_SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let others = match names.len() {
+            0 => format!("see `nats consumer ls {stream}`"),
+            count if count > MAX_SHOWN => format!("{shown} and {} others", count - MAX_SHOWN),
+            _ => shown,
+        };
+        self.refused(format!(
+            "{} cannot be created beside other consumers of that stream ({others}), because each message goes to only one of \
+             them: if the service had another name, or shared its shards by leases differently, stop its earlier nodes and \
+             delete their consumers (`nats consumer rm {stream} NAME`); the messages stay in the stream",
+            wanted.label
+        ))
+    }
+
     /// Returns the state of a consumer.
     pub(super) async fn consumer_state(&self, path: &str) -> Result<ConsumerState, BridgeError> {
         match self.request_with_retry(&format!("CONSUMER.INFO.{path}"), &Value::Null).await {
@@ -95,16 +118,14 @@ impl JetStream {
         }
     }
 
+    /// Returns true if this node may delete a consumer and create it again.
+    pub(super) fn may_recreate(&self, source: &StreamSource) -> bool {
+        self.setup == StreamSetup::Create || source.delivery != DeliveryMode::Service
+    }
+
     /// Deletes the consumer of a source and creates it again. No message is lost: the stream keeps unacknowledged messages, the new
     /// consumer redelivers them, and the receiver drops duplicates.
     pub(super) async fn recreate_consumer(&self, source: &StreamSource) -> Result<SourceState, BridgeError> {
-        if self.setup == StreamSetup::Existing && source.delivery == DeliveryMode::Service {
-            let consumer = &source.consumer.label;
-            let reason = format!(
-                "{consumer} stalled and this node must not recreate it: run `nats consumer rm`, then the setup"
-            );
-            return Err(self.refused(reason));
-        }
         self.delete_consumer(source).await?;
         self.ensure_source(source).await
     }
@@ -128,9 +149,7 @@ impl JetStream {
     /// nats-server 2.9.10 was observed to leave thousands behind after it was killed under load. A recreated consumer delivers them;
     /// the receiver drops the duplicates and acknowledges them again.
     pub(super) async fn leaves_behind(&self, source: &StreamSource) -> bool {
-        // A node that must not recreate a consumer continues to receive.
-        let may_recreate = self.setup == StreamSetup::Create || source.delivery != DeliveryMode::Service;
-        if source.content != StreamContent::Direct || !may_recreate {
+        if source.content != StreamContent::Direct {
             return false;
         }
         // A message acknowledged just now may not be removed from the stream yet. Only one that remains for a while was left behind.

@@ -162,6 +162,7 @@ impl JetStream {
                 broker: self.broker.to_string(),
                 reason: format!("{} disappeared while it was created", wanted.label),
             }),
+            Err(ApiFailure::Overlap) => Err(self.overlap_error(wanted).await),
             Err(failure) => Err(self.bridge_error(failure)),
         }
     }
@@ -225,11 +226,7 @@ impl JetStream {
         match failure {
             ApiFailure::Missing => self.refused("it does not exist".to_owned()),
             ApiFailure::WrongLastSequence => self.refused("another message is the last one".to_owned()),
-            ApiFailure::Overlap => self.refused(
-                "another consumer of the stream receives the same messages: if the service shared its shards by leases \
-                 before, stop its nodes and delete their consumers (`nats consumer rm`)"
-                    .to_owned(),
-            ),
+            ApiFailure::Overlap => self.refused("another consumer of the stream receives the same messages".to_owned()),
             ApiFailure::Transient(error) | ApiFailure::Permanent(error) => error,
         }
     }

@@ -81,6 +81,7 @@ use self::connection::Connection;
 use self::consumer_setup::SourceState;
 use self::jetstream::JetStream;
 use self::publisher::{Reply, ReplyKind};
+use self::report::STREAM_ISSUE;
 use self::session::Session;
 use self::streams::DeliveryMode;
 use whizbang_core::bridge::{
@@ -374,6 +375,7 @@ impl Bridge for NatsBridge {
         let (now, drops) = (instant(), *session.drops.borrow());
         health.notes = report.notes.texts();
         health.notes.extend(drops.note(now).into_iter().chain(report.denied_inboxes.notes(now)));
+        health.notes.extend(report.recreation_note(now));
         health.lag = report.lag.get();
         health.notes.extend(lag::note(health.lag));
         health.dropped_messages = drops.count;
@@ -381,6 +383,8 @@ impl Bridge for NatsBridge {
         health.discarded = report.discarded.load(Ordering::Relaxed);
         health.refused_requests = report.refused_requests.load(Ordering::Relaxed);
         health.denied_responses = report.denied_inboxes.dropped();
+        health.disconnected = if link.up { Duration::ZERO } else { down };
+        health.blocked_streams = report.issues.count(STREAM_ISSUE) as u64;
         health.recreated_consumers = report.recreated_consumers.load(Ordering::Relaxed);
         health
     }

@@ -58,7 +58,7 @@ impl NatsBridge {
         }
         let served = shard.clone();
         ownership.change(|done| OwnershipChange::Serve { shard: served, epoch, index, subscribers, done }).await?;
-        let issue = source.issue().to_owned();
+        let issue = source.issue();
         let incarnation = match session.jetstream.take_shard(&source, &consumer).await? {
             SourceState::Open(incarnation) => Some(incarnation),
             SourceState::Absent => None,
@@ -164,7 +164,7 @@ impl ConsumerLoop {
             let _ = subscriber.subscriber.unsubscribe().await;
         }
         let Some(consumer) = self.consumers.remove(&index) else { return };
-        self.report.issues.close(consumer.source.issue());
+        self.report.issues.close(&consumer.source.issue());
         for (number, _) in &consumer.received {
             in_flight.messages.remove(number);
         }

@@ -148,6 +148,10 @@ impl NatsPermissions {
                 publish.extend(create_stream(&ns.direct_stream(domain)));
                 if !card.has_leased_shards {
                     publish.extend(create_consumer(&ns.direct_stream(domain), &card.service));
+                    // To recreate a consumer that has left messages behind.
+                    publish.push(format!("$JS.API.CONSUMER.DELETE.{}.{}", ns.direct_stream(domain), card.service));
+                    // To name the consumers of an earlier service, beside which none can be created.
+                    publish.push(format!("$JS.API.CONSUMER.NAMES.{}", ns.direct_stream(domain)));
                 }
             }
             for (domain, _, _) in card.subscribes.iter().filter(|_| !card.has_leased_shards) {

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::consumer_setup::ConsumerState;
 use super::decode;
 use super::jetstream::Incarnation;
+use super::report::OpenIssue;
 use super::streams::StreamSource;
 use super::sum::{Part, Sum};
 use whizbang_core::clock::monotonic;
@@ -89,6 +90,10 @@ pub(super) struct PullConsumer {
     is_silent: bool,
     /// The state of the consumer when it was last suspected.
     suspect_state: Option<ConsumerState>,
+    /// The report of a stall, until a message is delivered or none is left.
+    pub(super) stalled: Option<OpenIssue>,
+    /// The report of messages that the consumer has left behind, until an inspection finds none.
+    pub(super) left_behind: Option<OpenIssue>,
     /// The stream did not exist at the last check.
     absent: bool,
     /// The subject of an acknowledgement of the consumer.
@@ -141,6 +146,8 @@ impl PullConsumer {
             is_suspect: false,
             is_silent: false,
             suspect_state: None,
+            stalled: None,
+            left_behind: None,
             absent: false,
             ack_subject: None,
             is_unanswered: false,
@@ -255,7 +262,7 @@ impl PullConsumer {
     /// Accepts a message, which belongs to the oldest pull.
     pub(super) fn receive(&mut self, number: u64, message: Message, now: Instant) {
         self.backoff = MIN_BACKOFF;
-        (self.is_silent, self.is_suspect, self.suspect_state) = (false, false, None);
+        (self.is_silent, self.is_suspect, self.suspect_state, self.stalled) = (false, false, None, None);
         (self.is_unanswered, self.awaits_large) = (false, false);
         self.ack_subject.clone_from(&message.reply);
         let numbers = decode::delivery_numbers(message.reply.as_deref().unwrap_or_default());
@@ -367,7 +374,9 @@ impl PullConsumer {
         self.is_suspect = false;
         // Messages in flight on this node are unacknowledged, too.
         let has_outstanding = state.has_outstanding() && self.handling == 0 && self.is_empty();
-        let again = self.suspect_state == Some(state) && has_outstanding;
+        // Messages that arrive at a stalled consumer in between only change the number of pending ones.
+        let is_same = |before: ConsumerState| ConsumerState { pending: state.pending, ..before } == state;
+        let again = self.suspect_state.is_some_and(is_same) && has_outstanding;
         self.suspect_state = has_outstanding.then_some(state);
         again
     }

@@ -23,7 +23,7 @@ use whizbang_core::telemetry::error_chain;
 /// The delay before the write-only streams are checked again after a failure.
 const RECHECK_DELAY: Duration = Duration::from_secs(5);
 /// The key of the issue about the write-only streams.
-const ISSUE: &str = "written";
+const ISSUE: &str = "stream for writing";
 /// The key of the issue about the size of messages that the server accepts.
 const PAYLOAD_LIMIT: &str = "payload limit";
 
@@ -122,8 +122,9 @@ impl ConsumerLoop {
             (None, _) if index.is_some() => {}
             (Some(_), Ok(SourceState::Superseded(_))) => in_flight.superseded.extend(index),
             (Some(consumer), Ok(SourceState::Open(incarnation))) => {
-                self.report.issues.close(consumer.source.issue());
+                self.report.issues.close(&consumer.source.issue());
                 consumer.mark_open(incarnation);
+                consumer.is_suspect |= !self.jetstream.may_recreate(&consumer.source);
                 in_flight.reconnect_pending = true;
             }
             (Some(consumer), Ok(SourceState::Absent)) => {
@@ -135,7 +136,7 @@ impl ConsumerLoop {
             (Some(consumer), Err(error)) => {
                 let stream = &consumer.source.stream;
                 let text = format!("failed to receive from stream `{stream}`: {}; retrying", error_chain(&error));
-                if self.report.issues.open(consumer.source.issue(), || text) {
+                if self.report.issues.open(&consumer.source.issue(), || text) {
                     tracing::error!(stream, error = %error_chain(&error), "failed to open a stream; retrying");
                 }
                 consumer.retry_later();

@@ -56,7 +56,7 @@ impl JetStream {
                 Err(failure) => return Err(self.bridge_error(failure)),
             }
         }
-        Err(self.bridge_error(ApiFailure::Overlap))
+        Err(self.overlap_error(&source.consumer).await)
     }
 
     /// Requests the creation. An existing consumer with the same settings is a success, so a repeated request does no harm.
@@ -135,7 +135,7 @@ impl JetStream {
     }
 
     /// Returns the names of all consumers of a stream.
-    async fn consumer_names(&self, stream: &str) -> Result<Vec<String>, BridgeError> {
+    pub(super) async fn consumer_names(&self, stream: &str) -> Result<Vec<String>, BridgeError> {
         let mut names = Vec::new();
         loop {
             let page = self

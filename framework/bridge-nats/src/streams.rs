@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::config::NatsBuilder;
 use super::jetstream::DesiredConfig;
+use super::report::STREAM_ISSUE;
 use super::shard_consumer::ShardConsumer;
 use whizbang_core::bridge::NodeCard;
 use whizbang_core::message::{Name, ShardId};
@@ -104,11 +105,12 @@ pub(super) struct StreamSource {
 
 impl StreamSource {
     /// Returns the key of issues about the source: the shards of a domain have one stream.
-    pub(super) fn issue(&self) -> &str {
-        match &self.delivery {
+    pub(super) fn issue(&self) -> String {
+        let name = match &self.delivery {
             DeliveryMode::Shard(shard) => shard.prefix(),
             DeliveryMode::Service | DeliveryMode::Live => &self.stream,
-        }
+        };
+        format!("{STREAM_ISSUE}{name}")
     }
 }
 

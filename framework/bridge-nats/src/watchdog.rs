@@ -1,4 +1,4 @@
-//! Recreates stalled consumers: those that have messages and deliver none.
+//! Recreates stalled consumers: those that have messages and deliver none. A node that may not create consumers reports them.
 //!
 //! Called by the consumer loop when two pulls in a row have expired without a message. [`PullConsumer`] detects the stall.
 //!
@@ -13,6 +13,7 @@ use super::consumer::ConsumerLoop;
 use super::consumer_setup::ConsumerState;
 use super::in_flight::{Completed, InFlightMessages};
 use super::pull_consumer::ConsumerStatus;
+use super::report::{OpenIssue, STREAM_ISSUE};
 use whizbang_core::bridge::BridgeError;
 use whizbang_core::clock::monotonic;
 use whizbang_core::telemetry::error_chain;
@@ -48,7 +49,7 @@ impl ConsumerLoop {
     }
 
     /// Compares two inspections of a consumer. One that has messages, and delivers none between them, has stalled: it is
-    /// created again.
+    /// created again, or reported if this node may not create it.
     pub(super) fn inspection_completed(
         &mut self,
         in_flight: &mut InFlightMessages,
@@ -58,33 +59,69 @@ impl ConsumerLoop {
     ) {
         let Some(consumer) = self.consumers.get_mut(&index) else { return };
         let source = Arc::clone(&consumer.source);
-        if let Ok(state) = &state {
-            consumer.measured(state.pending, monotonic());
-        }
-        match state {
-            Ok(state) if consumer.status == ConsumerStatus::Open && (consumer.has_stalled(state) || leaves_behind) => {
-                tracing::error!(
-                    stream = source.stream,
-                    pending = state.pending,
-                    unacknowledged = state.unacknowledged,
-                    leaves_behind,
-                    "consumer stalled: it has messages, or left some in its stream, and delivers none; recreating it"
+        let state = match state {
+            Ok(state) => state,
+            Err(error) => {
+                return tracing::debug!(
+                    stream = source.stream, error = %error_chain(&error),
+                    "failed to read the state of a consumer",
                 );
-                let text = format!("{} stalled: it delivers no messages; recreating it", source.consumer.label);
-                self.report.issues.open(source.issue(), || text);
-                self.report.recreated_consumers.fetch_add(1, Ordering::Relaxed);
-                consumer.status = ConsumerStatus::Checking;
-                in_flight.pending_checks += 1;
-                let jetstream = self.jetstream.clone();
-                let recreating =
-                    async move { Completed::Checked(Some(index), jetstream.recreate_consumer(&source).await) };
-                in_flight.tasks.push(recreating.boxed());
             }
-            Ok(_) => {}
-            Err(error) => tracing::debug!(
-                stream = source.stream, error = %error_chain(&error),
-                "failed to read the state of a consumer",
-            ),
+        };
+        consumer.measured(state.pending, monotonic());
+        if consumer.status != ConsumerStatus::Open {
+            return;
+        }
+        let has_stalled = consumer.has_stalled(state);
+        if !state.has_outstanding() {
+            consumer.stalled = None;
+        }
+        if !leaves_behind {
+            consumer.left_behind = None;
+        }
+        let may_recreate = self.jetstream.may_recreate(&source);
+        let (label, path) = (&source.consumer.label, &source.consumer.path);
+        let remedy = match may_recreate {
+            true => "recreating it".to_owned(),
+            false => {
+                let (stream, name) = path.split_once('.').unwrap_or_default();
+                format!(
+                    "this node may not recreate it: run `nats consumer rm {stream} {name}`, then the setup (`NatsBuilder::set_up`)"
+                )
+            }
+        };
+        let is_known = consumer.stalled.is_some();
+        if has_stalled || leaves_behind && may_recreate {
+            let text = || format!("{label} stalled: it has messages and delivers none; {remedy}");
+            let open = || {
+                OpenIssue::new(&self.report, |report| &report.issues, format!("{STREAM_ISSUE}{path} stalled"), text())
+            };
+            consumer.stalled.get_or_insert_with(open);
+        } else if leaves_behind {
+            let text = || format!("{label} has left messages in its stream, which it never delivers; {remedy}");
+            let open = || OpenIssue::new(&self.report, |report| &report.notes, format!("left by {path}"), text());
+            consumer.left_behind.get_or_insert_with(open);
+            return;
+        } else {
+            return;
+        }
+        if may_recreate || !is_known {
+            tracing::error!(
+                stream = source.stream,
+                pending = state.pending,
+                unacknowledged = state.unacknowledged,
+                leaves_behind,
+                "consumer stalled: it has messages, or left some in its stream, and delivers none; {remedy}"
+            );
+        }
+        if may_recreate {
+            *self.report.last_recreated.lock() = Some((label.clone(), monotonic()));
+            self.report.recreated_consumers.fetch_add(1, Ordering::Relaxed);
+            consumer.status = ConsumerStatus::Checking;
+            in_flight.pending_checks += 1;
+            let jetstream = self.jetstream.clone();
+            let recreating = async move { Completed::Checked(Some(index), jetstream.recreate_consumer(&source).await) };
+            in_flight.tasks.push(recreating.boxed());
         }
     }
 }

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use futures_util::StreamExt;
 use tokio::time::Instant;
 use whizbang::bridge::nats::NatsBridge;
 use whizbang::bridge::{BridgeError, Request};
 use whizbang::testing::bridge::cases::sample::{command, effects, external_command, shard};
 use whizbang::testing::bridge::run;
-use whizbang_tests::nats::{NatsCluster, NatsServer};
+use whizbang_tests::nats::{NatsCluster, NatsServer, Release};
 
 use crate::{BOTH, attach, bank, consumers, shop, start, until};
 
@@ -93,6 +96,55 @@ fn lost_consumer_of_a_shard_is_recreated_by_its_owner() {
             node.stop().await;
         });
     }
+}
+
+/// The consumer of a shard that has messages and delivers none is created again by the owner, which needs no setup for it.
+#[test]
+fn stalled_consumer_of_a_shard_is_recreated_by_its_owner() {
+    run(async {
+        tokio::join!(stalled_consumer(Release::Distribution), stalled_consumer(Release::Pinned));
+    });
+}
+
+async fn stalled_consumer(release: Release) {
+    const CONSUMER: &str = "e-shop-shop-1-e7";
+    let server = NatsServer::start(release);
+    let (from, to) = (shard("bank", 0), shard("shop", 1));
+    let bank = start(&server, bank()).await;
+    let node = start(&server, shop()).await;
+    node.bridge.own(&to, 7).await.expect("owns");
+    node.stop().await;
+    // Another client holds one message, and no more may be unacknowledged.
+    let operator = jetstream::new(async_nats::connect(server.url()).await.expect("connects"));
+    let stream = operator.get_stream(STREAM).await.expect("a stream");
+    let limit = async || {
+        let settings = pull::Config {
+            durable_name: Some(CONSUMER.to_owned()),
+            filter_subject: "whizbang.cmd.shop.1.>".to_owned(),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: Duration::from_secs(3_600),
+            max_ack_pending: 1,
+            ..pull::Config::default()
+        };
+        stream.create_consumer(settings).await.expect("changes the consumer")
+    };
+    let consumer = limit().await;
+    operator.publish("whizbang.cmd.shop.1.outside", "held".into()).await.expect("sends").await.expect("is kept");
+    let taken = consumer.batch().max_messages(1).expires(Duration::from_secs(10)).messages().await;
+    taken.expect("messages").next().await.expect("the message").expect("a message");
+    let node = start(&server, shop()).await;
+    node.bridge.own(&to, 7).await.expect("owns");
+    // The owner has set the limits of the consumer again.
+    limit().await;
+    bank.bridge.send(command(&from, &to, 1)).await.expect("sends");
+    until("a recreated consumer", async || node.bridge.health().recreated_consumers == 1).await;
+    node.wait_until("the command", |got| got.direct.len() == 1).await;
+    until("no issue", async || node.bridge.health().issues.is_empty()).await;
+    let notes = node.bridge.health().notes;
+    assert!(notes.iter().any(|note| note.contains(CONSUMER) && note.contains("created again")), "{notes:?}");
+    assert_eq!(consumers(&operator.client(), STREAM).await, [CONSUMER]);
+    node.stop().await;
+    bank.stop().await;
 }
 
 /// The time to move all shards of a domain, which the test prints. The events themselves are asserted.

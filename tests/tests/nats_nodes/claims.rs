@@ -13,7 +13,8 @@ use whizbang::{NodeBuilder, NodeEnd, StartError};
 use whizbang_tests::nats::NatsServer;
 
 use crate::bank::{Account, Transfer, deposit, outcome, transfer};
-use crate::{BOTH, until};
+use crate::event_recorder::{self, EventRecorder};
+use crate::{BOTH, services, until};
 
 async fn bank(server: &NatsServer, service: &str, store: impl Store) -> NodeBuilder {
     let bridge = NatsBridge::connect(&server.url()).await.expect("connects");
@@ -61,6 +62,68 @@ fn second_node_with_another_store_is_refused_by_nats() {
             let node = bank(&server, "bank", embedded(folder.path())).await.start().await.expect("starts again");
             node.stop().await.expect("stops");
             refused(bank(&server, "bank", MemoryStore::new()).await).await;
+        });
+    }
+}
+
+/// The steps of docs/running.md, in their order and word by word, while commands wait in the stream.
+#[test]
+fn renamed_service_starts_by_the_documented_steps() {
+    const STREAM: &str = "whizbang_commands_bank";
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let folder = tempfile::tempdir().expect("a folder");
+            let renamed = async |replaces| {
+                bank(&server, "savings", services::open(folder.path()).await)
+                    .await
+                    .replaces_store(replaces)
+                    .start()
+                    .await
+            };
+            let node = bank(&server, "bank", services::open(folder.path()).await).await.start().await.expect("starts");
+            let recorder = Node::builder("recorder", MemoryStore::new()).projection::<EventRecorder>();
+            let recorder = recorder.bridge(services::bridge(&server.url()).await).start().await.expect("starts");
+            let outside = client(&server).await;
+            assert_eq!(outside.send(deposit("ada", 5)).await.expect("a reply"), 5);
+            // Step 1.
+            node.stop().await.expect("stops");
+            for _ in 0..10 {
+                outside.post(deposit("ada", 1)).await.expect("is kept");
+            }
+            let (error, found) = refused(bank(&server, "savings", services::open(folder.path()).await).await).await;
+            assert!(error.contains("another name"), "{error}");
+            let found = ReplacedStore::parse(&found).expect("an identity");
+            // Without step 2 the error names the consumer in the way and the command that deletes it.
+            let error = match renamed(found).await.map(drop) {
+                Err(StartError::Bridge(error @ BridgeError::Refused { .. })) => error.to_string(),
+                other => panic!("{other:?}"),
+            };
+            for part in ["consumer `savings`", "(`bank`)", "another name", "nats consumer rm whizbang_commands_bank"] {
+                assert!(error.contains(part), "{error}");
+            }
+            // Step 2.
+            let operator = jetstream::new(async_nats::connect(server.url()).await.expect("connects"));
+            let mut stream = operator.get_stream(STREAM).await.expect("a stream");
+            assert_eq!(stream.info().await.expect("its state").state.messages, 10, "the refused starts took nothing");
+            stream.delete_consumer("bank").await.expect("deletes");
+            // Step 4. Step 3 concerns servers with permissions.
+            let node = renamed(found).await.expect("starts under the new name");
+            until("the posts", async || outside.send(deposit("ada", 0)).await.is_ok_and(|cents| cents == 15)).await;
+            until("an empty stream", async || stream.info().await.expect("its state").state.messages == 0).await;
+            assert!(node.health().ready, "{:?}", node.health());
+            assert_eq!(stream.info().await.expect("its state").state.consumer_count, 1);
+            drop(node);
+            // Step 5.
+            let node = renamed(ReplacedStore::None).await.expect("starts without the setting");
+            assert_eq!(outside.send(deposit("ada", 1)).await.expect("a reply"), 16);
+            until("all events", async || event_recorder::read(&recorder.client()).await.len() >= 12).await;
+            assert!(recorder.health().ready, "{:?}", recorder.health());
+            node.stop().await.expect("stops");
+            // The old name cannot start again by mistake.
+            let (error, _) = refused(bank(&server, "bank", services::open(folder.path()).await).await).await;
+            assert!(error.contains("another name"), "{error}");
+            recorder.stop().await.expect("stops");
         });
     }
 }

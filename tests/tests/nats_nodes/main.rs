@@ -25,12 +25,14 @@ mod older_copy;
 mod ordinary_starts;
 mod outage;
 mod processes;
+mod readiness;
 mod republish;
 mod running_copy;
 mod server_faults;
 mod services;
 mod shape_drift;
 mod slow_readers;
+mod stalled;
 mod start_failures;
 mod windows;
 

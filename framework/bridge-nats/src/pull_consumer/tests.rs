@@ -101,6 +101,8 @@ fn unchanged_outstanding_messages_mean_a_stall() {
     // The consumer has delivered since.
     assert!(!consumer.has_stalled(ConsumerState { delivered: 8, ..outstanding }));
     assert!(consumer.has_stalled(ConsumerState { delivered: 8, ..outstanding }));
+    // Messages that arrive in the meantime are no delivery.
+    assert!(consumer.has_stalled(ConsumerState { delivered: 8, pending: 9, ..outstanding }));
     let idle = ConsumerState { delivered: 8, ..ConsumerState::default() };
     assert!(!consumer.has_stalled(idle));
     assert!(!consumer.has_stalled(idle));

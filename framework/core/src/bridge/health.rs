@@ -1,5 +1,7 @@
 //! The health of a bridge.
 
+use std::time::Duration;
+
 /// The health of a bridge, for the health and the metrics of the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -27,6 +29,10 @@ pub struct BridgeHealth {
     /// The number of messages that now wait in the broker for this node, as the broker last reported it for each consumer. A
     /// consumer that the nodes of a service share counts at each of them.
     pub lag: u64,
+    /// The time since the connection to the broker was lost. Zero while there is one.
+    pub disconnected: Duration,
+    /// The number of streams and consumers of the broker that now cannot be used, or deliver nothing.
+    pub blocked_streams: u64,
     /// The number of stalled consumers that were recreated since the node started.
     pub recreated_consumers: u64,
 }

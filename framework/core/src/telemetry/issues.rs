@@ -26,6 +26,11 @@ impl Issues {
         self.0.lock().remove(about).is_some()
     }
 
+    /// Returns the number of open issues whose subject begins with `prefix`.
+    pub fn count(&self, prefix: &str) -> usize {
+        self.0.lock().keys().filter(|about| about.starts_with(prefix)).count()
+    }
+
     /// Returns the texts of the open issues, ordered by subject.
     pub fn texts(&self) -> Vec<String> {
         self.0.lock().values().cloned().collect()
@@ -43,6 +48,7 @@ mod tests {
         assert!(!issues.open("stream a", || "two".to_owned()));
         assert!(issues.open("stream b", || "three".to_owned()));
         assert_eq!(issues.texts(), ["two", "three"]);
+        assert_eq!((issues.count("stream "), issues.count("stream a"), issues.count("disk")), (2, 1, 0));
         assert!(issues.close("stream a"));
         assert!(!issues.close("stream a"));
         assert_eq!(issues.texts(), ["three"]);

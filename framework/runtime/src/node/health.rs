@@ -93,6 +93,10 @@ pub struct Metrics {
     /// Messages that currently wait in the broker for this node, as the broker last reported it. Nodes that share a consumer
     /// count the same messages.
     pub lag: u64,
+    /// Seconds since the connection to the broker was lost. 0 while there is one, and without a bridge.
+    pub disconnected_seconds: u64,
+    /// Streams and consumers of the broker that currently cannot be used, or deliver nothing. Health names them.
+    pub blocked_streams: u64,
     /// Stalled broker consumers that were recreated.
     pub recreated_consumers: u64,
     /// Shards that this node owns now, by leases in a shared store.

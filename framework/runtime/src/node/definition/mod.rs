@@ -362,6 +362,8 @@ impl NodeDefinition {
             denied_responses: bridge.denied_responses,
             dropped_messages: bridge.dropped_messages,
             lag: bridge.lag,
+            disconnected_seconds: bridge.disconnected.as_secs(),
+            blocked_streams: bridge.blocked_streams,
             recreated_consumers: bridge.recreated_consumers,
             shards_owned: self.membership.as_ref().map_or(0, |membership| membership.owned()),
             shards_opened: owned(|counts| &counts.opened),
