@@ -25,7 +25,6 @@
 
 use std::collections::BTreeMap;
 use std::future::pending;
-use std::ops::Bound;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,9 +45,9 @@ use super::jetstream::{DesiredConfig, JetStream};
 use super::json_request;
 use super::ownership::OwnedShards;
 use super::publisher::PublisherLoop;
-use super::pull_consumer::{ConsumerStatus, DELETION_GRACE, MAX_HANDLING, PullConsumer};
+use super::pull_consumer::{ConsumerStatus, DELETION_GRACE, PullConsumer};
 use super::report::Report;
-use super::streams::{DeliveryMode, StreamContent};
+use super::streams::DeliveryMode;
 use whizbang_core::bridge::{AckOutcome, BridgeError, Inbound, RequestError, Response};
 use whizbang_core::clock::monotonic;
 use whizbang_core::message::Name;
@@ -216,90 +215,19 @@ impl ConsumerLoop {
         consumer.receive(in_flight.next_number, message, now);
     }
 
-    /// Delivers as many messages as the node has capacity for, in turn from each consumer. Returns true if some are left.
-    fn deliver_ready(&mut self, in_flight: &mut InFlightMessages, now: Instant) -> bool {
-        if in_flight.ready.is_empty() {
-            return false;
-        }
-        let mut capacity = self.inbound.capacity().min(MAX_IN_FLIGHT.saturating_sub(in_flight.handling));
-        let mut full = 0;
-        while capacity > 0 && full < in_flight.ready.len() {
-            let mut after = in_flight.ready.range((Bound::Excluded(in_flight.last_served), Bound::Unbounded));
-            let Some(index) = after.next().or_else(|| in_flight.ready.first()).copied() else { break };
-            in_flight.last_served = index;
-            let Some(consumer) = self.consumers.get_mut(&index) else {
-                in_flight.ready.remove(&index);
-                continue;
-            };
-            if consumer.handling >= MAX_HANDLING {
-                full += 1;
-                continue;
-            }
-            if let Some((number, envelope, message)) = consumer.decoded.pop_front() {
-                full = 0;
-                capacity -= 1;
-                in_flight.handling += 1;
-                consumer.handling += 1;
-                if consumer.is_full() || in_flight.handling >= MAX_IN_FLIGHT {
-                    in_flight.release_soon(now);
-                }
-                if let Some(received) = in_flight.messages.get_mut(&number) {
-                    received.handled_since.get_or_insert(now);
-                }
-                let outcome = match consumer.source.content {
-                    StreamContent::Direct => self.inbound.deliver(envelope),
-                    StreamContent::Events => self.inbound.event(envelope),
-                };
-                let completed = outcome.map(move |outcome| match (outcome, message) {
-                    (AckOutcome::Reject(reason), Some(message)) => {
-                        Completed::Unhandled(number, Box::new(message), reason)
-                    }
-                    (outcome, _) => Completed::Handled(number, outcome),
-                });
-                in_flight.tasks.push(completed.boxed());
-                continue;
-            }
-            let Some((number, message)) = consumer.pop_received() else {
-                in_flight.ready.remove(&index);
-                in_flight.touched.insert(index);
-                continue;
-            };
-            full = 0;
-            if consumer.ends_lag() {
-                self.inbound.reconnected();
-            }
-            match decode::envelopes(&self.namespace, &consumer.source, &message) {
-                Ok(envelopes) => {
-                    if let Some(received) = in_flight.messages.get_mut(&number) {
-                        received.remaining = envelopes.len();
-                    }
-                    let mut message = (envelopes.len() == 1).then_some(message);
-                    let decoded = envelopes.into_iter().map(|envelope| (number, envelope, message.take()));
-                    consumer.decoded.extend(decoded);
-                }
-                Err(error) => {
-                    capacity -= 1;
-                    self.copy_to_refused(in_flight, number, &message, &error);
-                }
-            }
-        }
-        let has_window = |index| self.consumers.get(index).is_some_and(|consumer| consumer.handling < MAX_HANDLING);
-        in_flight.ready.iter().any(has_window)
-    }
-
     /// Applies the result of a finished task: acknowledges, delays or refuses a message, or sends a response.
     fn complete(&mut self, in_flight: &mut InFlightMessages, completed: Completed) {
         match completed {
             Completed::Unhandled(number, message, reason) => {
-                self.end_handling(in_flight, number);
+                self.end_handling(in_flight, number, 1);
                 self.copy_to_refused(in_flight, number, &message, &BridgeError::Unhandled { reason });
             }
             Completed::CopiedToRefused(number, refused, copied) => {
                 self.copy_completed(in_flight, number, refused, copied);
             }
-            Completed::Handled(number, outcome) => {
-                self.end_handling(in_flight, number);
-                in_flight.complete(number, outcome == AckOutcome::Retry);
+            Completed::Handled { number, count, outcome } => {
+                self.end_handling(in_flight, number, count);
+                in_flight.complete(number, count, outcome == AckOutcome::Retry);
             }
             Completed::Responded(RequestContext { reply, is_page, json }, response) => {
                 in_flight.requests -= 1;
@@ -444,10 +372,10 @@ impl ConsumerLoop {
             }
         }
         for consumer in self.consumers.values_mut() {
-            let received = consumer.received.drain(..).map(|(number, _)| number);
-            let decoded = consumer.decoded.drain(..).map(|(number, ..)| number);
-            for number in received.chain(decoded) {
-                in_flight.complete(number, true);
+            let received = consumer.received.drain(..).map(|(number, _)| (number, 1));
+            let decoded = consumer.decoded.take().map(|decoded| (decoded.number, decoded.envelopes.len()));
+            for (number, count) in received.chain(decoded) {
+                in_flight.complete(number, count, true);
             }
         }
         while let Some(completed) = in_flight.tasks.next().await {

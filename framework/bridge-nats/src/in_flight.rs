@@ -103,8 +103,15 @@ pub(super) struct RequestContext {
 
 /// The result of a task of the consumer loop.
 pub(super) enum Completed {
-    /// The node has handled an envelope of the message with this number.
-    Handled(u64, AckOutcome),
+    /// The node has handled envelopes of a message.
+    Handled {
+        /// The number of the message.
+        number: u64,
+        /// The number of the envelopes.
+        count: usize,
+        /// The outcome of all of them.
+        outcome: AckOutcome,
+    },
     /// No handler exists here; with the message and the reason.
     Unhandled(u64, Box<Message>, String),
     /// A refused message was copied to the refused stream, or the copy failed.
@@ -171,11 +178,11 @@ pub(super) struct InFlightMessages {
 }
 
 impl InFlightMessages {
-    /// Completes one envelope of a message. With the last one, the message is acknowledged or a redelivery is requested.
-    pub(super) fn complete(&mut self, number: u64, redeliver: bool) {
+    /// Completes envelopes of a message. With the last one, the message is acknowledged or a redelivery is requested.
+    pub(super) fn complete(&mut self, number: u64, count: usize, redeliver: bool) {
         let Some(received) = self.messages.get_mut(&number) else { return };
         received.redeliver |= redeliver;
-        received.remaining -= 1;
+        received.remaining = received.remaining.saturating_sub(count);
         if received.remaining > 0 {
             return;
         }

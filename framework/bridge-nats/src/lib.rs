@@ -28,6 +28,7 @@ mod consumer;
 mod consumer_setup;
 mod credentials;
 pub mod decode;
+mod delivery;
 mod denied_inboxes;
 mod durability;
 mod excerpt;

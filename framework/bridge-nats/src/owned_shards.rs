@@ -169,10 +169,10 @@ impl ConsumerLoop {
             in_flight.messages.remove(number);
         }
         // Those of a message that the node handles in part.
-        if let Some((number, ..)) = consumer.decoded.front()
-            && let Some(received) = in_flight.messages.remove(number)
+        if let Some(decoded) = &consumer.decoded
+            && let Some(received) = in_flight.messages.remove(&decoded.number)
         {
-            in_flight.handling -= received.remaining.saturating_sub(consumer.decoded.len());
+            in_flight.handling -= received.remaining.saturating_sub(decoded.envelopes.len());
         }
         in_flight.ready.remove(&index);
         in_flight.touched.remove(&index);

@@ -51,6 +51,16 @@ pub(super) enum ConsumerStatus {
     Live,
 }
 
+/// A decoded message that the node has not received yet, or the rest of it.
+pub(super) struct DecodedMessage {
+    /// The number of the message.
+    pub(super) number: u64,
+    /// Its envelopes, in their order.
+    pub(super) envelopes: Vec<Envelope>,
+    /// The message itself, if it has a single envelope.
+    pub(super) message: Option<Message>,
+}
+
 /// The state of one consumer: of a stream shared by the nodes of a service, of a leased shard, or of a live subscription.
 ///
 /// Three limits apply: messages at the server for outstanding pulls, received messages that wait for capacity, and messages that
@@ -68,9 +78,8 @@ pub(super) struct PullConsumer {
     pub(super) status: ConsumerStatus,
     /// The received messages that are not decoded yet, with their numbers.
     pub(super) received: VecDeque<(u64, Message)>,
-    /// The decoded envelopes that are not delivered yet; they come before `received`. Each has its number, and the message if it
-    /// contains no other envelope.
-    pub(super) decoded: VecDeque<(u64, Envelope, Option<Message>)>,
+    /// The decoded message that is not delivered, or not all of it; it comes before `received`.
+    pub(super) decoded: Option<DecodedMessage>,
     /// The pulls at the server, oldest first: the number of messages still to come, and the latest end.
     pulls: VecDeque<(usize, Instant)>,
     /// No pull is made before this time.
@@ -136,7 +145,7 @@ impl PullConsumer {
             },
             incarnation: incarnation.unwrap_or_default(),
             received: VecDeque::new(),
-            decoded: VecDeque::new(),
+            decoded: None,
             pulls: VecDeque::new(),
             paused_until: None,
             backoff: MIN_BACKOFF,
@@ -188,6 +197,17 @@ impl PullConsumer {
         Some(received)
     }
 
+    /// Removes at most this number of decoded envelopes, in their order.
+    pub(super) fn take_decoded(&mut self, most: usize) -> Option<DecodedMessage> {
+        let decoded = self.decoded.as_mut()?;
+        if decoded.envelopes.len() <= most {
+            return self.decoded.take();
+        }
+        let rest = decoded.envelopes.split_off(most);
+        let envelopes = std::mem::replace(&mut decoded.envelopes, rest);
+        Some(DecodedMessage { number: decoded.number, envelopes, message: None })
+    }
+
     /// Returns true once after live events were dropped, when there is space again: the node must check for gaps.
     pub(super) fn ends_lag(&mut self) -> bool {
         self.is_lagging && self.received.len() <= MAX_LIVE_EVENTS / 2 && std::mem::take(&mut self.is_lagging)
@@ -197,7 +217,7 @@ impl PullConsumer {
     /// logs.
     pub(super) fn restart(&mut self) {
         self.received.clear();
-        self.decoded.clear();
+        self.decoded = None;
         self.pulls.clear();
         (self.live_bytes, self.handling) = (0, 0);
         (self.is_suspect, self.is_silent, self.suspect_state) = (false, false, None);
@@ -219,7 +239,7 @@ impl PullConsumer {
 
     /// Returns true if every received message was delivered.
     pub(super) fn is_empty(&self) -> bool {
-        self.received.is_empty() && self.decoded.is_empty()
+        self.received.is_empty() && self.decoded.is_none()
     }
 
     /// Returns the number of pulled messages that have not arrived.

@@ -93,7 +93,7 @@ impl ConsumerLoop {
         refused: RefusedMessage,
         copied: Result<(), BridgeError>,
     ) {
-        self.end_handling(in_flight, number);
+        self.end_handling(in_flight, number, 1);
         let stream = self.namespace.refused_stream(&self.service);
         match copied {
             Ok(()) => {
@@ -119,7 +119,7 @@ impl ConsumerLoop {
                     self.terminate(in_flight, number);
                 } else if let Some(received) = in_flight.messages.get_mut(&number) {
                     received.remaining = 1;
-                    in_flight.complete(number, true);
+                    in_flight.complete(number, 1, true);
                 }
                 let discarded = self.report.discarded.load(Ordering::Relaxed);
                 self.report.notes.open(&stream, || {

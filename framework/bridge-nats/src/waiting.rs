@@ -48,13 +48,13 @@ impl ConsumerLoop {
         }
     }
 
-    /// Counts an envelope as no longer being handled by the node.
-    pub(super) fn end_handling(&mut self, in_flight: &mut InFlightMessages, number: u64) {
+    /// Counts envelopes of a message as no longer being handled by the node.
+    pub(super) fn end_handling(&mut self, in_flight: &mut InFlightMessages, number: u64, count: usize) {
         // One that was released, or whose consumer was dropped before it was received as a whole, does not count.
         let Some(received) = in_flight.messages.get(&number).filter(|received| !received.is_released) else { return };
-        in_flight.handling -= 1;
+        in_flight.handling -= count;
         if let Some(consumer) = self.consumers.get_mut(&received.consumer) {
-            consumer.handling = consumer.handling.saturating_sub(1);
+            consumer.handling = consumer.handling.saturating_sub(count);
             in_flight.touched.insert(received.consumer);
         }
     }
@@ -72,7 +72,7 @@ impl ConsumerLoop {
             let Some(consumer) = self.consumers.get_mut(&received.consumer) else { continue };
             let is_long = received.handled_since.is_some_and(|since| since + patience <= now);
             // The node has to receive the rest of a message first.
-            let is_partial = consumer.decoded.front().is_some_and(|(first, ..)| first == number);
+            let is_partial = consumer.decoded.as_ref().is_some_and(|decoded| decoded.number == *number);
             // Half of a window stays: that is enough room for what arrives.
             let fills = consumer.is_half_full() || in_flight.handling > MAX_IN_FLIGHT / 2;
             if received.is_released || is_partial || !is_long || !fills {

@@ -4,7 +4,7 @@ use super::*;
 use crate::config::NatsBuilder;
 use crate::streams;
 use whizbang_core::bridge::NodeCard;
-use whizbang_core::message::Name;
+use whizbang_core::message::{Kind, MessageId, Name};
 
 fn pull_consumer() -> PullConsumer {
     let bank = Name::new("bank").unwrap();
@@ -110,4 +110,28 @@ fn unchanged_outstanding_messages_mean_a_stall() {
     consumer.handling = 1;
     assert!(!consumer.has_stalled(outstanding));
     assert!(!consumer.has_stalled(outstanding));
+}
+
+#[test]
+fn decoded_envelopes_are_taken_in_parts_and_in_order() {
+    let mut consumer = pull_consumer();
+    assert!(consumer.take_decoded(5).is_none());
+    let envelope = |id| {
+        let (bank, name) = (Name::new("bank").unwrap(), Name::new("Opened").unwrap());
+        let time = whizbang_core::clock::Timestamp::from_millis(0);
+        Envelope::new(MessageId::from_u128(id), Kind::Event, bank, name, time)
+    };
+    consumer.decoded = Some(DecodedMessage { number: 7, envelopes: (1..=5).map(envelope).collect(), message: None });
+    let mut taken = Vec::new();
+    for most in [2, 1, 2] {
+        assert!(!consumer.is_empty());
+        let part = consumer.take_decoded(most).unwrap();
+        assert_eq!((part.number, part.envelopes.len()), (7, most));
+        taken.extend(part.envelopes.into_iter().map(|envelope| envelope.id));
+    }
+    assert_eq!(taken, (1..=5).map(MessageId::from_u128).collect::<Vec<_>>());
+    assert!(consumer.is_empty());
+    let message = Some(message("$JS.ACK.s.c.1.2.3.4.5"));
+    consumer.decoded = Some(DecodedMessage { number: 8, envelopes: vec![envelope(6)], message });
+    assert!(consumer.take_decoded(1).is_some_and(|whole| whole.message.is_some()));
 }

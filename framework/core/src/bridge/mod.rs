@@ -458,6 +458,14 @@ pub trait Inbound: Send + Sync {
     /// Delivers an event of a subscribed domain. The future completes once all local subscribers have committed it.
     fn event(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome>;
 
+    /// Delivers events of one subscribed domain that are acknowledged together, in their order. The future completes once each of
+    /// them is committed as for [`event`](Self::event). It returns the outcome [of all](AckOutcome::of_all).
+    ///
+    /// The default delivers them one by one. An implementation may do the work once that they have in common.
+    fn events(&self, envelopes: Vec<Envelope>) -> BoxFuture<'static, AckOutcome> {
+        Box::pin(AckOutcome::of_all(envelopes.into_iter().map(|envelope| self.event(envelope)).collect()))
+    }
+
     /// Handles a request and returns the response.
     fn request(&self, request: Request) -> BoxFuture<'static, Response>;
 

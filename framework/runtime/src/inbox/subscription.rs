@@ -4,6 +4,8 @@
 //! bridge; missing ones, and the history for a late subscriber, are read from the owner's log. Both use one path: an
 //! event is dispatched when it is the next one, wherever it came from.
 
+mod in_flight;
+
 use std::cell::{Cell, RefCell};
 use std::cmp::Ordering;
 use std::rc::Rc;
@@ -16,6 +18,7 @@ use tokio::time::Instant;
 
 use super::reorder_buffer::ReorderBuffer;
 use super::{Done, HealthIssues, IdleNotifier, QueuedBytes, RecentIds};
+use in_flight::{DispatchedEvent, InFlight};
 use whizbang_core::clock::instant;
 use whizbang_core::message::{Envelope, IdSource, Name, ShardId};
 use whizbang_core::retry::Retry;
@@ -122,13 +125,6 @@ pub(crate) struct Subscription {
     pub(super) last_disproof: Cell<Option<Instant>>,
     /// The task that reads the log. Dropping it ends it.
     task: RefCell<Option<Task>>,
-}
-
-/// Counters of dispatched and unsettled events.
-#[derive(Default)]
-struct InFlight {
-    events: Cell<usize>,
-    bytes: Cell<usize>,
 }
 
 impl Subscription {
@@ -335,31 +331,23 @@ impl Subscription {
         self.last.set(position);
         self.recent_ids.borrow_mut().record(position, event.id);
         let in_flight = Rc::clone(&self.in_flight.borrow());
-        let (settled, idle) = (Rc::clone(&self.settled), Rc::clone(&self.idle));
         let bytes = event.payload.len();
         in_flight.events.set(in_flight.events.get() + 1);
         in_flight.bytes.set(in_flight.bytes.get() + bytes);
-        // One event, several subscribers: it is settled when the last of them is done.
-        let rest = Rc::new(Cell::new(1usize));
-        let done = Rc::new(Cell::new(Some(done)));
-        let finished = move |rest: &Cell<usize>| {
-            rest.set(rest.get() - 1);
-            if rest.get() == 0 {
-                in_flight.events.set(in_flight.events.get() - 1);
-                in_flight.bytes.set(in_flight.bytes.get() - bytes);
-                settled.notify_one();
-                idle.notify();
-                if let Some(done) = done.take() {
-                    done();
-                }
-            }
-        };
+        let dispatched = Rc::new(DispatchedEvent {
+            open: Cell::new(1),
+            done: Cell::new(Some(done)),
+            bytes,
+            in_flight,
+            settled: Rc::clone(&self.settled),
+            idle: Rc::clone(&self.idle),
+        });
         for subscriber in self.subscribers.borrow().iter().filter(|subscriber| subscriber.takes(&event.name)) {
-            rest.set(rest.get() + 1);
-            let (rest, finished) = (Rc::clone(&rest), finished.clone());
-            subscriber.handle(event, Box::new(move || finished(&rest)));
+            dispatched.open.set(dispatched.open.get() + 1);
+            let dispatched = Rc::clone(&dispatched);
+            subscriber.handle(event, Box::new(move || dispatched.settle()));
         }
-        finished(&rest);
+        dispatched.settle();
     }
 
     /// Dispatches held events that are next.

@@ -19,7 +19,7 @@ use crate::node::transport::request::{run_command, run_query};
 use crate::relay::{envelope_of, page};
 use crate::router::Judgment;
 use whizbang_core::bridge::{AckOutcome, Inbound, Notification, Page, Request, RequestError, Response};
-use whizbang_core::message::{Envelope, Kind, MAX_SHAPES_BYTES, ShardId, shard_of};
+use whizbang_core::message::{Envelope, Kind, MAX_SHAPES_BYTES, Name, ShardId, StoreId, shard_of};
 use whizbang_core::telemetry::TARGET;
 
 /// Most events or outbox entries in one response, whatever limit is requested.
@@ -129,21 +129,16 @@ impl BridgeHandler {
         Box::pin(async move { settled.await.unwrap_or(AckOutcome::Retry) })
     }
 
-    /// Passes an event to all threads.
-    fn deliver_event(&self, envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
-        let mut waits = Vec::with_capacity(1);
-        for thread in 0..self.definition.thread_count() {
+    /// Passes events to all threads.
+    fn deliver_events(&self, events: Vec<Envelope>) -> BoxFuture<'static, AckOutcome> {
+        let threads = self.definition.thread_count();
+        let mut waits = Vec::with_capacity(threads);
+        let mut events = Some(events);
+        for thread in 0..threads {
+            let is_last = thread + 1 == threads;
+            let copy = if is_last { events.take() } else { events.clone() };
             let (done, wait) = oneshot::channel();
-            let envelope = envelope.clone();
-            self.threads.run(
-                thread,
-                Box::new(move |runtime| {
-                    let settled = move || {
-                        let _ = done.send(());
-                    };
-                    runtime.event(envelope, Box::new(settled));
-                }),
-            );
+            self.threads.run(thread, Box::new(move |runtime| runtime.events(copy.unwrap_or_default(), done)));
             waits.push(wait);
         }
         Box::pin(async move {
@@ -154,6 +149,24 @@ impl BridgeHandler {
             }
             AckOutcome::Ack
         })
+    }
+
+    /// Returns whether an event can be passed on at once: nothing has to be read or asked about its store and its shape. `owner` is
+    /// the store of the event before it that is known to own its domain.
+    fn passes_at_once(&self, event: &mut Envelope, owner: &mut Option<(Name, StoreId)>) -> bool {
+        if event.kind != Kind::Event || event.origin.is_none() {
+            return false;
+        }
+        if let Some((domain, store)) = claimed_store(event)
+            && !owner.as_ref().is_some_and(|(known, of)| known == domain && *of == store)
+        {
+            if self.ownership(event) != Ownership::Owner {
+                return false;
+            }
+            *owner = Some((domain.clone(), store));
+        }
+        // A different shape is judged by the subscriber, which halts.
+        !self.definition.subscribes_to(event) || self.definition.judge(event, false) != Judgment::Unknown
     }
 
     /// Delivers a judged message. A refused message of an actor is delivered too: it becomes a dead letter, or halts
@@ -169,14 +182,14 @@ impl BridgeHandler {
         if !reason.is_empty() && envelope.origin.is_none() {
             return Box::pin(async { AckOutcome::Reject(reason) });
         }
-        if envelope.kind == Kind::Event { self.deliver_event(envelope) } else { self.deliver(envelope) }
+        if envelope.kind == Kind::Event { self.deliver_events(vec![envelope]) } else { self.deliver(envelope) }
     }
 
     /// Judges a message by its shape and delivers it.
     fn take(&self, mut envelope: Envelope) -> BoxFuture<'static, AckOutcome> {
         // The shape of an event without subscribers does not matter, and its owner may not be reachable.
         if envelope.kind == Kind::Event && !self.definition.subscribes_to(&envelope) {
-            return self.deliver_event(envelope);
+            return self.deliver_events(vec![envelope]);
         }
         match self.definition.judge(&mut envelope, false) {
             Judgment::Unknown => {}
@@ -308,6 +321,20 @@ impl Inbound for BridgeHandler {
         match envelope.kind {
             Kind::Event => self.receive(envelope),
             _ => Box::pin(ready(AckOutcome::Reject("command or reply received as an event".to_owned()))),
+        }
+    }
+
+    fn events(&self, mut events: Vec<Envelope>) -> BoxFuture<'static, AckOutcome> {
+        let mut owner = None;
+        let at_once = events.iter_mut().position(|event| !self.passes_at_once(event, &mut owner));
+        let others = at_once.map_or_else(Vec::new, |first| events.split_off(first));
+        let passed = (!events.is_empty()).then(|| self.deliver_events(events));
+        match passed {
+            Some(outcome) if others.is_empty() => outcome,
+            passed => {
+                let others = others.into_iter().map(|event| self.event(event));
+                Box::pin(AckOutcome::of_all(passed.into_iter().chain(others).collect()))
+            }
         }
     }
 

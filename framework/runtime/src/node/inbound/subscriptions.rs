@@ -131,9 +131,28 @@ impl ThreadRuntime {
         }
     }
 
-    /// Delivers an event that arrived over the bridge. `done` is called once all subscribers on this thread have
-    /// settled it.
-    pub(in crate::node) fn event(&self, event: Envelope, done: Box<dyn FnOnce()>) {
+    /// Delivers events that arrived over the bridge. `settled` fires once all subscribers on this thread have settled all of
+    /// them; it is dropped if one will not be settled.
+    pub(in crate::node) fn events(&self, events: Vec<Envelope>, settled: oneshot::Sender<()>) {
+        // One more than there are events: nothing fires before the last one is delivered.
+        let open = Rc::new((Cell::new(events.len() + 1), Cell::new(Some(settled))));
+        let settle = |open: &(Cell<usize>, Cell<Option<oneshot::Sender<()>>>)| {
+            open.0.set(open.0.get() - 1);
+            if open.0.get() == 0
+                && let Some(settled) = open.1.take()
+            {
+                let _ = settled.send(());
+            }
+        };
+        for event in events {
+            let open = Rc::clone(&open);
+            self.event(event, Box::new(move || settle(&open)));
+        }
+        settle(&open);
+    }
+
+    /// Delivers one event. `done` is called once all subscribers on this thread have settled it.
+    fn event(&self, event: Envelope, done: Box<dyn FnOnce()>) {
         let subscriptions = event.origin.as_ref().and_then(|origin| self.subscriptions.get(&origin.shard));
         let Some([subscription, others @ ..]) = subscriptions.map(Vec::as_slice) else {
             self.report_unknown_shard(&event);
