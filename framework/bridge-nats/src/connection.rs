@@ -36,6 +36,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// The maximum pause between two attempts to reconnect. The first attempt follows immediately, the second after 20 ms, and each
 /// further pause doubles. A random half of each pause keeps the clients of a restarted server from reconnecting together.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
+/// The number of messages of any size that the client keeps for one subscription while the thread of the bridge is blocked. It drops
+/// further ones: a dropped event or notification is found as a gap, and a dropped request or response ends with its deadline.
+const MAX_UNREAD: usize = 16_384;
 /// The time for which dropped messages are noted in health.
 const DROPS_NOTED_FOR: Duration = Duration::from_secs(60);
 /// The number of buffered denials. A missed denial turns into a timeout of the denied request.
@@ -155,6 +158,7 @@ impl Connection {
             .custom_inbox_prefix(inbox)
             .connection_timeout(CONNECT_TIMEOUT)
             .ping_interval(PING_INTERVAL)
+            .subscription_capacity(MAX_UNREAD)
             // An announced address may belong to another party: only the configured servers receive the password.
             .ignore_discovered_servers()
             .reconnect_delay_callback(|attempts| reconnect_delay(attempts, jitter(attempts)))

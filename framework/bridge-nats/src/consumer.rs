@@ -279,6 +279,9 @@ impl ConsumerLoop {
                 self.measure_consumer(in_flight, index);
             }
             let Some(consumer) = self.consumers.get_mut(&index) else { continue };
+            if of_shard.is_some() {
+                consumer.share_bytes(self.shards.owned.len());
+            }
             let pulled = consumer.pull_size(of_shard.unwrap_or(capacity).min(capacity), now);
             if capacity == 0 && consumer.status == ConsumerStatus::Open {
                 in_flight.touched.insert(index);

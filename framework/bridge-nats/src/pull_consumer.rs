@@ -91,6 +91,8 @@ pub(super) struct PullConsumer {
     pub(super) handling: usize,
     /// The bytes of the messages that are received and not completed.
     pub(super) held: Sum,
+    /// The most bytes that it holds. It asks for more while it holds less than half.
+    max_held: u64,
     /// The server ended the last pull because the next message has more bytes than were left: the next pull is for this message.
     awaits_large: bool,
     /// A pull expired and no message arrived since the previous one: the consumer should be inspected.
@@ -124,10 +126,10 @@ const MAX_LIVE_EVENTS: usize = 4096;
 /// The most bytes of live events that wait in memory for one stream. Others are dropped, and read from the owner's log.
 const MAX_LIVE_BYTES: usize = 16 << 20;
 
-/// The most bytes of messages that one consumer holds. It asks for more while it holds less than half.
+/// The most bytes of messages that one consumer holds, and the consumers of all leased shards together.
 const MAX_HELD_BYTES: u64 = 16 << 20;
-/// The most bytes of one pull. At most two are open.
-const MAX_PULL_BYTES: u64 = MAX_HELD_BYTES / 4;
+/// The least share of a leased shard in [`MAX_HELD_BYTES`]. A larger message is held alone.
+const MIN_HELD_BYTES: u64 = 256 << 10;
 /// The maximum number of envelopes of one consumer that the node handles at once.
 pub(super) const MAX_HANDLING: usize = 1024;
 
@@ -151,6 +153,7 @@ impl PullConsumer {
             backoff: MIN_BACKOFF,
             handling: 0,
             held: Sum::default(),
+            max_held: MAX_HELD_BYTES,
             awaits_large: false,
             is_suspect: false,
             is_silent: false,
@@ -227,14 +230,20 @@ impl PullConsumer {
         }
     }
 
+    /// Shares the bytes that a consumer may hold with the consumers of other leased shards.
+    pub(super) fn share_bytes(&mut self, shards: usize) {
+        let shards = u64::try_from(shards.max(1)).unwrap_or(u64::MAX);
+        self.max_held = (MAX_HELD_BYTES / shards).max(MIN_HELD_BYTES);
+    }
+
     /// Returns true if the node handles as much as one consumer may hold.
     pub(super) fn is_full(&self) -> bool {
-        self.handling >= MAX_HANDLING || self.held.get() >= MAX_HELD_BYTES / 2
+        self.handling >= MAX_HANDLING || self.held.get() >= self.max_held / 2
     }
 
     /// Returns true if more than half of the room is taken.
     pub(super) fn is_half_full(&self) -> bool {
-        self.handling > MAX_HANDLING / 2 || self.held.get() > MAX_HELD_BYTES / 4
+        self.handling > MAX_HANDLING / 2 || self.held.get() > self.max_held / 4
     }
 
     /// Returns true if every received message was delivered.
@@ -257,7 +266,7 @@ impl PullConsumer {
         {
             return None;
         }
-        if self.held.get() >= MAX_HELD_BYTES / 2 {
+        if self.held.get() >= self.max_held / 2 {
             return None;
         }
         if self.awaits_large {
@@ -276,7 +285,9 @@ impl PullConsumer {
         if self.awaits_large {
             return format!("{{\"batch\":{count},\"expires\":{expires}}}");
         }
-        format!("{{\"batch\":{count},\"expires\":{expires},\"max_bytes\":{MAX_PULL_BYTES}}}")
+        // At most two pulls are open.
+        let max_bytes = self.max_held / 4;
+        format!("{{\"batch\":{count},\"expires\":{expires},\"max_bytes\":{max_bytes}}}")
     }
 
     /// Accepts a message, which belongs to the oldest pull.

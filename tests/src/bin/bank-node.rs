@@ -1,6 +1,7 @@
 //! A node in its own process that tests kill: a bank, loaded by its own clients.
 //!
-//! `bank-node PLACE LIFE` uses the embedded store in a folder, or PostgreSQL at a URL. It prints the knowledge of its clients,
+//! `bank-node PLACE LIFE [NATS]` uses the embedded store in a folder, or PostgreSQL at a URL, and a NATS server if there is an
+//! address. It prints the knowledge of its clients,
 //! line by line: `sends ID` before a command is sent, `replied ID BYTES` once it is acknowledged, `refused ID` if it was
 //! certainly not handled, `begun TRANSFER`; and `ready` once the node works. A line is written at once and completely, so that a
 //! reader knows every reply before a kill.
@@ -13,6 +14,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use bank::{Account, Transfer, deposit, transfer, withdraw};
+use whizbang::bridge::nats::NatsBridge;
 use whizbang::client::SendCommand;
 use whizbang::message::MessageId;
 use whizbang::prelude::*;
@@ -93,21 +95,25 @@ async fn be_a_client(client: Client, life: u64, number: u64) -> Result<(), Stopp
 #[whizbang::main]
 async fn main() -> Result<(), whizbang::Error> {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, place, life] = &arguments[..] else { panic!("bank-node PLACE LIFE") };
+    let [_, place, life, servers @ ..] = &arguments[..] else { panic!("bank-node PLACE LIFE [NATS]") };
     let life = life.parse().expect("a number");
     if place.starts_with("postgres://") {
         // Small checkpoints, so that kills hit them. A node that is started again takes over at once.
         let store = PostgresStore::builder(place).checkpoint_turns(50).exclusive().connect().await?;
-        return run(store, life).await;
+        return run(store, life, servers.first()).await;
     }
     // Small files and many checkpoints, so that kills hit every operation of the store.
     let config = EmbeddedConfig::default().segment_bytes(256 * 1024).checkpoint_bytes(128 * 1024);
-    run(EmbeddedStore::open_with(place, &config)?, life).await
+    run(EmbeddedStore::open_with(place, &config)?, life, servers.first()).await
 }
 
 /// Runs until the process is terminated.
-async fn run(store: impl Store + 'static, life: u64) -> Result<(), whizbang::Error> {
-    let node = Node::builder("bank", store).threads(1).aggregate::<Account>().saga::<Transfer>().start().await?;
+async fn run(store: impl Store + 'static, life: u64, server: Option<&String>) -> Result<(), whizbang::Error> {
+    let mut builder = Node::builder("bank", store).threads(1).aggregate::<Account>().saga::<Transfer>();
+    if let Some(server) = server {
+        builder = builder.bridge(NatsBridge::connect(server).await?);
+    }
+    let node = builder.start().await?;
     say("ready\n");
     for number in 0..CLIENTS {
         tokio::task::spawn_local(be_a_client(node.client(), life, number));

@@ -5,6 +5,7 @@
 #[path = "../../../framework/whizbang/tests/bank/mod.rs"]
 mod bank;
 mod crashes;
+mod nats;
 mod postgres;
 mod process;
 

@@ -34,9 +34,15 @@ pub(crate) struct Output {
 
 impl Process {
     pub(crate) fn start(folder: &Path, life: u64) -> Self {
+        Self::start_with_broker(folder, life, None)
+    }
+
+    /// Starts a node that publishes its events to a NATS server.
+    pub(crate) fn start_with_broker(folder: &Path, life: u64, server: Option<&str>) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_bank-node"))
             .arg(folder)
             .arg(life.to_string())
+            .args(server)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

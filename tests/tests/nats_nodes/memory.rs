@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use whizbang::bridge::subject::{Address, Namespace};
 use whizbang::bridge::wire::Packet;
 use whizbang::bridge::{Request, Response};
+use whizbang::clock::Clock;
 use whizbang::message::shard_of;
 use whizbang::prelude::*;
 use whizbang::testing::bridge::cases::sample::shard;
@@ -251,16 +252,19 @@ impl Perform<Bind> for Binder {
     }
 }
 
-/// Large jobs of a client wait for a worker that does none: most stay at the broker, and few in the memory of the node.
+/// Large jobs of a client wait for a worker that does none: most stay at the broker, and few in the memory of the node. A node with
+/// leased shards has a consumer for each.
 #[test]
 fn large_jobs_that_wait_do_not_fill_memory() {
     // Less than the stream of a domain holds.
     const JOBS: u64 = 300;
-    for release in BOTH {
+    let shared = || MemoryStore::shared(&Clock::system());
+    let cases = BOTH.map(|release| [(release, "one owner", MemoryStore::new()), (release, "leased", shared())]);
+    for (release, shards, store) in cases.into_iter().flatten() {
         run(async {
             let server = NatsServer::start(release);
             let device = Device::broken();
-            let node = Node::builder("bindery", MemoryStore::new());
+            let node = Node::builder("bindery", store);
             // A running job has its message twice: encoded and decoded.
             let node = node.worker_with(Binder(device.clone()), whizbang::WorkerOptions::new().jobs(4));
             let node = node.bridge(services::bridge(&server.url()).await).start().await.expect("starts");
@@ -273,8 +277,8 @@ fn large_jobs_that_wait_do_not_fill_memory() {
             // Each refusal means that the node had as many as it keeps.
             until("refusals of all jobs", async || node.metrics().busy >= JOBS).await;
             let grown = sampler.end();
-            println!("{release:?}: {grown} MiB more while {JOBS} jobs of {LARGE} bytes waited");
-            assert!(grown < GROWTH + 8, "{grown} MiB");
+            println!("{release:?}, {shards}: {grown} MiB more while {JOBS} jobs of {LARGE} bytes waited");
+            assert!(grown < GROWTH + 8, "{shards}: {grown} MiB");
             device.repair();
             until("all jobs", async || device.uses() >= JOBS).await;
             node.wait_idle().await;

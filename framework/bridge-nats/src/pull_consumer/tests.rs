@@ -94,6 +94,23 @@ fn consumer_that_holds_many_bytes_pulls_nothing() {
 }
 
 #[test]
+fn consumers_of_leased_shards_share_the_bytes() {
+    let (mut consumer, now) = (pull_consumer(), monotonic());
+    for (shards, most) in [(1, MAX_HELD_BYTES), (16, MAX_HELD_BYTES / 16), (1000, MIN_HELD_BYTES), (0, MAX_HELD_BYTES)]
+    {
+        consumer.share_bytes(shards);
+        let pull = format!("\"max_bytes\":{}}}", most / 4);
+        assert!(consumer.start_pull(1, now).ends_with(&pull), "{shards} shards");
+        consumer.end_pull(408, "", now);
+        let held = consumer.held.add(most / 2 - 1);
+        assert_eq!((consumer.is_full(), consumer.pull_size(10, now)), (false, Some(10)), "{shards} shards");
+        let more = consumer.held.add(1);
+        assert_eq!((consumer.is_full(), consumer.pull_size(10, now)), (true, None), "{shards} shards");
+        drop((held, more));
+    }
+}
+
+#[test]
 fn unchanged_outstanding_messages_mean_a_stall() {
     let mut consumer = pull_consumer();
     let outstanding = ConsumerState { pending: 3, delivered: 7, ..ConsumerState::default() };
