@@ -16,6 +16,7 @@ use super::in_flight::{Completed, InFlightMessages};
 use super::pull_consumer::{DecodedMessage, MAX_HANDLING};
 use super::streams::StreamContent;
 use whizbang_core::bridge::AckOutcome;
+use whizbang_core::message::Envelope;
 
 impl ConsumerLoop {
     /// Delivers as many messages as the node has capacity for, in turn from each consumer. Returns true if some are left.
@@ -66,6 +67,7 @@ impl ConsumerLoop {
                 Ok(envelopes) => {
                     if let Some(received) = in_flight.messages.get_mut(&number) {
                         received.remaining = envelopes.len();
+                        received.is_in_log = envelopes.iter().all(is_in_log);
                     }
                     let message = (envelopes.len() == 1).then_some(message);
                     consumer.decoded = Some(DecodedMessage { number, envelopes, message });
@@ -94,6 +96,11 @@ impl ConsumerLoop {
         let completed = move |outcome| completed(number, count, message, outcome);
         outcome.map(completed).boxed()
     }
+}
+
+/// Returns true if an actor has sent the envelope, whose store keeps it until this node has committed it.
+fn is_in_log(envelope: &Envelope) -> bool {
+    envelope.origin.as_ref().is_some_and(|origin| origin.store.is_some())
 }
 
 /// Returns the result of a call of the node. Only a message with a single envelope is copied to the refused stream.

@@ -40,9 +40,11 @@ pub(super) struct ReceivedMessage {
     pub(super) redeliver: bool,
     /// The time at which the node began to handle it; `None` before, and while it is copied to the refused stream.
     pub(super) handled_since: Option<Instant>,
-    /// It waits in the node for long and no longer counts as being handled. The server redelivers it, unless the node completes
-    /// it before.
+    /// It waits in the node for long and no longer counts as being handled. The server redelivers it, unless it is in a log or the
+    /// node completes it before.
     pub(super) is_released: bool,
+    /// Its sender keeps it in a log until this node has committed it, so the server need not.
+    pub(super) is_in_log: bool,
     /// Its bytes, which count for its consumer. `None` for a live event, and once it is released.
     pub(super) bytes: Option<Part>,
 }
@@ -58,6 +60,7 @@ impl ReceivedMessage {
             redeliver: false,
             handled_since: None,
             is_released: false,
+            is_in_log: false,
             bytes,
         }
     }
@@ -188,6 +191,10 @@ impl InFlightMessages {
         }
         let Some(received) = self.messages.remove(&number) else { return };
         let Some(ack_subject) = received.ack_subject else { return };
+        if received.is_released && received.is_in_log {
+            // It is acknowledged already. If the node has not handled it, its sender notices.
+            return;
+        }
         let payload = match received.redeliver {
             // The redelivery is requested already.
             true if received.is_released => return,

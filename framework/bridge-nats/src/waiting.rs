@@ -1,11 +1,16 @@
 //! Messages that the node handles: they count in the window of their consumer, and their acknowledgement deadlines are extended.
 //!
 //! Used by the consumer loop. A message may wait in the node for long: for the messages before it, whose sender is away, for a
-//! slot of a worker, or for a slow subscriber. If such messages fill a window, they are released: they no longer count, and the
-//! server redelivers them. So they keep nothing else out. The node still has them, and completes them as soon as it can.
+//! slot of a worker, or for a slow subscriber. If such messages fill a window, they are released: they no longer count. So they keep
+//! nothing else out. The node still has them, and completes them as soon as it can.
+//!
+//! The server redelivers a released message that only it has. One of an actor is in the log of its sender, so it is acknowledged:
+//! a consumer delivers nothing while the server waits for too many acknowledgements. If the node loses it, the sender notices that
+//! nothing is committed, and the node fetches it from there.
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::consumer::{ConsumerLoop, MAX_IN_FLIGHT};
@@ -84,7 +89,10 @@ impl ConsumerLoop {
             consumer.handling = consumer.handling.saturating_sub(received.remaining);
             in_flight.touched.insert(received.consumer);
             if let Some(ack_subject) = received.ack_subject.clone() {
-                let payload = nak_with_delay(&ack_subject, REDELIVERY_DELAY);
+                let payload = match received.is_in_log {
+                    true => Bytes::from_static(b"+ACK"),
+                    false => nak_with_delay(&ack_subject, REDELIVERY_DELAY),
+                };
                 in_flight.outgoing.push_back(OutboundMessage::acknowledgement(ack_subject, payload));
             }
             released += 1;

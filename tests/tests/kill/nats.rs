@@ -25,7 +25,7 @@ async fn logs(folder: &std::path::Path) -> BTreeMap<ShardId, u64> {
 }
 
 /// Attaches a service that reads events from the broker only: it requests no log.
-async fn reader(server: &NatsServer, name: &str) -> TestNode {
+async fn reader(server: &NatsServer, name: &'static str) -> TestNode {
     let names = ["Deposited", "Withdrawn", "Closed"].map(named);
     let card = service(name).subscribing(named("bank"), Bank::SHARDS, names);
     let bridge: Arc<dyn Bridge> = Arc::new(NatsBridge::connect(&server.url()).await.unwrap());

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use tokio::sync::Semaphore;
 use whizbang::bridge::Bridge;
 use whizbang::bridge::nats::NatsBridge;
-use whizbang::message::{Codec, Envelope, MessageId, shard_of};
+use whizbang::message::{Codec, Envelope, MessageId, Origin, StoreId, shard_of};
 use whizbang::prelude::*;
 use whizbang::testing::bridge::cases::sample::{command, event, shard};
 use whizbang::testing::bridge::node::{NodeBehavior, TestNode, named, service};
@@ -340,11 +340,19 @@ fn deposit_from(domain: &'static str, account: &str, sequence: u64) -> Envelope 
     Envelope { id, name: named("Deposit"), key: account.to_owned(), payload: payload.into(), ..like }
 }
 
-/// The first command of each sending shard is missing, and their owner cannot be asked for it.
+/// Returns a command whose sender has a store, in which it stays until it is committed.
+fn of_store(mut command: Envelope) -> Envelope {
+    command.origin = command.origin.map(|origin| Origin { store: Some(StoreId::from_u128(7)), ..origin });
+    command
+}
+
+/// The first command of each sending shard is missing, and their owner cannot be asked for it. More commands wait than the server
+/// delivers without acknowledgements.
 #[test]
 fn commands_behind_gaps_leave_room_for_other_senders() {
-    const SENDERS: u16 = 4;
+    const SENDERS: u16 = 12;
     const AHEAD: u64 = 1_028;
+    const { assert!(SENDERS as u64 * AHEAD > 10_000, "max_ack_pending") };
     for release in BOTH {
         run(async {
             let server = NatsServer::start(release);
@@ -356,7 +364,9 @@ fn commands_behind_gaps_leave_room_for_other_senders() {
                 let to = shard("bank", number);
                 for first in (2..AHEAD + 2).step_by(100) {
                     let some = first..(first + 100).min(AHEAD + 2);
-                    let sent = join_all(some.map(|sequence| absent.bridge.send(command(&from, &to, sequence)))).await;
+                    let sent =
+                        join_all(some.map(|sequence| absent.bridge.send(of_store(command(&from, &to, sequence)))))
+                            .await;
                     assert!(sent.iter().all(Result::is_ok), "all commands are sent");
                 }
             }
