@@ -1,6 +1,8 @@
 //! Logins and TLS: accepted and refused connections, and their errors.
 
-use std::sync::Arc;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use whizbang::bridge::nats::{NatsBridge, NatsBuilder};
@@ -142,6 +144,105 @@ fn server_without_tls_is_refused_when_tls_is_required() {
             assert!(start.elapsed() < Duration::from_secs(10));
         });
     }
+}
+
+/// A server without TLS that records the bytes of its clients and closes their connections after the first line.
+struct RecordingServer {
+    port: u16,
+    connections: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl RecordingServer {
+    /// Starts a server. `requires_tls` is the untrue claim in its greeting.
+    fn start(requires_tls: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let port = listener.local_addr().expect("an address").port();
+        let connections = Arc::default();
+        let server = Self { port, connections: Arc::clone(&connections) };
+        let info = format!(
+            r#"INFO {{"server_id":"x","server_name":"x","version":"2.12.8","go":"go1","host":"127.0.0.1","port":{port},"headers":true,"max_payload":1048576,"proto":1,"auth_required":true,"jetstream":true,"tls_required":{requires_tls},"tls_available":{requires_tls}}}"#
+        );
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let received = Self::receive(stream.expect("a connection"), &info);
+                connections.lock().expect("no thread has panicked").push(received);
+            }
+        });
+        server
+    }
+
+    /// Returns the first line of a client, or the first bytes of its TLS handshake.
+    fn receive(mut stream: TcpStream, info: &str) -> Vec<u8> {
+        let (mut received, mut buffer) = (Vec::new(), [0; 4096]);
+        stream.write_all(format!("{info}\r\n").as_bytes()).expect("greets");
+        let is_handshake = |received: &[u8]| received.first() == Some(&0x16);
+        while !received.contains(&b'\n') && !is_handshake(&received) {
+            match stream.read(&mut buffer) {
+                Ok(length) if length > 0 => received.extend_from_slice(&buffer[..length]),
+                _ => break,
+            }
+        }
+        received
+    }
+
+    /// Waits for a connection and returns what all connections since the last call have sent.
+    async fn received(&self) -> Vec<u8> {
+        let received = async {
+            loop {
+                let received = std::mem::take(&mut *self.connections.lock().expect("no thread has panicked"));
+                if !received.is_empty() {
+                    return received.concat();
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), received).await.expect("a connection")
+    }
+}
+
+fn contains(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+#[test]
+fn no_login_is_sent_in_clear_if_tls_is_configured() {
+    run(async {
+        let (certificates, folder) = (Certificates::generate(), tempfile::tempdir().expect("a folder"));
+        let file = folder.path().join("password");
+        std::fs::write(&file, "hunter2").expect("writes");
+        for requires_tls in [false, true] {
+            let server = RecordingServer::start(requires_tls);
+            let (here, dead) = (format!("127.0.0.1:{}", server.port), NatsServer::start(Release::Distribution).port());
+            let builder = |address: &str| NatsBridge::builder(address);
+            let plain = || builder(&format!("nats://{here}"));
+            // The control: without a sign of TLS the server records the password.
+            if !requires_tls {
+                assert!(plain().user("ada", "hunter2").connect().await.is_err());
+                let sent = server.received().await;
+                assert!(contains(&sent, "CONNECT") && contains(&sent, "hunter2"), "{}", String::from_utf8_lossy(&sent));
+            }
+            let (certificate, key) = (certificates.client_certificate(), certificates.client_key());
+            for (sign, builder) in [
+                ("an authority", plain().root_certificate(certificates.authority()).user("ada", "hunter2")),
+                ("a certificate", plain().certificate(certificate, key).user("ada", "hunter2")),
+                ("a requirement", plain().require_tls().user("ada", "hunter2")),
+                ("a token", plain().require_tls().token("hunter2")),
+                ("a file", plain().require_tls().password_file("ada", &file)),
+                ("a login in the address", builder(&format!("nats://ada:hunter2@{here}")).require_tls()),
+                ("an address", builder(&format!("tls://{here}")).user("ada", "hunter2")),
+                ("another address", builder(&format!("tls://127.0.0.1:{dead},nats://{here}")).user("ada", "hunter2")),
+            ] {
+                let error = builder.connect().await.map(|_| ()).expect_err(sign);
+                assert!(
+                    matches!(error, BridgeError::Refused { .. } | BridgeError::Unreachable { .. }),
+                    "{sign}: {error:?}"
+                );
+                let sent = server.received().await;
+                let text = String::from_utf8_lossy(&sent);
+                assert!(!contains(&sent, "hunter2") && !contains(&sent, "CONNECT"), "{sign}: {text}");
+            }
+        }
+    });
 }
 
 #[test]
