@@ -10,7 +10,7 @@ use whizbang::prelude::*;
 use whizbang::testing::bridge::run;
 use whizbang::{NodeEnd, StartError};
 use whizbang_tests::nats::NatsServer;
-use whizbang_tests::wait_for;
+use whizbang_tests::{Direction, StallingProxy, wait_for};
 
 use crate::bank::{Account, deposit};
 use crate::event_recorder::{self, EventRecorder};
@@ -27,9 +27,13 @@ struct Copied {
 }
 
 async fn start(server: &NatsServer, folder: &Path, replaces: ReplacedStore) -> Result<Node, StartError> {
+    start_at(&server.url(), folder, replaces).await
+}
+
+async fn start_at(url: &str, folder: &Path, replaces: ReplacedStore) -> Result<Node, StartError> {
     let store = services::open(folder).await;
     let node = Node::builder("bank", store).aggregate::<Account>().replaces_store(replaces);
-    node.bridge(services::bridge(&server.url()).await).start().await
+    node.bridge(services::bridge(url).await).start().await
 }
 
 impl Copied {
@@ -131,6 +135,49 @@ fn copy_that_replaces_a_running_node_ends_it() {
             let applied = event_recorder::read(&copied.recorder.client()).await;
             assert_eq!(applied.len(), 10, "nothing was applied twice");
             copy.stop().await.expect("stops");
+        });
+    }
+}
+
+/// The server takes the connection for open, and nothing passes it: the node cannot renew its claim. Both nodes decide, and only the
+/// decisions of the copy are accepted.
+#[test]
+fn node_that_was_cut_off_ends_after_its_copy_took_over() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let proxy = StallingProxy::start(server.port());
+            let folders = tempfile::tempdir().expect("a folder");
+            let (original, copied) = (folders.path().join("original"), folders.path().join("copy"));
+            let url = format!("nats://127.0.0.1:{}", proxy.port());
+            let node = start_at(&url, &original, ReplacedStore::None).await.expect("starts");
+            let recorder = Node::builder("recorder", MemoryStore::new()).projection::<EventRecorder>();
+            let recorder = recorder.bridge(services::bridge(&server.url()).await).start().await.expect("starts");
+            let applied = async |count| {
+                until("the events", async || event_recorder::read(&recorder.client()).await.len() == count).await;
+            };
+            for _ in 0..10 {
+                node.client().send(deposit("ada", 1)).await.expect("is handled");
+            }
+            applied(10).await;
+            copy(&original, &copied);
+            proxy.stall(Direction::Requests);
+            let begun = tokio::time::Instant::now();
+            let new = start(&server, &copied, ReplacedStore::None).await.expect("nothing renews the claim");
+            println!("{release:?}: the copy starts after {:?}", begun.elapsed());
+            // Only callers in its process reach the old node.
+            assert_eq!(node.client().send(deposit("ada", 100)).await.expect("is handled"), 110);
+            assert_eq!(new.client().send(deposit("ada", 1)).await.expect("is handled"), 11);
+            applied(11).await;
+            proxy.resume();
+            let end = wait_for("the end of the original", async || node.ended()).await;
+            assert!(matches!(end, NodeEnd::TakenOver { .. }), "{end:?}");
+            assert_eq!(new.client().send(deposit("ada", 1)).await.expect("is handled"), 12);
+            applied(12).await;
+            until("a subscriber that is ready", async || recorder.health().ready).await;
+            assert_eq!(new.ended(), None);
+            new.stop().await.expect("stops");
+            recorder.stop().await.expect("stops");
         });
     }
 }
