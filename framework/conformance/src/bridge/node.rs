@@ -35,6 +35,8 @@ pub struct Received {
     pub notifications: Vec<Notification>,
     /// The number of reported reconnections.
     pub reconnected: usize,
+    /// The reasons of lost claims.
+    pub claims_lost: Vec<String>,
     /// The number of messages being handled now.
     pub handling: usize,
     /// The maximum number of messages that were handled at the same time.
@@ -173,6 +175,10 @@ impl Inbound for TestInbound {
 
     fn reconnected(&self) {
         self.record(|received| received.reconnected += 1);
+    }
+
+    fn claim_lost(&self, reason: String) {
+        self.record(|received| received.claims_lost.push(reason));
     }
 
     fn capacity(&self) -> usize {

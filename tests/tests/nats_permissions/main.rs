@@ -1,5 +1,7 @@
 //! Services with the permissions generated from their cards: they work, and everything else is denied.
 
+mod bodies;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -308,26 +310,35 @@ fn hostile_bodies_change_no_stream_and_reach_no_service() {
         run(async {
             let server = guarded(release).await;
             let (bank_node, shop_node) = (start(&server, bank()).await, start(&server, shop()).await);
+            let (callback, mut violations) = Violations::watch();
             let hostile = async_nats::ConnectOptions::with_user_and_password("evil".into(), "secret of evil".into())
                 .custom_inbox_prefix("_INBOX_whizbang_evil")
+                .event_callback(callback)
                 .connect(server.url())
                 .await
                 .expect("connects");
+            let operator = async_nats::ConnectOptions::with_user_and_password("operator".into(), "operator".into());
+            let operator = operator.connect(server.url()).await.expect("connects");
+            // The configurations, the consumers and the first messages: a purge or a deletion changes the last.
             let state = async || {
-                let operator = async_nats::ConnectOptions::with_user_and_password("operator".into(), "operator".into());
-                let client = operator.connect(server.url()).await.expect("connects");
-                let answer = client.request("$JS.API.STREAM.LIST", "".into()).await.expect("an answer");
+                let answer = operator.request("$JS.API.STREAM.LIST", "".into()).await.expect("an answer");
                 let list: serde_json::Value = serde_json::from_slice(&answer.payload).expect("JSON");
                 let streams = list["streams"].as_array().expect("streams").clone();
-                let mut configs: Vec<_> = streams
-                    .iter()
-                    .map(|stream| format!("{} {}", stream["config"], stream["state"]["consumer_count"]))
-                    .collect();
-                configs.sort_unstable();
-                configs
+                let first = |stream: &serde_json::Value| {
+                    let is_log = stream["config"]["name"].as_str().is_some_and(|name| name.contains("_events_"));
+                    is_log.then(|| stream["state"]["first_seq"].clone())
+                };
+                let state = |stream: &serde_json::Value| {
+                    format!("{} {} {:?}", stream["config"], stream["state"]["consumer_count"], first(stream))
+                };
+                let mut states: Vec<_> = streams.iter().map(state).collect();
+                states.sort_unstable();
+                states
             };
-            let before = state().await;
             let own = "whizbang_events_evil";
+            bank_node.bridge.publish(event(&shard("bank", 0), 1)).await.expect("publishes");
+            hostile.request("whizbang.evt.evil.0.Happened", "x".into()).await.expect("is acknowledged");
+            let before = state().await;
             let republish = r#""republish":{"src":"whizbang.evt.evil.*.*","dest":"whizbang.evt.bank.{{wildcard(1)}}.{{wildcard(2)}}"}"#;
             let bodies = [
                 format!(r#"{{"name":"{own}","subjects":["whizbang.evt.evil.>"],{republish}}}"#),
@@ -341,19 +352,21 @@ fn hostile_bodies_change_no_stream_and_reach_no_service() {
                 format!(
                     r#"{{"stream_name":"{own}","config":{{"durable_name":"evil","deliver_subject":"whizbang.evt.bank.0.Happened"}}}}"#
                 ),
+                r#"{"seq":1}"#.to_owned(),
                 "{}".to_owned(),
             ];
             for api in ["STREAM.CREATE", "STREAM.UPDATE", "STREAM.PURGE", "STREAM.DELETE", "STREAM.MSG.DELETE"] {
                 for body in &bodies {
                     hostile.publish(format!("$JS.API.{api}.{own}"), body.clone().into()).await.expect("writes");
+                    violations.expect(&hostile, &format!("{api} {body}")).await;
                 }
             }
             for api in ["CONSUMER.CREATE", "CONSUMER.DURABLE.CREATE", "CONSUMER.DELETE"] {
                 for body in &bodies {
                     hostile.publish(format!("$JS.API.{api}.{own}.evil"), body.clone().into()).await.expect("writes");
+                    violations.expect(&hostile, &format!("{api} {body}")).await;
                 }
             }
-            hostile.flush().await.expect("flushes");
             // Responses of the API, and deliveries, to a subject of another service instead of an inbox.
             let forged = Packet::from_envelope(&event(&shard("bank", 0), 1)).expect("can be written");
             let mut headers = async_nats::HeaderMap::new();
@@ -377,8 +390,7 @@ fn hostile_bodies_change_no_stream_and_reach_no_service() {
                 }
             }
             hostile.flush().await.expect("flushes");
-            // The bank's own first event is the only one that arrives.
-            bank_node.bridge.publish(event(&shard("bank", 0), 1)).await.expect("publishes");
+            // The bank's own events are the only ones that arrive.
             bank_node.bridge.publish(event(&shard("bank", 1), 1)).await.expect("publishes");
             shop_node.wait_until("the bank's events", |got| got.events.len() >= 2).await;
             assert_eq!(state().await, before);
@@ -391,57 +403,12 @@ fn hostile_bodies_change_no_stream_and_reach_no_service() {
                 assert!(got.direct.is_empty() && got.notifications.is_empty(), "{:?}", got.notifications);
             });
             bank_node.inspect(|r| assert!(r.direct.is_empty() && r.notifications.is_empty() && r.requests.is_empty()));
+            violations.assert_no_more();
+            // The control: a purge would be seen.
+            operator.request(format!("$JS.API.STREAM.PURGE.{own}"), "".into()).await.expect("an answer");
+            assert_ne!(state().await, before);
             bank_node.stop().await;
             shop_node.stop().await;
-        });
-    }
-}
-
-/// A permission to create a stream restricts only its name: with this permission every message can be read.
-#[test]
-fn permission_to_create_streams_is_permission_to_read_all() {
-    for release in [Release::Distribution, Release::Pinned] {
-        run(async {
-            let ns = Namespace::default();
-            let server = server_with(
-                release,
-                [
-                    NatsPermissions::runtime(&bank(), &ns),
-                    NatsPermissions::for_card(&evil(), &ns),
-                    NatsPermissions::setup(&cards(), &ns),
-                ],
-            );
-            login(&server, "setup").set_up(&[bank()]).await.expect("sets up");
-            let bank_node = start(&server, bank()).await;
-            bank_node.bridge.publish(event(&shard("bank", 0), 1)).await.expect("publishes");
-            for identity in ["evil", "setup"] {
-                let (inbox, name) = (format!("_INBOX_whizbang_{identity}"), "whizbang_events_evil");
-                let user = async_nats::ConnectOptions::with_user_and_password(
-                    identity.into(),
-                    format!("secret of {identity}"),
-                );
-                let client = user.custom_inbox_prefix(inbox.clone()).connect(server.url()).await.expect("connects");
-                let mut leak = client.subscribe(format!("{inbox}.leak")).await.expect("subscribes");
-                // A copy of the bank's events, and a consumer that sends them to the identity's own inbox.
-                let copy =
-                    format!(r#"{{"name":"{name}","storage":"file","sources":[{{"name":"whizbang_events_bank"}}]}}"#);
-                let consumer = format!(
-                    r#"{{"stream_name":"{name}","config":{{"name":"evil","durable_name":"evil","ack_policy":"none","deliver_policy":"all","deliver_subject":"{inbox}.leak"}}}}"#
-                );
-                let consumed = format!("CONSUMER.CREATE.{name}.evil");
-                for (request, body) in [(format!("STREAM.CREATE.{name}"), copy), (consumed, consumer)] {
-                    let answer = client.request(format!("$JS.API.{request}"), body.into()).await.expect("answers");
-                    assert!(!String::from_utf8_lossy(&answer.payload).contains("error"), "{identity}: {answer:?}");
-                }
-                let read =
-                    tokio::time::timeout(Duration::from_secs(20), futures_util::StreamExt::next(&mut leak)).await;
-                let read = read.expect("in time").expect("an event of the bank");
-                assert!(read.headers.is_some_and(|headers| headers.get("ce-source").is_some()), "{identity}");
-                let operator = async_nats::ConnectOptions::with_user_and_password("operator".into(), "operator".into());
-                let operator = operator.connect(server.url()).await.expect("connects");
-                operator.request(format!("$JS.API.STREAM.DELETE.{name}"), "".into()).await.expect("deletes");
-            }
-            bank_node.stop().await;
         });
     }
 }
