@@ -4,11 +4,12 @@
 //!
 //! A timer is found by its due time, for the timer loop, and by stream and name, for a turn that sets or clears it.
 
-use std::collections::{BTreeMap, HashMap};
+mod places;
+
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use foldhash::fast::FixedState;
-
+use self::places::TimerPlaces;
 use super::stream::Stream;
 use whizbang_core::clock::Timestamp;
 use whizbang_core::message::Name;
@@ -21,7 +22,7 @@ pub(super) struct Timers {
     /// two of them.
     by_actor: BTreeMap<Name, BTreeMap<TimerCursor, Box<(Stream, Timer)>>>,
     /// The place of each timer in `by_actor`.
-    by_name: HashMap<(Stream, Box<str>), (Name, TimerCursor), FixedState>,
+    by_name: TimerPlaces,
     /// The number of timers ever set. It orders timers that are due at the same time.
     settings: u64,
     /// Set while a checkpoint is being saved.
@@ -46,30 +47,33 @@ impl Timers {
     pub(super) fn set(&mut self, stream: Stream, timer: Timer) {
         self.settings += 1;
         let place = TimerCursor { due: timer.due, number: self.settings };
-        if let Some((actor, old)) =
-            self.by_name.insert((stream, timer.name.as_str().into()), (timer.actor.clone(), place))
-        {
-            self.remove(&actor, old);
-        }
-        match self.by_actor.get_mut(&timer.actor) {
-            Some(timers) => drop(timers.insert(place, Box::new((stream, timer)))),
-            None => {
-                let name = timer.actor.clone();
-                drop(self.by_actor.insert(name, BTreeMap::from([(place, Box::new((stream, timer)))])));
+        let earlier = self.by_name.insert(stream, &timer.name, (timer.actor.clone(), place));
+        // A turn that sets its timer again needs no memory.
+        let kept = earlier.and_then(|(actor, old)| self.remove(&actor, old));
+        let actor = timer.actor.clone();
+        let timer = match kept {
+            Some(mut kept) => {
+                *kept = (stream, timer);
+                kept
             }
+            None => Box::new((stream, timer)),
+        };
+        match self.by_actor.get_mut(&actor) {
+            Some(timers) => drop(timers.insert(place, timer)),
+            None => drop(self.by_actor.insert(actor, BTreeMap::from([(place, timer)]))),
         }
     }
 
     /// Clears a timer, if it is set.
     pub(super) fn clear(&mut self, stream: Stream, name: &str) {
-        if let Some((actor, old)) = self.by_name.remove(&(stream, name.into())) {
-            self.remove(&actor, old);
+        if let Some((actor, old)) = self.by_name.remove(stream, name) {
+            drop(self.remove(&actor, old));
         }
     }
 
-    /// Removes a timer from its place. One that a running save has not visited is kept for it.
-    fn remove(&mut self, actor: &Name, place: TimerCursor) {
-        let Some(timers) = self.by_actor.get_mut(actor) else { return };
+    /// Removes a timer from its place and returns it. One that a running save has not visited is kept for the save instead.
+    fn remove(&mut self, actor: &Name, place: TimerCursor) -> Option<Box<(Stream, Timer)>> {
+        let timers = self.by_actor.get_mut(actor)?;
         let removed = timers.remove(&place);
         if timers.is_empty() {
             self.by_actor.remove(actor);
@@ -79,7 +83,9 @@ impl Timers {
             && saving.after.as_ref().is_none_or(|(saved, last)| (saved, *last) < (actor, place))
         {
             saving.cleared.extend(removed.map(|timer| *timer));
+            return None;
         }
+        removed
     }
 
     /// Returns the number of timers.
