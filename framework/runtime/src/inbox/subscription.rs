@@ -441,7 +441,9 @@ impl Subscription {
                     let moved = self.last.get() != after;
                     // A head that became known while the page was read may not be in it, and no other task fetches it.
                     let risen = self.known.get() > known.max(head);
-                    let more = full || self.needs_check.get() || (missing && (moved || risen));
+                    // An event that arrived while the page was read: the page does not tell whether the log contains it.
+                    let arrived = self.held.borrow().mark() > mark;
+                    let more = full || self.needs_check.get() || (missing && (moved || risen || arrived));
                     if !more {
                         break;
                     }

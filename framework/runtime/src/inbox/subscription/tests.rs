@@ -281,6 +281,25 @@ fn claims_above_the_log_are_checked_at_a_bounded_rate() {
     });
 }
 
+/// The claimed head was above the event before the request, so the event itself raises nothing.
+#[test]
+fn forged_event_that_arrives_during_a_request_is_dropped() {
+    run(async {
+        let subscriber = Taken::new(0, "");
+        let test = Fixture::new(std::slice::from_ref(&subscriber));
+        let (source, settled) = (Rc::clone(&test.source), Rc::clone(&test.settled));
+        let arrival = move || source.event(other(1 << 40), Box::new(move || settled.borrow_mut().push(1 << 40)));
+        test.owner.meanwhile.set(Some(Box::new(arrival)));
+        test.source.advance_head(u64::MAX);
+        turn().await;
+        assert_eq!((test.questions(), test.settled()), (1, vec![]), "the next request waits");
+        pass(CHECK_INTERVAL + Duration::from_millis(1)).await;
+        assert_eq!((test.questions(), test.settled()), (2, vec![1 << 40]));
+        assert_eq!(test.monitor.counts.events_dropped.get(), 1);
+        assert!(test.source.is_idle() && subscriber.positions().is_empty());
+    });
+}
+
 #[test]
 fn held_event_is_replaced_by_the_logged_one() {
     run(async {

@@ -14,6 +14,8 @@ pub(super) struct Owner {
     pub(super) asked: RefCell<Vec<(u64, usize, Instant)>>,
     /// Number of requests that stay unanswered.
     pub(super) silent: Cell<usize>,
+    /// Happens between the next request and its response.
+    pub(super) meanwhile: Cell<Option<Box<dyn FnOnce()>>>,
     /// Most events in a response, if fewer than requested.
     pub(super) short: Cell<Option<usize>>,
 }
@@ -105,7 +107,13 @@ impl Fixture {
             let most = asked.short.get().unwrap_or(most);
             let page: Vec<Envelope> = log.iter().filter(|event| position(event) > after).take(most).cloned().collect();
             let head = log.last().map_or(0, position);
-            Box::pin(async move { if silent > 0 { Err("no answer".to_owned()) } else { Ok((page, head)) } })
+            let meanwhile = asked.meanwhile.take();
+            Box::pin(async move {
+                if let Some(meanwhile) = meanwhile {
+                    meanwhile();
+                }
+                if silent > 0 { Err("no answer".to_owned()) } else { Ok((page, head)) }
+            })
         });
         let monitor = whizbang_core::user_code::UserCode::new(&Arc::default());
         let (issues, queued) = (Arc::<HealthIssues>::default(), Rc::<QueuedBytes>::default());
