@@ -125,9 +125,9 @@ enum AttachState {
     /// An attach is under way; a second one is refused.
     Attaching,
     /// The node sends and receives.
-    Attached(Session),
+    Attached(Arc<Session>),
     /// Detached: finishing the messages in flight.
-    Detaching(Session),
+    Detaching(Arc<Session>),
     /// Detached, or abandoned.
     Closed,
 }
@@ -201,9 +201,9 @@ impl NatsBridge {
     ///
     /// # Errors
     /// [`BridgeError::Closed`] before the attach and after the detach.
-    fn session(&self) -> Result<Session, BridgeError> {
+    fn session(&self) -> Result<Arc<Session>, BridgeError> {
         match &*self.attached.read() {
-            AttachState::Attached(line) => Ok(line.clone()),
+            AttachState::Attached(session) => Ok(Arc::clone(session)),
             _ => Err(BridgeError::Closed),
         }
     }
@@ -228,7 +228,7 @@ impl Bridge for NatsBridge {
             let mut attached = self.attached.write();
             match started {
                 Ok(session) => {
-                    *attached = AttachState::Attached(session);
+                    *attached = AttachState::Attached(Arc::new(session));
                     Ok(())
                 }
                 Err(error) => {
@@ -245,11 +245,10 @@ impl Bridge for NatsBridge {
             let address = Address::for_message(&envelope).ok_or_else(|| unaddressable("no destination shard"))?;
             let packet = Packet::from_envelope(&envelope)?;
             let reply = session.publish(packet, self.namespace().subject(&address), ReplyKind::Acknowledgement)?;
-            let domain = envelope.to.as_ref().map_or(&envelope.domain, |to| &to.domain).to_string();
-            Ok((session, reply, domain))
+            Ok((reply, envelope.to.map_or(envelope.domain, |to| to.domain)))
         });
         match published {
-            Ok((session, reply, domain)) => session.wait_for_acknowledgement(reply, domain).boxed(),
+            Ok((reply, domain)) => session::wait_for_acknowledgement(reply, domain).boxed(),
             Err(error) => ready(Err(error)).boxed(),
         }
     }
@@ -257,17 +256,16 @@ impl Bridge for NatsBridge {
     fn publish(&self, event: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
         let published = self.session().and_then(|session| {
             Packet::check(&event)?;
-            let domain = event.domain.to_string();
+            let domain = event.domain.clone();
             let reply = session.publisher.publish_event(event)?;
             Ok((session, reply, domain))
         });
         match published {
             Ok((session, reply, domain)) => async move {
-                let publisher = Arc::clone(&session.publisher);
-                let acknowledged = session.wait_for_acknowledgement(reply, domain).await;
+                let acknowledged = session::wait_for_acknowledgement(reply, domain).await;
                 if matches!(acknowledged, Err(BridgeError::NoOwner { .. })) {
                     // The owner is this node: it created the stream at start, so the stream has been deleted since.
-                    publisher.stream_missing.notify_one();
+                    session.publisher.stream_missing.notify_one();
                 }
                 acknowledged
             }
@@ -291,7 +289,8 @@ impl Bridge for NatsBridge {
 
     fn last_published<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, Result<Option<LastPublished>, BridgeError>> {
         async move {
-            let jetstream = self.session()?.jetstream;
+            let session = self.session()?;
+            let jetstream = &session.jetstream;
             let (stream, subject) = (self.namespace().event_stream(&shard.domain), Address::Events(shard.clone()));
             let pack_subject = self.namespace().subject(&subject);
             let mut last: Option<LastPublished> = None;
@@ -358,7 +357,7 @@ impl Bridge for NatsBridge {
 
     fn health(&self) -> BridgeHealth {
         let session = match &*self.attached.read() {
-            AttachState::Attached(session) | AttachState::Detaching(session) => session.clone(),
+            AttachState::Attached(session) | AttachState::Detaching(session) => Arc::clone(session),
             AttachState::New | AttachState::Attaching | AttachState::Closed => return BridgeHealth::default(),
         };
         let report = &session.report;
@@ -393,7 +392,7 @@ impl Bridge for NatsBridge {
     fn detach(&self) -> BoxFuture<'_, Result<(), BridgeError>> {
         async move {
             let session = self.session()?;
-            *self.attached.write() = AttachState::Detaching(session.clone());
+            *self.attached.write() = AttachState::Detaching(Arc::clone(&session));
             session.ending.begin();
             // The actor may have stopped already; then nothing is left to finish.
             let _ = session.actor.send(Detach).await;

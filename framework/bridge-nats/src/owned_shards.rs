@@ -10,6 +10,7 @@
 //! A call that is overtaken by a later one does nothing: each change carries the epoch of its owner, and a lower epoch never
 //! replaces a higher one.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -39,7 +40,7 @@ impl NatsBridge {
     /// Starts to receive the messages for a shard.
     pub(super) async fn receive_shard(
         &self,
-        session: Session,
+        session: Arc<Session>,
         shard: &ShardId,
         epoch: Epoch,
     ) -> Result<(), BridgeError> {

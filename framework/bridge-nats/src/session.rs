@@ -23,13 +23,13 @@ use super::publisher::{PublisherLoop, Reply, ReplyFuture, ReplyKind};
 use super::report::Report;
 use super::watches::Watches;
 use whizbang_core::bridge::BridgeError;
+use whizbang_core::message::Name;
 use whizbang_wire::Packet;
 
 /// The time limit for the acknowledgement of a stream. After that the message counts as not sent.
 pub(super) const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The parts of an attached bridge that sending needs.
-#[derive(Clone)]
 pub(super) struct Session {
     /// The client library's handle; it reconnects by itself.
     pub(super) client: Client,
@@ -80,22 +80,23 @@ impl Session {
         let (bytes, limit) = (packet.size(), self.client.max_payload());
         if bytes > limit { Err(BridgeError::Oversize { bytes, limit }) } else { Ok(()) }
     }
+}
 
-    /// Waits until a stream has stored the message, at most [`ACK_TIMEOUT`].
-    ///
-    /// # Errors
-    /// After [`BridgeError::NoResponse`] the message may be stored. After the others it is not. The caller sends it again with
-    /// the same id, and the receiver drops the duplicate.
-    pub(super) async fn wait_for_acknowledgement(self, reply: ReplyFuture, domain: String) -> Result<(), BridgeError> {
-        match reply.within(ACK_TIMEOUT).await? {
-            Some(Reply::Acknowledgement(Ok(())) | Reply::Response(_)) => Ok(()),
-            // No stream takes the subject: the owner, which would have created it, has never run here.
-            Some(Reply::Acknowledgement(Err(PublishFailure::NoStream))) => Err(BridgeError::NoOwner { domain }),
-            Some(Reply::Acknowledgement(Err(PublishFailure::Rejected(source)))) => {
-                Err(BridgeError::Broker { doing: "publish to a stream".to_owned(), source })
-            }
-            // It may be stored; the sender retries with the same id.
-            None => Err(BridgeError::NoResponse { domain, deadline: ACK_TIMEOUT }),
+/// Waits until a stream has stored the message, at most [`ACK_TIMEOUT`].
+///
+/// # Errors
+/// After [`BridgeError::NoResponse`] the message may be stored. After the others it is not. The caller sends it again with
+/// the same id, and the receiver drops the duplicate.
+pub(super) async fn wait_for_acknowledgement(reply: ReplyFuture, domain: Name) -> Result<(), BridgeError> {
+    let domain = || domain.to_string();
+    match reply.within(ACK_TIMEOUT).await? {
+        Some(Reply::Acknowledgement(Ok(())) | Reply::Response(_)) => Ok(()),
+        // No stream takes the subject: the owner, which would have created it, has never run here.
+        Some(Reply::Acknowledgement(Err(PublishFailure::NoStream))) => Err(BridgeError::NoOwner { domain: domain() }),
+        Some(Reply::Acknowledgement(Err(PublishFailure::Rejected(source)))) => {
+            Err(BridgeError::Broker { doing: "publish to a stream".to_owned(), source })
         }
+        // It may be stored; the sender retries with the same id.
+        None => Err(BridgeError::NoResponse { domain: domain(), deadline: ACK_TIMEOUT }),
     }
 }

@@ -50,7 +50,7 @@ impl NatsBridge {
 /// Begins a watch.
 pub(super) struct BeginWatch {
     /// The connection.
-    session: Session,
+    session: Arc<Session>,
     /// The prefix of the subjects.
     namespace: Namespace,
     /// The domain to watch.

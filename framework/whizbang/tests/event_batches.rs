@@ -11,7 +11,7 @@ use futures_util::future::{BoxFuture, FutureExt, ready};
 use raw_peer::name;
 use wallet::{Filled, Wallet, Wallets, fill};
 use whizbang::bridge::loopback::{LoopbackBridge, LoopbackHub};
-use whizbang::bridge::{AckOutcome, Bridge, BridgeError, Claim, Inbound, NodeCard, Notification, Request, Response};
+use whizbang::bridge::{AckOutcome, Bridge, BridgeError, Inbound, NodeCard, Notification, Request, Response};
 use whizbang::message::{Envelope, Kind, Name, Origin, ShardId, StoreId};
 use whizbang::prelude::*;
 
@@ -93,7 +93,7 @@ impl Bridge for OpenBridge {
 
 /// The owner of the wallets with five events, and a subscriber whose events the test delivers.
 struct Fixture {
-    _owner: Node,
+    owner: Node,
     watch: Node,
     inbound: Arc<dyn Inbound>,
     events: Vec<Envelope>,
@@ -115,7 +115,7 @@ async fn fixture(threads: usize) -> Fixture {
     let Response::Envelopes(page) = peer.request(asked, Duration::from_secs(5)).await.unwrap() else {
         panic!("no page")
     };
-    Fixture { _owner: owner, watch, inbound: Arc::clone(inbound.get().unwrap()), events: page.envelopes }
+    Fixture { owner, watch, inbound: Arc::clone(inbound.get().unwrap()), events: page.envelopes }
 }
 
 async fn fills(node: &Node) -> u64 {
@@ -125,7 +125,7 @@ async fn fills(node: &Node) -> u64 {
 #[whizbang::test]
 async fn events_of_one_message_are_applied_once_each() {
     for threads in [0, 2] {
-        let Fixture { _owner, watch, inbound, events } = fixture(threads).await;
+        let Fixture { owner: _owner, watch, inbound, events } = fixture(threads).await;
         assert_eq!(events.len(), 5);
         // A second delivery contains an event that the first one lacks.
         assert_eq!(inbound.events(events[..4].to_vec()).await, AckOutcome::Ack);
@@ -138,7 +138,7 @@ async fn events_of_one_message_are_applied_once_each() {
 
 #[whizbang::test]
 async fn event_of_a_foreign_store_stops_no_others_of_its_message() {
-    let Fixture { _owner, watch, inbound, mut events } = fixture(0).await;
+    let Fixture { owner: _owner, watch, inbound, mut events } = fixture(0).await;
     let foreign = events[2].origin.take().map(|origin| Origin { store: Some(StoreId::from_u128(0xBAD)), ..origin });
     events[2].origin = foreign;
     // The events behind it wait until the owner's log has supplied the one in its place.
@@ -148,7 +148,7 @@ async fn event_of_a_foreign_store_stops_no_others_of_its_message() {
 
 #[whizbang::test]
 async fn command_among_events_is_rejected_and_stops_no_others() {
-    let Fixture { _owner, watch, inbound, mut events } = fixture(0).await;
+    let Fixture { owner: _owner, watch, inbound, mut events } = fixture(0).await;
     let mut command = events[0].clone();
     command.kind = Kind::Command;
     events.insert(1, command);
@@ -157,9 +157,22 @@ async fn command_among_events_is_rejected_and_stops_no_others() {
     assert_eq!(fills(&watch).await, 5);
 }
 
+/// The owner is away, so nothing fills the gap in front of the events.
+#[whizbang::test]
+async fn events_behind_a_gap_are_not_acknowledged() {
+    let Fixture { owner, watch, inbound, events } = fixture(0).await;
+    owner.stop().await.unwrap();
+    let mut outcome = inbound.events(events[1..].to_vec());
+    // The thread answers after it has received the events.
+    assert_eq!(fills(&watch).await, 0);
+    assert_eq!((&mut outcome).now_or_never(), None);
+    assert_eq!(inbound.events(events[..1].to_vec()).await, AckOutcome::Ack);
+    assert_eq!((outcome.await, fills(&watch).await), (AckOutcome::Ack, 5));
+}
+
 #[whizbang::test]
 async fn events_for_a_node_that_has_ended_are_not_acknowledged() {
-    let Fixture { _owner, watch, inbound, events } = fixture(1).await;
+    let Fixture { owner: _owner, watch, inbound, events } = fixture(1).await;
     watch.stop().await.unwrap();
     assert_eq!(inbound.events(events).await, AckOutcome::Retry);
 }
