@@ -4,13 +4,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::jetstream;
+use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::OnceCell;
 use whizbang::bridge::Bridge;
 use whizbang::bridge::nats::NatsBridge;
 use whizbang::bridge::subject::Namespace;
 use whizbang::bridge::wire::Packet;
-use whizbang::message::ShardId;
+use whizbang::message::{Name, ShardId};
 use whizbang::testing::bridge::Fixture;
 use whizbang::testing::bridge::hostile::Forgery;
 
@@ -65,6 +66,15 @@ impl Fixture for NatsFixture {
         async move {
             let stranger = self.1.get_or_init(async || UntrustedClient::connect(&self.url()).await).await;
             stranger.write(forgery).await;
+            stranger.flush().await;
+        }
+        .boxed()
+    }
+
+    fn forge_claim(&self, domain: Name, content: Bytes) -> BoxFuture<'_, ()> {
+        async move {
+            let stranger = self.1.get_or_init(async || UntrustedClient::connect(&self.url()).await).await;
+            stranger.write_claim(&domain, content).await;
             stranger.flush().await;
         }
         .boxed()

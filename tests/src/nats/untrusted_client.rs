@@ -1,7 +1,9 @@
 //! A client of the server that belongs to no service and publishes any message to any subject.
 
 use async_nats::{Client, HeaderMap};
+use bytes::Bytes;
 use whizbang::bridge::subject::{Address, Namespace};
+use whizbang::message::Name;
 use whizbang::testing::bridge::hostile::Forgery;
 
 /// The connection of an untrusted client.
@@ -41,6 +43,15 @@ impl UntrustedClient {
             self.0.publish_with_headers(subject, headers, payload).await
         };
         written.expect("the connection is open");
+    }
+
+    /// Replaces the claim on a domain with any bytes, without waiting.
+    ///
+    /// # Panics
+    /// If the connection is closed.
+    pub async fn write_claim(&self, domain: &Name, content: Bytes) {
+        let subject = Namespace::default().claim_subject(domain);
+        self.0.publish(subject, content).await.expect("the connection is open");
     }
 
     /// Waits until the server has received everything written before.

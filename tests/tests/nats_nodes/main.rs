@@ -21,6 +21,7 @@ mod log_capture;
 mod log_floods;
 mod memory;
 mod no_logins;
+mod observed_bridge;
 mod older_copy;
 mod ordinary_starts;
 mod outage;

@@ -17,11 +17,12 @@ pub mod node;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use self::hostile::Forgery;
 use whizbang_core::bridge::Bridge;
-use whizbang_core::message::ShardId;
+use whizbang_core::message::{Name, ShardId};
 use whizbang_wire::Packet;
 
 /// The number of shards of every domain in the suite.
@@ -81,6 +82,7 @@ pub const SHARDS: u16 = 4;
 /// | [`interrupt`](Self::interrupt) | the bridge reconnects, notifies the node, and loses nothing that was accepted |
 /// | [`inject`](Self::inject) | an invalid message is refused, kept for an operator, and blocks no other |
 /// | [`forge`](Self::forge) | messages of a hostile client change nothing at other nodes |
+/// | [`forge_claim`](Self::forge_claim) | bytes that are not a claim end no node |
 /// | [`refused`](Self::refused) | refused packets are counted |
 pub trait Fixture {
     /// Returns a bridge for one more node, not attached.
@@ -94,6 +96,12 @@ pub trait Fixture {
 
     /// Publishes a packet with any content to its address, as any client of the broker can, without waiting for an acknowledgement.
     fn forge(&self, forgery: Forgery) -> BoxFuture<'_, ()>;
+
+    /// Replaces the claim on a domain with any bytes, as any client of the broker can. The default does nothing; it suits a broker
+    /// without claims, or whose clients cannot write them.
+    fn forge_claim(&self, _domain: Name, _content: Bytes) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 
     /// Returns the number of packets that the bridges have refused as invalid.
     fn refused(&self) -> BoxFuture<'_, usize>;

@@ -17,7 +17,7 @@ use super::broker_names::{commands, events};
 use super::consumer::{self, StreamKind};
 use super::link::{LinkState, RECREATE_DELAY, SimLink};
 use whizbang_core::bridge::{Bridge, BridgeError, Inbound, NodeCard, Notification, Request, Response};
-use whizbang_core::message::{Envelope, ShardId};
+use whizbang_core::message::{Envelope, Name, ShardId, StoreId};
 use whizbang_core::store::Epoch;
 use whizbang_wire::Packet;
 
@@ -112,6 +112,10 @@ impl Bridge for SimulatedBridge {
 
     fn disown<'a>(&'a self, shard: &'a ShardId) -> BoxFuture<'a, ()> {
         Box::pin(self.release_shard(shard))
+    }
+
+    fn owner<'a>(&'a self, domain: &'a Name) -> BoxFuture<'a, Result<Option<StoreId>, BridgeError>> {
+        Box::pin(std::future::ready(Ok(self.broker.owner(domain))))
     }
 
     fn request(&self, to: Request, deadline: Duration) -> BoxFuture<'_, Result<Response, BridgeError>> {

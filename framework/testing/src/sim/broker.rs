@@ -16,6 +16,7 @@ use super::crash_points::{CrashPoint, CrashPoints};
 use super::fault_counts::{FaultCounts, FaultEvent};
 use super::fault_profile::FaultProfile;
 use super::link::SimLink;
+use super::observed_messages::ObservedMessages;
 use super::trace::Trace;
 use whizbang_conformance::bridge::hostile::Hostile;
 use whizbang_conformance::broker::model::{Delivery, Model, Next};
@@ -102,6 +103,8 @@ pub(super) struct State {
     pub(super) rejected: usize,
     /// Called for every message that a node has acknowledged.
     ack_observer: Option<AckObserver>,
+    /// The acknowledged messages, which a hostile client replays and changes.
+    pub(super) observed: ObservedMessages,
     /// The ids of published events, by their position in the log.
     pub(super) published: BTreeMap<(ShardId, u64), MessageId>,
     /// Commands of clients that the broker lost after accepting them, or that a node rejected.
@@ -153,6 +156,7 @@ impl Broker {
             crash_points: BTreeMap::new(),
             rejected: 0,
             ack_observer: None,
+            observed: ObservedMessages::default(),
             published: BTreeMap::new(),
             lost: BTreeSet::new(),
             purged_at: None,
@@ -190,9 +194,16 @@ impl Broker {
 
     /// Reports that a node of a service has acknowledged a message.
     pub(super) fn acked(&self, service: usize, envelope: &Envelope) {
-        let ack_observer = self.state().ack_observer.clone();
         // Forged messages are acknowledged without a commit, because they are dropped.
-        if let Some(ack_observer) = ack_observer.filter(|_| !Hostile::is_forged(envelope)) {
+        if Hostile::is_forged(envelope) {
+            return;
+        }
+        let ack_observer = {
+            let mut state = self.state();
+            state.observed.add(service, envelope);
+            state.ack_observer.clone()
+        };
+        if let Some(ack_observer) = ack_observer {
             ack_observer(service, envelope);
         }
     }

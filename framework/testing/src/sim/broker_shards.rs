@@ -10,13 +10,18 @@ use super::broker::{Broker, StoredPacket};
 use super::broker_names::{commands, consumer_prefix};
 use super::link::SimLink;
 use whizbang_core::bridge::{BridgeError, Claim, NodeCard};
-use whizbang_core::message::ShardId;
+use whizbang_core::message::{Name, ShardId, StoreId};
 use whizbang_core::store::Epoch;
 
 /// The name of the broker in errors.
 pub(super) const BROKER: &str = "the simulated broker";
 
 impl Broker {
+    /// Returns the store that holds the claim on a domain.
+    pub(super) fn owner(&self, domain: &Name) -> Option<StoreId> {
+        self.state().claims.get(domain).map(|claim| claim.store)
+    }
+
     /// Claims all domains of a node for its store, or none, as the bridge to a real broker does.
     pub(super) fn claim(&self, card: &NodeCard) -> Result<(), BridgeError> {
         let Some(store) = &card.store else { return Ok(()) };

@@ -11,30 +11,54 @@ use super::fault_counts::FaultEvent;
 use super::link::SimLink;
 use whizbang_conformance::bridge::hostile::{Forgery, Hostile, Target};
 use whizbang_core::bridge::NodeCard;
-use whizbang_core::message::{Name, ShardId};
+use whizbang_core::message::{Kind, Name, ShardId};
 use whizbang_wire::subject::Address;
 
 /// The index of no service, so that no partition applies.
 const NO_SERVICE: usize = usize::MAX;
-
 impl Broker {
     /// Sends `count` forged packets, drawn from a seed, to the domains that nodes own. Returns how many were delivered.
+    ///
+    /// The names are those of the cards and of the acknowledged messages. Those messages are replayed and changed.
     pub(super) fn attack(&self, seed: u64, count: u16) -> usize {
-        let mut targets: Vec<Target> = Vec::new();
-        let Ok(forged) = Name::from_static("Forged") else { return 0 };
-        for link in self.links() {
-            for (domain, shards) in &link.card.owns {
-                if targets.iter().all(|target| target.domain != *domain) {
-                    let (command, event, actor) = (forged.clone(), forged.clone(), forged.clone());
-                    // It is not known here whether a subscriber has already accepted a position.
-                    let (domain, shards, has_begun) = (domain.clone(), *shards, false);
-                    targets.push(Target { domain, shards, command, event, actor, has_begun });
-                }
-            }
+        let mut hostile = Hostile::new(seed, self.targets());
+        let links = self.links();
+        let subscribers = |domain: &Name| {
+            let is_subscriber = |link: &&Arc<SimLink>| link.card.subscribes.iter().any(|(taken, ..)| taken == domain);
+            links.iter().filter(is_subscriber).map(|link| link.service).collect()
+        };
+        for (address, packet) in self.state().observed.handled(subscribers) {
+            hostile.observe(address, packet);
         }
-        let mut hostile = Hostile::new(seed, targets);
         let forgeries = std::iter::from_fn(|| hostile.forge()).take(usize::from(count));
         forgeries.filter(|forgery| self.forge(forgery)).count()
+    }
+
+    /// Returns the domains of all nodes, with real names as far as they are known.
+    fn targets(&self) -> Vec<Target> {
+        let (links, state) = (self.links(), self.state());
+        let cards = || links.iter().map(|link| &link.card);
+        let mut targets: Vec<Target> = Vec::new();
+        let Ok(forged) = Name::from_static("Forged") else { return targets };
+        for (domain, shards) in cards().flat_map(|card| &card.owns) {
+            if targets.iter().any(|target| target.domain == *domain) {
+                continue;
+            }
+            let command = state.observed.of(Kind::Command, domain).next().map(|envelope| envelope.name.clone());
+            let mut events = cards().flat_map(|card| &card.subscribes).filter(|(of, ..)| of == domain);
+            let event = events.find_map(|(.., names)| names.first().cloned());
+            let origin = state.observed.of(Kind::Event, domain).find_map(|event| event.origin.as_ref());
+            let query = cards().flat_map(|card| &card.answers).next().cloned();
+            targets.push(Target {
+                domain: domain.clone(),
+                shards: *shards,
+                command: command.unwrap_or_else(|| forged.clone()),
+                event: event.unwrap_or_else(|| forged.clone()),
+                actor: origin.map_or_else(|| forged.clone(), |origin| origin.actor.clone()),
+                query: query.unwrap_or_else(|| (domain.clone(), forged.clone())),
+            });
+        }
+        targets
     }
 
     /// Sends one forged packet. Returns whether it was delivered.

@@ -39,6 +39,7 @@ mod hostile_client;
 mod incarnation;
 mod link;
 mod node_tasks;
+mod observed_messages;
 mod owned_shards;
 mod ownership_rules;
 mod pending_appends;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use whizbang::testing::bridge::hostile::Hostile;
 use whizbang::testing::sim::Run;
 use whizbang::testing::{CrashPoint, Fault, FaultEvent, FaultProfile, LinkDirection, Sim};
 
@@ -10,9 +11,12 @@ use crate::cluster;
 
 /// Runs some transfers with a fault profile and a fault.
 fn transfers_during(profile: FaultProfile, fault: Fault) -> Run {
-    let run = cluster(Sim::new(2))
-        .fault_profile(profile)
-        .fault(Duration::from_millis(10), fault)
+    transfers(cluster(Sim::new(2)).fault_profile(profile).fault(Duration::from_millis(10), fault), Duration::ZERO)
+}
+
+/// Runs some transfers, half of them this time after the others.
+fn transfers(sim: Sim, pause: Duration) -> Run {
+    let run = sim
         .at_end(|world| match world.state::<Account>("bob").cents {
             120 => Ok(()),
             cents => Err(format!("bob has {cents} cents")),
@@ -20,7 +24,13 @@ fn transfers_during(profile: FaultProfile, fault: Fault) -> Run {
         .run(async |world| {
             world.send(deposit("ada", 200)).await.unwrap();
             world.sleep(Duration::from_millis(20)).await;
-            for name in ["t1", "t2", "t3", "t4"] {
+            for name in ["t1", "t2"] {
+                world.send(transfer(name, "ada", "bob", 30)).await.unwrap();
+            }
+            if !pause.is_zero() {
+                world.sleep(pause).await;
+            }
+            for name in ["t3", "t4"] {
                 world.send(transfer(name, "ada", "bob", 30)).await.unwrap();
             }
         });
@@ -117,12 +127,24 @@ fn isolated_service_catches_up() {
 
 #[test]
 fn hostile_client_changes_nothing_in_a_cluster() {
+    let mut traces = String::new();
     for seed in 0..5 {
-        let run = during(Fault::Forge { seed, count: 300 });
+        let forge = |count| Fault::Forge { seed, count };
+        // The second attack contradicts the first transfers, the third one is in the middle of the second.
+        let attacks = [(10, forge(100)), (1900, forge(300)), (2023, forge(100))];
+        let attacked =
+            attacks.into_iter().fold(cluster(Sim::new(2)).fault_profile(FaultProfile::NONE), |sim, (at, attack)| {
+                sim.fault(Duration::from_millis(at), attack)
+            });
+        let run = transfers(attacked, Duration::from_secs(2));
         assert_hit(&run, FaultEvent::PacketForged);
-        // `transfers_during` compares the balances.
+        // `transfers` compares the balances.
         assert_eq!(run.coverage.of::<Account>().command::<Withdraw>().count(), 4);
+        traces += &run.trace;
     }
+    let is_missing = |kind: &&str| !traces.contains(&format!("a hostile client writes {kind}"));
+    let missing: Vec<_> = Hostile::kinds().filter(is_missing).collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }
 
 #[test]

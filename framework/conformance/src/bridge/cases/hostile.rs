@@ -5,6 +5,7 @@
 //!
 //! The cases run an exchange between two honest nodes twice, undisturbed and under attack, and compare the results.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -14,15 +15,17 @@ use futures_util::future::{BoxFuture, join};
 
 use super::sample::{command, effects, event, external_command, shard};
 use crate::bridge::hostile::{Forgery, Hostile, Target};
-use crate::bridge::node::{NodeBehavior, TestNode, named, service};
+use crate::bridge::node::{ARRIVAL_TIMEOUT, NodeBehavior, TestNode, named, service};
 use crate::bridge::{Fixture, SHARDS};
-use whizbang_core::bridge::{Request, Response};
-use whizbang_core::message::Envelope;
+use whizbang_core::bridge::{Request, Response, StoreCard};
+use whizbang_core::message::{Envelope, Kind, Run, StoreId};
 use whizbang_wire::Packet;
 use whizbang_wire::subject::Address;
 
-/// The number of forgeries that the hostile client publishes.
+/// The minimum number of forgeries that the hostile client publishes.
 const FORGERIES: usize = 400;
+/// The hostile client replaces a claim after this number of forgeries.
+const CLAIM_INTERVAL: usize = 20;
 /// The number of invalid packets in a flood.
 const FLOOD: usize = 3000;
 
@@ -37,7 +40,7 @@ fn target(domain: &'static str) -> Target {
         command: named("Do"),
         event: named("Happened"),
         actor: named("Recorder"),
-        has_begun: true,
+        query: (named(domain), named("Sum")),
     }
 }
 
@@ -76,7 +79,10 @@ async fn start(fixture: &dyn Fixture) -> (TestNode, TestNode) {
         Box::pin(async move { Response::Reply(envelope.payload) })
     };
     let behavior = NodeBehavior { responder: Box::new(responder), ..NodeBehavior::default() };
-    let bank = TestNode::start_with(fixture, service("bank").owning(named("bank"), SHARDS), behavior).await;
+    // A node with a store claims its domain.
+    let store = StoreCard::new(StoreId::from_u128(1), Run { epoch: 1, nonce: 1 });
+    let card = service("bank").owning(named("bank"), SHARDS).answering(named("bank"), named("Sum")).store(store);
+    let bank = TestNode::start_with(fixture, card, behavior).await;
     let shop = TestNode::start(
         fixture,
         service("shop").owning(named("shop"), SHARDS).subscribing(named("bank"), SHARDS, [named("Happened")]),
@@ -85,28 +91,70 @@ async fn start(fixture: &dyn Fixture) -> (TestNode, TestNode) {
     (bank, shop)
 }
 
-/// A client publishes malformed, contradictory, oversize and false packets to every address: the results of honest nodes stay the
-/// same.
+/// Lets a hostile client observe the packets of an exchange.
+fn observe(hostile: &mut Hostile, numbers: RangeInclusive<u64>) {
+    for number in numbers {
+        let of = |domain| shard(domain, u16::try_from(number).unwrap_or(0) % SHARDS);
+        let (to, from) = (shard("shop", 0), of("bank"));
+        let sent = command(&from, &to, number);
+        let reply = Envelope { kind: Kind::Reply, domain: from.domain.clone(), ..sent.clone() };
+        let direct = Address::Direct { to, from: Some(from.clone()) };
+        let recorded = event(&from, number);
+        let asked = Request::Command(external_command(&from, number));
+        let envelope = |envelope: &Envelope| Packet::from_envelope(envelope).expect("is encoded");
+        hostile.observe(direct.clone(), envelope(&sent));
+        hostile.observe(direct, envelope(&reply));
+        hostile.observe(Address::for_event(&recorded).expect("an address"), envelope(&recorded));
+        hostile.observe(Address::for_request(&asked), Packet::from_request(&asked).expect("is encoded"));
+    }
+}
+
+/// A client publishes malformed, contradictory, oversize and false packets to every address, and replays packets of honest nodes,
+/// unchanged and changed: the results of honest nodes stay the same, and no node loses its claim.
 ///
-/// The forgeries come from a fixed seed, so a failure can be repeated. The case also fails if nothing was refused: the attack
-/// would then test nothing.
+/// The forgeries come from a fixed seed, so a failure can be repeated. The attack lasts as long as the exchange. The case also
+/// fails if a kind of forgery is missing or if nothing was refused: the attack would then test nothing.
 pub async fn hostile_client_does_not_affect_other_nodes(fixture: &dyn Fixture) {
     let (bank, shop) = start(fixture).await;
     let undisturbed = exchange(&bank, &shop, 1..=100).await;
+    let owner = shop.bridge.owner(&named("bank")).await.expect("the claim is read");
     let mut hostile = Hostile::new(11, vec![target("bank"), target("shop")]);
+    observe(&mut hostile, 1..=100);
+    let is_over = Cell::new(false);
     let attack = async {
         let mut kinds = BTreeSet::new();
-        for _ in 0..FORGERIES {
+        for written in 1.. {
+            if written > FORGERIES && is_over.get() {
+                break;
+            }
             let forgery = hostile.forge().expect("a forgery");
             kinds.insert(forgery.kind);
             fixture.forge(forgery).await;
+            if written % CLAIM_INTERVAL == 0 {
+                let (domain, content) = hostile.forge_claim().expect("a claim");
+                fixture.forge_claim(domain, content).await;
+            }
+            // A fixture that never waits leaves the exchange its turn.
+            tokio::task::yield_now().await;
         }
         kinds
     };
-    let (kinds, attacked) = join(attack, exchange(&bank, &shop, 101..=200)).await;
-    assert!(kinds.len() > 12, "{kinds:?}");
+    let exchange = async {
+        let results = exchange(&bank, &shop, 101..=200).await;
+        is_over.set(true);
+        results
+    };
+    let (kinds, attacked) = join(attack, exchange).await;
+    assert_eq!(kinds, Hostile::kinds().collect());
     assert_eq!(attacked, undisturbed);
     assert!(fixture.refused().await > 0, "the hostile client had no effect");
+    let is_restored = async {
+        while shop.bridge.owner(&named("bank")).await.ok() != Some(owner) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(tokio::time::timeout(ARRIVAL_TIMEOUT, is_restored).await.is_ok(), "the claim is not that of the bank");
+    bank.inspect(|received| assert!(received.claims_lost.is_empty(), "{:?}", received.claims_lost));
     bank.stop().await;
     shop.stop().await;
 }
