@@ -16,7 +16,7 @@ use async_nats::{Client, Subscriber};
 use futures_util::StreamExt;
 use futures_util::stream::{SelectAll, select_all};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::connection::LinkState;
 use super::jetstream::{DesiredConfig, JetStream, PublishOutcome};
@@ -226,8 +226,40 @@ impl Claims {
 
     /// Renews the claims until the node stops or has lost one of them. After a panic it can be called again.
     pub(super) async fn run(&self, ClaimWatch { watched, link, inbound, report }: &mut ClaimWatch) {
+        let rivals = Notify::new();
+        tokio::select! {
+            biased;
+            () = self.watch_rivals(watched, &rivals) => {}
+            () = self.renew_all(&rivals, link, &**inbound, report) => {}
+        }
+    }
+
+    /// Reads the messages on the subjects of the claims as they arrive, and notifies `rivals` of those that indicate a rival.
+    ///
+    /// It waits for no renewal: the client library would keep unread messages of any number and size in memory. Messages that arrive
+    /// between two renewals cause one renewal.
+    async fn watch_rivals(&self, watched: &mut SelectAll<Subscriber>, rivals: &Notify) {
+        while let Some(message) = watched.next().await {
+            let written = serde_json::from_slice::<Claim>(&message.payload);
+            let is_held = |claim: &Claim| claim.is_of(&self.store) || claim.is_shared_with(&self.card, &self.store);
+            if !written.is_ok_and(|claim| is_held(&claim)) {
+                rivals.notify_one();
+            }
+        }
+        // The client has ended. The renewals end with the node.
+        std::future::pending().await
+    }
+
+    /// Renews the claims after each notification of `rivals`, and from time to time.
+    async fn renew_all(
+        &self,
+        rivals: &Notify,
+        link: &mut watch::Receiver<LinkState>,
+        inbound: &dyn Inbound,
+        report: &Report,
+    ) {
         loop {
-            self.wait_for_renewal(watched, link).await;
+            self.wait_for_renewal(rivals, link).await;
             if self.ended.load(Ordering::Acquire) {
                 return;
             }
@@ -258,18 +290,8 @@ impl Claims {
     }
 
     /// Waits until the next renewal is due or a message indicates a rival.
-    async fn wait_for_renewal(&self, watched: &mut SelectAll<Subscriber>, link: &mut watch::Receiver<LinkState>) {
+    async fn wait_for_renewal(&self, rivals: &Notify, link: &mut watch::Receiver<LinkState>) {
         tokio::time::sleep(MIN_RENEW_INTERVAL).await;
-        let rival = async {
-            while let Some(message) = watched.next().await {
-                let written = serde_json::from_slice::<Claim>(&message.payload);
-                let is_held = |claim: &Claim| claim.is_of(&self.store) || claim.is_shared_with(&self.card, &self.store);
-                if !written.is_ok_and(|claim| is_held(&claim)) {
-                    return;
-                }
-            }
-            std::future::pending().await
-        };
         let reconnected = async {
             let before = link.borrow_and_update().epoch;
             if link.wait_for(|link| link.up && link.epoch != before).await.is_err() {
@@ -278,7 +300,7 @@ impl Claims {
         };
         tokio::select! {
             biased;
-            () = rival => {}
+            () = rivals.notified() => {}
             () = reconnected => {}
             () = tokio::time::sleep(RENEW_INTERVAL - MIN_RENEW_INTERVAL) => {}
         }

@@ -110,6 +110,39 @@ fn questions_for_pages_do_not_fill_memory() {
     }
 }
 
+/// A stranger publishes large messages on the subject of a claim faster than the owner renews it.
+#[test]
+fn messages_in_place_of_claims_do_not_fill_memory() {
+    const MESSAGES: usize = 400;
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let node = bank_with_large_events(&server.url()).await;
+            let stranger = async_nats::connect(server.url()).await.expect("connects");
+            let subject = Namespace::default().claim_subject(&shard("bank", 0).domain);
+            let sampler = MemorySampler::start();
+            for _ in 0..MESSAGES {
+                stranger.publish(subject.clone(), vec![b'x'; LARGE].into()).await.expect("the connection is open");
+                // This process has the stranger's queue, too.
+                stranger.flush().await.expect("sends");
+            }
+            // The server delivers them to the node before the claim that the node writes again.
+            let claims = async_nats::jetstream::new(stranger.clone());
+            until("a renewed claim", async || {
+                let stream = claims.get_stream(Namespace::default().claims_stream()).await.expect("the stream exists");
+                let last = stream.get_last_raw_message_by_subject(&subject).await.expect("a message");
+                last.payload.len() < LARGE
+            })
+            .await;
+            let grown = sampler.end();
+            println!("{release:?}: {grown} MiB more during {MESSAGES} messages in place of a claim");
+            assert!(grown < GROWTH, "{grown} MiB");
+            node.client().send(deposit("ada", 1)).await.expect("is handled");
+            node.stop().await.expect("stops");
+        });
+    }
+}
+
 async fn ask(stranger: &async_nats::Client, inbox: &'static str, request: Request) {
     let packet = Packet::from_request(&request).expect("is encoded");
     let mut headers = HeaderMap::new();
