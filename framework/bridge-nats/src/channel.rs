@@ -3,6 +3,7 @@
 //! Used by the consumer loop.
 
 use async_nats::{Message, Subscriber};
+use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::StreamExt;
 
@@ -49,6 +50,37 @@ impl Stream for ChannelSubscriber {
         context: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Self::Item>> {
         let channel = self.channel;
-        self.subscriber.poll_next_unpin(context).map(|message| message.map(|message| (channel, message)))
+        self.subscriber.poll_next_unpin(context).map(|message| message.map(|message| (channel, own_payload(message))))
+    }
+}
+
+/// Copies the payload out of the read buffer of the client library.
+///
+/// The library returns slices of its buffer, which grows to the size of the largest message in it. A small message that waits in the
+/// node would keep a megabyte, and all limits in bytes count payloads.
+pub(super) fn own_payload(message: Message) -> Message {
+    Message { payload: Bytes::copy_from_slice(&message.payload), ..message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_message_does_not_keep_the_read_buffer() {
+        let buffer = Bytes::from(vec![7; 1 << 20]);
+        let message = Message {
+            subject: "wb.dir.bank.0".into(),
+            reply: None,
+            payload: buffer.slice(..20),
+            headers: None,
+            status: None,
+            description: None,
+            length: 33,
+        };
+        assert!(!buffer.is_unique());
+        let owned = own_payload(message);
+        assert!(buffer.is_unique());
+        assert_eq!(owned.payload, [7; 20][..]);
     }
 }

@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::acknowledgement;
+use super::channel::own_payload;
 use super::connection::LinkState;
 use super::headers;
 use super::inboxes::Inboxes;
@@ -408,7 +409,7 @@ impl PublisherLoop {
             return;
         }
         let reply = match kind {
-            ReplyKind::Response => Reply::Response(message),
+            ReplyKind::Response => Reply::Response(own_payload(message)),
             // Parsed once, although the acknowledgement of a pack is for many events.
             ReplyKind::Acknowledgement => Reply::Acknowledgement(acknowledgement::parse(&message)),
         };
