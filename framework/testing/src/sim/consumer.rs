@@ -23,9 +23,9 @@ use super::fault_counts::FaultEvent;
 use super::link::{LinkState, RECREATE_DELAY, SimLink, pause};
 use whizbang_conformance::broker::Acknowledgement;
 use whizbang_conformance::broker::model::{Delivery, Next};
-use whizbang_core::bridge::AckOutcome;
+use whizbang_core::bridge::{AckOutcome, BridgeError};
 use whizbang_core::clock::instant;
-use whizbang_core::message::ShardId;
+use whizbang_core::message::{Envelope, ShardId};
 use whizbang_core::store::Epoch;
 
 /// Time between polls of a node without capacity.
@@ -229,7 +229,8 @@ impl SimConsumer {
             return self.drop_delivery();
         }
         let (sequence, deliveries) = (delivery.sequence, delivery.deliveries);
-        let envelope = match delivery.payload.packet.envelope() {
+        let stored = &delivery.payload;
+        let envelope = match stored.packet.envelope().and_then(|envelope| addressed(envelope, stored.to.as_ref())) {
             Ok(envelope) => envelope,
             Err(error) => {
                 link.decrement(&link.reserved);
@@ -323,6 +324,17 @@ async fn sleep_until(wait: Option<Instant>) {
     match wait {
         Some(wait) => tokio::time::sleep_until(wait).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Sets the destination of a message from its address, as a bridge does.
+fn addressed(envelope: Envelope, to: Option<&ShardId>) -> Result<Envelope, BridgeError> {
+    match (to, &envelope.to) {
+        (Some(to), Some(claimed)) if claimed != to => {
+            Err(BridgeError::Malformed { reason: "the destination contradicts the address".to_owned() })
+        }
+        (Some(to), _) => Ok(Envelope { to: Some(to.clone()), ..envelope }),
+        (None, _) => Ok(envelope),
     }
 }
 
