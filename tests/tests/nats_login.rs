@@ -193,7 +193,7 @@ impl RecordingServer {
                 if !received.is_empty() {
                     return received.concat();
                 }
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                whizbang_tests::poll_interval().await;
             }
         };
         tokio::time::timeout(Duration::from_secs(20), received).await.expect("a connection")

@@ -135,7 +135,7 @@ impl Trio {
                     tokio::task::yield_now().await;
                 } else {
                     // The attack lasts as long as the round, at a lower rate.
-                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    whizbang_tests::poll_interval().await;
                 }
             }
             (most, kinds)
@@ -175,11 +175,11 @@ fn hostile_client_on_nats_affects_no_result_and_no_memory() {
             let server = NatsServer::start(release);
             let trio = Trio::start(async || bridge(&server.url()).await).await;
             let stranger = UntrustedClient::connect(&server.url()).await;
-            let written = Cell::new(0);
+            let written = Cell::new(0_usize);
             let write = async |forgery| {
                 stranger.write(forgery).await;
                 written.set(written.get() + 1);
-                if written.get() % FLUSH_INTERVAL == 0 {
+                if written.get().is_multiple_of(FLUSH_INTERVAL) {
                     stranger.flush().await;
                 }
             };

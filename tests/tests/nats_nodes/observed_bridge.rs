@@ -12,9 +12,12 @@ use whizbang::bridge::{
 };
 use whizbang::message::{Envelope, Name, ShardId, StoreId};
 
-/// The packets of several bridges, as a client of their broker reads them.
+/// The packets with their addresses, in the order in which they were sent.
+type Packets = Vec<(Address, Packet)>;
+
+/// The packets of several bridges, as a client of their broker reads them. `None` once it has stopped observing.
 #[derive(Clone, Default)]
-pub(crate) struct Observer(Arc<Mutex<Option<Vec<(Address, Packet)>>>>);
+pub(crate) struct Observer(Arc<Mutex<Option<Packets>>>);
 
 impl Observer {
     pub(crate) fn new() -> Self {
@@ -27,7 +30,7 @@ impl Observer {
     }
 
     /// Returns the packets so far and stops observing.
-    pub(crate) fn finish(&self) -> Vec<(Address, Packet)> {
+    pub(crate) fn finish(&self) -> Packets {
         self.0.lock().take().unwrap_or_default()
     }
 

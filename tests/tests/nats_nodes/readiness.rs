@@ -72,6 +72,8 @@ fn node_with_a_wrong_stream_is_not_ready() {
                 server.restart();
                 not_ready(&node, name).await;
                 assert_eq!(node.metrics().blocked_streams, 1);
+                // The earlier connection may not be back yet.
+                let operator = jetstream::new(async_nats::connect(server.url()).await.expect("connects"));
                 operator.delete_stream(name).await.expect("deletes");
                 ready(&node).await;
                 assert_eq!(node.metrics().blocked_streams, 0);

@@ -85,7 +85,7 @@ async fn takes_effect(effect: Effect, operator: &Client, creator: &Client) {
             return;
         }
         while call(operator, &format!("STREAM.INFO.{OWN}"), "").await["state"]["messages"] == 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            whizbang_tests::poll_interval().await;
         }
     };
     assert!(tokio::time::timeout(Duration::from_secs(20), reached).await.is_ok(), "{effect:?}: no effect");
@@ -121,7 +121,7 @@ fn hostile_bodies_need_a_permission_to_create_streams() {
                 assert_eq!(info["error"]["code"], 404, "{name}: {info}");
                 // The control: the permission to create it suffices.
                 for (request, body) in create() {
-                    let answer = call(&creator, &request, &body).await;
+                    let answer = call(&creator, request, &body).await;
                     assert!(answer["error"].is_null(), "{name}: {answer}");
                 }
                 takes_effect(effect, &operator, &creator).await;
