@@ -1,4 +1,4 @@
-//! A node over NATS is killed between commits and publications: its events reach the broker all the same.
+//! A node over NATS is killed between commits and publications. The broker receives its events nevertheless.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
