@@ -1,6 +1,6 @@
 //! Acknowledgements of published messages by streams.
 //!
-//! Parsed once by the publisher, also when the acknowledgement of a pack is for many events.
+//! Parsed by the publisher.
 //!
 //! A stream that is full, or that does not exist, answers at once. Silence means that the outcome is unknown, and the sender
 //! repeats the message under the same id.

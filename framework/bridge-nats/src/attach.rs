@@ -140,12 +140,7 @@ impl NatsBridge {
                 jetstream.delete_shard_consumers(&stream, &card.service, &domain).await?;
             }
         }
-        let publisher = Arc::new(PublisherLoop::new(
-            inboxes,
-            config.namespace.clone(),
-            connection.link.clone(),
-            Arc::clone(&connection.broker),
-        ));
+        let publisher = Arc::new(PublisherLoop::new(inboxes, connection.link.clone(), Arc::clone(&connection.broker)));
         let (closing, closed) = oneshot::channel();
         let link = connection.link.clone();
         let watch = ClaimWatch::new(watched, connection.link.clone(), Arc::clone(&inbound), Arc::clone(&report));

@@ -31,6 +31,7 @@ pub mod decode;
 mod delivery;
 mod denied_inboxes;
 mod durability;
+mod event_packs;
 mod excerpt;
 mod headers;
 mod holder;
@@ -40,7 +41,6 @@ mod jetstream;
 mod json_request;
 mod lag;
 mod log_limits;
-mod outgoing_message;
 mod owned_shards;
 mod ownership;
 mod pending_replies;
@@ -73,7 +73,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt, ready};
+use futures_util::future::{BoxFuture, FutureExt, join_all, ready};
 use parking_lot::RwLock;
 
 use self::acknowledgement::has_no_responder;
@@ -254,15 +254,24 @@ impl Bridge for NatsBridge {
     }
 
     fn publish(&self, event: Envelope) -> BoxFuture<'_, Result<(), BridgeError>> {
+        self.publish_all(vec![event])
+    }
+
+    fn publish_all(&self, events: Vec<Envelope>) -> BoxFuture<'_, Result<(), BridgeError>> {
+        let Some(domain) = events.first().map(|event| event.domain.clone()) else { return ready(Ok(())).boxed() };
         let published = self.session().and_then(|session| {
-            Packet::check(&event)?;
-            let domain = event.domain.clone();
-            let reply = session.publisher.publish_event(event)?;
-            Ok((session, reply, domain))
+            let messages = event_packs::encode(&events, session.client.max_payload())?;
+            let publish = |(address, packet): (Address, Packet)| {
+                session.publish(packet, self.namespace().subject(&address), ReplyKind::Acknowledgement)
+            };
+            let replies = messages.into_iter().map(publish).collect::<Result<Vec<_>, _>>()?;
+            Ok((session, replies))
         });
         match published {
-            Ok((session, reply, domain)) => async move {
-                let acknowledged = session::wait_for_acknowledgement(reply, domain).await;
+            Ok((session, replies)) => async move {
+                let acknowledged =
+                    replies.into_iter().map(|reply| session::wait_for_acknowledgement(reply, domain.clone()));
+                let acknowledged = join_all(acknowledged).await.into_iter().collect();
                 if matches!(acknowledged, Err(BridgeError::NoOwner { .. })) {
                     // The owner is this node: it created the stream at start, so the stream has been deleted since.
                     session.publisher.stream_missing.notify_one();

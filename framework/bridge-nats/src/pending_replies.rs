@@ -48,10 +48,8 @@ pub(super) struct PendingReply {
     pub(super) subject: Option<Subject>,
     /// The kind of reply. Only acknowledgements count in the window.
     pub(super) kind: ReplyKind,
-    /// The size in bytes, known once the message is written. Only the first message of a pack counts in the window.
+    /// The size in bytes, known once the message is written.
     pub(super) written_bytes: Option<usize>,
-    /// The other messages of the same pack, which share the acknowledgement.
-    pub(super) packed_with: Vec<u64>,
     /// Completes the sender's future.
     pub(super) reply: oneshot::Sender<Result<Reply, ReplyError>>,
 }
@@ -61,7 +59,7 @@ pub(super) struct PendingReply {
 pub(super) struct PendingReplies {
     /// All registered messages, written or not.
     pub(super) entries: HashMap<u64, PendingReply, foldhash::fast::FixedState>,
-    /// The number of written messages that wait for an acknowledgement; a pack counts as one.
+    /// The number of written messages that wait for an acknowledgement.
     unacknowledged: usize,
     /// The payload bytes of these messages.
     bytes: usize,
@@ -115,7 +113,7 @@ mod tests {
             while pending.has_capacity() {
                 let (reply, _) = oneshot::channel();
                 let kind = ReplyKind::Acknowledgement;
-                let entry = PendingReply { subject: None, kind, written_bytes: None, packed_with: Vec::new(), reply };
+                let entry = PendingReply { subject: None, kind, written_bytes: None, reply };
                 pending.entries.insert(written, entry);
                 assert_eq!(pending.mark_written(written, &Subject::from("a"), bytes), Some(kind));
                 written += 1;

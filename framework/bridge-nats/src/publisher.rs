@@ -23,33 +23,35 @@ use tokio::sync::{Notify, oneshot, watch};
 use super::acknowledgement;
 use super::channel::own_payload;
 use super::connection::LinkState;
-use super::headers;
 use super::inboxes::Inboxes;
-use super::outgoing_message::{EncodedMessage, OutgoingMessage};
 use super::pending_replies::{PendingReplies, PendingReply};
 pub(super) use super::pending_replies::{Reply, ReplyError, ReplyKind};
 use whizbang_core::bridge::BridgeError;
-use whizbang_core::message::{Codec, Envelope, Origin};
-use whizbang_wire::Packet;
 use whizbang_wire::queue::Queue;
-use whizbang_wire::subject::{Address, Namespace};
 
 /// The maximum number of messages that wait to be written, for senders that do not await what they send.
 const MAX_QUEUED: usize = 64 * 1024;
 /// The maximum total payload of these messages in bytes.
 const MAX_QUEUED_BYTES: usize = 32 << 20;
-/// The maximum number of events in one message. Only events that wait already are packed: none
-/// waits for a pack to fill.
-const MAX_PACK_EVENTS: usize = 128;
-/// As [`MAX_PACK_EVENTS`], in bytes of their payloads.
-const MAX_PACK_BYTES: usize = 32 * 1024;
+
+/// A message in the queue, encoded by the thread that sends it, so that the threads of a node share this work.
+struct EncodedMessage {
+    /// The complete subject, with the namespace.
+    subject: Subject,
+    /// The headers, which contain everything of the envelope except its payload.
+    headers: HeaderMap,
+    /// The payload, encoded by the codec of the domain.
+    payload: Bytes,
+    /// The number in the subject of its reply. `None` if no reply is expected.
+    number: Option<u64>,
+}
 
 /// The queues of messages to write, and the messages that wait for a reply. Shared by all threads of the node.
 pub(super) struct PublisherLoop {
     /// Messages for streams.
-    messages: Queue<OutgoingMessage>,
+    messages: Queue<EncodedMessage>,
     /// Requests and notifications: they do not wait for acknowledgements.
-    urgent: Queue<OutgoingMessage>,
+    urgent: Queue<EncodedMessage>,
     /// The payload size of both queues in bytes.
     queued_bytes: AtomicUsize,
     /// The messages that wait for a reply, by their numbers.
@@ -64,20 +66,13 @@ pub(super) struct PublisherLoop {
     link: watch::Receiver<LinkState>,
     /// The addresses of the servers, for errors.
     broker: Arc<str>,
-    /// The prefix of all subjects.
-    namespace: Namespace,
     /// The subjects to which replies are sent.
     inboxes: Inboxes,
 }
 
 impl PublisherLoop {
     /// Creates a publisher with empty queues. Nothing is written before its loop runs.
-    pub(super) fn new(
-        inboxes: Inboxes,
-        namespace: Namespace,
-        link: watch::Receiver<LinkState>,
-        broker: Arc<str>,
-    ) -> Self {
+    pub(super) fn new(inboxes: Inboxes, link: watch::Receiver<LinkState>, broker: Arc<str>) -> Self {
         Self {
             messages: Queue::new(MAX_QUEUED),
             urgent: Queue::new(MAX_QUEUED),
@@ -88,7 +83,6 @@ impl PublisherLoop {
             stream_missing: Notify::new(),
             link,
             broker,
-            namespace,
             inboxes,
         }
     }
@@ -103,16 +97,9 @@ impl PublisherLoop {
     ) -> Result<ReplyFuture, BridgeError> {
         let reply = self.register(kind)?;
         let number = Some(reply.number);
-        let message =
-            OutgoingMessage::Ready(EncodedMessage { subject: Subject::from(subject), headers, payload, number });
+        let message = EncodedMessage { subject: Subject::from(subject), headers, payload, number };
         let queue = if kind == ReplyKind::Acknowledgement { &self.messages } else { &self.urgent };
         self.enqueue(queue, message).map(|()| reply)
-    }
-
-    /// Queues an event, which may be packed with others, and returns the future of its acknowledgement.
-    pub(super) fn publish_event(self: &Arc<Self>, event: Envelope) -> Result<ReplyFuture, BridgeError> {
-        let reply = self.register(ReplyKind::Acknowledgement)?;
-        self.enqueue(&self.messages, OutgoingMessage::Event(Box::new(event), reply.number)).map(|()| reply)
     }
 
     /// Reserves a number for a message before it is queued, so that its reply cannot arrive before it is registered.
@@ -120,7 +107,7 @@ impl PublisherLoop {
         self.check_open()?;
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let (sender, reply) = oneshot::channel();
-        let entry = PendingReply { subject: None, kind, written_bytes: None, packed_with: Vec::new(), reply: sender };
+        let entry = PendingReply { subject: None, kind, written_bytes: None, reply: sender };
         self.pending.lock().entries.insert(number, entry);
         Ok(ReplyFuture { publisher: Arc::clone(self), number, reply })
     }
@@ -130,8 +117,8 @@ impl PublisherLoop {
     /// # Errors
     /// [`BridgeError::Busy`] if the queue is full in count or bytes, [`BridgeError::Closed`] after the end. The message is
     /// dropped.
-    fn enqueue(&self, queue: &Queue<OutgoingMessage>, message: OutgoingMessage) -> Result<(), BridgeError> {
-        let bytes = message.bytes();
+    fn enqueue(&self, queue: &Queue<EncodedMessage>, message: EncodedMessage) -> Result<(), BridgeError> {
+        let bytes = message.payload.len();
         let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         // An empty queue accepts a message of any size.
         let fits = queued == 0 || queued + bytes <= MAX_QUEUED_BYTES;
@@ -142,14 +129,10 @@ impl PublisherLoop {
         Err(if queue.is_closed() { BridgeError::Closed } else { BridgeError::Busy { waiting: queue.len() } })
     }
 
-    /// Removes the first message of a queue if `wanted` returns true for it.
-    fn dequeue(
-        &self,
-        queue: &Queue<OutgoingMessage>,
-        wanted: impl FnOnce(&OutgoingMessage) -> bool,
-    ) -> Option<OutgoingMessage> {
-        let message = queue.pop_if(wanted)?;
-        self.queued_bytes.fetch_sub(message.bytes(), Ordering::Relaxed);
+    /// Removes the first message of a queue.
+    fn dequeue(&self, queue: &Queue<EncodedMessage>) -> Option<EncodedMessage> {
+        let message = queue.pop()?;
+        self.queued_bytes.fetch_sub(message.payload.len(), Ordering::Relaxed);
         Some(message)
     }
 
@@ -161,8 +144,7 @@ impl PublisherLoop {
         payload: Bytes,
     ) -> Result<(), BridgeError> {
         self.check_open()?;
-        let message =
-            OutgoingMessage::Ready(EncodedMessage { subject: Subject::from(subject), headers, payload, number: None });
+        let message = EncodedMessage { subject: Subject::from(subject), headers, payload, number: None };
         self.enqueue(&self.urgent, message)
     }
 
@@ -269,20 +251,13 @@ impl PublisherLoop {
     /// ones come first: they are small, and the window does not apply to them.
     async fn write(&self, client: &Client, link: &mut watch::Receiver<LinkState>) {
         loop {
-            let message = match self.dequeue(&self.urgent, |_| true) {
+            let encoded = match self.dequeue(&self.urgent) {
                 Some(message) => message,
-                None if self.pending.lock().has_capacity() => match self.dequeue(&self.messages, |_| true) {
+                None if self.pending.lock().has_capacity() => match self.dequeue(&self.messages) {
                     Some(message) => message,
                     None => return,
                 },
                 None => return,
-            };
-            let encoded = match message {
-                OutgoingMessage::Ready(encoded) => encoded,
-                OutgoingMessage::Event(event, number) => match self.encode_pack(*event, number, client.max_payload()) {
-                    Some(encoded) => encoded,
-                    None => continue,
-                },
             };
             let number = encoded.number;
             let mut reply = None;
@@ -308,86 +283,17 @@ impl PublisherLoop {
         }
     }
 
-    /// Encodes an event, packed with those behind it in the queue that are of the same shard. Returns `None` if it cannot be sent; its
-    /// sender was notified.
-    fn encode_pack(&self, event: Envelope, number: u64, max_payload: usize) -> Option<EncodedMessage> {
-        if !self.pending.lock().entries.contains_key(&number) {
-            // Its sender gave up before it was written.
-            return None;
-        }
-        let mut events = vec![event];
-        let mut packed_with = Vec::new();
-        let mut bytes = events.iter().map(Packet::packed_size).sum::<usize>();
-        let limit = MAX_PACK_BYTES.min(max_payload / 2);
-        while let Some(first) = events.first().filter(|_| events.len() < MAX_PACK_EVENTS) {
-            let fits = |message: &OutgoingMessage| match message {
-                OutgoingMessage::Event(next, _) => {
-                    can_share_pack(first, next) && bytes + Packet::packed_size(next) <= limit
-                }
-                OutgoingMessage::Ready(_) => false,
-            };
-            let Some(OutgoingMessage::Event(next, number)) = self.dequeue(&self.messages, fits) else { break };
-            bytes += Packet::packed_size(&next);
-            events.push(*next);
-            packed_with.push(number);
-        }
-        if let Some(entry) = self.pending.lock().entries.get_mut(&number) {
-            entry.packed_with = packed_with;
-        }
-        self.encode(&events, number, max_payload)
-            .map_err(|error| self.resolve(number, Err(ReplyError::NotSent(error))))
-            .ok()
-    }
-
-    /// Encodes one event under its name, or several under the subject of their shard.
-    fn encode(&self, events: &[Envelope], number: u64, max_payload: usize) -> Result<EncodedMessage, BridgeError> {
-        let (address, packet) = match events {
-            [event] => (Address::for_event(event), Packet::from_envelope(event)?),
-            events => {
-                let shard = events.first().and_then(|event| event.origin.as_ref()).map(|origin| origin.shard.clone());
-                (shard.map(Address::Events), Packet::from_events(events))
-            }
-        };
-        let address =
-            address.ok_or_else(|| BridgeError::Malformed { reason: "event without a log position".to_owned() })?;
-        if packet.size() > max_payload {
-            return Err(BridgeError::Oversize { bytes: packet.size(), limit: max_payload });
-        }
-        let subject = Subject::from(self.namespace.subject(&address));
-        Ok(EncodedMessage {
-            subject,
-            headers: headers::to_nats(&packet)?,
-            payload: packet.payload,
-            number: Some(number),
-        })
-    }
-
-    /// Completes a message, and those of the same pack, with a reply or an error.
+    /// Completes a message with a reply or an error.
     fn resolve(&self, number: u64, reply: Result<Reply, ReplyError>) {
-        let (first, others) = {
-            let mut pending = self.pending.lock();
-            let Some(first) = pending.remove(number) else { return };
-            let others: Vec<PendingReply> =
-                first.packed_with.iter().filter_map(|other| pending.remove(*other)).collect();
-            (first, others)
-        };
+        let Some(entry) = self.pending.lock().remove(number) else { return };
         // A sender may have dropped its future.
-        for other in others {
-            let _ = other.reply.send(reply.clone());
-        }
-        let _ = first.reply.send(reply);
+        let _ = entry.reply.send(reply);
     }
 
     /// Fails the messages that wait to be written or acknowledged, after the connection was lost: their senders retry.
     fn fail_unacknowledged(&self) {
-        while let Some(message) =
-            self.dequeue(&self.urgent, |_| true).or_else(|| self.dequeue(&self.messages, |_| true))
-        {
-            let number = match message {
-                OutgoingMessage::Ready(encoded) => encoded.number,
-                OutgoingMessage::Event(_, number) => Some(number),
-            };
-            if let Some(number) = number {
+        while let Some(message) = self.dequeue(&self.urgent).or_else(|| self.dequeue(&self.messages)) {
+            if let Some(number) = message.number {
                 self.resolve(number, Err(ReplyError::NotSent(self.connection_lost())));
             }
         }
@@ -410,19 +316,10 @@ impl PublisherLoop {
         }
         let reply = match kind {
             ReplyKind::Response => Reply::Response(own_payload(message)),
-            // Parsed once, although the acknowledgement of a pack is for many events.
             ReplyKind::Acknowledgement => Reply::Acknowledgement(acknowledgement::parse(&message)),
         };
         self.resolve(number, Ok(reply));
     }
-}
-
-/// Returns true if an event may be packed with the first one of a pack. A JSON event is not packed: it may be read by clients in
-/// other languages, which expect one event per message.
-fn can_share_pack(first: &Envelope, next: &Envelope) -> bool {
-    let is_compact = first.codec == Codec::Bincode && next.codec == Codec::Bincode;
-    let of_one_shard = |one: &Origin, other: &Origin| one.shard == other.shard;
-    is_compact && first.origin.as_ref().zip(next.origin.as_ref()).is_some_and(|(one, other)| of_one_shard(one, other))
 }
 
 /// Hands a message to the client, which sends it in the background.
@@ -473,7 +370,6 @@ impl Drop for ReplyFuture {
     fn drop(&mut self) {
         let is_pending = self.publisher.pending.lock().entries.contains_key(&self.number);
         if is_pending {
-            // The other messages of the same pack wait for this one's reply, which would be ignored.
             self.publisher.resolve(self.number, Err(ReplyError::ConnectionLost));
             // The window may have space now.
             self.publisher.messages.wake();

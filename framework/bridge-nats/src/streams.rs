@@ -24,6 +24,9 @@ const REFUSED_BYTES: u64 = 16 * 1024 * 1024;
 /// The size in bytes of the stream of claims, which have a few hundred bytes each.
 const CLAIMS_BYTES: u64 = 1024 * 1024;
 
+/// The size in bytes of the largest claim. A larger message would leave no space for the claims of other services.
+const MAX_CLAIM_BYTES: u64 = 4096;
+
 /// The stream settings that an operator may change: they limit size and retention and do not change the meaning.
 const STREAM_ADJUSTABLE: &[&str] = &["max_bytes", "max_age", "num_replicas"];
 /// The consumer settings that an operator may change.
@@ -31,10 +34,10 @@ const CONSUMER_ADJUSTABLE: &[&str] = &["ack_wait", "max_ack_pending"];
 
 /// The stream settings that would keep, drop or change messages in an unexpected way.
 const STREAM_UNSET: &[&str] = &[
+    "max_msg_size",
     "sealed",
     "mirror",
     "sources",
-    "max_msg_size",
     "subject_transform",
     "republish",
     // With these, a header of any message removes or changes others, or stores one in the name of another sender.
@@ -43,6 +46,12 @@ const STREAM_UNSET: &[&str] = &[
     "allow_msg_counter",
     "allow_msg_ttl",
 ];
+
+/// The same for the stream of claims, which limits the size of a message.
+const CLAIMS_UNSET: &[&str] = match STREAM_UNSET {
+    [_size, others @ ..] => others,
+    [] => &[],
+};
 /// The consumer settings that would skip messages, slow them down, or remove the consumer.
 const CONSUMER_UNSET: &[&str] = &[
     "filter_subject",
@@ -216,7 +225,11 @@ pub(super) fn claims_stream(config: &NatsBuilder) -> DesiredConfig {
     if let Some(settings) = wanted.settings.as_object_mut() {
         settings.insert("max_bytes".to_owned(), json!(CLAIMS_BYTES));
         settings.insert("max_msgs_per_subject".to_owned(), json!(1));
+        settings.insert("max_msg_size".to_owned(), json!(MAX_CLAIM_BYTES));
     }
+    // A stream that an older version created has no limit for a message: the operator should set it, but the node can start.
+    wanted.adjustable = &["max_bytes", "max_age", "num_replicas", "max_msg_size"];
+    wanted.must_be_unset = CLAIMS_UNSET;
     wanted
 }
 

@@ -122,10 +122,10 @@ impl Writer {
         self.bytes(&envelope.payload);
     }
 
-    /// Writes the first envelopes of the list, as many as fit into `max_bytes` for the whole frame.
-    pub(crate) fn envelopes(&mut self, envelopes: &[Envelope], max_bytes: usize) {
+    /// Writes the first envelopes of the list, as many as fit into `max_bytes` for the whole frame, and returns their number.
+    pub(crate) fn envelopes(&mut self, envelopes: &[Envelope], max_bytes: usize) -> usize {
         let mut list = Writer(BytesMut::with_capacity(envelopes.len().min(1024) * 256));
-        let mut count = 0u64;
+        let mut count = 0;
         // The count in front of the list takes at most ten bytes.
         let limit = max_bytes.saturating_sub(self.len() + 10);
         for envelope in envelopes {
@@ -137,8 +137,9 @@ impl Writer {
             }
             count += 1;
         }
-        self.number(count);
+        self.number(count as u64);
         self.0.unsplit(list.0);
+        count
     }
 }
 

@@ -14,23 +14,19 @@ impl Packet {
     /// Encodes events of one store into one packet, in their order.
     ///
     /// All must be of one store, which the packet names once. The caller limits the size, see
-    /// [`packed_size`](Self::packed_size).
+    /// [`of_first_events`](Self::of_first_events).
     pub fn from_events(events: &[Envelope]) -> Self {
-        let mut frame = Writer::new();
-        frame.envelopes(events, usize::MAX);
-        let store = events.first().and_then(|event| event.origin.as_ref()).and_then(|origin| origin.store);
-        framed("events", frame).with_store(store)
+        Self::of_first_events(events, usize::MAX).0
     }
 
-    /// Returns the maximum size in bytes of an event in a pack.
+    /// Encodes the first events of a list into one packet, as many as fit into `max_bytes` of payload, and returns their number.
     ///
-    /// It is an upper bound, computed without encoding. A sender adds them up to fill a packet to the limit of the
-    /// broker.
-    pub fn packed_size(event: &Envelope) -> usize {
-        let origin = event.origin.as_ref().map_or(0, |origin| origin.key.len());
-        let headers: usize = event.headers.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
-        // Ids, numbers and lengths, five names of 64 bytes and a trace context take at most 512 bytes.
-        512 + origin + event.key.len() + headers + event.payload.len()
+    /// The number is zero if the first event alone is larger. All must be of one store, as for [`from_events`](Self::from_events).
+    pub fn of_first_events(events: &[Envelope], max_bytes: usize) -> (Self, usize) {
+        let mut frame = Writer::new();
+        let count = frame.envelopes(events, max_bytes);
+        let store = events.first().and_then(|event| event.origin.as_ref()).and_then(|origin| origin.store);
+        (framed("events", frame).with_store(store), count)
     }
 
     /// Checks the limits that every transferred envelope must meet, in either encoding.

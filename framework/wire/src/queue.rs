@@ -88,16 +88,10 @@ impl<T> Queue<T> {
     }
 
     /// Removes the first item.
-    pub(crate) fn pop(&self) -> Option<T> {
-        self.pop_if(|_| true)
-    }
-
-    /// Removes the first item if `wanted` returns true for it.
     ///
     /// The item that thereby comes within the bound is accepted, which lets its sender continue.
-    pub fn pop_if(&self, wanted: impl FnOnce(&T) -> bool) -> Option<T> {
+    pub fn pop(&self) -> Option<T> {
         let mut state = self.state.lock();
-        state.items.front().filter(|(first, _)| wanted(first))?;
         let (item, _) = state.items.pop_front()?;
         let last_accepted = self.capacity - 1;
         if let Some(accepted) = state.items.get_mut(last_accepted).and_then(|(_, accepted)| accepted.take()) {

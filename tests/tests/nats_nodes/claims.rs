@@ -66,6 +66,25 @@ fn second_node_with_another_store_is_refused_by_nats() {
     }
 }
 
+/// Otherwise one service could fill the stream, and all others could no longer renew their claims.
+#[test]
+fn claims_are_limited_in_size() {
+    for release in BOTH {
+        run(async {
+            let server = NatsServer::start(release);
+            let node = bank(&server, "bank", MemoryStore::new()).await.start().await.expect("starts");
+            let stranger = jetstream::new(async_nats::connect(server.url()).await.expect("connects"));
+            let publish = async |bytes| {
+                stranger.publish("whizbang.claim.shop", vec![7; bytes].into()).await.expect("is sent").await
+            };
+            assert!(publish(1000).await.is_ok());
+            let refused = publish(4200).await.expect_err("is too large").to_string();
+            assert!(refused.contains("size"), "{refused}");
+            node.stop().await.expect("stops");
+        });
+    }
+}
+
 /// The steps of docs/running.md, in their order and word by word, while commands wait in the stream.
 #[test]
 fn renamed_service_starts_by_the_documented_steps() {

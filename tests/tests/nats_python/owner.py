@@ -378,7 +378,7 @@ class Owner:
 
     async def claim(self):
         """Claims the domain for this log. The result of the write decides."""
-        await self.stream(name=f"{NS}_claims", subjects=[f"{NS}.claim.*"], max_msgs_per_subject=1)
+        await self.stream(name=f"{NS}_claims", subjects=[f"{NS}.claim.*"], max_msgs_per_subject=1, max_msg_size=4096)
         subject, last = f"{NS}.claim.{DOMAIN}", 0
         try:
             found = await self.js.get_last_msg(f"{NS}_claims", subject)

@@ -2,10 +2,11 @@
 
 use super::*;
 use whizbang_core::message::Name;
+use whizbang_wire::subject::Namespace;
 
 fn publisher(link: watch::Receiver<LinkState>) -> Arc<PublisherLoop> {
     let inboxes = Inboxes::new("inbox", &Namespace::default(), &Name::new("bank").unwrap());
-    Arc::new(PublisherLoop::new(inboxes, Namespace::default(), link, "broker".into()))
+    Arc::new(PublisherLoop::new(inboxes, link, "broker".into()))
 }
 
 #[test]
@@ -51,7 +52,7 @@ fn queued_messages_are_bounded_in_bytes() {
     assert!(matches!(publish().map(drop), Err(BridgeError::Busy { waiting: 4 })));
     let small = publisher.publish_unawaited("a".to_owned(), HeaderMap::new(), Bytes::new());
     assert!(small.is_ok(), "a small message still fits");
-    assert!(publisher.dequeue(&publisher.messages, |_| true).is_some());
+    assert!(publisher.dequeue(&publisher.messages).is_some());
     assert!(publish().is_ok());
     drop(waiting);
 }

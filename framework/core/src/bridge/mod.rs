@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 
 use crate::message::{Envelope, Fingerprint, Kind, Name, ShardId, StoreId};
 use crate::store::Epoch;
@@ -100,6 +100,16 @@ pub trait Bridge: Send + Sync + 'static {
     /// # Errors
     /// [`BridgeError`], as for [`send`](Self::send).
     fn publish(&self, event: Envelope) -> BoxFuture<'_, Result<(), BridgeError>>;
+
+    /// Publishes events of one shard, in their order. Returns once the broker has accepted all of them. The default publishes them
+    /// one by one without waiting in between; a bridge to a broker with a high cost per message sends several in one.
+    ///
+    /// # Errors
+    /// The first error, as for [`publish`](Self::publish). The other events may have been sent, and the node repeats all of them.
+    fn publish_all(&self, events: Vec<Envelope>) -> BoxFuture<'_, Result<(), BridgeError>> {
+        let published: Vec<_> = events.into_iter().map(|event| self.publish(event)).collect();
+        Box::pin(async move { join_all(published).await.into_iter().collect() })
+    }
 
     /// Starts to receive the commands, replies and requests for a shard, which this node has opened with `epoch`. Called only
     /// by a node with [leased shards](NodeCard::has_leased_shards), after the shard was opened; messages arrive as soon as

@@ -318,11 +318,9 @@ async fn publish(runtime: &Rc<ThreadRuntime>, cell: &Rc<OwnedShard>, mut last: u
         };
         let Some(end) = events.last().map(|event| event.position) else { return last };
         let count = events.len() as u64;
-        let sent = join_all(events.into_iter().map(|event| {
-            bridge.publish(runtime.definition.signed(runtime.definition.shapes.mark(envelope_of(id, event))))
-        }))
-        .await;
-        if let Some(Err(error)) = sent.into_iter().find(Result::is_err) {
+        let definition = &runtime.definition;
+        let signed = |event| definition.signed(definition.shapes.mark(envelope_of(id, event)));
+        if let Err(error) = bridge.publish_all(events.into_iter().map(signed).collect()).await {
             tracing::debug!(
                 target: TARGET, shard = %id, error = %error_chain(&error),
                 "events refused by the bridge: published again",
