@@ -5,6 +5,7 @@
 //! checked against the link that led to it. A record of another stream or with another number is reported as damage and
 //! never returned.
 
+use std::cell::Cell;
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
@@ -129,6 +130,49 @@ pub fn load(
     state.snapshot = snapshot.filter(|_| met).map(|located| located.snapshot);
     state.turns.reverse();
     Ok(state)
+}
+
+/// Loads a stream as [`load`] does if it fits into one page; `None` if it has more turns or more bytes. One turn always fits.
+/// Reads at most a page and one record.
+pub fn load_short(
+    log: &impl Log,
+    head: Option<Head>,
+    actor: &str,
+    key: &str,
+    snapshot: Option<Located>,
+) -> Result<Option<StreamState>, StoreError> {
+    let known = snapshot.as_ref().map_or(0, |located| located.snapshot.turn);
+    if head.is_some_and(|head| head.number.saturating_sub(known) > PAGE_TURNS) {
+        return Ok(None);
+    }
+    let limited = Limited { log, read: Cell::new(0), has_stopped: Cell::new(false) };
+    match load(&limited, head, actor, key, snapshot) {
+        Err(_) if limited.has_stopped.get() => Ok(None),
+        loaded => loaded.map(Some),
+    }
+}
+
+/// A log that returns an error once more than a page was read.
+struct Limited<'a, L> {
+    log: &'a L,
+    read: Cell<usize>,
+    has_stopped: Cell<bool>,
+}
+
+impl<L: Log> Log for Limited<'_, L> {
+    fn read(&self, location: Location) -> Result<Bytes, StoreError> {
+        if self.read.get() >= PAGE_BYTES {
+            self.has_stopped.set(true);
+            return Err(StoreError::Closed);
+        }
+        let bytes = self.log.read(location)?;
+        self.read.set(self.read.get() + bytes.len());
+        Ok(bytes)
+    }
+
+    fn damaged(&self, location: Location, reason: Malformed) -> StoreError {
+        self.log.damaged(location, reason)
+    }
 }
 
 /// Returns the ends of the pages of a stream, newest first, and the snapshot before them. Reads all records but keeps

@@ -1,7 +1,7 @@
 //! The reads of a shard: streams, events, outbox entries, and the state of its index.
 //!
 //! Called by actors, the relay and operators, through the trait `ShardReader`. The index answers from memory. Records are read on
-//! the calling thread, except for the pages of a long stream.
+//! the calling thread, except for the pages of a stream that has more than one.
 //!
 //! A read begins with the state of the index at one moment. Records that are appended later are not part of it, and records
 //! before it never change, so no lock is held while the log is read.
@@ -92,13 +92,15 @@ impl EmbeddedReader {
         traverse::load(&LogReader::sharing_memory(self.store.segments()), head, actor, key, snapshot)
     }
 
-    /// Reads a short stream on the calling thread and a long one page by page on the store's reading thread.
+    /// Reads a stream of one page on the calling thread and a longer one page by page on the store's reading thread.
     async fn pages_of(&self, actor: &str, key: &str, snapshot: bool) -> Result<Box<dyn StreamPages>, StoreError> {
         let (head, snapshot) = self.stream(actor, key, snapshot);
-        let known = snapshot.as_ref().map_or(0, |located| located.snapshot.turn);
-        let Some(head) = head.filter(|head| head.number.saturating_sub(known) > traverse::PAGE_TURNS) else {
-            let state = traverse::load(&LogReader::sharing_memory(self.store.segments()), head, actor, key, snapshot);
-            return state.map(|state| Box::new(OnePage(state)) as Box<dyn StreamPages>);
+        let log = LogReader::sharing_memory(self.store.segments());
+        let short = traverse::load_short(&log, head, actor, key, snapshot.clone())?;
+        drop(log);
+        let head = match (short, head) {
+            (None, Some(head)) => head,
+            (short, _) => return Ok(Box::new(OnePage(short.unwrap_or_default()))),
         };
         // Acquired before any part of the stream is in memory.
         let turn = match self.store.long_reads() {

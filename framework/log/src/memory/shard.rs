@@ -275,11 +275,11 @@ impl ShardReader for MemoryReader {
         self.read(|state| {
             let stream = state.index.stream(actor, key);
             let snapshot = state.snapshots.get(&stream).filter(|_| snapshot).cloned();
-            let known = snapshot.as_ref().map_or(0, |located| located.snapshot.turn);
             let head = state.index.head(stream);
-            let Some(head) = head.filter(|head| head.number.saturating_sub(known) > traverse::PAGE_TURNS) else {
-                let stored = traverse::load(&state.arena, head, actor, key, snapshot)?;
-                return Ok(Box::new(OnePage(stored)) as Box<dyn StreamPages>);
+            let short = traverse::load_short(&state.arena, head, actor, key, snapshot.clone())?;
+            let head = match (short, head) {
+                (None, Some(head)) => head,
+                (short, _) => return Ok(Box::new(OnePage(short.unwrap_or_default())) as Box<dyn StreamPages>),
             };
             let (snapshot, ends) = traverse::page_ends(&state.arena, head, actor, key, snapshot)?;
             let floor = snapshot.as_ref().map_or(0, |snapshot| snapshot.turn);

@@ -247,7 +247,7 @@ fn turn_up_to_the_limit_is_appended() {
 }
 
 #[test]
-fn long_stream_is_divided_at_256_turns() {
+fn long_stream_is_divided_into_pages() {
     run(async {
         let store = Arc::new(MemoryStore::new()) as Arc<dyn Store>;
         let mut owner = Owner::take(&store, &shard(0)).await;
@@ -274,6 +274,17 @@ fn long_stream_is_divided_at_256_turns() {
             owner.commit(&turn(number)).await;
         }
         assert_eq!(pages(&owner, true).await, (Some(257), vec![7, 256]));
+        owner.snapshot("Account", "ada", 520, b"all");
+        for number in 521..=525 {
+            owner
+                .commit(
+                    &TurnBuilder::new("Account", "ada", number)
+                        .at(number, number - 1)
+                        .event("Happened", vec![0; 400 << 10]),
+                )
+                .await;
+        }
+        assert_eq!(pages(&owner, true).await, (Some(520), vec![2, 3]), "at 1 MiB");
     });
 }
 

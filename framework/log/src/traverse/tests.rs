@@ -137,6 +137,37 @@ fn stream_is_read_back_to_its_snapshot() {
 }
 
 #[test]
+fn only_a_stream_of_one_page_is_read_at_once() {
+    let large = |turns: u64, bytes: usize| {
+        let mut written = Written::new();
+        for number in 1..=turns {
+            let draft = TurnBuilder::new("Account", "ada", number).at(number, number - 1);
+            written.append(&draft.event("Happened", vec![0; bytes]));
+        }
+        written
+    };
+    let third = PAGE_BYTES / 3;
+    for (written, is_short, reads) in [
+        (Written::stream(PAGE_TURNS), true, 256),
+        (Written::stream(PAGE_TURNS + 1), false, 0),
+        (large(3, third), true, 3),
+        (large(4, third), false, 3),
+        (large(1, 2 * PAGE_BYTES), true, 1),
+        (large(2, 2 * PAGE_BYTES), false, 1),
+    ] {
+        let turns = written.head().number;
+        let short = load_short(&written.log, Some(written.head()), "Account", "ada", None).unwrap();
+        assert_eq!(short.as_ref().map(|state| state.turns.len() as u64), is_short.then_some(turns), "{turns}");
+        assert_eq!(written.log.reads(), reads, "{turns}");
+    }
+    let written = large(4, third);
+    let short = load_short(&written.log, Some(written.head()), "Account", "ada", Some(snapshot(1, 10))).unwrap();
+    assert_eq!(numbers(&short.unwrap().turns), [2, 3, 4]);
+    let other = load_short(&written.log, Some(written.head()), "Account", "bob", None);
+    assert!(matches!(other, Err(StoreError::Corrupt { .. })), "{other:?}");
+}
+
+#[test]
 fn page_begins_after_its_floor() {
     let written = Written::stream(6);
     for end in 1..=6 {

@@ -4,7 +4,7 @@ use super::*;
 use crate::reserved_bytes::SnapshotMemory;
 use crate::snapshots::NamedSnapshot;
 use crate::tests::memory_disk::MemoryDisk;
-use crate::tests::test_store::{append_all, bank, commit, kill, now, open, own, turn, turns};
+use crate::tests::test_store::{append, append_all, bank, commit, kill, now, open, own, turn, turns};
 use whizbang_conformance::store::{Owner, TurnBuilder};
 use whizbang_core::store::{Snapshot, Source, SourceKind, Store as _};
 
@@ -54,6 +54,26 @@ fn only_long_streams_are_read_in_pages() {
     let mut pages = now(owner.reader.pages(&actor(), "a", true)).unwrap();
     assert_eq!(pages.snapshot().unwrap().turn, 1);
     assert_eq!(now(pages.next()).unwrap()[0].number, 2);
+}
+
+/// A few turns may be as large as many.
+#[test]
+fn stream_of_large_turns_is_read_in_pages() {
+    let store = open(&MemoryDisk::default());
+    let mut owner = own(&store, 0);
+    let free = || store.inner.long_reads.available_permits();
+    let before = free();
+    for number in 1..=5 {
+        append(&mut owner, "a", number, 400 << 10);
+        store.step();
+    }
+    let mut pages = now(owner.reader.pages(&actor(), "a", true)).unwrap();
+    assert_eq!(before - free(), 1, "as one of the long ones");
+    let mut lengths = Vec::new();
+    while let Some(page) = Some(now(pages.next()).unwrap()).filter(|page| !page.is_empty()) {
+        lengths.push(page.len());
+    }
+    assert_eq!(lengths, [2, 3]);
 }
 
 #[test]
