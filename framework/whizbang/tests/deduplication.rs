@@ -323,3 +323,36 @@ fn look_up_reads_no_history() {
         assert!(many <= 13 * 8 * 4096 && many <= few + 13 * 8 * 4096, "{few} and {many} bytes for 13 look-ups");
     });
 }
+
+/// From the 33rd idempotency key on, each further one is looked up in the store.
+#[whizbang::test]
+async fn look_up_of_a_key_does_not_wait_for_commits() {
+    let (store, faults) = MemoryStore::faulty();
+    let node = node(store, Clock::manual(noon()).0).await;
+    let client = node.client();
+    let send = |n: u64| client.send(add("ada", 1)).idempotency_key(&format!("order-{n}"));
+    for n in 0..40 {
+        assert_eq!(send(n).await.unwrap(), n + 1);
+    }
+    faults.hold();
+    let run = async |from, to| {
+        let mut replies: Vec<_> = (from..to).map(|n| send(n)).collect();
+        for reply in &mut replies {
+            assert!(futures_util::poll!(reply).is_pending());
+        }
+        for _ in 0..500 {
+            tokio::task::yield_now().await;
+        }
+        replies
+    };
+    let first = run(40, 100).await;
+    assert_eq!(faults.waiting(), 60, "all of them were decided although none is committed");
+    // No longer in memory, and not found by the store.
+    let again = run(40, 60).await;
+    assert_eq!(faults.waiting(), 60, "none of them is decided twice");
+    faults.resume();
+    for (n, reply) in (40..100).zip(first).chain((40..60).zip(again)) {
+        assert_eq!(reply.await.unwrap(), n + 1);
+    }
+    node.stop().await.unwrap();
+}

@@ -234,6 +234,9 @@ pub enum DeadLetterReason {
     Deferred,
     /// The stream of its key cannot be loaded.
     Unloadable,
+    /// Not a dead letter: the message waits behind deferred ones of its key, and is not listed. Its actor finds it in the
+    /// stream.
+    Waiting,
 }
 
 impl DeadLetterReason {
@@ -247,6 +250,7 @@ impl DeadLetterReason {
             Self::Compensation => "compensation",
             Self::Deferred => "deferred",
             Self::Unloadable => "unloadable",
+            Self::Waiting => "waiting",
         }
     }
 
@@ -260,6 +264,7 @@ impl DeadLetterReason {
             Self::Compensation => 5,
             Self::Deferred => 6,
             Self::Unloadable => 7,
+            Self::Waiting => 8,
         }
     }
 
@@ -273,6 +278,7 @@ impl DeadLetterReason {
             5 => Some(Self::Compensation),
             6 => Some(Self::Deferred),
             7 => Some(Self::Unloadable),
+            8 => Some(Self::Waiting),
             _ => None,
         }
     }

@@ -202,6 +202,8 @@ impl Index {
         }
         for note in turn.notes {
             match note {
+                // It takes no memory here, however many wait.
+                Note::DeadLetter(letter) if letter.reason == DeadLetterReason::Waiting => {}
                 Note::DeadLetter(letter) => {
                     let deferred = letter.reason == DeadLetterReason::Deferred;
                     each(self, Change::DeadLetter(letter.envelope.id, deferred));

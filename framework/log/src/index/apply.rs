@@ -84,6 +84,7 @@ impl Index {
         }
         for note in turn.notes() {
             match note {
+                NoteRecord::DeadLetter(letter) if letter.reason == DeadLetterReason::Waiting => {}
                 NoteRecord::DeadLetter(letter) => {
                     let deferred = letter.reason == DeadLetterReason::Deferred;
                     self.dead_letters.add(letter.id, stream, location, deferred);

@@ -4,11 +4,11 @@
 //! messages behind a dead letter and for requests of operators. Calls the turn. While a key has dead letters, no other
 //! message of it is handled.
 
-use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::Bytes;
 
+use super::backlog::is_fresh;
 use super::identity::Role;
 use super::live_actor::{ActorInstance, Ctx, Delivered, Permit};
 use super::retry::complete;
@@ -62,40 +62,29 @@ impl ActorInstance {
     }
 
     /// Parks a message behind the dead letter of its key, in order. At the limit of parked messages, callers receive
-    /// `Busy`, and messages of other actors wait here without completion until dead letters are redriven or discarded.
-    pub(crate) fn park(&mut self, delivery: Delivery, mut permit: Permit, ctx: &mut Ctx) {
-        // A deferred message is in this shard's log already, and precedes all newer ones.
-        let is_deferred = matches!(&delivery.dedup_key, DedupKey::Sequence { tracker, .. } if tracker.is_deferred());
-        if is_deferred || self.overflow.is_none() && self.state.rare.parked.has_capacity() {
+    /// `Busy`, and messages of other actors wait in the backlog until dead letters are redriven or discarded.
+    pub(crate) fn park(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
+        if self.state.rare.parked.has_capacity() {
             let error = "key is parked behind a dead letter".to_owned();
             let note = self.dead_letter_note(delivery.envelope.clone(), DeadLetterReason::Behind, error.clone(), 0);
             self.park_message(delivery, permit, note, error, ctx);
-        } else if matches!(delivery.dedup_key, DedupKey::Sequence { .. }) {
-            // It uses no capacity for turns while it waits, and a node that stops does not wait for it.
-            permit.in_flight = None;
-            self.overflow.get_or_insert_default().push_back(Delivered { delivery, permit });
+        } else if is_fresh(&delivery) {
+            // Without completion it would hold up the messages of its sender to all other keys.
+            self.defer(Delivered { delivery, permit }, ctx);
+        } else if let (DedupKey::Sequence { .. }, Some(backlog)) = (&delivery.dedup_key, self.backlog()) {
+            drop(permit);
+            backlog.rest(&self.key, delivery);
         } else {
             self.dispatcher.context.counts.busy.one();
             complete(delivery, permit, Outcome::Busy);
         }
     }
 
-    /// Handles the messages over the limit, as far as there is capacity now.
-    fn admit_overflow(&mut self, ctx: &mut Ctx) {
-        if let Some(overflow) = self.overflow.take() {
-            self.admit_all(*overflow, ctx);
+    /// Delivers the messages over the limit, as far as there is capacity now.
+    fn admit_overflow(&self) {
+        if let Some(backlog) = self.backlog() {
+            backlog.resume(&self.key);
         }
-    }
-
-    fn admit_all(&mut self, mut overflow: VecDeque<Delivered>, ctx: &mut Ctx) {
-        if let Some(still) = &mut self.overflow {
-            // The previous message is over the limit again.
-            return still.append(&mut overflow);
-        }
-        let Some(delivered) = overflow.pop_front() else { return };
-        // The last hold ends first: the others follow everything that this message waits for, and precede the mailbox.
-        self.hold(ctx, std::future::ready(()), move |this, (), ctx| this.admit_all(overflow, ctx));
-        self.handle_in_order(delivered, true, ctx);
     }
 
     /// Returns whether the message is parked now; if not, it was refused or will be delivered again.
@@ -155,18 +144,18 @@ impl ActorInstance {
                 permit,
                 Outcome::Done(Bytes::new(), self.dispatcher.handlers.facts.codec),
             );
-            return self.admit_overflow(ctx);
+            return self.admit_overflow();
         }
         let reading = self.read_dead_letters(ids);
         self.hold(ctx, reading, move |this, dead_letters, ctx| match dead_letters {
             Ok(dead_letters) if dead_letters.is_empty() => {
                 complete(delivery, permit, Outcome::Unhandled);
-                this.admit_overflow(ctx);
+                this.admit_overflow();
             }
             Ok(dead_letters) => this.redrive_slice(dead_letters, delivery, permit, ctx),
             Err(error) => {
                 complete(delivery, permit, Outcome::Refused(error));
-                this.admit_overflow(ctx);
+                this.admit_overflow();
             }
         });
     }
@@ -191,10 +180,10 @@ impl ActorInstance {
                 dispatcher.decide(state, user, &action, envelope, effects, true)
             });
             if let Err(failure) = turned {
-                return self.recover(ctx, move |this, ctx| {
+                return self.recover(ctx, move |this, _| {
                     complete(delivery, permit, failure.into_outcome());
                     // Those before it have made room.
-                    this.admit_overflow(ctx);
+                    this.admit_overflow();
                 });
             }
         }
@@ -285,7 +274,7 @@ impl ActorInstance {
                     permit,
                     Outcome::Done(Bytes::new(), self.dispatcher.handlers.facts.codec),
                 );
-                self.admit_overflow(ctx);
+                self.admit_overflow();
             }
             Err(failure) => self.recover(ctx, move |_, _| complete(delivery, permit, failure.into_outcome())),
         }

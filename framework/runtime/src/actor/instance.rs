@@ -20,8 +20,8 @@ use super::live_actor::{ActorInstance, Ctx, Delivered, Mailbox, Permit};
 use super::timer_name::timer_in;
 use crate::inbox::Admission;
 use crate::router::{Action, DedupKey, Delivery, Outcome};
-use whizbang_core::message::Codec;
-use whizbang_core::store::StoreError;
+use whizbang_core::message::{Codec, MessageId};
+use whizbang_core::store::{Appended, StoreError};
 
 impl ActorInstance {
     /// Returns the backlog of this key's shard, unless the shard was closed.
@@ -131,7 +131,7 @@ impl ActorInstance {
         if self.is_stopped() { Some(StoreError::Closed) } else { self.load_error.as_deref().cloned() }
     }
 
-    /// Holds the mailbox for a while, then handles the message: the store rejects its turn, or the shard is being reopened.
+    /// Holds the mailbox for a while, then handles the message: the shard is being reopened.
     pub(crate) fn handle_later(&mut self, delivered: Delivered, ctx: &mut Ctx) {
         let context = &self.dispatcher.context;
         if context.is_closing(&self.shard) {
@@ -184,13 +184,9 @@ impl ActorInstance {
         }
     }
 
-    /// Takes the messages that wait in memory for an operator or for the store: the actor ends.
+    /// Takes the messages that wait in memory for the store: the actor ends.
     pub(super) fn take_waiting(&mut self) -> VecDeque<Delivered> {
-        let mut waiting = self.overflow.take().map_or_else(VecDeque::new, |overflow| *overflow);
-        if let Some(back_off) = &mut self.back_off {
-            waiting.append(&mut back_off.take_unrecorded());
-        }
-        waiting
+        self.back_off.as_mut().map_or_else(VecDeque::new, |back_off| back_off.take_unrecorded())
     }
 
     /// Returns whether a message must wait in memory, because one before it is not in the log.
@@ -206,7 +202,7 @@ impl ActorInstance {
     }
 
     /// Writes a message to the backlog. It is delivered after those before it.
-    fn defer(&mut self, delivered: Delivered, ctx: &mut Ctx) {
+    pub(super) fn defer(&mut self, delivered: Delivered, ctx: &mut Ctx) {
         let Delivered { delivery, permit } = delivered;
         let deferred = match self.backlog() {
             Some(backlog) => backlog.defer(&self.key, delivery, permit),
@@ -226,8 +222,8 @@ impl ActorInstance {
         }
     }
 
+    /// Ends the series of refused deferrals. It does not end that of refused turns: the store may refuse the key's own stream alone.
     fn deferral_accepted(&mut self) {
-        self.stuck.served();
         if let Some(waiting) = &mut self.back_off {
             waiting.unrecordable.served();
         }
@@ -371,14 +367,41 @@ impl ActorInstance {
         }
     }
 
-    /// Looks up an id in the store that is not in memory.
+    /// Remembers an id without a time until its turn is durable.
+    pub(super) fn keep_uncommitted(&mut self, id: MessageId, appended: Appended) {
+        self.drop_committed_ids();
+        if !appended.committed {
+            self.uncommitted_ids.get_or_insert_default().push_back((appended.ticket, id));
+        }
+    }
+
+    fn drop_committed_ids(&mut self) {
+        let Some(ids) = &mut self.uncommitted_ids else { return };
+        let (through, _) = self.dispatcher.context.commits.committed_so_far();
+        while ids.pop_front_if(|(ticket, _)| *ticket <= through).is_some() {}
+        if ids.is_empty() {
+            self.uncommitted_ids = None;
+        }
+    }
+
+    /// Returns whether the turn that handled an id may be appended and not durable. The store does not find it then. Of ids with a
+    /// time only those are known that are in memory: few are looked up.
+    fn may_be_uncommitted(&mut self, id: MessageId) -> bool {
+        self.drop_committed_ids();
+        id.time().is_some() || self.uncommitted_ids.iter().flat_map(|ids| ids.iter()).any(|(_, known)| *known == id)
+    }
+
+    /// Looks up an id in the store that is not in memory. It waits for the commits of the key only if one of them may be of this
+    /// id: a key whose callers use idempotency keys would have one turn per flush otherwise.
     fn look_up(&mut self, delivery: Delivery, permit: Permit, ctx: &mut Ctx) {
-        let committed = self.all_committed();
+        let committed = self.may_be_uncommitted(delivery.envelope.id).then(|| self.all_committed());
         let reader = self.shard.reader();
         let (actor, key) = (self.dispatcher.actor.clone(), Rc::clone(&self.key));
         let (id, context) = (delivery.envelope.id, Rc::clone(&self.dispatcher.context));
         let looking = async move {
-            committed.await?;
+            if let Some(committed) = committed {
+                committed.await?;
+            }
             let found = context.call_store("look up an id", async { reader.find_turn(&actor, &key, id).await }).await?;
             // The store may find older turns than are remembered.
             Ok(found.filter(|turn| id.time().is_some() || turn.time >= context.dedup_horizon()))

@@ -127,13 +127,13 @@ pub(crate) struct ActorInstance<U: ?Sized = dyn UserSlot> {
     pub(super) stream: StreamHint,
     /// The last append that is not known to be durable.
     pub(crate) last_append: Cell<Option<Ticket>>,
+    /// The ids without a time of turns that may not be durable, oldest first. The store finds an id only once its turn is.
+    #[allow(clippy::box_collection, reason = "few actors have one, and every live actor pays for the field")]
+    pub(super) uncommitted_ids: Option<Box<VecDeque<(Ticket, MessageId)>>>,
     /// The error of the last load. The next message loads again.
     pub(crate) load_error: Option<Box<StoreError>>,
     /// The failures of the store since its last success.
     pub(super) stuck: StuckKey,
-    /// Messages of other actors that exceed the limit of parked messages. Bounded by the senders' windows.
-    #[allow(clippy::box_collection, reason = "few actors have one, and every live actor pays for the field")]
-    pub(super) overflow: Option<Box<VecDeque<Delivered>>>,
     /// The message whose attempt was recorded before it began.
     pub(super) recorded_attempt: Option<RecordedAttempt>,
     /// The number of pending [holds](Self::hold).
@@ -162,9 +162,9 @@ impl<U> ActorInstance<U> {
             generation,
             stream: StreamHint::default(),
             last_append: Cell::new(None),
+            uncommitted_ids: None,
             load_error: None,
             stuck: StuckKey::default(),
-            overflow: None,
             recorded_attempt: None,
             holds: 0,
             back_off: None,

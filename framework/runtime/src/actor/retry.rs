@@ -270,8 +270,12 @@ impl ActorInstance {
             self.recover(ctx, move |_, _| complete(delivery, permit, Outcome::Refused(error)));
         } else {
             // A later message of the same source would make it a duplicate: it is handled before anything else of this
-            // key.
-            self.recover(ctx, move |this, ctx| this.handle_later(Delivered { delivery, permit }, ctx));
+            // key. The mailbox stays open, and the message is settled: the store may refuse this key alone.
+            self.recover(ctx, move |this, ctx| {
+                let context = &this.dispatcher.context;
+                let wait = context.settings.retry.all.wait(3, &context.ids);
+                this.retry_after(Delivered { delivery, permit }, wait, ctx);
+            });
         }
     }
 

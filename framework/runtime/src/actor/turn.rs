@@ -275,6 +275,9 @@ impl ActorInstance {
         if appended.committed {
             context.report_commit();
         }
+        if matches!(mark, DedupMark::MessageId { .. }) && effects.turn.id.time().is_none() {
+            self.keep_uncommitted(effects.turn.id, appended);
+        }
         context.counts.turns.one();
         context.counts.events.many(events);
         if effects.rejected {

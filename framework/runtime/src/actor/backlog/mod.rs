@@ -7,11 +7,12 @@
 //! the turn that handles it is committed. If the process ends in between, the key's own dedup state drops it.
 //!
 //! Called by the [actor](crate::instance). Calls the dispatcher of its type with one message of a key at a time, in
-//! order. Holds at most [`MAX_DEFERRED`] messages: then the mailbox waits, and eventually the sender.
+//! order. Keeps at most [`MAX_DEFERRED`] messages in memory; more of a key are [only in the log](over_limit).
 //!
 //! Why the generation: a read or a back-off may outlive a failed commit. It must not change the queues that were loaded again.
 
 mod open;
+mod over_limit;
 mod queues;
 mod record;
 mod unloadable;
@@ -27,14 +28,17 @@ use super::thread::ThreadContext;
 use crate::router::{Action, DedupKey, Delivery, Outcome, SequenceTracker};
 pub(crate) use open::Backlogs;
 use queues::{BacklogState, Deferred, HeadState, Queue};
+use record::Written;
 use whizbang_core::message::{Codec, Coded as _, Envelope, Kind, MessageId, Name, Rejection};
 use whizbang_core::store::{Appended, Mark, Note, OutboxWrite, StoreError, Ticket};
 
 /// The reserved actor type under whose name a shard stores its deferred messages. No hosted type may have it.
 pub const DEFERRED: &str = "whizbang-deferred";
 
-/// The most messages one actor type defers in a shard. Each takes about 50 bytes in memory.
-const MAX_DEFERRED: usize = 65_536;
+/// The most deferred messages of one actor type in a shard that are kept in memory, with about 50 bytes each.
+const MAX_DEFERRED: usize = if cfg!(test) { 8192 } else { 65_536 };
+/// The most keys of one actor type in a shard that have deferred messages.
+const MAX_KEYS: usize = 65_536;
 /// The minimum wait before any retry, regardless of [`Retry`](whizbang_core::retry::Retry): a policy without waits would be a busy loop.
 pub const MIN_WAIT: Duration = Duration::from_millis(10);
 /// The minimum wait before a key without attempts is loaded again, and before an unreadable message is read again.
@@ -150,13 +154,13 @@ impl Backlog {
             });
             return Ok(());
         }
-        let appended = match self.write_message(key, &delivery) {
-            Ok(appended) => appended,
+        let written = match self.write_message(key, &delivery) {
+            Ok(written) => written,
             Err(error) => return Err((delivery, permit, error)),
         };
         let Delivery { action, envelope, dedup_key, completion } = delivery;
-        self.push((key, envelope.id), &dedup_key, &appended, Some(Box::new((action, envelope))));
-        self.context.after_commit(&self.shard, appended, move |committed| {
+        self.push((key, envelope.id), &dedup_key, &written, Some(Box::new((action, envelope))));
+        self.context.after_commit(&self.shard, written.appended, move |committed| {
             drop(permit);
             completion(outcome_of(committed));
         });
@@ -175,14 +179,14 @@ impl Backlog {
         if !fresh || self.has(key) {
             return (delivery, Ok(()));
         }
-        let appended = match self.write_message(key, &delivery) {
-            Ok(appended) => appended,
+        let written = match self.write_message(key, &delivery) {
+            Ok(written) => written,
             Err(error) => return (delivery, Err(error)),
         };
         let Delivery { action, envelope, dedup_key, completion } = delivery;
-        self.push((key, envelope.id), &dedup_key, &appended, None);
+        self.push((key, envelope.id), &dedup_key, &written, None);
         self.set_head(key, HeadState::Delivered);
-        self.context.after_commit(&self.shard, appended, move |committed| completion(outcome_of(committed)));
+        self.context.after_commit(&self.shard, written.appended, move |committed| completion(outcome_of(committed)));
         (self.delivery(key, action, envelope, dedup_key), Ok(()))
     }
 
@@ -249,7 +253,11 @@ impl Backlog {
             let mut state = self.state.borrow_mut();
             let generation = state.generation;
             let Some(queue) = state.queues.get_mut(key).filter(|queue| queue.head == HeadState::Idle) else { return };
-            let Some(entry) = queue.entries.front_mut() else { return };
+            let Some(entry) = queue.entries.front_mut() else {
+                queue.head = HeadState::Delivered;
+                drop(state);
+                return self.deliver_spilled(key);
+            };
             let (id, message, ticket) = (entry.id, entry.message.take(), entry.ticket);
             let tracker = DeferredTracker { backlog: Rc::clone(self), key: Rc::clone(key), id, generation };
             let (source, sequence) = (Rc::clone(&entry.source), entry.sequence);
@@ -305,9 +313,9 @@ impl Backlog {
 
     /// Updates the counters of deferred messages.
     fn update_counts(&self, state: &BacklogState) {
-        self.waiting_keys.set(state.queues.len());
+        let keys = self.waiting_keys.replace(state.queues.len());
         let (count, before) = (&self.context.counts.deferred, self.reported.replace(state.waiting));
-        if before >= MAX_DEFERRED && state.waiting < MAX_DEFERRED {
+        if keys >= MAX_KEYS && state.queues.len() < MAX_KEYS {
             self.context.settings.issues.resolve(&self.issue_name(""));
         }
         count.set((count.get() + state.waiting as u64).saturating_sub(before as u64));
@@ -332,16 +340,17 @@ impl Backlog {
         &self,
         (key, id): (&Rc<str>, MessageId),
         dedup_key: &DedupKey,
-        appended: &Appended,
+        written: &Written,
         message: Option<Box<(Action, Envelope)>>,
     ) {
         let DedupKey::Sequence { source, sequence, tracker } = dedup_key else { return };
         let mut state = self.state.borrow_mut();
-        let ticket = (!appended.committed).then_some(appended.ticket);
-        let entry =
-            Deferred { id, source: Rc::clone(source), sequence: *sequence, ticket, parked: false, message: None };
-        state.push(key, entry);
-        state.cache(key, id, message);
+        if let Some(turn) = written.spilled {
+            state.spill(key, source, *sequence, turn);
+        } else {
+            state.push(key, Deferred::new(id, source, *sequence, &written.appended));
+            state.cache(key, id, message);
+        }
         self.update_counts(&state);
         drop(state);
         // Not before the append: a watermark above a message that is not in the log would lose it.

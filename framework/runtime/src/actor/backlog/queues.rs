@@ -7,12 +7,15 @@ use foldhash::fast::FixedState;
 use tokio::time::Instant;
 
 use super::super::stuck_key::StuckKey;
+use super::MAX_DEFERRED;
 use crate::router::Action;
 use whizbang_core::message::{Envelope, MessageId};
-use whizbang_core::store::{Source, StreamHint, Ticket};
+use whizbang_core::store::{Appended, Source, StreamHint, Ticket};
 
 /// The payload bytes of deferred messages that one actor type caches for a shard. Others are read from the log.
 const MAX_CACHED_BYTES: usize = 1 << 20;
+/// The fewest messages that are read back from the log at a time, also if the memory is full.
+const MIN_RESTORED: usize = 64;
 
 #[derive(Default)]
 pub(super) struct BacklogState {
@@ -26,7 +29,10 @@ pub(super) struct BacklogState {
     pub(super) queues: HashMap<Rc<str>, Queue, FixedState>,
     /// Appended by their actors, and not yet committed.
     pub(super) committing: BTreeMap<MessageId, (Rc<str>, Deferred)>,
+    /// The number of messages in the queues, in memory or not.
     pub(super) waiting: usize,
+    /// The number of those that are only in the log.
+    pub(super) spilled: usize,
     pub(super) cached_bytes: usize,
     pub(super) unloadable: HashMap<Rc<str>, Unloadable, FixedState>,
     /// The failures of passivated actors.
@@ -37,6 +43,8 @@ pub(super) struct BacklogState {
 #[derive(Default)]
 pub(super) struct Queue {
     pub(super) entries: VecDeque<Deferred>,
+    /// The messages behind those.
+    pub(super) spilled: Spilled,
     /// The last sequence of each source, to detect redelivery.
     pub(super) last_sequences: Vec<(Rc<Source>, u64)>,
     pub(super) head: HeadState,
@@ -44,6 +52,16 @@ pub(super) struct Queue {
     pub(super) failures: u32,
     /// The failed reads of the first message.
     pub(super) unread: StuckKey,
+}
+
+/// The messages of a key that are only in the log, in the order of their turns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Spilled {
+    pub(super) count: usize,
+    /// The number of a turn that is not behind the first of them.
+    pub(super) from: u64,
+    /// The number of messages since then that precede them, and are in memory or handled.
+    pub(super) skip: usize,
 }
 
 /// The progress of the first message of a key.
@@ -80,12 +98,51 @@ pub(super) struct Unloadable {
 impl BacklogState {
     pub(super) fn push(&mut self, key: &Rc<str>, entry: Deferred) {
         let queue = self.queues.entry(Rc::clone(key)).or_default();
-        match queue.last_sequences.iter_mut().find(|(source, _)| *source == entry.source) {
-            Some((_, last)) => *last = (*last).max(entry.sequence),
-            None => queue.last_sequences.push((Rc::clone(&entry.source), entry.sequence)),
-        }
+        queue.record_sequence(&entry.source, entry.sequence);
         queue.entries.push_back(entry);
         self.waiting += 1;
+    }
+
+    /// Returns whether the next message of a key is kept only in the log. The first one of a key never is, and one key leaves half
+    /// of the memory to the others.
+    pub(super) fn must_spill(&self, key: &str) -> bool {
+        let Some(queue) = self.queues.get(key) else { return false };
+        let is_full = self.waiting - self.spilled >= MAX_DEFERRED || queue.entries.len() >= MAX_DEFERRED / 2;
+        queue.spilled.count > 0 || is_full
+    }
+
+    /// Adds a message that is only in the log, in the turn with this number.
+    pub(super) fn spill(&mut self, key: &Rc<str>, source: &Rc<Source>, sequence: u64, turn: u64) {
+        let queue = self.queues.entry(Rc::clone(key)).or_default();
+        queue.record_sequence(source, sequence);
+        if queue.spilled.count == 0 {
+            queue.spilled = Spilled { count: 0, from: turn, skip: 0 };
+        }
+        queue.spilled.count += 1;
+        self.spilled += 1;
+        self.waiting += 1;
+    }
+
+    /// Records that the first message of a key that was only in the log is written again, to be kept in memory.
+    pub(super) fn restore_first(&mut self, key: &str) {
+        let Some(queue) = self.queues.get_mut(key).filter(|queue| queue.spilled.count > 0) else { return };
+        queue.spilled.count -= 1;
+        queue.spilled.skip += 1;
+        self.spilled -= 1;
+        self.waiting -= 1;
+        self.remove_empty(key);
+    }
+
+    /// Returns how many messages of a key are read back at a time: reading them costs as much as all turns since the snapshot, and
+    /// they occupy memory.
+    pub(super) fn restorable(&self) -> usize {
+        (MAX_DEFERRED.saturating_sub(self.waiting - self.spilled) / 2).max(MIN_RESTORED)
+    }
+
+    fn remove_empty(&mut self, key: &str) {
+        if self.queues.get(key).is_some_and(|queue| queue.entries.is_empty() && queue.spilled.count == 0) {
+            self.queues.remove(key);
+        }
     }
 
     /// Caches a message in memory, if it fits.
@@ -105,9 +162,7 @@ impl BacklogState {
     pub(super) fn remove(&mut self, key: &str, at: usize) -> Option<Deferred> {
         let queue = self.queues.get_mut(key)?;
         let mut entry = queue.entries.remove(at)?;
-        if queue.entries.is_empty() {
-            self.queues.remove(key);
-        }
+        self.remove_empty(key);
         self.waiting -= 1;
         if let Some(message) = entry.message.take() {
             self.cached_bytes = self.cached_bytes.saturating_sub(message.1.payload.len());
@@ -116,7 +171,22 @@ impl BacklogState {
     }
 }
 
+impl Deferred {
+    /// Returns a message that was appended just now.
+    pub(super) fn new(id: MessageId, source: &Rc<Source>, sequence: u64, appended: &Appended) -> Self {
+        let ticket = (!appended.committed).then_some(appended.ticket);
+        Self { id, source: Rc::clone(source), sequence, ticket, parked: false, message: None }
+    }
+}
+
 impl Queue {
+    fn record_sequence(&mut self, source: &Rc<Source>, sequence: u64) {
+        match self.last_sequences.iter_mut().find(|(known, _)| known == source) {
+            Some((_, last)) => *last = (*last).max(sequence),
+            None => self.last_sequences.push((Rc::clone(source), sequence)),
+        }
+    }
+
     pub(super) fn has_sequence(&self, source: &Rc<Source>, sequence: u64) -> bool {
         self.last_sequences.iter().any(|(known, last)| known == source && sequence <= *last)
     }

@@ -6,14 +6,14 @@ use std::rc::Rc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::queues::Deferred;
-use super::{Backlog, MAX_DEFERRED};
+use super::queues::{BacklogState, Deferred};
+use super::{Backlog, MAX_KEYS};
 use crate::actor::routing::action_of;
 use crate::router::{Action, DedupKey, Delivery};
 use whizbang_core::message::{Codec, Envelope, MessageId, Name, ShardId};
 use whizbang_core::store::{
-    Appended, DeadLetter, DeadLetterReason, Mark, Note, OutboxWrite, Snapshot, Source, SourceKind, StoreError,
-    StreamState, Ticket, Turn,
+    Appended, DeadLetter, DeadLetterReason, Mark, Note, OutboxWrite, Snapshot, Source, SourceKind, StoreError, Ticket,
+    Turn,
 };
 use whizbang_core::telemetry::TARGET;
 
@@ -34,53 +34,70 @@ impl Backlog {
     pub(crate) async fn load_deferred(self: Rc<Self>) -> Result<(), StoreError> {
         let (reader, generation) = (self.shard.reader(), self.generation());
         let key = self.actor.to_string();
-        let mut stored = reader.load(&self.deferred, &key).await?;
-        if stored.snapshot.as_ref().is_some_and(|snapshot| self.restore(snapshot).is_none()) {
-            // A snapshot is a cache; the log is complete without it.
-            stored = StreamState { snapshot: None, turns: reader.history(&self.deferred, &key).await? };
-        }
+        let mut pages = reader.pages(&self.deferred, &key, true).await?;
+        let mut saved = Vec::new();
         let mut turns = 0;
-        let mut order = BTreeMap::new();
-        let mut numbers = HashMap::new();
-        if let Some(snapshot) = &stored.snapshot {
-            turns = snapshot.turn;
-            for (key, entry) in self.restore(snapshot).unwrap_or_default() {
-                numbers.insert(entry.id, numbers.len());
-                order.insert(numbers.len() - 1, (key, entry));
+        if let Some(snapshot) = pages.snapshot() {
+            match self.restore(snapshot) {
+                Some(restored) => (turns, saved) = (snapshot.turn, restored),
+                // A snapshot is a cache; the log is complete without it.
+                None => pages = reader.pages(&self.deferred, &key, false).await?,
             }
         }
+        let mut order = BTreeMap::new();
+        let mut numbers = HashMap::new();
+        for (key, entry) in saved {
+            numbers.insert(entry.id, numbers.len());
+            order.insert(numbers.len() - 1, (key, entry));
+        }
         let mut next = numbers.len();
-        for turn in &stored.turns {
-            turns = turn.number;
-            for note in &turn.notes {
-                match (note, &turn.from) {
-                    (Note::DeadLetter(dead_letter), Some((source, sequence))) => {
-                        let entry = Deferred {
-                            id: dead_letter.envelope.id,
-                            source: Rc::new(source.clone()),
-                            sequence: *sequence,
-                            ticket: None,
-                            parked: false,
-                            message: None,
-                        };
-                        if let Some(before) = numbers.insert(entry.id, next) {
-                            order.remove(&before);
+        let mut read = BacklogState::default();
+        loop {
+            // Payloads of one page are in memory at a time.
+            let page = pages.next().await?;
+            if page.is_empty() {
+                break;
+            }
+            for turn in &page {
+                turns = turn.number;
+                for note in &turn.notes {
+                    match (note, &turn.from) {
+                        (Note::DeadLetter(dead_letter), Some((source, sequence))) => {
+                            let (key, source) = (Rc::from(dead_letter.key.as_str()), Rc::new(source.clone()));
+                            if dead_letter.reason == DeadLetterReason::Waiting {
+                                read.spill(&key, &source, *sequence, turn.number);
+                                continue;
+                            }
+                            // While others of its key are only in the log, it is the first of them, written again.
+                            read.restore_first(&key);
+                            let id = dead_letter.envelope.id;
+                            let entry = Deferred {
+                                id,
+                                source,
+                                sequence: *sequence,
+                                ticket: None,
+                                parked: false,
+                                message: None,
+                            };
+                            if let Some(before) = numbers.insert(id, next) {
+                                order.remove(&before);
+                            }
+                            order.insert(next, (key, entry));
+                            next += 1;
                         }
-                        order.insert(next, (Rc::from(dead_letter.key.as_str()), entry));
-                        next += 1;
-                    }
-                    (Note::DeadLetter(dead_letter), None) => {
-                        let known = numbers.get(&dead_letter.envelope.id).and_then(|number| order.get_mut(number));
-                        if let Some((_, entry)) = known {
-                            entry.parked = true;
+                        (Note::DeadLetter(dead_letter), None) => {
+                            let known = numbers.get(&dead_letter.envelope.id).and_then(|number| order.get_mut(number));
+                            if let Some((_, entry)) = known {
+                                entry.parked = true;
+                            }
                         }
-                    }
-                    (Note::Resolved { message }, _) => {
-                        if let Some(number) = numbers.remove(message) {
-                            order.remove(&number);
+                        (Note::Resolved { message }, _) => {
+                            if let Some(number) = numbers.remove(message) {
+                                order.remove(&number);
+                            }
                         }
+                        _ => {}
                     }
-                    _ => {}
                 }
             }
         }
@@ -89,11 +106,11 @@ impl Backlog {
         if state.loaded || state.generation != generation {
             return Ok(());
         }
-        state.turns = turns;
         for (key, entry) in order.into_values() {
-            state.push(&key, entry);
+            read.push(&key, entry);
         }
-        state.loaded = true;
+        (state.queues, state.waiting, state.spilled) = (read.queues, read.waiting, read.spilled);
+        (state.turns, state.loaded) = (turns, true);
         self.update_counts(&state);
         Ok(())
     }
@@ -122,28 +139,34 @@ impl Backlog {
         }
     }
 
-    pub(super) fn write_message(&self, key: &str, delivery: &Delivery) -> Result<Appended, StoreError> {
+    pub(super) fn write_message(&self, key: &str, delivery: &Delivery) -> Result<Written, StoreError> {
         let DedupKey::Sequence { source, sequence, tracker } = &delivery.dedup_key else {
             return Err(StoreError::Closed);
         };
-        if self.state.borrow().waiting >= MAX_DEFERRED {
+        let (is_full, spills) = {
+            let state = self.state.borrow();
+            (state.queues.len() >= MAX_KEYS && !state.queues.contains_key(key), state.must_spill(key))
+        };
+        if is_full {
             let why = format!(
-                "{MAX_DEFERRED} messages are deferred for keys of `{}` in {}: no more are accepted",
+                "{MAX_KEYS} keys of `{}` in {} have deferred messages: those of other keys are not accepted",
                 self.actor, self.shard.id
             );
             if self.context.settings.issues.raise(&self.issue_name(""), why) {
                 tracing::error!(
                     target: TARGET, actor = %self.actor, shard = %self.shard.id,
-                    "too many deferred messages; no more are accepted",
+                    "too many keys with deferred messages; those of other keys are not accepted",
                 );
             }
             return Err(StoreError::Closed);
         }
         let envelope = &delivery.envelope;
-        let dead_letter = self.dead_letter(key, &delivery.action, envelope, DeadLetterReason::Deferred, None);
+        let reason = if spills { DeadLetterReason::Waiting } else { DeadLetterReason::Deferred };
+        let dead_letter = self.dead_letter(key, &delivery.action, envelope, reason, None);
         let notes = [Note::DeadLetter(Box::new(dead_letter))];
         let mark = Mark::From { source, sequence: *sequence, floor: tracker.watermark_after(*sequence) };
-        self.write((envelope.id, envelope.correlation), mark, &notes, &[])
+        let appended = self.write((envelope.id, envelope.correlation), mark, &notes, &[])?;
+        Ok(Written { appended, spilled: spills.then(|| self.state.borrow().turns) })
     }
 
     pub(super) fn write_release(&self, message: MessageId) -> Result<Appended, StoreError> {
@@ -198,7 +221,12 @@ impl Backlog {
     fn save_due_snapshot(&self) {
         let state = self.state.borrow();
         let count = state.waiting + state.committing.len();
-        if state.turns == 0 || !state.turns.is_multiple_of(SNAPSHOT_EVERY) || count > MAX_SNAPSHOT_MESSAGES {
+        // It would lack the messages that are only in the log.
+        if state.spilled > 0
+            || state.turns == 0
+            || !state.turns.is_multiple_of(SNAPSHOT_EVERY)
+            || count > MAX_SNAPSHOT_MESSAGES
+        {
             return;
         }
         let passing = state.committing.values().map(|(key, entry)| (key, entry));
@@ -254,13 +282,20 @@ impl Backlog {
             let waits = matches!(dead_letter.reason, DeadLetterReason::Deferred | DeadLetterReason::Unloadable);
             waits && dead_letter.envelope.id == id && dead_letter.actor == self.actor && dead_letter.key == key
         });
-        Ok(found.map(|dead_letter| {
-            let action = if dead_letter.attempts > 0 {
-                Action::DeadLetter(dead_letter.error)
-            } else {
-                action_of(&dead_letter.envelope)
-            };
-            (action, Envelope { key: dead_letter.key, ..dead_letter.envelope })
-        }))
+        Ok(found.map(message_of))
     }
+}
+
+/// A message that was written.
+pub(super) struct Written {
+    pub(super) appended: Appended,
+    /// The number of its turn, if it is kept only in the log.
+    pub(super) spilled: Option<u64>,
+}
+
+/// Returns the message of a record, and the action to perform.
+pub(super) fn message_of(dead_letter: DeadLetter) -> (Action, Envelope) {
+    let action =
+        if dead_letter.attempts > 0 { Action::DeadLetter(dead_letter.error) } else { action_of(&dead_letter.envelope) };
+    (action, Envelope { key: dead_letter.key, ..dead_letter.envelope })
 }

@@ -1,5 +1,6 @@
 //! Deferred messages: their order, their deliveries, and what is left after a failure.
 
+mod over_limit;
 mod records;
 mod unloadable;
 

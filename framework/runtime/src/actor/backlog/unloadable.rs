@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::super::stuck_key::StuckKey;
 use super::queues::{HeadState, Unloadable};
-use super::{Backlog, MAX_DEFERRED, MIN_WAIT, SLOW_RETRY, is_fresh, outcome_of};
+use super::{Backlog, MAX_KEYS, MIN_WAIT, SLOW_RETRY, is_fresh, outcome_of};
 use crate::router::Delivery;
 use whizbang_core::clock::instant;
 use whizbang_core::store::{DeadLetter, DeadLetterReason, Mark, Note, StoreError};
@@ -41,13 +41,13 @@ impl Backlog {
             self.dead_letter(key, action, &delivery.envelope, DeadLetterReason::Unloadable, Some(error))
         });
         if fresh {
-            let appended = match self.write_message(key, &delivery) {
-                Ok(appended) => appended,
+            let written = match self.write_message(key, &delivery) {
+                Ok(written) => written,
                 Err(error) => return Err((delivery, permit, error)),
             };
             let Delivery { action, envelope, dedup_key, completion } = delivery;
-            self.push((key, envelope.id), &dedup_key, &appended, Some(Box::new((action, envelope))));
-            self.context.after_commit(&self.shard, appended, move |committed| {
+            self.push((key, envelope.id), &dedup_key, &written, Some(Box::new((action, envelope))));
+            self.context.after_commit(&self.shard, written.appended, move |committed| {
                 drop(permit);
                 completion(outcome_of(committed));
             });
@@ -77,7 +77,7 @@ impl Backlog {
     /// failures.
     pub(crate) fn failed_to_load(&self, key: &Rc<str>, error: &StoreError) {
         let mut state = self.state.borrow_mut();
-        if state.unloadable.len() >= MAX_DEFERRED && !state.unloadable.contains_key(key) {
+        if state.unloadable.len() >= MAX_KEYS && !state.unloadable.contains_key(key) {
             return;
         }
         let before = state.unloadable.len();

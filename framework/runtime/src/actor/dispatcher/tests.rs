@@ -1,6 +1,6 @@
 //! The live actors of a thread: their permits, and which of them are passivated.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 
 use super::super::tests::*;
 use super::*;
@@ -268,7 +268,7 @@ fn closed_shard_ends_its_actors_and_refuses_what_waits() {
                 let envelope = command(1, Timestamp::default());
                 let delivery = Delivery::new(crate::router::Action::Handle, envelope, DedupKey::Internal, completion);
                 let waiting = Delivered { delivery, permit: dispatcher.new_permit(&actor, None) };
-                actor.actor.borrow_mut().overflow = Some(Box::new(VecDeque::from([waiting])));
+                actor.actor.borrow_mut().back_off.get_or_insert_default().push_unrecorded(waiting);
             }
             if resets {
                 dispatcher.reset();

@@ -180,29 +180,3 @@ fn message_of_several_actor_types_is_read_for_its_own() {
         assert_eq!((read(&world.backlog, "a", 0).await, read(&world.backlog, "b", 3).await), (None, None));
     });
 }
-
-#[test]
-fn number_of_deferred_messages_is_bounded() {
-    on_paused_time(async {
-        let world = World::new().await;
-        let most = MAX_DEFERRED as u128;
-        world.defer("a", 1..=most);
-        let refused = |id| {
-            let (delivery, completed) = world.delivery(command(id, Timestamp::default()));
-            let refused = world.backlog.defer(&key("a"), delivery, ()).is_err();
-            assert_eq!(refused, completed.take().is_none());
-            refused
-        };
-        let issues = &world.context.settings.issues;
-        assert_eq!(issues.reasons(), [""; 0]);
-        for _ in 0..2 {
-            assert!(refused(most + 1));
-        }
-        let why = format!("{MAX_DEFERRED} messages are deferred for keys of `account` in bank/0: no more are accepted");
-        assert_eq!((issues.reasons(), world.deferred()), (vec![why], MAX_DEFERRED as u64));
-        run_ready().await;
-        handle(world.take(1));
-        assert_eq!((issues.reasons(), world.deferred()), (vec![], MAX_DEFERRED as u64 - 1));
-        assert!(!refused(most + 1) && refused(most + 2));
-    });
-}

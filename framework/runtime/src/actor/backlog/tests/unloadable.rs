@@ -166,10 +166,10 @@ fn unread_message_shows_until_it_is_read() {
 fn number_of_unloadable_keys_is_bounded() {
     on_paused_time(async {
         let world = World::new().await;
-        (0..MAX_DEFERRED).for_each(|n| world.fail_to_load(&n.to_string(), 1));
+        (0..MAX_KEYS).for_each(|n| world.fail_to_load(&n.to_string(), 1));
         world.fail_to_load("more", 1);
         assert!(!world.backlog.rests("more") && world.backlog.rests("7"));
-        assert_eq!(world.context.counts.unloadable.get(), MAX_DEFERRED as u64);
+        assert_eq!(world.context.counts.unloadable.get(), MAX_KEYS as u64);
         tokio::time::advance(SLOW_RETRY).await;
         world.fail_to_load("7", 1);
         assert!(world.backlog.rests("7") && !world.backlog.rests("8"), "a known key is counted");
