@@ -74,6 +74,8 @@ pub struct Counts {
     pub failed_tasks: Count,
     /// Snapshots skipped because the state could not be encoded.
     pub snapshots_skipped: Count,
+    /// Snapshots and views that could not be restored.
+    pub states_unrestored: Count,
     /// Messages refused for now, because a bound was reached or by a layer.
     pub busy: Count,
     /// Actors activated.

@@ -33,16 +33,21 @@ mod saved {
         B { a: u8, b: u8 },
     }
 
+    /// The number after which a state has two megabytes. Such a state is not read back when it is saved.
+    pub(super) const LARGE: u64 = 1_000_001;
+
     /// A state that cannot be restored while its number is odd.
     #[derive(Clone, Debug, Default, Serialize, Deserialize)]
     pub(super) struct Shape {
         number: u64,
         odd: Option<Untagged>,
+        large: String,
     }
     impl Shape {
         fn put(&mut self, number: u64) {
             self.number += number;
             self.odd = (self.number % 2 == 1).then_some(Untagged::B { a: 1, b: 2 });
+            self.large = "x".repeat(if self.number == LARGE { 2 << 20 } else { 0 });
         }
     }
 
@@ -54,7 +59,7 @@ mod saved {
     impl Handle<Put> for Shelf {
         fn handle(&self, put: Put, effects: &mut Effects<Self>) -> Result<String, Rejection> {
             effects.record(Stored { number: put.number });
-            Ok(format!("{:?}", self.shape))
+            Ok(format!("{} {:?}", self.shape.number, self.shape.odd))
         }
     }
     impl Apply<Stored> for Shelf {
@@ -137,5 +142,34 @@ async fn views_that_do_not_restore_are_never_saved() {
     node.stop().await.unwrap();
     let node = start(&store).await;
     eventually(async || seen(&node).await == 2).await;
+    node.stop().await.unwrap();
+}
+
+#[whizbang::test]
+async fn large_states_that_are_not_restored_show_in_health() {
+    use saved::*;
+    let store = MemoryStore::new();
+    let node = start(&store).await;
+    let seen = async |node: &Node, sum| eventually(async || node.client().query(Sum {}).await.unwrap() == sum).await;
+    node.client().send(put(LARGE)).await.unwrap();
+    seen(&node, LARGE).await;
+    let live = node.client().send(put(0)).await.unwrap();
+    node.stop().await.unwrap();
+    let node = start(&store).await;
+    seen(&node, LARGE).await;
+    assert_eq!(node.client().send(put(0)).await.unwrap(), live, "read from the log");
+    let health = node.health();
+    for text in ["snapshots of `saved.shelf` are not restored: that of `s`: ", "view of projection `sums` not restored"]
+    {
+        assert!(health.reasons.iter().any(|reason| reason.contains(text)), "{text}: {health:?}");
+    }
+    assert_eq!((health.ready, node.metrics().states_unrestored), (true, 2));
+    node.client().send(put(1)).await.unwrap();
+    seen(&node, LARGE + 1).await;
+    node.stop().await.unwrap();
+    let node = start(&store).await;
+    seen(&node, LARGE + 1).await;
+    node.client().send(put(0)).await.unwrap();
+    assert_eq!((node.metrics().states_unrestored, node.health().reasons), (0, vec![]));
     node.stop().await.unwrap();
 }

@@ -164,6 +164,7 @@ impl Dispatcher {
                 deliver,
                 label,
                 commits_at_once: Cell::new(false),
+                unrestored: RefCell::default(),
                 skips_snapshots,
             }
         })
@@ -179,6 +180,11 @@ impl Dispatcher {
     /// Returns the name of the health note for skipped snapshots.
     pub(super) fn snapshots_name(&self) -> String {
         format!("snapshots of `{}.{}`", self.domain, self.actor)
+    }
+
+    /// Returns the name of the health note for snapshots that cannot be restored.
+    pub(super) fn restore_name(&self) -> String {
+        format!("restored {}", self.snapshots_name())
     }
 
     /// Takes the buffers for one turn. They are put back after it, so their memory is reused.
@@ -319,10 +325,10 @@ impl Dispatcher {
         live.last_use.set(self.context.uses.replace(self.context.uses.get() + 1));
         let in_flight = self.context.track_in_flight(&live.shard);
         let Some((kind, bytes)) = held else {
-            return Permit { in_flight: Some(in_flight), live: Rc::clone(live), bytes: 0 };
+            return Permit { in_flight, live: Rc::clone(live), bytes: 0 };
         };
         live.queued_bytes.set(live.queued_bytes.get() + bytes);
-        Permit { in_flight: Some(in_flight.holding(kind, bytes)), live: Rc::clone(live), bytes }
+        Permit { in_flight: in_flight.holding(kind, bytes), live: Rc::clone(live), bytes }
     }
 
     /// Returns the actor of a key, if it is live and its mailbox is empty.

@@ -150,7 +150,7 @@ impl ActorInstance {
             return self.give_up(delivered);
         }
         // It uses no capacity for turns while it waits, and a node that stops does not wait for it.
-        delivered.permit.in_flight = None;
+        delivered.permit.wait_unrecorded();
         let waiting = self.back_off.get_or_insert_default();
         waiting.return_unrecorded(delivered);
         if waiting.is_retrying {
@@ -270,7 +270,7 @@ impl ActorInstance {
             if self.dispatcher.context.is_closing(&self.shard) {
                 return self.give_up(delivered);
             }
-            delivered.permit.in_flight = None;
+            delivered.permit.wait_unrecorded();
             return self.back_off.get_or_insert_default().push_unrecorded(delivered);
         }
         if self.backlog().is_some_and(|backlog| !backlog.is_loaded()) {

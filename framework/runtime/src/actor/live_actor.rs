@@ -51,6 +51,8 @@ pub struct Dispatcher {
     pub(super) label: Label,
     /// True if appends of this actor type are durable when they return.
     pub(super) commits_at_once: Cell<bool>,
+    /// The first key whose snapshot could not be restored, until one of it is.
+    pub(super) unrestored: RefCell<Option<Rc<str>>>,
     /// True if the last snapshot was skipped because the state cannot be saved.
     pub(super) skips_snapshots: Cell<bool>,
 }
@@ -175,10 +177,16 @@ impl<U> ActorInstance<U> {
 
 /// The right to have one turn in flight. It is returned when the turn is completed, or dropped with it.
 pub(crate) struct Permit {
-    /// `None` for a message that waits for an operator: it does not count as in flight.
-    pub(super) in_flight: Option<InFlightGuard>,
+    pub(super) in_flight: InFlightGuard,
     pub(super) live: Rc<LiveActor>,
     pub(super) bytes: usize,
+}
+
+impl Permit {
+    /// Ends the time in flight of a message that the store refuses to record.
+    pub(super) fn wait_unrecorded(&mut self) {
+        self.in_flight.wait_unrecorded();
+    }
 }
 
 impl Drop for Permit {

@@ -7,11 +7,12 @@
 use std::rc::Rc;
 
 use super::live_actor::{ActorInstance, Ctx, Delivered, Dispatcher};
+use super::snapshots::Restore;
 use super::state::KeyState;
 use crate::router::{DedupKey, Outcome};
 use whizbang_core::message::CodecError;
 use whizbang_core::store::{StoreError, StreamPages};
-use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::{TARGET, error_chain};
 use whizbang_core::user_code::Panicked;
 
 impl ActorInstance {
@@ -22,20 +23,27 @@ impl ActorInstance {
         let loading = async move {
             committed.await?;
             let pages = reader.pages(&dispatcher.actor, &key, true).await?;
-            let has_snapshot = pages.snapshot().is_some();
+            let schema = pages.snapshot().map(|snapshot| snapshot.schema);
+            let is_current = dispatcher.handlers.snapshots.as_ref().map(|policy| policy.schema) == schema;
             match rebuild(&dispatcher, pages).await {
-                Err(StoreError::Codec(_)) if has_snapshot => {
+                Err(StoreError::Codec(error)) if schema.is_some() => {
                     // A snapshot is a cache; the log is complete without it.
                     tracing::warn!(target: TARGET, actor = %dispatcher.actor, "snapshot unusable; the whole stream is read");
-                    rebuild(&dispatcher, reader.pages(&dispatcher.actor, &key, false).await?).await
+                    let state = rebuild(&dispatcher, reader.pages(&dispatcher.actor, &key, false).await?).await?;
+                    // One of another schema is expected after an upgrade.
+                    Ok((
+                        state,
+                        if is_current { Restore::Failed(error_chain(&error).to_string()) } else { Restore::Unused },
+                    ))
                 }
-                rebuilt => rebuilt,
+                rebuilt => rebuilt.map(|state| (state, if schema.is_some() { Restore::Used } else { Restore::Unused })),
             }
         };
         let context = Rc::clone(&self.dispatcher.context);
         let loading = async move { context.call_store("load a key", loading).await };
         self.hold(ctx, loading, |this, loaded, ctx| match loaded {
-            Ok(mut state) => {
+            Ok((mut state, restore)) => {
+                this.report_restore(&restore);
                 let user = state.user.take();
                 this.state = state;
                 // The old state is dropped: user code.

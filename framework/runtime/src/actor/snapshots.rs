@@ -5,11 +5,20 @@
 
 use super::live_actor::ActorInstance;
 use super::snapshot_policy::Snapshots;
-use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::{TARGET, shortened};
 use whizbang_core::user_code::user_code;
 
 /// An activation of a type without snapshots that reads more turns is logged once.
 const LONG_ACTIVATION: u64 = 10_000;
+
+/// The use of a snapshot by an activation.
+pub(super) enum Restore {
+    /// There was none, or it has another schema.
+    Unused,
+    Used,
+    /// It could not be restored.
+    Failed(String),
+}
 
 impl ActorInstance {
     /// Saves a snapshot if one is due. The turn is appended already.
@@ -57,6 +66,31 @@ impl ActorInstance {
             dispatcher.context.settings.issues.note(&dispatcher.snapshots_name(), reason);
         }
         0
+    }
+
+    /// Reports whether the snapshot of this key was restored. One that was not is counted, and a health note remains until one of
+    /// the key is: the actor was activated from its whole stream.
+    pub(super) fn report_restore(&self, restore: &Restore) {
+        let Self { dispatcher, key, .. } = self;
+        match restore {
+            Restore::Unused => {}
+            Restore::Used => {
+                if dispatcher.unrestored.borrow_mut().take_if(|unrestored| unrestored == key).is_some() {
+                    dispatcher.context.settings.issues.clear_note(&dispatcher.restore_name());
+                }
+            }
+            Restore::Failed(error) => {
+                dispatcher.context.counts.states_unrestored.one();
+                let mut unrestored = dispatcher.unrestored.borrow_mut();
+                if unrestored.is_none() {
+                    let (actor, name) = (&dispatcher.actor, dispatcher.snapshots_name());
+                    tracing::error!(target: TARGET, %actor, %key, error, "snapshot not restored; the whole stream was read");
+                    let reason = format!("{name} are not restored: that of `{}`: {error}", key.escape_debug());
+                    dispatcher.context.settings.issues.note(&dispatcher.restore_name(), shortened(reason));
+                    *unrestored = Some(std::rc::Rc::clone(key));
+                }
+            }
+        }
     }
 
     /// Logs a long activation that a snapshot would have shortened.

@@ -417,12 +417,14 @@ impl ThreadContext {
     }
 }
 
-/// One turn or job in flight, until it is dropped.
+/// One turn or job in flight, until it is dropped or [waits](Self::wait_unrecorded) for the store.
 #[derive(Debug)]
 pub struct InFlightGuard {
     context: Rc<ThreadContext>,
     shard: Rc<OwnedShard>,
     is_job: bool,
+    /// False once it waits for the store.
+    is_counted: bool,
     /// The payload bytes that it holds, and their kind.
     held: Option<(QueuedKind, usize)>,
 }
@@ -431,7 +433,7 @@ impl InFlightGuard {
     /// Counts one more for the shard; the caller has counted it for the thread.
     fn new(context: &Rc<ThreadContext>, shard: &Rc<OwnedShard>, is_job: bool) -> Self {
         shard.in_flight.set(shard.in_flight.get() + 1);
-        Self { context: Rc::clone(context), shard: Rc::clone(shard), is_job, held: None }
+        Self { context: Rc::clone(context), shard: Rc::clone(shard), is_job, is_counted: true, held: None }
     }
 
     /// Counts the payload of the message in flight until the guard is dropped.
@@ -442,12 +444,22 @@ impl InFlightGuard {
     }
 }
 
-impl Drop for InFlightGuard {
-    fn drop(&mut self) {
-        let context = &self.context;
-        if let Some((kind, bytes)) = self.held {
-            context.queued.remove(kind, bytes);
+impl InFlightGuard {
+    /// Ends the time in flight of a message that the store refuses to record. Its payload still occupies memory.
+    pub(crate) fn wait_unrecorded(&mut self) {
+        if !std::mem::replace(&mut self.is_counted, false) {
+            return;
         }
+        if let Some((kind, bytes)) = &mut self.held {
+            self.context.queued.remove(*kind, *bytes);
+            *kind = QueuedKind::Unrecorded;
+            self.context.queued.add(*kind, *bytes);
+        }
+        self.uncount();
+    }
+
+    fn uncount(&self) {
+        let context = &self.context;
         if self.is_job {
             context.jobs.set(context.jobs.get() - 1);
             context.counts.jobs.set(context.jobs.get() as u64);
@@ -459,6 +471,17 @@ impl Drop for InFlightGuard {
         self.shard.in_flight.set(self.shard.in_flight.get() - 1);
         if context.is_idle() || (self.shard.is_leaving() && self.shard.is_drained()) {
             context.idle.notify();
+        }
+    }
+}
+
+impl Drop for InFlightGuard {
+    fn drop(&mut self) {
+        if let Some((kind, bytes)) = self.held {
+            self.context.queued.remove(kind, bytes);
+        }
+        if self.is_counted {
+            self.uncount();
         }
     }
 }

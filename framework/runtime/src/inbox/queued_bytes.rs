@@ -19,6 +19,8 @@ pub(crate) enum QueuedKind {
     Callers,
     /// Messages of actors, events and timers. More stay in the outbox or in the log.
     Messages,
+    /// Messages of actors and events that the store refuses to record. More stay in the outbox or in the log.
+    Unrecorded,
     /// Commands of callers to workers. More are refused as `Busy`.
     Jobs,
 }
@@ -28,6 +30,7 @@ pub(crate) enum QueuedKind {
 pub(crate) struct QueuedBytes {
     callers: Cell<usize>,
     messages: Cell<usize>,
+    unrecorded: Cell<usize>,
     jobs: Cell<usize>,
 }
 
@@ -36,6 +39,7 @@ impl QueuedBytes {
         match kind {
             QueuedKind::Callers => &self.callers,
             QueuedKind::Messages => &self.messages,
+            QueuedKind::Unrecorded => &self.unrecorded,
             QueuedKind::Jobs => &self.jobs,
         }
     }
@@ -47,6 +51,12 @@ impl QueuedBytes {
 
     /// Returns whether a source of messages that has others in flight may dispatch one more.
     pub(crate) fn has_capacity(&self) -> bool {
+        self.has_capacity_for_recorded() && self.unrecorded.get() < MAX_QUEUED_BYTES
+    }
+
+    /// Returns whether a message that is in the log may be read to be handled. Those that the store refuses do not hold it up: they
+    /// may be of one actor type.
+    pub(crate) fn has_capacity_for_recorded(&self) -> bool {
         self.messages.get() < MAX_QUEUED_BYTES
     }
 
@@ -90,5 +100,7 @@ mod tests {
         queued.remove(QueuedKind::Messages, MAX_QUEUED_BYTES);
         assert!(queued.has_capacity() && queued.of(QueuedKind::Messages) == 0);
         assert_eq!(queued.of(QueuedKind::Callers), MAX_QUEUED_BYTES - 1);
+        queued.add(QueuedKind::Unrecorded, MAX_QUEUED_BYTES);
+        assert!(!queued.has_capacity() && queued.has_capacity_for_recorded());
     }
 }

@@ -51,6 +51,8 @@ pub struct Metrics {
     pub failed_tasks: u64,
     /// Snapshots skipped because the state could not be encoded. The key's next activation reads more of its log.
     pub snapshots_skipped: u64,
+    /// Snapshots and views that could not be restored from their saved form. The log was read instead, and nothing is lost.
+    pub states_unrestored: u64,
     /// Duration of the longest single call of user code, in steps of 50 ms; shorter calls count as zero.
     pub longest_call: Duration,
     /// Messages refused for now, because a bound was reached or by a [layer](crate::layer::Refusal::Busy). Each refusal counts.

@@ -9,7 +9,7 @@ use super::Projection;
 use super::context::ViewContext;
 use whizbang_core::message::{CodecError, ShardId};
 use whizbang_core::store::StoreError;
-use whizbang_core::telemetry::TARGET;
+use whizbang_core::telemetry::{TARGET, shortened};
 use whizbang_core::user_code::user_code;
 
 /// A view with its positions.
@@ -52,6 +52,7 @@ pub(super) async fn restore<P: Projection>(context: &ViewContext) -> Result<Rest
         };
     match restored {
         Ok(view) => {
+            context.issues.clear_note(&format!("restored view {}", context.name));
             if let Some(shard) = newer_than_its_log(context, &stored.checkpoint).await? {
                 tracing::warn!(
                     target: TARGET, projection = %context.name, %shard,
@@ -63,7 +64,11 @@ pub(super) async fn restore<P: Projection>(context: &ViewContext) -> Result<Rest
             Ok(Restored { view, positions, bytes: stored.bytes.len(), rebuilt: None })
         }
         Err(error) => {
-            tracing::warn!(target: TARGET, projection = %context.name, error, "failed to decode the stored view: rebuilt from the first event");
+            context.code.counts.states_unrestored.one();
+            let reason = format!("view of projection `{}` not restored, each start rebuilds it: {error}", context.name);
+            if context.issues.note(&format!("restored view {}", context.name), shortened(reason)) {
+                tracing::error!(target: TARGET, projection = %context.name, error, "view not restored: rebuilt from the first event");
+            }
             empty(stored.checkpoint)
         }
     }

@@ -298,7 +298,7 @@ impl Backlog {
 
     /// Waits until the messages that wait on this thread leave capacity for those of the log.
     async fn wait_for_capacity(&self) {
-        while !self.context.queued.has_capacity() && !self.context.is_closing(&self.shard) {
+        while !self.context.queued.has_capacity_for_recorded() && !self.context.is_closing(&self.shard) {
             tokio::time::sleep(MIN_WAIT).await;
         }
     }

@@ -113,6 +113,21 @@ fn turn_before_an_open_commit_is_not_alone() {
 }
 
 #[test]
+fn message_that_waits_for_the_store_keeps_its_bytes() {
+    let context = context();
+    let shard = open(&context, 0);
+    let mut waiting = context.track_in_flight(&shard).holding(QueuedKind::Messages, 7);
+    let bytes = || (context.queued.of(QueuedKind::Messages), context.queued.of(QueuedKind::Unrecorded));
+    assert_eq!((bytes(), context.in_flight.get(), shard.in_flight.get()), ((7, 0), 1, 1));
+    for _ in 0..2 {
+        waiting.wait_unrecorded();
+        assert_eq!((bytes(), context.in_flight.get(), shard.in_flight.get()), ((0, 7), 0, 0));
+    }
+    drop(waiting);
+    assert_eq!((bytes(), context.in_flight.get(), shard.in_flight.get()), ((0, 0), 0, 0));
+}
+
+#[test]
 fn waiting_tasks_wake_when_nothing_is_in_flight() {
     on_paused_time(async {
         let context = context();

@@ -342,6 +342,7 @@ impl NodeDefinition {
             panics: sum(|counts| counts.panics.get()),
             failed_tasks: sum(|counts| counts.failed_tasks.get()),
             snapshots_skipped: sum(|counts| counts.snapshots_skipped.get()),
+            states_unrestored: sum(|counts| counts.states_unrestored.get()),
             longest_call: self.user_code.iter().map(|code| code.longest()).max().unwrap_or_default(),
             busy: sum(|counts| counts.busy.get()),
             activations: sum(|counts| counts.activations.get()),
