@@ -36,7 +36,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// | `Idempotency-Key: KEY` | the command is handled once, and a repetition gets the first reply; see [`scope_keys_by`](Self::scope_keys_by) |
 /// | `Prefer: wait=5` | waits at most 5 seconds for the reply, and never longer than the gateway's [`deadline`](Self::deadline) |
 /// | `Prefer: respond-async` | responds 202 with a receipt, `{"id": …}`, once the command is accepted for later handling |
-/// | `traceparent: …` | the trace that the command continues |
+/// | `traceparent: …` | the trace that the command or the query continues |
 ///
 /// | response | meaning |
 /// |---|---|
@@ -105,7 +105,8 @@ impl Gateway {
         self
     }
 
-    /// Passes a header of each request on to the command, where every handler can read it: a tenant, a user.
+    /// Passes a header of each request on to the command or the query: a tenant, a user. Every handler of the command can read it,
+    /// as can `Answer::answer_for` and the layers of the client.
     ///
     /// The gateway does not check the value. Let a layer in front of it set the header, so that a caller cannot choose it.
     #[must_use]
@@ -274,13 +275,7 @@ impl Settings {
         let command: C = read(message)?;
         let id = self.id::<C>(&headers, &command)?;
         let preferences = Preferences::read(&headers, self.deadline);
-        let mut passed = Vec::new();
-        for name in &self.forwarded {
-            if let Some(value) = single(&headers, name)? {
-                passed.push((name.as_str(), value));
-            }
-        }
-        let trace = headers.get("traceparent").and_then(|trace| trace.to_str().ok());
+        let (passed, trace) = (self.passed(&headers)?, trace_of(&headers));
         if preferences.respond_async {
             let mut post = self.client.post(command).id(id).deadline(preferences.wait);
             for (name, value) in passed {
@@ -316,11 +311,29 @@ impl Settings {
         add_path(fields, &pairs(path)?, &mut message)?;
         let query: Q = read(message)?;
         let wait = Preferences::read(&headers, self.deadline).wait;
-        let found = written(&self.client.query(query).deadline(wait).await?)?;
+        let mut send = self.client.query(query).deadline(wait);
+        for (name, value) in self.passed(&headers)? {
+            send = send.header(name, value);
+        }
+        if let Some(trace) = trace_of(&headers) {
+            send = send.traceparent(trace);
+        }
+        let found = written(&send.await?)?;
         if found.is_null() && matches!(reply, Shape::Option(_)) {
             return Err(Problem::new(StatusCode::NOT_FOUND, "gateway.not-found", "the query found nothing"));
         }
         Ok(axum::Json(found).into_response())
+    }
+
+    /// Returns the headers of the request that are passed on.
+    fn passed<'a>(&'a self, headers: &'a HeaderMap) -> Result<Vec<(&'a str, &'a str)>, Problem> {
+        let mut passed = Vec::new();
+        for name in &self.forwarded {
+            if let Some(value) = single(headers, name)? {
+                passed.push((name.as_str(), value));
+            }
+        }
+        Ok(passed)
     }
 
     /// Returns the id of a command: the same for each repetition, if the request has an idempotency key.
@@ -368,6 +381,11 @@ impl Preferences {
         }
         found
     }
+}
+
+/// Returns the trace of the request.
+fn trace_of(headers: &HeaderMap) -> Option<&str> {
+    headers.get("traceparent").and_then(|trace| trace.to_str().ok())
 }
 
 /// Returns the only value of a header.

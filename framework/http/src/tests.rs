@@ -9,6 +9,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderName, Method, Request, Response};
 use serde_json::{Value, json};
 use tower::ServiceExt;
+use whizbang::layer::Authorize;
 use whizbang::prelude::*;
 
 use super::{Gateway, GatewayError};
@@ -80,6 +81,10 @@ struct DaysOf {
 }
 
 #[derive(Query, Clone, Debug, Serialize, Deserialize)]
+#[query(domain = Library, reply = Vec<Option<String>>)]
+struct Caller;
+
+#[derive(Query, Clone, Debug, Serialize, Deserialize)]
 #[query(domain = Library, reply = Vec<String>)]
 struct Search {
     min: Option<u8>,
@@ -134,7 +139,7 @@ impl Apply<Returned> for Book {
 }
 
 #[derive(Projection, Default, Serialize, Deserialize)]
-#[projection(projects(Lent), answers(DaysOf, Search))]
+#[projection(projects(Lent), answers(DaysOf, Search, Caller))]
 struct Days {
     days: BTreeMap<String, (u8, String)>,
 }
@@ -148,6 +153,18 @@ impl Project<Lent> for Days {
 impl Answer<DaysOf> for Days {
     fn answer(&self, query: DaysOf) -> Option<u8> {
         self.days.get(&query.book).map(|(days, _)| *days)
+    }
+}
+
+impl Answer<Caller> for Days {
+    fn answer(&self, _: Caller) -> Vec<Option<String>> {
+        Vec::new()
+    }
+
+    fn answer_for(&self, _: Caller, context: &QueryContext<'_>) -> Vec<Option<String>> {
+        [context.header("x-tenant"), context.header("x-other"), context.traceparent]
+            .map(|text| text.map(String::from))
+            .to_vec()
     }
 }
 
@@ -280,6 +297,29 @@ async fn every_request_continues_its_trace() {
         node.wait_idle().await;
         let found = call(&routes, "GET", &format!("/books?book={book}"), &[], "").await;
         assert_eq!(found.body, json!([format!("{book} {}", trace.1)]));
+    }
+    node.stop().await.expect("stops");
+}
+
+#[tokio::test]
+async fn query_gets_forwarded_headers_and_trace() {
+    let node = node().await;
+    let routes = gateway(&node).query::<Caller>("/caller").router().expect("routes");
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let sent = [("x-tenant", "acme"), ("x-other", "secret"), ("traceparent", trace)];
+    let reply = call(&routes, "GET", "/caller", &sent, "").await;
+    assert_eq!((reply.status, reply.body), (200, json!(["acme", null, trace])));
+    assert_eq!(call(&routes, "GET", "/caller", &[], "").await.body, json!([null, null, null]));
+    let twice = call(&routes, "GET", "/caller", &[("x-tenant", "acme"), ("x-tenant", "other")], "").await;
+    assert_eq!((twice.status, &twice.body["code"]), (400, &json!("gateway.invalid-header")));
+    // Around the gateway's client, a layer decides about queries and commands by the same header.
+    let client = node.client().layer(Authorize::by_header("x-tenant", |tenant, _| tenant == "acme"));
+    let routes = Gateway::new(client).forward(HeaderName::from_static("x-tenant")).query::<Caller>("/caller").router();
+    let routes = routes.expect("routes");
+    assert_eq!(call(&routes, "GET", "/caller", &sent, "").await.status, 200);
+    for denied in [&[][..], &[("x-tenant", "other")][..]] {
+        let reply = call(&routes, "GET", "/caller", denied, "").await;
+        assert_eq!((reply.status, &reply.body["code"]), (422, &json!("authorization.denied")));
     }
     node.stop().await.expect("stops");
 }

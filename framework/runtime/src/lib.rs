@@ -45,7 +45,7 @@ pub mod subscribe;
 mod tests;
 pub mod worker;
 
-pub use actor::{Effects, EventContext};
+pub use actor::{Effects, EventContext, QueryContext};
 pub use aggregate::{Aggregate, Apply, Handle, OnReply, React};
 pub use client::{Client, SendError};
 pub use node::{ConfigError, Error, Health, Metrics, Node, NodeBuilder, NodeConfig, NodeEnd, NodeHandle, StartError};

@@ -163,7 +163,7 @@ pub use store::memory::MemoryStore;
 pub use store::postgres::PostgresStore;
 pub use whizbang_core::retry::Retry;
 pub use whizbang_core::telemetry::{ErrorChain, error_chain};
-pub use whizbang_runtime::actor::{CompensationScope, Effects, EventContext, Role, Sent, Stateful};
+pub use whizbang_runtime::actor::{CompensationScope, Effects, EventContext, QueryContext, Role, Sent, Stateful};
 pub use worker::{
     CircuitBreaker, Job, JobError, OnEvent, OnEventBatch, OnJobReply, Perform, PerformBatch, Priority, RetryDecision,
     WorkError, Worker, WorkerOptions,

@@ -15,5 +15,5 @@ pub use crate::derive::derives::{Deserialize, Serialize};
 pub use crate::{
     Aggregate, Answer, Apply, Client, Command, Document, Domain, Effects, Event, EventContext, Handle, Job,
     MemoryStore, Node, OnEvent, OnEventBatch, OnJobReply, OnReply, OnTimer, Perform, PerformBatch, Project, Projection,
-    Query, React, Rejection, Saga, WorkError, Worker,
+    Query, QueryContext, React, Rejection, Saga, WorkError, Worker,
 };

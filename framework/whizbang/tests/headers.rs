@@ -78,7 +78,7 @@ fn note(place: &'static str, effects: &Effects<Order>) {
 
 /// Places an order, has it charged, and learns of the charge.
 #[derive(Saga, Default)]
-#[saga(domain = Orders, handles(Place, Note), applies(Placed, Paid), replies(Charge), reacts(Charged))]
+#[saga(domain = Orders, handles(Place, Note), applies(Placed, Paid), replies(Charge), reacts(Charged), answers(AskedOf))]
 struct Order {}
 
 impl Handle<Place> for Order {
@@ -138,7 +138,7 @@ impl Perform<Charge> for Charger {
 
 /// The headers of all events, as text.
 #[derive(Projection, Default, Serialize, Deserialize)]
-#[projection(projects(Placed, Paid, Charged), answers(Events))]
+#[projection(projects(Placed, Paid, Charged), answers(Events, Asked))]
 struct Log {
     lines: Vec<String>,
 }
@@ -146,6 +146,39 @@ struct Log {
 #[derive(Query, Serialize, Deserialize)]
 #[query(domain = Orders, reply = Vec<String>)]
 struct Events;
+
+/// Returns the headers of the query.
+#[derive(Query, Serialize, Deserialize)]
+#[query(domain = Orders, reply = String)]
+struct Asked;
+
+/// As [`Asked`], of a key.
+#[derive(Query, Serialize, Deserialize)]
+#[query(domain = Orders, reply = String)]
+struct AskedOf {
+    #[key]
+    order: String,
+}
+
+impl Answer<Asked> for Log {
+    fn answer(&self, _asked: Asked) -> String {
+        "without context".to_owned()
+    }
+
+    fn answer_for(&self, _asked: Asked, context: &QueryContext<'_>) -> String {
+        format!("{} {:?}", text(context.headers, context.traceparent), context.header("tenant"))
+    }
+}
+
+impl Answer<AskedOf> for Order {
+    fn answer(&self, _asked: AskedOf) -> String {
+        "without context".to_owned()
+    }
+
+    fn answer_for(&self, _asked: AskedOf, context: &QueryContext<'_>) -> String {
+        format!("{} {:?}", text(context.headers, context.traceparent), context.header("tenant"))
+    }
+}
 
 impl Project<Placed> for Log {
     fn project(&mut self, _placed: &Placed, context: &EventContext) {
@@ -266,6 +299,31 @@ async fn every_request_of_a_client_continues_a_trace() {
     client.post(note()).after(Duration::from_millis(1)).traceparent(TRACE).await.unwrap();
     eventually(async || !seen().is_empty()).await;
     traced(&["note"]).await;
+}
+
+#[whizbang::test]
+async fn answers_read_the_headers_of_queries() {
+    let hub = LoopbackHub::new();
+    let node = Node::builder("orders", MemoryStore::new()).threads(0).saga::<Order>().projection::<Log>();
+    let node = node.bridge(hub.bridge()).start().await.unwrap();
+    let outside = Client::connect("caller", hub.bridge()).await.unwrap();
+    let of = || AskedOf { order: "o1".to_owned() };
+    for client in [node.client(), outside] {
+        let expected = "tenant=acme,user=ada traced Some(\"acme\")";
+        let view = client.query(Asked).header("tenant", "acme").header("user", "ada").traceparent(TRACE);
+        assert_eq!(view.await.unwrap(), expected);
+        let key = client.query(of()).header("tenant", "acme").header("user", "ada").traceparent(TRACE);
+        assert_eq!(key.await.unwrap(), expected);
+        assert_eq!(
+            (client.query(Asked).await.unwrap(), client.query(of()).await.unwrap()),
+            (" None".into(), " None".into())
+        );
+        let invalid = client.query(Asked).header("tenant", "a\nb").await;
+        assert!(matches!(invalid, Err(SendError::Header(HeaderError::Value { .. }))), "{invalid:?}");
+        let invalid = client.query(of()).header("ce-id", "x").await;
+        assert!(matches!(invalid, Err(SendError::Header(HeaderError::Reserved { .. }))), "{invalid:?}");
+    }
+    node.stop().await.unwrap();
 }
 
 #[whizbang::test]

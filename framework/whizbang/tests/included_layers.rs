@@ -31,8 +31,41 @@ struct Ordered {
 }
 
 #[derive(Aggregate, Default)]
-#[aggregate(domain = Shop, handles(Order), records(Ordered))]
+#[aggregate(domain = Shop, handles(Order), records(Ordered), answers(ItemsIn))]
 struct Cart;
+
+#[derive(Query, Clone, Debug, Serialize, Deserialize)]
+#[query(domain = Shop, reply = u64)]
+struct ItemsIn {
+    #[key]
+    cart: String,
+}
+
+#[derive(Query, Clone, Debug, Serialize, Deserialize)]
+#[query(domain = Shop, reply = u64)]
+struct AllItems;
+
+#[derive(Projection, Default, Serialize, Deserialize)]
+#[projection(projects(Ordered), answers(AllItems))]
+struct Items(u64);
+
+impl Answer<ItemsIn> for Cart {
+    fn answer(&self, _: ItemsIn) -> u64 {
+        7
+    }
+}
+
+impl Project<Ordered> for Items {
+    fn project(&mut self, ordered: &Ordered, _: &EventContext) {
+        self.0 += ordered.items;
+    }
+}
+
+impl Answer<AllItems> for Items {
+    fn answer(&self, _: AllItems) -> u64 {
+        self.0
+    }
+}
 
 impl Handle<Order> for Cart {
     fn handle(&self, order: Order, effects: &mut Effects<Self>) -> Result<(), Rejection> {
@@ -70,6 +103,30 @@ async fn header_decides_which_commands_pass() {
     node.wait_idle().await;
     let metrics = node.metrics();
     assert_eq!((metrics.rejections, metrics.events, metrics.dead_letters), (3, 1, 0));
+    node.stop().await.unwrap();
+}
+
+#[whizbang::test]
+async fn header_decides_which_queries_of_a_client_pass() {
+    let node = shop().projection::<Items>().start().await.unwrap();
+    let clerks = Authorize::by_header("role", |role, call| role == "clerk" && call.name() != "Order");
+    let client = node.client().layer(clerks);
+    let items = || ItemsIn { cart: "a".to_owned() };
+    for role in [None, Some("guest"), Some("clerk")] {
+        let (key, view) = (client.query(items()), client.query(AllItems));
+        let (key, view) = match role {
+            Some(role) => (key.header("role", role), view.header("role", role)),
+            None => (key, view),
+        };
+        for (answer, expected) in [(key.await, 7), (view.await, 0)] {
+            match role {
+                Some("clerk") => assert_eq!(answer.unwrap(), expected),
+                _ => assert_eq!(answer.unwrap_err().rejection().unwrap().code(), Authorize::DENIED),
+            }
+        }
+    }
+    let denied = client.send(order(1, "")).header("role", "clerk").await.unwrap_err();
+    assert_eq!(denied.rejection().unwrap().code(), Authorize::DENIED);
     node.stop().await.unwrap();
 }
 

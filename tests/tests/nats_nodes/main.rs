@@ -26,6 +26,7 @@ mod older_copy;
 mod ordinary_starts;
 mod outage;
 mod processes;
+mod query_headers;
 mod readiness;
 mod republish;
 mod running_copy;

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use super::actor_type::typed_state_ref;
 use super::live_actor::{ActorInstance, Ctx, Delivered};
 use super::plan::{Plan, Stateful};
+use super::query_context::QueryContext;
 use super::unanswered::Unanswered;
 use crate::router::Outcome;
 use whizbang_core::message::{Coded, Envelope, Message, Query};
@@ -82,15 +83,22 @@ pub trait Answer<Q: Query> {
     /// Returns the answer: from the events projected so far, or from the state of the key. A panic is reported to the caller
     /// and changes nothing.
     fn answer(&self, query: Q) -> Q::Reply;
+
+    /// Returns the answer to a query with headers, in place of [`answer`](Self::answer), which the default calls. Implement it
+    /// if the answer depends on a tenant or a user.
+    fn answer_for(&self, query: Q, context: &QueryContext<'_>) -> Q::Reply {
+        let _ = context;
+        self.answer(query)
+    }
 }
 
 /// Decodes a query, answers it, and encodes the answer. User code.
 pub(crate) fn answer_with<Q: Query>(
     envelope: &Envelope,
-    answer: impl FnOnce(Q) -> Q::Reply,
+    answer: impl FnOnce(Q, &QueryContext<'_>) -> Q::Reply,
 ) -> Result<Bytes, Unanswered> {
     let query = <Q as Message>::decode(envelope.version, envelope.codec, &envelope.payload);
-    let answer = answer(query.map_err(Unanswered::Undecodable)?);
+    let answer = answer(query.map_err(Unanswered::Undecodable)?, &QueryContext::of(envelope));
     let mut bytes = Vec::new();
     answer.write(envelope.codec, &mut bytes).map_err(Unanswered::Unwritable)?;
     Ok(Bytes::from(bytes))
@@ -104,7 +112,7 @@ impl<A: Stateful> Plan<A> {
     {
         self.add_answer::<Q>(|state, envelope| {
             let state = typed_state_ref::<A>(state).map_err(Unanswered::Undecodable)?;
-            answer_with::<Q>(envelope, |query| state.answer(query))
+            answer_with::<Q>(envelope, |query, context| state.answer_for(query, context))
         });
     }
 }

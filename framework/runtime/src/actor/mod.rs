@@ -33,6 +33,7 @@ mod parked;
 mod pending_commits;
 mod plan;
 mod planned_command;
+mod query_context;
 mod registry;
 #[cfg(feature = "testing")]
 mod replay_checker;
@@ -80,6 +81,7 @@ pub use owned_shard::OwnedShard;
 pub use pending_commits::CommitNotifier;
 pub(crate) use plan::names;
 pub use plan::{Plan, Stateful, timer_name};
+pub use query_context::QueryContext;
 #[cfg(feature = "testing")]
 pub use replay_checker::ReplayChecker;
 #[cfg(feature = "schedules")]

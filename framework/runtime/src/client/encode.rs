@@ -46,14 +46,19 @@ pub(super) fn encoded_len<C: Command>(command: &C) -> usize {
 ///
 /// # Errors
 /// [`SendError::Key`] and [`SendError::Encode`].
-pub(super) fn of_query<Q: Query>(client: &Client, query: &Q, deadline: Duration) -> Result<Envelope, SendError> {
+pub(super) fn of_query<Q: Query>(
+    client: &Client,
+    query: &Q,
+    meta: Option<Box<CommandMeta>>,
+    deadline: Duration,
+) -> Result<Envelope, SendError> {
     let facts = MessageFacts::of::<Q>();
     let mut payload = Vec::new();
     match encode_verified(query, facts.codec, &mut payload) {
         Ok(_) => {
             let key = query.key();
             let kind = if key.is_some() { Kind::Command } else { Kind::Query };
-            envelope(client, facts, Fingerprint::of_query::<Q>, payload, kind, key, None, deadline)
+            envelope(client, facts, Fingerprint::of_query::<Q>, payload, kind, key, meta, deadline)
         }
         Err(error) => Err(SendError::Encode(error)),
     }

@@ -73,7 +73,8 @@ impl<P: Projection> ProjectionPlan<P> {
         P: Answer<Q>,
     {
         self.card.answers.push(MessageCard::of_query::<Q>());
-        let answer: Answering<P> = |view, envelope| answer_with::<Q>(envelope, |query| view.answer(query));
+        let answer: Answering<P> =
+            |view, envelope| answer_with::<Q>(envelope, |query, context| view.answer_for(query, context));
         self.answers.extend(names::<Q>().map(|name| ((<Q::Domain as Domain>::NAME, name), answer)));
     }
 }
