@@ -1,7 +1,7 @@
 //! Messages that serde writes and cannot read, or reads as another value: refused before anything is committed, or used
 //! as they read.
 //!
-//! Each kind of such a type is tried as an event, a reply, a sent command and a snapshot. After every answer the actor
+//! Each kind of such a type is tried as an event and a reply. `round_trip_commands` tries commands, and `saved_states` snapshots. After every answer the actor
 //! is rebuilt from the log, so that the acknowledged state is the state in the log.
 
 use std::cell::RefCell;

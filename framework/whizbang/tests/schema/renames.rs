@@ -232,18 +232,28 @@ macro_rules! orders {
 
 orders!(ship, Ship, [#[command(domain = Depot)]]);
 orders!(dispatch, Dispatch, [#[command(domain = Depot, formerly = "Ship")]]);
+orders!(undeclared, Dispatch, [#[command(domain = Depot)]]);
 
 #[whizbang::test]
 async fn command_in_an_outbox_is_handled_under_its_old_name() {
     let store = MemoryStore::new();
+    // The store knows the names of the depot's commands.
+    let node = start(store.clone(), |builder| builder.aggregate::<ship::Order>().aggregate::<ship::Parcel>());
+    node.await.unwrap().stop().await.unwrap();
     let node = start(store.clone(), |builder| builder.aggregate::<ship::Order>()).await.unwrap();
     // The depot is not reachable, so the command stays in the outbox.
     node.client().send(ship::Place { order: "o1".into() }).await.unwrap();
     node.stop().await.unwrap();
+    let undeclared = |builder: NodeBuilder| builder.aggregate::<undeclared::Order>().aggregate::<undeclared::Parcel>();
+    let error = refused(&store, undeclared).await;
+    assert!(error.contains("the command `depot.Ship`, which this program does not know"), "{error}");
     let host = |builder: NodeBuilder| builder.aggregate::<dispatch::Order>().aggregate::<dispatch::Parcel>();
-    let node = start(store, host).await.unwrap();
+    let node = start(store.clone(), host).await.unwrap();
     node.wait_idle().await;
     assert_eq!((node.metrics().events, node.dead_letters().await.unwrap().len()), (1, 0));
+    node.stop().await.unwrap();
+    // The outbox is empty, so the old name need not be declared.
+    drop(start(store, undeclared).await.unwrap());
 }
 
 #[whizbang::test]
