@@ -320,7 +320,7 @@ mod at_another_place {
         pub(crate) use ::whizbang as parts;
     }
 
-    /// Hides the framework: paths that bypass the facade do not compile.
+    /// Imports nothing but the facade. `tests/renamed-dependency` is a program in which the name `whizbang` does not exist.
     mod program {
         use super::facade;
         use super::facade::parts::prelude::*;
