@@ -25,7 +25,7 @@ use process::{Output, Process};
 #[whizbang::test]
 async fn node_killed_under_load_loses_and_invents_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let chance = IdSource::random(Clock::system());
+    let chance = chance();
     let mut output = Output::default();
     let (mut interrupted, mut acknowledged) = (0, 0);
     for life in 0..brief_or_long(50, 500) {
@@ -46,6 +46,14 @@ async fn node_killed_under_load_loses_and_invents_nothing() {
     println!("{acknowledged} commands acknowledged, {interrupted} interrupted");
     assert!(acknowledged > 1_000 && interrupted > 50, "{acknowledged} acknowledged, {interrupted} interrupted");
     verify(folder.path(), output).await;
+}
+
+/// The random numbers of a test. `TESTS_SEED` repeats those of an earlier run; what the processes do in between is up to the machine.
+fn chance() -> IdSource {
+    let seed = std::env::var("TESTS_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| IdSource::random(Clock::system()).next_u64());
+    println!("TESTS_SEED={seed}");
+    IdSource::seeded(Clock::system(), seed)
 }
 
 #[whizbang::test]

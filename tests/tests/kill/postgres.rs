@@ -4,21 +4,20 @@ use std::path::Path;
 use std::time::Duration;
 
 use whizbang::PostgresStore;
-use whizbang::clock::Clock;
-use whizbang::message::IdSource;
 use whizbang::prelude::*;
 use whizbang_tests::brief_or_long;
 use whizbang_tests::checker::{ShardLog, Stage};
 use whizbang_tests::postgres::PostgresServer;
 
 use crate::bank::{Account, Bank, Transfer, Transfers, outcome};
+use crate::chance;
 use crate::process::{Output, Process};
 
 #[whizbang::test]
 async fn node_and_server_killed_under_load_lose_and_invent_nothing() {
     let mut server = PostgresServer::start_on_disk();
     let url = server.url();
-    let chance = IdSource::random(Clock::system());
+    let chance = chance();
     let mut output = Output::default();
     let (mut interrupted, mut servers_killed) = (0, 0);
     for life in 0..brief_or_long(12, 100) {
