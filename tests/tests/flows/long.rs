@@ -68,5 +68,6 @@ fn fulfilment_holds_while_nodes_crash_all_the_time() {
     crashed_often(&coverage);
     if is_long() {
         assert!(simulated >= Duration::from_secs(24 * 3600), "{simulated:?}");
+        assert_eq!(coverage.unseen_fault_events(), []);
     }
 }

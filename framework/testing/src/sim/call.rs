@@ -224,7 +224,7 @@ impl<'a, C: Command> IntoFuture for Post<'a, C> {
             let (started, mut wait) = (instant(), FIRST_BACKOFF);
             world.record_sent(&encoded);
             loop {
-                let client = world.client().ok_or(SendError::Stopped)?;
+                let client = world.client_of(encoded.id).ok_or(SendError::Stopped)?;
                 let post = client.post(encoded.decode::<C>()?);
                 let post = match key {
                     Some(key) => post.idempotency_key(key),
@@ -290,11 +290,11 @@ impl World {
         Post(self.call(command))
     }
 
-    /// Returns a new message id, created with the clients' clock.
+    /// Returns a new message id, created with the clock of the clients or of [one of them](super::Fault::SkewOneClient).
     ///
     /// It is never one that another call has received, and follows from the seed.
     pub fn new_id(&self) -> MessageId {
-        self.0.ids.borrow().message_id()
+        self.other_callers_id().unwrap_or_else(|| self.0.ids.borrow().message_id())
     }
 
     /// Runs a query. Retries until the view replies.

@@ -48,7 +48,8 @@ impl World {
         deadline: Duration,
         mode: AttemptMode,
     ) -> Result<C::Reply, SendError> {
-        let sending = self.client().ok_or(SendError::Stopped)?.send(encoded.decode::<C>()?).deadline(deadline);
+        let client = self.client_of(encoded.id).ok_or(SendError::Stopped)?;
+        let sending = client.send(encoded.decode::<C>()?).deadline(deadline);
         let sending = match key {
             Some(key) => sending.idempotency_key(key),
             None => sending.id(encoded.id),
@@ -74,8 +75,8 @@ impl World {
 
     /// Makes one attempt with an encoded command.
     async fn attempt_encoded(&self, encoded: &EncodedCommand, deadline: Duration) -> Result<Bytes, SendError> {
-        let client = self.client().ok_or(SendError::Stopped)?;
-        let envelope = encoded.envelope(self.0.clients.clock.now(), deadline);
+        let client = self.client_of(encoded.id).ok_or(SendError::Stopped)?;
+        let envelope = encoded.envelope(self.client_time_of(encoded.id), deadline);
         self.attempt_started(encoded);
         let result = client.remote().send(envelope, deadline).await;
         self.attempt_finished(encoded, result.as_ref().map(|bytes| (bytes.clone(), "a reply")));

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::other_caller::OtherCaller;
 use super::payload::Payload;
 use whizbang_core::clock::{Clock, ClockJumps, Timestamp, instant};
 use whizbang_core::message::{Codec, Command, Domain, Envelope, Kind, MessageId, Name, ShardId, shard_of};
@@ -199,6 +200,8 @@ pub(super) struct Clients {
     background: RefCell<Vec<oneshot::Receiver<()>>>,
     /// The number of operators that are about to redrive dead letters.
     operators: Cell<u32>,
+    /// The caller whose clock differs from that of all others, once a fault has started it.
+    pub(super) other: RefCell<Option<Rc<OtherCaller>>>,
 }
 
 impl Clients {
@@ -215,6 +218,7 @@ impl Clients {
             reuses: RefCell::default(),
             background: RefCell::default(),
             operators: Cell::new(0),
+            other: RefCell::default(),
         }
     }
 
@@ -248,6 +252,9 @@ impl Clients {
     pub(super) fn disarm(&self) {
         self.armed.borrow_mut().clear();
         self.jumps.undo();
+        if let Some(caller) = self.other.borrow().as_ref() {
+            caller.disarm();
+        }
     }
 
     /// Takes the faults for the next command, at most one of each kind.

@@ -128,6 +128,8 @@ fault_events! {
     DeadlineShortened "short deadline",
     /// The clock of the clients was wrong.
     ClientClockSkewed "client clock skewed",
+    /// A client sent a command while its clock differed from that of the other client.
+    ClientClocksDiffered "clocks of two clients differed",
     /// A service was handed over while its old node kept running.
     HandedOver "handed over with the old node running",
     /// A shard was released by a node of its service and opened by another.

@@ -303,6 +303,14 @@ pub enum Fault {
         /// The duration.
         duration: Duration,
     },
+    /// Sets the wall clock of one of two clients wrong, which then sends every second command: ids of two times alternate, and an id
+    /// may be older than one that was handled before it.
+    SkewOneClient {
+        /// The clock error in milliseconds.
+        millis: i64,
+        /// The duration.
+        duration: Duration,
+    },
     /// Sends the next commands of clients twice with the same id, at once or within 3 s. They must be handled once and get the same
     /// reply.
     DuplicateCommands {
@@ -371,6 +379,7 @@ impl Fault {
             | Self::ShortenAckWait { .. }
             | Self::LimitInFlight { .. }
             | Self::SkewClientClocks { .. }
+            | Self::SkewOneClient { .. }
             | Self::DuplicateCommands { .. }
             | Self::ReuseIds { .. }
             | Self::OldAndFutureIds { .. }

@@ -227,6 +227,9 @@ impl World {
                 tokio::time::sleep(*duration).await;
                 jumps.jump(-*millis);
             }
+            Fault::SkewOneClient { millis, duration } => {
+                self.skew_one_client(*millis, *duration).await;
+            }
             Fault::Poison { service, after, action } => {
                 self.0.clients.operator(true);
                 self.poison(*service, *after, *action, count).await;

@@ -117,6 +117,9 @@ impl Fault {
             Self::SkewClientClocks { millis, duration } => {
                 format!("client clocks are wrong by {millis} ms, for {duration:?}")
             }
+            Self::SkewOneClient { millis, duration } => {
+                format!("the clock of one of two clients is wrong by {millis} ms, for {duration:?}")
+            }
             Self::DuplicateCommands { times } => format!("{times} client commands will be sent twice"),
             Self::ReuseIds { times } => format!("{times} client ids will be reused"),
             Self::OldAndFutureIds { times } => format!("{times} client commands will be sent with old and future ids"),

@@ -203,6 +203,13 @@ where
         self
     }
 
+    /// Also draws operators that discard a message that fails. A discarded message has no effect and its sender gets a rejection, so
+    /// the rules of the flow must allow for it.
+    pub fn discards(mut self) -> Self {
+        self.bounds.discards = true;
+        self
+    }
+
     /// Draws no panics in handlers. Required for nodes that dead-letter a message before its third delivery.
     ///
     /// All other faults are drawn as before.

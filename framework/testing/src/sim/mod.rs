@@ -40,6 +40,7 @@ mod incarnation;
 mod link;
 mod node_tasks;
 mod observed_messages;
+mod other_caller;
 mod owned_shards;
 mod ownership_rules;
 mod pending_appends;

@@ -103,6 +103,8 @@ pub(super) struct CaseBounds {
     pub(super) workers: Vec<usize>,
     /// The services that host an aggregate or a saga.
     pub(super) keyed: Vec<usize>,
+    /// Operators may discard a message that failed.
+    pub(super) discards: bool,
     /// The services that have another version.
     pub(super) versions: Vec<usize>,
     /// The number of nodes of each service.
@@ -124,6 +126,7 @@ impl CaseBounds {
             panics: true,
             workers: Vec::new(),
             keyed: Vec::new(),
+            discards: false,
             versions: Vec::new(),
             nodes: 1,
             custom_gap: None,
@@ -150,10 +153,13 @@ impl CaseBounds {
         // Drawn last, so that older draws stay the same for a seed.
         let (jobs, reboot_faults) = (self.job_faults(), self.reboot_faults());
         let (clients, keys, upgrade_faults) = (self.client_faults(), self.key_faults(), self.upgrade_faults());
-        let node_faults = self.node_faults();
-        (profile, faults, gaps, jobs, reboot_faults, clients, keys, upgrade_faults, node_faults)
-            .prop_map(|(profile, mut faults, gaps, jobs, reboot_faults, clients, keys, upgrade_faults, node_faults)| {
-                for more in [jobs, reboot_faults, clients, keys, upgrade_faults, node_faults] {
+        let (node_faults, late_faults) = (self.node_faults(), (self.caller_faults(), self.discard_faults()));
+        let single_faults = (jobs, reboot_faults, clients, keys, upgrade_faults, node_faults, late_faults);
+        (profile, faults, gaps, single_faults)
+            .prop_map(|(profile, mut faults, gaps, single_faults)| {
+                let (jobs, reboot_faults, clients, keys, upgrade_faults, node_faults, (callers, discards)) =
+                    single_faults;
+                for more in [jobs, reboot_faults, clients, keys, upgrade_faults, node_faults, callers, discards] {
                     faults.extend(more);
                 }
                 Frame { profile, faults, gaps }
@@ -194,7 +200,31 @@ impl CaseBounds {
         prop::collection::vec((moment, fault), 0..=self.faults.div_ceil(3)).boxed()
     }
 
-    /// Draws faults of one key. Discarding is not drawn, because the flow may rely on the message.
+    /// Draws at most one caller whose clock differs from that of the others.
+    fn caller_faults(&self) -> BoxedStrategy<Vec<(Duration, Fault)>> {
+        if self.custom_faults.is_some() {
+            return Just(Vec::new()).boxed();
+        }
+        let max_jump = self.max_jump_millis();
+        let fault = (-max_jump..max_jump.min(MAX_CLIENT_CLOCK_AHEAD), durations(10_000, 500))
+            .prop_map(|(millis, duration)| Fault::SkewOneClient { millis, duration });
+        prop::collection::vec((durations(1000 * self.time_scale(), 50), fault), 0..=self.faults.min(1)).boxed()
+    }
+
+    /// Draws at most one operator who discards a message, if the rules of the flow allow for it.
+    fn discard_faults(&self) -> BoxedStrategy<Vec<(Duration, Fault)>> {
+        if self.custom_faults.is_some() || !self.discards || !self.panics || self.keyed.is_empty() {
+            return Just(Vec::new()).boxed();
+        }
+        let fault = (0..self.services, durations(3000, 250)).prop_map(|(service, after)| Fault::Poison {
+            service,
+            after,
+            action: OperatorAction::Discard,
+        });
+        prop::collection::vec((durations(1000 * self.time_scale(), 50), fault), 0..=self.faults.min(1)).boxed()
+    }
+
+    /// Draws faults of one key. Discarding is drawn apart, because a flow may rely on the message.
     fn key_faults(&self) -> BoxedStrategy<Vec<(Duration, Fault)>> {
         if self.custom_faults.is_some() || self.keyed.is_empty() {
             return Just(Vec::new()).boxed();

@@ -36,7 +36,7 @@ use whizbang_runtime::router::Manifest;
 use whizbang_runtime::worker::Attempt;
 
 /// 2026-01-01T00:00:00Z.
-const START_TIME: Timestamp = Timestamp::from_millis(1_767_225_600_000);
+pub(super) const START_TIME: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
 /// A running simulated cluster. Clones refer to the same cluster. [`Sim`](super::Sim) has the complete example.
 #[derive(Clone)]
@@ -271,6 +271,8 @@ impl World {
         set_outside(None);
         let client = self.0.client.borrow_mut().take();
         drop(client);
+        let other = self.0.clients.other.borrow_mut().take();
+        drop(other);
         (self.0.trace.text(), self.0.trace.count())
     }
 }

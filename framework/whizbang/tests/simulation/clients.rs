@@ -115,6 +115,32 @@ fn client_with_fast_clock_recovers_after_correction() {
     assert_eq!(run.coverage.fault_events()[&FaultEvent::ClientClockSkewed], 1);
 }
 
+/// The ids of the caller that is behind are older than those that the same key has handled.
+#[test]
+fn commands_of_two_clocks_are_handled_once() {
+    let apart = Fault::SkewOneClient { millis: -20_000, duration: Duration::from_secs(60) };
+    let run = holds(cluster(Sim::new(1)).fault(Duration::from_secs(1), apart).run(async |world| {
+        world.send(deposit("ada", 100)).await.unwrap();
+        world.sleep(Duration::from_secs(30)).await;
+        let ids: Vec<_> = (0..6).map(|_| world.new_id()).collect();
+        let is_older: Vec<_> = ids.windows(2).map(|pair| pair[1] < pair[0]).collect();
+        assert_eq!(is_older, [false, true, false, true, false], "{ids:?}");
+        let deposit_with = |at: usize| world.call(deposit("ada", 1)).id(ids[at]).deadline(Duration::from_secs(50));
+        for at in 0..6 {
+            assert_eq!(deposit_with(at).await.unwrap(), 101 + at as u64);
+        }
+        for at in (0..6).rev() {
+            assert_eq!(deposit_with(at).await.unwrap(), 101 + at as u64, "the first reply");
+        }
+        assert_eq!(cents(world, "ada"), 106);
+        // The clock is corrected, and the same caller repeats its command.
+        world.sleep(Duration::from_secs(60)).await;
+        assert_eq!(deposit_with(0).await.unwrap(), 101);
+        assert!(world.new_id() > ids[1] && world.new_id() > ids[0]);
+    }));
+    assert_eq!(run.coverage.fault_events()[&FaultEvent::ClientClocksDiffered], 3);
+}
+
 /// Runs some commands with one fault of clients.
 fn during(fault: Fault) -> Run {
     let rough = FaultProfile { loss: 50, duplication: 100, delay: 20, commit_delay: 5, read_delay: 5 };
@@ -168,7 +194,8 @@ fn posts_and_duplicates_are_handled_once_under_all_faults() {
     });
     let coverage = flow.no_regressions().check(0..100);
     let fired = |kind: &str| coverage.faults().get(kind).map_or(0, |count| count.fired);
-    for kind in ["DuplicateCommands", "ReuseIds", "OldAndFutureIds", "ShortenDeadlines", "SkewClientClocks"] {
+    let clocks = ["SkewClientClocks", "SkewOneClient"];
+    for kind in ["DuplicateCommands", "ReuseIds", "OldAndFutureIds", "ShortenDeadlines"].into_iter().chain(clocks) {
         assert!(fired(kind) > 5, "{kind}: {}", fired(kind));
     }
 }

@@ -6,7 +6,7 @@ use whizbang::testing::sim::{OperatorAction, RuleViolation, Run, SentOutcome};
 use whizbang::testing::{Fault, FaultEvent, Flow, Sim, World};
 
 use crate::bank::{Account, Deposit, Withdraw, deposit, transfer};
-use crate::bank_transfers::{money_is_conserved, perform, steps};
+use crate::bank_transfers::{Step, money_is_conserved, perform, steps};
 use crate::cluster;
 
 fn holds(run: Result<Run, RuleViolation>) -> Run {
@@ -106,6 +106,34 @@ fn node_on_an_empty_store_is_refused_and_changes_nothing() {
         },
     ));
     assert_eq!(run.coverage.fault_events()[&FaultEvent::SecondNodeRefused], 2);
+}
+
+/// A discard loses or repeats at most the money of the transfer whose message it is.
+#[test]
+fn drawn_discards_change_one_transfer_at_most() {
+    let discarded = std::rc::Rc::new(std::cell::Cell::new(0));
+    let seen = std::rc::Rc::clone(&discarded);
+    let flow = Flow::new("discards", cluster, steps(), 1..12, perform).discards().no_regressions();
+    let flow = flow.at_end(move |world, steps| {
+        let is_discard = |fault: &Fault| matches!(fault, Fault::Poison { action: OperatorAction::Discard, .. });
+        if !world.faults().iter().any(|injected| is_discard(&injected.fault) && injected.times > 0) {
+            return money_is_conserved(world, steps);
+        }
+        seen.set(seen.get() + 1);
+        let (mut given, mut largest) = (0, 0);
+        for step in steps {
+            match step {
+                Step::Deposit { cents, .. } => given += u64::from(*cents),
+                Step::Transfer { cents, .. } => largest = largest.max(u64::from(*cents)),
+                Step::Close => {}
+            }
+        }
+        let held: u64 = world.states::<Account>().iter().map(|(_, account)| account.cents).sum();
+        let differs = format!("{given} cents were paid in and {held} are held");
+        if held.abs_diff(given) <= largest { Ok(()) } else { Err(differs) }
+    });
+    flow.check(0..100);
+    assert!(discarded.get() > 3, "{} runs with a discard", discarded.get());
 }
 
 #[test]
