@@ -14,6 +14,11 @@ use whizbang::{CircuitBreaker, Retry, RetryDecision, WorkerOptions};
 const AT_ONCE: usize = 2;
 const STARTS: usize = 3;
 const WINDOW: Duration = Duration::from_secs(1);
+/// Failures in a row after which the machine is left alone, and for how long.
+const FAILURES: u32 = 2;
+const PAUSE: Duration = Duration::from_millis(400);
+/// The wait after a first jam; later ones are longer.
+const JAM: Duration = Duration::from_millis(50);
 
 #[derive(Domain)]
 struct Labels;
@@ -76,6 +81,10 @@ struct Calls {
 struct Started {
     running: usize,
     starts: Vec<Instant>,
+    /// Failures in a row, and the last one.
+    failures: (u32, Option<Instant>),
+    /// The last jam by label.
+    jams: BTreeMap<String, Instant>,
 }
 
 #[derive(Worker)]
@@ -95,7 +104,7 @@ impl Drop for Running {
 
 impl Printer {
     /// Records the start of a call, and a violation of a limit.
-    fn begin(&self) -> Running {
+    fn begin(&self, label: &str) -> Running {
         let mut started = self.started.lock().unwrap();
         started.running += 1;
         let now = Instant::now();
@@ -106,6 +115,14 @@ impl Printer {
         {
             wrong = Some(format!("{} jobs began within {:?}", STARTS + 1, now - *first));
         }
+        if let (FAILURES.., Some(last)) = started.failures
+            && now - last < PAUSE
+        {
+            wrong = Some(format!("the circuit is closed {:?} after a failure", now - last));
+        }
+        if let Some(last) = started.jams.get(label).filter(|last| now - **last < JAM) {
+            wrong = Some(format!("`{label}` is tried again {:?} after its jam", now - *last));
+        }
         if wrong.is_some() {
             let mut calls = self.calls.lock().unwrap();
             calls.wrong = calls.wrong.take().or(wrong);
@@ -115,20 +132,33 @@ impl Printer {
     }
 }
 
+impl Printer {
+    /// Records the end of a call. What is no jam may count as a success.
+    fn end(&self, label: &str, is_jam: bool) {
+        let mut started = self.started.lock().unwrap();
+        let now = Instant::now();
+        started.failures = if is_jam { (started.failures.0 + 1, Some(now)) } else { (0, None) };
+        if is_jam {
+            started.jams.insert(label.to_owned(), now);
+        }
+    }
+}
+
 impl Perform<Label> for Printer {
     async fn perform(&self, label: Label, _job: Job) -> Result<(), WorkError> {
-        let _running = self.begin();
+        let _running = self.begin(&label.label);
         tokio::time::sleep(Duration::from_millis(30)).await;
         if label.is_bad {
+            self.end(&label.label, false);
             return Err(MachineError::BadLabel.into());
         }
         let mut calls = self.calls.lock().unwrap();
-        let jams = calls.jams.entry(label.label).or_default();
-        if *jams < label.jams {
-            *jams += 1;
-            return Err(MachineError::Jammed.into());
-        }
-        Ok(())
+        let jams = calls.jams.entry(label.label.clone()).or_default();
+        let is_jam = *jams < label.jams;
+        *jams += u32::from(is_jam);
+        drop(calls);
+        self.end(&label.label, is_jam);
+        if is_jam { Err(MachineError::Jammed.into()) } else { Ok(()) }
     }
 }
 
@@ -138,9 +168,9 @@ fn options() -> WorkerOptions {
         .retry(Retry { attempts: 20, ..Retry::default() })
         .jobs(AT_ONCE)
         .rate(u32::try_from(STARTS).unwrap(), WINDOW)
-        .circuit_breaker(CircuitBreaker::failures(2).pause(Duration::from_millis(400)))
+        .circuit_breaker(CircuitBreaker::failures(FAILURES).pause(PAUSE))
         .retry_error(|error: &MachineError, attempt| match error {
-            MachineError::Jammed => RetryDecision::After(Duration::from_millis(50) * attempt),
+            MachineError::Jammed => RetryDecision::After(JAM * attempt),
             MachineError::BadLabel => RetryDecision::GiveUp,
         })
 }
@@ -188,6 +218,12 @@ fn limits_and_rules_hold_under_all_faults() {
 
 #[test]
 fn missing_limits_are_found() {
-    let at_once = labels(|| options().jobs(9).rate(9, Duration::from_millis(1)));
-    at_once.first_failure(0..200).expect("a limit does not hold");
+    let found = |options: fn() -> WorkerOptions, reason: &str| {
+        let found = labels(options).first_failure(0..200).expect(reason);
+        assert!(found.violation.reason.contains(reason), "{}", found.violation.reason);
+    };
+    found(|| options().jobs(9), "3 jobs run at once");
+    found(|| options().rate(9, Duration::from_millis(1)), "4 jobs began within");
+    found(|| options().circuit_breaker(CircuitBreaker::failures(1_000).pause(PAUSE)), "the circuit is closed");
+    found(|| options().retry_error(|_: &MachineError, _| RetryDecision::After(Duration::ZERO)), "is tried again");
 }
