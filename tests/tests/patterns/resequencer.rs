@@ -1,17 +1,19 @@
 //! Resequencer: puts the numbered readings of a meter in order, waits a bounded time for a missing one, and holds a bounded number.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use whizbang::prelude::*;
-use whizbang::testing::sim::SentOutcome;
+use whizbang::testing::sim::{SentCommand, SentOutcome};
 use whizbang::testing::{Flow, Sim, World};
 
 use crate::SEEDS;
 
 const PATIENCE: Duration = Duration::from_secs(2);
-const MOST_HELD: usize = 4;
+const MOST_HELD: usize = 2;
 
 #[derive(Domain)]
 struct Meters;
@@ -161,8 +163,20 @@ fn readings_are_in_order(world: &World, _reports: &[Report]) -> Result<(), Strin
 fn resequencer_releases_readings_in_order() {
     let gaps = (0..15u64).prop_map(|tenths| Duration::from_millis(tenths * 100));
     let cluster = |sim: Sim| sim.service("meters", |node| node.aggregate::<Meter>());
-    let flow = Flow::new("resequencer", cluster, reports(), 1..16, report).arrivals(gaps).at_end(readings_are_in_order);
+    let (full, refused) = (Rc::new(Cell::new(0)), SentOutcome::Rejected("meters.full".to_owned()));
+    let seen = Rc::clone(&full);
+    let flow = Flow::new("resequencer", cluster, reports(), 1..16, report).arrivals(gaps).always(|world, _| {
+        let most = world.states::<Meter>().iter().map(|(_, meter)| meter.held.len()).max();
+        if most > Some(MOST_HELD) { Err(format!("{most:?} readings are held")) } else { Ok(()) }
+    });
+    let flow = flow.at_end(move |world, reports| {
+        let is_refused = |sent: &&SentCommand<Report>| sent.outcome == refused;
+        seen.set(seen.get() + world.sent::<Report>().iter().filter(is_refused).count());
+        readings_are_in_order(world, reports)
+    });
     let coverage = flow.check(0..SEEDS);
+    // Without refusals the bound would hold by chance.
+    assert!(full.get() > 0, "no reading was refused because too many are held");
     let meter = coverage.of::<Meter>();
     meter.timer::<GapOverdue>().while_open().at_least(5);
     meter.rejects::<Report>().at_least(5);

@@ -340,7 +340,8 @@ async fn perform(world: &World, step: Step) {
 }
 
 /// Each order is routed by its content, split, delivered and tapped once.
-fn orders_are_routed_once(world: &World, _steps: &[Step]) -> Result<(), String> {
+fn orders_are_routed_once(world: &World, steps: &[Step]) -> Result<(), String> {
+    imports_become_orders(world, steps)?;
     let count = |keys: Vec<String>, order: &str| keys.iter().filter(|key| *key == order).count();
     let keys =
         |events: Vec<(String, String)>, order: &str| count(events.into_iter().map(|(_, of)| of).collect(), order);
@@ -360,8 +361,63 @@ fn orders_are_routed_once(world: &World, _steps: &[Step]) -> Result<(), String> 
         if found != expected {
             return Err(format!("{order}: {found:?} instead of {expected:?}"));
         }
+        let is_route = |depot: &str| {
+            let is_set =
+                |step: &Step| matches!(step, Step::Route(set) if set.country == placed.country && set.depot == depot);
+            depot == "central" || steps.iter().any(is_set)
+        };
+        let depots = world.events::<Delivered>().into_iter().filter(|(_, of)| of.order == order);
+        if let Some((depot, _)) = depots.into_iter().find(|(depot, _)| !is_route(depot)) {
+            return Err(format!("{order} from {} is delivered to {depot}", placed.country));
+        }
     }
     Ok(())
+}
+
+/// Each well-formed import sends one order, with its content; a malformed one sends nothing.
+fn imports_become_orders(world: &World, steps: &[Step]) -> Result<(), String> {
+    let imported = steps.iter().filter_map(|step| match step {
+        Step::Line(import) => from_line(&import.line),
+        Step::Fields(import) => from_fields(&import.fields),
+        Step::Route(_) => None,
+    });
+    let text = |order: &PlaceOrder| format!("{order:?}");
+    let mut expected: Vec<_> = imported.map(|order| text(&order)).collect();
+    let mut sent: Vec<_> = world.sent::<PlaceOrder>().iter().map(|sent| text(&sent.command)).collect();
+    expected.sort();
+    sent.sort();
+    if sent != expected {
+        return Err(format!("{sent:?} were sent instead of {expected:?}"));
+    }
+    let missing = !expected.is_empty() && world.events::<OrderPlaced>().is_empty();
+    if missing { Err("no order was placed".to_owned()) } else { Ok(()) }
+}
+
+#[test]
+fn dynamic_router_follows_its_routes() {
+    let sim = Sim::new(1).service("sales", |node| node.aggregate::<Order>().aggregate::<Route>());
+    let run = sim.service("depots", |node| node.aggregate::<Depot>()).run(async |world| {
+        let place = async |order: &str, country: &str| {
+            let (order, country) = (order.to_owned(), country.to_owned());
+            world.send(PlaceOrder { order, country, cents: 1, items: Vec::new() }).await.expect("it is placed");
+            world.wait_idle().await;
+        };
+        let route = async |country: &str, depot: &str| {
+            world.send(SetRoute { country: country.to_owned(), depot: depot.to_owned() }).await.expect("it is set");
+        };
+        place("1", "de").await;
+        route("de", "bonn").await;
+        place("2", "de").await;
+        place("3", "fr").await;
+        route("de", "ulm").await;
+        place("4", "de").await;
+        let mut delivered: Vec<_> =
+            world.events::<Delivered>().into_iter().map(|(depot, of)| (of.order, depot)).collect();
+        delivered.sort();
+        let expected = [("1", "central"), ("2", "bonn"), ("3", "central"), ("4", "ulm")];
+        assert_eq!(delivered, expected.map(|(order, depot)| (order.to_owned(), depot.to_owned())));
+    });
+    run.unwrap_or_else(|violation| panic!("{violation}\n{}", violation.trace));
 }
 
 #[test]

@@ -192,7 +192,8 @@ mod wrong {
             effects.record(SupplierAnswered { supplier: supplier.clone(), cents });
             let mut answers = self.tender.answers.clone();
             answers.insert(supplier.clone(), cents);
-            if answers.len() == self.tender.asked.len() {
+            let quotes = answers.values().flatten().count();
+            if quotes >= self.tender.quorum || answers.len() == self.tender.asked.len() {
                 effects.record(TenderClosed { best: best(&answers) });
                 effects.complete();
             }
@@ -243,6 +244,10 @@ fn tenders_are_closed_once(world: &World, _requests: &[RequestQuotes]) -> Result
         if decision.best != best(&answered) {
             return Err(format!("{tender} is closed with {decision:?}, and {answered:?} answered"));
         }
+        let quotes = answered.values().flatten().count();
+        if quotes > requested.quorum {
+            return Err(format!("{tender} waits for {quotes} quotes, and {} suffice", requested.quorum));
+        }
         if requested.asked.len() < answered.len() {
             return Err(format!("{tender} counts an answer twice"));
         }
@@ -266,6 +271,43 @@ fn scatter_gather_closes_each_tender_once() {
     tender.reply::<AskPrice>().while_open().at_least(20);
     tender.rejection::<AskPrice>().while_open().at_least(10);
     tender.reply::<AskPrice>().after_end().at_least(1);
+}
+
+#[test]
+fn tender_closes_at_its_quorum_or_its_deadline() {
+    let cluster = |sim: Sim| {
+        sim.service("suppliers", |node| node.aggregate::<Supplier>())
+            .service("purchasing", |node| node.saga::<Tender>())
+    };
+    let suppliers = ["supplier1", "supplier2", "supplier4"].map(str::to_owned);
+    assert!(suppliers.iter().all(|supplier| price(supplier, 1).is_some()), "all of them sell the item");
+    let run = cluster(Sim::new(1)).run(async |world| {
+        let ask = async |tender: &str, quorum| {
+            let request = RequestQuotes { tender: tender.to_owned(), item: 1, suppliers: suppliers.to_vec(), quorum };
+            world.send(request).await.expect("the tender is new");
+        };
+        let quotes = |tender: &str| world.events::<SupplierAnswered>().iter().filter(|(of, _)| of == tender).count();
+        let is_closed = |tender: &str| world.events::<TenderClosed>().iter().any(|(of, _)| of == tender);
+        for (tender, quorum) in [("first", 1), ("two", 2), ("all", 3)] {
+            ask(tender, quorum).await;
+            world.sleep(DEADLINE / 2).await;
+            assert_eq!((quotes(tender), is_closed(tender)), (quorum, true), "{tender}");
+        }
+        // More than there are: closed when all have answered.
+        ask("more", 4).await;
+        world.sleep(DEADLINE / 2).await;
+        assert_eq!((quotes("more"), is_closed("more")), (3, true));
+        world.kill(0);
+        ask("late", 1).await;
+        world.sleep(DEADLINE - Duration::from_millis(100)).await;
+        assert_eq!((quotes("late"), is_closed("late")), (0, false), "the deadline has not passed");
+        world.sleep(Duration::from_secs(1)).await;
+        assert_eq!((quotes("late"), is_closed("late")), (0, true));
+        world.restart(0).await;
+        world.wait_idle().await;
+        assert_eq!(quotes("late"), 0, "late answers do nothing");
+    });
+    run.unwrap_or_else(|violation| panic!("{violation}\n{}", violation.trace));
 }
 
 #[test]
