@@ -55,9 +55,9 @@ pub(crate) enum Form {
     Paths,
     /// `(1 = Type, 2 = Type)`.
     Upcasts,
-    /// Nothing, or `(key = value, …)`.
+    /// No value, or `(key = value, …)`.
     Nested(&'static [Known]),
-    /// Nothing.
+    /// No value.
     Flag,
 }
 

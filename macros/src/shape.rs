@@ -175,7 +175,7 @@ pub(crate) fn require_coding(ident: &Ident, span: Span) -> TokenStream {
     )
 }
 
-/// As [`require_coding`], for a stored state.
+/// Like [`require_coding`], for a stored state.
 pub(crate) fn require_state_coding(ident: &Ident, span: Span) -> TokenStream {
     let mut ident = ident.clone();
     ident.set_span(span);

@@ -91,12 +91,12 @@ impl PostgresServer {
         Self::start_with(&[])
     }
 
-    /// As [`start`](Self::start), on a disk: each commit takes as long as there.
+    /// Like [`start`](Self::start), on a disk: each commit takes as long as there.
     pub fn start_on_disk() -> Self {
         Self::start_in(template::DISK, &[])
     }
 
-    /// As [`start_with`](Self::start_with), with the cluster in a folder below `place`.
+    /// Like [`start_with`](Self::start_with), with the cluster in a folder below `place`.
     pub fn start_in(place: &str, settings: &[(&str, &str)]) -> Self {
         let mut server = Self::create_in(place, settings);
         server.run();
@@ -113,7 +113,7 @@ impl PostgresServer {
         server
     }
 
-    /// As [`start`](Self::start), with TLS for the clients that want it.
+    /// Like [`start`](Self::start), with TLS for the clients that want it.
     pub fn start_tls(certificates: &Certificates) -> Self {
         let mut server = Self::create(&[("ssl", "on")]);
         for (setting, from) in

@@ -398,7 +398,7 @@ fn page_requests_are_bounded() {
             let responder = move |_: Request| -> futures_util::future::BoxFuture<'static, Response> {
                 let mut opened = opened.clone();
                 Box::pin(async move {
-                    // The sender lives as long as the test.
+                    // The sender exists as long as the test.
                     let _ = opened.wait_for(|open| *open).await;
                     Response::envelopes(Vec::new(), 0)
                 })

@@ -34,7 +34,7 @@ use whizbang_wire::subject::Namespace;
 pub(super) const RENEW_INTERVAL: Duration = Duration::from_secs(5);
 /// The minimum interval of renewals: messages on the subject of a claim must not cause a loop of writes.
 const MIN_RENEW_INTERVAL: Duration = Duration::from_millis(250);
-/// The maximum number of attempts of a write whose result is unknown or that met another write.
+/// The maximum number of attempts of a write whose result is unknown or that conflicted with another write.
 const MAX_ATTEMPTS: usize = 5;
 /// The key of the issue about claims.
 const ISSUE: &str = "claims";
@@ -49,7 +49,7 @@ pub(super) struct Claims {
     pub(super) stream: DesiredConfig,
     /// The description of the node: its service, its domains, and whether it shares their shards.
     pub(super) card: NodeCard,
-    /// The limits of log lines that a stranger can cause.
+    /// The limits of log lines that any client can cause.
     pub(super) log_limits: Arc<LogLimits>,
     /// The identity of the store, and the starts of the node on it.
     pub(super) store: StoreCard,

@@ -86,7 +86,7 @@ pub struct NatsBuilder {
     pub(super) ack_wait: Duration,
     /// The time for which `connect` tries to reach a server.
     pub(super) wait_for_server: Duration,
-    /// Whose task it is to create streams and consumers.
+    /// The party that creates streams and consumers.
     pub(super) stream_setup: StreamSetup,
 }
 
@@ -264,7 +264,7 @@ impl NatsBuilder {
     /// Sets how long [`connect`](Self::connect) waits for an unreachable server, which may be starting too. Default zero, so that a
     /// wrong address fails immediately. A refusal by the server (a login, a name) always fails immediately.
     ///
-    /// It applies to the first connection only. A running node reconnects for as long as it lives, at intervals of at most 2 s.
+    /// It applies to the first connection only. A running node reconnects as long as it runs, at intervals of at most 2 s.
     pub fn wait_for_server(mut self, span: Duration) -> Self {
         self.wait_for_server = span;
         self

@@ -99,7 +99,7 @@ pub(super) struct Connection {
     pub(super) denials: broadcast::Sender<String>,
     /// The inboxes of other parties that the server does not permit this node to respond to.
     pub(super) denied_inboxes: Arc<DeniedInboxes>,
-    /// The limits of log lines that a stranger can cause.
+    /// The limits of log lines that any client can cause.
     pub(super) log_limits: Arc<LogLimits>,
     /// Changes when messages are dropped.
     pub(super) drops: watch::Receiver<Drops>,
@@ -172,7 +172,7 @@ impl Connection {
 
     /// Waits until the first connection is recorded, which may happen shortly after `open` returns.
     pub(super) async fn wait_until_up(&mut self) {
-        // The writer lives as long as the client, so the wait cannot fail.
+        // The writer exists as long as the client, so the wait cannot fail.
         let _ = self.link.wait_for(|link| link.up).await;
     }
 
@@ -276,7 +276,7 @@ struct EventLog {
     denials: broadcast::Sender<String>,
     /// The inboxes of callers that the server denies.
     denied_inboxes: Arc<DeniedInboxes>,
-    /// The limits of log lines that a stranger can cause.
+    /// The limits of log lines that any client can cause.
     log_limits: Arc<LogLimits>,
     /// The messages that were dropped.
     drops: watch::Sender<Drops>,

@@ -305,7 +305,7 @@ impl ConsumerLoop {
     /// Writes the outgoing messages. One that is lost with the connection costs a redelivery.
     ///
     /// The client bounds its queue by count, so large responses are flushed after [`MAX_UNFLUSHED_BYTES`]: this bounds the memory by
-    /// bytes, whatever was requested. While a write waits, the loop goes on receiving: the client would keep what arrives, up to a
+    /// bytes, whatever was requested. While a write waits, the loop continues to receive: the client would keep what arrives, up to a
     /// large number of messages of any size.
     async fn write_outgoing(&mut self, in_flight: &mut InFlightMessages) {
         if in_flight.outgoing.is_empty() {

@@ -113,7 +113,7 @@ pub(super) fn refused_copy(message: &Message, error: &BridgeError) -> (HeaderMap
     let mut size = 0;
     for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
         let name_text: &str = name.as_ref();
-        // The broker must not obey headers that another party wrote.
+        // The broker must not apply headers that another party wrote.
         let is_command = name_text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"));
         for value in values.iter().filter(|_| !is_command) {
             size += name_text.len() + value.as_str().len();
@@ -139,7 +139,10 @@ pub(super) fn last_event(shard: &ShardId, headers: &[(String, String)], payload:
     origin.map(|origin| LastPublished::new(origin.sequence, origin.store)).max_by_key(|last| last.position)
 }
 
-/// Parses any bytes as a JetStream response to each kind of request, for tests. Returns true if one parser accepts them.
+/// Parses any bytes as a JetStream response to each kind of request. Returns true if one parser accepts them.
+///
+/// Called by `whizbang::testing::decoders` only.
+#[doc(hidden)]
 pub fn parses_response(payload: &[u8]) -> bool {
     let acknowledged = super::acknowledgement::parse_payload(payload);
     let Ok(answer) = serde_json::from_slice::<Value>(payload) else { return acknowledged.is_ok() };

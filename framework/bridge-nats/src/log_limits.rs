@@ -1,4 +1,4 @@
-//! The limits of the log lines that a stranger can cause at the server.
+//! The limits of the log lines that any client can cause at the server.
 //!
 //! Shared by the connection and the consumer loop, which also writes the summaries. Each kind of line has its own limit, so a flood of
 //! one kind hides no line of another.

@@ -42,7 +42,7 @@ pub(super) struct Report {
     pub(super) lag: Sum,
     /// The inboxes that the server does not permit this node to respond to.
     pub(super) denied_inboxes: Arc<DeniedInboxes>,
-    /// The limits of log lines that a stranger can cause.
+    /// The limits of log lines that any client can cause.
     pub(super) log_limits: Arc<LogLimits>,
 }
 

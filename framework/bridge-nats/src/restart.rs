@@ -3,7 +3,7 @@
 //! Called by the bridge's actor. A loop keeps its state outside of its future, so that its connections and subscriptions survive
 //! a panic. What was in flight does not: it is rebuilt as after a lost connection.
 //!
-//! A panic is a bug of this crate or of a library. The node keeps its connection and goes on, and its health shows the
+//! A panic is a bug of this crate or of a library. The node keeps its connection and continues, and its health shows the
 //! failure until the loop has run for a while.
 
 use std::pin::pin;

@@ -1,4 +1,5 @@
-//! Spawning: the only place where tasks and threads are started.
+//! Spawning: starts the tasks of every module, and the threads of actors and bridges. The stores start threads of their own, for
+//! calls that block.
 //!
 //! Used by every module. Tasks stay on the thread that starts them, so that a whole cluster can run on one thread.
 

@@ -12,7 +12,7 @@ use crate::schema::json_schema;
 /// node's actors and workers handle, and the events that they record. docs/wire.md in the repository describes the headers.
 ///
 /// ```
-/// # use whizbang::doc_fixtures::*;
+/// # use bank_fixture::*;
 /// # whizbang::derive::block_on(async {
 /// # let node = bank().await;
 /// let description = whizbang_http::asyncapi(node.manifest(), "whizbang", "1.0.0");

@@ -53,7 +53,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Every error is a [`Problem`]. If the HTTP client goes away, a command that was sent is handled nevertheless.
 ///
 /// ```
-/// # use whizbang::doc_fixtures::*;
+/// # use bank_fixture::*;
 /// use whizbang_http::Gateway;
 ///
 /// # whizbang::derive::block_on(async {
@@ -144,7 +144,7 @@ impl Gateway {
     /// [`router`](Self::router) refuses methods that do not fit a command, such as GET.
     ///
     /// ```
-    /// # use whizbang::doc_fixtures::*;
+    /// # use bank_fixture::*;
     /// use axum::http::Method;
     /// use whizbang_http::Gateway;
     ///

@@ -97,10 +97,10 @@ impl ShardLog {
         Ok(Given { position, stream })
     }
 
-    /// As [`append_turn`](Self::append_turn), but the record holds the events without their payloads.
+    /// Like [`append_turn`](Self::append_turn), but the record holds the events without their payloads.
     ///
     /// # Errors
-    /// As [`append_turn`](Self::append_turn).
+    /// Same as [`append_turn`](Self::append_turn).
     pub fn append_turn_without_payloads(
         &mut self,
         turn: &Turn<'_>,

@@ -19,7 +19,7 @@ const FIRST_FORMAT: u32 = 1;
 
 /// The name of the file.
 const NAME: &str = "whizbang";
-/// The beginning of the first line, for people who look at the folder.
+/// The beginning of the first line, for people that look at the folder.
 const TITLE: &str = "whizbang store";
 
 /// The first characters of the names of all files that only a store has.

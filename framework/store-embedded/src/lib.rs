@@ -159,7 +159,7 @@ impl EmbeddedStore {
     /// Opens a store like [`open`](Self::open), with other sizes.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// Same as [`open`](Self::open).
     pub fn open_with(folder: impl AsRef<Path>, config: &EmbeddedConfig) -> Result<Self, StoreError> {
         let at = folder.as_ref();
         let folder = Folder::new(at)
@@ -172,7 +172,7 @@ impl EmbeddedStore {
     /// with the same seed and steps is the same.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// Same as [`open`](Self::open).
     #[doc(hidden)]
     pub fn open_on(disk: Arc<dyn Disk>, config: &EmbeddedConfig, seed: Option<u64>) -> Result<Self, StoreError> {
         let (ids, execution) = match seed {

@@ -160,7 +160,7 @@ type TlsStream = <MakeRustlsConnect as MakeTlsConnect<BlockingStream>>::Stream;
 pub(crate) struct Driver {
     /// Sends requests. Their futures make progress only while the driver is driven.
     pub(crate) client: Arc<Client>,
-    /// None once it has ended: dropping it fails every request that waits for an answer.
+    /// The connection; `None` once it has ended: dropping it fails every request that waits for an answer.
     connection: Option<Connection<BlockingStream, TlsStream>>,
     /// Shared with the stream of the connection.
     permit: Arc<Permit>,

@@ -91,7 +91,7 @@ impl PostgresStore {
     /// Connects with the default settings.
     ///
     /// # Errors
-    /// As [`PostgresBuilder::connect`].
+    /// Same as [`PostgresBuilder::connect`].
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         Self::builder(url).connect().await
     }
@@ -233,7 +233,7 @@ impl PostgresBuilder {
     /// Connects and checks the server, and nothing else. The tables may be missing.
     ///
     /// # Errors
-    /// As [`connect`](Self::connect), without those of the tables.
+    /// Like [`connect`](Self::connect), without those of the tables.
     pub(crate) async fn reach(&self, sql: Sql) -> Result<Server, StoreError> {
         let failed = |failure: Failure| failure.store(CONNECTING);
         if !is_schema(&self.schema) {

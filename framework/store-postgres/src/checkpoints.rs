@@ -36,7 +36,7 @@ const TURNS_AT_CLOSING: u64 = 1000;
 /// A checkpoint has at most so many bytes, about ten million streams. PostgreSQL's limit for a value is 1 GiB.
 const LIMIT: usize = 256 * 1024 * 1024;
 
-/// So many shards wait to be saved. More are reported again with their next commits.
+/// The most shards that wait to be saved. More are reported again with their next commits.
 const WAITING: usize = 256;
 
 /// Saving one shard takes at most so long.
@@ -175,7 +175,7 @@ async fn save(pool: &Pool, sql: &Sql, shard: &Shard) -> Result<(), Failure> {
         let through = state.log.begin_saving(&mut bytes);
         (through, state.log.new_ids(through), state.forgotten)
     });
-    // Appends go on between two slices.
+    // Appends continue between two slices.
     while shard.look(|state| state.log.save_next(&mut bytes)) {
         if bytes.len() > LIMIT {
             return Err(Failure::new(format!("it would have more than {LIMIT} bytes")));

@@ -97,7 +97,7 @@ impl Failure {
         }
     }
 
-    /// As an error of the store.
+    /// Returns the error of the store.
     pub(crate) fn store(&self, doing: &str) -> StoreError {
         match self.fate() {
             Fate::Full => StoreError::Full { at: "PostgreSQL".to_owned() },

@@ -56,7 +56,7 @@ pub(crate) struct Inner {
     pub(crate) openings: Mutex<HashMap<ShardId, Arc<tokio::sync::Mutex<()>>>>,
     /// The listeners of the threads that have opened shards.
     pub(crate) listeners: Mutex<Listeners>,
-    /// None if one node uses the store alone.
+    /// The leases; `None` if one node uses the store alone.
     pub(crate) leases: Option<LeaseTable>,
     /// The thread that saves the indexes of shards.
     pub(crate) checkpoints: Arc<Checkpoints>,

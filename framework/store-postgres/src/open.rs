@@ -66,7 +66,7 @@ pub(crate) fn taken(rows: &[Row]) -> Option<(i32, Epoch)> {
     rows.first().map(|row| (row.get(0), row.get::<_, i64>(1).unsigned_abs()))
 }
 
-/// The row of a shard, if it was ever opened. Reading does not take the shard: its owner goes on.
+/// The row of a shard, if it was ever opened. Reading does not take the shard: its owner continues.
 pub(crate) async fn find(pool: &Pool, sql: &Sql, id: &ShardId) -> Result<Option<i32>, StoreError> {
     let (domain, number) = (id.domain.as_str(), i32::from(id.shard));
     let rows = pool.query(OPENING, &sql.find, &[(&domain, Type::TEXT), (&number, Type::INT4)]).await?;

@@ -106,7 +106,7 @@ impl StorePlace for PostgresBuilder {
 /// Locks the store at a place. Tables that do not exist are not created, so that a wrong URL creates nothing.
 ///
 /// # Errors
-/// [`StoreError::Missing`] without tables, [`StoreError::InUse`] if a member lives, if a commit holds the tables for more than
+/// [`StoreError::Missing`] without tables, [`StoreError::InUse`] if a member is live, if a commit holds the tables for more than
 /// 10 s, or if another move runs. [`StoreError::Unfinished`] if the place is itself the copy of an interrupted move.
 async fn find_source(builder: PostgresBuilder) -> Result<FoundSource, StoreError> {
     let server = builder.reach(Sql::new(builder.schema_name())).await?;
@@ -138,7 +138,7 @@ async fn find_source(builder: PostgresBuilder) -> Result<FoundSource, StoreError
 /// leaves a copy that nodes refuse.
 ///
 /// # Errors
-/// [`StoreError::NotEmpty`] for tables that were ever used, also by an interrupted move. [`StoreError::InUse`] if a member lives.
+/// [`StoreError::NotEmpty`] for tables that were ever used, also by an interrupted move. [`StoreError::InUse`] if a member is live.
 /// Nothing was changed, except that missing tables may have been created.
 async fn create(builder: PostgresBuilder, new: NewStore) -> Result<Box<dyn MoveTarget>, StoreError> {
     let server = builder.reach(Sql::of_copy(builder.schema_name())).await?;
@@ -216,7 +216,7 @@ async fn lock_tables(client: &Client, sql: &Sql, at: &str) -> Result<(), StoreEr
 }
 
 /// Removes the mark of a complete copy. A node that has waited for it since before the copy has other secrets: it has a lease,
-/// and as long as it lives the copy is not activated.
+/// and as long as it is open the copy is not activated.
 ///
 /// # Errors
 /// Those of [`marks::refuse_live`]. The mark is still there then, and the move can be finished later.

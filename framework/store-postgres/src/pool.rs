@@ -30,7 +30,7 @@ pub(crate) type Parameters<'a> = [(&'a (dyn ToSql + Sync), Type)];
 /// A connection that was opened and checked, with the settings of its server.
 type Opened = Result<(Arc<Client>, Settings), Failure>;
 
-/// So many connections are being opened at once; more wait.
+/// The most connections that are opened at once; more wait.
 const OPENINGS: usize = 16;
 
 /// The pause between two attempts to reach a server that requests have failed at.
@@ -44,7 +44,7 @@ enum Wanted {
     Probe,
 }
 
-/// Why requests fail, while they do.
+/// The reason for which requests fail, while they do.
 #[derive(Default)]
 struct Issue {
     /// Read without the lock, by each request that succeeds.
@@ -75,7 +75,7 @@ pub(crate) struct Pool {
     slots: Vec<Mutex<Option<Arc<Client>>>>,
     /// The number of the next request; requests use the connections in turn.
     next: AtomicUsize,
-    /// To the thread that opens and drives the connections, until it is stopped.
+    /// The queue of the thread that opens and drives the connections, until it is stopped.
     openings: parking_lot::Mutex<Option<mpsc::Sender<Wanted>>>,
     /// Shared with the thread, which clears it once a server can be reached.
     issue: Arc<Issue>,
@@ -207,7 +207,7 @@ impl Pool {
         self.query_on(self.client_number(), doing, sql, parameters).await
     }
 
-    /// As [`query`](Self::query), on the connection with this number: requests on the others do not delay it. Lease
+    /// Like [`query`](Self::query), on the connection with this number: requests on the others do not delay it. Lease
     /// statements use this, so that a slow read delays no renewal.
     pub(crate) async fn query_on(
         &self,
@@ -242,7 +242,7 @@ impl Pool {
     /// behind it on a shared connection.
     ///
     /// # Errors
-    /// As [`query`](Self::query). It is not run again.
+    /// Same as [`query`](Self::query). It is not run again.
     pub(crate) async fn query_alone(
         &self,
         doing: &str,

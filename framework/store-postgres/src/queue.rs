@@ -261,7 +261,7 @@ pub(crate) struct Queue {
     pub(crate) idle: bool,
     /// Set when an actor's thread has left a group unfinished, or when snapshots wait.
     pub(crate) unfinished: bool,
-    /// Why appends are rejected, while they are.
+    /// The reason for which appends are rejected, while they are.
     pub(crate) refused: Option<StoreError>,
 }
 

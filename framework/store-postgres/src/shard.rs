@@ -285,7 +285,7 @@ impl Shard {
         self.state.lock().phase = Phase::Fenced(current);
     }
 
-    /// Nothing is appended any longer: commits have failed.
+    /// Commits have failed, so further appends are rejected.
     pub(crate) fn fail(&self) {
         let mut state = self.state.lock();
         if matches!(state.phase, Phase::Open | Phase::HandedOver) {

@@ -15,7 +15,7 @@ use crate::columns::{Column, key_text};
 use crate::shard::Shard;
 use crate::sql::Sql;
 
-/// So many are written with one statement, and so many bytes.
+/// The most snapshots of one statement.
 const BATCH_ROWS: usize = 64;
 /// The most bytes of one statement, plus one snapshot.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;

@@ -33,7 +33,7 @@ const REFUSED: [&str; 12] =
 /// The most values of a statement: the protocol counts them in 16 bits.
 const MAX_VALUES: usize = u16::MAX as usize;
 
-/// So many statements are sent before the first answer is awaited.
+/// The number of statements that are sent before the first answer is awaited.
 const IN_FLIGHT: usize = 64;
 
 /// The connection of the transactions.
@@ -83,7 +83,7 @@ impl Session {
     }
 }
 
-/// Why a transaction was not committed.
+/// The reason for which a transaction was not committed.
 enum Stopped {
     /// The error of a statement, of the connection, or of a value that cannot be encoded.
     Store(StoreError),

@@ -36,7 +36,7 @@ pub(crate) async fn load(pool: &Pool, sql: &Sql, projection: &Name) -> Result<Op
 }
 
 /// Takes the view from any earlier owner, whose saves are rejected from now on. Waits for a transaction of that owner, while
-/// reads go on. Sent on a connection of its own, because it may wait for a transaction of the earlier owner.
+/// reads continue. Sent on a connection of its own, because it may wait for a transaction of the earlier owner.
 pub(crate) async fn claim(pool: &Pool, sql: &Sql, projection: &Name) -> Result<Epoch, StoreError> {
     let rows = pool.query_alone(SAVING, &sql.claim_view, &[(&projection.as_str(), Type::TEXT)]).await?;
     Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))

@@ -21,13 +21,13 @@
     clippy::print_stderr
 )]
 
+pub mod decoders;
 mod loopback_faults;
 pub mod scenario;
 pub mod sim;
 
 pub use whizbang_conformance::{
-    bridge, bridge_lease_suite, bridge_suite, bridge_watch_suite, broker, broker_suite, decoders, lease_suite, store,
-    store_suite,
+    bridge, bridge_lease_suite, bridge_suite, bridge_watch_suite, broker, broker_suite, lease_suite, store, store_suite,
 };
 
 pub use loopback_faults::LoopbackFaults;

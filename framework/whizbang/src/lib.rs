@@ -135,9 +135,6 @@ pub mod manifest {
     pub use whizbang_runtime::router::{ActorCard, DomainCard, Manifest, MessageCard, Shapes, StateCard};
 }
 
-#[doc(hidden)]
-#[allow(missing_docs)]
-pub mod doc_fixtures;
 pub mod prelude;
 
 // Derived code refers to the framework from outside; the framework's own tests use it as well.

@@ -87,7 +87,7 @@ impl Bridge for SilentBridge {
     fn last_published<'a>(&'a self, _shard: &'a ShardId) -> BoxFuture<'a, Result<Option<LastPublished>, BridgeError>> {
         let mut answers = self.answers.clone();
         async move {
-            // The sender lives as long as the test.
+            // The sender exists as long as the test.
             let _ = answers.wait_for(|answers| *answers).await;
             Ok(None)
         }

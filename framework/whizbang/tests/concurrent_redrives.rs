@@ -1,4 +1,4 @@
-//! Two operators who handle a worker's dead letters at the same time: each job runs once more, not once per operator.
+//! Two operators handle a worker's dead letters at the same time: each job runs once more, not once per operator.
 
 mod eventually;
 mod instrumented_store;

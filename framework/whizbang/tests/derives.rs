@@ -238,7 +238,7 @@ struct Desk {
 
 impl Perform<Order> for Desk {
     async fn perform(&self, order: Order, _job: Job) -> Result<(), WorkError> {
-        if order.r#where.0 == self.name { Ok(()) } else { Err(Rejection::new("desk.unknown", "who is that?").into()) }
+        if order.r#where.0 == self.name { Ok(()) } else { Err(Rejection::new("desk.unknown", "unknown name").into()) }
     }
 }
 

@@ -328,7 +328,7 @@ impl Answer<DepositsSeen> for DepositCount {
     }
 }
 
-/// A process that is stopped after a query has arrived and goes on after its lease: other nodes may own the key by then.
+/// A process that is stopped after a query has arrived and continues after its lease: other nodes may own the key by then.
 /// Time jumps before any task runs, as it does for such a process.
 #[tokio::test(start_paused = true)]
 async fn query_across_a_suspension_is_not_answered() {

@@ -1,4 +1,4 @@
-//! Layers: around handlers, jobs and requests; their order, their refusals, and what a repetition meets.
+//! Layers: around handlers, jobs and requests; their order, their refusals, and the layers of a repetition.
 
 mod eventually;
 
@@ -233,7 +233,7 @@ async fn rejection_by_a_layer_is_the_stored_reply() {
     let sent = async || client.send(add("a", 5)).idempotency_key("order 1").await;
     assert_eq!(code(sent().await), "shop.closed");
     assert_eq!(trace.lines(), ["outer before cart.Add a", "outer after Add shop.closed"]);
-    // The repeated command meets its stored reply and no layer.
+    // The repeated command gets its stored reply and passes no layer.
     assert_eq!(code(sent().await), "shop.closed");
     assert_eq!((asked.load(Ordering::Relaxed), trace.lines().len()), (1, 0));
     assert_eq!(node.metrics().rejections, 1);

@@ -130,7 +130,7 @@ async fn singleton_of_a_crashed_node_is_started_elsewhere() {
     assert_eq!((runs.count(), rest.metrics().singletons), (before + 1, 1));
 }
 
-/// Time jumps before any task runs, as it does for a process that is stopped and goes on.
+/// Time jumps before any task runs, as it does for a process that is stopped and continued.
 #[tokio::test(start_paused = true)]
 async fn singleton_of_a_suspended_process_is_cancelled() {
     let test = async {

@@ -116,7 +116,7 @@ struct Table {
     saves: AtomicU32,
     /// The most statements of a save.
     largest: AtomicUsize,
-    /// So many saves fail without a fault of a statement.
+    /// The number of saves that fail without a fault of a statement.
     outages: AtomicU32,
     /// Every save is cancelled, as by a time limit of the server.
     cancels: AtomicBool,

@@ -146,7 +146,7 @@ async fn sender_gets_the_same_result_on_every_thread() {
         let unnamed = client.send(write("", &[1], End::Reply)).await;
         assert!(matches!(unnamed, Err(SendError::Key { bytes: 0 })), "{unnamed:?}");
         for diary in ["ada", "bob", "cleo", "dan", "eve"] {
-            // The caller's own id is kept wherever the actor lives.
+            // The caller's own id is kept wherever the actor is.
             let id = client.new_id();
             let first = client.send(write(diary, &[1, 2], End::Reply)).id(id).deadline(Duration::from_secs(30)).await;
             assert_eq!(first.unwrap(), NOTHING);

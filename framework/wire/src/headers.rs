@@ -182,7 +182,7 @@ pub(super) fn check(envelope: &Envelope) -> Result<(), BridgeError> {
     Ok(())
 }
 
-/// Returns true for a header that the broker obeys. `Nats-Rollup` purges a stream, `Nats-Msg-Id` turns another message into a
+/// Returns true for a header that the broker interprets. `Nats-Rollup` purges a stream, `Nats-Msg-Id` turns another message into a
 /// duplicate: a sender must not be able to pass them on.
 fn is_broker_command(name: &str) -> bool {
     name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"))

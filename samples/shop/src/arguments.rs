@@ -46,11 +46,11 @@ pub(crate) enum Task {
     Processes,
     /// Runs one service.
     Serve(Service),
-    /// Only places orders.
+    /// Places orders only.
     Place,
     /// Serves HTTP.
     Gateway,
-    /// Only prints the report.
+    /// Prints the report only.
     Report,
     /// Writes the files for a server with logins.
     Permissions,

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::processes::{Process, find, program_folders};
 
-/// The user of the package, as whom the server runs if this program runs as root; and the superuser of the database.
+/// The user of the package, under which the server runs if this program runs as root; and the superuser of the database.
 const NAME: &str = "postgres";
 /// The number in the name of the socket.
 const PORT: &str = "5432";

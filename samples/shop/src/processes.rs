@@ -50,7 +50,7 @@ pub(crate) struct Process {
     arguments: Vec<String>,
     child: Child,
     started: Instant,
-    /// Not the first process of its service.
+    /// Another process than the first of its service.
     is_further: bool,
 }
 

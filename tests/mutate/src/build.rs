@@ -110,9 +110,9 @@ fn blamed(error: &Value, files: &BTreeMap<String, Rewritten>) -> BTreeSet<u32> {
 #[derive(Debug, Default)]
 pub(crate) struct Selection {
     pub(crate) packages: Vec<String>,
-    /// Only the unit tests, with [`tests`](Self::tests).
+    /// The unit tests alone, with [`tests`](Self::tests).
     pub(crate) lib: bool,
-    /// Only these integration tests, with the unit tests.
+    /// These integration tests alone, with the unit tests.
     pub(crate) tests: Vec<String>,
 }
 

@@ -54,7 +54,7 @@ where
             if matches!(error, SendError::Stopped) {
                 return Err(Stopped);
             }
-            // For a person who reads why a test has failed.
+            // For a person that reads why a test has failed.
             eprintln!("refused {id}: {}", whizbang::error_chain(&error));
             #[expect(
                 clippy::disallowed_methods,

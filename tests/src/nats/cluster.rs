@@ -62,7 +62,7 @@ impl NatsCluster {
         self.servers[number].restart();
     }
 
-    /// Connects an operator, who observes.
+    /// Connects an operator that observes.
     ///
     /// # Panics
     /// If no server accepts the connection.

@@ -16,9 +16,9 @@ pub use stalling::StallingProxy;
 /// A direction of a connection, seen from the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// To the server.
+    /// The direction to the server.
     Requests,
-    /// From the server.
+    /// The direction from the server.
     Answers,
 }
 

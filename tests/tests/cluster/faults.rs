@@ -26,7 +26,7 @@ pub(crate) enum Fault {
     KillPostgres,
     /// All sessions of the database are terminated.
     TerminateSessions,
-    /// Nothing of a node arrives at the database or at the message servers; their answers do.
+    /// Packets of a node do not reach the database or the message servers; their responses reach the node.
     CutRequests,
     /// No answer of the database or of the message servers arrives at a node.
     CutAnswers,

@@ -94,7 +94,9 @@ macro_rules! transfer {
                         effects.send(Deposit { account: self.from.clone(), cents: self.cents });
                         effects.complete();
                     }
-                    Err(_) => drop(effects.compensate()),
+                    Err(_) => {
+                        effects.compensate();
+                    }
                     Ok(_) if $bug == Bug::TimerAfterTheEnd => effects.record(TransferDone {}),
                     Ok(_) => {
                         effects.record(TransferDone {});

@@ -1,4 +1,4 @@
-//! A stranger floods a node with messages of one kind that each are worth a log line: the log stays short, and all are counted.
+//! A client floods a node with messages of one kind that each are worth a log line: the log stays short, and all are counted.
 
 use whizbang::message::shard_of;
 use whizbang::prelude::*;

@@ -72,7 +72,7 @@ async fn bank_with_large_events(url: &str) -> Node {
     node
 }
 
-/// A stranger publishes questions for the events of a shard faster than they can be answered.
+/// A client publishes questions for the events of a shard faster than they can be answered.
 #[test]
 fn questions_for_pages_do_not_fill_memory() {
     const QUESTIONS: usize = 4_000;
@@ -110,7 +110,7 @@ fn questions_for_pages_do_not_fill_memory() {
     }
 }
 
-/// A stranger publishes large messages on the subject of a claim faster than the owner renews it.
+/// A client publishes large messages on the subject of a claim faster than the owner renews it.
 #[test]
 fn messages_in_place_of_claims_do_not_fill_memory() {
     const MESSAGES: usize = 400;
@@ -123,7 +123,7 @@ fn messages_in_place_of_claims_do_not_fill_memory() {
             let sampler = MemorySampler::start();
             for _ in 0..MESSAGES {
                 stranger.publish(subject.clone(), vec![b'x'; LARGE].into()).await.expect("the connection is open");
-                // This process has the stranger's queue, too.
+                // This process has the client's queue, too.
                 stranger.flush().await.expect("sends");
             }
             // The server delivers them to the node before the claim that the node writes again.
@@ -322,7 +322,7 @@ fn large_jobs_that_wait_do_not_fill_memory() {
     }
 }
 
-/// The connection of a node accepts no more bytes while requests flood it. It goes on receiving, and keeps only what it must.
+/// The connection of a node accepts no more bytes while requests flood it. It continues to receive, and keeps only what it must.
 #[test]
 fn requests_during_a_stalled_write_do_not_fill_memory() {
     const REQUESTS: u64 = 2_000;
@@ -347,7 +347,7 @@ fn requests_during_a_stalled_write_do_not_fill_memory() {
                 let request = vec![b'x'; LARGE / 4].into();
                 let written = stranger.publish_with_reply(subject.clone(), "_INBOX.nothing", request).await;
                 written.expect("the connection is open");
-                // This process has the stranger's queue, too.
+                // This process has the client's queue, too.
                 if number % 20 == 0 {
                     stranger.flush().await.expect("sends");
                 }

@@ -65,7 +65,7 @@ struct QuotesRequested {
 #[event(domain = Purchasing)]
 struct SupplierAnswered {
     supplier: String,
-    /// None if the supplier refused.
+    /// The price; `None` if the supplier refused.
     cents: Option<u64>,
 }
 

@@ -6,9 +6,8 @@ use crate::docs::plain_path;
 use crate::source::{File, Finding, assert_none, file, repository};
 
 /// The pages whose Rust blocks are compiled elsewhere, and where.
-const ELSEWHERE: [(&str, &str); 3] = [
+const ELSEWHERE: [(&str, &str); 2] = [
     ("docs/patterns.md", "compared with the programs in tests/tests/patterns"),
-    ("docs/postgres.md", "a doctest of framework/store-postgres/src/lib.rs"),
     ("docs/testing-sagas.md", "compared with the code of framework/whizbang/tests/testing_sagas.rs"),
 ];
 

@@ -7,13 +7,29 @@ use crate::habits::test_functions;
 use crate::source::{File, Finding, assert_none, places, repository};
 
 /// Words for persons. A caller, store, node or subscriber has a name of its own.
-const PERSONS: [&str; 8] = ["whoever", "nobody", "somebody", "anybody", "no one", "he", "his", "him"];
+const PERSONS: [&str; 14] = [
+    "whoever",
+    "nobody",
+    "somebody",
+    "someone",
+    "anybody",
+    "anyone",
+    "everybody",
+    "everyone",
+    "no one",
+    "who",
+    "whom",
+    "he",
+    "his",
+    "him",
+];
 
 /// Worn words. "Until then", "still" and "again" say the same.
 const WORN: [&str; 7] = ["meanwhile", "all the same", "in vain", "at present", "over and over", "any more", "anew"];
 
 /// Words that do not start a doc comment. "Returns …", "Publishes …" and "A node that …" do.
-const QUESTIONS: [&str; 8] = ["What", "Who", "Whom", "Whoever", "Where", "Whether", "How", "Which"];
+const QUESTIONS: [&str; 11] =
+    ["What", "Who", "Whom", "Whose", "Whoever", "When", "Where", "Whether", "Why", "How", "Which"];
 
 /// The longest name of a test.
 const NAME: usize = 60;
@@ -148,7 +164,7 @@ fn long_name_of_a_test_is_found() {
 #[test]
 fn word_for_a_person_is_found_in_prose_only() {
     let found = |path: &str, text: &str| persons(&[&File::new(path, text)]).len();
-    assert_eq!(found("a.rs", "// Whoever sends waits.\nfn f() { log(\"somebody is in\") }"), 2);
+    assert_eq!(found("a.rs", "// Whoever sends waits, or anyone who asks.\nfn f() { log(\"somebody is in\") }"), 4);
     assert_eq!(found("a.rs", "fn nobody() { his(b'x'); } // the\nlet whoever = \"none\";"), 0);
     assert_eq!(found("a.md", "He waits.\n`his`\n```rust\nlet him = 1; // nobody\n```\nThere is no one.\n"), 2);
     assert_eq!(
@@ -168,6 +184,7 @@ fn worn_word_is_found_in_prose_only() {
 #[test]
 fn question_at_the_start_of_a_doc_comment_is_found() {
     let found = |text: &str| questions(&[&File::new("a.rs", text)]).len();
+    assert_eq!(found("/// Whose it is.\nfn f() {}\n/// When it is.\nfn g() {}\n"), 2);
     assert_eq!(found("//! What it is.\n\n/// Whether it is.\nfn f() {}\n    /// How, and why.\n"), 3);
     assert_eq!(found("/// Returns whether it is,\n/// Which it is not.\n// What?\nfn f() {}\n"), 0);
     assert_eq!(found("/// Whatever comes.\n"), 0);

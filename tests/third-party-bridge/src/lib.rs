@@ -184,7 +184,7 @@ impl Bridge for TopicBridge {
     }
 
     fn durability(&self) -> String {
-        "topics: messages live in this process only; lost messages are sent again from the logs".to_owned()
+        "topics: messages exist in this process only; lost messages are sent again from the logs".to_owned()
     }
 
     fn detach(&self) -> BoxFuture<'_, Result<(), BridgeError>> {

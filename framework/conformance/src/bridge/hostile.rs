@@ -2,7 +2,7 @@
 //!
 //! Used by the [cases](super::cases) of the bridge suite, and by tests that run real nodes beside it. Its messages are drawn from a
 //! seed: bytes that are not a message, messages that contradict their address or the owner's log, false notifications and
-//! positions, oversize messages, packets of honest nodes that are replayed and changed. It never forges what only permissions can
+//! positions, oversize messages, packets of other nodes that are replayed and changed. It never forges what only permissions can
 //! prevent: the next message of a shard, a valid command of an external caller, or a valid claim.
 
 mod observed;
@@ -152,7 +152,7 @@ const KINDS: [(&str, Forge); 29] = [
         Some((Address::Events(at.here.clone()), Packet::from_events(&events)))
     }),
     ("a replayed packet", |of, _| of.observed.replay(&of.random)),
-    ("an honest id with another payload", |of, _| of.observed.another_payload(&of.random)),
+    ("a known id with another payload", |of, _| of.observed.another_payload(&of.random)),
     ("an unknown shape", |of, at| {
         let shape = Some(Fingerprint::from_u64(of.random.next_u64()));
         let headers = vec![("whizbang-shapes".to_owned(), format!("{:x} u64", of.random.next_u64()))];
@@ -200,7 +200,7 @@ pub struct Hostile {
     random: IdSource,
     /// The domains that are attacked.
     targets: Vec<Target>,
-    /// The packets of honest nodes that are replayed and changed.
+    /// The packets of other nodes that are replayed and changed.
     observed: Observed,
     /// The number of packets so far.
     written: u64,
@@ -232,7 +232,7 @@ impl Hostile {
         KINDS.iter().map(|(kind, _)| *kind)
     }
 
-    /// Adds a packet of an honest node, which later forgeries replay and change. Its receivers must have handled it: a changed
+    /// Adds a packet of another node, which later forgeries replay and change. Its receivers must have handled it: a changed
     /// copy that arrives before the original cannot be told from it.
     pub fn observe(&mut self, address: Address, packet: Packet) {
         self.observed.add(address, packet);
@@ -348,7 +348,7 @@ impl Hostile {
         Name::new(&format!("Unknown{}", self.random.below(10_000))).unwrap_or_else(|_| target.event.clone())
     }
 
-    /// Returns an id that [`is_forged`](Hostile::is_forged) recognizes and no honest message has.
+    /// Returns an id that [`is_forged`](Hostile::is_forged) recognizes and no other message has.
     fn id(&self) -> MessageId {
         MessageId::from_u128(FORGED_ID_BITS | u128::from(self.random.next_u64()) << 32 | u128::from(self.written))
     }

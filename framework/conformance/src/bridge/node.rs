@@ -145,7 +145,7 @@ impl TestInbound {
         let mut open = self.open.subscribe();
         let this = self.this.clone();
         Box::pin(async move {
-            // The inbound lives as long as the test; without it the count is not read.
+            // The inbound exists as long as the test; without it the count is not read.
             let _ = open.wait_for(|open| *open).await;
             if let Some(inbound) = this.upgrade() {
                 inbound.record(|received| received.handling -= 1);

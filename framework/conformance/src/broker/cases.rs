@@ -82,7 +82,7 @@ pub async fn id_survives_a_purge_of_its_stream(broker: &impl Broker) {
 
 /// An acknowledged message leaves a work queue, and its id is still known.
 ///
-/// A late repetition is thus not delivered a second time while the window lasts.
+/// So a late repetition is not delivered a second time while the window lasts.
 pub async fn id_survives_the_acknowledgement_of_its_message(broker: &impl Broker) {
     set_up(broker, work_queue(), LONG_ACK_WAIT, 0).await;
     assert_eq!(publish(broker, Some("a"), 1).await, stored(1));
@@ -199,7 +199,7 @@ pub async fn terminated_message_is_not_redelivered(broker: &impl Broker) {
 
 /// An acknowledgement after a redelivery still counts.
 ///
-/// An acknowledgement names a message and not one delivery of it. A slow node thus completes its message even after the ack
+/// An acknowledgement names a message and not one delivery of it. So a slow node completes its message even after the ack
 /// wait.
 pub async fn late_acknowledgement_of_an_earlier_delivery_counts(broker: &impl Broker) {
     set_up(broker, work_queue(), SHORT_ACK_WAIT, 1).await;
@@ -259,7 +259,7 @@ pub async fn redelivery_ignores_the_limit(broker: &impl Broker) {
 
 /// An acknowledged message is removed, and the sequence continues.
 ///
-/// The number of stored messages is thus the number of those that no node has handled.
+/// So the number of stored messages is the number of those that no node has handled.
 pub async fn acknowledged_message_leaves_a_work_queue(broker: &impl Broker) {
     set_up(broker, work_queue(), LONG_ACK_WAIT, 3).await;
     let pulled = pull(broker, 3).await;

@@ -84,7 +84,7 @@ pub struct StreamState {
 pub struct PublishAck {
     /// The sequence in the stream.
     pub sequence: u64,
-    /// Nothing was stored: the id is in the window and belongs to the message with this sequence.
+    /// True if nothing was stored: the id is in the window and belongs to the message with this sequence.
     pub duplicate: bool,
 }
 

@@ -8,7 +8,7 @@
 //! cursor into a stream with a set of delivered, unacknowledged messages. Redeliveries come before new messages.
 //!
 //! Time appears as the argument `now` only. A message is redelivered at the first call of [`next`](Model::next) after its ack
-//! wait. A simulation that advances its clock thus sees every redelivery at an exact time.
+//! wait. So a simulation that advances its clock sees every redelivery at an exact time.
 
 use std::collections::{BTreeMap, VecDeque};
 

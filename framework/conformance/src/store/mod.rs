@@ -109,7 +109,7 @@ pub trait SharedFixture: Fixture {
 /// If the case fails or does not end.
 pub fn run<T>(case: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let case = async { tokio::time::timeout(CASE_TIMEOUT, case).await.expect("the case goes on for ever") };
+    let case = async { tokio::time::timeout(CASE_TIMEOUT, case).await.expect("the case does not end") };
     tokio::task::LocalSet::new().block_on(&runtime, case)
 }
 

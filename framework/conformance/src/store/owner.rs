@@ -55,7 +55,7 @@ impl Owner {
         Self::lease_with(store, member, shard, Arc::default()).await
     }
 
-    /// As [`lease`](Self::lease), with a listener that other owners may share.
+    /// Like [`lease`](Self::lease), with a listener that other owners may share.
     pub async fn lease_with(
         store: &Arc<dyn Store>,
         member: MemberId,

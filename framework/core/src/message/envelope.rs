@@ -59,10 +59,10 @@ impl Kind {
 /// The reply that the sender of a command requests to have recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReplyMode {
-    /// None: the sender relies on events.
+    /// No reply: the sender relies on events.
     #[default]
     Nothing,
-    /// Only a rejection.
+    /// A reply only if the command is rejected.
     Rejection,
     /// Every reply.
     Reply,

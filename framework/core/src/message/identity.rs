@@ -127,7 +127,7 @@ impl StoreIdentity {
 /// For disaster recovery: the old store is lost for good, and data that only it contained is given up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReplacedStore {
-    /// None: a claim of another store prevents the start. The default.
+    /// No store: a claim of another store prevents the start. The default.
     #[default]
     None,
     /// The store with this identity, as shown in the error of the refused start.

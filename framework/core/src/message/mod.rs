@@ -60,7 +60,8 @@ pub use verified::{encode_command_verified, encode_reply_verified, encode_verifi
 /// `handles(…)` accept derived messages only.
 ///
 /// ```
-/// use whizbang::doc_fixtures::{Account, Bank, Deposit};
+/// # use bank_fixture as bank;
+/// use bank::{Account, Bank, Deposit};
 /// use whizbang::message::{Codec, Domain, Kind, Message};
 ///
 /// assert_eq!((<Bank as Domain>::NAME, Deposit::NAME, Deposit::VERSION), ("bank", "Deposit", 1));

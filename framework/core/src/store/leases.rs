@@ -194,7 +194,7 @@ pub trait ShardLeases: Send + Sync {
     /// does. Returns `None` if another member owns it, or if this member has no lease: nothing was changed then.
     ///
     /// # Errors
-    /// As [`Store::open`](super::Store::open).
+    /// Same as [`Store::open`](super::Store::open).
     fn open<'a>(
         &'a self,
         member: MemberId,

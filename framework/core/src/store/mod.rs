@@ -335,7 +335,7 @@ pub trait ShardWriter: Send {
     /// calling thread instead of waking a writer thread; [`Appended::committed`] reports whether it did.
     ///
     /// # Errors
-    /// As [`append`](Self::append). A failed flush is not reported here but to the listener.
+    /// Same as [`append`](Self::append). A failed flush is not reported here but to the listener.
     fn append_alone(&mut self, turn: &Turn<'_>) -> Result<Appended, StoreError> {
         self.append(turn)
     }
@@ -343,14 +343,14 @@ pub trait ShardWriter: Send {
     /// Records the watermark of a source without a turn.
     ///
     /// # Errors
-    /// As [`append`](Self::append).
+    /// Same as [`append`](Self::append).
     fn advance(&mut self, watermark: &Watermark) -> Result<Appended, StoreError>;
 
     /// Records that the destination has committed all outbox entries up to and including `through`. The record may be
     /// lost in a crash: the entries are then sent again and dropped as duplicates.
     ///
     /// # Errors
-    /// As [`append`](Self::append).
+    /// Same as [`append`](Self::append).
     fn sent(&mut self, to: &ShardId, through: u64) -> Result<Appended, StoreError>;
 
     /// Stores a snapshot of a stream. Snapshots are a cache and may be lost. A snapshot whose turn is not committed is

@@ -162,7 +162,7 @@ pub struct Timer {
     pub name: String,
     /// The turn that set it. A timer that is set again has another turn.
     pub turn: u64,
-    /// When it is due.
+    /// The time at which it is due.
     pub due: Timestamp,
     /// The schema version of the content.
     pub version: u32,
@@ -230,7 +230,7 @@ pub enum DeadLetterReason {
     Behind,
     /// A saga cannot compensate its effects.
     Compensation,
-    /// Not a dead letter: the message waits for its key or its worker and is delivered without an operator.
+    /// A message that is not a dead letter: it waits for its key or its worker and is delivered without an operator.
     Deferred,
     /// The stream of its key cannot be loaded.
     Unloadable,

@@ -1,7 +1,7 @@
 //! A store in memory: for tests and small examples, and as the reference for the other stores.
 //!
 //! Used like any store. It keeps the same records and the same index as the store on disk. Appends are committed
-//! immediately. The data lives as long as one clone of the store.
+//! immediately. The data exists as long as one clone of the store.
 //!
 //! Each store must behave as this one: the suites of the conformance crate were written against it. It differs only in that a
 //! commit costs nothing and is lost with the process.
@@ -53,7 +53,7 @@ const IDS_SPAN_MS: u64 = 24 * 3600 * 1000;
 /// Everything is lost with the last clone. Memory grows with each turn, because nothing is ever removed.
 #[derive(Default)]
 pub struct MemoryStore {
-    /// The data, which lives as long as one clone.
+    /// The data, which exists as long as one clone.
     shared: Arc<Shared>,
     /// The access of this node, which it may close.
     handle: Arc<Handle>,

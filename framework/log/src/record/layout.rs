@@ -41,5 +41,5 @@ pub(super) const NOTE_RESOLVED: u8 = 3;
 pub(super) const NOTE_ENDED: u8 = 4;
 /// A note of the framework's actor code, which the store does not read.
 pub(super) const NOTE_OWN: u8 = 5;
-/// Not a note of the actor: the headers of the turn. The flags of a turn have no bit left.
+/// The headers of the turn, which are not a note of the actor. The flags of a turn have no bit left.
 pub(super) const NOTE_HEADERS: u8 = 6;

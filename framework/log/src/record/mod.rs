@@ -41,7 +41,10 @@ const KIND_OPENED: u8 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);
 
-/// Reads all parts of a record, for tests that corrupt records. Returns whether it is valid.
+/// Reads all parts of a record. Returns whether it is valid.
+///
+/// Called by `whizbang::testing::decoders` only.
+#[doc(hidden)]
 pub fn reads_record(bytes: &bytes::Bytes) -> bool {
     use whizbang_core::message::{Name, ShardId};
     let Ok(name) = Name::from_static("orders") else { return false };

@@ -103,7 +103,7 @@ pub struct TurnRecord<'a> {
 /// The mark that a message was handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MarkRecord<'a> {
-    /// Nothing that could be repeated.
+    /// No mark: the turn handled no message that could be repeated.
     None,
     /// A message from outside, found by its id. The digest detects the same id with another payload.
     Outside { digest: u64 },

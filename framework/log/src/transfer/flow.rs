@@ -6,7 +6,7 @@ use std::task::{Poll, Waker};
 use parking_lot::Mutex;
 use whizbang_core::store::{CommitListener, StoreError, Ticket};
 
-/// So many bytes are appended before the copy waits for the commit of the same amount before.
+/// The number of bytes that are appended before the copy waits for the commit of the same amount before.
 const WINDOW_BYTES: usize = 2 * 1024 * 1024;
 
 /// The commits of the target, and the appends that the copy has not waited for.

@@ -99,7 +99,7 @@ pub fn typed<'a, A: Stateful>(
     }
 }
 
-/// As [`typed`], for a state alone.
+/// Like [`typed`], for a state alone.
 ///
 /// # Errors
 /// It belongs to another actor type.
@@ -107,7 +107,7 @@ pub(super) fn typed_state_ref<A: Stateful>(state: &dyn UserState) -> Result<&A, 
     (state as &dyn Any).downcast_ref().ok_or_else(wrong_actor_type)
 }
 
-/// As [`typed`], for a state that changes.
+/// Like [`typed`], for a state that changes.
 ///
 /// # Errors
 /// It belongs to another actor type.

@@ -27,7 +27,8 @@ use whizbang_core::telemetry::TARGET;
 /// query marks the key with `#[key]`:
 ///
 /// ```
-/// use whizbang::doc_fixtures::{Bank, Deposit, Deposited};
+/// # use bank_fixture as bank;
+/// use bank::{Bank, Deposit, Deposited};
 /// use whizbang::prelude::*;
 /// # #[derive(Command, Serialize, Deserialize)]
 /// # #[command(domain = Bank)]

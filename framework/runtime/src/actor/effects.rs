@@ -31,17 +31,18 @@ use whizbang_core::message::{
 /// result.
 ///
 /// ```
-/// use whizbang::doc_fixtures::Deposited;
+/// # use bank_fixture as bank;
+/// use bank::Deposited;
 /// use whizbang::prelude::*;
 /// # #[derive(Command, Serialize, Deserialize)]
-/// # #[command(domain = whizbang::doc_fixtures::Bank, reply = u64)]
+/// # #[command(domain = bank::Bank, reply = u64)]
 /// # struct Open {
 /// #     #[key]
 /// #     account: String,
 /// # }
 ///
 /// #[derive(Aggregate, Default)]
-/// #[aggregate(domain = whizbang::doc_fixtures::Bank, handles(Open), applies(Deposited))]
+/// #[aggregate(domain = bank::Bank, handles(Open), applies(Deposited))]
 /// struct Gift {
 ///     cents: u64,
 /// }
@@ -249,7 +250,8 @@ impl<A: Stateful> Effects<A> {
 /// A command that will be sent.
 ///
 /// ```
-/// use whizbang::doc_fixtures::{Bank, Deposit, Deposited};
+/// # use bank_fixture as bank;
+/// use bank::{Bank, Deposit, Deposited};
 /// use whizbang::prelude::*;
 ///
 /// #[derive(Saga, Default)]
@@ -334,7 +336,8 @@ impl<A: Stateful> Sent<'_, A> {
 /// A compensation that will begin.
 ///
 /// ```
-/// use whizbang::doc_fixtures::{Bank, Deposit, Deposited};
+/// # use bank_fixture as bank;
+/// use bank::{Bank, Deposit, Deposited};
 /// use whizbang::prelude::*;
 ///
 /// #[derive(Command, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! Fault injection for user code in simulations: a handler panics; a job fails, hangs or is killed after its effect.
 //!
-//! Called by the [simulated cluster](whizbang_testing::sim), which runs on one thread, by the dispatchers before they
+//! Called by the simulated cluster of `whizbang-testing`, which runs on one thread, by the dispatchers before they
 //! call user code, and by workers after it. Compiled only with the feature `testing`.
 
 use std::cell::{Cell, RefCell};

@@ -30,7 +30,7 @@ pub(super) struct StateFacts {
     pub(super) snapshots: Snapshots,
     /// True if the state has a coding.
     pub(super) is_coded: bool,
-    /// As [`Stateful::initial`](super::plan::Stateful::initial).
+    /// Same as [`Stateful::initial`](super::plan::Stateful::initial).
     pub(super) initial: fn() -> Box<dyn UserState>,
     /// Decodes a state; `None` if the bytes are unusable.
     pub(super) restore: fn(&[u8]) -> Option<Box<dyn UserState>>,

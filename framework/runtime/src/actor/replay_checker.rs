@@ -1,6 +1,6 @@
 //! Compares each live actor with the replay of its log while a simulation runs.
 //!
-//! Enabled by the [simulated cluster](whizbang_testing::sim), which runs on one thread. Before each turn the actor's
+//! Enabled by the simulated cluster of `whizbang-testing`, which runs on one thread. Before each turn the actor's
 //! stream is read and replayed from its first turn. Everything that a turn decides on must be equal: the counters,
 //! timers, open steps, dedup state and the user's state. Compiled only with the feature `testing`.
 

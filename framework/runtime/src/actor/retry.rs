@@ -190,7 +190,7 @@ impl ActorInstance {
                 self.dispatcher.context.counts.busy.one();
                 self.recover(ctx, move |_, _| complete(delivery, permit, Outcome::Busy));
             }
-            // It is no attempt. The messages of its key that follow wait with it, in order.
+            // It is not an attempt. The messages of its key that follow wait with it, in order.
             TurnError::Busy(after) => {
                 self.dispatcher.context.counts.busy.one();
                 self.recover(ctx, move |this, ctx| {

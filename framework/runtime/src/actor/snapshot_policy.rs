@@ -16,7 +16,7 @@ use whizbang_core::user_code::user_code;
 /// long as one flush of a disk, and the state is written once for that many. Akka recommends 100 to 1,000.
 const DEFAULT_EVERY: u32 = 200;
 
-/// The bytes that snapshots may write per turn, unless the type gives a number of turns. A state of 256 KB is thus saved
+/// The bytes that snapshots may write per turn, unless the type gives a number of turns. So a state of 256 KB is saved
 /// after 1,000 turns, not after 200.
 const BYTES_PER_TURN: usize = 256;
 

@@ -242,7 +242,7 @@ impl ThreadContext {
         envelope.time < self.started
     }
 
-    /// As [`may_have_begun`](Self::may_have_begun), for a message without its delivery.
+    /// Like [`may_have_begun`](Self::may_have_begun), for a message without its delivery.
     pub(crate) fn envelope_may_have_begun(&self, envelope: &Envelope, dedup_key: &DedupKey) -> bool {
         self.predates_start(envelope)
             && match dedup_key {

@@ -29,7 +29,7 @@ use whizbang_core::user_code::user_code;
 
 /// The way in which a turn marks its message as handled.
 pub(crate) enum DedupMark {
-    /// Not at all.
+    /// The message is not marked.
     None,
     /// By its message id.
     MessageId { digest: u64 },

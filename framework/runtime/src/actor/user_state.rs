@@ -13,7 +13,7 @@ pub trait UserState: Any {
     /// Encodes the state, if it has a coding.
     fn save(&self) -> Option<Result<Vec<u8>, CodecError>>;
 
-    /// As [`Stateful::described`](super::plan::Stateful::described).
+    /// Same as [`Stateful::described`](super::plan::Stateful::described).
     #[cfg(feature = "testing")]
     fn described(&self) -> Option<String>;
 }

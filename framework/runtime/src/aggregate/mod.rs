@@ -21,7 +21,8 @@ use whizbang_core::message::{CodecError, Coded, Command, Event, Of, Rejection};
 /// One actor exists per key, and it handles one message at a time. Its state is the fold of its events.
 ///
 /// ```
-/// use whizbang::doc_fixtures::{Account, Deposit};
+/// # use bank_fixture as bank;
+/// use bank::{Account, Deposit};
 /// use whizbang::prelude::*;
 ///
 /// # #[whizbang::main]
@@ -42,7 +43,8 @@ pub trait Aggregate: Stateful {}
 /// Decides on a command.
 ///
 /// ```
-/// use whizbang::doc_fixtures::{Bank, Deposited};
+/// # use bank_fixture as bank;
+/// use bank::{Bank, Deposited};
 /// use whizbang::prelude::*;
 ///
 /// #[derive(Command, Serialize, Deserialize)]
@@ -93,7 +95,8 @@ pub trait Handle<C: Command>: Stateful {
 /// Changes the state by a recorded event. Runs once when the event is recorded, and again in every rebuild.
 ///
 /// ```
-/// use whizbang::doc_fixtures::{Bank, Deposit, Deposited};
+/// # use bank_fixture as bank;
+/// use bank::{Bank, Deposit, Deposited};
 /// use whizbang::prelude::*;
 ///
 /// #[derive(Aggregate, Default)]
@@ -184,7 +187,8 @@ impl<A: Applies<E>, E: Event> RecordedBy<A> for E {
 /// choreography.
 ///
 /// ```
-/// use whizbang::doc_fixtures::{Bank, Deposit, Deposited};
+/// # use bank_fixture as bank;
+/// use bank::{Bank, Deposit, Deposited};
 /// use whizbang::prelude::*;
 ///
 /// /// Adds a bonus to large deposits.
@@ -223,7 +227,8 @@ pub trait React<E: Event>: Stateful {
 /// Handles the reply to a command that this actor sent.
 ///
 /// ```
-/// use whizbang::doc_fixtures::{Bank, Deposit, Deposited};
+/// # use bank_fixture as bank;
+/// use bank::{Bank, Deposit, Deposited};
 /// use whizbang::prelude::*;
 ///
 /// #[derive(Saga, Default)]
@@ -234,7 +239,9 @@ pub trait React<E: Event>: Stateful {
 ///     fn on_reply(&self, reply: Result<u64, Rejection>, effects: &mut Effects<Self>) {
 ///         match reply {
 ///             Ok(_balance) => effects.complete(),
-///             Err(_rejection) => drop(effects.compensate()),
+///             Err(_rejection) => {
+///                 effects.compensate();
+///             }
 ///         }
 ///     }
 /// }

@@ -67,7 +67,7 @@ impl Client {
     /// cancel the message.
     ///
     /// # Errors
-    /// As [`send`](Self::send). [`SendError::Unhandled`]: the owner is of a version that cannot delay messages of clients.
+    /// Same as [`send`](Self::send). [`SendError::Unhandled`]: the owner is of a version that cannot delay messages of clients.
     pub async fn cancel<D: Domain>(&self, id: MessageId) -> Result<bool, SendError> {
         cancel(self.clone(), D::NAME, D::SHARDS, D::CODEC, id).await
     }

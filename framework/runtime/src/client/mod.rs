@@ -44,7 +44,7 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 /// lost there.
 ///
 /// ```
-/// # use whizbang::doc_fixtures::*;
+/// # use bank_fixture::*;
 /// # whizbang::derive::block_on(async {
 /// # let node = bank().await;
 /// let client = node.client();
@@ -88,7 +88,7 @@ impl Client {
     /// it is accepted: it is then as durable as its owner's store, or as the broker on the way there.
     ///
     /// # Errors
-    /// As [`send`](Self::send), except that a rejection is not reported.
+    /// Like [`send`](Self::send), except that a rejection is not reported.
     pub fn post<C: Command>(&self, command: C) -> PostCommand<C> {
         PostCommand::new(self.clone(), command)
     }
@@ -120,7 +120,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// As [`send`](Self::send). [`SendError::Unhandled`]: the owner does not declare the event.
+    /// Same as [`send`](Self::send). [`SendError::Unhandled`]: the owner does not declare the event.
     pub fn publish<E: Event>(&self, key: impl Into<String>, event: E) -> PublishEvent {
         let (facts, mut payload) = (MessageFacts::of::<E>(), Vec::new());
         let encoded = encode_verified(&event, facts.codec, &mut payload).map(|_| payload);
@@ -133,7 +133,7 @@ impl Client {
     /// answered before, without a turn, and without an entry in the log. A view may be behind its events.
     ///
     /// # Errors
-    /// As [`send`](Self::send); a query has no effect, so it can always be repeated. [`SendError::Unanswered`] also if the key
+    /// Like [`send`](Self::send); a query has no effect, so it can always be repeated. [`SendError::Unanswered`] also if the key
     /// waits behind a dead letter, and [`SendError::Refused`] or [`SendError::NoOwner`] if its state cannot be loaded.
     pub fn query<Q: Query>(&self, query: Q) -> SendQuery<Q> {
         SendQuery::new(self.clone(), query)
@@ -145,7 +145,7 @@ impl Client {
     /// Layers see encoded messages, so a command to an actor of this process is encoded and decoded, and never runs inline.
     ///
     /// ```
-    /// # use whizbang::doc_fixtures::*;
+    /// # use bank_fixture::*;
     /// # whizbang::derive::block_on(async {
     /// # let node = bank().await;
     /// use whizbang::layer::{Call, Layer, Refusal};

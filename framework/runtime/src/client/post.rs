@@ -22,7 +22,7 @@ use whizbang_core::message::{Command, Domain, MessageId};
 /// [`Client`] describes.
 ///
 /// ```
-/// # use whizbang::doc_fixtures::*;
+/// # use bank_fixture::*;
 /// # whizbang::derive::block_on(async {
 /// # let node = bank().await;
 /// # let client = node.client();
@@ -59,7 +59,7 @@ impl<C: Command> PostCommand<C> {
     /// sent once, at most about a second late.
     ///
     /// ```
-    /// # use whizbang::doc_fixtures::*;
+    /// # use bank_fixture::*;
     /// # whizbang::derive::block_on(async {
     /// # let node = bank().await;
     /// # let client = node.client();
@@ -96,27 +96,27 @@ impl<C: Command> PostCommand<C> {
         }
     }
 
-    /// As [`SendCommand::id`].
+    /// Same as [`SendCommand::id`].
     pub fn id(self, id: MessageId) -> Self {
         self.changed(|unsent| unsent.id(id))
     }
 
-    /// As [`SendCommand::idempotency_key`].
+    /// Same as [`SendCommand::idempotency_key`].
     pub fn idempotency_key(self, key: &str) -> Self {
         self.changed(|unsent| unsent.idempotency_key(key))
     }
 
-    /// As [`SendCommand::header`].
+    /// Same as [`SendCommand::header`].
     pub fn header(self, name: &str, value: &str) -> Self {
         self.changed(|unsent| unsent.header(name, value))
     }
 
-    /// As [`SendCommand::correlation`].
+    /// Same as [`SendCommand::correlation`].
     pub fn correlation(self, correlation: MessageId) -> Self {
         self.changed(|unsent| unsent.correlation(correlation))
     }
 
-    /// As [`SendCommand::traceparent`]. A command that is [sent later](Self::after) continues the trace, too.
+    /// Same as [`SendCommand::traceparent`]. A command that is [sent later](Self::after) continues the trace, too.
     pub fn traceparent(self, traceparent: &str) -> Self {
         self.changed(|unsent| unsent.traceparent(traceparent))
     }
@@ -127,7 +127,7 @@ impl<C: Command> PostCommand<C> {
         self.changed(|unsent| unsent.deadline(deadline))
     }
 
-    /// As [`SendCommand::expires_in`]. The time of a command that is [sent later](Self::after) begins when it is due. Nothing
+    /// Same as [`SendCommand::expires_in`]. The time of a command that is [sent later](Self::after) begins when it is due. Nothing
     /// is reported to the sender: [`Metrics::expired`](crate::Metrics::expired) counts the command at its owner.
     ///
     /// An owner of a version without expiries handles the command at any time. A command that is sent later is refused there
@@ -136,7 +136,7 @@ impl<C: Command> PostCommand<C> {
         self.changed(|unsent| unsent.expires_in(life))
     }
 
-    /// As [`SendCommand::no_retry`].
+    /// Same as [`SendCommand::no_retry`].
     pub fn no_retry(self) -> Self {
         self.changed(SendCommand::no_retry)
     }

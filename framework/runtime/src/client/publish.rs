@@ -122,7 +122,7 @@ impl PublishEvent {
         self.changed(|unsent| unsent.meta.expires_in = Some(life))
     }
 
-    /// As [`SendCommand::no_retry`](super::SendCommand::no_retry).
+    /// Same as [`SendCommand::no_retry`](super::SendCommand::no_retry).
     pub fn no_retry(self) -> Self {
         self.changed(|unsent| unsent.mode = RetryMode::Never)
     }

@@ -21,7 +21,7 @@ use whizbang_core::store::StoreError;
 /// [`Client`] describes. [`Projection`](crate::Projection) and [`Answer`](crate::Answer) have examples.
 ///
 /// ```
-/// # use whizbang::doc_fixtures::*;
+/// # use bank_fixture::*;
 /// # use std::time::Duration;
 /// use whizbang::prelude::*;
 ///
@@ -94,7 +94,7 @@ impl<Q: Query> SendQuery<Q> {
         self.changed(|unsent| unsent.deadline = limit)
     }
 
-    /// As [`SendCommand::no_retry`](super::SendCommand::no_retry).
+    /// Same as [`SendCommand::no_retry`](super::SendCommand::no_retry).
     pub fn no_retry(self) -> Self {
         self.changed(|unsent| unsent.mode = RetryMode::Never)
     }
@@ -103,7 +103,7 @@ impl<Q: Query> SendQuery<Q> {
     /// [`Answer::answer_for`](crate::Answer::answer_for). An invalid header is refused with [`SendError::Header`].
     ///
     /// ```
-    /// # use whizbang::doc_fixtures::*;
+    /// # use bank_fixture::*;
     /// # use whizbang::prelude::*;
     /// use whizbang::layer::Authorize;
     ///
@@ -193,7 +193,7 @@ fn ask_owner(remote: &dyn Remote, envelope: Envelope, wait: Duration) -> BoxFutu
     let sent = remote.send(envelope, wait);
     Box::pin(async move {
         sent.await.map_err(|error| match error {
-            // A query commits nothing, so the error concerns its answer, and another attempt meets it again.
+            // A query commits nothing, so the error concerns its answer, and another attempt has the same result.
             SendError::Unknown { source: StoreError::Io { source, .. }, .. } => {
                 SendError::Unanswered { domain, name, reason: source.to_string() }
             }

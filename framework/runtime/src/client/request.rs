@@ -23,12 +23,12 @@ use whizbang_core::message::{Coded, Command, Domain, Envelope, MessageId};
 
 /// A command for the owner of its domain. Await it for the reply.
 ///
-/// Nothing happens before the first poll. The first poll submits the command: it is handled inline if its actor lives
+/// Nothing happens before the first poll. The first poll submits the command: it is handled inline if its actor runs
 /// on this thread and nothing is queued before it, otherwise it is queued. Dropping the future afterwards does not
 /// cancel the command: it may be handled without its reply being seen. It is retried as [`Client`] describes.
 ///
 /// ```
-/// # use whizbang::doc_fixtures::*;
+/// # use bank_fixture::*;
 /// # whizbang::derive::block_on(async {
 /// # let node = bank().await;
 /// # let client = node.client();
@@ -93,7 +93,7 @@ impl<C: Command> SendCommand<C> {
     }
 
     /// Sets how long to wait for the reply, all attempts together. Default: 30 s if another node must answer. If the
-    /// actor lives in this process, where every accepted command is completed, there is no limit after the actor has
+    /// actor is in this process, where every accepted command is completed, there is no limit after the actor has
     /// received it; until then the command is sent again for 30 s.
     pub fn deadline(self, deadline: Duration) -> Self {
         self.changed(|unsent| unsent.sender.deadline = Some(deadline))
@@ -108,7 +108,7 @@ impl<C: Command> SendCommand<C> {
     /// `ce-expirytime` of the command. With 64 other headers it is refused with [`SendError::Header`].
     ///
     /// ```
-    /// # use whizbang::doc_fixtures::*;
+    /// # use bank_fixture::*;
     /// # whizbang::derive::block_on(async {
     /// # let node = bank().await;
     /// # let client = node.client();
@@ -126,7 +126,7 @@ impl<C: Command> SendCommand<C> {
     /// deadline.
     ///
     /// ```
-    /// # use whizbang::doc_fixtures::*;
+    /// # use bank_fixture::*;
     /// # whizbang::derive::block_on(async {
     /// # let node = bank().await;
     /// # let client = node.client();

@@ -27,7 +27,8 @@ impl Client {
     /// The next occurrence is stored as a time: while the node runs, the monotonic clock measures the wait for it.
     ///
     /// ```
-    /// use whizbang::doc_fixtures::{Account, Bank, Deposit};
+    /// # use bank_fixture as bank;
+    /// use bank::{Account, Bank, Deposit};
     /// use whizbang::prelude::*;
     /// use whizbang::{Cron, Overlap};
     ///
@@ -43,7 +44,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// As [`send`](Self::send). [`SendError::Rejected`] with the code `whizbang.schedule`: the owner cannot use the schedule, for
+    /// Same as [`send`](Self::send). [`SendError::Rejected`] with the code `whizbang.schedule`: the owner cannot use the schedule, for
     /// instance because its program does not know the time zone. [`SendError::Unhandled`]: its program was built without the
     /// feature `schedules`.
     pub async fn schedule<C: Command>(&self, name: &str, cron: Cron, command: C) -> Result<(), SendError> {
@@ -55,7 +56,7 @@ impl Client {
     /// occurrence that waits for an earlier one is not sent.
     ///
     /// # Errors
-    /// As [`schedule`](Self::schedule).
+    /// Same as [`schedule`](Self::schedule).
     pub async fn unschedule<D: Domain>(&self, name: &str) -> Result<bool, SendError> {
         remove(self.clone(), name, D::NAME, D::SHARDS, D::CODEC).await
     }

@@ -71,7 +71,7 @@ struct SeenId {
 enum SmallReply {
     Inline(Codec, u8, [u8; 21]),
     Heap(Codec, Box<[u8]>),
-    /// Only in the store.
+    /// The reply is in the store only.
     Stored,
 }
 
@@ -106,7 +106,7 @@ pub enum Admission {
     Duplicate(Bytes, Codec),
     /// Its id was used with another payload.
     Conflict,
-    /// Not known in memory: look it up in the store.
+    /// An id that is not known in memory: look it up in the store.
     LookUp,
 }
 

@@ -1,7 +1,7 @@
 //! Divergence checks of a subscription: whether the owner's log still matches the dispatched events. Reports of a log that cannot be
 //! read.
 //!
-//! Called by the [subscription](super::subscription). Anyone with access to the broker may send an event; only the
+//! Called by the [subscription](super::subscription). Any client of the broker may send an event; only the
 //! owner's answer decides. A log restored from an older backup reuses positions for other events: reading on would
 //! mix two logs, dropping the events as duplicates would lose them. So the subscription stops until the owner's log
 //! matches again.

@@ -1,7 +1,7 @@
 //! Payload bytes of the messages that wait on one thread: in mailboxes, for a slot, for the end of a back-off.
 //!
 //! Filled by the dispatchers of actors and workers; read by them, by receive windows and by subscriptions before they
-//! admit a message. A bound on the number of messages alone is none on memory: 16,384 messages of 512 KiB are 8 GiB.
+//! admit a message. A bound on the number of messages alone does not bound the memory: 16,384 messages of 512 KiB are 8 GiB.
 
 use std::cell::Cell;
 

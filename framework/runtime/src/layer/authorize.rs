@@ -15,7 +15,8 @@ type Allows = dyn Fn(&str, &Call<'_>) -> bool + Send + Sync;
 /// where messages enter the system, after a login, and let the broker's permissions keep others out.
 ///
 /// ```
-/// use whizbang::doc_fixtures::{Account, Deposit};
+/// # use bank_fixture as bank;
+/// use bank::{Account, Deposit};
 /// use whizbang::layer::Authorize;
 /// use whizbang::prelude::*;
 ///

@@ -113,7 +113,7 @@ impl Call<'_> {
     /// Decodes the message as an `M`; `None` if it is another one. Costs a decoding: the handler gets its own value.
     ///
     /// # Errors
-    /// The message cannot be decoded. Its handler meets the same error.
+    /// The message cannot be decoded. Its handler fails with the same error.
     pub fn message<M: Message>(&self) -> Result<Option<M>, CodecError> {
         if self.is::<M>() { M::decode(self.version, self.codec, self.payload).map(Some) } else { Ok(None) }
     }

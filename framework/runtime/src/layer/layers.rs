@@ -53,7 +53,7 @@ impl Layers {
         Ok(())
     }
 
-    /// As [`before`](Self::before), for a caller that can wait. User code.
+    /// Like [`before`](Self::before), for a caller that can wait. User code.
     pub(crate) async fn before_async(&self, call: &Call<'_>) -> Result<(), Refusal> {
         for (passed, layer) in self.around(call).enumerate() {
             if let Err(refusal) = layer.before_async(call).await {

@@ -37,7 +37,8 @@ use whizbang_core::message::Rejection;
 /// use std::sync::atomic::{AtomicU64, Ordering};
 /// use std::sync::Arc;
 ///
-/// use whizbang::doc_fixtures::{Account, Deposit};
+/// # use bank_fixture as bank;
+/// use bank::{Account, Deposit};
 /// use whizbang::layer::{Call, CallOutcome, Layer, Refusal};
 /// use whizbang::prelude::*;
 ///
@@ -93,7 +94,7 @@ pub trait Layer: Send + Sync + 'static {
         Ok(())
     }
 
-    /// As [`before`](Self::before), around a job and a request of a client, which can wait: for an answer of another system, for a
+    /// Like [`before`](Self::before), around a job and a request of a client, which can wait: for an answer of another system, for a
     /// permit. Default: calls `before`.
     ///
     /// It counts for the time limit of the job and for the deadline of the request. Dropping the request drops the future.

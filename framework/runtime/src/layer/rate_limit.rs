@@ -24,7 +24,8 @@ use whizbang_core::clock::Timestamp;
 /// use std::num::NonZeroU32;
 ///
 /// use whizbang::SendError;
-/// use whizbang::doc_fixtures::{Account, Deposit};
+/// # use bank_fixture as bank;
+/// use bank::{Account, Deposit};
 /// use whizbang::layer::RateLimit;
 /// use whizbang::prelude::*;
 ///

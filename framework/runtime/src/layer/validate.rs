@@ -13,11 +13,12 @@ use whizbang_core::telemetry::shortened;
 /// an invalid event a dead letter.
 ///
 /// ```
+/// # use bank_fixture as bank;
 /// use whizbang::layer::Validate;
 /// use whizbang::prelude::*;
 ///
 /// #[derive(Command, garde::Validate, Serialize, Deserialize)]
-/// #[command(domain = whizbang::doc_fixtures::Bank)]
+/// #[command(domain = bank::Bank)]
 /// struct Rename {
 ///     #[key]
 ///     #[garde(skip)]
@@ -27,7 +28,7 @@ use whizbang_core::telemetry::shortened;
 /// }
 ///
 /// # whizbang::derive::block_on(async {
-/// # let node = whizbang::doc_fixtures::bank().await;
+/// # let node = bank_fixture::bank().await;
 /// let client = node.client().layer(Validate::<Rename>::new());
 /// let invalid = client.send(Rename { account: "ada".into(), owner: String::new() }).await.unwrap_err();
 /// assert_eq!(invalid.rejection().unwrap().code(), Validate::<Rename>::INVALID);

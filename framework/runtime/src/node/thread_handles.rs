@@ -118,7 +118,7 @@ impl<T: NodeThread> ThreadHandles<T> {
         self.threads.get(thread).is_some_and(|handle| handle.sender.send(job).is_ok())
     }
 
-    /// As [`run`](Self::run), for callers, whose number and payloads are not bounded otherwise. Returns `false` if
+    /// Like [`run`](Self::run), for callers, whose number and payloads are not bounded otherwise. Returns `false` if
     /// the bound of queued callers or bytes is reached.
     pub(in crate::node) fn run_bounded(
         &self,

@@ -57,7 +57,7 @@ use whizbang_core::store::{Statement, View};
 /// a separate thread; events and queries of this projection wait for it, actors do not.
 ///
 /// ```
-/// # use whizbang::doc_fixtures::{Bank, Account, Deposit, Deposited};
+/// # use bank_fixture::{Bank, Account, Deposit, Deposited};
 /// use std::collections::BTreeMap;
 /// use whizbang::prelude::*;
 ///
@@ -138,7 +138,8 @@ pub fn saved<P: Projection>(view: &View) -> Option<P> {
 /// Projects an event into the view. [`Projection`] has the complete program.
 ///
 /// ```
-/// use whizbang::doc_fixtures::Deposited;
+/// # use bank_fixture as bank;
+/// use bank::Deposited;
 /// use whizbang::prelude::*;
 ///
 /// #[derive(Projection, Default, Serialize, Deserialize)]
@@ -163,7 +164,7 @@ pub fn saved<P: Projection>(view: &View) -> Option<P> {
 )]
 pub trait Project<E: Event>: Projection {
     /// Changes the view by `event`. Called once for each event, in the order of its shard. The view and its
-    /// checkpoint are saved atomically, so an event that is projected again after a restart meets a view without it.
+    /// checkpoint are saved atomically, so an event that is projected again after a restart is applied to a view without it.
     fn project(&mut self, event: &E, about: &EventContext);
 
     /// Returns statements that write the event to tables of the same database. Called after [`project`](Self::project). The
@@ -184,7 +185,8 @@ pub trait Project<E: Event>: Projection {
     /// projection waits, and health says so.
     ///
     /// ```
-    /// use whizbang::doc_fixtures::Deposited;
+    /// # use bank_fixture as bank;
+    /// use bank::Deposited;
     /// use whizbang::prelude::*;
     /// use whizbang::store::Statement;
     ///

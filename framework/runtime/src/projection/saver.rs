@@ -2,7 +2,7 @@
 //!
 //! Called after each renewal of the node's lease. All nodes compute the saver from the members that they see. If they
 //! disagree for a moment, the view's epoch decides: the store rejects a save of an earlier saver, and that node continues
-//! without saving. A view is derived from the events, so nothing depends on who saves it or how often it moves;
+//! without saving. A view is derived from the events, so nothing depends on which node saves it or how often that changes;
 //! for that reason a saver needs no lease of its own.
 
 use whizbang_core::store::Epoch;

@@ -1,6 +1,6 @@
 //! Relay: moves committed messages on, outbox entries to their destination and events to their subscribers.
 //!
-//! Woken by commits; its tasks run in the node's `background` and `publisher` modules. Reads the
+//! Woken by commits. The loops that use it are in the folder `relay` of the node. Reads the
 //! [store](whizbang_core::store), passes messages to receive windows and subscriptions of this node and to the
 //! [bridge](whizbang_core::bridge). An outbox entry stays until its *destination* has committed it; a broker's acknowledgment
 //! does not count.

@@ -16,7 +16,7 @@ pub trait ActorEndpoint {
     /// Delivers a message to the actor with the envelope's key, activating it if necessary.
     fn deliver(&self, delivery: Delivery);
 
-    /// As [`deliver`](Self::deliver), for a message that waits in a stream of the broker and has no waiting caller. An endpoint
+    /// Like [`deliver`](Self::deliver), for a message that waits in a stream of the broker and has no waiting caller. An endpoint
     /// whose messages may wait for long refuses it as busy, and the broker keeps it.
     fn deliver_post(&self, delivery: Delivery) {
         self.deliver(delivery);

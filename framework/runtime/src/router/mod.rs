@@ -1,4 +1,4 @@
-//! Router: finds the endpoint of a message, and defines what its sender is told.
+//! Router: finds the endpoint of a message, and defines the outcomes that its sender gets.
 //!
 //! Called by the client, the inbox and the relay; calls the endpoints that actors install. The endpoints are fixed when
 //! the node starts, so routing takes no lock. Only the [open shards](OpenShards) change.

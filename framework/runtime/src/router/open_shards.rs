@@ -38,7 +38,7 @@ impl OpenShards {
         self.has(&shard.domain, shard.shard)
     }
 
-    /// As [`is_open`](Self::is_open), for the shard of a key.
+    /// Like [`is_open`](Self::is_open), for the shard of a key.
     pub(crate) fn is_open_for(&self, domain: &str, shards: u16, key: &str) -> bool {
         !self.is_shared || self.has(domain, shard_of(key, shards))
     }

@@ -14,7 +14,8 @@ use whizbang_core::message::{Command, Document, Domain, MessageFacts};
 /// A saga leads a flow through several services and undoes it if a step is rejected:
 ///
 /// ```
-/// use whizbang::doc_fixtures::{Bank, Deposit, Deposited};
+/// # use bank_fixture as bank;
+/// use bank::{Bank, Deposit, Deposited};
 /// use whizbang::prelude::*;
 ///
 /// #[derive(Command, Serialize, Deserialize)]
@@ -49,7 +50,8 @@ pub trait Saga: Stateful {}
 /// ```
 /// use std::time::Duration;
 ///
-/// use whizbang::doc_fixtures::{Bank, Deposited};
+/// # use bank_fixture as bank;
+/// use bank::{Bank, Deposited};
 /// use whizbang::prelude::*;
 ///
 /// #[derive(Document, Serialize, Deserialize)]
@@ -129,7 +131,8 @@ impl<A: Stateful> Effects<A> {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use whizbang::doc_fixtures::{Bank, Deposited};
+    /// # use bank_fixture as bank;
+    /// use bank::{Bank, Deposited};
     /// use whizbang::prelude::*;
     ///
     /// #[derive(Document, Serialize, Deserialize)]
@@ -163,7 +166,7 @@ impl<A: Stateful> Effects<A> {
         self.start_timer(Some(name), timer, self.requested.after(after));
     }
 
-    /// As [`set_named_timer`](Self::set_named_timer), for a time of the wall clock as [`set_timer_at`](Self::set_timer_at).
+    /// Like [`set_named_timer`](Self::set_named_timer), for a time of the wall clock as [`set_timer_at`](Self::set_timer_at).
     pub fn set_named_timer_at<T: Document>(&mut self, name: &str, timer: &T, due: Timestamp)
     where
         A: OnTimer<T>,

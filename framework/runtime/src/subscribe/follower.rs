@@ -41,7 +41,7 @@ type Opening = BoxFuture<'static, Result<Option<Watch>, BridgeError>>;
 
 /// The condition of the watch of the domain.
 enum Watching {
-    /// Not requested yet, or to be requested again at that time.
+    /// The watch is not requested yet, or is requested again at that time.
     Closed(Option<Instant>),
     Opening(Opening),
     /// `None` if the bridge reports nothing.

@@ -39,7 +39,7 @@ use whizbang_core::message::{Domain, Envelope, Event, Message, Name};
 /// Dropping the stream ends it. It needs a tokio runtime with a timer.
 ///
 /// ```
-/// # use whizbang::doc_fixtures::{Account, Deposit, Deposited};
+/// # use bank_fixture::{Account, Deposit, Deposited};
 /// use whizbang::prelude::*;
 ///
 /// # whizbang::derive::block_on(async {

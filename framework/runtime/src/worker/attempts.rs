@@ -1,7 +1,7 @@
 //! Attempt log: records each attempt of a job during a simulation: its message, whether its effect was done, and its
 //! end.
 //!
-//! Enabled by the [simulated cluster](whizbang_testing::sim), which runs on one thread; called where a job calls user
+//! Enabled by the simulated cluster of `whizbang-testing`, which runs on one thread; called where a job calls user
 //! code. Compiled only with the feature `testing`.
 
 use std::cell::RefCell;

@@ -81,7 +81,8 @@ pub trait PerformBatch<C: Command>: Worker {
 /// The events of a call come from any number of actors, in the order in which they have arrived.
 ///
 /// ```
-/// use whizbang::doc_fixtures::{Bank, Deposited};
+/// # use bank_fixture as bank;
+/// use bank::{Bank, Deposited};
 /// use whizbang::prelude::*;
 ///
 /// #[derive(Worker)]
@@ -107,7 +108,7 @@ pub trait OnEventBatch<E: Event>: Worker {
     /// wait with `.await`, never block.
     ///
     /// # Errors
-    /// As [`PerformBatch::perform_batch`].
+    /// Same as [`PerformBatch::perform_batch`].
     fn on_event_batch(
         &self,
         batch: Vec<(E, Job)>,

@@ -73,7 +73,7 @@ pub(super) enum Turn {
     Begin,
     /// It may be recorded.
     Record,
-    /// Neither, until it is woken.
+    /// The message waits until it is woken.
     Wait,
 }
 

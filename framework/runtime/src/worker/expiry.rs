@@ -51,7 +51,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         self.dead_letter(log, ledger, envelope, arrival, &failure, 0).await
     }
 
-    /// As [`expire`](Self::expire), for a deferred job.
+    /// Like [`expire`](Self::expire), for a deferred job.
     pub(super) async fn expire_deferred(self: &Rc<Self>, log: &JobLog, ledger: &RefCell<Ledger>, envelope: &Envelope) {
         match self.expired(envelope) {
             Ok(done) => self.done_deferred(log, ledger, envelope, &done, 0).await,

@@ -125,7 +125,8 @@ pub fn stream_of(shard: Shard) -> String {
 /// A job [sends](Self::send) messages that leave in the commit that marks it as done:
 ///
 /// ```
-/// use whizbang::doc_fixtures::{Account, Bank, Deposit};
+/// # use bank_fixture as bank;
+/// use bank::{Account, Bank, Deposit};
 /// use whizbang::prelude::*;
 ///
 /// #[derive(Domain)]
@@ -182,7 +183,8 @@ impl Job {
     /// nowhere; [`sent`](Self::sent) returns it.
     ///
     /// ```
-    /// use whizbang::doc_fixtures::Deposit;
+    /// # use bank_fixture as bank;
+    /// use bank::Deposit;
     /// use whizbang::message::MessageId;
     /// use whizbang::prelude::*;
     ///
@@ -240,7 +242,7 @@ impl Job {
     /// Queries a view. Await the returned future for the answer. A query is sent at once, and again by each attempt.
     ///
     /// # Errors
-    /// As [`Client::query`](crate::Client::query); `?` retries the job.
+    /// Like [`Client::query`](crate::Client::query); `?` retries the job.
     pub fn query<Q: Query>(&self, query: Q) -> SendQuery<Q> {
         self.outbox.client().query(query)
     }
@@ -374,7 +376,8 @@ pub trait Perform<C: Command>: Worker {
 /// Handles an event. [`Worker`] has a program with a node.
 ///
 /// ```
-/// use whizbang::doc_fixtures::{Bank, Deposited};
+/// # use bank_fixture as bank;
+/// use bank::{Bank, Deposited};
 /// use whizbang::prelude::*;
 ///
 /// #[derive(Worker)]
@@ -405,7 +408,8 @@ pub trait OnEvent<E: Event>: Worker {
 /// [`Job::key`] is the key of the job that sent the command, and [`Job::replied_command`] the id of the command.
 ///
 /// ```
-/// use whizbang::doc_fixtures::{Bank, Deposit};
+/// # use bank_fixture as bank;
+/// use bank::{Bank, Deposit};
 /// use whizbang::prelude::*;
 ///
 /// #[derive(Domain)]

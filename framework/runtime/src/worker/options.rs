@@ -235,8 +235,7 @@ impl WorkerOptions {
     /// Makes a dead letter of a command that has [expired](crate::client::SendCommand::expires_in) before its job began. Default: it
     /// is rejected with [`Rejection::EXPIRED`](whizbang_core::message::Rejection::EXPIRED).
     ///
-    /// An operator who redrives the dead letter runs the job; one who discards it answers the sender. Until then the sender
-    /// has no reply.
+    /// Redriving the dead letter runs the job, discarding it answers the sender. Until then the sender has no reply.
     pub fn dead_letter_expired(mut self) -> Self {
         self.keeps_expired = true;
         self

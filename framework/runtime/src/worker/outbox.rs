@@ -333,7 +333,8 @@ impl std::fmt::Debug for JobOutbox {
 /// ```
 /// use std::time::Duration;
 ///
-/// use whizbang::doc_fixtures::{Bank, Deposit};
+/// # use bank_fixture as bank;
+/// use bank::{Bank, Deposit};
 /// use whizbang::prelude::*;
 ///
 /// #[derive(Command, Serialize, Deserialize)]

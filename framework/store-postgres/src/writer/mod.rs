@@ -69,7 +69,7 @@ pub(crate) struct Writer {
     work: Condvar,
     /// The connection. Its lock is the permission to write, so groups are written in their order.
     line: Mutex<Line>,
-    /// Why nothing is committed now.
+    /// The reason for which nothing is committed now.
     issue: Mutex<Option<StoreError>>,
     /// The last commit took longer than [`SLOW_COMMIT`]: threads of actors do not wait for one.
     slow: AtomicBool,
@@ -234,7 +234,7 @@ impl Writer {
     }
 
     /// Writes the next group on the calling thread, or leaves it to the writer's thread, which then is woken. Returns after
-    /// [`SLOW_COMMIT`] at the latest. The commit then goes on, and the writer's thread reports it.
+    /// [`SLOW_COMMIT`] at the latest. The commit then continues, and the writer's thread reports it.
     pub(crate) fn write_here(&self) {
         let mut left = true;
         // Another thread that holds the lock may have taken its group before the caller's row was in it.

@@ -93,7 +93,7 @@ impl Writer {
         self.fail(&Failure::new(text).store(COMMITTING));
     }
 
-    /// Nothing that was appended will be committed: all shards have to be opened again.
+    /// The appended turns will not be committed: all shards have to be opened again.
     pub(super) fn fail(&self, error: &StoreError) {
         tracing::error!(target: crate::TARGET, error = %error_chain(error), "commits failed: the shards must be opened again");
         // First the shards: what they append behind this would be written with a gap before it.

@@ -26,7 +26,7 @@ pub struct NoCommand;
 /// One aggregate or saga under test.
 ///
 /// ```
-/// # use whizbang::doc_fixtures::*;
+/// # use bank_fixture::*;
 /// use whizbang::testing::Scenario;
 ///
 /// Scenario::<Account>::new()
@@ -87,7 +87,9 @@ pub struct NoCommand;
 ///     fn on_reply(&self, reply: Result<(), Rejection>, effects: &mut Effects<Self>) {
 ///         match reply {
 ///             Ok(()) => effects.complete(),
-///             Err(_) => drop(effects.compensate()),
+///             Err(_) => {
+///                 effects.compensate();
+///             }
 ///         }
 ///     }
 /// }
@@ -195,7 +197,7 @@ impl<A: Stateful, C> Scenario<A, C> {
     /// Delivers an event that the actor with the same key recorded.
     ///
     /// # Panics
-    /// As [`on_from`](Self::on_from).
+    /// Same as [`on_from`](Self::on_from).
     #[track_caller]
     pub fn on<E: Event>(self, event: E) -> Self
     where

@@ -98,7 +98,7 @@ impl ActorCoverage {
     /// Restrict it to one phase of a saga with [`while_open`](CoveragePath::while_open) and its siblings.
     ///
     /// ```
-    /// # use whizbang::doc_fixtures::*;
+    /// # use bank_fixture::*;
     /// use whizbang::testing::Sim;
     ///
     /// let run = Sim::new(7).service("bank", |node| node.aggregate::<Account>()).run(async |world| {
@@ -256,7 +256,7 @@ fn full_name<M: Message>() -> String {
 /// A path: one kind of message to one actor type, counted over all runs.
 ///
 /// ```
-/// # use whizbang::doc_fixtures::*;
+/// # use bank_fixture::*;
 /// use whizbang::testing::Sim;
 ///
 /// let run = Sim::new(7).service("bank", |node| node.aggregate::<Account>()).run(async |world| {

@@ -146,7 +146,7 @@ impl Backend {
         }
     }
 
-    /// As [`Store::open`].
+    /// Same as [`Store::open`].
     pub(super) async fn open(
         &self,
         id: &ShardId,
@@ -156,32 +156,32 @@ impl Backend {
         self.store()?.open(id, shards, listener).await
     }
 
-    /// As [`Store::read`].
+    /// Same as [`Store::read`].
     pub(super) async fn read(&self, shard: &ShardId) -> Result<Option<Arc<dyn ShardReader>>, StoreError> {
         self.store()?.read(shard).await
     }
 
-    /// As [`Store::view`].
+    /// Same as [`Store::view`].
     pub(super) async fn view(&self, projection: &Name) -> Result<Option<View>, StoreError> {
         self.store()?.view(projection).await
     }
 
-    /// As [`Store::claim_view`].
+    /// Same as [`Store::claim_view`].
     pub(super) async fn claim_view(&self, projection: &Name) -> Result<Epoch, StoreError> {
         self.store()?.claim_view(projection).await
     }
 
-    /// As [`Store::save_view`].
+    /// Same as [`Store::save_view`].
     pub(super) async fn save_view(&self, projection: &Name, epoch: Epoch, view: View) -> Result<(), StoreError> {
         self.store()?.save_view(projection, epoch, view).await
     }
 
-    /// As [`Store::catalog`].
+    /// Same as [`Store::catalog`].
     pub(super) async fn catalog(&self) -> Result<Option<Catalog>, StoreError> {
         self.store()?.catalog().await
     }
 
-    /// As [`Store::replace_catalog`].
+    /// Same as [`Store::replace_catalog`].
     pub(super) async fn replace_catalog(
         &self,
         expected: Option<Catalog>,
@@ -190,12 +190,12 @@ impl Backend {
         self.store()?.replace_catalog(expected, entries).await
     }
 
-    /// As [`Store::identity`].
+    /// Same as [`Store::identity`].
     pub(super) async fn identity(&self) -> Result<Option<StoreIdentity>, StoreError> {
         self.store()?.identity().await
     }
 
-    /// As [`Store::replace_identity`].
+    /// Same as [`Store::replace_identity`].
     pub(super) async fn replace_identity(
         &self,
         expected: StoreIdentity,

@@ -23,7 +23,7 @@ const FUTURE_ID_BACKOFF: Duration = Duration::from_secs(5);
 /// [`client_retries`](Self::client_retries) is set.
 ///
 /// ```
-/// # use whizbang::doc_fixtures::*;
+/// # use bank_fixture::*;
 /// use whizbang::testing::Sim;
 ///
 /// let run = Sim::new(7).service("bank", |node| node.aggregate::<Account>()).run(async |world| {
@@ -57,7 +57,7 @@ pub struct Call<'a, C> {
 pub(super) enum AttemptMode {
     /// One: the checks know the effect of each.
     Once,
-    /// As many as the client makes by itself.
+    /// The attempts that the client makes by itself.
     ClientRetries,
 }
 
@@ -164,7 +164,7 @@ impl<'a, C: Command> IntoFuture for Call<'a, C> {
 /// A command sent without waiting for a reply. Await it until it is accepted.
 ///
 /// ```
-/// # use whizbang::doc_fixtures::*;
+/// # use bank_fixture::*;
 /// use whizbang::testing::Sim;
 ///
 /// let run = Sim::new(7).service("bank", |node| node.aggregate::<Account>()).run(async |world| {
@@ -206,7 +206,7 @@ impl<C: Command> Post<'_, C> {
         Self(self.0.retrying())
     }
 
-    /// As [`Call::client_retries`].
+    /// Same as [`Call::client_retries`].
     pub fn client_retries(self) -> Self {
         Self(self.0.client_retries())
     }
@@ -264,7 +264,7 @@ impl World {
     /// Sends a command with an optional id, idempotency key and deadline. Await it for the reply to one attempt.
     ///
     /// ```
-    /// # use whizbang::doc_fixtures::*;
+    /// # use bank_fixture::*;
     /// use whizbang::testing::Sim;
     ///
     /// let run = Sim::new(7).service("bank", |node| node.aggregate::<Account>()).run(async |world| {

@@ -163,7 +163,7 @@ struct ArmedFault {
     client_fault: ClientFault,
     /// The number of commands that it still applies to.
     left: u8,
-    /// The counter of the fault: it has fired once a command met it.
+    /// The counter of the fault: it has fired once a command was affected.
     count: Count,
 }
 
@@ -192,7 +192,7 @@ pub(super) struct Clients {
     posts: RefCell<Vec<Post>>,
     /// The attempts of each command by its id.
     attempts: RefCell<BTreeMap<MessageId, Attempts>>,
-    /// The faults that have not met enough commands yet.
+    /// The faults that have not affected enough commands yet.
     armed: RefCell<Vec<ArmedFault>>,
     /// Commands whose ids are reused after their reply.
     reuses: RefCell<BTreeMap<MessageId, Count>>,

@@ -35,7 +35,7 @@ type StepsRule<T> = Rc<dyn Fn(&World, &[T]) -> Result<(), String>>;
 /// A property test of a flow that spans several services.
 ///
 /// ```
-/// # use whizbang::doc_fixtures::*;
+/// # use bank_fixture::*;
 /// use whizbang::testing::{Flow, Sim, World};
 ///
 /// let bank = |sim: Sim| sim.service("bank", |node| node.aggregate::<Account>());
@@ -130,7 +130,7 @@ where
 
     /// Adds a rule that must hold after every commit. It receives all steps of the case: a simple model of the business.
     ///
-    /// As [`Sim::always`](super::Sim::always): return the reason of the violation. The rule is called after every
+    /// Like [`Sim::always`](super::Sim::always): return the reason of the violation. The rule is called after every
     /// commit and in every attempt of shrinking, so it should read little.
     pub fn always(mut self, rule: impl Fn(&World, &[T]) -> Result<(), String> + 'static) -> Self {
         self.always.push(Rc::new(rule));
@@ -227,7 +227,7 @@ where
         self
     }
 
-    /// Neither reads nor writes a regressions file: for flows that contain a bug on purpose.
+    /// Disables the regressions file: for flows that contain a bug on purpose.
     ///
     /// A failing case is still shrunk and printed.
     pub fn no_regressions(mut self) -> Self {

@@ -131,7 +131,7 @@ impl SimLink {
         self.is_attached() && self.in_flight.load(Ordering::Relaxed) > 0
     }
 
-    /// Decrements a counter of things in flight and wakes those who wait for zero.
+    /// Decrements a counter of things in flight and wakes the tasks that wait for zero.
     pub(super) fn decrement(&self, counter: &AtomicUsize) {
         counter.fetch_sub(1, Ordering::Relaxed);
         self.decremented.notify_waiters();

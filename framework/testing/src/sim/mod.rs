@@ -123,7 +123,7 @@ const SCENARIO_LIMIT: Duration = Duration::from_secs(3600);
 /// A description of a simulated cluster.
 ///
 /// ```
-/// # use whizbang::doc_fixtures::*;
+/// # use bank_fixture::*;
 /// use whizbang::testing::{Sim, FaultProfile};
 ///
 /// let run = Sim::new(7)
@@ -298,7 +298,7 @@ impl Sim {
     /// in the function that describes the cluster, once per run, and pass it to the worker that calls the fake.
     ///
     /// ```
-    /// # use whizbang::doc_fixtures::*;
+    /// # use bank_fixture::*;
     /// use whizbang::testing::Sim;
     ///
     /// let (one, same, other) = (Sim::new(7).random("bank"), Sim::new(7).random("bank"), Sim::new(8).random("bank"));

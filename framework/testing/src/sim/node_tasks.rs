@@ -1,6 +1,6 @@
 //! The tasks of one simulated process, which can be paused and ended as a whole.
 //!
-//! Used for the nodes of services with [several nodes](super::Sim::nodes). A pause is that of SIGSTOP: virtual time goes on, and
+//! Used for the nodes of services with [several nodes](super::Sim::nodes). A pause is that of SIGSTOP: virtual time continues, and
 //! no task of the process is polled. An end is that of SIGKILL: all tasks are dropped at once.
 //!
 //! A process has a number, so that a store or a broker that is called knows which node calls. The number is set while the
@@ -114,7 +114,7 @@ impl NodeTasks {
     }
 }
 
-/// Starts or ends the tasks outside of all processes, which go on while a process is paused.
+/// Starts or ends the tasks outside of all processes, which continue while a process is paused.
 pub(super) fn set_outside(outside: Option<Rc<NodeTasks>>) {
     if let Some(before) = OUTSIDE.replace(outside) {
         before.end();

@@ -133,7 +133,7 @@ impl OwnershipRules {
         }
     }
 
-    /// Reports a violation. The run goes on, and fails at its end with the first one.
+    /// Reports a violation. The run continues, and fails at its end with the first one.
     fn violated(&self, what: &str) {
         self.step_log.report(format!("ownership: {}: {what}", self.service));
     }

@@ -15,7 +15,7 @@ pub(super) struct PendingAppends {
     pub(super) pending: VecDeque<PendingAppend>,
     /// The last ticket.
     pub(super) last: Ticket,
-    /// Nothing more is accepted.
+    /// Further appends are rejected.
     pub(super) closed: bool,
 }
 

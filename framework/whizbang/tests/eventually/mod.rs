@@ -16,7 +16,7 @@ pub fn eventually(holds: impl AsyncFnMut() -> bool) -> impl Future<Output = ()> 
     eventually_within(60, holds)
 }
 
-/// As [`eventually`], at most the given number of seconds.
+/// Like [`eventually`], at most the given number of seconds.
 #[track_caller]
 pub fn eventually_within(seconds: u64, mut holds: impl AsyncFnMut() -> bool) -> impl Future<Output = ()> {
     let caller = Location::caller();

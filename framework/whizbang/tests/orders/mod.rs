@@ -192,7 +192,9 @@ impl Handle<Finish> for Order {
     fn handle(&self, finish: Finish, effects: &mut Effects<Self>) -> Result<(), Rejection> {
         match finish.how {
             How::Complete => effects.complete(),
-            How::Compensate => drop(effects.compensate()),
+            How::Compensate => {
+                effects.compensate();
+            }
             How::CompensateThenComplete => {
                 effects.compensate();
                 effects.complete();

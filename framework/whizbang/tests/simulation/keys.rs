@@ -101,7 +101,7 @@ fn node_on_an_empty_store_is_refused_and_changes_nothing() {
             world.kill(0);
             world.inject(&Fault::SecondNode { service: 0 }).await;
             world.restart(0).await;
-            assert_eq!(world.send(deposit("ada", 5)).await.unwrap(), 75, "the service itself goes on");
+            assert_eq!(world.send(deposit("ada", 5)).await.unwrap(), 75, "the service itself continues");
             assert_eq!(world.sent::<Deposit>().len(), 2);
         },
     ));

@@ -1,4 +1,4 @@
-//! A singleton of a service with three nodes, under all faults: no run goes on after a later one has begun.
+//! A singleton of a service with three nodes, under all faults: no run continues after a later one has begun.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -47,7 +47,7 @@ use whizbang_core::store::Epoch;
 ///
 /// Two services in one process:
 /// ```
-/// # use whizbang::doc_fixtures::*;
+/// # use bank_fixture::*;
 /// use whizbang::bridge::loopback::LoopbackHub;
 /// use whizbang::prelude::*;
 ///
@@ -260,7 +260,7 @@ impl Bridge for LoopbackBridge {
     }
 
     fn durability(&self) -> String {
-        "loopback: messages live in this process only; lost messages are sent again from the logs".to_owned()
+        "loopback: messages exist in this process only; lost messages are sent again from the logs".to_owned()
     }
 
     fn detach(&self) -> BoxFuture<'_, Result<(), BridgeError>> {

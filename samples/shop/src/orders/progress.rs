@@ -14,9 +14,9 @@ pub struct AskProgress;
 pub struct Counts {
     /// Orders placed.
     pub placed: u64,
-    /// Of these, confirmed.
+    /// The number of confirmed ones among these.
     pub confirmed: u64,
-    /// Of these, cancelled.
+    /// The number of cancelled ones among these.
     pub cancelled: u64,
 }
 

@@ -79,7 +79,7 @@ impl Habits {
     }
 }
 
-/// Why the provider does not do what it is asked.
+/// The reason for which the provider refuses a request.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProviderError {
     /// It does not want to, and never will.

@@ -43,9 +43,9 @@ pub struct Report {
 pub struct OrderCounts {
     /// Placed.
     pub placed: u64,
-    /// Of these, confirmed.
+    /// The number of confirmed ones among these.
     pub confirmed: u64,
-    /// Of these, cancelled.
+    /// The number of cancelled ones among these.
     pub cancelled: u64,
     /// The rest.
     pub open: u64,

@@ -1,9 +1,9 @@
-//! A hostile client beside honest nodes.
+//! A hostile client beside other nodes.
 //!
 //! Any client with access to the broker can publish to every address. The promise is not that forgeries are recognized as
-//! such: it is that honest nodes get the same results as without them, at about the same speed.
+//! such: it is that other nodes get the same results as without them, at about the same speed.
 //!
-//! The cases run an exchange between two honest nodes twice, undisturbed and under attack, and compare the results.
+//! The cases run an exchange between two other nodes twice, undisturbed and under attack, and compare the results.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -29,10 +29,10 @@ const CLAIM_INTERVAL: usize = 20;
 /// The number of invalid packets in a flood.
 const FLOOD: usize = 3000;
 
-/// The results of honest nodes: routes and sequences of commands and events, and the responses.
+/// The results of other nodes: routes and sequences of commands and events, and the responses.
 type Results = (BTreeSet<(String, u64)>, BTreeSet<(String, u64)>, Vec<Response>);
 
-/// Returns a domain of the honest nodes, which the forgeries name.
+/// Returns a domain of the attacked nodes, which the forgeries name.
 fn target(domain: &'static str) -> Target {
     Target {
         domain: named(domain),
@@ -57,20 +57,20 @@ async fn exchange(bank: &TestNode, shop: &TestNode, numbers: RangeInclusive<u64>
         let request = Request::Command(external_command(&of("bank"), number - before));
         responses.push(shop.bridge.request(request, Duration::from_secs(20)).await.expect("is answered"));
     }
-    let honest = |received: &[Envelope]| -> BTreeSet<(String, u64)> {
-        let honest: Vec<_> = received.iter().filter(|envelope| !Hostile::is_forged(envelope)).cloned().collect();
-        let later = effects(&honest).into_iter().filter(|(_, number)| *number > before);
+    let genuine = |received: &[Envelope]| -> BTreeSet<(String, u64)> {
+        let genuine: Vec<_> = received.iter().filter(|envelope| !Hostile::is_forged(envelope)).cloned().collect();
+        let later = effects(&genuine).into_iter().filter(|(_, number)| *number > before);
         later.map(|(way, number)| (way, number - before)).collect()
     };
     shop.wait_until("all that was sent", |received| {
-        honest(&received.direct).len() == count && honest(&received.events).len() == count
+        genuine(&received.direct).len() == count && genuine(&received.events).len() == count
     })
     .await;
-    let (sent, recorded) = shop.inspect(|received| (honest(&received.direct), honest(&received.events)));
+    let (sent, recorded) = shop.inspect(|received| (genuine(&received.direct), genuine(&received.events)));
     (sent, recorded, responses)
 }
 
-/// Starts the two honest nodes: a bank that answers commands with their payload, and a shop that subscribes to it.
+/// Starts the two other nodes: a bank that answers commands with their payload, and a shop that subscribes to it.
 async fn start(fixture: &dyn Fixture) -> (TestNode, TestNode) {
     let responder = |request: Request| -> BoxFuture<'static, Response> {
         let Request::Command(envelope) = request else {
@@ -109,8 +109,8 @@ fn observe(hostile: &mut Hostile, numbers: RangeInclusive<u64>) {
     }
 }
 
-/// A client publishes malformed, contradictory, oversize and false packets to every address, and replays packets of honest nodes,
-/// unchanged and changed: the results of honest nodes stay the same, and no node loses its claim.
+/// A client publishes malformed, contradictory, oversize and false packets to every address, and replays packets of other nodes,
+/// unchanged and changed: the results of other nodes stay the same, and no node loses its claim.
 ///
 /// The forgeries come from a fixed seed, so a failure can be repeated. The attack lasts as long as the exchange. The case also
 /// fails if a kind of forgery is missing or if nothing was refused: the attack would then test nothing.

@@ -1,4 +1,4 @@
-//! The packets of honest nodes that a hostile client has observed, and the forgeries that it derives from them.
+//! The packets of other nodes that a hostile client has observed, and the forgeries that it derives from them.
 //!
 //! Used by the [hostile client](super). Every client of a broker without permissions can read all packets. A packet must be
 //! observed only after its receivers have handled it: a changed copy that arrives first cannot be told from the original.

@@ -63,7 +63,7 @@ pub async fn lone_turn_is_durable_if_reported_committed(fixture: &impl Fixture) 
     assert!(payloads.eq((0..200u64).map(|turn| turn.to_string().into_bytes())));
 }
 
-/// So that one number describes the progress of all shards of a listener.
+/// One number describes the progress of all shards of a listener.
 ///
 /// A node waits for the commits of many shards with one listener and one queue of replies, ordered by ticket.
 pub async fn shards_with_one_listener_share_ticket_sequence(fixture: &impl Fixture) {

@@ -213,7 +213,7 @@ pub async fn pending_append_of_expired_owner_is_found_or_refused(fixture: &impl 
     old.check_takeover(&pending, &mut young).await;
 }
 
-/// Of two shards that are written together, only the one that was taken is fenced; the other continues.
+/// Two shards are written together: only the one that was taken is fenced, the other continues.
 ///
 /// Stores write several shards in one batch or transaction. A store that fails the whole batch would stop a node that
 /// has lost one shard of many.
@@ -261,7 +261,7 @@ pub async fn fenced_shard_does_not_stop_the_others(fixture: &impl SharedFixture)
     }
 }
 
-/// Nothing that an owner stores beside turns survives its loss of the shard.
+/// The parts that an owner stores beside turns do not survive its loss of the shard.
 ///
 /// A late snapshot could describe turns that the next owner never had.
 pub async fn fenced_owner_leaves_snapshots_and_watermarks_alone(fixture: &impl SharedFixture) {
@@ -367,7 +367,7 @@ pub async fn member_reopens_its_shard(fixture: &impl SharedFixture) {
 
 /// A member that never renewed a lease, or whose lease has expired, opens nothing, not even its own shards.
 ///
-/// A node that believes in a lease that has expired must learn of it before it handles a message.
+/// A node that has not noticed that its lease expired must learn of it before it handles a message.
 pub async fn member_without_a_lease_opens_nothing(fixture: &impl SharedFixture) {
     let (one, other) = two(fixture).await;
     let (bank, free) = (shard("bank", 0), shard("bank", 1));
@@ -382,7 +382,7 @@ pub async fn member_without_a_lease_opens_nothing(fixture: &impl SharedFixture) 
     assert!(open(&one, ADA, &free).await.is_some());
 }
 
-/// Of two members that open a free shard at the same time, exactly one gets it.
+/// Two members open a free shard at the same time: exactly one gets it.
 ///
 /// All nodes notice an expired owner at about the same time, so this race is the rule and not the exception.
 pub async fn one_of_two_simultaneous_openings_wins(fixture: &impl SharedFixture) {

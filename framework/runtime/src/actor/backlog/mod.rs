@@ -6,7 +6,7 @@
 //! stream of its own, one for each actor type in a shard, because the key's stream may be unreadable. A message leaves it when
 //! the turn that handles it is committed. If the process ends in between, the key's own dedup state drops it.
 //!
-//! Called by the [actor](crate::instance). Calls the dispatcher of its type with one message of a key at a time, in
+//! Called by the [actor](super::instance). Calls the dispatcher of its type with one message of a key at a time, in
 //! order. Keeps at most [`MAX_DEFERRED`] messages in memory; more of a key are [only in the log](over_limit).
 //!
 //! Why the generation: a read or a back-off may outlive a failed commit. It must not change the queues that were loaded again.

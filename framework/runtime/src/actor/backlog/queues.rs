@@ -67,7 +67,7 @@ pub(super) struct Spilled {
 /// The progress of the first message of a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum HeadState {
-    /// Not started.
+    /// The message is not started.
     #[default]
     Idle,
     /// On its way to its actor, or being handled.

@@ -1,4 +1,4 @@
-//! Configuration from environment variables: the keys, their units and ranges.
+//! Configuration from environment variables: the keys, their units and ranges. The keys of a file have the same ranges.
 //!
 //! Called by users through the [configuration](crate::node::NodeConfig). Variables that belong to something else never
 //! stop a node: Kubernetes sets `WHIZBANG_SERVICE_HOST` in every pod beside a service named `whizbang`, and variables
@@ -55,12 +55,12 @@ macro_rules! count {
 
 /// Generates a key with a duration.
 macro_rules! millis {
-    ($name:ident $(. $inner:ident)?, $key:literal, $least:literal) => {
+    ($name:ident $(. $inner:ident)?, $key:literal, $least:literal ..= $most:expr) => {
         NumberKey {
             name: $key,
             unit: Unit::Milliseconds,
             least: $least,
-            most: u64::MAX,
+            most: $most,
             get: |config| u64::try_from(config.$name $(.$inner)?.as_millis()).unwrap_or(u64::MAX),
             set: |config, value| config.$name $(.$inner)? = Duration::from_millis(value),
         }
@@ -72,15 +72,17 @@ const NUMBERS: &[NumberKey] = &[
     count!(threads, "threads", 0..=1024),
     count!(in_flight, "in_flight", 1..=16_777_216),
     count!(in_flight_per_key, "in_flight_per_key", 1..=u32::MAX as u64),
-    millis!(passivate_after, "passivate_after_ms", 1000),
+    millis!(passivate_after, "passivate_after_ms", 1000..=u64::MAX),
     count!(live_actors, "live_actors", 1..=usize::MAX as u64),
-    millis!(remember, "remember_ms", 60_000),
+    millis!(remember, "remember_ms", 60_000..=u64::MAX),
     count!(retry.attempts, "retry_attempts", 1..=u32::MAX as u64),
-    millis!(retry.first, "retry_first_ms", 0),
-    millis!(retry.longest, "retry_longest_ms", 0),
+    millis!(retry.first, "retry_first_ms", 0..=u64::MAX),
+    millis!(retry.longest, "retry_longest_ms", 0..=u64::MAX),
     count!(jobs, "jobs", 1..=1_048_576),
-    millis!(job_limit, "job_limit_ms", 1),
-    millis!(blocked_after, "blocked_after_ms", 100),
+    millis!(job_limit, "job_limit_ms", 1..=u64::MAX),
+    millis!(blocked_after, "blocked_after_ms", 100..=u64::MAX),
+    millis!(lease, "lease_ms", 2000..=300_000),
+    millis!(newer_commands, "newer_commands_ms", 1000..=86_400_000),
 ];
 
 impl NumberKey {
@@ -122,6 +124,20 @@ fn grouped(number: u64) -> String {
     grouped
 }
 
+/// Checks the numbers of a configuration file.
+///
+/// # Errors
+/// [`ConfigError::Value`] with the first key whose value is out of its range. A value of another type is not checked here.
+pub(super) fn check_numbers(file: &toml::Table) -> Result<(), ConfigError> {
+    for number in NUMBERS {
+        let Some(value) = file.get(number.name).and_then(toml::Value::as_integer) else { continue };
+        if !u64::try_from(value).is_ok_and(|value| (number.least..=number.most).contains(&value)) {
+            return Err(ConfigError::Value { key: number.name, value: value.to_string(), expected: number.expected() });
+        }
+    }
+    Ok(())
+}
+
 impl NodeConfig {
     /// Returns the defaults, overridden by the environment: see [`environment`](Self::environment).
     ///
@@ -153,7 +169,7 @@ impl NodeConfig {
         self.variables(std::env::vars_os())
     }
 
-    /// As [`environment`](Self::environment), for given variables.
+    /// Like [`environment`](Self::environment), for given variables.
     ///
     /// # Errors
     /// [`ConfigError`] names the variable, and its unit and range.
@@ -286,6 +302,7 @@ mod tests {
             ("WHIZBANG_THREADS", "+3", "a number, 0 to 1,024"),
             ("WHIZBANG_THREADS", "3\nin_flight = 1", "a number, 0 to 1,024"),
             ("WHIZBANG_RETRY_FIRST_MS", "-1", "a number of milliseconds, 0 or more"),
+            ("WHIZBANG_LEASE_MS", "300001", "a number of milliseconds, 2,000 to 300,000"),
             ("WHIZBANG_REPLACES_STORE", "yes", "`any` or 32 hexadecimal digits"),
         ] {
             let error = variables(&[(name, value)]).unwrap_err().to_string();

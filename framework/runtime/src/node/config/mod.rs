@@ -129,13 +129,18 @@ impl NodeConfig {
     /// Overrides the keys present in a TOML text.
     ///
     /// # Errors
-    /// [`ConfigError::Toml`] names the line and the key.
+    /// [`ConfigError::Toml`] names the line and the key, [`ConfigError::Value`] the key, its unit and its range.
     pub fn toml(self, text: &str) -> Result<Self, ConfigError> {
-        let file: FileConfig = toml::from_str(text).map_err(|error| ConfigError::Toml { reason: error.to_string() })?;
+        let invalid = |error: toml::de::Error| ConfigError::Toml { reason: error.to_string() };
+        let file: FileConfig = toml::from_str(text).map_err(invalid)?;
+        environment::check_numbers(&toml::from_str(text).map_err(invalid)?)?;
         let replaces_store = match file.replaces_store.as_deref() {
             None => self.replaces_store,
-            Some(text) => ReplacedStore::parse(text)
-                .ok_or(ConfigError::Range { key: "replaces_store", range: "`any` or 32 hexadecimal digits" })?,
+            Some(text) => ReplacedStore::parse(text).ok_or_else(|| ConfigError::Value {
+                key: "replaces_store",
+                value: text.to_owned(),
+                expected: "`any` or 32 hexadecimal digits".to_owned(),
+            })?,
         };
         Ok(Self { replaces_store, ..self.changed(file) })
     }
@@ -178,7 +183,12 @@ impl NodeConfig {
             ),
             ("lease", (Duration::from_secs(2)..=Duration::from_secs(300)).contains(&self.lease), "2 s to 5 min"),
             ("retry.attempts", self.retry.attempts >= 1, "at least 1"),
-            ("retry.longest", self.retry.longest >= self.retry.first, "at least retry.first"),
+            // The two values may come from different sources, so the text names the keys of both.
+            (
+                "retry.longest",
+                self.retry.longest >= self.retry.first,
+                "at least retry.first (`retry_longest_ms` and `retry_first_ms`)",
+            ),
         ];
         match checks.into_iter().find(|(_, holds, _)| !holds) {
             Some((key, _, range)) => Err(ConfigError::Range { key, range }),
@@ -211,6 +221,16 @@ pub enum ConfigError {
         /// Location and cause.
         reason: String,
     },
+    /// The value of a key in a file is out of its range.
+    #[error("invalid value `{value}` of key {key}: expected {expected}")]
+    Value {
+        /// The key in the file.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// The unit and the range.
+        expected: String,
+    },
     /// The value of an environment variable is not a number, or out of its range.
     #[error("invalid value `{value}` of variable {name}: expected {expected}")]
     Variable {
@@ -229,10 +249,10 @@ pub enum ConfigError {
         /// The variable that is probably meant.
         meant: String,
     },
-    /// A value is out of its range.
+    /// A setting of the code is out of its range, or contradicts another one.
     #[error("`{key}` is out of range: {range}")]
     Range {
-        /// The key.
+        /// The field of the configuration, or the method that sets it.
         key: &'static str,
         /// The allowed range.
         range: &'static str,
@@ -267,11 +287,27 @@ mod tests {
     }
 
     #[test]
+    fn range_error_of_a_file_names_key_unit_and_range() {
+        for (text, expected) in [
+            (
+                "passivate_after_ms = 999",
+                "`999` of key passivate_after_ms: expected a number of milliseconds, at least 1,000",
+            ),
+            ("threads = 1025", "`1025` of key threads: expected a number, 0 to 1,024"),
+            ("lease_ms = 1999", "`1999` of key lease_ms: expected a number of milliseconds, 2,000 to 300,000"),
+            ("replaces_store = \"yes\"", "`yes` of key replaces_store: expected `any` or 32 hexadecimal digits"),
+        ] {
+            let error = NodeConfig::default().toml(text).unwrap_err().to_string();
+            assert_eq!(error, format!("invalid value {expected}"));
+        }
+    }
+
+    #[test]
     fn ranges_are_checked() {
         let config = NodeConfig { passivate_after: Duration::from_millis(1), ..NodeConfig::default() };
         assert!(matches!(config.check(), Err(ConfigError::Range { key: "passivate_after", .. })));
         for (lease, is_valid) in [(1_999, false), (2_000, true), (300_000, true), (300_001, false)] {
-            let config = NodeConfig::default().toml(&format!("lease_ms = {lease}")).unwrap();
+            let config = NodeConfig { lease: Duration::from_millis(lease), ..NodeConfig::default() };
             assert_eq!(config.check().is_ok(), is_valid, "{lease}");
         }
         assert!(NodeConfig::default().check().is_ok());

@@ -100,7 +100,7 @@ impl KnownOwners {
         }
     }
 
-    /// As [`ownership`](Self::ownership), after reading the claim if it is unknown.
+    /// Like [`ownership`](Self::ownership), after reading the claim if it is unknown.
     pub(in crate::node) async fn find(&self, bridge: &dyn Bridge, domain: &Name, store: Option<StoreId>) -> Ownership {
         if self.ownership(domain, store) == Ownership::Unknown {
             self.learn(bridge, domain, store).await;

@@ -1,4 +1,4 @@
-//! The limits of the log lines that another service, or a stranger at the broker, can cause.
+//! The limits of the log lines that another service, or any client of the broker, can cause.
 //!
 //! Used by the folders that handle messages of others. A background task writes the summaries.
 

@@ -1,6 +1,6 @@
 //! Shapes of peers: judges received messages by their shape, and requests unknown shapes from the sender's service.
 //!
-//! Called by the bridge handler and by readers of other services' logs and outboxes. Calls the [shapes](PeerShapes)
+//! Called by the bridge handler and by readers of other services' logs and outboxes. Calls the [shapes](crate::router::PeerShapes)
 //! and the bridge. A message of unknown shape waits until its sender has answered. One request is sent at a time:
 //! they are few, one for each type that differs, and all messages of that type wait for the same answer.
 

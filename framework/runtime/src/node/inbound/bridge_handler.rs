@@ -76,7 +76,7 @@ impl BridgeHandler {
         }
     }
 
-    /// As [`ownership`](Self::ownership); reads the claim on the domain first if it is unknown.
+    /// Like [`ownership`](Self::ownership); reads the claim on the domain first if it is unknown.
     async fn find(&self, envelope: &Envelope) -> Ownership {
         match (self.ownership(envelope), claimed_store(envelope), &self.definition.bridge) {
             (Ownership::Unknown, Some((domain, store)), Some(bridge)) => {

@@ -94,7 +94,7 @@ impl ThreadRuntime {
     /// Ends the node if it has committed less of a window's messages than their sender knows: its store is empty or
     /// an older copy, and committed work would be repeated. An operator may configure the node to continue.
     fn end_if_older(&self, window: &ReceiveWindow, committed: u64) -> bool {
-        // A shard that is not open here has another owner, who knows more.
+        // A shard that is not open here has another owner, which knows more.
         let here = self.watermark(&window.from, &window.to).unwrap_or(u64::MAX);
         if committed <= here {
             return false;

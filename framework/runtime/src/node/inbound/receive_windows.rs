@@ -15,7 +15,7 @@ use whizbang_core::store::{Source, SourceKind};
 use whizbang_core::telemetry::TARGET;
 
 /// Most receive windows of a thread. A forged sender can name any number of shards, so the count is bounded.
-const MAX_WINDOWS: usize = if cfg!(test) { 64 } else { 8192 };
+pub(in crate::node) const MAX_WINDOWS: usize = 8192;
 
 impl ThreadRuntime {
     /// Returns the endpoint for messages that no actor of a domain handles.
@@ -41,8 +41,8 @@ impl ThreadRuntime {
         };
         // No actor of this shard has that key. The substitute key must be of this shard, whose watermark counts the
         // message.
-        let stands_in = (0..=u32::MAX).map(|n| format!("stray-{n}")).find(|key| shard_of(key, shards) == to.shard);
-        envelope.key = stands_in?;
+        let substitute = (0..=u32::MAX).map(|n| format!("stray-{n}")).find(|key| shard_of(key, shards) == to.shard);
+        envelope.key = substitute?;
         Some((self.unrouted(&to.domain)?, Action::DeadLetter(reason)))
     }
 
@@ -118,7 +118,7 @@ impl ThreadRuntime {
         if let Some(window) = self.known_window(from, to) {
             return Some(window);
         }
-        if self.receive_windows.borrow().len() >= MAX_WINDOWS && !self.evict_windows() {
+        if self.receive_windows.borrow().len() >= self.max_receive_windows.get() && !self.evict_windows() {
             return None;
         }
         let watermark = self.watermark(from, to)?;
@@ -221,6 +221,9 @@ mod tests {
     use whizbang_core::message::{MessageId, Origin};
     use whizbang_log::memory::MemoryStore;
 
+    /// A bound that the test reaches in a moment.
+    const FEW: usize = 64;
+
     /// A command without a key from the shard `n` of a forged sender.
     fn from_shard(n: usize, sequence: u64, to: &ShardId) -> Envelope {
         let name = |text: &str| Name::new(text).unwrap();
@@ -246,17 +249,18 @@ mod tests {
                 node.threads.run(
                     0,
                     Box::new(move |runtime| {
+                        runtime.max_receive_windows.set(FEW);
                         let to = runtime.shards().first().unwrap().id.clone();
-                        let (all, later) = (3 * MAX_WINDOWS, Rc::new(Cell::new(0)));
+                        let (all, later) = (3 * FEW, Rc::new(Cell::new(0)));
                         for n in 0..all {
                             let later = Rc::clone(&later);
                             let count =
                                 move |settled| later.set(later.get() + usize::from(settled == AckOutcome::Retry));
                             runtime.direct(from_shard(n, sequence, &to), Box::new(count));
-                            assert!(runtime.receive_windows.borrow().len() <= MAX_WINDOWS);
+                            assert!(runtime.receive_windows.borrow().len() <= FEW);
                         }
                         assert!(
-                            runtime.receive_windows.borrow().len() > MAX_WINDOWS / 2,
+                            runtime.receive_windows.borrow().len() > FEW / 2,
                             "{}",
                             runtime.receive_windows.borrow().len()
                         );
@@ -265,7 +269,7 @@ mod tests {
                 );
                 let later = wait.await.unwrap();
                 // Deliveries are bounded by the windows in flight, and held messages give way to others.
-                assert!(later >= MAX_WINDOWS, "{later} of {} come again", 3 * MAX_WINDOWS);
+                assert!(later >= FEW, "{later} of {} come again", 3 * FEW);
                 node.wait_idle().await;
             }
             assert!(node.metrics().dead_letters > 0);

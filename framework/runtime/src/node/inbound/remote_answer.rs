@@ -1,6 +1,6 @@
 //! Responses to remote callers, without internal texts.
 //!
-//! Called by the [bridge handler](crate::node::inbound::bridge_handler). A remote caller may be anyone whom the broker
+//! Called by the [bridge handler](crate::node::inbound::bridge_handler). A remote caller may be any client that the broker
 //! admits. It learns the outcome of its command and any fault in the bytes that it sent. Texts of panics, handlers and
 //! the store may contain paths, queries or data of other customers: they go to the log, under the id that the caller
 //! gets.
@@ -91,7 +91,7 @@ mod tests {
 
     const SECRET: &str = "/srv/data/7: hunter2";
 
-    /// Only outcomes about the caller's own bytes pass a text to the caller.
+    /// Texts reach the caller only in outcomes about the caller's own bytes.
     #[test]
     fn internal_texts_are_not_sent_to_callers() {
         let asker =

@@ -21,7 +21,7 @@ use whizbang_core::store::Store;
 /// Describes a node; [`start`](Self::start) validates the whole description at once.
 ///
 /// ```
-/// # use whizbang::doc_fixtures::*;
+/// # use bank_fixture::*;
 /// # whizbang::derive::block_on(async {
 /// use whizbang::prelude::*;
 /// use whizbang::{NodeConfig, StartError};
@@ -53,16 +53,13 @@ pub struct NodeBuilder {
     pub(super) clock: Clock,
     pub(super) seed: Option<u64>,
     pub(super) label: Option<String>,
-    /// The test opens and closes leased shards by itself.
-    #[cfg(test)]
-    pub(in crate::node) moves_by_hand: bool,
 }
 
 impl Node {
     /// Returns a builder for a node of `service` that keeps its domains in `store`.
     ///
     /// ```
-    /// # use whizbang::doc_fixtures::*;
+    /// # use bank_fixture::*;
     /// # whizbang::derive::block_on(async {
     /// use whizbang::prelude::*;
     /// let node = Node::builder("bank", MemoryStore::new()).aggregate::<Account>().start().await?;
@@ -93,8 +90,6 @@ impl NodeBuilder {
             clock: Clock::system(),
             seed: None,
             label: None,
-            #[cfg(test)]
-            moves_by_hand: false,
         }
     }
 
@@ -193,7 +188,8 @@ impl NodeBuilder {
     /// always passed on. A timer passes nothing on: keep in the state what its turn needs.
     ///
     /// ```
-    /// use whizbang::doc_fixtures::{Account, Deposit};
+    /// # use bank_fixture as bank;
+    /// use bank::{Account, Deposit};
     /// use whizbang::prelude::*;
     ///
     /// # whizbang::derive::block_on(async {

@@ -32,7 +32,7 @@ impl Client {
     /// the logs of the broker and of other nodes. Works on every tokio runtime; the connection has its own thread.
     ///
     /// ```
-    /// # use whizbang::doc_fixtures::{Account, Deposit};
+    /// # use bank_fixture::{Account, Deposit};
     /// # whizbang::derive::block_on(async {
     /// use whizbang::bridge::loopback::LoopbackHub;
     /// use whizbang::prelude::*;

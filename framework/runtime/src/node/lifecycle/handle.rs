@@ -17,7 +17,7 @@ use crate::node::thread::Threads;
 /// Cheap to clone and usable on any thread. Dropping it has no effect.
 ///
 /// ```
-/// # use whizbang::doc_fixtures::*;
+/// # use bank_fixture::*;
 /// # whizbang::derive::block_on(async {
 /// # let node = bank().await;
 /// let handle = node.handle();
@@ -58,12 +58,12 @@ impl NodeHandle {
         self.definition.upgrade().filter(|_| self.ended.has_changed().is_ok())
     }
 
-    /// As [`Node::client`].
+    /// Same as [`Node::client`].
     pub fn client(&self) -> Client {
         self.client.clone()
     }
 
-    /// As [`Node::health`]. A node that has ended is neither live nor ready.
+    /// Same as [`Node::health`]. A node that has ended is neither live nor ready.
     pub fn health(&self) -> Health {
         match self.definition() {
             Some(definition) => definition.health_with(&self.threads),
@@ -71,12 +71,12 @@ impl NodeHandle {
         }
     }
 
-    /// As [`Node::metrics`]; `None` if the node has ended.
+    /// Like [`Node::metrics`]; `None` if the node has ended.
     pub fn metrics(&self) -> Option<Metrics> {
         self.definition().map(|definition| definition.metrics())
     }
 
-    /// As [`Node::cluster`]; `None` also if the node has ended.
+    /// Like [`Node::cluster`]; `None` also if the node has ended.
     pub fn cluster(&self) -> Option<Cluster> {
         self.definition()?.membership.as_ref().map(|membership| membership.cluster())
     }

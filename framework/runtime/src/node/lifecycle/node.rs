@@ -32,7 +32,7 @@ const DETACH: Duration = Duration::from_secs(1);
 /// shuts it down in order. Neither loses an acknowledged message.
 ///
 /// ```
-/// # use whizbang::doc_fixtures::*;
+/// # use bank_fixture::*;
 /// # whizbang::derive::block_on(async {
 /// use whizbang::prelude::*;
 ///
@@ -96,7 +96,7 @@ impl Node {
         self.idle().await;
     }
 
-    /// As [`wait_idle`](Self::wait_idle), without borrowing the node: it may be dropped during the wait.
+    /// Like [`wait_idle`](Self::wait_idle), without borrowing the node: it may be dropped during the wait.
     pub fn idle(&self) -> impl Future<Output = ()> + use<> {
         let threads = self.threads.clone();
         async move {
@@ -219,7 +219,7 @@ impl Node {
     /// [stops](Self::stop) the node.
     ///
     /// # Errors
-    /// As [`stop`](Self::stop). [`Error::Signal`] if signal handlers cannot be installed. [`Error::Ended`] if the
+    /// Same as [`stop`](Self::stop). [`Error::Signal`] if signal handlers cannot be installed. [`Error::Ended`] if the
     /// node has ended itself.
     pub async fn run(self) -> Result<(), Error> {
         let mut ended = self.definition.ended.subscribe();

@@ -27,7 +27,8 @@ impl NodeBuilder {
     /// ```
     /// use std::time::Duration;
     ///
-    /// use whizbang::doc_fixtures::{Account, Deposit};
+    /// # use bank_fixture as bank;
+    /// use bank::{Account, Deposit};
     /// use whizbang::node::Singleton;
     /// use whizbang::prelude::*;
     ///

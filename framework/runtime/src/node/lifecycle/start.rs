@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
@@ -46,7 +47,16 @@ impl NodeBuilder {
     ///
     /// # Errors
     /// [`StartError`] with the cause. No message was handled.
-    pub async fn start(mut self) -> Result<Node, StartError> {
+    pub async fn start(self) -> Result<Node, StartError> {
+        self.start_with(|member, lease| Some(Membership::new(member, lease))).await
+    }
+
+    /// Starts the node with the membership that `membership` makes, if several nodes share the store. Without one the caller
+    /// opens and closes the shards.
+    pub(in crate::node) async fn start_with(
+        mut self,
+        membership: impl FnOnce(Member, Duration) -> Option<Membership>,
+    ) -> Result<Node, StartError> {
         static NODES: AtomicU64 = AtomicU64::new(1);
         self.config.check()?;
         self.check_options()?;
@@ -137,16 +147,13 @@ impl NodeBuilder {
             Some(seed) => IdSource::seeded(self.clock.clone(), seed),
             None => IdSource::random(self.clock.clone()),
         };
-        #[cfg(test)]
-        let has_membership = is_shared && !self.moves_by_hand;
-        #[cfg(not(test))]
-        let has_membership = is_shared;
-        let membership = has_membership.then(|| {
+        let membership = is_shared.then(|| {
             let id = MemberId::from_u128(u128::from(ids.next_u64()) << 64 | u128::from(ids.next_u64()));
             // The label of a simulated node is the same in every run.
             let label = self.label.unwrap_or_else(|| self.seed.map_or_else(default_label, |_| "simulated".to_owned()));
-            Arc::new(Membership::new(Member::new(id, card.service.clone(), label), self.config.lease))
+            membership(Member::new(id, card.service.clone(), label), self.config.lease).map(Arc::new)
         });
+        let membership = membership.flatten();
         let ticks = ticks(self.seed)?;
         let shapes = self.bridge.is_some().then(|| PeerShapes::of(&manifest));
         let definition = Arc::new(NodeDefinition {

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::actor::{ThreadContext, ThreadSettings};
 use crate::node::definition::NodeDefinition;
 use crate::node::error::StartError;
+use crate::node::inbound::receive_windows::MAX_WINDOWS;
 use crate::node::inbound::subscriptions::{groups, views};
 use crate::node::relay::{local, publisher};
 use crate::node::tasks::supervisor::{Restart, supervise};
@@ -97,6 +98,7 @@ impl ThreadRuntime {
             commands,
             routes,
             receive_windows: RefCell::default(),
+            max_receive_windows: Cell::new(MAX_WINDOWS),
             subscriptions,
             groups,
             views,

@@ -33,7 +33,7 @@ impl Node {
     /// key is unparked. Stops at the first that fails again: it stays a dead letter and the key stays parked.
     ///
     /// ```
-    /// # use whizbang::doc_fixtures::*;
+    /// # use bank_fixture::*;
     /// # whizbang::derive::block_on(async {
     /// # let node = bank().await;
     /// for letter in node.dead_letters().await? {
@@ -67,7 +67,7 @@ impl Node {
 }
 
 impl NodeHandle {
-    /// As [`Node::dead_letters`].
+    /// Same as [`Node::dead_letters`].
     ///
     /// # Errors
     /// As there; [`SendError::Stopped`] in [`Error::Send`] if the node has ended.
@@ -75,7 +75,7 @@ impl NodeHandle {
         list(&*self.definition().ok_or(SendError::Stopped)?).await
     }
 
-    /// As [`Node::redrive`].
+    /// Same as [`Node::redrive`].
     ///
     /// # Errors
     /// As there; [`SendError::Stopped`] if the node has ended.
@@ -84,7 +84,7 @@ impl NodeHandle {
         resolve(&definition, &self.threads, &self.client, dead_letter, Action::Redrive).await
     }
 
-    /// As [`Node::discard`].
+    /// Same as [`Node::discard`].
     ///
     /// # Errors
     /// As there; [`SendError::Stopped`] if the node has ended.

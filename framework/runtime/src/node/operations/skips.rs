@@ -35,7 +35,7 @@ impl Node {
 }
 
 impl NodeHandle {
-    /// As [`Node::skip_event`].
+    /// Same as [`Node::skip_event`].
     ///
     /// # Errors
     /// As there; [`SkipError::NotHalted`] also if the node has ended.
@@ -46,7 +46,7 @@ impl NodeHandle {
         }
     }
 
-    /// As [`Node::skipped_events`].
+    /// Same as [`Node::skipped_events`].
     ///
     /// # Errors
     /// As there; [`SendError::Stopped`] in [`Error::Send`] if the node has ended.

@@ -75,7 +75,7 @@ impl Node {
 }
 
 impl NodeHandle {
-    /// As [`Node::delayed_messages`].
+    /// Same as [`Node::delayed_messages`].
     ///
     /// # Errors
     /// [`SendError::Stopped`] in [`Error::Send`] if the node has ended.
@@ -83,7 +83,7 @@ impl NodeHandle {
         Ok(delayed(&*self.definition().ok_or(SendError::Stopped)?, limit))
     }
 
-    /// As [`Node::schedules`].
+    /// Same as [`Node::schedules`].
     ///
     /// # Errors
     /// [`SendError::Stopped`] in [`Error::Send`] if the node has ended.

@@ -35,7 +35,7 @@ pub(in crate::node) trait ShardHost: Send + Sync {
     /// Stops receiving for a shard.
     fn stop_receiving(&self, shard: ShardId) -> BoxFuture<'static, ()>;
 
-    /// Called after each renewal: the members may have changed, and with them who saves which view. `joined` if the members
+    /// Called after each renewal: the members may have changed, and with them the saver of each view. `joined` if the members
     /// that take shards have changed.
     fn members_changed(&self, joined: bool) {
         let _ = joined;

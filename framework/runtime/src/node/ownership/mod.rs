@@ -2,7 +2,7 @@
 //!
 //! Started by the builder if the store has leases. The [task](task) renews the node's lease, computes the [plan](plan),
 //! and opens and closes shards through a [host](host::ShardHost). It never decides what is committed: the store rejects
-//! the commits of an earlier owner by the shard's epoch, whatever this module believes.
+//! the commits of an earlier owner by the shard's epoch, whatever this module assumes.
 //!
 //! Why the node serves only for a part of its lease: the store counts the lease by its own clock from the moment at
 //! which it handled the renewal, the node by its monotonic clock from the moment before it sent the renewal. The node's

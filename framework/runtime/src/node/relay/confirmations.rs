@@ -1,8 +1,8 @@
-//! Confirmations: notes of destinations about what they have request_committed, and their verification by the sender.
+//! Confirmations: notes of destinations about what they have committed, and their verification by the sender.
 //!
 //! Called by receive windows, which confirm, and by the bridge handler, which receives notes.
 //!
-//! A note may be lost, and on a broker without permissions anyone may forge one. So a note only lets the next
+//! A note may be lost, and on a broker without permissions any client may forge one. So a note only lets the next
 //! messages go; only the answer of the destination's owner lets the store forget. A sender requests it, one request
 //! per destination at a time.
 

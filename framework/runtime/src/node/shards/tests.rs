@@ -34,10 +34,10 @@ fn shard(number: u16) -> ShardId {
 }
 
 impl Peer {
-    async fn start(mut builder: NodeBuilder, store: &MemoryStore, id: u128) -> Self {
-        builder.moves_by_hand = true;
+    async fn start(builder: NodeBuilder, store: &MemoryStore, id: u128) -> Self {
         let leases = store.leases().unwrap();
-        let node = builder.aggregate::<Pot>().saga::<Watch>().worker(Doer).start().await.unwrap();
+        let builder = builder.aggregate::<Pot>().saga::<Watch>().worker(Doer);
+        let node = builder.start_with(|_, _| None).await.unwrap();
         let member = MemberId::from_u128(id);
         node.definition.member.set(member).unwrap();
         let peer = Self { node, member, leases, epochs: Mutex::default() };
@@ -150,7 +150,7 @@ async fn moved_shards_lose_nothing(threads: usize) {
             peers[from].hand_over(&id).await;
             assert!(!peers[from].opened().contains(&id) && peers[1 - from].open(&id).await);
             moves += 1;
-            // The load goes on between the moves.
+            // The load continues between the moves.
             eventually("load", async || {
                 let now = rounds.load(Ordering::Relaxed);
                 if now >= before + POTS { Ok(()) } else { Err(format!("{now} rounds, before the move {before}")) }

@@ -22,7 +22,7 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 pub(in crate::node) enum Restart {
     /// Restarted after this cleanup has run. The node is not ready until the task has run for a while.
     After(fn(&Rc<ThreadRuntime>)),
-    /// Not restarted, because the task's unfinished work is lost: the node is no longer live, and callers are told
+    /// The task is not restarted, because its unfinished work is lost: the node is no longer live, and callers are told
     /// that the outcome is unknown.
     Never,
 }

@@ -67,6 +67,8 @@ pub(in crate::node) struct ThreadRuntime {
     /// Endpoints of typed commands.
     pub(in crate::node) routes: Rc<LocalRoutes>,
     pub(in crate::node) receive_windows: RefCell<ReceiveWindows>,
+    /// Most receive windows; a field, so that a test can reach the bound.
+    pub(in crate::node) max_receive_windows: Cell<usize>,
     /// All subscriptions, by source shard.
     pub(in crate::node) subscriptions: BTreeMap<ShardId, Vec<Rc<Subscription>>>,
     pub(in crate::node) groups: Vec<SubscriptionGroup>,

@@ -25,7 +25,7 @@ const LONGEST_WAIT: Duration = Duration::from_millis(200);
 /// Sends a command to the node that owns its shard, and waits for the reply.
 ///
 /// # Errors
-/// As [`Remote::send`](crate::router::Remote::send). [`SendError::Moved`] and [`SendError::NoOwner`] only once the
+/// Same as [`Remote::send`](crate::router::Remote::send). [`SendError::Moved`] and [`SendError::NoOwner`] only once the
 /// deadline has passed.
 pub(in crate::node) async fn send_to_owner(
     definition: Weak<NodeDefinition>,
@@ -50,7 +50,7 @@ pub(in crate::node) async fn send_to_owner(
 /// Hands a command over to the node that owns its shard.
 ///
 /// # Errors
-/// As [`send_to_owner`].
+/// Same as [`send_to_owner`].
 pub(in crate::node) async fn post_to_owner(
     definition: Weak<NodeDefinition>,
     threads: Threads,

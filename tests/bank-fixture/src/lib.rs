@@ -1,6 +1,10 @@
-//! The bank of the documentation's examples. Not a public API.
+//! The bank of the documentation's examples.
+//!
+//! Used by the doctests of the crates and of the pages only. A page shows `use bank::…`, as a reader's own crate would be named.
 
-use crate::prelude::*;
+#![allow(missing_docs)]
+
+use whizbang::prelude::*;
 
 #[derive(Domain, Debug)]
 #[domain(name = "bank")]
@@ -40,14 +44,10 @@ impl Apply<Deposited> for Account {
 }
 
 /// Starts a node of the bank, in memory.
-pub async fn bank() -> crate::Node {
-    match crate::Node::builder("bank", crate::MemoryStore::new()).aggregate::<Account>().start().await {
-        Ok(node) => node,
-        Err(error) => unreachable_in_docs(&error),
-    }
-}
-
-#[expect(clippy::panic, reason = "only the documentation's examples call it")]
-fn unreachable_in_docs(error: &crate::StartError) -> ! {
-    panic!("{error}")
+///
+/// # Panics
+/// If the node does not start.
+pub async fn bank() -> Node {
+    let builder = Node::builder("bank", MemoryStore::new()).aggregate::<Account>();
+    builder.start().await.expect("the bank starts")
 }
