@@ -1,6 +1,6 @@
 //! The pages of the documentation whose Rust blocks are compiled and run as doctests of this crate.
 //!
-//! Read by rustdoc alone. The list is not in the framework, because some pages use crates that only the tests depend on.
+//! Read by rustdoc alone. The examples use the crate `bank_fixture`. The list is not in the framework, because some pages use crates that only the tests depend on.
 //! `tests/tests/tidy/book.rs` checks that no page with a Rust block is missing.
 
 macro_rules! pages {

@@ -1,4 +1,4 @@
-//! The command lines of the documentation run as written, or print their help if they take long.
+//! The command lines and the SQL of the documentation run as written; commands that take long print their help.
 //!
 //! `tests/tests/tidy/commands.rs` lists them and names the tests of the others.
 
@@ -7,6 +7,8 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use whizbang::PostgresStore;
+use whizbang_tests::postgres::PostgresServer;
 use whizbang_tests::{root, sample};
 
 /// Returns the lines of a page that begin with `start`, without it and without trailing comments.
@@ -77,6 +79,24 @@ fn scripts_explain_themselves() {
     assert_eq!(run(root().join("tests/run"), "no-such-step", &root()).status.code(), Some(2));
     assert!(succeeds(root().join("tests/package"), "--help", &root()).contains("target/package"));
     assert_eq!(run(root().join("tests/mutants"), "no-such-mutation", &root()).status.code(), Some(2));
-    // The script has no help, and a measurement takes minutes, so it is only compiled.
-    succeeds("python3", "-c compile(open('tests/compile-cost').read(),'compile-cost','exec')", &root());
+    // A measurement takes minutes.
+    assert!(succeeds(root().join("tests/compile-cost"), "--help", &root()).contains("COMMANDS [AGGREGATES]"));
+}
+
+/// The tables are created by hand, as the page describes, and the role of the rights exists.
+#[test]
+fn sql_of_the_postgres_page_runs_as_written() {
+    let server = PostgresServer::start();
+    server.sql(&PostgresStore::migrations());
+    server.sql("CREATE ROLE app LOGIN");
+    let page = fs::read_to_string(root().join("docs/postgres.md")).expect("a page");
+    let blocks: Vec<&str> = page.split("```sql\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(blocks.len() >= 2, "{blocks:?}");
+    for block in blocks {
+        // The page abbreviates an id.
+        server.sql(&block.replace("0190…", "01900000-0000-7000-8000-000000000000"));
+    }
+    let rights = "SELECT bool_and(has_table_privilege('app', oid, 'SELECT, INSERT')) FROM pg_class WHERE relnamespace = \
+                  'whizbang'::regnamespace AND relkind = 'r'";
+    assert_eq!(server.sql(rights), "t", "the role has rights on every table");
 }

@@ -1,11 +1,11 @@
-//! The HTTP sample: commands, queries, repeated requests, invalid requests, and accounts that survive a restart.
+//! The HTTP sample, and the command lines of docs/getting-started/http.md: commands, queries, repeated requests, invalid requests, and accounts that survive a restart.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::json;
-use whizbang_tests::{HttpResponse, http_request, sample};
+use whizbang_tests::{HttpResponse, http_request, root, sample};
 
 /// A running gateway; killed if the test fails.
 struct Gateway {
@@ -62,6 +62,28 @@ fn http_sample_answers_commands_and_queries_and_keeps_accounts() {
     assert_eq!((answer.status, &answer.body), (200, &json!(300)));
     let answer = gateway.request("GET", "/accounts/bob", "", "");
     assert_eq!((answer.status, &answer.body["code"]), (404, &json!("gateway.not-found")));
+    gateway.stop();
+}
+
+#[test]
+fn command_lines_of_the_page_deposit_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(folder.path());
+    let page = std::fs::read_to_string(root().join("docs/getting-started/http.md")).unwrap();
+    let lines: Vec<&str> = page.lines().filter(|line| line.starts_with("curl ")).collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    for line in lines {
+        let line = line.replace("127.0.0.1:8080", &gateway.address);
+        let output = Command::new("sh").args(["-c", &line]).output().unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout).trim(),
+            "500",
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    let balance = gateway.request("GET", "/accounts/ada", "", "");
+    assert_eq!((balance.status, &balance.body), (200, &json!(500)));
     gateway.stop();
 }
 

@@ -29,6 +29,20 @@ fn printed(child: Child) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
+/// The server prints its version with the options of the pages, and its usage with an unknown option.
+#[test]
+fn server_accepts_the_options_of_the_pages() {
+    for page in ["docs/getting-started/nats.md", "samples/two-services/README.md"] {
+        let page = std::fs::read_to_string(root().join(page)).expect("a page");
+        let options = page.lines().find_map(|line| line.trim_start().strip_prefix("nats-server ")).expect("a command");
+        for release in [Release::Distribution, Release::Pinned] {
+            let output = Command::new(release.program()).args(options.split(' ')).arg("-v").output().expect("starts");
+            let printed = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && printed.starts_with("nats-server: v"), "{options}: {printed}");
+        }
+    }
+}
+
 #[test]
 fn two_terminals_work_as_the_readme_describes() {
     let program = sample("two-services");

@@ -411,16 +411,16 @@ mod tests {
         for (config, error) in [
             (
                 json!({ "subjects": ["b.>"], "max_age": 60 }),
-                r#"stream `x` exists with subjects = ["b.>"], needed is ["a.>"]"#,
+                r#"stream `x` exists with subjects = ["b.>"], expected ["a.>"]"#,
             ),
-            (json!({ "subjects": ["a.>"] }), "stream `x` exists with max_age = null, needed is 60"),
+            (json!({ "subjects": ["a.>"] }), "stream `x` exists with max_age = null, expected 60"),
             (
                 json!({ "subjects": ["a.>"], "max_age": 60, "no_ack": true }),
-                "stream `x` exists with no_ack = true, needed is false",
+                "stream `x` exists with no_ack = true, expected false",
             ),
             (
                 json!({ "subjects": ["a.>"], "max_age": 60, "sealed": true }),
-                "stream `x` exists with sealed = true, needed is nothing",
+                "stream `x` exists with sealed = true, expected nothing",
             ),
         ] {
             assert_eq!(compared(&config), Err(error.to_owned()));

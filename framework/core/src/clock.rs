@@ -134,11 +134,21 @@ impl ClockJumps {
 }
 
 /// Returns the current instant of the timer that loops wait on. The simulation pauses it; it never steps back.
+#[doc(hidden)]
 pub fn monotonic() -> tokio::time::Instant {
     tokio::time::Instant::now()
 }
 
 /// Sets a [manual clock](Clock::manual). Jumps in both directions are allowed.
+///
+/// ```
+/// use std::time::Duration;
+/// use whizbang::clock::{Clock, Timestamp};
+///
+/// let (clock, hand) = Clock::manual(Timestamp::from_millis(1_000));
+/// hand.advance(Duration::from_millis(500));
+/// assert_eq!(clock.now(), Timestamp::from_millis(1_500));
+/// ```
 #[derive(Clone, Debug)]
 pub struct ManualClock(Arc<AtomicU64>);
 
@@ -156,6 +166,7 @@ impl ManualClock {
 }
 
 /// Returns the current instant of tokio's monotonic timer, for measuring durations. Simulations pause it.
+#[doc(hidden)]
 pub fn instant() -> tokio::time::Instant {
     tokio::time::Instant::now()
 }

@@ -20,6 +20,7 @@
     clippy::print_stderr
 )]
 
+mod appender;
 mod catalog;
 mod checkpoint;
 mod config;
@@ -38,14 +39,13 @@ mod pages;
 mod place;
 mod preallocator;
 mod read_only;
+mod reader;
 mod recover;
 mod recovered;
 mod reserved_bytes;
 mod scan;
 mod segment;
 mod shard;
-mod shard_reader;
-mod shard_writer;
 mod snapshots;
 mod threads;
 mod views;
@@ -61,6 +61,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+use self::appender::EmbeddedWriter;
 pub use self::config::EmbeddedConfig;
 use self::disk::Folder;
 #[doc(hidden)]
@@ -73,11 +74,10 @@ use self::layout::Layout;
 pub use self::place::EmbeddedPlace;
 use self::preallocator::Preallocator;
 pub use self::read_only::ReadOnlyStore;
+use self::reader::EmbeddedReader;
 use self::recovered::RecoveredShard;
 use self::segment::Segments;
 use self::shard::Shard;
-use self::shard_reader::EmbeddedReader;
-use self::shard_writer::EmbeddedWriter;
 use self::snapshots::Snapshots;
 use self::threads::Threads;
 use self::write_buffer::WriteBuffer;

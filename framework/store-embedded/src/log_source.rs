@@ -1,6 +1,6 @@
 //! Access to the records behind the index of a shard: of a store that is open here, or of one that is only read.
 //!
-//! Called by the [reader](super::shard_reader) of a shard. Implemented by the [open store](super::inner) and by the
+//! Called by the [reader](super::reader) of a shard. Implemented by the [open store](super::inner) and by the
 //! [read-only store](super::read_only).
 
 use std::sync::Arc;

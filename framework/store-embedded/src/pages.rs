@@ -1,6 +1,6 @@
 //! Pages of long streams, read on the store's reading thread.
 //!
-//! Called by the [reader](super::shard_reader) of a shard. An actor's thread applies a page of a stream before the next one is
+//! Called by the [reader](super::reader) of a shard. An actor's thread applies a page of a stream before the next one is
 //! read.
 //!
 //! The number of pages in memory is bounded by [`LONG_READS`], whatever the number of actors that are activated at once.

@@ -15,12 +15,12 @@ use std::sync::Arc;
 
 use super::disk::{Disk, DiskFile, Folder};
 use super::log_source::{LogSource, ReadJob};
+use super::reader::EmbeddedReader;
 use super::recover::{LogReplay, log_too_short};
 use super::scan::{self, LogEnd};
 use super::segment::BatchLocation;
 use super::segment::Segments;
 use super::shard::Shard;
-use super::shard_reader::EmbeddedReader;
 use super::snapshots::SnapshotLocation;
 use super::{EmbeddedStore, checkpoint, failure, layout, views};
 use whizbang_core::message::{Name, ShardId};

@@ -1,6 +1,6 @@
 //! A shard on disk: its index and pending snapshots in memory. Its records are in the log.
 //!
-//! Changed by its [writer](super::shard_writer) under the lock of its state, and by the flusher, which writes pending snapshots.
+//! Changed by its [appender](super::appender) under the lock of its state, and by the flusher, which writes pending snapshots.
 //! The lock is never held while a file is read or written.
 
 use std::collections::{HashMap, VecDeque};

@@ -436,7 +436,7 @@ async fn layers_run_around_each_attempt_of_a_job() {
     assert_eq!(client.send(SendMail { to: "ada".to_owned() }).await.unwrap(), 2);
     let lines = trace.lines();
     assert_eq!(lines.iter().filter(|line| **line == "outer after SendMail Busy").count(), 2, "{lines:?}");
-    let failed = "outer after SendMail failed: the job panicked: planned: a layer of a job";
+    let failed = "outer after SendMail failed: job panicked: planned: a layer of a job";
     assert_eq!(lines.iter().filter(|line| **line == failed).count(), 1, "{lines:?}");
     assert_eq!(lines.last().unwrap(), "outer after SendMail Done");
     let rejected = async || client.send(SendMail { to: "stranger".to_owned() }).idempotency_key("mail 1").await;

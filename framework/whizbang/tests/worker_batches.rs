@@ -308,9 +308,9 @@ async fn error_of_a_call_is_final_for_none_of_its_jobs() {
     for (how, text) in [
         (How::FailCall, "the database is down"),
         (How::RejectCall, "rows.locked"),
-        (How::Panic, "the job panicked: planned: a batch"),
-        (How::Hang, "the job took longer than 50ms"),
-        (How::Miscount, "the batch handler returned 0 results for 1 messages"),
+        (How::Panic, "job panicked: planned: a batch"),
+        (How::Hang, "job took longer than 50ms"),
+        (How::Miscount, "batch handler returned 0 results for 1 messages"),
     ] {
         let (store, database) = (MemoryStore::new(), Arc::<Database>::default());
         let node = start(&store, &database, options()).await;

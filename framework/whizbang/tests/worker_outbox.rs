@@ -328,9 +328,9 @@ async fn repeated_command_of_a_caller_sends_once() {
 #[whizbang::test]
 async fn messages_that_cannot_be_stored_make_a_dead_letter_at_once() {
     for (how, count, expected) in [
-        (How::Plain, 1_001, "the job sent more than 1000 messages"),
-        (How::Large, 8, "the job sent messages of more than 2097152 bytes"),
-        (How::EmptyKey, 1, "the job sent `Book` to an invalid key: 0 bytes, expected 1 to 256"),
+        (How::Plain, 1_001, "job sent more than 1000 messages"),
+        (How::Large, 8, "job sent messages of more than 2097152 bytes"),
+        (How::EmptyKey, 1, "job sent `Book` to an invalid key: 0 bytes, expected 1 to 256"),
     ] {
         let (store, desk) = (MemoryStore::new(), Arc::<Desk>::default());
         let node = start(&store, &desk).await;

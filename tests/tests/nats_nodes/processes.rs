@@ -38,7 +38,7 @@ fn repeated_key_of_another_process_returns_the_first_reply() {
             assert_eq!(call(&server, "invoice-1", "ada", 500).await, "500");
             node.client().send(deposit("ada", 11)).await.expect("is handled");
             assert_eq!(call(&server, "invoice-1", "ada", 500).await, "500");
-            assert_eq!(call(&server, "invoice-1", "ada", 501).await, "the id was used before with another payload");
+            assert_eq!(call(&server, "invoice-1", "ada", 501).await, "id already used with another payload");
             // Neither the node's memory nor the server's contains the reply.
             node.stop().await.expect("stops");
             server.restart_empty();

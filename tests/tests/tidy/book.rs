@@ -128,6 +128,25 @@ fn hello_of_the_readme_is_the_sample_and_short() {
     assert!((10..=HELLO_LINES).contains(&lines), "{lines} lines");
 }
 
+/// A program after a diff without positions: each group of `+` lines replaces the `-` lines before it.
+fn patched(program: &str, diff: &str) -> Option<String> {
+    let lines =
+        |sign: char| diff.lines().filter_map(move |line| line.strip_prefix(sign)).collect::<Vec<_>>().join("\n");
+    let (removed, added) = (lines('-'), lines('+'));
+    let is_there = !removed.is_empty() && program.matches(&removed).count() == 1;
+    is_there.then(|| program.replace(&removed, &added))
+}
+
+#[test]
+fn diff_of_the_readme_gives_the_example_of_the_sample() {
+    let (readme, example) = (file("README.md"), file("samples/hello/examples/durable.rs"));
+    let diff = readme.text.split("```diff\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a diff");
+    let program = patched(first_program(&readme), diff).expect("the diff applies to the program of the README");
+    assert!(example.text.ends_with(&format!("\n\n{program}")), "samples/hello/examples/durable.rs is another program");
+    assert_eq!(patched("a\nb\n", "-a\n+c\n+d\n").as_deref(), Some("c\nd\nb\n"));
+    assert_eq!(patched("a\nb\n", "-x\n+c\n"), None);
+}
+
 #[test]
 fn settings_of_the_book_can_be_read() {
     let settings: toml::Table = file("docs/book.toml").text.parse().expect("docs/book.toml is TOML");

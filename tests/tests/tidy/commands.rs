@@ -8,7 +8,7 @@ use crate::source::{File, Finding, assert_none, file, repository};
 const HERE: &str = "tests/tests/commands.rs";
 
 /// The command lines of the `sh` blocks, each with the test that runs it. `…` at the end stands for any arguments.
-const TESTED: [(&str, &str); 23] = [
+const TESTED: [(&str, &str); 25] = [
     ("cargo new bank", HERE),
     ("cd bank", HERE),
     ("cargo add …", HERE),
@@ -23,7 +23,9 @@ const TESTED: [(&str, &str); 23] = [
     ("cargo run -p two-services -- …", "tests/tests/nats_sample.rs"),
     ("cargo run -p gateway", "tests/tests/http_sample.rs"),
     ("cargo run -p gateway -- …", "tests/tests/http_sample.rs"),
+    ("curl …", "tests/tests/http_sample.rs"),
     ("nats-server -js …", "tests/tests/nats_sample.rs"),
+    ("WHIZBANG_SIM_REPORT=reports cargo test --test testing_sagas …", "framework/whizbang/tests/testing_sagas.rs"),
     ("tests/run", HERE),
     ("tests/run …", HERE),
     ("tests/mutants …", HERE),
@@ -133,6 +135,23 @@ fn unlisted(lines: &[Line<'_>], rows: &[&str]) -> Vec<Finding> {
     findings
 }
 
+/// Tests that name neither the program of a command line nor its package, so that they cannot run it.
+fn unnamed(rows: &[(&str, &str)], files: &[File]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (row, test) in rows {
+        let package = option(row, "--example").or_else(|| option(row, "-p"));
+        let program = row.split_whitespace().next().unwrap_or_default();
+        let word = package.unwrap_or(program);
+        let is_named = |file: &File| file.text.contains(word) || file.text.contains(&word.replace('_', "-"));
+        // Filters of tests and rows of the benchmark have checks of their own, and `cd` is not a program.
+        let is_checked_otherwise = row.contains("cargo test") || word == "whizbang-bench" || word == "cd";
+        if !is_checked_otherwise && !files.iter().any(|file| file.path == *test && is_named(file)) {
+            findings.push(File::new(test, "").finding_at_top(format!("does not name `{word}` of `{row}`")));
+        }
+    }
+    findings
+}
+
 /// The word after an option of a command line.
 fn option<'a>(command: &'a str, name: &str) -> Option<&'a str> {
     let mut words = command.split_whitespace();
@@ -224,6 +243,7 @@ fn every_command_line_of_a_page_is_run_by_a_test() {
     let tests: BTreeSet<&str> = TESTED.iter().map(|(_, test)| *test).collect();
     let missing: Vec<_> = tests.iter().filter(|test| !files.iter().any(|file| file.path == **test)).collect();
     assert!(missing.is_empty(), "{missing:?}");
+    assert_none(&unnamed(&TESTED, &files));
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod book;
 mod commands;
 mod dependencies;
 mod dependency_table;
+mod deploy;
 mod doc_share;
 mod docs;
 mod documented_names;

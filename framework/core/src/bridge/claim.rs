@@ -168,6 +168,7 @@ impl Claim {
 }
 
 /// Returns the reason that a node reports when it has lost a claim.
+#[doc(hidden)]
 pub fn lost_reason(domain: &Name, found: Option<&Claim>) -> String {
     match found {
         Some(claim) => format!(

@@ -26,7 +26,7 @@ pub enum BridgeError {
         reason: String,
     },
     /// A stream or consumer of the needed name exists with other settings. Nothing was changed.
-    #[error("{what} exists with {setting} = {found}, needed is {wanted}")]
+    #[error("{what} exists with {setting} = {found}, expected {wanted}")]
     Mismatch {
         /// The stream or consumer.
         what: String,

@@ -8,6 +8,28 @@ use std::fmt;
 use crate::message::ShardId;
 
 /// The receiver of the reports about one domain. Its methods may be called on any thread and never block.
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use whizbang::bridge::Watcher;
+/// use whizbang::message::ShardId;
+///
+/// /// Remembers the last reported position.
+/// #[derive(Default)]
+/// struct Newest(AtomicU64);
+///
+/// impl Watcher for Newest {
+///     fn grown(&self, _shard: &ShardId, position: u64) {
+///         self.0.fetch_max(position, Ordering::Relaxed);
+///     }
+///
+///     fn interrupted(&self) {}
+/// }
+/// # let newest = Newest::default();
+/// # newest.grown(&ShardId::new(whizbang::message::Name::from_static("bank").unwrap(), 0), 7);
+/// # newest.ended();
+/// # assert_eq!(newest.0.into_inner(), 7);
+/// ```
 pub trait Watcher: Send + Sync + 'static {
     /// Reports that the log of a shard reaches at least `position`.
     fn grown(&self, shard: &ShardId, position: u64);

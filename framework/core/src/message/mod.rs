@@ -38,9 +38,11 @@ pub use digest::unkeyed as unkeyed_digest;
 pub use domain::{Domain, Of, Shard, ShardId, shard_of};
 pub use envelope::{Envelope, Kind, Origin, ReplyMode};
 pub use expiry::{EXPIRY, expiry, set_expiry};
+#[doc(hidden)]
 pub use facts::MessageFacts;
 pub use fingerprint::{Fingerprint, ReplyShape};
 pub use fingerprint::{MAX_SHAPES_BYTES, MessageShapes, SHAPE};
+#[doc(hidden)]
 pub use hash::stable_hash;
 pub use headers::{HeaderError, MAX_HEADER_BYTES, MAX_HEADERS, header, is_header_name, is_header_value, set_header};
 pub use id::{IdSource, MessageId};
@@ -51,8 +53,8 @@ pub use name::{Name, NameError};
 pub use rejection_fields::{FieldCoding, FieldValue, ReceivedFields, RejectionFields, reason_in};
 pub use reply::{Rejection, TypedRejection, rejection_in};
 pub use shape::{Difference, Field, Plain, Shape, Variant};
-pub use verified::Trust;
-pub use verified::{encode_command_verified, encode_reply_verified, encode_verified};
+#[doc(hidden)]
+pub use verified::{Trust, encode_command_verified, encode_reply_verified, encode_verified};
 
 /// A typed value that is sent: a [command](Command), an [event](Event), a [query](Query) or a [document](Document).
 ///

@@ -143,10 +143,10 @@ pub enum StoreError {
         is_transient: bool,
     },
     /// The store runs no statements of users. Nothing was stored; use a store that does, such as PostgreSQL.
-    #[error("the store runs no statements: use PostgreSQL")]
+    #[error("statements not supported by the store: use PostgreSQL")]
     NoStatements,
     /// The store is closed, or was stopped by an earlier error. Nothing was stored; restart the node.
-    #[error("the store is closed")]
+    #[error("store closed")]
     Closed,
     /// This program cannot decode a stored message. The message stays stored; deploy a program that knows its type.
     #[error("failed to decode a stored message")]

@@ -24,7 +24,7 @@ pub trait StorePlace: std::fmt::Debug + Send + Sync {
     #[doc(hidden)]
     fn create(&self, new: NewStore) -> BoxFuture<'_, Result<Box<dyn MoveTarget>, StoreError>>;
 
-    /// Lets nodes open the complete copy that the move with this number has made. Returns `false` if there is none.
+    /// Activates the complete copy of the move `number`: nodes can open it from then on. Returns `false` if there is none.
     #[doc(hidden)]
     fn finish(&self, number: u128) -> BoxFuture<'_, Result<bool, StoreError>>;
 }
@@ -36,7 +36,7 @@ pub enum FoundSource {
     Ready(Box<dyn MoveSource>),
     /// It has moved already.
     Moved {
-        /// The place, for messages.
+        /// The location, for log lines and errors.
         at: String,
         /// The mark of that move.
         mark: MoveMark,
@@ -72,17 +72,18 @@ pub struct CopiedShard {
     pub id: ShardId,
     /// The number of shards of its domain.
     pub shards: u16,
-    /// The epoch of its last owner. The epochs of the copy are later: names at the broker may contain them.
+    /// The epoch of its last owner. The copy must use higher epochs, because names of consumers at the broker contain
+    /// the epoch.
     pub epoch: Epoch,
 }
 
 /// An opened store of a move.
 #[doc(hidden)]
 pub trait MoveEnd: Send + Sync {
-    /// Returns the store, for everything that its readers return.
+    /// Returns the opened store; the move reads events, the outbox and timers through it.
     fn store(&self) -> &dyn Store;
 
-    /// Returns the place, for messages.
+    /// Returns the location, for log lines and errors.
     fn at(&self) -> String;
 
     /// Returns the shards that were ever opened.
@@ -98,7 +99,7 @@ pub trait MoveEnd: Send + Sync {
 /// All turns of a store, page by page. Turns of a shard come in their order.
 #[doc(hidden)]
 pub trait TurnPages: Send {
-    /// Returns the next turns, a few MiB at most together with the last one. No turn is left if none is returned.
+    /// Returns the next turns, a few MiB at most together with the last one. An empty page means that all turns were read.
     fn next(&mut self) -> BoxFuture<'_, Result<Vec<(ShardId, CopiedTurn)>, StoreError>>;
 }
 

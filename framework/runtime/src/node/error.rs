@@ -17,7 +17,7 @@ pub enum StartError {
     #[error(transparent)]
     Name(#[from] NameError),
     /// The name of a propagated header is invalid or reserved. Change it.
-    #[error("failed to propagate headers: {0}")]
+    #[error("invalid name of a propagated header")]
     Header(#[from] HeaderError),
     /// The configuration is invalid.
     #[error(transparent)]
@@ -51,7 +51,7 @@ pub enum StartError {
     },
     /// A singleton is declared on a node that hosts no aggregate, saga or worker, and publishes no event. It runs with a shard of
     /// the service's own domains, so declare it on a service that owns one.
-    #[error("the singleton `{name}` needs a domain that its service owns")]
+    #[error("singleton `{name}` needs a domain that its service owns")]
     SingletonWithoutDomain {
         /// The name.
         name: String,
@@ -65,7 +65,7 @@ pub enum StartError {
     },
     /// A projection returns statements, and the store runs none. Use a store that does, such as PostgreSQL, or remove
     /// `reset` from the projection.
-    #[error("the projection `{projection}` has statements, which the store does not run: use PostgreSQL")]
+    #[error("projection `{projection}` has statements, which the store does not run: use PostgreSQL")]
     NoStatements {
         /// The projection.
         projection: String,
@@ -124,7 +124,7 @@ pub enum StartError {
     Shape(Box<ShapeChange>),
     /// The store contains a name that this program does not know: a renamed or removed domain, actor type,
     /// projection, event, command or timer. Declare what it was renamed to, or retire it.
-    #[error("the store contains the {kind} `{name}`, which this program does not know; {remedy}")]
+    #[error("store contains the {kind} `{name}`, which this program does not know; {remedy}")]
     UnknownName {
         /// Kind of name: `domain`, `actor`, `projection`, `event`, `command` or `timer`.
         kind: String,

@@ -7,6 +7,15 @@ use std::time::Duration;
 use serde::Serialize;
 
 /// Health of a node, for probes and operators.
+///
+/// ```
+/// # whizbang::derive::block_on(async {
+/// # let node = bank_fixture::bank().await;
+/// let health = node.health();
+/// assert!(health.live && health.ready, "{:?}", health.reasons);
+/// # node.stop().await
+/// # }).unwrap();
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Health {

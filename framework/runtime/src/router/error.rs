@@ -101,11 +101,11 @@ pub enum SendError {
         source: Option<Box<SendError>>,
     },
     /// The deadline passed before the command's turn began. Nothing was done; send again if it still matters.
-    #[error("the deadline passed before the turn began")]
+    #[error("deadline passed before the turn began")]
     Late,
     /// The command could not be handled and is now a dead letter of the owner; its key is parked. It is handled when
     /// an operator redrives it: do not send it again with another id.
-    #[error("the command is a dead letter: {reason}")]
+    #[error("command is a dead letter: {reason}")]
     DeadLetter {
         /// The error of the last delivery.
         reason: String,
@@ -113,21 +113,21 @@ pub enum SendError {
     /// The command failed and nothing was done: its handler or a layer panicked in every attempt, or it requested effects that
     /// cannot be written (an event or reply above 512 KiB, a command to an empty key). No other caller is affected.
     /// Sent again with the same id, it is tried again and most likely fails again: fix the command or its handler.
-    #[error("the command failed: {reason}")]
+    #[error("command failed: {reason}")]
     Failed {
         /// The error of the last attempt.
         reason: String,
     },
     /// The id or idempotency key was used before for the same aggregate with another message; name, schema version,
     /// codec and payload are compared. Nothing was done.
-    #[error("the id was used before with another payload")]
+    #[error("id already used with another payload")]
     Conflict,
     /// The id is older than ids are kept, so it is unknown whether the command was handled. Nothing was done now.
-    #[error("the id has expired")]
+    #[error("id expired")]
     Expired,
     /// The time in the id is more than 5 minutes ahead of the owner's clock. Nothing was done: correct the clock of
     /// the machine that created the id, or use an idempotency key.
-    #[error("the id is from the future")]
+    #[error("id is from the future")]
     IdInFuture,
     /// The idempotency key is empty. Nothing was sent.
     #[error("idempotency key is empty")]

@@ -79,7 +79,7 @@ struct BatchedJob<T, R> {
 
 /// A handler that has returned a wrong number of results. The attempts of its jobs have failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the batch handler returned {results} results for {messages} messages")]
+#[error("batch handler returned {results} results for {messages} messages")]
 struct ResultCount {
     results: usize,
     messages: usize,

@@ -43,13 +43,13 @@ pub enum RetryDecision {
 pub enum JobError {
     /// The attempt took longer than the limit of a job; its future was dropped. The external effect may have happened.
     /// Set a shorter limit on each external call, or raise [`WorkerOptions::job_limit`].
-    #[error("the job took longer than {limit:?}")]
+    #[error("job took longer than {limit:?}")]
     TimedOut {
         /// The limit.
         limit: Duration,
     },
     /// The worker panicked. The external effect may have happened.
-    #[error("the job panicked: {text}")]
+    #[error("job panicked: {text}")]
     Panicked {
         /// Text of the panic, shortened.
         text: String,

@@ -29,19 +29,19 @@ pub(super) const MAX_MESSAGES: usize = 1_000;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum OutboxError {
     /// The job sends too many messages; split it.
-    #[error("the job sent more than {limit} messages")]
+    #[error("job sent more than {limit} messages")]
     TooMany { limit: usize },
     /// The messages are larger than a turn may be; send less in one job.
-    #[error("the job sent messages of more than {limit} bytes")]
+    #[error("job sent messages of more than {limit} bytes")]
     TooLarge { limit: usize },
     /// No aggregate has such a key.
-    #[error("the job sent `{message}` to an invalid key: {bytes} bytes, expected 1 to 256")]
+    #[error("job sent `{message}` to an invalid key: {bytes} bytes, expected 1 to 256")]
     Key { message: &'static str, bytes: usize },
     /// A header is invalid.
-    #[error("the job sent a message with an invalid header: {0}")]
+    #[error("job sent a message with an invalid header: {0}")]
     Header(HeaderError),
     /// The message cannot be encoded, or not decoded again.
-    #[error("the job sent `{message}`, which cannot be encoded: {error}")]
+    #[error("job sent `{message}`, which cannot be encoded: {error}")]
     Encode { message: &'static str, error: CodecError },
 }
 

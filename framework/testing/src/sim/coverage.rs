@@ -19,6 +19,17 @@ use whizbang_runtime::router::Manifest;
 ///
 /// `Display` prints a table: for each message of an actor, the number of times it was handled while the saga was open, while it
 /// was compensating, and after its end.
+///
+/// ```
+/// # use bank_fixture::*;
+/// use whizbang::testing::{Coverage, Sim};
+///
+/// let run = Sim::new(7).service("bank", |node| node.aggregate::<Account>()).run(async |world| {
+///     world.send(Deposit { account: "ada".into(), cents: 500 }).await.unwrap();
+/// });
+/// let coverage: Coverage = run.unwrap().coverage;
+/// assert!(coverage.to_string().contains("Deposit"));
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Coverage {
     /// The number of merged runs.

@@ -5,7 +5,7 @@
 #[non_exhaustive]
 pub enum SimError {
     /// Two services host one domain. Both would reply, each from its own log. Host the domain in one of them.
-    #[error("the services `{first}` and `{second}` both host the domain `{domain}`; host it in one of them")]
+    #[error("services `{first}` and `{second}` both host the domain `{domain}`; host it in one of them")]
     HostedTwice {
         /// The domain.
         domain: String,

@@ -39,6 +39,17 @@ use whizbang_runtime::worker::Attempt;
 pub(super) const START_TIME: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
 /// A running simulated cluster. Clones refer to the same cluster. [`Sim`](super::Sim) has the complete example.
+///
+/// ```
+/// # use bank_fixture::*;
+/// use whizbang::testing::Sim;
+///
+/// let run = Sim::new(7).service("bank", |node| node.aggregate::<Account>()).run(async |world| {
+///     world.send(Deposit { account: "ada".into(), cents: 500 }).await.unwrap();
+///     assert_eq!(world.state::<Account>("ada").cents, 500);
+/// });
+/// run.unwrap();
+/// ```
 #[derive(Clone)]
 pub struct World(pub(super) Rc<Inner>);
 

@@ -124,20 +124,6 @@ fn grouped(number: u64) -> String {
     grouped
 }
 
-/// Checks the numbers of a configuration file.
-///
-/// # Errors
-/// [`ConfigError::Value`] with the first key whose value is out of its range. A value of another type is not checked here.
-pub(super) fn check_numbers(file: &toml::Table) -> Result<(), ConfigError> {
-    for number in NUMBERS {
-        let Some(value) = file.get(number.name).and_then(toml::Value::as_integer) else { continue };
-        if !u64::try_from(value).is_ok_and(|value| (number.least..=number.most).contains(&value)) {
-            return Err(ConfigError::Value { key: number.name, value: value.to_string(), expected: number.expected() });
-        }
-    }
-    Ok(())
-}
-
 impl NodeConfig {
     /// Returns the defaults, overridden by the environment: see [`environment`](Self::environment).
     ///
@@ -179,6 +165,24 @@ impl NodeConfig {
         V: Into<OsString>,
     {
         read(self, variables.into_iter().map(|(name, value)| (name.into(), value.into())))
+    }
+
+    /// Checks the numbers of a configuration file.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] with the first key whose value is out of its range. A value of another type is not checked here.
+    pub(super) fn check_numbers(file: &toml::Table) -> Result<(), ConfigError> {
+        for number in NUMBERS {
+            let Some(value) = file.get(number.name).and_then(toml::Value::as_integer) else { continue };
+            if !u64::try_from(value).is_ok_and(|value| (number.least..=number.most).contains(&value)) {
+                return Err(ConfigError::Value {
+                    key: number.name,
+                    value: value.to_string(),
+                    expected: number.expected(),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Returns key, default and range of each value with a number, as the documentation shows them.

@@ -133,7 +133,7 @@ impl NodeConfig {
     pub fn toml(self, text: &str) -> Result<Self, ConfigError> {
         let invalid = |error: toml::de::Error| ConfigError::Toml { reason: error.to_string() };
         let file: FileConfig = toml::from_str(text).map_err(invalid)?;
-        environment::check_numbers(&toml::from_str(text).map_err(invalid)?)?;
+        Self::check_numbers(&toml::from_str(text).map_err(invalid)?)?;
         let replaces_store = match file.replaces_store.as_deref() {
             None => self.replaces_store,
             Some(text) => ReplacedStore::parse(text).ok_or_else(|| ConfigError::Value {

@@ -6,7 +6,7 @@
 //! A read begins with the state of the index at one moment. Records that are appended later are not part of it, and records
 //! before it never change, so no lock is held while the log is read.
 //!
-//! Damage that a read finds fails that read alone. It is remembered and shown in the health of the store, with the place of
+//! A damaged record fails only the read that finds it. The damage is remembered and shown in the health of the store, with the place of
 //! the record.
 
 use std::sync::Arc;
@@ -102,17 +102,18 @@ impl EmbeddedReader {
             (None, Some(head)) => head,
             (short, _) => return Ok(Box::new(OnePage(short.unwrap_or_default()))),
         };
-        // Acquired before any part of the stream is in memory.
-        let turn = match self.store.long_reads() {
+        // Bounds the memory of concurrent long reads.
+        let permit = match self.store.long_reads() {
             Some(long_reads) => long_reads.acquire_owned().await.ok(),
             None => None,
         };
         let (actor, key): (Arc<str>, Arc<str>) = (actor.into(), key.into());
         let (store, names) = (Arc::clone(&self.store), (Arc::clone(&actor), Arc::clone(&key)));
-        let skim = move || traverse::page_ends(&LogReader::new(store.segments()), head, &names.0, &names.1, snapshot);
-        let (snapshot, ends) = run_on_reader(&self.store, skim).await?;
+        let find_page_ends =
+            move || traverse::page_ends(&LogReader::new(store.segments()), head, &names.0, &names.1, snapshot);
+        let (snapshot, ends) = run_on_reader(&self.store, find_page_ends).await?;
         let floor = snapshot.as_ref().map_or(0, |snapshot| snapshot.turn);
-        Ok(Box::new(Pages { store: Arc::clone(&self.store), actor, key, snapshot, ends, floor, _permit: turn }))
+        Ok(Box::new(Pages { store: Arc::clone(&self.store), actor, key, snapshot, ends, floor, _permit: permit }))
     }
 
     /// Reads a page of events on the calling thread. It begins at a record that the page before it has passed.
@@ -126,6 +127,7 @@ impl EmbeddedReader {
         }
         let mut walk = Walk::default();
         let events = traverse::events(&self.log(), from, after, to, &mut walk);
+        // Kept, so that the next page begins at a record that this one has passed.
         self.with_state(|state| state.index.keep_walk(walk));
         events
     }
