@@ -1,4 +1,4 @@
-//! Compares docs/pictures.md with the diagrams of today's runs, and requires an explanation for everything that is never reached.
+//! Compares docs/diagrams.md with the diagrams of today's runs, and requires an explanation for everything that is never reached.
 
 use shop::orders::Fulfilment;
 use whizbang::testing::Coverage;
@@ -89,7 +89,7 @@ fn page() -> String {
 
 #[test]
 fn diagrams_in_documentation_are_up_to_date() {
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/pictures.md");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/diagrams.md");
     let today = page();
     if std::env::var("TESTS_DRAW").is_ok() {
         std::fs::write(file, &today).unwrap();
@@ -98,6 +98,6 @@ fn diagrams_in_documentation_are_up_to_date() {
     let differs = kept.lines().zip(today.lines()).find(|(kept, today)| kept != today);
     assert!(
         kept == today,
-        "docs/pictures.md is out of date; its first paragraph has the command to update it. It differs in {differs:?}"
+        "docs/diagrams.md is out of date; its first paragraph has the command to update it. It differs in {differs:?}"
     );
 }

@@ -35,15 +35,15 @@ const LONGEST_CHECK: Duration = Duration::from_secs(30);
 /// Time after which a log that cannot be read is logged as a warning.
 const WARN_AFTER: Duration = Duration::from_secs(5);
 
-type Reading = BoxFuture<'static, (usize, PageRequest, Result<LogPage, ReadError>)>;
-type Checking = BoxFuture<'static, (Shard, Result<LogPage, ReadError>)>;
-type Opening = BoxFuture<'static, Result<Option<Watch>, BridgeError>>;
+type PageRead = BoxFuture<'static, (usize, PageRequest, Result<LogPage, ReadError>)>;
+type ShardCheck = BoxFuture<'static, (Shard, Result<LogPage, ReadError>)>;
+type WatchOpening = BoxFuture<'static, Result<Option<Watch>, BridgeError>>;
 
 /// The condition of the watch of the domain.
-enum Watching {
+enum WatchState {
     /// The watch is not requested yet, or is requested again at that time.
     Closed(Option<Instant>),
-    Opening(Opening),
+    Opening(WatchOpening),
     /// `None` if the bridge reports nothing.
     Open(Option<Watch>),
 }
@@ -76,14 +76,14 @@ pub(super) struct Follower {
     due: VecDeque<usize>,
     /// Logs that are read again at that time.
     waiting: BTreeSet<(Instant, usize)>,
-    reading: FuturesUnordered<Reading>,
+    reading: FuturesUnordered<PageRead>,
     loaded: VecDeque<Loaded>,
     heads: Arc<Heads>,
     /// The reading of a reported shard that the domain does not have here.
-    checking: Option<Checking>,
+    checking: Option<ShardCheck>,
     /// The next time at which such a report is checked; `None` before the first false one.
     unknown_at: Option<Instant>,
-    watching: Watching,
+    watching: WatchState,
     failed_watches: u32,
     /// The next time at which all logs are read without a report, and the interval after it.
     check_at: Instant,
@@ -117,7 +117,7 @@ impl Follower {
             heads: Arc::new(Heads::new(shards)),
             checking: None,
             unknown_at: None,
-            watching: Watching::Closed(None),
+            watching: WatchState::Closed(None),
             failed_watches: 0,
             check_at: instant() + FIRST_CHECK,
             check_interval: FIRST_CHECK,
@@ -142,7 +142,7 @@ impl Follower {
 
     /// Waits until it is known where the stream starts.
     pub(super) fn poll_started(&mut self, context: &mut Context<'_>) -> Poll<Result<(), SubscribeError>> {
-        while self.unstarted > 0 || !matches!(self.watching, Watching::Open(_)) {
+        while self.unstarted > 0 || !matches!(self.watching, WatchState::Open(_)) {
             match self.advance(context) {
                 Ok(true) => {}
                 Ok(false) => return Poll::Pending,
@@ -195,7 +195,7 @@ impl Follower {
             return Ok(self.poll_timer(context));
         }
         self.note_reports(context);
-        if !matches!(self.watching, Watching::Open(_)) {
+        if !matches!(self.watching, WatchState::Open(_)) {
             return Ok(true);
         }
         self.poll_checking(context)?;
@@ -211,25 +211,25 @@ impl Follower {
     fn poll_watching(&mut self, context: &mut Context<'_>) -> Result<bool, SubscribeError> {
         loop {
             match &mut self.watching {
-                Watching::Open(_) => return Ok(true),
-                Watching::Closed(Some(at)) if *at > instant() => return Ok(false),
-                Watching::Closed(_) => {
+                WatchState::Open(_) => return Ok(true),
+                WatchState::Closed(Some(at)) if *at > instant() => return Ok(false),
+                WatchState::Closed(_) => {
                     let watcher = Arc::clone(&self.heads) as Arc<dyn Watcher>;
-                    self.watching = Watching::Opening(self.client.remote().watch(self.domain.clone(), watcher));
+                    self.watching = WatchState::Opening(self.client.remote().watch(self.domain.clone(), watcher));
                 }
-                Watching::Opening(opening) => match opening.as_mut().poll(context) {
+                WatchState::Opening(opening) => match opening.as_mut().poll(context) {
                     Poll::Pending => return Ok(false),
                     Poll::Ready(Ok(watch)) => {
                         self.check_at = instant() + FIRST_CHECK;
                         self.failed_watches = 0;
-                        self.watching = Watching::Open(watch);
+                        self.watching = WatchState::Open(watch);
                     }
                     Poll::Ready(Err(error)) => match ReadError::from(error) {
                         ReadError::Later(reason) => {
                             self.failed_watches += 1;
                             tracing::debug!(target: TARGET, domain = %self.domain, reason, "failed to watch a domain: retrying");
                             let wait = self.client.retry_wait(self.failed_watches);
-                            self.watching = Watching::Closed(Some(instant() + wait));
+                            self.watching = WatchState::Closed(Some(instant() + wait));
                         }
                         error => return Err(self.last_error(error)),
                     },
@@ -261,7 +261,7 @@ impl Follower {
         }
         if reports.has_ended {
             self.failed_watches += 1;
-            self.watching = Watching::Closed(Some(instant() + self.client.retry_wait(self.failed_watches)));
+            self.watching = WatchState::Closed(Some(instant() + self.client.retry_wait(self.failed_watches)));
         }
     }
 
@@ -396,7 +396,7 @@ impl Follower {
 
     /// Returns true if the time has come for something. Otherwise the task is woken at that time.
     fn poll_timer(&mut self, context: &mut Context<'_>) -> bool {
-        let watch_at = if let Watching::Closed(at) = self.watching { at } else { None };
+        let watch_at = if let WatchState::Closed(at) = self.watching { at } else { None };
         let first = self.waiting.first().map(|(at, _)| *at);
         let due = first.into_iter().chain(watch_at).fold(self.check_at, Instant::min);
         if self.timer.as_ref().is_none_or(|(at, _)| *at != due) {
@@ -416,7 +416,7 @@ impl Follower {
             self.enqueue(index);
         }
         if self.check_at <= now {
-            if let Watching::Open(Some(_)) = self.watching {
+            if let WatchState::Open(Some(_)) = self.watching {
                 self.check_interval = (self.check_interval * 2).min(LONGEST_CHECK);
             }
             self.check_at = now + self.check_interval;

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use tokio::time::Instant;
 
 use super::failure::{Failure, JobFailure};
-use super::plan::Done;
+use super::plan::FinishedJob;
 use crate::actor::{Failpoint, Failpoints};
 use whizbang_core::clock::instant;
 use whizbang_core::message::{Envelope, MessageId};
@@ -81,7 +81,7 @@ impl Attempt {
     }
 
     /// Records that user code has returned and its effect is done, and triggers a failpoint if one is set.
-    pub(super) async fn returned(&self, done: Result<Done, JobFailure>) -> Result<Done, JobFailure> {
+    pub(super) async fn returned(&self, done: Result<FinishedJob, JobFailure>) -> Result<FinishedJob, JobFailure> {
         let done = done?;
         self.0.borrow_mut().effect = Some(instant());
         let (domain, id) = (self.0.borrow().domain, self.0.borrow().message.id);
@@ -96,9 +96,9 @@ impl Attempt {
         }
     }
 
-    pub(super) fn ended(&self, ended: &Result<Done, Failure>) {
+    pub(super) fn ended(&self, ended: &Result<FinishedJob, Failure>) {
         let end = match ended {
-            Ok(Done { rejected: true, .. }) => AttemptEnd::Rejected,
+            Ok(FinishedJob { rejected: true, .. }) => AttemptEnd::Rejected,
             Ok(_) => AttemptEnd::Done,
             Err(failure) => AttemptEnd::Failed(failure.text().to_owned()),
         };

@@ -10,7 +10,7 @@ use super::dispatcher::WorkerDispatcher;
 use super::failure::Failure;
 use super::job_log::JobLog;
 use super::ledger::Ledger;
-use super::plan::Done;
+use super::plan::FinishedJob;
 use crate::actor::{Outgoing, OwnedShard, propagate};
 use crate::router::{DedupKey, Outcome};
 use whizbang_core::message::{Domain, Envelope, Kind};
@@ -123,9 +123,9 @@ impl<W: Worker> WorkerDispatcher<W> {
         ledger: &RefCell<Ledger>,
         envelope: &Envelope,
         end: End<'_>,
-        done: &Done,
+        done: &FinishedJob,
     ) -> Result<Outcome, Failure> {
-        let Done { reply, rejected, sent } = done;
+        let FinishedJob { reply, rejected, sent } = done;
         let resolved = [Note::Resolved { message: envelope.id }];
         let notes: &[_] = if matches!(end, End::Resolved) { &resolved } else { &[] };
         let entry = JobEntry { envelope, end, reply, rejected: *rejected, notes, sent };

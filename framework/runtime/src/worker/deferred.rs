@@ -23,7 +23,7 @@ use super::dispatcher::WorkerDispatcher;
 use super::failure::Failure;
 use super::job_log::{JobLog, JobNumber};
 use super::ledger::Ledger;
-use super::plan::Done;
+use super::plan::FinishedJob;
 use super::priority::Priority;
 use crate::actor::OwnedShard;
 use crate::router::{DedupKey, Outcome};
@@ -292,7 +292,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         log: &JobLog,
         ledger: &RefCell<Ledger>,
         envelope: &Envelope,
-        done: &Done,
+        done: &FinishedJob,
         attempts: u32,
     ) {
         match self.finish(log, ledger, envelope, End::Resolved, done).await {

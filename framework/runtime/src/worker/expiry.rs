@@ -13,7 +13,7 @@ use super::dispatcher::WorkerDispatcher;
 use super::failure::Failure;
 use super::job_log::JobLog;
 use super::ledger::Ledger;
-use super::plan::Done;
+use super::plan::FinishedJob;
 use crate::router::{DedupKey, Outcome};
 use whizbang_core::message::{Coded as _, Domain as _, Envelope, Kind, Rejection, expiry};
 use whizbang_core::telemetry::TARGET;
@@ -60,7 +60,7 @@ impl<W: Worker> WorkerDispatcher<W> {
     }
 
     /// Returns the rejection of an expired message, or the failure of its job if it becomes a dead letter.
-    fn expired(&self, envelope: &Envelope) -> Result<Done, Failure> {
+    fn expired(&self, envelope: &Envelope) -> Result<FinishedJob, Failure> {
         self.context.counts.expired.one();
         tracing::debug!(
             target: TARGET, worker = %self.actor, message = %envelope.name, id = %envelope.id, "command expired before its job began",
@@ -70,7 +70,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         }
         let mut reply = Vec::new();
         match <()>::write_reply(&Err(Rejection::expired()), W::Domain::CODEC, &mut reply) {
-            Ok(()) => Ok(Done { reply, rejected: true, sent: Vec::new() }),
+            Ok(()) => Ok(FinishedJob { reply, rejected: true, sent: Vec::new() }),
             Err(error) => Err(Failure::Fail(format!("failed to encode reply: {error}"))),
         }
     }

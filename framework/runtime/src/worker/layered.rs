@@ -5,7 +5,7 @@
 use std::rc::Rc;
 
 use super::failure::JobFailure;
-use super::plan::{Done, text_of};
+use super::plan::{FinishedJob, text_of};
 use crate::actor::{MIN_WAIT, StuckKey, ThreadContext};
 use crate::layer::{Call, CallOutcome, Layers, Refusal};
 use whizbang_core::clock::Clock;
@@ -33,8 +33,8 @@ impl JobLayers<'_> {
     pub(super) async fn run(
         &self,
         envelope: Envelope,
-        job: impl AsyncFnOnce(Envelope) -> Result<Done, JobFailure>,
-    ) -> Result<Done, JobFailure> {
+        job: impl AsyncFnOnce(Envelope) -> Result<FinishedJob, JobFailure>,
+    ) -> Result<FinishedJob, JobFailure> {
         let mut refusals = StuckKey::default();
         loop {
             match self.layers.before_async(&self.call(&envelope)).await {
@@ -82,16 +82,16 @@ impl JobLayers<'_> {
         self.layers.after(&self.call(envelope), CallOutcome::Failed(text));
     }
 
-    fn rejection(&self, done: &Result<Done, JobFailure>) -> Option<Rejection> {
+    fn rejection(&self, done: &Result<FinishedJob, JobFailure>) -> Option<Rejection> {
         let done = done.as_ref().ok().filter(|done| done.rejected)?;
         rejection_in(self.codec, &done.reply).ok().flatten()
     }
 }
 
-fn rejected(rejection: Rejection, codec: Codec) -> Result<Done, JobFailure> {
+fn rejected(rejection: Rejection, codec: Codec) -> Result<FinishedJob, JobFailure> {
     let mut reply = Vec::new();
     match <()>::write_reply(&Err(rejection), codec, &mut reply) {
-        Ok(()) => Ok(Done { reply, rejected: true, sent: Vec::new() }),
+        Ok(()) => Ok(FinishedJob { reply, rejected: true, sent: Vec::new() }),
         Err(error) => Err(JobFailure::Fail(format!("failed to encode reply: {error}"))),
     }
 }

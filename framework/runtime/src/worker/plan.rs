@@ -18,21 +18,22 @@ use whizbang_core::message::{Coded, Command, Domain, Envelope, Event, Message, O
 use whizbang_core::telemetry::{error_chain, shortened};
 
 /// Runs one job.
-type Doing<W> = fn(Arc<W>, Envelope, Job) -> LocalBoxFuture<'static, Result<Done, JobFailure>>;
+type HandleOne<W> = fn(Arc<W>, Envelope, Job) -> LocalBoxFuture<'static, Result<FinishedJob, JobFailure>>;
 /// Runs one job in a call that it may share with others.
-type BatchDoing<W> = Rc<dyn Fn(Arc<W>, Envelope, Job, JoinBatch) -> LocalBoxFuture<'static, Result<Done, JobFailure>>>;
-type ByName<T> = HashMap<(&'static str, &'static str), T, FixedState>;
+type HandleInBatch<W> =
+    Rc<dyn Fn(Arc<W>, Envelope, Job, JoinBatch) -> LocalBoxFuture<'static, Result<FinishedJob, JobFailure>>>;
+type HandlersByName<T> = HashMap<(&'static str, &'static str), T, FixedState>;
 
 /// The handler of a message.
 pub(crate) enum Handler<W: ?Sized> {
     /// Handles one message in a call.
-    One(Doing<W>),
+    One(HandleOne<W>),
     /// Handles the messages of a batch in a call.
-    Batch(BatchDoing<W>),
+    Batch(HandleInBatch<W>),
 }
 
 /// A finished job.
-pub(crate) struct Done {
+pub(crate) struct FinishedJob {
     /// Encoded `Result<Reply, Rejection>`.
     pub(crate) reply: Vec<u8>,
     pub(crate) rejected: bool,
@@ -40,7 +41,7 @@ pub(crate) struct Done {
     pub(crate) sent: Vec<Outgoing>,
 }
 
-impl Done {
+impl FinishedJob {
     /// A message without any effect.
     pub(crate) const NOTHING: Self = Self { reply: Vec::new(), rejected: false, sent: Vec::new() };
 }
@@ -53,9 +54,9 @@ pub(super) fn text_of(error: &(dyn Error + 'static)) -> String {
 /// List filled by [`Worker::wire`].
 #[doc(hidden)]
 pub struct WorkerPlan<W: ?Sized> {
-    pub(crate) performs: ByName<Handler<W>>,
-    pub(crate) on: ByName<Handler<W>>,
-    pub(crate) replied: ByName<Handler<W>>,
+    pub(crate) performs: HandlersByName<Handler<W>>,
+    pub(crate) on: HandlersByName<Handler<W>>,
+    pub(crate) replied: HandlersByName<Handler<W>>,
     /// Commands whose replies are handled.
     pub(crate) awaited: Vec<TypeId>,
     pub(crate) card: ActorCard,
@@ -84,7 +85,7 @@ impl<W: Worker> WorkerPlan<W> {
         W: Perform<C>,
     {
         self.card.handles.push(MessageCard::of_command::<C>());
-        let perform: Doing<W> = |worker, envelope, job| {
+        let perform: HandleOne<W> = |worker, envelope, job| {
             Box::pin(async move {
                 let command = <C as Message>::decode(envelope.version, envelope.codec, &envelope.payload)
                     .map_err(JobFailure::Undecodable)?;
@@ -101,7 +102,7 @@ impl<W: Worker> WorkerPlan<W> {
     {
         self.card.handles.push(MessageCard::of_command::<C>());
         let batches = Batches::new(|worker: Arc<W>, batch| Box::pin(async move { worker.perform_batch(batch).await }));
-        let perform: BatchDoing<W> = Rc::new(move |worker, envelope, job, join| {
+        let perform: HandleInBatch<W> = Rc::new(move |worker, envelope, job, join| {
             let batches = Rc::clone(&batches);
             Box::pin(async move {
                 let command = <C as Message>::decode(envelope.version, envelope.codec, &envelope.payload)
@@ -123,7 +124,7 @@ impl<W: Worker> WorkerPlan<W> {
         W: OnEvent<E>,
     {
         self.card.takes.push(MessageCard::of::<E>());
-        let perform: Doing<W> = |worker, envelope, job| {
+        let perform: HandleOne<W> = |worker, envelope, job| {
             Box::pin(async move {
                 let mut done = reply::<W, ()>(Ok(()))?;
                 for (event, job) in split_event(&envelope, &job)? {
@@ -142,7 +143,7 @@ impl<W: Worker> WorkerPlan<W> {
     {
         self.card.takes.push(MessageCard::of::<E>());
         let batches = Batches::new(|worker: Arc<W>, batch| Box::pin(async move { worker.on_event_batch(batch).await }));
-        let perform: BatchDoing<W> = Rc::new(move |worker, envelope, job, join| {
+        let perform: HandleInBatch<W> = Rc::new(move |worker, envelope, job, join| {
             let batches = Rc::clone(&batches);
             Box::pin(async move {
                 let events = split_event(&envelope, &job)?;
@@ -166,7 +167,7 @@ impl<W: Worker> WorkerPlan<W> {
     {
         self.card.replies.push(MessageCard::of_command::<C>());
         self.awaited.push(TypeId::of::<C>());
-        let perform: Doing<W> = |worker, envelope, job| {
+        let perform: HandleOne<W> = |worker, envelope, job| {
             Box::pin(async move {
                 let answer = <C::Reply as Coded>::read_reply(envelope.codec, &envelope.payload)
                     .map_err(JobFailure::Undecodable)?;
@@ -193,7 +194,7 @@ fn split_event<E: Event>(envelope: &Envelope, job: &Job) -> Result<Vec<(E, Job)>
     Ok(events)
 }
 
-fn reply<W: Worker, R: Coded + 'static>(result: Result<R, WorkError>) -> Result<Done, JobFailure> {
+fn reply<W: Worker, R: Coded + 'static>(result: Result<R, WorkError>) -> Result<FinishedJob, JobFailure> {
     let reply = match result {
         Ok(reply) => Ok(reply),
         Err(WorkError::Rejected(rejection)) => Err(rejection),
@@ -204,5 +205,5 @@ fn reply<W: Worker, R: Coded + 'static>(result: Result<R, WorkError>) -> Result<
     let mut bytes = Vec::new();
     let settled = encode_reply_verified(reply, W::Domain::CODEC, &mut bytes);
     drop(settled.map_err(|error| JobFailure::Fail(format!("failed to encode reply: {error}")))?);
-    Ok(Done { reply: bytes, rejected, sent: Vec::new() })
+    Ok(FinishedJob { reply: bytes, rejected, sent: Vec::new() })
 }

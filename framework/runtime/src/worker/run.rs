@@ -14,7 +14,7 @@ use super::limits::Admitted;
 use super::open_batch::{JoinBatch, later, within};
 use super::options::{JobError, RetryDecision};
 use super::outbox::JobOutbox;
-use super::plan::{Done, Handler, text_of};
+use super::plan::{FinishedJob, Handler, text_of};
 use super::rate::Start;
 use super::{Job, Worker};
 use crate::actor::OwnedShard;
@@ -30,7 +30,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         envelope: &Envelope,
         delivery: u32,
         admitted: Admitted,
-    ) -> Result<Done, Failure> {
+    ) -> Result<FinishedJob, Failure> {
         let list = match envelope.kind {
             Kind::Event => &self.plan.on,
             Kind::Reply => &self.plan.replied,
@@ -39,7 +39,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         let run = match list.get(&(&*envelope.domain, &*envelope.name)) {
             Some(run) => run,
             // An older program listed the command; the present one does not need the reply.
-            None if envelope.kind == Kind::Reply => return Ok(Done::NOTHING),
+            None if envelope.kind == Kind::Reply => return Ok(FinishedJob::NOTHING),
             None => return Err(Failure::Unhandled),
         };
         if let Some(error) = self.context.settings.shapes.refusal(envelope) {
@@ -137,7 +137,7 @@ impl<W: Worker> WorkerDispatcher<W> {
         // Closed however the attempt has ended: a clone of the job in a detached task sends nothing more.
         let ended = match (ended, outbox.close()) {
             (Ok(done), _) if done.rejected => Ok(done),
-            (Ok(done), Ok(sent)) => Ok(Done { sent, ..done }),
+            (Ok(done), Ok(sent)) => Ok(FinishedJob { sent, ..done }),
             (Ok(_), Err(error)) => Err(Failure::Fail(error.to_string())),
             (Err(failure), _) => Err(failure),
         };

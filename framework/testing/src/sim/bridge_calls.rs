@@ -46,6 +46,7 @@ impl Bridge for SimulatedBridge {
             });
             *self.link.lock() = Some(Arc::clone(&link));
             self.broker.ensure_streams(&link);
+            // The consumers of leased shards begin when the node opens these: see `owned_shards`.
             if link.card.has_leased_shards {
                 return Ok(());
             }
@@ -93,7 +94,7 @@ impl Bridge for SimulatedBridge {
             let stored = StoredPacket { from: self.service, to: None, packet };
             let published = self.publish_to(&link, domain, &stream, stored, &event.id.to_string()).await;
             if matches!(published, Err(BridgeError::NoOwner { .. })) && link.is_attached() {
-                // This node owns the stream; the broker has lost it since.
+                // The broker has lost a stream that this node owns. It is created again after a delay, as the NATS bridge does.
                 let broker = self.broker.clone();
                 whizbang_core::spawn::alone("simulated broker", async move {
                     tokio::time::sleep(RECREATE_DELAY).await;
