@@ -155,6 +155,17 @@ pub fn parses_response(payload: &[u8]) -> bool {
     acknowledged.is_ok() || stored.is_some()
 }
 
+/// Parses any bytes as a JSON request for events on any subject.
+///
+/// Called by `whizbang::testing::decoders` only.
+///
+/// # Errors
+/// The error that the client would receive.
+#[doc(hidden)]
+pub fn parses_json_request(subject: &str, payload: &[u8]) -> Result<(), BridgeError> {
+    super::json_request::events_request(&Namespace::default(), subject, payload).map(drop)
+}
+
 /// The numbers with which the server delivers a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct DeliveryNumbers {

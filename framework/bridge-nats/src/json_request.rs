@@ -45,17 +45,21 @@ pub(super) fn request(namespace: &Namespace, message: &Message) -> Option<Result
     let mut found = headers::from_nats(message.headers.as_ref()).filter(|(name, _)| *name == REQUEST);
     let (_, kind) = found.next()?;
     Some(match kind {
-        EVENTS => events_request(namespace, message),
+        EVENTS => events_request(namespace, &message.subject, &message.payload),
         _ => Err(malformed("unknown kind of JSON request")),
     })
 }
 
 /// Parses and checks a request for events.
-fn events_request(namespace: &Namespace, message: &Message) -> Result<(Request, Names), BridgeError> {
-    let Some(Address::EventsRequest(shard)) = namespace.parse(&message.subject) else {
+pub(super) fn events_request(
+    namespace: &Namespace,
+    subject: &str,
+    payload: &[u8],
+) -> Result<(Request, Names), BridgeError> {
+    let Some(Address::EventsRequest(shard)) = namespace.parse(subject) else {
         return Err(malformed("the subject does not accept requests for events"));
     };
-    let query: EventsQuery = serde_json::from_slice(&message.payload)
+    let query: EventsQuery = serde_json::from_slice(payload)
         .map_err(|error| malformed(format!("expected `{{\"after\": 0, \"names\": [\"…\"]}}`: {error}")))?;
     if query.names.len() > MAX_NAMES {
         return Err(malformed(format!("{} names exceed the limit of {MAX_NAMES}", query.names.len())));

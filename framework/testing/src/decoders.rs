@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use whizbang_core::bridge::BridgeError;
 use whizbang_core::bridge::claim::{Claim, lost_reason};
-use whizbang_core::message::{MAX_PAYLOAD_BYTES, Name};
+use whizbang_core::message::{Codec, MAX_PAYLOAD_BYTES, Name, Shape};
 use whizbang_wire::Packet;
 use whizbang_wire::subject::Namespace;
 
@@ -134,4 +134,30 @@ pub fn claim(input: &[u8]) -> bool {
 #[cfg(feature = "nats")]
 pub fn stream_response(input: &[u8]) -> bool {
     whizbang_bridge_nats::decode::parses_response(input)
+}
+
+/// Parses a JSON request for events, as a client in another language sends it. The first line is the subject.
+#[cfg(feature = "nats")]
+pub fn json_request(input: &[u8]) -> bool {
+    let (subject, payload) = split_line(input).unwrap_or((b"", input));
+    match whizbang_bridge_nats::decode::parses_json_request(&String::from_utf8_lossy(subject), payload) {
+        Ok(()) => true,
+        Err(error) => {
+            assert!(is_harmless(&error), "{error}");
+            false
+        }
+    }
+}
+
+/// Parses the text of a shape, as a store contains it and another service sends it. Returns true if it is known.
+pub fn shape(input: &[u8]) -> bool {
+    let shape = Shape::from_text(&String::from_utf8_lossy(input));
+    assert_eq!(Shape::from_text(&shape.to_text()), shape, "after encoding and decoding it again");
+    for codec in [Codec::Bincode, Codec::Json] {
+        let difference = shape.difference(&shape, codec);
+        assert!(difference.is_none(), "{difference:?} of a shape and itself");
+        let difference = shape.difference(&shape.merged(&shape), codec);
+        assert!(difference.is_none(), "{difference:?} of a shape and itself, merged");
+    }
+    shape != Shape::Opaque
 }

@@ -1,4 +1,4 @@
-//! JSON from a server: claims, which any client may have written, and responses of JetStream.
+//! JSON from outside: claims, which any client may have written, responses of JetStream, requests for events, and shapes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -7,4 +7,6 @@ use whizbang::testing::decoders;
 fuzz_target!(|input: &[u8]| {
     decoders::claim(input);
     decoders::stream_response(input);
+    decoders::json_request(input);
+    decoders::shape(input);
 });

@@ -2,7 +2,11 @@
 //!
 //! Brief by default; `tests/run --long` runs about twenty times longer. Inputs that once failed are in `tests/corpus/`.
 
+// The name by which the targets import their macro.
+extern crate self as libfuzzer_sys;
+
 mod config;
 mod log;
 mod messages;
+mod targets;
 mod wire;

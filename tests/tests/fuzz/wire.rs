@@ -1,13 +1,33 @@
 //! Input from a broker: packets, requests, responses, notifications, subjects.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use whizbang::bridge::subject::{Address, Namespace};
 use whizbang::bridge::wire::Packet;
 use whizbang::bridge::{Notification, Request, RequestError, Response};
 use whizbang::clock::Timestamp;
-use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, Origin, ReplyMode, ShardId, StoreId};
+use whizbang::message::{Codec, Envelope, Kind, MessageId, Name, Origin, ReplyMode, Shape, ShardId, StoreId};
 use whizbang::testing::decoders::{self, flatten};
 use whizbang_tests::Fuzz;
+
+/// A type with each kind of part that a shape has.
+#[derive(serde::Deserialize)]
+#[expect(dead_code, reason = "only its shape is used")]
+struct Fixture {
+    number: u64,
+    texts: Vec<Option<String>>,
+    pairs: BTreeMap<String, (u8, [i16; 3])>,
+    state: State,
+}
+
+#[derive(serde::Deserialize)]
+#[expect(dead_code, reason = "only its shape is used")]
+enum State {
+    Open,
+    Shipped { at: u64 },
+    Cancelled(String, bool),
+}
 
 /// The maximum length of a response in these tests, in bytes.
 const MAX_RESPONSE_BYTES: usize = 1 << 20;
@@ -153,4 +173,18 @@ fn corrupt_jetstream_response_is_rejected_or_read() {
         r#"{"num_pending":3,"num_ack_pending":1,"delivered":{"consumer_seq":5},"ack_floor":{"consumer_seq":4}}"#,
     ];
     Fuzz::new("jetstream", samples.map(|sample| sample.as_bytes().to_vec())).run(decoders::stream_response);
+}
+
+#[test]
+fn corrupt_json_request_is_rejected_or_is_a_request() {
+    let subject = Namespace::default().subject(&Address::EventsRequest(shard(3)));
+    let samples = [r#"{"after":41,"names":["Lent","Returned"]}"#, r#"{"after":18446744073709551615}"#];
+    let samples = samples.map(|payload| format!("{subject}\n{payload}").into_bytes());
+    Fuzz::new("json-request", samples).run(decoders::json_request);
+}
+
+#[test]
+fn corrupt_shape_is_rejected_or_is_a_shape() {
+    let samples = [Shape::of::<Fixture>(Codec::Json), Shape::of::<Fixture>(Codec::Bincode)];
+    Fuzz::new("shape", samples.map(|shape| shape.to_text().into_bytes())).run(decoders::shape);
 }
