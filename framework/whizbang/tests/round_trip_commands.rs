@@ -167,7 +167,8 @@ async fn unreadable_commands_of_actors_and_jobs_are_not_sent() -> Result<(), Err
     assert!(matches!(&failed, SendError::Failed { reason } if reason.contains("`Leave`")), "{failed:?}");
     node.wait_idle().await;
     assert_eq!((node.metrics().events, node.dead_letters().await?.len()), (0, 0));
-    client.post(Hire { by: "a".to_owned() }).await?;
+    let failed = client.post(Hire { by: "a".to_owned() }).await.expect_err("the job fails");
+    assert!(matches!(&failed, SendError::DeadLetter { reason, .. } if reason.contains("`Leave`")), "{failed:?}");
     node.wait_idle().await;
     // The job itself is the dead letter, not the message that it sends.
     let letters = node.dead_letters().await?;

@@ -44,9 +44,9 @@ fn log_grows_into_the_free_space() {
         let mut owner = Owner::take(&store, &bank()).await;
         let (turns, error) = fill(&mut owner, 0).await;
         assert!(matches!(error, StoreError::Full { .. }), "{error}");
-        // The rest is held back for the checkpoints, without which a restart would read the whole log.
+        // The rest is held back for the checkpoints, or too small for a segment that the largest turn fits into.
         let share = turns * 100_000 * 100 / size;
-        assert!(share >= 99, "only {share} % of {size} bytes contain turns");
+        assert!(share >= 75, "only {share} % of {size} bytes contain turns");
         assert!(matches!(store.issues()[..], [StoreError::Full { .. }]), "{:?}", store.issues());
         // With more space the store resumes without a restart, and reports it.
         disk.resize(2 * size);

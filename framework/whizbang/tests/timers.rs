@@ -171,7 +171,7 @@ async fn many_due_timers_are_read_once_each() {
         assert_eq!(probe.timers.load(Ordering::Relaxed), MANY, "each was read once");
         assert!(probe.largest.load(Ordering::Relaxed) <= 256);
         let pages = probe.pages.load(Ordering::Relaxed);
-        assert!(pages < 13, "{pages} pages");
+        assert!(pages <= 100, "{pages} pages");
         node.stop().await.unwrap();
     })
     .await;

@@ -2,6 +2,22 @@
 //!
 //! Each target gets some inputs: one that no longer compiles, or that panics at once, fails here.
 
+#[expect(unused_attributes, reason = "only a crate may have no `main`")]
+#[path = "../../fuzz/targets/json.rs"]
+mod json;
+#[expect(unused_attributes, reason = "only a crate may have no `main`")]
+#[path = "../../fuzz/targets/message.rs"]
+mod message;
+#[expect(unused_attributes, reason = "only a crate may have no `main`")]
+#[path = "../../fuzz/targets/record.rs"]
+mod record;
+#[expect(unused_attributes, reason = "only a crate may have no `main`")]
+#[path = "../../fuzz/targets/subject.rs"]
+mod subject;
+#[expect(unused_attributes, reason = "only a crate may have no `main`")]
+#[path = "../../fuzz/targets/wire.rs"]
+mod wire;
+
 /// Defines the function that libFuzzer would call.
 #[macro_export]
 macro_rules! fuzz_target {
@@ -12,21 +28,13 @@ macro_rules! fuzz_target {
     };
 }
 
-#[path = "../../fuzz/targets/json.rs"]
-mod json;
-#[path = "../../fuzz/targets/message.rs"]
-mod message;
-#[path = "../../fuzz/targets/record.rs"]
-mod record;
-#[path = "../../fuzz/targets/subject.rs"]
-mod subject;
-#[path = "../../fuzz/targets/wire.rs"]
-mod wire;
-
 /// Each target, with an input that its decoder accepts.
 const TARGETS: [(fn(&[u8]), &[u8]); 5] = [
     (json::run, br#"{"stream":"whizbang_events_bank","seq":7}"#),
-    (message::run, br#"1{"number":1,"delta":-1,"paid":true,"sign":"a","city":null,"lines":[],"notes":{},"state":"Open"}"#),
+    (
+        message::run,
+        br#"1{"number":1,"delta":-1,"paid":true,"sign":"a","city":null,"lines":[],"notes":{},"state":"Open"}"#,
+    ),
     (record::run, b""),
     (subject::run, b"wb.evt.bank.3.Deposited"),
     (wire::run, b"0ce-id: 1\n\n{}"),

@@ -172,7 +172,7 @@ fn permission_to_create_streams_is_permission_to_read_all() {
                 let read =
                     tokio::time::timeout(Duration::from_secs(20), futures_util::StreamExt::next(&mut leak)).await;
                 let read = read.expect("in time").expect("an event of the bank");
-                assert!(read.headers.is_some_and(|headers| headers.get("ce-source").is_some()), "{identity}");
+                assert!(read.headers.is_some_and(|headers| headers.get("whizbang-frame").is_some()), "{identity}");
                 let operator = async_nats::ConnectOptions::with_user_and_password("operator".into(), "operator".into());
                 let operator = operator.connect(server.url()).await.expect("connects");
                 operator.request(format!("$JS.API.STREAM.DELETE.{name}"), "".into()).await.expect("deletes");

@@ -23,9 +23,9 @@ const TRAITS: [&str; 11] = [
 /// The modules on a command's path, and the limit of lines that are generic over users' types: a tenth above the count when
 /// this test was written. Measure the cost with `tests/compile-cost` before raising a limit. `actor` and `aggregate` were
 /// raised for accessors of headers and the publisher, and `actor`, `client` and `saga` for delayed messages, schedules, named
-/// timers and expiries: these are compiled only where a program calls them.
+/// timers and expiries, `client` again for headers of queries: these are compiled only where a program calls them.
 const LINES: [(&str, usize); 6] =
-    [("actor", 392), ("aggregate", 80), ("client", 370), ("message", 550), ("router", 52), ("saga", 62)];
+    [("actor", 392), ("aggregate", 80), ("client", 392), ("message", 550), ("router", 52), ("saga", 62)];
 
 /// The lines of code inside items of `code` that are generic over users' types: functions, and blocks of `impl`.
 fn generic_lines(code: &str) -> usize {

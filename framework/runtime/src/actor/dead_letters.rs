@@ -12,7 +12,6 @@ use super::backlog::is_fresh;
 use super::identity::Role;
 use super::live_actor::{ActorInstance, Ctx, Delivered, Permit};
 use super::retry::complete;
-use super::routing::action_of;
 use super::turn::DedupMark;
 use super::turn_error::TurnError;
 use crate::router::{Action, ActorEndpoint as _, DedupKey, Delivery, Outcome};
@@ -196,7 +195,7 @@ impl ActorInstance {
     fn action_again(&self, dead_letter: &DeadLetter) -> Action {
         let envelope = &dead_letter.envelope;
         if envelope.kind != Kind::Event {
-            return action_of(envelope);
+            return Action::of(envelope);
         }
         match self.dispatcher.key_of(envelope) {
             Ok(Some(key)) if *key == *dead_letter.key => Action::React,

@@ -20,16 +20,6 @@ impl From<CodecError> for TurnError {
     }
 }
 
-/// Returns the action of a message of which only the envelope is left.
-pub(crate) fn action_of(envelope: &Envelope) -> Action {
-    match envelope.kind {
-        Kind::Event => Action::React,
-        Kind::Reply => Action::Reply,
-        Kind::Document => Action::Timer { turn: 0 },
-        Kind::Command | Kind::Query => Action::Handle,
-    }
-}
-
 impl Dispatcher {
     /// Runs the user's decision on a message, inside the layers. A redriven dead letter is not rejected as expired.
     pub(crate) fn decide(

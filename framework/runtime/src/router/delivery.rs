@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use whizbang_core::message::{Codec, Envelope, MessageId};
+use whizbang_core::message::{Codec, Envelope, Kind, MessageId};
 use whizbang_core::store::{Source, StoreError};
 use whizbang_core::telemetry::passes;
 
@@ -33,6 +33,18 @@ pub enum Action {
         /// Id of the dead letter's message.
         message: MessageId,
     },
+}
+
+impl Action {
+    /// Returns the action of a message of which only the envelope is left.
+    pub(crate) fn of(envelope: &Envelope) -> Self {
+        match envelope.kind {
+            Kind::Event => Self::React,
+            Kind::Reply => Self::Reply,
+            Kind::Document => Self::Timer { turn: 0 },
+            Kind::Command | Kind::Query => Self::Handle,
+        }
+    }
 }
 
 /// Identity by which duplicates of a message are detected.

@@ -4,7 +4,7 @@ use super::*;
 use crate::reserved_bytes::SnapshotMemory;
 use crate::snapshots::NamedSnapshot;
 use crate::tests::memory_disk::MemoryDisk;
-use crate::tests::test_store::{append, append_all, bank, commit, kill, now, open, own, turn, turns};
+use crate::tests::test_store::{append, append_all, bank, commit, kill, now, open, open_with, own, small, turn, turns};
 use whizbang_conformance::store::{Owner, TurnBuilder};
 use whizbang_core::store::{Snapshot, Source, SourceKind, Store as _};
 
@@ -59,7 +59,7 @@ fn only_long_streams_are_read_in_pages() {
 /// A few turns may be as large as many.
 #[test]
 fn stream_of_large_turns_is_read_in_pages() {
-    let store = open(&MemoryDisk::default());
+    let store = open_with(&MemoryDisk::default(), &small().segment_bytes(1 << 20));
     let mut owner = own(&store, 0);
     let free = || store.inner.long_reads.available_permits();
     let before = free();

@@ -22,7 +22,12 @@ pub(crate) fn small() -> EmbeddedConfig {
 
 /// Opens the store.
 pub(crate) fn open(memory: &MemoryDisk) -> Arc<EmbeddedStore> {
-    Arc::new(EmbeddedStore::open_on(memory.disk(), &small(), Some(1)).unwrap())
+    open_with(memory, &small())
+}
+
+/// Opens the store with this configuration.
+pub(crate) fn open_with(memory: &MemoryDisk, config: &EmbeddedConfig) -> Arc<EmbeddedStore> {
+    Arc::new(EmbeddedStore::open_on(memory.disk(), config, Some(1)).unwrap())
 }
 
 /// Returns the disk as it is after the end of the process, and leaves the store open.

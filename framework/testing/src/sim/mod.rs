@@ -6,6 +6,7 @@
 #![expect(clippy::expect_used, reason = "these calls do no I/O; a failure ends the test")]
 
 mod error;
+mod two_callers;
 mod violation;
 mod world;
 

@@ -211,7 +211,7 @@ impl CaseBounds {
         prop::collection::vec((durations(1000 * self.time_scale(), 50), fault), 0..=self.faults.min(1)).boxed()
     }
 
-    /// Draws at most one operator who discards a message, if the rules of the flow allow for it.
+    /// Draws at most one discard of a message by an operator, if the rules of the flow allow for it.
     fn discard_faults(&self) -> BoxedStrategy<Vec<(Duration, Fault)>> {
         if self.custom_faults.is_some() || !self.discards || !self.panics || self.keyed.is_empty() {
             return Just(Vec::new()).boxed();

@@ -163,16 +163,20 @@ impl Perform<Label> for Printer {
 }
 
 fn options() -> WorkerOptions {
+    limits().retry_error(|error: &MachineError, attempt| match error {
+        MachineError::Jammed => RetryDecision::After(JAM * attempt),
+        MachineError::BadLabel => RetryDecision::GiveUp,
+    })
+}
+
+/// The options without the rule of retries.
+fn limits() -> WorkerOptions {
     WorkerOptions::new()
         // More than all faults together use up.
         .retry(Retry { attempts: 20, ..Retry::default() })
         .jobs(AT_ONCE)
         .rate(u32::try_from(STARTS).unwrap(), WINDOW)
         .circuit_breaker(CircuitBreaker::failures(FAILURES).pause(PAUSE))
-        .retry_error(|error: &MachineError, attempt| match error {
-            MachineError::Jammed => RetryDecision::After(JAM * attempt),
-            MachineError::BadLabel => RetryDecision::GiveUp,
-        })
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -225,5 +229,5 @@ fn missing_limits_are_found() {
     found(|| options().jobs(9), "3 jobs run at once");
     found(|| options().rate(9, Duration::from_millis(1)), "4 jobs began within");
     found(|| options().circuit_breaker(CircuitBreaker::failures(1_000).pause(PAUSE)), "the circuit is closed");
-    found(|| options().retry_error(|_: &MachineError, _| RetryDecision::After(Duration::ZERO)), "is tried again");
+    found(|| limits().retry_error(|_: &MachineError, _| RetryDecision::After(Duration::ZERO)), "is tried again");
 }

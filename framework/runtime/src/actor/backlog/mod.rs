@@ -7,7 +7,7 @@
 //! the turn that handles it is committed. If the process ends in between, the key's own dedup state drops it.
 //!
 //! Called by the [actor](super::instance). Calls the dispatcher of its type with one message of a key at a time, in
-//! order. Keeps at most [`MAX_DEFERRED`] messages in memory; more of a key are [only in the log](over_limit).
+//! order. Keeps at most [`MAX_DEFERRED`](queues::MAX_DEFERRED) messages in memory; more of a key are [only in the log](over_limit).
 //!
 //! Why the generation: a read or a back-off may outlive a failed commit. It must not change the queues that were loaded again.
 
@@ -27,16 +27,13 @@ use super::owned_shard::OwnedShard;
 use super::thread::ThreadContext;
 use crate::router::{Action, DedupKey, Delivery, Outcome, SequenceTracker};
 pub(crate) use open::Backlogs;
-use queues::{BacklogState, Deferred, HeadState, Queue};
-use record::Written;
+use queues::{BacklogState, Deferred, HeadState, Queue, Written};
 use whizbang_core::message::{Codec, Coded as _, Envelope, Kind, MessageId, Name, Rejection};
 use whizbang_core::store::{Appended, Mark, Note, OutboxWrite, StoreError, Ticket};
 
 /// The reserved actor type under whose name a shard stores its deferred messages. No hosted type may have it.
 pub const DEFERRED: &str = "whizbang-deferred";
 
-/// The most deferred messages of one actor type in a shard that are kept in memory, with about 50 bytes each.
-const MAX_DEFERRED: usize = if cfg!(test) { 8192 } else { 65_536 };
 /// The most keys of one actor type in a shard that have deferred messages.
 const MAX_KEYS: usize = 65_536;
 /// The minimum wait before any retry, regardless of [`Retry`](whizbang_core::retry::Retry): a policy without waits would be a busy loop.

@@ -7,10 +7,12 @@ use foldhash::fast::FixedState;
 use tokio::time::Instant;
 
 use super::super::stuck_key::StuckKey;
-use super::MAX_DEFERRED;
 use crate::router::Action;
 use whizbang_core::message::{Envelope, MessageId};
 use whizbang_core::store::{Appended, Source, StreamHint, Ticket};
+
+/// The most deferred messages of one actor type in a shard that are kept in memory, with about 50 bytes each.
+pub(super) const MAX_DEFERRED: usize = if cfg!(test) { 8192 } else { 65_536 };
 
 /// The payload bytes of deferred messages that one actor type caches for a shard. Others are read from the log.
 const MAX_CACHED_BYTES: usize = 1 << 20;
@@ -190,6 +192,13 @@ impl Queue {
     pub(super) fn has_sequence(&self, source: &Rc<Source>, sequence: u64) -> bool {
         self.last_sequences.iter().any(|(known, last)| known == source && sequence <= *last)
     }
+}
+
+/// A message that was written.
+pub(super) struct Written {
+    pub(super) appended: Appended,
+    /// The number of its turn, if it is kept only in the log.
+    pub(super) spilled: Option<u64>,
 }
 
 #[cfg(test)]

@@ -6,9 +6,8 @@ use std::rc::Rc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::queues::{BacklogState, Deferred};
+use super::queues::{BacklogState, Deferred, Written};
 use super::{Backlog, MAX_KEYS};
-use crate::actor::routing::action_of;
 use crate::router::{Action, DedupKey, Delivery};
 use whizbang_core::message::{Codec, Envelope, MessageId, Name, ShardId};
 use whizbang_core::store::{
@@ -286,16 +285,12 @@ impl Backlog {
     }
 }
 
-/// A message that was written.
-pub(super) struct Written {
-    pub(super) appended: Appended,
-    /// The number of its turn, if it is kept only in the log.
-    pub(super) spilled: Option<u64>,
-}
-
 /// Returns the message of a record, and the action to perform.
 pub(super) fn message_of(dead_letter: DeadLetter) -> (Action, Envelope) {
-    let action =
-        if dead_letter.attempts > 0 { Action::DeadLetter(dead_letter.error) } else { action_of(&dead_letter.envelope) };
+    let action = if dead_letter.attempts > 0 {
+        Action::DeadLetter(dead_letter.error)
+    } else {
+        Action::of(&dead_letter.envelope)
+    };
     (action, Envelope { key: dead_letter.key, ..dead_letter.envelope })
 }
