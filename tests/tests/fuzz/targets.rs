@@ -28,8 +28,10 @@ macro_rules! fuzz_target {
     };
 }
 
-/// Each target, with an input that its decoder accepts.
-const TARGETS: [(fn(&[u8]), &[u8]); 5] = [
+/// A target, and an input that its decoder accepts.
+type Target = (fn(&[u8]), &'static [u8]);
+
+const TARGETS: [Target; 5] = [
     (json::run, br#"{"stream":"whizbang_events_bank","seq":7}"#),
     (
         message::run,
