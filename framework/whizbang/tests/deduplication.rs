@@ -336,7 +336,7 @@ async fn look_up_of_a_key_does_not_wait_for_commits() {
     }
     faults.hold();
     let run = async |from, to| {
-        let mut replies: Vec<_> = (from..to).map(|n| send(n)).collect();
+        let mut replies: Vec<_> = (from..to).map(&send).collect();
         for reply in &mut replies {
             assert!(futures_util::poll!(reply).is_pending());
         }

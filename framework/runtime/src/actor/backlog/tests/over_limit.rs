@@ -1,6 +1,7 @@
 //! Messages that are only in the log, and the bound of keys.
 
 use super::*;
+use crate::actor::backlog::queues::MAX_DEFERRED;
 
 /// The most messages of one key in memory.
 const HALF: u128 = MAX_DEFERRED as u128 / 2;
