@@ -26,17 +26,12 @@ impl ShardConsumer {
 
     /// Returns the complete name, with the epoch.
     pub(super) fn name(&self) -> String {
-        self.name_of(self.epoch)
+        format!("{}{}", self.prefix, self.epoch)
     }
 
     /// Returns the part of the name that is the same for all owners of the shard.
     pub(super) fn prefix(&self) -> &str {
         &self.prefix
-    }
-
-    /// Returns the name for the owner of another epoch.
-    pub(super) fn name_of(&self, epoch: Epoch) -> String {
-        format!("{}{epoch}", self.prefix)
     }
 
     /// Returns the epoch in the name of a consumer of the same shard. The consumer of all shards, from a version of the service

@@ -34,10 +34,6 @@ impl JetStream {
         source: &StreamSource,
         shard: &ShardConsumer,
     ) -> Result<SourceState, BridgeError> {
-        // The previous owner almost always has the previous epoch, so that the names need not be listed.
-        if shard.epoch > 1 {
-            self.delete_consumer_at(&format!("{}.{}", source.stream, shard.name_of(shard.epoch - 1))).await?;
-        }
         for _ in 0..MAX_ATTEMPTS {
             match self.create_shard_consumer(source).await {
                 Ok(info) => {

@@ -48,7 +48,8 @@ const LOCK_TABLES: &str =
     "LOCK TABLE {schema}.shards, {schema}.domains, {schema}.views, {schema}.meta, {schema}.members IN EXCLUSIVE MODE";
 /// Marks the source. Every owner is behind its epoch from now on, so a node that has waited for the lock is fenced. Both are one
 /// statement: there is no mark without the new epochs.
-const MOVED: &str = "WITH fenced AS (UPDATE {schema}.shards SET epoch = epoch + 1, owner = NULL)
+const MOVED: &str = "WITH fenced AS (UPDATE {schema}.shards SET owner = NULL,
+        epoch = GREATEST(epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint))
     INSERT INTO {schema}.meta VALUES ('move', $1)";
 /// Returns whether anything was ever stored. Tables that an administrator has created have three rows in `meta`, which do not
 /// count.

@@ -75,7 +75,12 @@ const SHARD: &str =
     "INSERT INTO {schema}.shards (domain, number) VALUES ($1, $2) ON CONFLICT (domain, number) DO NOTHING";
 
 /// Takes a shard, whatever its owner does. A store that is a part of a move has no owners.
-const OPEN: &str = r#"UPDATE {schema}.shards SET epoch = epoch + 1, opened_at = clock_timestamp(), owner = NULL
+///
+/// An epoch is the time of the opening in milliseconds, but always more than the last one. So it is unique also if the database goes
+/// back to an earlier state: a count would give the same epoch to an owner from before and to one from after it. The clock decides
+/// nothing else.
+const OPEN: &str = r#"UPDATE {schema}.shards
+SET epoch = GREATEST(epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint), opened_at = clock_timestamp(), owner = NULL
 WHERE domain = $1 AND number = $2{unmarked} RETURNING id, epoch"#;
 /// The condition for a store that is not a part of a move.
 const UNMARKED: &str = " AND NOT EXISTS (SELECT FROM {schema}.meta WHERE name = 'move')";
@@ -91,7 +96,9 @@ const TAKE: &str = r#"WITH patience AS MATERIALIZED (
     WHERE s.domain = $1 AND s.number = $2 AND o.id <> $3 AND o.expires_at <= clock_timestamp()
     FOR NO KEY UPDATE OF o
 )
-UPDATE {schema}.shards s SET epoch = s.epoch + 1, opened_at = clock_timestamp(), owner = $3, service = m.service
+UPDATE {schema}.shards s
+SET epoch = GREATEST(s.epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint), opened_at = clock_timestamp(),
+    owner = $3, service = m.service
 FROM patience, {schema}.members m
 WHERE s.domain = $1 AND s.number = $2 AND m.id = $3 AND m.expires_at > clock_timestamp()
     AND (s.owner IS NULL OR s.owner = $3 OR s.owner IN (SELECT id FROM expired)){unmarked}
@@ -207,9 +214,10 @@ const STREAMS: &str = "SELECT location, record FROM {schema}.turns WHERE shard =
 /// Reads the view of a projection. A row without a schema was claimed and never saved.
 const VIEW: &str =
     "SELECT schema, checkpoint::text, bytes FROM {schema}.views WHERE projection = $1 AND schema IS NOT NULL";
-/// Raises the epoch of a view, which rejects the saves of earlier owners.
-const CLAIM_VIEW: &str = r#"INSERT INTO {schema}.views AS v (projection, epoch) VALUES ($1, 1)
-ON CONFLICT (projection) DO UPDATE SET epoch = v.epoch + 1 RETURNING epoch"#;
+/// Raises the epoch of a view, which rejects the saves of earlier owners. It is unique as that of a shard.
+const CLAIM_VIEW: &str = r#"INSERT INTO {schema}.views AS v (projection, epoch)
+VALUES ($1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint)
+ON CONFLICT (projection) DO UPDATE SET epoch = GREATEST(v.epoch + 1, excluded.epoch) RETURNING epoch"#;
 /// Saves a view under an epoch. Returns no row if a later owner has claimed it.
 const SAVE_VIEW: &str = r#"UPDATE {schema}.views SET schema = $3, checkpoint = $4::text::jsonb, bytes = $5
 WHERE projection = $1 AND epoch = $2 RETURNING epoch"#;

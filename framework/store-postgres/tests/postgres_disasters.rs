@@ -162,3 +162,37 @@ fn promoted_standby_with_every_commit_is_continued_on() {
         verify(&standby.url(), &[6; KEYS as usize]).await;
     });
 }
+
+/// The database forgets an opening whose owner continues. By a count, the next opening would have the same number.
+#[test]
+fn owner_of_a_lost_opening_is_fenced_by_the_next_one() {
+    let mut server = PostgresServer::start();
+    run(async {
+        let (first, second) = (connect(&server.url()).await, connect(&server.url()).await);
+        let (mut old, _) = take(&first).await;
+        fill(&mut old, 1, 1).await;
+        let view = Name::new("balances").unwrap();
+        first.claim_view(&view).await.unwrap();
+        server.stop();
+        let copy = server.back_up();
+        server.run();
+        let (mut lost, listener) = take(&second).await;
+        let lost_view = second.claim_view(&view).await.unwrap();
+        server.stop();
+        server.restore(&copy);
+        server.run();
+        let (mut young, _) = take(&first).await;
+        assert!(young.writer.epoch() > lost.writer.epoch(), "{} after {}", young.writer.epoch(), lost.writer.epoch());
+        assert!(first.claim_view(&view).await.unwrap() > lost_view);
+        young.commit(&turn(0, 2)).await;
+        let outcome = match lost.append(&turn(0, 2)) {
+            Ok(late) => listener.until_settled(&lost.shard, lost.writer.epoch(), late.ticket).await,
+            Err(error) => Err(error),
+        };
+        assert!(matches!(outcome, Err(StoreError::Fenced { .. })), "{outcome:?}");
+        young.commit(&turn(1, 2)).await;
+        first.close().await.unwrap();
+        second.close().await.unwrap();
+        verify(&server.url(), &[2, 2, 1, 1, 1, 1, 1, 1]).await;
+    });
+}

@@ -354,8 +354,9 @@ fn printed_migrations_are_all_that_a_limited_user_needs() {
         let store: Arc<dyn Store> = Arc::new(connect().await.unwrap());
         let (mut owner, _) = take(&store).await;
         fill(&mut owner, 1, 2).await;
-        let epoch = store.claim_view(&Name::new("balances").unwrap()).await.unwrap();
-        assert_eq!(epoch, 1);
+        let view = Name::new("balances").unwrap();
+        let epoch = store.claim_view(&view).await.unwrap();
+        assert!(store.claim_view(&view).await.unwrap() > epoch);
         store.close().await.unwrap();
     });
 }

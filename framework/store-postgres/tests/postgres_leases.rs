@@ -212,3 +212,27 @@ fn commit_waits_for_a_takeover_that_is_under_way() {
         assert_eq!(server.sql("SELECT count(*) FROM whizbang.turns"), "1");
     });
 }
+
+/// The database forgets a takeover whose owner continues. By a count, the next takeover would have the same epoch.
+#[test]
+fn takeover_on_an_older_database_has_a_later_epoch() {
+    let mut server = PostgresServer::start();
+    run(async {
+        let store = connect(&server.url()).await;
+        renew(&store, ADA, LONG).await;
+        renew(&store, BOB, LONG).await;
+        store.close().await.unwrap();
+        server.stop();
+        let copy = server.back_up();
+        server.run();
+        let first = connect(&server.url()).await;
+        let lost = Owner::lease(&first, ADA, &bank(0)).await.expect("the shard is free");
+        server.stop();
+        server.restore(&copy);
+        server.run();
+        let second = connect(&server.url()).await;
+        let mut next = Owner::lease(&second, BOB, &bank(0)).await.expect("the shard is free in the copy");
+        assert!(next.writer.epoch() > lost.writer.epoch(), "{} after {}", next.writer.epoch(), lost.writer.epoch());
+        next.try_commit(&turn(1)).await.unwrap();
+    });
+}
