@@ -230,17 +230,18 @@ pub enum NodeEnd {
         /// Number of messages that the store has committed.
         here: u64,
     },
-    /// The broker holds a later event of this store than its log: the store is an older copy of itself. No event of the
-    /// shard was published since the start. What was handled since the start is only in this copy.
+    /// The broker holds a later event of this store than its log, or the store has lost events that this node had committed:
+    /// the store is an older copy of itself. No other event was published under a known position. What was handled on the
+    /// older copy is only there.
     #[error(
-        "the store is an older copy: the broker has event {published} of {shard} from this store, and its log here ends at {here}. \
-         Start the node on its newest store (is its folder mounted?). If that is gone for good, start once with \
+        "the store is an older copy: event {published} of {shard} from this store was published or committed, and its log here ends \
+         at {here}. Start the node on its newest store (is its folder mounted?). If that is gone for good, start once with \
          `replaces_store = \"any\"`: subscribers that have handled the lost events stop and report it"
     )]
     OlderLog {
         /// The shard, which this node owns.
         shard: String,
-        /// Position of the last event that the broker holds.
+        /// Position of the last event that the broker holds, or that this node had committed.
         published: u64,
         /// Position of the last event in the store.
         here: u64,

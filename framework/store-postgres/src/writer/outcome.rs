@@ -82,8 +82,8 @@ impl Writer {
         }
     }
 
-    /// The database lacks turns that were reported as committed. Continuing would give numbers a second meaning, so all
-    /// shards of this writer stop until an operator has acted.
+    /// The database lacks turns that were reported as committed, or an opening. What is appended would be written behind a gap, so
+    /// all shards of this writer fail. Their node opens them again, finds that the log is shorter than it knows, and ends.
     pub(super) fn older(&self, line: &mut Line, shard: &Shard) {
         let text = format!(
             "the database lacks committed turns of shard {}: it was restored from a backup, or a standby without them was promoted",

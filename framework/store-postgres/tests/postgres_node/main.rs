@@ -5,6 +5,7 @@
 mod bank;
 #[path = "../../../../tests/tests/ledger/clients.rs"]
 mod clients;
+mod older_database;
 mod world;
 
 use std::cell::Cell;

@@ -18,6 +18,7 @@ use crate::node::inbound::subscriptions::{groups, views};
 use crate::node::relay::{local, publisher};
 use crate::node::tasks::supervisor::{Restart, supervise};
 use crate::node::tasks::{background, timers};
+use crate::node::thread::known_positions::KnownPositions;
 use crate::node::thread::{Commands, Endpoints, ThreadRuntime, Threads};
 use crate::node::thread_handles::ThreadJob;
 use crate::node::transport::remote_client::RemoteClient;
@@ -104,6 +105,7 @@ impl ThreadRuntime {
             views,
             is_relaying: Cell::new(false),
             publisher: Rc::default(),
+            known_positions: KnownPositions::default(),
             send_windows: RefCell::default(),
             confirmations: RefCell::default(),
             unknown_destinations: RefCell::default(),

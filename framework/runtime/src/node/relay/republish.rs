@@ -11,7 +11,7 @@
 //! drop duplicates by position.
 //!
 //! If the broker's last event is of this store and later than its log, the store is an older copy of itself: the node ends
-//! before it publishes other events under known positions.
+//! before it publishes other events under known positions. A running node also ends if its store loses committed events.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use crate::inbox::HealthIssues;
 use crate::node::error::NodeEnd;
 use crate::node::thread::ThreadRuntime;
 use whizbang_core::bridge::{Bridge, BridgeError, LastPublished};
+use whizbang_core::message::ShardId;
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::telemetry::error_chain;
 
@@ -129,10 +130,28 @@ impl ThreadRuntime {
             );
             return false;
         }
-        let end = NodeEnd::OlderLog { shard: shard.id.to_string(), published: last.position, here };
+        self.end_older_log(&shard.id, last.position, here);
+        true
+    }
+
+    /// Ends the node if a shard was opened before a position that this node knows to be committed: a standby without the last
+    /// commits was promoted, or a backup restored, while the node ran. What an operator has permitted counts at the next start
+    /// only, because views and subscriptions in memory contain the lost events.
+    pub(in crate::node) fn end_if_shorter_log(&self, shard: &ShardId, here: u64) -> bool {
+        let known = self.known_positions.of(shard);
+        if here >= known {
+            return false;
+        }
+        // Nothing more is published until the threads have ended.
+        self.publisher.closed(shard);
+        self.end_older_log(shard, known, here);
+        true
+    }
+
+    fn end_older_log(&self, shard: &ShardId, published: u64, here: u64) {
+        let end = NodeEnd::OlderLog { shard: shard.to_string(), published, here };
         tracing::error!(target: TARGET, %end, "store is an older copy: shutting down; end the process");
         self.definition.end_node(&self.threads, end);
-        true
     }
 }
 

@@ -77,6 +77,9 @@ impl ThreadRuntime {
         if self.context.commits.failures() != failures {
             return Err(StoreError::io("opening the shard", std::io::Error::other("commits have failed in between")));
         }
+        if self.end_if_shorter_log(&id, handle.reader.position()) {
+            return Err(StoreError::Closed);
+        }
         if let Some(earlier) = self.shard(&id) {
             self.drop_shard(&earlier, &StoreError::Closed);
         }
@@ -213,6 +216,7 @@ impl ThreadRuntime {
     /// unknown.
     fn drop_shard(self: &Rc<Self>, shard: &Rc<OwnedShard>, error: &StoreError) {
         let id = &shard.id;
+        self.known_positions.note(shard);
         shard.lose();
         self.context.shards.borrow_mut().remove(id);
         self.context.openings.set(self.context.openings.get() + 1);
@@ -238,17 +242,22 @@ impl ThreadRuntime {
         self.context.idle.notify();
     }
 
-    /// Reopens the shards after a failed commit. Discards all uncommitted state, in the store and in memory.
+    /// Reopens the shards after a failed commit. Discards all uncommitted state, in the store and in memory. Ends the node if the
+    /// store has lost committed events.
     pub(in crate::node) async fn recover(self: &Rc<Self>) -> Result<(), StoreError> {
         // Before anything is reopened: a failure that is reported from here on is another one, and makes the shards reopen again.
         self.context.abandon_pending_commits();
         // Nothing is accepted, or read for a turn, with the earlier handles.
-        self.shards().iter().for_each(|shard| shard.begin_reopening());
+        for shard in self.shards() {
+            self.known_positions.note(&shard);
+            shard.begin_reopening();
+        }
         self.discard_uncommitted();
         for shard in self.shards() {
             match self.reopen(&shard.id).await? {
                 // Closed in between.
                 _ if !self.is_current(&shard) => {}
+                Some(handle) if self.end_if_shorter_log(&shard.id, handle.reader.position()) => return Ok(()),
                 Some(handle) => {
                     self.definition.readers.insert(shard.id.clone(), Arc::clone(&handle.reader));
                     shard.reopen(handle);

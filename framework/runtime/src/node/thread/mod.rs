@@ -5,6 +5,7 @@
 //! of shards in [`shards`](crate::node::shards). All state here is `Rc` and `Cell`: other threads reach it only through
 //! jobs.
 
+pub(in crate::node) mod known_positions;
 pub(in crate::node) mod publisher;
 pub(in crate::node) mod stored_watermarks;
 
@@ -19,6 +20,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::node::catalog::newer_types::Judged;
 use crate::node::definition::NodeDefinition;
+use crate::node::thread::known_positions::KnownPositions;
 use crate::node::thread::publisher::Publisher;
 use crate::node::thread_handles::{NodeThread, ThreadHandles};
 
@@ -76,6 +78,7 @@ pub(in crate::node) struct ThreadRuntime {
     /// The relay task is working.
     pub(in crate::node) is_relaying: Cell<bool>,
     pub(in crate::node) publisher: Rc<Publisher>,
+    pub(in crate::node) known_positions: KnownPositions,
     /// Send windows of the open shards.
     pub(in crate::node) send_windows: RefCell<BTreeMap<ShardId, Rc<SendWindows>>>,
     /// Watermarks still to be confirmed to shards of other services.
