@@ -34,6 +34,8 @@ pub(crate) struct Callers {
     pub(crate) answered: AtomicUsize,
     /// The errors that callers saw before a reply.
     pub(crate) errors: Mutex<Vec<String>>,
+    /// The longest time between a command and its reply.
+    pub(crate) longest: Mutex<Duration>,
     pub(crate) stops: AtomicBool,
     begun: Mutex<Vec<String>>,
 }
@@ -54,6 +56,7 @@ impl Callers {
             ledger: Mutex::default(),
             answered: AtomicUsize::new(0),
             errors: Mutex::default(),
+            longest: Mutex::default(),
             stops: AtomicBool::new(false),
             begun: Mutex::default(),
         })
@@ -88,6 +91,9 @@ impl Callers {
             };
             self.ledger.lock().await.replied(id, reply_bytes::<C>(&reply));
             self.answered.fetch_add(1, Ordering::Relaxed);
+            let mut longest = self.longest.lock().await;
+            *longest = begun.elapsed().max(*longest);
+            drop(longest);
             return reply.ok();
         }
     }

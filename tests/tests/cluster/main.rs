@@ -108,10 +108,14 @@ fn rolling_restart_under_load_shows_no_error_to_callers() {
         }
     }
     let errors = std::mem::take(&mut *runtime.block_on(callers.errors.lock()));
+    let longest = *runtime.block_on(callers.longest.lock());
+    println!("longest wait for a reply: {longest:?}");
     let verdict = verdict(&runtime, cluster, &callers, calling);
     println!("{verdict}");
     verdict.assert_clean();
     assert!(errors.is_empty(), "callers saw errors: {errors:#?}");
+    // A planned move takes about 0.1 s; the rest is for a busy machine. Far below the deadline of a command, 30 s.
+    assert!(longest < Duration::from_secs(5), "a caller waited {longest:?}");
 }
 
 #[test]

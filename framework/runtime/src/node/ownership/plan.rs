@@ -32,6 +32,8 @@ pub(super) struct Plan {
     pub(super) surplus: usize,
     /// The number of shards without an owner.
     pub(super) unowned: usize,
+    /// The number of those that a member will open.
+    pub(super) under_way: usize,
 }
 
 /// One member that takes shards.
@@ -92,8 +94,10 @@ pub(super) fn plan(leases: &Leases, shards: &[ShardId], me: MemberId, moves: usi
     plan.surplus = handovers.iter().filter(|handover| handover.from == me).count();
     // Shards that every member refuses are not under way, and hold nothing back.
     let is_taken = |shard: &&&ShardId| takers.iter().any(|taker| taker.may_take(shard));
-    let under_way = unowned.iter().filter(is_taken).count();
-    for handover in handovers.into_iter().take(moves.saturating_sub(under_way)).filter(|handover| handover.from == me) {
+    plan.under_way = unowned.iter().filter(is_taken).count();
+    for handover in
+        handovers.into_iter().take(moves.saturating_sub(plan.under_way)).filter(|handover| handover.from == me)
+    {
         let list = if handover.is_yielded { &mut plan.give_soon } else { &mut plan.give };
         list.push(handover.shard.clone());
     }

@@ -6,6 +6,7 @@
 //! Every view of the leases belongs to a renewal, and renewals are counted. An opening or closing that ended after a
 //! renewal began is not contradicted by the view of that renewal: the view may be older.
 
+mod leaving;
 mod receiving;
 mod renewal;
 
@@ -39,10 +40,10 @@ const POLL: Duration = Duration::from_millis(100);
 /// Longest wait for the store when the node leaves.
 const LEAVE: Duration = Duration::from_secs(2);
 
-/// Returns the interval of the renewals. A third of the lease leaves two more attempts; a tenth, but not less than a
-/// second, notices the end of another member's lease soon.
+/// Returns the interval of the renewals. A third of the lease leaves two more attempts; a tenth notices the end of another
+/// member's lease soon. At least a second, and at most two: a member that leaves waits for one interval.
 pub(super) fn interval(ttl: Duration) -> Duration {
-    (ttl / 3).min((ttl / 10).max(Duration::from_secs(1)))
+    (ttl / 3).min((ttl / 10).clamp(Duration::from_secs(1), Duration::from_secs(2)))
 }
 
 /// Returns the time for which the members must stay the same before shards are handed over, so that a rolling restart
@@ -119,6 +120,8 @@ pub(in crate::node) struct OwnershipTask {
     is_resuming: bool,
     /// Shards that could not be opened.
     unopened: BTreeSet<ShardId>,
+    /// The leave of this member, once a renewal has announced it.
+    leaving: Option<leaving::Leaving>,
 }
 
 impl OwnershipTask {
@@ -158,6 +161,7 @@ impl OwnershipTask {
             start_failed: false,
             is_resuming: false,
             unopened: BTreeSet::new(),
+            leaving: None,
         }
     }
 
@@ -301,12 +305,12 @@ impl OwnershipTask {
         self.membership.validity.set(self.serves_until.filter(|_| !self.is_resuming));
         let Some((number, leases)) = self.seen.take() else { return };
         if self.membership.is_stopping() {
-            self.hand_over_everything();
+            self.leave_shards(number, &leases);
         } else if !self.is_suspended() {
             let plan = plan(&leases, &self.shards, self.me(), HAND_OVERS);
             self.begin_opening(number, &leases, &plan);
             self.begin_hand_overs(number, &plan);
-            self.hurry(&plan);
+            self.hurry(&plan, &leases);
             self.check_unowned(&leases, &plan);
             self.finish_first_round(number, &plan);
         }
@@ -352,12 +356,6 @@ impl OwnershipTask {
         }
     }
 
-    fn hand_over_everything(&mut self) {
-        for (shard, epoch) in self.open_epochs() {
-            self.hand_over(shard, epoch);
-        }
-    }
-
     fn hand_over(&mut self, shard: ShardId, epoch: Epoch) {
         self.forget_silent(&shard);
         self.local.insert(shard.clone(), Local::HandingOver);
@@ -365,11 +363,12 @@ impl OwnershipTask {
     }
 
     /// Renews soon while shards move to or from this member, but not for longer than a lease without any change.
-    fn hurry(&mut self, plan: &Plan) {
+    fn hurry(&mut self, plan: &Plan, leases: &Leases) {
         let is_moving = plan.expected > 0 || plan.surplus > 0 || !plan.open.is_empty();
         if is_moving && self.failures == 0 && self.unchanged.elapsed() < self.membership.ttl {
             self.next_renewal = self.next_renewal.min(self.renewed + POLL);
         }
+        self.follow_leaving(leases);
     }
 
     fn finish_first_round(&mut self, number: u64, plan: &Plan) {

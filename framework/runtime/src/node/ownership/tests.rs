@@ -1,5 +1,6 @@
 //! Tests of the ownership task: several members over one shared store, on paused time.
 
+mod leaving;
 mod limits;
 mod savers;
 
