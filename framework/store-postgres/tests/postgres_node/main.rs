@@ -5,6 +5,7 @@
 mod bank;
 #[path = "../../../../tests/tests/ledger/clients.rs"]
 mod clients;
+mod failures;
 mod older_database;
 mod world;
 

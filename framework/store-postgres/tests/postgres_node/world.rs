@@ -63,8 +63,13 @@ impl Perform<Notify> for Notifier {
 
 /// A node on so many threads; with 0 on the calling one.
 pub(crate) async fn start(server: &PostgresServer, threads: usize) -> Node {
+    start_at(&server.url(), threads).await
+}
+
+/// Like [`start`], at another URL of the server.
+pub(crate) async fn start_at(url: &str, threads: usize) -> Node {
     // A node that starts again takes its shards at once.
-    let store = PostgresStore::builder(&server.url()).exclusive().connect().await.unwrap();
+    let store = PostgresStore::builder(url).exclusive().connect().await.unwrap();
     Node::builder("bank", store)
         .config(NodeConfig { threads, ..NodeConfig::default() })
         .aggregate::<Account>()
