@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::actor::{OwnedShard, ThreadContext};
 use crate::node::definition::REQUEST_TIMEOUT;
-use crate::node::relay::republish::find_published;
+use crate::node::relay::republish::{PAGE, find_published};
 use crate::node::thread::ThreadRuntime;
 use crate::relay::{Forward, StalledWindows, envelope_of, page};
 use whizbang_core::bridge::{Notification, Request, RequestError, Response};
@@ -27,8 +27,6 @@ use whizbang_core::message::{Envelope, ShardId};
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::telemetry::error_chain;
 
-/// Number of events read and published at a time.
-const PAGE: usize = 256;
 /// Payload bytes gathered from the outboxes of a thread after which they are sent before more is read.
 const MAX_BATCH_BYTES: usize = 8 << 20;
 /// Number of shards that publish a page of events concurrently.

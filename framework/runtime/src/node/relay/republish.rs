@@ -8,7 +8,7 @@
 //! this framework read them from the log; other subscribers have only the broker, so these events are published now.
 //! The broker's last event of a shard decides. If it holds none, because it was emptied or all events exceed its
 //! retention, the last [`MAX_REPUBLISHED`] events are published: more would flood it with history, and subscribers
-//! drop duplicates by position.
+//! drop duplicates by position. Of a JSON domain, the last page of events is published again: one of them may be missing.
 //!
 //! If the broker's last event is of this store and later than its log, the store is an older copy of itself: the node ends
 //! before it publishes other events under known positions. A running node also ends if its store loses committed events.
@@ -23,11 +23,14 @@ use crate::actor::OwnedShard;
 use crate::inbox::HealthIssues;
 use crate::node::error::NodeEnd;
 use crate::node::thread::ThreadRuntime;
+use crate::relay::page;
 use whizbang_core::bridge::{Bridge, BridgeError, LastPublished};
-use whizbang_core::message::ShardId;
+use whizbang_core::message::{Codec, ShardId};
 use whizbang_core::telemetry::TARGET;
 use whizbang_core::telemetry::error_chain;
 
+/// Number of events read and published at a time.
+pub(super) const PAGE: usize = 256;
 /// Most events of a shard that are published again at start if the broker holds none. More than are ever in flight to
 /// the broker at once.
 const MAX_REPUBLISHED: u64 = 1024;
@@ -74,7 +77,8 @@ pub(in crate::node) fn find_published(
             async move {
                 let found = bridge.last_published(&shard.id).await;
                 if let Some(runtime) = me.upgrade().filter(|runtime| !runtime.end_if_older_log(&shard, &found)) {
-                    note_published(&runtime, &shard, last_published(&*bridge, &shard, found));
+                    let last = last_published(&*bridge, &shard, found).await;
+                    note_published(&runtime, &shard, last);
                 }
             }
         }));
@@ -168,10 +172,14 @@ fn note_published(runtime: &Rc<ThreadRuntime>, shard: &Rc<OwnedShard>, last: u64
 }
 
 /// Returns the position up to which the events of a shard are published, given the broker's answer.
-fn last_published(bridge: &dyn Bridge, shard: &OwnedShard, found: Result<Option<LastPublished>, BridgeError>) -> u64 {
+async fn last_published(
+    bridge: &dyn Bridge,
+    shard: &OwnedShard,
+    found: Result<Option<LastPublished>, BridgeError>,
+) -> u64 {
     let (id, position) = (&shard.id, shard.opened_at);
     match found {
-        Ok(Some(last)) => last.position.min(position),
+        Ok(Some(last)) => before_gaps(shard, last.position.min(position)).await,
         Ok(None) if bridge.keeps_events() => position.saturating_sub(MAX_REPUBLISHED),
         Ok(None) => position,
         Err(error) => {
@@ -181,5 +189,19 @@ fn last_published(bridge: &dyn Bridge, shard: &OwnedShard, found: Result<Option<
             );
             position
         }
+    }
+}
+
+/// Returns the position behind which an event may be missing at the broker although it holds `last`.
+///
+/// The events of a page are in flight together. One may have failed and a later one may have arrived before the node was killed.
+/// Nodes find it in the log. A program in another language has only the broker, so JSON events, which it can read, are published
+/// again from the beginning of the page. Subscribers drop duplicates by position.
+async fn before_gaps(shard: &OwnedShard, last: u64) -> u64 {
+    let from = last.saturating_sub(PAGE as u64);
+    match page::events(&*shard.reader(), from, PAGE).await {
+        Ok(events) if events.iter().any(|event| event.codec == Codec::Json) => from,
+        // What cannot be read cannot be published either: the publisher reports it.
+        Ok(_) | Err(_) => last,
     }
 }
