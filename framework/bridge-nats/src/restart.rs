@@ -1,7 +1,7 @@
 //! Restarts the loops of the bridge after a panic.
 //!
 //! Called by the bridge's actor. A loop keeps its state outside of its future, so that its connections and subscriptions survive
-//! a panic. What was in flight does not: it is rebuilt as after a lost connection.
+//! a panic. Messages in flight do not: they are rebuilt as after a lost connection.
 //!
 //! A panic is a bug of this crate or of a library. The node keeps its connection and continues, and its health shows the
 //! failure until the loop has run for a while.

@@ -100,7 +100,7 @@ impl Pool {
         let thread = std::thread::Builder::new().name("whizbang-pg-read".to_owned()).spawn(move || {
             let local = tokio::task::LocalSet::new();
             local.block_on(&runtime, async move {
-                // It ends with the sender. What is under way then is dropped with the runtime.
+                // It ends with the sender. Requests under way are then dropped with the runtime.
                 while let Some(wanted) = wanted.recv().await {
                     let (connector, issue) = (Arc::clone(&connector), Arc::clone(&shared));
                     drop(tokio::task::spawn_local(async move {

@@ -1,7 +1,7 @@
 //! Reads what is committed in a shard.
 //!
-//! Called by actors, the relay and projections, on any thread. What must be answered at once comes from the index in memory;
-//! the rest is one statement each. Rows are checked against the index: a row that is missing is an error, never an answer.
+//! Called by actors, the relay and projections, on any thread. Requests that must be answered at once are read from the
+//! index in memory; the rest is one statement each. Rows are checked against the index: a row that is missing is an error, never an answer.
 //!
 //! # Damage
 //! The rows of a stream, the positions of a shard and the sequences for a destination have no gaps. A missing row is

@@ -231,8 +231,8 @@ pub enum NodeEnd {
         here: u64,
     },
     /// The broker holds a later event of this store than its log, or the store has lost events that this node had committed:
-    /// the store is an older copy of itself. No other event was published under a known position. What was handled on the
-    /// older copy is only there.
+    /// the store is an older copy of itself. No other event was published under a known position. Messages handled on the
+    /// older copy are only there.
     #[error(
         "the store is an older copy: event {published} of {shard} from this store was published or committed, and its log here ends \
          at {here}. Start the node on its newest store (is its folder mounted?). If that is gone for good, start once with \

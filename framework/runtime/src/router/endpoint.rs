@@ -42,7 +42,7 @@ pub trait ActorEndpoint {
         let _ = shard;
     }
 
-    /// Discards everything of a shard: its live actors, jobs and deferred messages. What is queued is refused.
+    /// Discards everything of a shard: its live actors, jobs and deferred messages. Queued messages are refused.
     fn close_shard(&self, shard: Shard) {
         let _ = shard;
     }

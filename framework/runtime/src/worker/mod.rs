@@ -179,8 +179,8 @@ pub struct Job {
 }
 
 impl Job {
-    /// Creates the context of a first delivery, for a unit test that calls a worker's methods. What it sends goes
-    /// nowhere; [`sent`](Self::sent) returns it.
+    /// Creates the context of a first delivery, for a unit test that calls a worker's methods. Messages that it sends go
+    /// nowhere; [`sent`](Self::sent) returns them.
     ///
     /// ```
     /// # use bank_fixture as bank;

@@ -163,7 +163,7 @@ impl Writer {
         self.queue.lock().flushed()
     }
 
-    /// Rejects further appends. What is there is still written, if the server commits within `patience`.
+    /// Rejects further appends. Queued ones are still written, if the server commits within `patience`.
     pub(crate) fn close(&self, patience: Duration) {
         self.end.lock().get_or_insert(Instant::now() + patience);
         let mut queue = self.queue.lock();

@@ -42,8 +42,8 @@ use whizbang_core::store::Epoch;
 /// # let _ = (orders, payments);
 /// ```
 ///
-/// Each message is encoded and decoded as for a broker, so a program that works here works over a broker too. What the hub does
-/// not have is persistence: a command that its destination has not received is sent again from the log of its sender.
+/// Each message is encoded and decoded as for a broker, so a program that works here works over a broker too. The hub
+/// has no persistence: a command that its destination has not received is sent again from the log of its sender.
 ///
 /// Two services in one process:
 /// ```

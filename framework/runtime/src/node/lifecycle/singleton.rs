@@ -10,7 +10,7 @@ impl NodeBuilder {
     ///
     /// `run` is called each time the task is started, on the thread of the shard, and the returned future is polled there: it
     /// must not block. The future is dropped at a point at which it waits, if the node stops, the shard moves, or the lease of
-    /// the node ends. What it does must therefore be safe to be cut off and begun again: send commands, whose ids or
+    /// the node ends. Its work must therefore be safe to interrupt and repeat: send commands, whose ids or
     /// idempotency keys make a repetition harmless, and keep progress in an aggregate.
     ///
     /// A node that loses its lease stops the task before another node starts it. A future that blocks its thread beyond the

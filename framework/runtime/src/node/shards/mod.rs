@@ -21,7 +21,7 @@ use whizbang_core::message::ShardId;
 use whizbang_core::store::{CommitListener, ShardHandle, Source, SourceKind, StoreError, Watermark};
 use whizbang_core::telemetry::{TARGET, error_chain};
 
-/// Longest wait for the turns and jobs of a shard that is handed over. What is unfinished then is handled again by the
+/// Longest wait for the turns and jobs of a shard that is handed over. Unfinished ones are handled again by the
 /// next owner.
 const HAND_OVER: Duration = Duration::from_secs(10);
 
