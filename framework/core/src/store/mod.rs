@@ -255,7 +255,7 @@ pub trait CommitListener: Send + Sync {
     /// No append that was not reported as committed will be reported. Whether it reached the disk is unknown until the
     /// shard is reopened.
     ///
-    /// [`StoreError::Fenced`] concerns one shard only: its appends under the epoch `mine`, which were not reported as
+    /// [`StoreError::Fenced`] concerns one shard only: its appends under the epoch `mine` of that error, which were not reported as
     /// committed, are not in the log and never will be. The other shards of the listener continue. It is reported before
     /// [`committed`](Self::committed) covers the tickets of these appends. Every other error concerns all shards of the
     /// listener.

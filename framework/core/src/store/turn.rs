@@ -1,4 +1,7 @@
 //! The types that are written in one turn and read back.
+//!
+//! Types named `…Write`, and [`Turn`] itself, borrow from the actor that writes them. [`StoredTurn`], [`StoredEvent`], [`OutboxEntry`]
+//! and [`Timer`] are owned and contain the numbers that the store has assigned.
 
 use bytes::Bytes;
 
@@ -16,7 +19,7 @@ pub struct Turn<'a> {
     pub actor: &'a Name,
     /// The actor's key.
     pub key: &'a str,
-    /// The hint returned by the append of the stream's previous turn, if known. It saves a lookup.
+    /// The hint returned by the append of the stream's previous turn; the default if there is none. It saves a lookup.
     pub stream: StreamHint,
     /// The number of this turn in its stream, from 1.
     pub number: u64,
@@ -216,7 +219,10 @@ pub enum Note {
     Own(Bytes),
 }
 
-/// The reason for which a message is a dead letter.
+/// The reason for which a message is stored as a dead letter.
+///
+/// Messages that only wait ([`Deferred`](Self::Deferred), [`Waiting`](Self::Waiting)) are stored in the same form, and are not counted as
+/// dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DeadLetterReason {

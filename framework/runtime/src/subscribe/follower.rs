@@ -28,8 +28,8 @@ use whizbang_core::telemetry::{TARGET, error_chain};
 
 /// Most pages in memory and being read. With two, a shard that answers late does not hold up another.
 const PAGES: usize = 2;
-/// Interval at which the logs are read although nothing is reported: reports may be lost, and the first ones may be missing. It doubles
-/// up to [`LONGEST_CHECK`], and does not without a watch.
+/// Interval at which the logs are read although nothing is reported: reports may be lost, and the first ones may be missing. While a
+/// watch is open it doubles up to [`LONGEST_CHECK`]. If the bridge cannot watch, it stays, because nothing else shows new events.
 const FIRST_CHECK: Duration = Duration::from_secs(1);
 const LONGEST_CHECK: Duration = Duration::from_secs(30);
 /// Time after which a log that cannot be read is logged as a warning.
@@ -265,7 +265,7 @@ impl Follower {
         }
     }
 
-    /// Checks a report about a shard that the domain does not have here: it may be forged, so only its log tells.
+    /// Checks a report about a shard that the domain does not have here: it may be forged, so the log of the shard decides.
     fn check_unknown(&mut self, shard: Shard) {
         if self.checking.is_none() && self.unknown_at.is_none_or(|at| at <= instant()) {
             let (client, id) = (self.client.clone(), ShardId::new(self.domain.clone(), shard));
@@ -425,6 +425,7 @@ impl Follower {
         true
     }
 
+    /// Returns the error that ends the stream.
     fn last_error(&self, error: ReadError) -> SubscribeError {
         let domain = self.domain.to_string();
         match error {

@@ -13,7 +13,8 @@ use whizbang_core::message::{Envelope, Name};
 /// Number of events read from a log at a time. The owner also limits a page in bytes.
 const PAGE: u32 = 256;
 
-/// Readings in a row that must contradict what was read before: one may have been answered by a node that has lost its shard.
+/// Number of consecutive readings that contradict earlier ones until the log counts as diverged. A single one may have been answered
+/// by a node that has lost its shard.
 const DOUBTS: u32 = 2;
 
 /// The progress in the log of one shard.
@@ -60,7 +61,7 @@ pub(super) struct Entry {
 /// The result of a page.
 #[derive(Debug)]
 pub(super) enum Applied {
-    /// It continues what was read before. `more` tells that the log has further events.
+    /// It continues what was read before. With `more`, the log has further events.
     Read { entries: VecDeque<Entry>, more: bool },
     /// It cannot be used. Holds the reason.
     Unusable(&'static str),
@@ -91,8 +92,10 @@ impl Progress {
 
     /// Begins a reading.
     pub(super) fn begin(&mut self) -> PageRequest {
+        // The page returns the end of the log, so only later reports count.
         (self.is_reading, self.is_due_again, self.reported) = (true, false, 0);
         match self.read {
+            // A page behind every event is empty and names the end of the log.
             None => PageRequest { after: u64::MAX, limit: 0, verifies: false },
             Some(Mark { position: position @ 1.., check: Some(_) }) if self.verifies => {
                 PageRequest { after: position - 1, limit: PAGE + 1, verifies: true }
@@ -101,7 +104,7 @@ impl Progress {
         }
     }
 
-    /// Applies a page. `takes` tells which events are for the stream.
+    /// Applies a page. `takes` selects the events for the stream.
     pub(super) fn apply(&mut self, asked: PageRequest, page: LogPage, takes: impl Fn(&Name) -> bool) -> Applied {
         let Some(read) = self.read else {
             let end = Mark { position: page.last, check: None };

@@ -91,7 +91,7 @@ pub(super) struct Inner {
     pub(super) pending_eventually: RefCell<Vec<(usize, String)>>,
     /// No further fault is injected: the run waits until it is idle.
     pub(super) faults_stopped: Cell<bool>,
-    /// The disturbance caused by the fault profile.
+    /// The disturbance that the fault profile causes, by its number in the step log.
     pub(super) profile_disturbance: Cell<Option<usize>>,
     /// The injected faults, with the number of hits.
     pub(super) injected: RefCell<Vec<(InjectedFault, Count)>>,
