@@ -2,6 +2,7 @@
 //!
 //! deny.toml is the policy, in the format of cargo-deny; this test reads the same file and needs no installed tool.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use serde_json::Value;
@@ -117,6 +118,26 @@ fn every_dependency_is_allowed() {
     assert!(packages.len() > 50, "only {} packages", packages.len());
     let objections: Vec<String> = packages.iter().flat_map(|package| policy.objections(package)).collect();
     assert!(objections.is_empty(), "{objections:#?}");
+}
+
+/// The crates of others that the framework had without its features when it was one crate, on commit 4feaf7b.
+const FORMER_DEPENDENCIES: usize = 59;
+
+#[test]
+fn framework_without_features_has_few_dependencies() {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["tree", "-p", "whizbang", "--no-default-features", "-e", "normal,build"])
+        .args(["--prefix", "none", "--format", "{p}", "--locked", "--offline"])
+        .current_dir(top())
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("text");
+    let crates = text.lines().filter_map(|line| line.split(" (").next()).filter(|name| !name.starts_with("whizbang"));
+    let crates = crates.collect::<BTreeSet<_>>();
+    assert!(crates.len() > 20, "{crates:?}");
+    assert!(crates.len() < FORMER_DEPENDENCIES, "{} crates: {crates:?}", crates.len());
 }
 
 #[test]
