@@ -1,5 +1,6 @@
 //! Logs with valid checksums and arbitrary content are read or rejected without a panic.
 
+mod golden;
 pub(crate) mod memory_disk;
 pub(crate) mod test_log;
 pub(crate) mod test_store;

@@ -1,5 +1,7 @@
 //! Records are read as they were written, and corrupt records are rejected.
 
+mod golden;
+
 use std::time::Duration;
 
 use bytes::Bytes;
