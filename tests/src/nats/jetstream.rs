@@ -12,8 +12,8 @@ use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::OnceCell;
 use whizbang::testing::broker::{
-    Acknowledgement, Broker, ConsumerSettings, Discard, PublishAck, PublishError, ReceivedMessage, Retention,
-    StreamSettings, StreamState,
+    Acknowledgement, Broker, BrokerStream, ConsumerSettings, Discard, PublishAck, PublishError, ReceivedMessage,
+    Retention, StreamSettings,
 };
 
 use super::{NatsServer, Release};
@@ -90,12 +90,12 @@ impl Broker for JetStreamBroker {
         .boxed()
     }
 
-    fn state<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Option<StreamState>> {
+    fn state<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Option<BrokerStream>> {
         async move {
             let mut stream = self.stream(name).await?;
             let info = stream.info().await.expect("its state");
             let state = &info.state;
-            Some(StreamState {
+            Some(BrokerStream {
                 incarnation: info.created.to_string(),
                 first: state.first_sequence,
                 last: state.last_sequence,

@@ -2,7 +2,7 @@
 //!
 //! Standard terms of other frameworks are never rejected.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::source::{File, Finding, assert_none, file, name_at, places, repository};
 
@@ -117,6 +117,46 @@ fn former_names(files: &[File], former: &[(String, String)]) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Public types of one name. The fixtures of two suites have the same role, and so the same name.
+fn overloaded(api: &File) -> Vec<Finding> {
+    const SAME_ROLE: [&str; 1] = ["Fixture"];
+    let mut paths = BTreeMap::<&str, (usize, &str)>::new();
+    let mut findings = Vec::new();
+    for (at, line) in api.lines() {
+        let kinds = ["struct ", "enum ", "trait ", "union "];
+        let Some(path) =
+            kinds.iter().find_map(|kind| line.split_once(&format!("{kind}whizbang::"))).map(|(_, rest)| rest)
+        else {
+            continue;
+        };
+        let path = path.split(|c: char| !c.is_alphanumeric() && c != ':' && c != '_').next().unwrap_or_default();
+        let path = path.trim_end_matches(':');
+        let name = path.rsplit("::").next().unwrap_or_default();
+        match paths.insert(name, (at, path)) {
+            Some((_, other)) if other != path && !SAME_ROLE.contains(&name) => {
+                findings.push(api.finding(at, format!("`{path}` has the name of `{other}`")));
+            }
+            _ => {}
+        }
+    }
+    findings
+}
+
+#[test]
+fn each_public_type_has_a_name_of_its_own() {
+    let api = file("tests/public-api.txt");
+    assert!(api.text.contains("struct whizbang::"), "the types were not found");
+    assert_none(&overloaded(&api));
+}
+
+#[test]
+fn second_public_type_of_a_name_is_found() {
+    let found = |text: &str| overloaded(&File::new("tests/public-api.txt", text)).len();
+    assert_eq!(found("struct whizbang::Run\nstruct whizbang::a::Run<T: A>\n"), 1);
+    assert_eq!(found("trait whizbang::a::Fixture\ntrait whizbang::b::Fixture: Sized\n    pub run: Run\n"), 0);
+    assert_eq!(found("#[derive(Debug)] struct whizbang::Run\nenum whizbang::Runs\n"), 0);
 }
 
 #[test]

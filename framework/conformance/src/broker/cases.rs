@@ -13,7 +13,7 @@ use super::steps::{
     publish, pull, pull_one, set_up, state, stored, work_queue,
 };
 use super::{
-    Acknowledgement, Broker, ConsumerSettings, Discard, PublishError, ReceivedMessage, StreamSettings, StreamState,
+    Acknowledgement, Broker, BrokerStream, ConsumerSettings, Discard, PublishError, ReceivedMessage, StreamSettings,
 };
 
 /// Messages get the sequences 1, 2, 3 … and arrive unchanged.
@@ -27,7 +27,7 @@ pub async fn messages_are_numbered_and_delivered_in_order(broker: &impl Broker) 
         messages.iter().all(|message| message.payload == message.sequence.to_string().into_bytes()),
         "{messages:?}"
     );
-    let StreamState { first, last, messages, .. } = state(broker).await;
+    let BrokerStream { first, last, messages, .. } = state(broker).await;
     assert_eq!((first, last, messages), (1, 5, 5));
     expect_no_message(broker).await;
 }
@@ -264,11 +264,11 @@ pub async fn acknowledged_message_leaves_a_work_queue(broker: &impl Broker) {
     set_up(broker, work_queue(), LONG_ACK_WAIT, 3).await;
     let pulled = pull(broker, 3).await;
     broker.acknowledge(&pulled[1], Acknowledgement::Ack).await;
-    let StreamState { first, last, messages, .. } = state(broker).await;
+    let BrokerStream { first, last, messages, .. } = state(broker).await;
     assert_eq!((first, last, messages), (1, 3, 2));
     broker.acknowledge(&pulled[0], Acknowledgement::Ack).await;
     broker.acknowledge(&pulled[2], Acknowledgement::Ack).await;
-    let StreamState { last, messages, .. } = state(broker).await;
+    let BrokerStream { last, messages, .. } = state(broker).await;
     assert_eq!((last, messages), (3, 0));
     assert_eq!(publish(broker, None, 4).await, stored(4));
 }
@@ -414,7 +414,7 @@ pub async fn full_work_queue_rejects_until_an_acknowledgement(broker: &impl Brok
 pub async fn full_stream_drops_its_oldest_message(broker: &impl Broker) {
     let settings = StreamSettings { max_messages: 2, discard: Discard::Old, ..limits() };
     set_up(broker, settings, LONG_ACK_WAIT, 4).await;
-    let StreamState { first, last, messages, .. } = state(broker).await;
+    let BrokerStream { first, last, messages, .. } = state(broker).await;
     assert_eq!((first, last, messages), (3, 4, 2));
     assert_eq!(deliveries(&pull(broker, 2).await), [(3, 1), (4, 1)]);
 }

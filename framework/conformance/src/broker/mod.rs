@@ -68,7 +68,7 @@ pub struct ConsumerSettings {
 
 /// The state of a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StreamState {
+pub struct BrokerStream {
     /// The identity of the stream, distinct for each stream that was ever created.
     pub incarnation: String,
     /// The sequence of the first message, or the next sequence if there is none; 0 if there never was a message.
@@ -147,7 +147,7 @@ pub trait Broker {
     /// Removes all messages of a stream.
     fn purge_stream<'a>(&'a self, name: &'a str) -> BoxFuture<'a, ()>;
     /// Returns the state of a stream; `None` if it does not exist.
-    fn state<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Option<StreamState>>;
+    fn state<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Option<BrokerStream>>;
     /// Creates a consumer of an unused name.
     fn create_consumer<'a>(&'a self, stream: &'a str, name: &'a str, settings: ConsumerSettings) -> BoxFuture<'a, ()>;
     /// Deletes a consumer.

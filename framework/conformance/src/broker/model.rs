@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use tokio::time::Instant;
 
 use super::{
-    Acknowledgement, ConsumerSettings, Discard, PublishAck, PublishError, Retention, StreamSettings, StreamState,
+    Acknowledgement, BrokerStream, ConsumerSettings, Discard, PublishAck, PublishError, Retention, StreamSettings,
 };
 
 /// All streams of a server. `T` is the payload of a message.
@@ -109,7 +109,7 @@ impl<T> Default for Model<T> {
 
 impl<T: Clone> Model<T> {
     /// Creates a stream if it does not exist. Returns its state. The settings of an existing stream stay as they are.
-    pub fn create_stream(&mut self, name: &str, settings: StreamSettings) -> StreamState {
+    pub fn create_stream(&mut self, name: &str, settings: StreamSettings) -> BrokerStream {
         if !self.streams.contains_key(name) {
             self.created += 1;
             let stream = Stream {
@@ -144,11 +144,11 @@ impl<T: Clone> Model<T> {
     }
 
     /// Returns the state of a stream. `None` if it does not exist.
-    pub fn state(&self, name: &str) -> Option<StreamState> {
+    pub fn state(&self, name: &str) -> Option<BrokerStream> {
         let stream = self.streams.get(name)?;
         let next = if stream.last == 0 { 0 } else { stream.last + 1 };
         let first = stream.messages.keys().next().copied().unwrap_or(next);
-        Some(StreamState {
+        Some(BrokerStream {
             incarnation: stream.incarnation.to_string(),
             first,
             last: stream.last,

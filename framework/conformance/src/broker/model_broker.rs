@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::model::{Model, Next};
 use super::{
-    Acknowledgement, Broker, ConsumerSettings, PublishAck, PublishError, ReceivedMessage, StreamSettings, StreamState,
+    Acknowledgement, Broker, BrokerStream, ConsumerSettings, PublishAck, PublishError, ReceivedMessage, StreamSettings,
 };
 use whizbang_core::clock::instant;
 
@@ -43,7 +43,7 @@ impl Broker for ModelBroker {
         self.apply(|model| assert!(model.purge_stream(name).is_some(), "there is no `{name}`"))
     }
 
-    fn state<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Option<StreamState>> {
+    fn state<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Option<BrokerStream>> {
         self.apply(|model| model.state(name))
     }
 

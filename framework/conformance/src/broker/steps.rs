@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Broker, ConsumerSettings, PublishAck, ReceivedMessage, Retention, StreamSettings, StreamState};
+use super::{Broker, BrokerStream, ConsumerSettings, PublishAck, ReceivedMessage, Retention, StreamSettings};
 
 /// The time limit for a message that must arrive.
 pub(super) const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,7 +69,7 @@ pub(super) async fn expect_no_message(broker: &impl Broker) {
 }
 
 /// Returns the state of the suite's stream.
-pub(super) async fn state(broker: &impl Broker) -> StreamState {
+pub(super) async fn state(broker: &impl Broker) -> BrokerStream {
     broker.state("s").await.expect("the stream exists")
 }
 

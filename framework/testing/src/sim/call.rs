@@ -1,4 +1,4 @@
-//! Clients of a simulated cluster: commands, posts and queries of a scenario.
+//! Requests of the clients of a simulated cluster: the commands, posts and queries of a scenario.
 
 use std::future::IntoFuture;
 use std::time::Duration;
@@ -35,7 +35,7 @@ const FUTURE_ID_BACKOFF: Duration = Duration::from_secs(5);
 /// assert!(run.is_ok());
 /// ```
 #[must_use = "futures do nothing unless you `.await` them"]
-pub struct Call<'a, C> {
+pub struct SimCall<'a, C> {
     /// The cluster to which the command is sent.
     world: &'a World,
     /// The command.
@@ -61,13 +61,13 @@ pub(super) enum AttemptMode {
     ClientRetries,
 }
 
-impl<C> std::fmt::Debug for Call<'_, C> {
+impl<C> std::fmt::Debug for SimCall<'_, C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Call").field("id", &self.id).field("key", &self.key).finish_non_exhaustive()
+        f.debug_struct("SimCall").field("id", &self.id).field("key", &self.key).finish_non_exhaustive()
     }
 }
 
-impl<C: Command> Call<'_, C> {
+impl<C: Command> SimCall<'_, C> {
     /// Sets the id, as [`SendCommand::id`](whizbang_runtime::client::SendCommand::id) does.
     ///
     /// Calls with the same id and the same command are one command.
@@ -122,7 +122,7 @@ impl<C: Command> Call<'_, C> {
     }
 }
 
-impl<'a, C: Command> IntoFuture for Call<'a, C> {
+impl<'a, C: Command> IntoFuture for SimCall<'a, C> {
     type Output = Result<C::Reply, SendError>;
     type IntoFuture = LocalBoxFuture<'a, Self::Output>;
 
@@ -178,15 +178,15 @@ impl<'a, C: Command> IntoFuture for Call<'a, C> {
 /// assert!(run.is_ok());
 /// ```
 #[must_use = "futures do nothing unless you `.await` them"]
-pub struct Post<'a, C>(Call<'a, C>);
+pub struct SimPost<'a, C>(SimCall<'a, C>);
 
-impl<C> std::fmt::Debug for Post<'_, C> {
+impl<C> std::fmt::Debug for SimPost<'_, C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Post").field("call", &self.0).finish_non_exhaustive()
+        f.debug_struct("SimPost").field("call", &self.0).finish_non_exhaustive()
     }
 }
 
-impl<C: Command> Post<'_, C> {
+impl<C: Command> SimPost<'_, C> {
     /// Sets the id, as [`PostCommand::id`](whizbang_runtime::client::PostCommand::id) does.
     ///
     /// Use it to post a command again after an error: the two are handled once.
@@ -206,19 +206,19 @@ impl<C: Command> Post<'_, C> {
         Self(self.0.retrying())
     }
 
-    /// Same as [`Call::client_retries`].
+    /// Same as [`SimCall::client_retries`].
     pub fn client_retries(self) -> Self {
         Self(self.0.client_retries())
     }
 }
 
-impl<'a, C: Command> IntoFuture for Post<'a, C> {
+impl<'a, C: Command> IntoFuture for SimPost<'a, C> {
     type Output = Result<(), SendError>;
     type IntoFuture = LocalBoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let Call { world, key, retrying, mode, .. } = &self.0;
+            let SimCall { world, key, retrying, mode, .. } = &self.0;
             let encoded = self.0.encoded()?;
             let duplicates = world.duplicates_post();
             let (started, mut wait) = (instant(), FIRST_BACKOFF);
@@ -277,8 +277,8 @@ impl World {
     ///
     /// # Errors
     /// The errors of [`Client::send`](whizbang_runtime::Client::send).
-    pub fn call<C: Command>(&self, command: C) -> Call<'_, C> {
-        Call { world: self, command, id: None, key: None, deadline: None, retrying: false, mode: AttemptMode::Once }
+    pub fn call<C: Command>(&self, command: C) -> SimCall<'_, C> {
+        SimCall { world: self, command, id: None, key: None, deadline: None, retrying: false, mode: AttemptMode::Once }
     }
 
     /// Sends a command without waiting for a reply. Await it until it is accepted. An accepted command must be handled once, become
@@ -286,8 +286,8 @@ impl World {
     ///
     /// # Errors
     /// The errors of [`Client::post`](whizbang_runtime::Client::post).
-    pub fn post<C: Command>(&self, command: C) -> Post<'_, C> {
-        Post(self.call(command))
+    pub fn post<C: Command>(&self, command: C) -> SimPost<'_, C> {
+        SimPost(self.call(command))
     }
 
     /// Returns a new message id, created with the clock of the clients or of [one of them](super::Fault::SkewOneClient).

@@ -2,7 +2,7 @@
 //!
 //! Called by [`Flow`](super::Flow) for failing cases and for some of the others.
 
-use super::{RuleViolation, Run};
+use super::{PassedRun, RuleViolation};
 
 /// The name of the rule.
 const RULE: &str = "deterministic";
@@ -33,7 +33,7 @@ pub(super) struct CaseOutcome<'a> {
 
 impl<'a> CaseOutcome<'a> {
     /// Returns what is compared of a run.
-    pub(super) fn of(outcome: &'a Result<Run, RuleViolation>) -> Self {
+    pub(super) fn of(outcome: &'a Result<PassedRun, RuleViolation>) -> Self {
         match outcome {
             Ok(run) => Self { trace: &run.trace, violation: None },
             Err(violation) => Self { trace: &violation.trace, violation: Some(violation) },

@@ -23,7 +23,7 @@ use super::plan::{CaseBounds, CaseGenerator, Plan};
 use super::regressions::Regressions;
 use super::shrink::{FailingCase, Shrinker};
 use super::shrink_mask::ShrinkMask;
-use super::{Coverage, Fault, RuleViolation, Run, Sim, World, report};
+use super::{Coverage, Fault, PassedRun, RuleViolation, Sim, World, report};
 use whizbang_runtime::node::NodeBuilder;
 
 /// A kind of fault that was drawn this often must have hit something.
@@ -305,7 +305,7 @@ where
 
     /// Replays a case and fails the test if it still fails.
     #[track_caller]
-    fn replay_or_panic(&self, seed: u64, path: &str) -> Run {
+    fn replay_or_panic(&self, seed: u64, path: &str) -> PassedRun {
         self.replay(seed, path).unwrap_or_else(|report_text| panic!("{report_text}"))
     }
 
@@ -321,7 +321,7 @@ where
     ///
     /// # Errors
     /// [`RuleViolation`] if it violates a rule.
-    pub fn run(&self, seed: u64) -> Result<Run, RuleViolation> {
+    pub fn run(&self, seed: u64) -> Result<PassedRun, RuleViolation> {
         let generator = self.generator();
         let frame = generator.draw(seed);
         self.run_plan(seed, &generator.plan(seed, &frame, &frame.full()))
@@ -334,7 +334,7 @@ where
     ///
     /// # Panics
     /// If `path` is invalid.
-    pub fn replay(&self, seed: u64, path: &str) -> Result<Run, String> {
+    pub fn replay(&self, seed: u64, path: &str) -> Result<PassedRun, String> {
         let generator = self.generator();
         let frame = generator.draw(seed);
         let mask = match path {
@@ -358,7 +358,7 @@ where
     }
 
     /// Returns the run of a seed's case, or the shortest failing case.
-    fn run_and_shrink(&self, seed: u64) -> Result<Run, Box<FailingCase<T>>> {
+    fn run_and_shrink(&self, seed: u64) -> Result<PassedRun, Box<FailingCase<T>>> {
         let generator = self.generator();
         let frame = generator.draw(seed);
         let mask: ShrinkMask = frame.full();
@@ -388,14 +388,14 @@ where
         &self,
         seed: u64,
         plan: &Plan<T>,
-        outcome: &Result<Run, RuleViolation>,
+        outcome: &Result<PassedRun, RuleViolation>,
     ) -> Option<RuleViolation> {
         let again = self.run_plan(seed, plan);
         compare(seed, &CaseOutcome::of(outcome), &CaseOutcome::of(&again))
     }
 
     /// Runs one case.
-    fn run_plan(&self, seed: u64, plan: &Plan<T>) -> Result<Run, RuleViolation> {
+    fn run_plan(&self, seed: u64, plan: &Plan<T>) -> Result<PassedRun, RuleViolation> {
         let mut sim = (self.sim)(Sim::new(seed)).fault_profile(plan.fault_profile).allow_missed_faults();
         if plan.reload_actors {
             sim = sim.reload_actors();

@@ -2,6 +2,15 @@
 //!
 //! Called by users' tests. Starts real nodes with the user's own builder code. Only the clock, ids, store and bridge are simulated.
 //! The same description and seed produce the same run, byte for byte. Every run also checks the invariants of the framework.
+//!
+//! # Reading order
+//! 1. [`Sim`] describes a cluster, and [`World`] is the running one: its services, nodes and faults.
+//! 2. `call` and `clients`: the requests of a scenario, and what its clients know.
+//! 3. `store`, `bridge`, `broker` and the files around them: the adapters of simulated nodes. They drop, delay and repeat
+//!    messages, and kill nodes at crash points.
+//! 4. `store_checks`, `reply_checks`, `compensation_checks`, `dead_letters`, `delays`: the invariants. `step_log` records the turns
+//!    that they, `coverage` and `failure_report` read.
+//! 5. [`Flow`]: draws cases (`plan`), runs them, and reduces a failing one (`shrink`).
 
 #![expect(clippy::expect_used, reason = "these calls do no I/O; a failure ends the test")]
 
@@ -92,7 +101,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub use actor_coverage::{ActorCoverage, CoveragePath};
-pub use call::{Call, Post};
+pub use call::{SimCall, SimPost};
 pub use coverage::Coverage;
 pub use crash_points::CrashPoint;
 pub use delays::WaitTimes;
@@ -406,7 +415,7 @@ impl Sim {
     ///
     /// # Panics
     /// If called inside another runtime. Use it in plain `#[test]` functions.
-    pub fn run(self, scenario: impl AsyncFnOnce(&World)) -> Result<Run, RuleViolation> {
+    pub fn run(self, scenario: impl AsyncFnOnce(&World)) -> Result<PassedRun, RuleViolation> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
@@ -421,7 +430,7 @@ impl Sim {
     }
 
     /// Runs the scenario in the time of the simulation, and checks all rules.
-    async fn run_inside(self, scenario: impl AsyncFnOnce(&World)) -> Result<Run, RuleViolation> {
+    async fn run_inside(self, scenario: impl AsyncFnOnce(&World)) -> Result<PassedRun, RuleViolation> {
         let seed = self.seed;
         let started = whizbang_core::clock::instant();
         let setup_error = self.setup_error();
@@ -456,7 +465,7 @@ impl Sim {
         let actor_steps = if violation.is_some() { world.actor_steps(&turns) } else { String::new() };
         let (trace, trace_lines) = world.close();
         match violation {
-            None => Ok(Run { seed, trace, trace_lines, elapsed: started.elapsed(), coverage }),
+            None => Ok(PassedRun { seed, trace, trace_lines, elapsed: started.elapsed(), coverage }),
             Some(violation) => Err(RuleViolation::new(seed, violation, trace, actor_steps)),
         }
     }
@@ -465,7 +474,7 @@ impl Sim {
 /// A run without violations.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Run {
+pub struct PassedRun {
     /// The seed.
     pub seed: u64,
     /// The trace, one line per step. Identical for the same description and seed.

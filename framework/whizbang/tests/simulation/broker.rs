@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use whizbang::testing::bridge::hostile::Hostile;
-use whizbang::testing::sim::Run;
+use whizbang::testing::sim::PassedRun;
 use whizbang::testing::{CrashPoint, Fault, FaultEvent, FaultProfile, LinkDirection, Sim};
 
 use crate::bank::*;
 use crate::cluster;
 
 /// Runs some transfers with a fault profile and a fault.
-fn transfers_during(profile: FaultProfile, fault: Fault) -> Run {
+fn transfers_during(profile: FaultProfile, fault: Fault) -> PassedRun {
     transfers(cluster(Sim::new(2)).fault_profile(profile).fault(Duration::from_millis(10), fault), Duration::ZERO)
 }
 
 /// Runs some transfers, half of them this time after the others.
-fn transfers(sim: Sim, pause: Duration) -> Run {
+fn transfers(sim: Sim, pause: Duration) -> PassedRun {
     let run = sim
         .at_end(|world| match world.state::<Account>("bob").cents {
             120 => Ok(()),
@@ -37,11 +37,11 @@ fn transfers(sim: Sim, pause: Duration) -> Run {
     run.unwrap_or_else(|violation| panic!("{violation}\n{}", violation.trace))
 }
 
-fn during(fault: Fault) -> Run {
+fn during(fault: Fault) -> PassedRun {
     transfers_during(FaultProfile::NONE, fault)
 }
 
-fn assert_hit(run: &Run, event: FaultEvent) {
+fn assert_hit(run: &PassedRun, event: FaultEvent) {
     assert!(run.coverage.fault_events().contains_key(&event), "nothing {event}\n{}", run.trace);
 }
 

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use whizbang::SendError;
-use whizbang::testing::sim::{RuleViolation, Run};
+use whizbang::testing::sim::{PassedRun, RuleViolation};
 use whizbang::testing::{Fault, FaultEvent, FaultProfile, Flow, Sim, World};
 
 use crate::bank::{Account, deposit, transfer, withdraw};
@@ -14,7 +14,7 @@ fn cents(world: &World, account: &str) -> u64 {
     world.state::<Account>(account).cents
 }
 
-fn holds(run: Result<Run, RuleViolation>) -> Run {
+fn holds(run: Result<PassedRun, RuleViolation>) -> PassedRun {
     run.unwrap_or_else(|violation| panic!("{violation}\n{}\n{}", violation.actor_steps, violation.trace))
 }
 
@@ -142,7 +142,7 @@ fn commands_of_two_clocks_are_handled_once() {
 }
 
 /// Runs some commands with one fault of clients.
-fn during(fault: Fault) -> Run {
+fn during(fault: Fault) -> PassedRun {
     let rough = FaultProfile { loss: 50, duplication: 100, delay: 20, commit_delay: 5, read_delay: 5 };
     let run = cluster(Sim::new(5)).fault_profile(rough).fault(Duration::ZERO, fault).at_end(|world| {
         match (cents(world, "ada"), cents(world, "bob")) {

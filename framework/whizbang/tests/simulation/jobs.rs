@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use whizbang::prelude::*;
-use whizbang::testing::sim::{Run, SimError};
+use whizbang::testing::sim::{PassedRun, SimError};
 use whizbang::testing::{CrashPoint, Fault, FaultEvent, Flow, Sim, World};
 
 use crate::bank::{Account, deposit, withdraw};
@@ -162,7 +162,7 @@ fn presses(careless: bool) -> Flow<u8, impl AsyncFn(&World, u8)> {
 }
 
 /// Prints once during a fault.
-fn printed_during(fault: Fault) -> Run {
+fn printed_during(fault: Fault) -> PassedRun {
     let run = press(Sim::new(3), false).fault(Duration::ZERO, fault).run(async |world| {
         world.sleep(Duration::from_millis(10)).await;
         world.send(print("a", 1)).await.unwrap();
@@ -171,7 +171,7 @@ fn printed_during(fault: Fault) -> Run {
     run.unwrap_or_else(|violation| panic!("{violation}\n{}", violation.actor_steps))
 }
 
-fn count_of(run: &Run, event: FaultEvent) -> u64 {
+fn count_of(run: &PassedRun, event: FaultEvent) -> u64 {
     run.coverage.fault_events().get(&event).copied().unwrap_or(0)
 }
 

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use whizbang::testing::sim::{OperatorAction, RuleViolation, Run, SentOutcome};
+use whizbang::testing::sim::{OperatorAction, PassedRun, RuleViolation, SentOutcome};
 use whizbang::testing::{Fault, FaultEvent, Flow, Sim, World};
 
 use crate::bank::{Account, Deposit, Withdraw, deposit, transfer};
 use crate::bank_transfers::{Step, money_is_conserved, perform, steps};
 use crate::cluster;
 
-fn holds(run: Result<Run, RuleViolation>) -> Run {
+fn holds(run: Result<PassedRun, RuleViolation>) -> PassedRun {
     run.unwrap_or_else(|violation| panic!("{violation}\n{}\n{}", violation.actor_steps, violation.trace))
 }
 
@@ -18,7 +18,7 @@ fn cents(world: &World, account: &str) -> u64 {
 }
 
 /// Transfers 30 of ada's 70 cents. The first message to an account is poisoned.
-fn poisoned(action: OperatorAction) -> (Run, Vec<SentOutcome>) {
+fn poisoned(action: OperatorAction) -> (PassedRun, Vec<SentOutcome>) {
     let outcomes = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
     let seen = std::rc::Rc::clone(&outcomes);
     let sim = cluster(Sim::new(1)).at_end(move |world| {

@@ -100,7 +100,7 @@ fn lost_last_event_is_noticed_after_owner_restart() {
 
 /// Returns the traces of some seeds, for comparison.
 fn traces() -> String {
-    let trace = |run: Result<whizbang::testing::sim::Run, _>| run.expect("the flow holds").trace;
+    let trace = |run: Result<whizbang::testing::sim::PassedRun, _>| run.expect("the flow holds").trace;
     (0..6).flat_map(|seed| [trace(transfers().run(seed)), trace(transfers_on_disk().run(seed))]).collect()
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use whizbang::prelude::*;
-use whizbang::testing::sim::{RuleViolation, Run, SimError};
+use whizbang::testing::sim::{PassedRun, RuleViolation, SimError};
 use whizbang::testing::{Fault, FaultEvent, Flow, Sim, World};
 
 #[derive(Domain)]
@@ -189,7 +189,7 @@ fn write(book: &str, pages: u64) -> old::Write {
     old::Write { book: book.to_owned(), pages }
 }
 
-fn holds(run: Result<Run, RuleViolation>) -> Run {
+fn holds(run: Result<PassedRun, RuleViolation>) -> PassedRun {
     run.unwrap_or_else(|violation| panic!("{violation}\n{}\n{}", violation.actor_steps, violation.trace))
 }
 
