@@ -313,4 +313,6 @@ impl Compensation {
 }
 
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod tests;

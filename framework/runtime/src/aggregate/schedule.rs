@@ -199,3 +199,6 @@ fn start_timer(set: &SetSchedule, next: Timestamp, requested: &mut RequestedEffe
     requested.timers.push(TimerSlot::Set { name: OCCURS.into(), due, version: 1, codec: Codec::Bincode, payload });
     Ok(())
 }
+
+#[cfg(test)]
+mod golden;
