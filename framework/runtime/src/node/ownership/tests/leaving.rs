@@ -23,9 +23,15 @@ fn planned_stop_leaves_few_shards_without_owner_for_short() {
             most = most.max(ownerless.len());
             pass(Duration::from_millis(1)).await;
         }
-        assert!(moved > 0 && is_even(&nodes[1..]), "{moved} were seen to move");
+        assert!(moved > 0, "{moved} were seen to move");
         assert!(longest <= Duration::from_millis(60), "{longest:?}");
         assert!(most <= 4, "{most} at once");
+        // The first of the others to look takes a shard; they divide the shards evenly afterwards.
+        let limit = instant() + Duration::from_secs(30);
+        while !is_even(&nodes[1..]) {
+            assert!(instant() < limit, "the shards stay where they were taken");
+            pass(Duration::from_millis(100)).await;
+        }
     });
 }
 
