@@ -245,7 +245,8 @@ fn golden() -> BTreeMap<String, Packet> {
         let (head, payload) = rest.split_once("\n\n").unwrap_or(("", rest));
         let headers = head.lines().filter_map(|line| line.split_once(": "));
         let digits: String = payload.split_whitespace().collect();
-        let bytes = (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap());
+        let bytes =
+            digits.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap());
         let packet = Packet {
             headers: headers.map(|(name, value)| (Cow::Owned(name.to_owned()), value.to_owned())).collect(),
             payload: bytes.collect::<Vec<u8>>().into(),

@@ -72,7 +72,11 @@ fn samples() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 fn unhex(digits: &str) -> Vec<u8> {
-    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
+    digits
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+        .collect()
 }
 
 /// Returns the content of the file. Read when the test runs, so that a new line needs no new build.

@@ -54,7 +54,8 @@ fn golden_changes_are_read_as_their_values() {
     let lines: Vec<_> = text.lines().map(|line| line.split_once(": ").unwrap()).collect();
     assert_eq!(lines.len(), changes().len());
     for ((name, change), (golden, digits)) in changes().into_iter().zip(lines) {
-        let bytes = (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap());
+        let bytes =
+            digits.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap());
         let read: CompensationChange = Codec::Bincode.decode(&bytes.collect::<Vec<_>>()).unwrap();
         assert_eq!((golden, read), (name, change));
     }

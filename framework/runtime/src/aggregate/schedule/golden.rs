@@ -101,7 +101,11 @@ fn golden_schedules_are_read_as_their_values() {
     let golden = |name: &str, codec: Codec| -> Vec<u8> {
         let start = format!("{name}, {codec:?}: ");
         let digits = text.lines().find_map(|line| line.strip_prefix(&start)).unwrap();
-        (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
+        digits
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect()
     };
     for codec in CODECS {
         for (at, cron) in crons().iter().enumerate() {
