@@ -33,10 +33,8 @@ fn changes() -> Vec<(&'static str, CompensationChange)> {
     ]
 }
 
-/// Returns the content of the file. Read when the test runs, so that a new line needs no new build.
-fn golden() -> String {
-    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/actor/compensation/golden.txt")).unwrap()
-}
+/// The content of the file.
+const GOLDEN: &str = include_str!("golden.txt");
 
 #[test]
 fn changes_have_the_bytes_of_the_golden_file() {
@@ -45,13 +43,12 @@ fn changes_have_the_bytes_of_the_golden_file() {
         Codec::Bincode.encode(change, &mut bytes).unwrap();
         format!("{name}: {}\n", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
     };
-    assert_eq!(changes().iter().map(line).collect::<String>(), golden());
+    assert_eq!(changes().iter().map(line).collect::<String>(), GOLDEN);
 }
 
 #[test]
 fn golden_changes_are_read_as_their_values() {
-    let text = golden();
-    let lines: Vec<_> = text.lines().map(|line| line.split_once(": ").unwrap()).collect();
+    let lines: Vec<_> = GOLDEN.lines().map(|line| line.split_once(": ").unwrap()).collect();
     assert_eq!(lines.len(), changes().len());
     for ((name, change), (golden, digits)) in changes().into_iter().zip(lines) {
         let bytes =

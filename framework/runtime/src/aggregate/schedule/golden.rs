@@ -85,22 +85,19 @@ fn lines() -> String {
     lines + &line("timer of a schedule", Codec::Bincode, &timer)
 }
 
-/// Returns the content of the file. Read when the test runs, so that a new line needs no new build.
-fn golden() -> String {
-    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/aggregate/schedule/golden.txt")).unwrap()
-}
+/// The content of the file.
+const GOLDEN: &str = include_str!("golden.txt");
 
 #[test]
 fn schedules_have_the_bytes_of_the_golden_file() {
-    assert_eq!(lines(), golden());
+    assert_eq!(lines(), GOLDEN);
 }
 
 #[test]
 fn golden_schedules_are_read_as_their_values() {
-    let text = golden();
     let golden = |name: &str, codec: Codec| -> Vec<u8> {
         let start = format!("{name}, {codec:?}: ");
-        let digits = text.lines().find_map(|line| line.strip_prefix(&start)).unwrap();
+        let digits = GOLDEN.lines().find_map(|line| line.strip_prefix(&start)).unwrap();
         digits
             .as_bytes()
             .chunks(2)

@@ -85,6 +85,15 @@ enum RenewalError {
     Timeout(Duration),
 }
 
+/// The announced leave of this member.
+#[derive(Clone, Copy, Debug)]
+struct Leaving {
+    /// The time at which the announcement was known to be in the store.
+    announced: Instant,
+    /// The number of shards that the member had.
+    held: usize,
+}
+
 /// The state of the task.
 pub(in crate::node) struct OwnershipTask {
     membership: Arc<Membership>,
@@ -121,7 +130,7 @@ pub(in crate::node) struct OwnershipTask {
     /// Shards that could not be opened.
     unopened: BTreeSet<ShardId>,
     /// The leave of this member, once a renewal has announced it.
-    leaving: Option<leaving::Leaving>,
+    leaving: Option<Leaving>,
 }
 
 impl OwnershipTask {

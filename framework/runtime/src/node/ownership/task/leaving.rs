@@ -6,9 +6,7 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-use super::{HAND_OVERS, Local, OwnershipTask, interval};
+use super::{HAND_OVERS, Leaving, Local, OwnershipTask, interval};
 use crate::node::ownership::plan::plan;
 use whizbang_core::clock::instant;
 use whizbang_core::store::Leases;
@@ -22,15 +20,6 @@ const FOLLOWED: Duration = Duration::from_secs(10);
 const PACED: Duration = Duration::from_secs(3);
 /// Number of groups in which a member hands its shards over.
 const GROUPS: usize = 16;
-
-/// The announced leave of this member.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Leaving {
-    /// The time at which the announcement was known to be in the store.
-    announced: Instant,
-    /// The number of shards that the member had.
-    held: usize,
-}
 
 impl OwnershipTask {
     /// Hands over the shards whose turn it is. `number` is that of the renewal that has returned `leases`.
