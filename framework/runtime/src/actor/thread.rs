@@ -417,7 +417,7 @@ impl ThreadContext {
     }
 }
 
-/// One turn or job in flight, until it is dropped or [waits](Self::wait_unrecorded) for the store.
+/// One turn or job in flight, until it is dropped or waits for the store.
 #[derive(Debug)]
 pub struct InFlightGuard {
     context: Rc<ThreadContext>,
