@@ -19,6 +19,7 @@ use whizbang_core::clock::Timestamp;
 use whizbang_core::message::Name;
 use whizbang_core::store::{Epoch, StoreError, View};
 use whizbang_core::telemetry::error_chain;
+use whizbang_core::user_code::user_code;
 use whizbang_log::index::Stream;
 
 /// The snapshot file is compacted when replaced snapshots exceed this size and the size of the live ones.
@@ -67,19 +68,38 @@ impl Flusher {
         }
     }
 
-    /// Does all queued work.
+    /// Does all queued work. A panic ends one piece of it. The projection whose view was to be saved gets no result, and
+    /// treats that as an error.
     pub(super) fn step(&self, store: &Inner) {
         while let Some(job) = store.flush_queue.take() {
-            match job {
-                Job::Snapshot(shard, stream) => self.write_snapshot(store, &shard, stream),
-                Job::View(projection, epoch, view, sender) => {
-                    let _ = sender.send(self.save_view(store, &projection, epoch, &view));
+            let snapshot = match &job {
+                Job::Snapshot(shard, stream) => Some((Arc::clone(shard), *stream)),
+                _ => None,
+            };
+            if let Err(panicked) = user_code(|| self.run_job(store, job)) {
+                store.record_panic("writing snapshots, views and checkpoints", &panicked);
+                // Otherwise the later snapshots of the stream would wait for this one.
+                if let Some((shard, stream)) = snapshot {
+                    shard.state.lock().finish_snapshot(stream);
                 }
-                Job::Maintain { write_ids, forget, checkpoint } => {
-                    self.maintain_ids(store, write_ids, forget);
-                    if checkpoint {
-                        self.checkpoint(store);
-                    }
+                // A checkpoint that is given up must not keep what was cleared since it began.
+                for shard in store.shards() {
+                    shard.state.lock().index.abort_saving();
+                }
+            }
+        }
+    }
+
+    fn run_job(&self, store: &Inner, job: Job) {
+        match job {
+            Job::Snapshot(shard, stream) => self.write_snapshot(store, &shard, stream),
+            Job::View(projection, epoch, view, sender) => {
+                let _ = sender.send(self.save_view(store, &projection, epoch, &view));
+            }
+            Job::Maintain { write_ids, forget, checkpoint } => {
+                self.maintain_ids(store, write_ids, forget);
+                if checkpoint {
+                    self.checkpoint(store);
                 }
             }
         }

@@ -7,6 +7,7 @@
 //! it.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, mpsc};
 
 use parking_lot::Mutex;
@@ -27,6 +28,7 @@ use super::{EmbeddedConfig, ExecutionMode};
 use whizbang_core::message::{Name, ShardId};
 use whizbang_core::store::{Epoch, StoreError};
 use whizbang_core::telemetry::error_chain;
+use whizbang_core::user_code::Panicked;
 use whizbang_log::index::{IdHash, Index, StreamHasher};
 use whizbang_log::record::{Location, write_opened};
 use whizbang_log::traverse::Located;
@@ -55,8 +57,8 @@ pub(super) struct Inner {
     pub(super) reads: Mutex<Option<mpsc::Sender<ReadJob>>>,
     /// One permit for each long stream that may be read concurrently.
     pub(super) long_reads: Arc<Semaphore>,
-    /// The damage found while reading, once per place.
-    pub(super) known_damage: Mutex<Vec<StoreError>>,
+    /// The damage found while reading, once per place, and the panics of background work.
+    pub(super) known_issues: Mutex<Vec<StoreError>>,
     /// The work that waits for the flusher.
     pub(super) flush_queue: Arc<FlushQueue>,
     /// The shards of the log. Locked while a shard is opened.
@@ -83,21 +85,35 @@ pub(super) struct Registry {
 /// An upper bound for the record that a shard was opened.
 const OPENED_BYTES: usize = 160;
 
-/// The number of damaged places that are remembered for health.
-const MAX_KNOWN_DAMAGE: usize = 16;
+/// The number of damaged places and panics that are remembered for health.
+const MAX_KNOWN_ISSUES: usize = 16;
 
 impl Inner {
     /// Remembers damage that was found while reading. Reported in the health of the node until the store is opened again.
     pub(super) fn record_damage(&self, error: &StoreError) {
         let StoreError::Corrupt { file, offset, .. } = error else { return };
-        let mut known_damage = self.known_damage.lock();
+        let mut known_issues = self.known_issues.lock();
         let is_here = |known: &StoreError| matches!(known, StoreError::Corrupt { file: f, offset: o, .. } if f == file && o == offset);
-        if known_damage.len() < MAX_KNOWN_DAMAGE && !known_damage.iter().any(is_here) {
+        if known_issues.len() < MAX_KNOWN_ISSUES && !known_issues.iter().any(is_here) {
             tracing::error!(
                 target: whizbang_core::telemetry::TARGET, error = %error_chain(&error),
                 "log damaged: restore the file from a backup",
             );
-            known_damage.push(error.clone());
+            known_issues.push(error.clone());
+        }
+    }
+
+    /// Remembers a panic of background work. Reported in the health of the node until the store is opened again.
+    pub(super) fn record_panic(&self, work: &'static str, panicked: &Panicked) {
+        let issue = StoreError::io(work, io::Error::other(format!("{panicked}; report it with the log of this node")));
+        tracing::error!(
+            target: whizbang_core::telemetry::TARGET, error = %error_chain(&issue),
+            "background work of the store failed",
+        );
+        let is_same = |known: &StoreError| error_chain(known).to_string() == error_chain(&issue).to_string();
+        let mut known = self.known_issues.lock();
+        if known.len() < MAX_KNOWN_ISSUES && !known.iter().any(is_same) {
+            known.push(issue);
         }
     }
 

@@ -280,7 +280,7 @@ impl EmbeddedStore {
             flush_queue,
             reads: Mutex::default(),
             long_reads: Arc::new(Semaphore::new(pages::LONG_READS)),
-            known_damage: Mutex::default(),
+            known_issues: Mutex::default(),
             registry: Mutex::new(registry),
             writer: Mutex::new(writer),
             replacing: Mutex::new(()),
@@ -443,7 +443,7 @@ impl Store for EmbeddedStore {
 
     fn issues(&self) -> Vec<StoreError> {
         let mut issues: Vec<_> = self.inner.write_buffer.refused().into_iter().collect();
-        issues.extend(self.inner.known_damage.lock().iter().cloned());
+        issues.extend(self.inner.known_issues.lock().iter().cloned());
         issues
     }
 

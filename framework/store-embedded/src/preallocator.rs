@@ -4,6 +4,7 @@
 //! The append that needs a segment finds it ready, so it never waits for the zeros. A failure shows in the next append that
 //! needs one, before anything is accepted that could not be written.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::write_buffer::WriteBuffer;
 use whizbang_core::message::IdSource;
 use whizbang_core::store::StoreError;
 use whizbang_core::telemetry::error_chain;
+use whizbang_core::user_code::user_code;
 
 /// The minimum time between two attempts after a failure.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -59,7 +61,10 @@ impl Preallocator {
             return true;
         }
         let salt = self.salts.lock().next_u64();
-        match self.segments.preallocate(self.write_buffer.segment(), &self.config, salt) {
+        let after = self.write_buffer.segment();
+        // The thread continues after a panic: without it, appends would wait for a segment for ever.
+        let created = user_code(|| self.segments.preallocate(after, &self.config, salt));
+        match created.unwrap_or_else(|panicked| Err(io::Error::other(panicked.to_string()))) {
             Ok(segment) => {
                 self.write_buffer.set_spare(NextSegment::Ready(segment));
                 true

@@ -17,6 +17,7 @@ use super::write_buffer::{PendingBatch, WriteBuffer};
 use whizbang_core::clock::monotonic;
 use whizbang_core::store::StoreError;
 use whizbang_core::telemetry::error_chain;
+use whizbang_core::user_code::user_code;
 
 /// A flush that takes longer is too slow to run on an actor's thread.
 const SLOW_FLUSH: Duration = Duration::from_micros(500);
@@ -49,11 +50,17 @@ impl LogWriter {
     }
 
     /// Writes the next batch, if there is one. Returns `true` if it was written successfully.
+    ///
+    /// A panic stops the store like an error of the disk: callers would wait for ever for a batch that is never written.
     pub(super) fn step(&mut self) -> bool {
-        match self.write_buffer.take_batch() {
+        let written = user_code(|| match self.write_buffer.take_batch() {
             Some(pending) => self.write(pending),
             None => false,
-        }
+        });
+        written.unwrap_or_else(|panicked| {
+            self.stop(&StoreError::io("writing the log", io::Error::other(panicked.to_string())));
+            false
+        })
     }
 
     /// Writes a durable mark after the last batch and ends, unless the writer has already ended.
@@ -86,15 +93,18 @@ impl LogWriter {
                 true
             }
             Err(error) => {
-                let error = StoreError::io(format!("writing to {}", pending.segment.name()), error);
-                tracing::error!(
-                    target: whizbang_core::telemetry::TARGET, error = %error_chain(&error),
-                    "store failed: all further appends will be rejected; restart the node",
-                );
-                self.write_buffer.fail(&error);
+                self.stop(&StoreError::io(format!("writing to {}", pending.segment.name()), error));
                 false
             }
         }
+    }
+
+    fn stop(&self, error: &StoreError) {
+        tracing::error!(
+            target: whizbang_core::telemetry::TARGET, error = %error_chain(error),
+            "store failed: all further appends will be rejected; restart the node",
+        );
+        self.write_buffer.fail(error);
     }
 
     /// Writes and flushes one batch, and measures how long that took.

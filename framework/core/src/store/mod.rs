@@ -186,9 +186,9 @@ pub trait Store: Send + Sync + 'static {
         0
     }
 
-    /// Returns the current problems of the store for health: the reason for rejected appends, and damage found while
-    /// reading. A problem disappears once its cause is gone; damage stays until the store is reopened. Empty by
-    /// default.
+    /// Returns the current problems of the store for health: the reason for rejected appends, damage found while
+    /// reading, and panics of background work. A problem disappears once its cause is gone; damage and panics stay until the
+    /// store is reopened. Empty by default.
     fn issues(&self) -> Vec<StoreError> {
         Vec::new()
     }

@@ -27,7 +27,7 @@ fn each_damaged_place_is_remembered_once() {
     (10..22).for_each(|offset| store.inner.record_damage(&damage("one", offset)));
     assert_eq!(store.issues().len(), 15);
     (30..40).for_each(|offset| store.inner.record_damage(&damage("one", offset)));
-    assert_eq!(store.issues().len(), MAX_KNOWN_DAMAGE);
+    assert_eq!(store.issues().len(), MAX_KNOWN_ISSUES);
     let found = store.issues();
     assert!(matches!(&found[15], StoreError::Corrupt { offset: 30, .. }), "the first ones are kept");
 }

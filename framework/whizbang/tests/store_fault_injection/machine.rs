@@ -13,9 +13,7 @@ use whizbang::clock::{Clock, Timestamp};
 use whizbang::message::IdSource;
 use whizbang::store::embedded::{Disk, DiskFile};
 
-const SECTOR: usize = 512;
-
-type Bytes = [u8; SECTOR];
+use crate::content::{Content, SECTOR};
 
 /// A call of the store to the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,6 +62,8 @@ struct State {
     plan: Option<(usize, Fault)>,
     /// From this call on every call of the kind fails.
     broken_from: Option<(usize, Kind)>,
+    /// The next call of the kind on a file whose name begins like this panics.
+    panic: Option<(Kind, &'static str)>,
     size: Option<usize>,
 }
 
@@ -71,23 +71,6 @@ enum Step {
     Link(String, u64),
     Unlink(String),
     Rename(String, String, u64),
-}
-
-#[derive(Clone, Default)]
-struct Content {
-    length: u64,
-    /// Lengths that a power cut may leave instead of this one.
-    lengths: Vec<u64>,
-    sectors: BTreeMap<u64, Sector>,
-}
-
-#[derive(Clone)]
-struct Sector {
-    now: Bytes,
-    /// Versions that a power cut may leave; empty if the data is durable.
-    versions: Vec<Bytes>,
-    /// True if a flush would make it durable. False after a failed flush.
-    dirty: bool,
 }
 
 impl Machine {
@@ -106,6 +89,7 @@ impl Machine {
             calls: Vec::new(),
             plan: None,
             broken_from: None,
+            panic: None,
             size: None,
         })))
     }
@@ -147,6 +131,16 @@ impl Machine {
     pub(crate) fn breaks(&self, kind: Kind) {
         let mut state = self.state();
         state.broken_from = Some((state.calls.len(), kind));
+    }
+
+    /// Makes the next call of a kind panic, on a file whose name begins with `prefix`.
+    pub(crate) fn panics(&self, kind: Kind, prefix: &'static str) {
+        self.state().panic = Some((kind, prefix));
+    }
+
+    /// Returns whether the planned panic has occurred.
+    pub(crate) fn has_panicked(&self) -> bool {
+        self.state().panic.is_none()
     }
 
     /// Sets the size of the disk in bytes.
@@ -200,6 +194,7 @@ impl State {
         self.calls.clear();
         self.plan = None;
         self.broken_from = None;
+        self.panic = None;
     }
 
     /// Counts a call. Returns its planned fault.
@@ -209,6 +204,10 @@ impl State {
         }
         let number = self.calls.len();
         self.calls.push((kind, name.to_owned()));
+        if self.panic.is_some_and(|(of, prefix)| kind == of && name.starts_with(prefix)) {
+            self.panic = None;
+            panic!("planned: {kind:?} of {name}");
+        }
         if self.broken_from.is_some_and(|(from, broken)| number >= from && kind == broken) {
             return Ok(Some(Fault::Broken));
         }
@@ -266,81 +265,6 @@ impl Step {
                 names.insert(to.clone(), *number);
             }
         }
-    }
-}
-
-impl Content {
-    fn write(&mut self, bytes: &[u8], offset: u64) {
-        let mut at = 0;
-        while at < bytes.len() {
-            let place = offset + at as u64;
-            let (number, inside) = (place / SECTOR as u64, (place % SECTOR as u64) as usize);
-            let length = (SECTOR - inside).min(bytes.len() - at);
-            let fresh = || Sector { now: [0; SECTOR], versions: Vec::new(), dirty: false };
-            let sector = self.sectors.entry(number).or_insert_with(fresh);
-            if sector.versions.is_empty() {
-                sector.versions.push(sector.now);
-            }
-            sector.now[inside..inside + length].copy_from_slice(&bytes[at..at + length]);
-            sector.versions.push(sector.now);
-            sector.dirty = true;
-            at += length;
-        }
-        let end = offset + bytes.len() as u64;
-        if end > self.length {
-            self.lengths.push(self.length);
-            self.length = end;
-        }
-    }
-
-    fn read(&self) -> Vec<u8> {
-        let mut bytes = vec![0; self.length as usize];
-        for (number, sector) in &self.sectors {
-            let start = (*number as usize * SECTOR).min(bytes.len());
-            let end = (start + SECTOR).min(bytes.len());
-            bytes[start..end].copy_from_slice(&sector.now[..end - start]);
-        }
-        bytes
-    }
-
-    fn flush(&mut self) {
-        self.lengths.clear();
-        for sector in self.sectors.values_mut().filter(|sector| sector.dirty) {
-            sector.versions.clear();
-            sector.dirty = false;
-        }
-    }
-
-    /// The data to flush is clean in memory, and its state on the disk is unknown.
-    fn fail_to_flush(&mut self) {
-        self.sectors.values_mut().for_each(|sector| sector.dirty = false);
-    }
-
-    fn cut(&mut self, fate: u64, random: &IdSource) {
-        if let Some(first) = self.lengths.first().copied() {
-            self.length = match fate {
-                0 => self.length,
-                1 => first,
-                _ => first + random.below(self.length - first + 1),
-            };
-            self.lengths.clear();
-        }
-        for sector in self.sectors.values_mut() {
-            let versions = std::mem::take(&mut sector.versions);
-            sector.dirty = false;
-            let last = versions.len().saturating_sub(1) as u64;
-            let nth = match fate {
-                0 => last,
-                1 => 0,
-                2 => last - random.below(last + 1).min(random.below(8)),
-                _ => random.below(last + 1),
-            };
-            if let Some(version) = versions.into_iter().nth(nth as usize) {
-                sector.now = version;
-            }
-        }
-        let end = self.length.div_ceil(SECTOR as u64);
-        self.sectors.retain(|number, _| *number < end);
     }
 }
 

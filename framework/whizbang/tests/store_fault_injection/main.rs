@@ -4,11 +4,13 @@
 #![cfg(all(feature = "testing", feature = "embedded"))]
 
 mod caches;
+mod content;
 mod contents;
 mod crashes;
 mod damage;
 mod faults;
 mod machine;
+mod panics;
 mod restarts;
 mod segment_sizes;
 mod workload;
