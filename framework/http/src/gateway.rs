@@ -35,7 +35,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// |---|---|
 /// | `Idempotency-Key: KEY` | the command is handled once, and a repetition gets the first reply; see [`scope_keys_by`](Self::scope_keys_by) |
 /// | `Prefer: wait=5` | waits at most 5 seconds for the reply, and never longer than the gateway's [`deadline`](Self::deadline) |
-/// | `Prefer: respond-async` | responds 202 with a receipt, `{"id": …}`, once the command is accepted for later handling |
+/// | `Prefer: respond-async` | responds 202 with a receipt, `{"id": …}`, once the command is [accepted for later handling](whizbang_runtime::Client::post_to_broker) |
 /// | `traceparent: …` | the trace that the command or the query continues |
 ///
 /// | response | meaning |
@@ -277,7 +277,7 @@ impl Settings {
         let preferences = Preferences::read(&headers, self.deadline);
         let (passed, trace) = (self.passed(&headers)?, trace_of(&headers));
         if preferences.respond_async {
-            let mut post = self.client.post(command).id(id).deadline(preferences.wait);
+            let mut post = self.client.post_to_broker(command).id(id).deadline(preferences.wait);
             for (name, value) in passed {
                 post = post.header(name, value);
             }

@@ -351,7 +351,7 @@ async fn new_commands_wait_for_the_new_version() {
     let cleaning = cleaning(&hub).await;
     // One command of an actor, one of a caller that waits, and one of a caller that does not.
     cleaning.client().send(cleaning::Clean { purse: purse(1) }).await.unwrap();
-    cleaning.client().post(v2::Empty { purse: purse(3) }).await.unwrap();
+    cleaning.client().post_to_broker(v2::Empty { purse: purse(3) }).await.unwrap();
     let client = cleaning.client();
     let call = client.send(v2::Empty { purse: purse(2) }).deadline(PATIENT);
     let rollout = async {

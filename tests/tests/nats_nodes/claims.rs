@@ -108,7 +108,7 @@ fn renamed_service_starts_by_the_documented_steps() {
             // Step 1.
             node.stop().await.expect("stops");
             for _ in 0..10 {
-                outside.post(deposit("ada", 1)).await.expect("is kept");
+                outside.post_to_broker(deposit("ada", 1)).await.expect("is kept");
             }
             let (error, found) = refused(bank(&server, "savings", services::open(folder.path()).await).await).await;
             assert!(error.contains("another name"), "{error}");

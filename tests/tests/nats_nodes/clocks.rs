@@ -41,7 +41,7 @@ fn clock_of_the_server_decides_nothing() {
                     server.restart();
                 }
                 until("the connection", async || client.send(deposit("ada", 0)).await.is_ok()).await;
-                client.post(deposit("ada", 1)).await.expect("is kept");
+                client.post_to_broker(deposit("ada", 1)).await.expect("is kept");
                 until("the post", async || client.send(deposit("ada", 0)).await.is_ok_and(|sum| sum == 41)).await;
                 for node in [accounts, transfers] {
                     assert_eq!(node.metrics().refused, 0);

@@ -60,7 +60,7 @@ fn documented_filter_logs_no_payload() {
             // A deadline, so that the command is sent as an envelope; the number identifies the payload.
             let sent = client.send(deposit("secret-of-ada", 7)).await.expect("is handled");
             assert_eq!(sent, 7);
-            client.post(deposit("secret-of-ada", 7)).await.expect("is taken");
+            client.post_to_broker(deposit("secret-of-ada", 7)).await.expect("is taken");
             until("the second", async || {
                 node.client().send(deposit("secret-of-ada", 0)).await.is_ok_and(|sum| sum == 14)
             })

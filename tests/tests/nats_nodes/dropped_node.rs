@@ -23,7 +23,7 @@ fn dropped_node_disconnects_and_its_successor_continues() {
                     Node::builder("bank", store.clone()).aggregate::<Account>().bridge(bridge(&server.url()).await);
                 let node = node.start().await.expect("starts");
                 assert_eq!(client.send(deposit("ada", 1)).await.expect("is handled"), 2 * round - 1);
-                client.post(deposit("ada", 1)).await.expect("is accepted");
+                client.post_to_broker(deposit("ada", 1)).await.expect("is accepted");
                 until("what was handed over", async || {
                     node.client().send(deposit("ada", 0)).await.is_ok_and(|balance| balance == 2 * round)
                 })

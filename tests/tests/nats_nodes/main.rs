@@ -25,6 +25,7 @@ mod observed_bridge;
 mod older_copy;
 mod ordinary_starts;
 mod outage;
+mod posts;
 mod processes;
 mod query_headers;
 mod readiness;

@@ -305,7 +305,7 @@ fn large_jobs_that_wait_do_not_fill_memory() {
             let sampler = MemorySampler::start();
             for number in 0..JOBS {
                 let bind = Bind { book: format!("book {number}"), image: "x".repeat(LARGE) };
-                client.post(bind).await.expect("is accepted");
+                client.post_to_broker(bind).await.expect("is accepted");
             }
             // Each refusal means that the node had as many as it keeps.
             until("refusals of all jobs", async || node.metrics().busy >= JOBS).await;

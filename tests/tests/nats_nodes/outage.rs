@@ -93,7 +93,7 @@ fn commands_to_a_service_that_is_down_are_sent_once() {
             let text = whizbang::error_chain(&error).to_string();
             assert!(!text.contains("0ns"), "{text}");
             println!("{release:?}: {text}");
-            teller.post(deposit("ada", 0)).await.expect("the stream has room for other callers");
+            teller.post_to_broker(deposit("ada", 0)).await.expect("the stream has room for other callers");
             teller.disconnect().await;
             let bank = accounts(&server, &store).await;
             all_done(&node, 1_000).await;
@@ -151,7 +151,7 @@ fn full_stream_is_reported_to_the_caller() {
             let teller = Client::connect("teller", services::bridge(&server.url()).await).await.expect("connects");
             let mut refused = None;
             for _ in 0..1_000 {
-                if let Err(error) = teller.post(deposit("ada", 5)).no_retry().await {
+                if let Err(error) = teller.post_to_broker(deposit("ada", 5)).no_retry().await {
                     refused = Some(error);
                     break;
                 }

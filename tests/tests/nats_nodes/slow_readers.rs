@@ -89,7 +89,7 @@ fn node_closed_by_the_server_receives_its_messages_later() {
             let stranger = async_nats::connect(server.url()).await.expect("connects");
             let client = Client::connect("cashier", bridge(&server.url()).await).await.expect("connects");
             proxy.stall(Direction::Answers);
-            client.post(deposit("ada", 7)).await.expect("is kept");
+            client.post_to_broker(deposit("ada", 7)).await.expect("is kept");
             until("the server to close the connection", async || {
                 for _ in 0..20 {
                     stranger.publish(ask(), vec![7; 100_000].into()).await.expect("writes");

@@ -130,11 +130,11 @@ async fn stalled_consumer(release: Release) {
     hold_all_messages(&operator).await;
     let (accounts, transfers, teller) = (guarded.accounts().await, guarded.transfers().await, guarded.teller().await);
     assert_eq!(teller.send(deposit("ada", 1_000)).await.expect("a reply"), 1_000);
-    teller.post(deposit("bob", 7)).await.expect("is kept");
+    teller.post_to_broker(deposit("bob", 7)).await.expect("is kept");
     // Posts that arrive in the meantime are no sign of life.
     let mut posts = 1;
     until("the report", async || {
-        teller.post(deposit("eve", 1)).await.expect("is kept");
+        teller.post_to_broker(deposit("eve", 1)).await.expect("is kept");
         posts += 1;
         reports(&accounts, STEP)
     })
@@ -178,7 +178,7 @@ fn left_messages_are_reported_with_the_steps_that_repair_it() {
             let mut guarded = Guarded::start(release).await;
             let teller = guarded.teller().await;
             for _ in 0..50 {
-                teller.post(deposit("ada", 1)).await.expect("is kept");
+                teller.post_to_broker(deposit("ada", 1)).await.expect("is kept");
             }
             guarded.server.stop();
             let copy = guarded.server.back_up();

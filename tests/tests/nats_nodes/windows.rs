@@ -195,9 +195,10 @@ fn slow_jobs_leave_room_for_other_commands() {
             let node = Node::builder("desks", MemoryStore::new()).worker(Printer(device.clone())).aggregate::<Paper>();
             let node = node.bridge(services::bridge(&server.url()).await).start().await.expect("starts");
             let client = client(&server, "office").await;
-            let posts = join_all((0..JOBS).map(|page| client.post(Print { page: format!("page {page}") }))).await;
+            let posts =
+                join_all((0..JOBS).map(|page| client.post_to_broker(Print { page: format!("page {page}") }))).await;
             assert!(posts.iter().all(Result::is_ok), "{:?}", posts.iter().find(|post| post.is_err()));
-            client.post(Write { paper: "letter".to_owned(), lines: 1 }).await.expect("is accepted");
+            client.post_to_broker(Write { paper: "letter".to_owned(), lines: 1 }).await.expect("is accepted");
             let lines = async || client.send(Count { paper: "letter".to_owned() }).await.expect("is handled");
             let took = timed("a command behind slow jobs", async || lines().await == 1).await;
             println!("{release:?}: a command behind {JOBS} slow jobs was handled within {took:?}");
@@ -320,7 +321,7 @@ fn gaps_of_absent_owners_leave_room_for_commands() {
                 .await;
             }
             let client = client(&server, "office").await;
-            client.post(ReadLines { reader: "me".to_owned() }).await.expect("is accepted");
+            client.post_to_broker(ReadLines { reader: "me".to_owned() }).await.expect("is accepted");
             let took = timed("a command to the subscriber", async || node.metrics().turns >= 1).await;
             println!("{release:?}: a command behind gaps of five absent owners was handled within {took:?}");
             assert!(took < BOUND, "{took:?}");
@@ -374,7 +375,7 @@ fn commands_behind_gaps_leave_room_for_other_senders() {
             until("a gap from each sender", async || bank.metrics().gaps >= u64::from(SENDERS)).await;
             let client = client(&server, "office").await;
             let till = test_node(&server, service("till").owning(named("till"), 16)).await;
-            client.post(deposit("ada", 5)).await.expect("is accepted");
+            client.post_to_broker(deposit("ada", 5)).await.expect("is accepted");
             for sequence in 1..=10 {
                 till.bridge.send(deposit_from("till", "bob", sequence)).await.expect("is sent");
             }

@@ -84,13 +84,39 @@ impl Client {
         SendCommand::new(self.clone(), command)
     }
 
-    /// Hands a command over to be handled at any later time, without a reply. Await the returned future to know that
-    /// it is accepted: it is then as durable as its owner's store, or as the broker on the way there.
+    /// Sends a command to the owner of its domain without a reply. Await the returned future to know that the owner has
+    /// committed its decision: the command is handled, or rejected, and is as durable as the owner's store.
+    ///
+    /// A command of a worker is committed at the end of its job. Use [`post_to_broker`](Self::post_to_broker) for jobs that may take
+    /// longer than the [deadline](PostCommand::deadline), 30 s by default.
     ///
     /// # Errors
     /// Like [`send`](Self::send), except that a rejection is not reported.
     pub fn post<C: Command>(&self, command: C) -> PostCommand<C> {
         PostCommand::new(self.clone(), command)
+    }
+
+    /// Hands a command over to the broker, which stores it until its owner handles it, also while no owner runs. Await the
+    /// returned future to know that the broker has stored it.
+    ///
+    /// This is weaker than [`post`](Self::post): the command is only as durable as the broker's stream until the owner has
+    /// committed it, and errors of the owner are not reported. A client without a broker between it and the owner, for
+    /// instance that of the owner's own node, waits for the commit as `post` does, without a deadline. A post that is sent
+    /// [later](PostCommand::after) is stored by the owner in any case.
+    ///
+    /// ```
+    /// # use bank_fixture::*;
+    /// # whizbang::derive::block_on(async {
+    /// # let node = bank().await;
+    /// # let client = node.client();
+    /// client.post_to_broker(Deposit { account: "ada".into(), cents: 500 }).idempotency_key("deposit-4712").await?;
+    /// # Ok::<_, whizbang::Error>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`SendError`] if the broker cannot store it: it is not connected, or the stream of the domain is full.
+    pub fn post_to_broker<C: Command>(&self, command: C) -> PostCommand<C> {
+        PostCommand::to_broker(self.clone(), command)
     }
 
     /// Publishes an event under a key, without an aggregate: for log lines, measurements, changes captured from a database.

@@ -1,4 +1,4 @@
-//! A posted command: handed over to be handled at any later time.
+//! A posted command: its sender waits until the owner has committed it, or until the broker has stored it, but not for a reply.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -6,17 +6,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, TryFutureExt as _};
 
 use super::delay::{Due, schedule};
 use super::encode::of_command;
 use super::request::{SendCommand, SendState, Unsent};
-use super::retry::send_until_answered;
+use super::retry::{Attempts, SendOnce, send_until_answered};
 use super::{Client, DEADLINE};
-use crate::router::{Remote, SendError};
+use crate::router::SendError;
 use whizbang_core::clock::Timestamp;
-use whizbang_core::message::{Command, Domain, MessageId};
+use whizbang_core::message::{Command, Domain, Envelope, MessageId};
 
-/// A command that is handed over. Await it to know that it is accepted.
+/// A command without a reply: [`Client::post`] or [`Client::post_to_broker`]. Await it to know that it is accepted.
 ///
 /// Nothing happens before the first poll. Dropping it afterwards does not cancel the command. It is retried as
 /// [`Client`] describes.
@@ -33,8 +34,19 @@ use whizbang_core::message::{Command, Domain, MessageId};
 pub struct PostCommand<C: Command>(PostState<C>);
 
 enum PostState<C: Command> {
-    Unsent(SendCommand<C>, Option<Due>),
+    Unsent(SendCommand<C>, Acceptance),
     Sent(BoxFuture<'static, Result<(), SendError>>),
+}
+
+/// The event for which a post waits.
+#[derive(Clone, Copy, Debug)]
+enum Acceptance {
+    /// The owner has committed its decision about the command.
+    Commit,
+    /// The broker has stored the command. Without a broker between client and owner, the same as `Commit`.
+    Broker,
+    /// The owner has stored the command, which is sent later.
+    Scheduled(Due),
 }
 
 // No field is structurally pinned: the box is pinned by itself.
@@ -42,12 +54,16 @@ impl<C: Command> Unpin for PostCommand<C> {}
 
 impl<C: Command> PostCommand<C> {
     pub(super) fn new(client: Client, command: C) -> Self {
-        Self(PostState::Unsent(SendCommand::new(client, command), None))
+        Self(PostState::Unsent(SendCommand::new(client, command), Acceptance::Commit))
+    }
+
+    pub(super) fn to_broker(client: Client, command: C) -> Self {
+        Self(PostState::Unsent(SendCommand::new(client, command), Acceptance::Broker))
     }
 
     fn changed(self, change: impl FnOnce(SendCommand<C>) -> SendCommand<C>) -> Self {
         match self.0 {
-            PostState::Unsent(unsent, due) => Self(PostState::Unsent(change(unsent), due)),
+            PostState::Unsent(unsent, acceptance) => Self(PostState::Unsent(change(unsent), acceptance)),
             sent @ PostState::Sent(_) => Self(sent),
         }
     }
@@ -91,7 +107,7 @@ impl<C: Command> PostCommand<C> {
 
     fn due(self, due: Due) -> Self {
         match self.0 {
-            PostState::Unsent(unsent, _) => Self(PostState::Unsent(unsent, Some(due))),
+            PostState::Unsent(unsent, _) => Self(PostState::Unsent(unsent, Acceptance::Scheduled(due))),
             sent @ PostState::Sent(_) => Self(sent),
         }
     }
@@ -121,8 +137,8 @@ impl<C: Command> PostCommand<C> {
         self.changed(|unsent| unsent.traceparent(traceparent))
     }
 
-    /// Sets how long the command is sent again after transient errors. Default 30 s. The command itself has no
-    /// deadline.
+    /// Sets how long the future waits and the command is sent again after transient errors. Default 30 s. The command itself
+    /// has no deadline: after [`SendError::NoReply`] it may still be handled.
     pub fn deadline(self, deadline: Duration) -> Self {
         self.changed(|unsent| unsent.deadline(deadline))
     }
@@ -143,37 +159,49 @@ impl<C: Command> PostCommand<C> {
 }
 
 impl<C: Command> Unsent<C> {
-    /// Hands the command over.
-    fn post(self, due: Option<Due>) -> BoxFuture<'static, Result<(), SendError>> {
+    /// Sends the command, and returns when it is accepted.
+    fn post(self, acceptance: Acceptance) -> BoxFuture<'static, Result<(), SendError>> {
         let Self { command, meta, refused, sender } = self;
         if let Some(refused) = refused {
             return Box::pin(std::future::ready(Err(*refused)));
         }
-        match (of_command(&sender.client, &command, meta, DEADLINE), due) {
-            (Ok(envelope), Some(due)) => {
+        match of_command(&sender.client, &command, meta, DEADLINE) {
+            Ok(envelope) => {
                 let attempts = sender.attempts();
-                schedule(sender.client, &envelope, C::Domain::SHARDS, due, attempts)
+                post(sender.client, envelope, C::Domain::SHARDS, attempts, acceptance)
             }
-            (Ok(mut envelope), None) => {
-                // No deadline: it may be handled at any time.
-                envelope.deadline = None;
-                let attempts = sender.attempts();
-                let post = |remote: &dyn Remote, envelope, _| remote.post(envelope);
-                Box::pin(send_until_answered(sender.client, envelope, attempts, post))
-            }
-            (Err(error), _) => Box::pin(std::future::ready(Err(error))),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
         }
     }
+}
+
+/// Sends an encoded command of any type.
+fn post(
+    client: Client,
+    mut envelope: Envelope,
+    shards: u16,
+    attempts: Attempts,
+    acceptance: Acceptance,
+) -> BoxFuture<'static, Result<(), SendError>> {
+    let send: SendOnce<()> = match acceptance {
+        Acceptance::Scheduled(due) => return schedule(client, &envelope, shards, due, attempts),
+        // The reply says that the decision is committed, also if it is a rejection.
+        Acceptance::Commit => |remote, envelope, wait| remote.send(envelope, wait).map_ok(drop).boxed(),
+        Acceptance::Broker => |remote, envelope, _| remote.post_to_broker(envelope),
+    };
+    // No deadline: it may be handled at any time.
+    envelope.deadline = None;
+    Box::pin(send_until_answered(client, envelope, attempts, send))
 }
 
 impl<C: Command> Future for PostCommand<C> {
     type Output = Result<(), SendError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let PostState::Unsent(unsent, due) = &mut self.0 {
-            let due = *due;
+        if let PostState::Unsent(unsent, acceptance) = &mut self.0 {
+            let acceptance = *acceptance;
             self.0 = PostState::Sent(match unsent.take() {
-                SendState::Unsent(unsent) => unsent.post(due),
+                SendState::Unsent(unsent) => unsent.post(acceptance),
                 _ => Box::pin(std::future::ready(Err(SendError::Stopped))),
             });
         }

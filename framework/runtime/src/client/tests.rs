@@ -95,7 +95,7 @@ impl Remote for Scripted {
         .boxed()
     }
 
-    fn post(&self, envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>> {
+    fn post_to_broker(&self, envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>> {
         self.answer(envelope, Duration::from_secs(1))
     }
 

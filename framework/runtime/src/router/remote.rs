@@ -50,8 +50,8 @@ pub trait Remote: Send + Sync {
     /// Sends a command and waits for its reply: `Result<Reply, Rejection>`, encoded with the envelope's codec.
     fn send(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>>;
 
-    /// Hands a command over to be handled at any later time.
-    fn post(&self, envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>>;
+    /// Hands a command over to the broker, to be handled at any later time. A command of this node's own domain is committed.
+    fn post_to_broker(&self, envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>>;
 
     /// Sends a query and waits for its answer, encoded with the envelope's codec.
     fn query(&self, envelope: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Bytes, SendError>>;
@@ -88,7 +88,7 @@ impl Remote for Unconnected {
         Box::pin(std::future::ready(Err(SendError::Stopped)))
     }
 
-    fn post(&self, _envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>> {
+    fn post_to_broker(&self, _envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>> {
         Box::pin(std::future::ready(Err(SendError::Stopped)))
     }
 

@@ -9,7 +9,7 @@ use super::World;
 use super::clients::EncodedCommand;
 use whizbang_core::clock::instant;
 use whizbang_core::message::{Command, Domain, MessageId, Query};
-use whizbang_runtime::client::{DEADLINE, SendError};
+use whizbang_runtime::client::{Client, DEADLINE, SendError};
 
 /// Time that a retrying client waits for a reply before it repeats the command with the same id.
 pub(super) const ATTEMPT_DEADLINE: Duration = Duration::from_secs(2);
@@ -17,7 +17,7 @@ pub(super) const ATTEMPT_DEADLINE: Duration = Duration::from_secs(2);
 pub(super) const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 
 /// Delay before a retry with an id from the future, a condition that lasts.
-const FUTURE_ID_BACKOFF: Duration = Duration::from_secs(5);
+pub(super) const FUTURE_ID_BACKOFF: Duration = Duration::from_secs(5);
 
 /// A command of a client. Await it for the reply. One attempt, unless [`retrying`](Self::retrying) or
 /// [`client_retries`](Self::client_retries) is set.
@@ -161,7 +161,7 @@ impl<'a, C: Command> IntoFuture for SimCall<'a, C> {
     }
 }
 
-/// A command sent without waiting for a reply. Await it until it is accepted.
+/// A command sent without a reply. Await it until it is accepted.
 ///
 /// ```
 /// # use bank_fixture::*;
@@ -178,11 +178,15 @@ impl<'a, C: Command> IntoFuture for SimCall<'a, C> {
 /// assert!(run.is_ok());
 /// ```
 #[must_use = "futures do nothing unless you `.await` them"]
-pub struct SimPost<'a, C>(SimCall<'a, C>);
+pub struct SimPost<'a, C> {
+    call: SimCall<'a, C>,
+    /// Waits for the broker only, not for the commit of the owner.
+    to_broker: bool,
+}
 
 impl<C> std::fmt::Debug for SimPost<'_, C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SimPost").field("call", &self.0).finish_non_exhaustive()
+        f.debug_struct("SimPost").field("call", &self.call).field("to_broker", &self.to_broker).finish_non_exhaustive()
     }
 }
 
@@ -191,24 +195,24 @@ impl<C: Command> SimPost<'_, C> {
     ///
     /// Use it to post a command again after an error: the two are handled once.
     pub fn id(self, id: MessageId) -> Self {
-        Self(self.0.id(id))
+        Self { call: self.call.id(id), ..self }
     }
 
     /// Sets an idempotency key, as [`PostCommand::idempotency_key`](whizbang_runtime::client::PostCommand::idempotency_key) does.
     pub fn idempotency_key(self, key: &str) -> Self {
-        Self(self.0.idempotency_key(key))
+        Self { call: self.call.idempotency_key(key), ..self }
     }
 
     /// Retries with the same id until the command is accepted.
     ///
     /// Acceptance is not handling: a command that was accepted may be rejected or become a dead letter later.
     pub fn retrying(self) -> Self {
-        Self(self.0.retrying())
+        Self { call: self.call.retrying(), ..self }
     }
 
     /// Same as [`SimCall::client_retries`].
     pub fn client_retries(self) -> Self {
-        Self(self.0.client_retries())
+        Self { call: self.call.client_retries(), ..self }
     }
 }
 
@@ -218,14 +222,17 @@ impl<'a, C: Command> IntoFuture for SimPost<'a, C> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let SimCall { world, key, retrying, mode, .. } = &self.0;
-            let encoded = self.0.encoded()?;
+            let SimCall { world, key, retrying, mode, .. } = &self.call;
+            let encoded = self.call.encoded()?;
+            let post_once = |client: &Client, command: C| {
+                if self.to_broker { client.post_to_broker(command) } else { client.post(command) }
+            };
             let duplicates = world.duplicates_post();
             let (started, mut wait) = (instant(), FIRST_BACKOFF);
             world.record_sent(&encoded);
             loop {
                 let client = world.client_of(encoded.id).ok_or(SendError::Stopped)?;
-                let post = client.post(encoded.decode::<C>()?);
+                let post = post_once(&client, encoded.decode::<C>()?);
                 let post = match key {
                     Some(key) => post.idempotency_key(key),
                     None => post.id(encoded.id),
@@ -235,10 +242,10 @@ impl<'a, C: Command> IntoFuture for SimPost<'a, C> {
                 world.0.clients.attempt_started(encoded.id);
                 let result = post.await;
                 world.0.clients.attempt_ended(encoded.id, true);
-                world.0.clients.record_post(&encoded, started, result.is_ok());
+                world.0.clients.record_post(&encoded, started, result.is_ok(), self.to_broker);
                 match result {
                     Ok(()) if duplicates => {
-                        let _ = client.post(encoded.decode::<C>()?).id(encoded.id).no_retry().await;
+                        let _ = post_once(&client, encoded.decode::<C>()?).id(encoded.id).no_retry().await;
                         return Ok(());
                     }
                     Err(error) if *retrying && error.is_transient() => {
@@ -281,13 +288,22 @@ impl World {
         SimCall { world: self, command, id: None, key: None, deadline: None, retrying: false, mode: AttemptMode::Once }
     }
 
-    /// Sends a command without waiting for a reply. Await it until it is accepted. An accepted command must be handled once, become
-    /// a dead letter, or be rejected with a reason, unless a fault makes the broker lose it.
+    /// Sends a command without a reply. Await it until its owner has committed it. An accepted command must be handled once, become
+    /// a dead letter, or be rejected with a reason.
     ///
     /// # Errors
     /// The errors of [`Client::post`](whizbang_runtime::Client::post).
     pub fn post<C: Command>(&self, command: C) -> SimPost<'_, C> {
-        SimPost(self.call(command))
+        SimPost { call: self.call(command), to_broker: false }
+    }
+
+    /// Sends a command to the broker without a reply. Await it until the broker has stored it. An accepted command must be handled as
+    /// with [`post`](Self::post), unless a fault makes the broker lose it.
+    ///
+    /// # Errors
+    /// The errors of [`Client::post_to_broker`](whizbang_runtime::Client::post_to_broker).
+    pub fn post_to_broker<C: Command>(&self, command: C) -> SimPost<'_, C> {
+        SimPost { call: self.call(command), to_broker: true }
     }
 
     /// Returns a new message id, created with the clock of the clients or of [one of them](super::Fault::SkewOneClient).

@@ -140,8 +140,10 @@ pub(super) struct Post {
     pub(super) encoded: EncodedCommand,
     /// The moment of the first attempt.
     pub(super) started: Instant,
-    /// An attempt has succeeded: the command must be handled, whatever happens later.
+    /// An attempt has succeeded: the command must be handled, unless the broker loses it.
     pub(super) accepted: bool,
+    /// An attempt was accepted by the owner's commit: the command is handled, whatever the broker loses.
+    pub(super) committed: bool,
 }
 
 /// A fault that clients cause.
@@ -190,6 +192,8 @@ pub(super) struct Clients {
     ack_index: RefCell<BTreeMap<(MessageId, &'static str, String), usize>>,
     /// All posts, in the order of their outcomes.
     posts: RefCell<Vec<Post>>,
+    /// The events that were published and acknowledged: in words, and the id.
+    publications: RefCell<Vec<(String, MessageId)>>,
     /// The attempts of each command by its id.
     attempts: RefCell<BTreeMap<MessageId, Attempts>>,
     /// The faults that have not affected enough commands yet.
@@ -213,6 +217,7 @@ impl Clients {
             acks: RefCell::default(),
             ack_index: RefCell::default(),
             posts: RefCell::default(),
+            publications: RefCell::default(),
             attempts: RefCell::default(),
             armed: RefCell::default(),
             reuses: RefCell::default(),
@@ -225,6 +230,16 @@ impl Clients {
     /// Returns all commands that got a reply.
     pub(super) fn acks(&self) -> Vec<AckedCommand> {
         self.acks.borrow().clone()
+    }
+
+    /// Records that the owner has committed a published event.
+    pub(super) fn record_publication(&self, published: String, id: MessageId) {
+        self.publications.borrow_mut().push((published, id));
+    }
+
+    /// Returns all acknowledged publications.
+    pub(super) fn publications(&self) -> Vec<(String, MessageId)> {
+        self.publications.borrow().clone()
     }
 
     /// Returns all posts.
@@ -346,12 +361,16 @@ impl Clients {
     }
 
     /// Records an attempt to post a command.
-    pub(super) fn record_post(&self, encoded: &EncodedCommand, started: Instant, accepted: bool) {
+    pub(super) fn record_post(&self, encoded: &EncodedCommand, started: Instant, accepted: bool, to_broker: bool) {
+        let committed = accepted && !to_broker;
         let mut posts = self.posts.borrow_mut();
         let same = |post: &&mut Post| post.encoded.id == encoded.id && post.encoded.key == encoded.key;
         match posts.iter_mut().find(same) {
-            Some(post) => post.accepted |= accepted,
-            None => posts.push(Post { encoded: encoded.clone(), started, accepted }),
+            Some(post) => {
+                post.accepted |= accepted;
+                post.committed |= committed;
+            }
+            None => posts.push(Post { encoded: encoded.clone(), started, accepted, committed }),
         }
     }
 }

@@ -31,6 +31,7 @@ mod service;
 mod call;
 mod client_faults;
 mod clients;
+mod publications;
 mod reply_checks;
 
 mod backend;

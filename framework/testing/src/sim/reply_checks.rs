@@ -66,9 +66,10 @@ impl World {
     pub(super) fn check_posts_handled(&self, handled: &BTreeSet<MessageId>) -> Result<(), String> {
         let dead_letters = self.dead_letters();
         let is_dead_letter = |id| dead_letters.iter().any(|dead_letter| dead_letter.envelope.id == id);
-        for Post { encoded, started, accepted } in self.0.clients.posts() {
-            let (id, broker) = (encoded.id, &self.0.broker);
-            if accepted && !handled.contains(&id) && !is_dead_letter(id) && !broker.may_have_lost(id, started) {
+        for Post { encoded, started, accepted, committed } in self.0.clients.posts() {
+            let id = encoded.id;
+            let may_be_lost = !committed && self.0.broker.may_have_lost(id, started);
+            if accepted && !handled.contains(&id) && !is_dead_letter(id) && !may_be_lost {
                 return Err(format!(
                     "I3: {}.{} {id} for `{}` was accepted and never handled",
                     encoded.domain, encoded.name, encoded.key

@@ -275,7 +275,7 @@ fn commands_decided_once(world: &World, turns: &[LocatedTurn]) -> Result<(), Str
     Ok(())
 }
 
-/// Checks I1 and I4: replies to clients match the store. Checks I3: posts are handled.
+/// Checks I1 and I4: replies to clients and publications match the store. Checks I3: posts are handled.
 fn replies_match_store(world: &World, turns: &[LocatedTurn]) -> Result<(), String> {
     let mut stored: BTreeMap<MessageId, Vec<&LocatedTurn>> = BTreeMap::new();
     for at in turns.iter().filter(|at| !at.turn.reply.is_empty() && at.turn.digest.is_some()) {
@@ -298,6 +298,7 @@ fn replies_match_store(world: &World, turns: &[LocatedTurn]) -> Result<(), Strin
         }
     }
     let handled = turns.iter().filter(|at| at.turn.digest.is_some()).map(|at| at.turn.id).collect();
+    world.check_publications(&handled)?;
     world.check_posts_handled(&handled)
 }
 

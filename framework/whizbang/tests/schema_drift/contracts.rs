@@ -284,10 +284,10 @@ pub async fn callers_are_refused<B: Bridge>(bridge: impl AsyncFn() -> B) {
     .await;
     eventually(async || client.query(same::Total {}).await.is_ok_and(|total| total == 5)).await;
 
-    // The reply to a posted command is not read.
-    client.post(answered::pay(2)).await.unwrap();
+    // The reply to a command that was posted to the broker is not read.
+    client.post_to_broker(answered::pay(2)).await.unwrap();
     eventually(async || client.send(same::pay(0)).await.unwrap() == 7).await;
-    client.post(signed::pay(1)).await.unwrap();
+    client.post_to_broker(signed::pay(1)).await.unwrap();
     eventually(async || owner.metrics().shape_refusals == 9).await;
     assert_eq!(client.send(same::pay(0)).await.unwrap(), 7);
     client.disconnect().await;

@@ -81,8 +81,10 @@ fn posted_commands_are_handled_once() {
             .run(async |world| {
                 let id = world.new_id();
                 world.post(deposit("ada", 70)).id(id).await.unwrap();
+                assert_eq!(world.state::<Account>("ada").cents, 70, "a post is acknowledged by its commit");
                 world.post(deposit("ada", 70)).id(id).await.unwrap();
-                world.post(deposit("ada", 5)).idempotency_key("note-1").await.unwrap();
+                world.post_to_broker(deposit("ada", 70)).id(id).await.unwrap();
+                world.post_to_broker(deposit("ada", 5)).idempotency_key("note-1").await.unwrap();
             }),
     );
 }
@@ -187,7 +189,8 @@ fn client_fault_without_commands_fails_the_run() {
 fn posts_and_duplicates_are_handled_once_under_all_faults() {
     let flow = Flow::new("posts", cluster, (0..3u8, 1..200u64), 1..12, async |world: &World, (account, cents)| {
         let account = format!("account{account}");
-        world.post(deposit(&account, cents)).retrying().await.expect("it is accepted");
+        world.post_to_broker(deposit(&account, cents)).retrying().await.expect("it is stored");
+        world.post(deposit(&account, cents)).retrying().await.expect("it is committed");
         let key = format!("note{}", world.below(u64::MAX));
         world.call(deposit(&account, cents)).idempotency_key(&key).retrying().await.expect("these accounts are open");
         world.call(deposit(&account, cents)).idempotency_key(&key).retrying().await.expect("it is known");
@@ -225,7 +228,10 @@ fn retries_of_the_client_are_true_under_faults() {
                     }
                 }
             }
-            world.post(deposit("bob", 1)).client_retries().await.unwrap();
+            world.post_to_broker(deposit("bob", 1)).client_retries().await.unwrap();
+            if let Err(error) = world.post(deposit("bob", 1)).client_retries().await {
+                assert!(error.is_transient() && error.may_have_happened(), "{error}");
+            }
         }));
     }
     assert!(replies.get() > 100 && errors.get() > 0, "{replies:?} replies, {errors:?} errors");

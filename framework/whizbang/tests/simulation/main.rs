@@ -20,6 +20,7 @@ mod keys;
 mod layers;
 mod nodes;
 mod poisoned_events;
+mod publications;
 mod regressions;
 mod rules;
 mod run_queries;

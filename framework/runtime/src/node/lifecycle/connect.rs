@@ -77,7 +77,7 @@ impl Remote for DetachedClient {
         })
     }
 
-    fn post(&self, envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>> {
+    fn post_to_broker(&self, envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>> {
         let (id, domain) = (envelope.id, envelope.domain.to_string());
         let bridge = Arc::clone(&self.bridge);
         let mut envelope = envelope;

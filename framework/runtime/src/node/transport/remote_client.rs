@@ -94,7 +94,7 @@ impl Remote for RemoteClient {
         })
     }
 
-    fn post(&self, envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>> {
+    fn post_to_broker(&self, envelope: Envelope) -> BoxFuture<'static, Result<(), SendError>> {
         let Some(definition) = self.definition.upgrade() else { return Box::pin(ready(Err(SendError::Stopped))) };
         let (id, domain, name) = (envelope.id, envelope.domain.to_string(), envelope.name.to_string());
         if definition.owns(&domain).is_some() && definition.open_shards.is_shared() {
